@@ -1,0 +1,61 @@
+"""The error every refusal of Backhaul is told with.
+
+An error names a stable code, what was wrong and what to do about it, so that the same thing can be answered
+over HTTP, sent in a gRPC status, logged in one line and looked up in `docs/errors.md`. The code is a literal at
+the place that raises it (a test compares those literals with the catalogue); it never changes its meaning.
+Outcomes that a caller decides on (a verdict, a refused append) are returned values, not exceptions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+Detail = str | int | float | bool | None
+
+CODE_PATTERN: Final = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)+")
+
+
+class BackhaulError(Exception):
+    """Something was refused or cannot go on; `code` says what, `hint` says what to do.
+
+    `details` is small and fit for a log line: names, sizes, positions, never a payload or a secret.
+    `retry_after_s` is set when the same request may succeed later without anybody changing anything.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        hint: str = "",
+        *,
+        details: Mapping[str, Detail] | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        assert CODE_PATTERN.fullmatch(code), f"not a dotted lower-case code: {code!r}"
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.details: dict[str, Detail] = dict(details or {})
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        told = f"{self.message} [{self.code}]"
+        return f"{told}: {self.hint}" if self.hint else told
+
+    def as_dict(self) -> dict[str, object]:
+        """The shape of the `error` object in every JSON answer."""
+        told: dict[str, object] = {"code": self.code, "message": self.message}
+        if self.hint:
+            told["hint"] = self.hint
+        if self.details:
+            told["details"] = self.details
+        if self.retry_after_s is not None:
+            told["retry_after_s"] = self.retry_after_s
+        return told
+
+
+class ConfigurationError(BackhaulError):
+    """The operator must change something before the service can start: exit status 2."""
