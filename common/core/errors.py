@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Final
 
 Detail = str | int | float | bool | None
@@ -17,11 +18,25 @@ Detail = str | int | float | bool | None
 CODE_PATTERN: Final = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z][a-z0-9_]*)+")
 
 
+class ErrorKind(StrEnum):
+    """What the one who asked can do about it; HTTP and gRPC each map it to one status."""
+
+    INVALID = "invalid"  # the same request will never be accepted
+    FORBIDDEN = "forbidden"  # not for this identity
+    NOT_FOUND = "not_found"
+    CONFLICT = "conflict"  # look at the present state, then decide again
+    TOO_LARGE = "too_large"
+    FULL = "full"  # no room now; others must take something away first
+    UNAVAILABLE = "unavailable"  # the same request may succeed later
+    INTERNAL = "internal"  # our fault
+
+
 class BackhaulError(Exception):
     """Something was refused or cannot go on; `code` says what, `hint` says what to do.
 
     `details` is small and fit for a log line: names, sizes, positions, never a payload or a secret.
-    `retry_after_s` is set when the same request may succeed later without anybody changing anything.
+    `retry_after_s` is set when the same request may succeed later without anybody changing anything; it makes
+    the kind `UNAVAILABLE` unless one is named. Otherwise an error is somebody's bad input: `INVALID`.
     """
 
     def __init__(
@@ -30,6 +45,7 @@ class BackhaulError(Exception):
         message: str,
         hint: str = "",
         *,
+        kind: ErrorKind | None = None,
         details: Mapping[str, Detail] | None = None,
         retry_after_s: float | None = None,
     ) -> None:
@@ -38,6 +54,7 @@ class BackhaulError(Exception):
         self.code = code
         self.message = message
         self.hint = hint
+        self.kind = kind or (ErrorKind.INVALID if retry_after_s is None else ErrorKind.UNAVAILABLE)
         self.details: dict[str, Detail] = dict(details or {})
         self.retry_after_s = retry_after_s
 
