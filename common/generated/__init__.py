@@ -1,0 +1,1 @@
+"""betterproto's messages for protos/, written by `make proto`, never edited."""

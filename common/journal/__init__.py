@@ -1,0 +1,1 @@
+"""Storing and reading events, offsets and origins: one interface, three implementations."""

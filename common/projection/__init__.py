@@ -1,0 +1,1 @@
+"""Turning a journal into something useful: source, handler and offset, moved together."""

@@ -1,0 +1,1 @@
+"""Moving batches between services: byte streams, the codec, and both ends of push."""

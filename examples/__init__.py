@@ -1,0 +1,1 @@
+"""Programs that show the product; run from a clone, not installed."""

@@ -1,0 +1,1 @@
+"""What examples, benchmarks and tests need around the product."""

@@ -1,0 +1,1 @@
+"""The speed and memory tables of `make bench`."""

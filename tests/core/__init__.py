@@ -1,0 +1,1 @@
+"""Pure decisions: tables and properties, no trio."""

@@ -1,0 +1,1 @@
+"""Lossy disks, kill -9, a restarted PostgreSQL."""

@@ -1,0 +1,1 @@
+"""Tasks and streams under a mock clock, all I/O in memory."""

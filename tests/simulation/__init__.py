@@ -1,0 +1,1 @@
+"""Both services in one process from a seed, with faults and checkers."""

@@ -1,0 +1,1 @@
+"""Builders, fakes, checkers and servers that tests share; typed and linted like the product."""
