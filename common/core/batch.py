@@ -1,0 +1,177 @@
+"""Events in columns: the one unit that moves through Backhaul.
+
+An ``EventBatch`` is a struct of arrays. SQLite rows become columns, columns become protobuf, protobuf becomes columns,
+columns become database arrays, and no object per event is made on the way. ``Envelope`` is the row a user sees.
+
+Every column has one entry an event. Tags and metadata hold one string an event, their parts joined by U+001F, which
+no tag, key or value may contain: so they are plain columns too, and an event without them costs one empty string.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from common.core.errors import BackhaulError
+
+UNIT_SEPARATOR = "\x1f"
+# What an event weighs beside its payload, for bounds in bytes: ids, numbers and Python's objects, roughly.
+EVENT_OVERHEAD_BYTES = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One event as user code sees it. Times are UTC microseconds; ``event_time_us`` is 0 when the source gave none."""
+
+    position: int
+    timestamp_us: int
+    stored_us: int
+    event_time_us: int
+    persistence_id: str
+    seq_nr: int
+    prev_seq_nr: int
+    origin_seq_nr: int
+    event_type: str
+    codec: str
+    payload: bytes
+    tags: tuple[str, ...]
+    metadata: Mapping[str, str]
+
+
+@dataclass(slots=True)
+class EventBatch:
+    """n events in log order; each column is a list of length n. Mutable while it is built, shared read-only after."""
+
+    position: list[int] = field(default_factory=list)
+    timestamp_us: list[int] = field(default_factory=list)
+    stored_us: list[int] = field(default_factory=list)
+    event_time_us: list[int] = field(default_factory=list)
+    persistence_id: list[str] = field(default_factory=list)
+    seq_nr: list[int] = field(default_factory=list)
+    prev_seq_nr: list[int] = field(default_factory=list)
+    origin_seq_nr: list[int] = field(default_factory=list)
+    event_type: list[str] = field(default_factory=list)
+    codec: list[str] = field(default_factory=list)
+    payload: list[bytes] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+    metadata: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.persistence_id)
+
+    def check(self) -> None:
+        """Refuse a batch whose columns differ in length.
+
+        Raises:
+            BackhaulError: ``events.ragged`` naming the first column that is off.
+        """
+        n = len(self)
+        for name in COLUMNS:
+            length = len(getattr(self, name))
+            if length != n:
+                raise BackhaulError(
+                    "events.ragged",
+                    f"column {name} has {length} entries for {n} events",
+                    hint="give every column exactly one entry an event",
+                )
+
+    def columns(self) -> tuple[list[Any], ...]:
+        """All columns in the order of ``COLUMNS``."""
+        return tuple(getattr(self, name) for name in COLUMNS)
+
+    def slice(self, start: int, stop: int) -> EventBatch:
+        """Events ``start`` to ``stop - 1`` as a batch of their own."""
+        return EventBatch(*(column[start:stop] for column in self.columns()))
+
+    def select(self, indexes: Sequence[int]) -> EventBatch:
+        """The events at ``indexes``, in that order."""
+        return EventBatch(*([column[i] for i in indexes] for column in self.columns()))
+
+    def extend(self, other: EventBatch) -> None:
+        """Append the events of ``other``."""
+        for name in COLUMNS:
+            getattr(self, name).extend(getattr(other, name))
+
+    def weights(self) -> list[int]:
+        """Bytes each event counts for in bounds: its payload and what goes with it."""
+        return [len(payload) + EVENT_OVERHEAD_BYTES for payload in self.payload]
+
+    def byte_size(self) -> int:
+        """Bytes the batch counts for in bounds."""
+        return sum(map(len, self.payload)) + EVENT_OVERHEAD_BYTES * len(self)
+
+    def envelope(self, index: int) -> Envelope:
+        """Event ``index`` as a row."""
+        return Envelope(
+            *(column[index] for column in self.columns()[:-2]),
+            tags=split_tags(self.tags[index]),
+            metadata=split_metadata(self.metadata[index]),
+        )
+
+    def envelopes(self) -> Iterator[Envelope]:
+        """All events as rows, for user code."""
+        return map(self.envelope, range(len(self)))
+
+
+COLUMNS = tuple(column.name for column in fields(EventBatch))
+
+
+def new_events(
+    persistence_id: list[str],
+    event_type: list[str],
+    payload: list[bytes],
+    *,
+    codec: list[str] | None = None,
+    event_time_us: list[int] | None = None,
+    tags: list[str] | None = None,
+    metadata: list[str] | None = None,
+) -> EventBatch:
+    """Events that are in no journal yet: what an appender supplies; the journal gives numbers, order and times."""
+    n = len(persistence_id)
+    return EventBatch(
+        position=[0] * n,
+        timestamp_us=[0] * n,
+        stored_us=[0] * n,
+        event_time_us=event_time_us or [0] * n,
+        persistence_id=persistence_id,
+        seq_nr=[0] * n,
+        prev_seq_nr=[0] * n,
+        origin_seq_nr=[0] * n,
+        event_type=event_type,
+        codec=codec or ["json"] * n,
+        payload=payload,
+        tags=tags or [""] * n,
+        metadata=metadata or [""] * n,
+    )
+
+
+def concat(batches: Iterable[EventBatch]) -> EventBatch:
+    """One batch of all events of ``batches``, in order."""
+    joined = EventBatch()
+    for batch in batches:
+        joined.extend(batch)
+    return joined
+
+
+def join_tags(tags: Iterable[str]) -> str:
+    """Tags as one column entry."""
+    return UNIT_SEPARATOR.join(tags)
+
+
+def split_tags(joined: str) -> tuple[str, ...]:
+    """The tags of one column entry."""
+    return tuple(joined.split(UNIT_SEPARATOR)) if joined else ()
+
+
+def join_metadata(metadata: Mapping[str, str]) -> str:
+    """Metadata as one column entry: key, value, key, value …"""
+    return UNIT_SEPARATOR.join(part for item in metadata.items() for part in item)
+
+
+def split_metadata(joined: str) -> dict[str, str]:
+    """The metadata of one column entry."""
+    if not joined:
+        return {}
+    parts = joined.split(UNIT_SEPARATOR)
+    return dict(zip(parts[::2], parts[1::2], strict=True))

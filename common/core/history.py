@@ -1,0 +1,177 @@
+"""The identity of a journal's history: which log this is, and where two copies of it part.
+
+A journal has a random id and a list of generations, each a random id with the first position written under it; a new
+one begins whenever the log may have gone another way (DESIGN.md 3.5, as Kafka's leader epochs). Two sides that compare
+their lists find the last position they share. Empty generations are dropped, so the list grows with forks that hold
+events and not with restarts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import pairwise
+
+GENERATIONS_MAX = 1_000
+SUPERSEDED_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """Positions from ``first_position`` on were written by this incarnation."""
+
+    id: str
+    first_position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Offset:
+    """A place in one journal's history and the last event at or below it (position 0 = before the first)."""
+
+    journal_id: str
+    generation_id: str
+    position: int
+    timestamp_us: int = 0
+    persistence_id: str = ""
+    seq_nr: int = 0
+
+
+NOWHERE = Offset("", "", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A journal's identity: its id, its generations (oldest first, at least one) and its last position."""
+
+    journal_id: str
+    generations: tuple[Generation, ...]
+    head_position: int
+
+    @property
+    def generation_id(self) -> str:
+        """The newest generation: what is written now belongs to it."""
+        return self.generations[-1].id
+
+    def generation_at(self, position: int) -> str:
+        """Id of the generation that wrote ``position`` (the oldest kept one for older positions)."""
+        found = self.generations[0].id
+        for generation in self.generations:
+            if generation.first_position > max(position, 1):
+                break
+            found = generation.id
+        return found
+
+
+def begin_generation(generations: Sequence[Generation], new_id: str, head_position: int) -> tuple[Generation, ...]:
+    """The list after a start: the newest entry is replaced when it holds no event; the oldest go beyond the bound."""
+    kept = [generation for generation in generations if generation.first_position <= head_position]
+    kept.append(Generation(new_id, head_position + 1))
+    return tuple(kept[-GENERATIONS_MAX:])
+
+
+def common_prefix(
+    ours: Sequence[Generation], our_position: int, theirs: Sequence[Generation], their_head: int
+) -> int | None:
+    """Last position that both copies of one journal share, or None when no generation is common.
+
+    ``ours`` is what this side last knew of the other's journal, up to ``our_position``; ``theirs`` is what the other
+    side says now.
+    """
+    their_ends = _ends(theirs, their_head)
+    our_ends = _ends(ours, our_position)
+    for generation in reversed(ours):
+        if generation.id in their_ends:
+            return min(our_ends[generation.id], their_ends[generation.id])
+    return None
+
+
+def _ends(generations: Sequence[Generation], last_position: int) -> dict[str, int]:
+    ends = {a.id: min(b.first_position - 1, last_position) for a, b in pairwise(generations)}
+    if generations:
+        ends[generations[-1].id] = last_position
+    return ends
+
+
+class Resume(StrEnum):
+    """What a comparison of histories says about a dialling peer."""
+
+    FIRST = "first"
+    RESUME = "resume"
+    REWOUND = "rewound"
+    NEW_JOURNAL = "new_journal"
+    SUPERSEDED = "superseded"
+
+
+@dataclass(frozen=True, slots=True)
+class OriginState:
+    """What the receiving side has stored of one origin. ``branch`` counts the forks of its history seen so far."""
+
+    origin_id: str
+    session: int
+    instance: str
+    branch: int
+    stored: Offset
+    generations: tuple[Generation, ...]
+    superseded: tuple[str, ...] = ()
+    last_seen_us: int = 0
+    fenced_instance: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeDecision:
+    """The origin's state after a Hello, and why.
+
+    ``cloned`` is set when the dialling process had itself been fenced by the one it now fences: two live processes
+    take turns with one identity.
+    """
+
+    resume: Resume
+    state: OriginState
+    cloned: bool = False
+
+
+def decide_resume(
+    known: OriginState | None, origin_id: str, instance: str, history: History, now_us: int
+) -> ResumeDecision:
+    """What to do with an origin that dials with ``history`` (DESIGN.md 3.5).
+
+    * unknown origin: begin at 0.
+    * same journal, stored position inside the common prefix: resume there.
+    * same journal, but the peer's log parts below the stored position: a new branch begins at the fork.
+    * another journal id: the disk was lost. The old journal is superseded and a new branch begins at 0.
+    * a superseded journal comes back: refused, the state is unchanged.
+    """
+    first = OriginState(
+        origin_id, 1, instance, 1, Offset(history.journal_id, "", 0), history.generations, last_seen_us=now_us
+    )
+    if known is None:
+        return ResumeDecision(Resume.FIRST, first)
+    if history.journal_id in known.superseded:
+        return ResumeDecision(Resume.SUPERSEDED, known)
+    following = replace(
+        known,
+        session=known.session + 1,
+        instance=instance,
+        generations=history.generations,
+        last_seen_us=now_us,
+        fenced_instance=known.instance if known.instance != instance else known.fenced_instance,
+    )
+    cloned = instance != known.instance and instance == known.fenced_instance
+    old_journal = known.stored.journal_id
+    if history.journal_id != old_journal:
+        following = replace(
+            following,
+            branch=known.branch + 1,
+            stored=first.stored,
+            superseded=(*known.superseded, old_journal)[-SUPERSEDED_MAX:],
+        )
+        return ResumeDecision(Resume.NEW_JOURNAL, following, cloned)
+    position = known.stored.position
+    shared = common_prefix(known.generations, position, history.generations, history.head_position)
+    # Without a common generation (lists are pruned) nothing above 0 is assumed shared: repeats are rebased, not lost.
+    fork = 0 if shared is None else min(shared, position)
+    if fork == position:
+        return ResumeDecision(Resume.RESUME, following, cloned)
+    stored = Offset(old_journal, history.generation_at(fork), fork)
+    return ResumeDecision(Resume.REWOUND, replace(following, branch=known.branch + 1, stored=stored), cloned)

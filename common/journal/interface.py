@@ -1,0 +1,257 @@
+"""What a journal is: one totally ordered log, and the state that moves with it in the same transactions.
+
+Memory, SQLite and PostgreSQL implement ``Journal`` and are held to one contract suite (``tests/contract``). Positions
+are 1, 2, 3 … in commit order and appear in order, so a reader that asks for "after p" never has to look twice; a
+position at or below the head that is not returned was deleted. Everything that follows the log keeps its place in it
+through ``origin``, ``cursor`` or ``projection`` rows here, written together with the effect.
+
+Every method is safe to cancel: it happened or it did not, and a caller that must know repeats it. ``append_group`` is
+called by one task only (``group_commit``). Errors: ``journal.unavailable`` when the storage cannot be reached for now
+(retry), ``journal.full`` at the byte cap, ``journal.broken`` when it must not be used any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from common.core.append import AppendOutcome, AppendRequest, StatedRange
+from common.core.batch import Envelope, EventBatch
+from common.core.history import History, Offset, OriginState, ResumeDecision
+from common.core.ids import ALL_SLICES, SliceRange
+from common.core.judge import EntityHead
+from common.journal.prompt import Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """A stretch of the log: the events wanted, and how far it was looked through.
+
+    ``through`` is the position up to which everything was examined (at least that of the last event; the head when the
+    end was reached); a reader goes on from there, also when a condition left nothing. ``head`` was read in the same
+    statement.
+    """
+
+    events: EventBatch
+    through: int
+    head: int
+
+
+@dataclass(frozen=True, slots=True)
+class JournalStats:
+    """Sizes in bytes and counts, for summaries, the byte cap and metrics."""
+
+    head_position: int
+    head_timestamp_us: int
+    deleted_through: int
+    """Highest position that retention ever removed (0 = none); below it events may be missing."""
+    first_position: int
+    """Lowest position still stored; head + 1 when the log is empty."""
+    used_bytes: int
+    wal_bytes: int
+    parked: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedRow:
+    """An event set aside, as it came; ``id`` orders the rows of an entity."""
+
+    id: int
+    origin_id: str
+    code: str
+    parked_us: int
+    event: Envelope
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One SQL statement of a projection's handler, run once for each row of ``rows``.
+
+    Parameters are written ``$1``, ``$2`` … on every database; values are str, int, float, bytes, bool or None.
+    """
+
+    sql: str
+    rows: Sequence[Sequence[Any]] = ((),)
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionLease:
+    """The right to commit for one projection's range until somebody takes it: ``epoch`` guards every commit."""
+
+    name: str
+    slices: SliceRange
+    epoch: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionRow:
+    """A projection's range as stored. ``owner`` is '' when nobody holds the lease."""
+
+    name: str
+    slices: SliceRange
+    position: int
+    epoch: int
+    owner: str
+    lease_left_s: float
+    paused: bool
+    updated_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRange:
+    """A stated range as it was received and kept."""
+
+    origin_id: str
+    stated: StatedRange
+    received_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrimLimit:
+    """What one chunk of retention may remove: events with position <= ``through`` and stored before ``stored_before_us``.
+
+    ``reason`` is kept with the entities ("trimmed" or "dropped"); ``entity_types`` limits it when not empty.
+    """
+
+    through: int
+    stored_before_us: int
+    max_events: int
+    reason: str = "trimmed"
+    entity_types: frozenset[str] = field(default_factory=frozenset)
+
+
+class ProjectionStore(Protocol):
+    """Offsets, leases and effects of projections; a part of every journal."""
+
+    async def migrate(self, name: str, steps: Sequence[Sequence[str]]) -> None:
+        """Bring an application's tables to ``len(steps)`` under a lock; step i is a list of SQL statements.
+
+        Raises ``journal.schema_newer`` when the database has more steps than given.
+        """
+
+    async def acquire(self, name: str, slices: SliceRange, owner: str, lease_s: float) -> ProjectionLease | None:
+        """Take or renew the lease of a range (created at position 0 when new); None while another owner's holds or paused.
+
+        Taking it over from another owner bumps the epoch; renewing by the same owner does not. Times are the database's.
+        """
+
+    async def release(self, lease: ProjectionLease) -> None:
+        """Give the lease up at once (a clean stop), if it is still ours."""
+
+    async def commit(
+        self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
+    ) -> ProjectionLease:
+        """Run ``statements`` and move the offset to ``position`` in one transaction, guarded by the epoch; renews the lease.
+
+        Raises ``projection.fenced`` when the epoch is not ours or the range is paused or its stored position is not the
+        lease's; nothing is written then. Other errors of the statements: ``projection.statement_failed``, nothing written.
+        """
+
+    async def rows(self) -> list[ProjectionRow]:
+        """All ranges of all projections."""
+
+    async def set_paused(self, name: str, paused: bool) -> int:
+        """Pause or resume all ranges of a projection; returns how many there are. Pausing bumps the epoch."""
+
+    async def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a read-only query over the application's tables, parameters as in ``Statement``."""
+
+
+class Journal(ProjectionStore, Protocol):
+    """The log of one service."""
+
+    prompt: Prompt
+    """Raised after each commit that moved the head, as far as this process knows; a hint, never the truth."""
+
+    @property
+    def history(self) -> History:
+        """Journal id and generations as of opening, head as last known here."""
+
+    # -- the log ---------------------------------------------------------------------------------------------------
+    async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
+        """Judge and store all requests in one synced transaction; one outcome a request, in order.
+
+        ``group_commit.may_share`` says which requests may be in one group. On return everything told is durable. An
+        error means nothing is known to be stored: repeating the same group is safe for requests with an append id or
+        an origin.
+        """
+
+    async def read(
+        self,
+        after: int,
+        *,
+        max_events: int,
+        max_bytes: int,
+        slices: SliceRange = ALL_SLICES,
+        entity_type: str | None = None,
+    ) -> LogPage:
+        """Events with position > ``after`` in order, at least one if there is one, else up to the bounds."""
+
+    async def read_entity(
+        self, persistence_id: str, from_seq_nr: int, to_seq_nr: int, *, max_events: int
+    ) -> EventBatch:
+        """Stored events of one entity with from <= seq_nr <= to, in order."""
+
+    async def entity_head(self, persistence_id: str) -> EntityHead | None:
+        """The entity's head row, or None when it never existed."""
+
+    async def stats(self) -> JournalStats:
+        """Head, floor and sizes."""
+
+    async def deleted_ranges(self, after: int, through: int) -> list[StatedRange]:
+        """Entities whose last removed event stood at ``after`` < position <= ``through``: 1 … deleted_to, with reason."""
+
+    async def trim(self, limit: TrimLimit) -> int:
+        """Remove at most ``limit.max_events`` of the oldest events that ``limit`` allows; returns how many."""
+
+    async def forget_append_ids(self, stored_before_us: int, max_rows: int) -> int:
+        """Remove append ids older than that; returns how many."""
+
+    # -- origins: logs of others that are received here --------------------------------------------------------------
+    async def open_session(self, origin_id: str, instance: str, history: History) -> ResumeDecision:
+        """Decide (``history.decide_resume``) and store the new session in one transaction; refused ones change nothing."""
+
+    async def origins(self) -> list[OriginState]:
+        """All origins ever seen."""
+
+    async def forget_superseded(self, origin_id: str) -> bool:
+        """Let an origin's superseded journals back in (an operator's decision); False when the origin is unknown."""
+
+    async def stored_ranges(self, persistence_id: str) -> list[StoredRange]:
+        """What was stated as never to come for one entity, oldest first."""
+
+    # -- parked events -------------------------------------------------------------------------------------------------
+    async def parked(self, *, origin_id: str | None = None, after_id: int = 0, max_rows: int = 1_000) -> list[ParkedRow]:
+        """Parked events in order of id."""
+
+    async def parked_row(self, row_id: int) -> ParkedRow | None:
+        """One parked event with its payload."""
+
+    async def retry_parked(self, persistence_id: str, *, accept_gap: bool) -> tuple[int, str]:
+        """Judge an entity's parked events again, in order, and store those that fit; (how many, code of the first left).
+
+        With ``accept_gap`` an operator accepts that numbers before the first parked event are missing: the jump is
+        kept as a stated range with reason "accepted".
+        """
+
+    async def discard_parked(self, row_id: int) -> bool:
+        """Drop the first parked event of its entity for good: its number is kept as a stated range "discarded".
+
+        Only the first one of an entity may go (``parked.not_first`` is raised otherwise); False when there is no such row.
+        """
+
+    # -- cursors of this service in other logs ---------------------------------------------------------------------------
+    async def load_cursor(self, name: str) -> Offset | None:
+        """The stored place in another log."""
+
+    async def save_cursor(self, name: str, offset: Offset) -> None:
+        """Store the place."""
+
+
+class OpenJournal(Protocol):
+    """How a composition root opens a journal by URL or path."""
+
+    def __call__(self, url: str) -> AbstractAsyncContextManager[Journal]: ...

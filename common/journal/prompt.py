@@ -1,0 +1,32 @@
+"""A hint that a log has grown: lost hints cost time, never events.
+
+A waiter names the position it has already seen, so a hint that came before it began to wait still counts, and it gives
+a bound after which it looks anyway.
+"""
+
+from __future__ import annotations
+
+import trio
+
+
+class Prompt:
+    """The highest position this process has heard of, and a place to wait for a higher one."""
+
+    def __init__(self, position: int = 0) -> None:
+        self.position = position
+        self._waiters = trio.lowlevel.ParkingLot()
+
+    def raise_to(self, position: int) -> None:
+        """Wake everybody if ``position`` is news."""
+        if position > self.position:
+            self.position = position
+            self._waiters.unpark_all()
+
+    async def wait_above(self, position: int, at_most_s: float) -> None:
+        """Return when the known position is above ``position``, or after ``at_most_s`` seconds."""
+        if self.position > position:
+            await trio.lowlevel.checkpoint()
+            return
+        with trio.move_on_after(at_most_s):
+            while self.position <= position:
+                await self._waiters.park()
