@@ -1,0 +1,39 @@
+"""Named places where a test may have the process killed, to see what a power cut there leaves behind.
+
+``BACKHAUL_FAIL_POINT=name`` or ``name:k`` sends this process SIGKILL when it reaches the point for the first or the
+k-th time. Without the variable a point costs one comparison. The names are listed here so that the crash tests can
+prove that each was hit.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+NAMES = frozenset(
+    {
+        "append.before_commit",
+        "append.after_commit",
+        "push.before_ack",
+        "projection.in_transaction",
+        "migration.in_transaction",
+        "trim.before_commit",
+    }
+)
+
+_name, _, _count = os.environ.get("BACKHAUL_FAIL_POINT", "").partition(":")
+_left = int(_count or 1)
+if _name and _name not in NAMES:
+    sys.exit(f"BACKHAUL_FAIL_POINT names no fail point: {_name!r}; known: {', '.join(sorted(NAMES))}")
+
+
+def fail_point(name: str) -> None:
+    """Die here if the environment says so."""
+    global _left
+    if name != _name:
+        return
+    _left -= 1
+    if _left == 0:
+        os.write(2, f"fail point hit: {name}\n".encode())
+        os.kill(os.getpid(), signal.SIGKILL)
