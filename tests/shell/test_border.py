@@ -1,0 +1,113 @@
+"""What crosses the border between trio and asyncio: results, errors, cancellation, and calls that finish."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import trio
+import trio.testing
+
+from common import border
+
+
+async def test_results_and_errors_cross_both_ways() -> None:
+    async def double(value: int) -> int:
+        await asyncio.sleep(0)
+        return value * 2
+
+    async def fail(value: int) -> int:
+        raise ValueError(value)
+
+    async def increment(value: int) -> int:
+        await trio.lowlevel.checkpoint()
+        return value + 1
+
+    async def double_the_next(value: int) -> int:
+        return 2 * await border.from_asyncio(increment)(value)
+
+    async with border.open_loop():
+        assert await border.call_asyncio(double, 21) == 42
+        assert await border.call_asyncio(double_the_next, 20) == 42
+        with pytest.raises(ValueError, match="7"):
+            await border.call_asyncio(fail, 7)
+
+
+async def test_a_cancelled_call_cancels_the_asyncio_side() -> None:
+    seen: list[str] = []
+
+    async def wait_for_ever() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+            raise
+
+    async with border.open_loop():
+        with trio.move_on_after(0.01) as scope:
+            await border.call_asyncio(wait_for_ever)
+    assert scope.cancelled_caught
+    assert seen == ["cancelled"]
+
+
+async def test_a_call_that_must_finish_finishes_though_its_caller_is_cancelled() -> None:
+    let_go = trio.Event()
+    results: list[int] = []
+
+    async def statement() -> int:
+        await border.from_asyncio(let_go.wait)()
+        return 5
+
+    async def caller() -> None:
+        with trio.CancelScope() as scope:
+            nursery.start_soon(cancel_then_let_go, scope)
+            results.append(await border.finish_asyncio(statement, deadline_s=5, cut=lambda: None))
+            await trio.lowlevel.checkpoint()
+            results.append(-1)  # not reached: the cancellation waited for this checkpoint
+        assert scope.cancelled_caught
+
+    async def cancel_then_let_go(scope: trio.CancelScope) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert results == []
+        let_go.set()
+
+    async with border.open_loop(), trio.open_nursery() as nursery:
+        nursery.start_soon(caller)
+    assert results == [5]
+
+
+async def test_a_call_that_does_not_finish_is_cut_at_its_deadline() -> None:
+    async with border.open_loop():
+        answer: asyncio.Future[int] = asyncio.get_event_loop().create_future()
+
+        async def statement() -> int:
+            return await answer
+
+        with pytest.raises(trio.TooSlowError):
+            await border.finish_asyncio(
+                statement, deadline_s=0.01, cut=lambda: answer.set_exception(ConnectionError("cut"))
+            )
+
+
+async def test_a_cut_that_is_not_felt_does_not_hold_the_caller_for_ever(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    async def statement() -> None:
+        await asyncio.Event().wait()
+
+    async with border.open_loop():
+        started_at = trio.current_time()
+        with pytest.raises(trio.TooSlowError):
+            await border.finish_asyncio(statement, deadline_s=30, cut=lambda: None)
+        assert trio.current_time() - started_at < 40
+
+
+async def test_an_error_of_a_call_that_must_finish_is_its_own() -> None:
+    async def statement() -> None:
+        raise KeyError("row")
+
+    async with border.open_loop():
+        with pytest.raises(KeyError):
+            await border.finish_asyncio(statement, deadline_s=5, cut=lambda: None)
