@@ -1,8 +1,8 @@
 """The error every refusal of Backhaul is told with.
 
-An error names a stable code, what was wrong and what to do about it, so that the same thing can be answered
-over HTTP, sent in a gRPC status, logged in one line and looked up in `docs/errors.md`. The code is a literal at
-the place that raises it (a test compares those literals with the catalogue); it never changes its meaning.
+An error names a stable code, what was wrong and what to do about it, so that the same thing can be
+answered over HTTP, sent in a gRPC status, logged in one line and looked up in `docs/errors.md`. The code is a
+literal at the place that raises it (a test compares those with the catalogue); it never changes its meaning.
 Outcomes that a caller decides on (a verdict, a refused append) are returned values, not exceptions.
 """
 

@@ -1,0 +1,85 @@
+"""The cloud service's settings (`CLOUD_…`).
+
+Without any it is one small node on loopback with its journal in a SQLite file. For more nodes give all of
+them the same `postgresql://` URL; for edges elsewhere, an address to listen on and TLS files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from common.runtime.service_settings import GIB, MIB, ServiceSettings
+from common.runtime.setting_values import is_loopback
+from common.runtime.settings import SettingsConflict, about
+
+PREFIX = "CLOUD"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloudSettings(ServiceSettings):
+    """Everything a cloud node can be told."""
+
+    node: str = field(
+        default="",
+        metadata=about("Name of this node in its logs; the host's name if empty.", may_be_empty=True),
+    )
+    journal: str = field(
+        default="cloud-journal.db",
+        metadata=about("postgresql:// URL, or the path of a SQLite file for a single node.", secrecy="url"),
+    )
+
+    grpc_host: str = field(default="127.0.0.1", metadata=about("Address edges connect to."))
+    grpc_port: int = field(
+        default=7443, metadata=about("Port edges connect to; 0 takes a free one.", minimum=0, maximum=65535)
+    )
+    http_host: str = field(
+        default="127.0.0.1", metadata=about("Address of queries and health pages (plaintext).")
+    )
+    http_port: int = field(
+        default=7480,
+        metadata=about("Port of queries and health pages; 0 takes one.", minimum=0, maximum=65535),
+    )
+    links_max: int = field(
+        default=10_000, metadata=about("Most edges connected to this node.", minimum=1, maximum=1_000_000)
+    )
+    hello_timeout_s: float = field(
+        default=10.0,
+        metadata=about("Time a new connection has to introduce itself.", minimum=0.1, maximum=600),
+    )
+
+    parked_max_events: int = field(
+        default=10_000, metadata=about("Most parked events of one edge.", minimum=0, maximum=100_000_000)
+    )
+    parked_max_bytes: int = field(
+        default=64 * MIB, metadata=about("Most bytes of parked events of one edge.", maximum=1024 * GIB)
+    )
+
+    projections: tuple[str, ...] = field(
+        default=("latest", "tally"), metadata=about("Built-in projections to run; empty for none.")
+    )
+    projection_ranges: int = field(
+        default=4, metadata=about("Slice ranges each projection is divided into.", minimum=1, maximum=1024)
+    )
+    lease_s: float = field(
+        default=15.0, metadata=about("Time after which a silent node's ranges are taken over.", minimum=0.5)
+    )
+
+    def check(self) -> None:
+        """Refuse settings that do not fit together (`SettingsConflict`)."""
+        super().check()
+        if self.insecure:
+            return
+        if not self.uses_tls and not is_loopback(self.grpc_host):
+            raise SettingsConflict(
+                "settings.plaintext_refused",
+                f"grpc_host = {self.grpc_host} can be reached from elsewhere and no TLS files are set",
+                "set tls_ca, tls_cert and tls_key, or allow plaintext with insecure = true",
+                keys=("grpc_host", "insecure", "tls_ca", "tls_cert", "tls_key"),
+            )
+        if not is_loopback(self.http_host):
+            raise SettingsConflict(
+                "settings.plaintext_refused",
+                f"http_host = {self.http_host} can be reached from elsewhere, and HTTP is plaintext",
+                "listen on 127.0.0.1 (behind a proxy with TLS), or allow plaintext with insecure = true",
+                keys=("http_host", "insecure"),
+            )

@@ -1,0 +1,113 @@
+"""The edge service's settings (`EDGE_…`).
+
+Three suffice: `EDGE_ID`, `EDGE_CLOUD`, and either `EDGE_INSECURE` or the TLS files. The journal lies in the
+working directory unless `EDGE_JOURNAL` names another place, and local programs reach the intake on loopback.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from common.runtime.service_settings import GIB, KIB, ServiceSettings
+from common.runtime.setting_values import Address
+from common.runtime.settings import SettingsConflict, about
+
+PREFIX = "EDGE"
+CLOUD_GRPC_PORT = 7443
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeSettings(ServiceSettings):
+    """Everything an edge can be told."""
+
+    id: str = field(
+        metadata=about(
+            "Identity of this edge, unique in the fleet; its certificate must name it (SAN).",
+            pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}",
+        )
+    )
+    cloud: Address = field(
+        metadata=about("Address of the cloud service, host:port.", default_port=CLOUD_GRPC_PORT)
+    )
+
+    journal: str = field(
+        default="edge-journal.db",
+        metadata=about("Path of the SQLite file, or a postgresql:// URL.", secrecy="url"),
+    )
+    journal_max_bytes: int = field(
+        default=GIB,
+        metadata=about("Disk space the SQLite journal may take.", minimum=256 * KIB, maximum=16 * 1024 * GIB),
+    )
+    on_full: Literal["refuse", "drop_oldest"] = field(
+        default="refuse",
+        metadata=about("At the cap: refuse appends, or drop the oldest events of plain_types."),
+    )
+    plain_types: tuple[str, ...] = field(
+        default=(), metadata=about("Entity types whose oldest events may be dropped when on_full says so.")
+    )
+    keep_acked_s: float = field(
+        default=86400.0,
+        metadata=about("Least time acknowledged events are kept, to refill a rewound cloud.", minimum=0),
+    )
+    retention_interval_s: float = field(
+        default=10.0,
+        metadata=about("How often deletable events are looked for.", minimum=0.05, maximum=86400),
+    )
+    idempotency_keep_s: float = field(
+        default=7 * 86400.0, metadata=about("How long idempotency keys are remembered.", minimum=1)
+    )
+    entity_prefix: str = field(
+        default="{edge_id}/",
+        metadata=about(
+            "Put before every entity id appended here; {edge_id} stands for the id, empty for none.",
+            may_be_empty=True,
+            pattern=r"[^|]{0,128}",
+        ),
+    )
+
+    connect_timeout_s: float = field(
+        default=10.0, metadata=about("Time to reach the cloud in one try.", minimum=0.1, maximum=600)
+    )
+    backoff_min_s: float = field(
+        default=0.5,
+        metadata=about("Shortest bound of the wait between two tries.", minimum=0.01, maximum=3600),
+    )
+    backoff_max_s: float = field(
+        default=30.0, metadata=about("Longest wait between two tries.", minimum=0.01, maximum=86400)
+    )
+
+    http_host: str = field(
+        default="127.0.0.1", metadata=about("Address of the HTTP intake and health pages.")
+    )
+    http_port: int = field(
+        default=7580, metadata=about("Port of the HTTP intake; 0 takes a free one.", minimum=0, maximum=65535)
+    )
+    grpc_host: str = field(default="127.0.0.1", metadata=about("Address of the gRPC intake."))
+    grpc_port: int = field(
+        default=7543, metadata=about("Port of the gRPC intake; 0 takes a free one.", minimum=0, maximum=65535)
+    )
+
+    @property
+    def entity_id_prefix(self) -> str:
+        """`entity_prefix` with the edge's id filled in."""
+        return self.entity_prefix.replace("{edge_id}", self.id)
+
+    def check(self) -> None:
+        """Refuse settings that do not fit together (`SettingsConflict`)."""
+        super().check()
+        self._check_order("backoff_min_s", "backoff_max_s")
+        if not self.uses_tls and not self.insecure and not self.cloud.is_loopback:
+            raise SettingsConflict(
+                "settings.plaintext_refused",
+                f"cloud = {self.cloud} is not on this machine and no TLS files are set",
+                "set tls_ca, tls_cert and tls_key, or allow plaintext with insecure = true",
+                keys=("cloud", "insecure", "tls_ca", "tls_cert", "tls_key"),
+            )
+        if self.on_full == "drop_oldest" and not self.plain_types:
+            raise SettingsConflict(
+                "settings.conflict",
+                "on_full = drop_oldest has nothing it may drop",
+                "name the entity types it may drop in plain_types, or leave on_full at refuse",
+                keys=("on_full", "plain_types"),
+            )
