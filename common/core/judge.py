@@ -7,10 +7,20 @@ so one call after another sees what the earlier ones stored.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
-from common.core.append import LOCAL_OWNER, AppendRefused, LocalAppend, ParkedEvent, PushedAppend, StatedRange
+from common.core.append import (
+    LOCAL_OWNER,
+    Appended,
+    AppendRefused,
+    LocalAppend,
+    ParkedEvent,
+    PushedAppend,
+    StatedRange,
+)
 
 
 @dataclass(slots=True)
@@ -66,6 +76,16 @@ def judge_local(request: LocalAppend, heads: Heads) -> list[int] | AppendRefused
     return seq_nrs
 
 
+def judge_repeat(request: LocalAppend, stored_digest: bytes, stored: Appended) -> Appended | AppendRefused:
+    """The answer to an append id that was seen before: the stored outcome, or a refusal when the body is another."""
+    if request.digest != stored_digest:
+        return AppendRefused(
+            "append.id_reused",
+            f"append id {request.append_id!r} was used before with other events: nothing is stored",
+        )
+    return Appended(stored.first_position, stored.seq_nr, repeated=True)
+
+
 @dataclass(slots=True)
 class PushJudgement:
     """Which events of a pushed batch are stored (indexes and their numbers here), which parked, what was skipped."""
@@ -77,37 +97,56 @@ class PushJudgement:
 
 
 def judge_pushed(request: PushedAppend, heads: Heads) -> PushJudgement:
-    """Judge every stated range, then every event, of a pushed batch.
+    """Judge the events of a pushed batch in order, each after the entity's stated ranges that begin below it.
 
     An event is accepted when its entity is owned by the origin, has nothing parked, and the event follows the last known
     one: ``prev_seq_nr`` is what is known and ``seq_nr`` is one more. On the first event of a new branch the known number
     is what the peer says, as long as it is not above what the old branch had: the fork is rebased onto the head.
+    A range and the events around it may come in one batch: within an entity, numbers say what comes first.
     """
     judgement = PushJudgement()
+    waiting: dict[str, deque[StatedRange]] = {}
     for stated in request.ranges:
-        skipped = _skip(request, stated, heads)
-        if skipped:
-            judgement.skipped.append(skipped)
+        waiting.setdefault(stated.persistence_id, deque()).append(stated)
+
+    def skip(ranges: deque[StatedRange], below: float) -> None:
+        while ranges and ranges[0].from_seq_nr <= below:
+            kept = _skip(request, ranges.popleft(), heads)
+            if kept:
+                judgement.skipped.append(kept)
+
     events = request.events
-    rows: Sequence[tuple[str, int, int]] = list(
-        zip(events.persistence_id, events.seq_nr, events.prev_seq_nr, strict=True)
-    )
+    rows = zip(events.persistence_id, events.seq_nr, events.prev_seq_nr, strict=True)
     for index, (persistence_id, seq_nr, prev_seq_nr) in enumerate(rows):
-        head = heads.get(persistence_id)
-        if head is None:
-            head = heads[persistence_id] = EntityHead(persistence_id, owner=request.origin_id, branch=request.branch)
+        if persistence_id in waiting:
+            skip(waiting[persistence_id], seq_nr)
+        head = _head_for(request, persistence_id, heads)
         code = request.poison.get(index) or _objection(request, head, seq_nr, prev_seq_nr)
         if code:
             head.parked += head.owner == request.origin_id
             parked = ParkedEvent(events.position[index], persistence_id, seq_nr, code)
             judgement.parked.append((index, parked))
             continue
-        head.seq_nr += 1
-        head.origin_seq_nr = seq_nr
-        head.branch = request.branch
         judgement.accepted.append(index)
-        judgement.seq_nr.append(head.seq_nr)
+        judgement.seq_nr.append(_accept(head, seq_nr, request.branch))
+    for ranges in waiting.values():
+        skip(ranges, inf)
     return judgement
+
+
+def _head_for(request: PushedAppend, persistence_id: str, heads: Heads) -> EntityHead:
+    head = heads.get(persistence_id)
+    if head is None:
+        head = heads[persistence_id] = EntityHead(
+            persistence_id, owner=request.origin_id, branch=request.branch
+        )
+    return head
+
+
+def _accept(head: EntityHead, seq_nr: int, branch: int) -> int:
+    head.seq_nr += 1
+    head.origin_seq_nr, head.branch = seq_nr, branch
+    return head.seq_nr
 
 
 def _objection(request: PushedAppend, head: EntityHead, seq_nr: int, prev_seq_nr: int) -> str:
@@ -115,7 +154,12 @@ def _objection(request: PushedAppend, head: EntityHead, seq_nr: int, prev_seq_nr
         return "parked.foreign_owner"
     if head.parked:
         return "parked.behind"
-    if head.branch != request.branch:
+    return _misfit(head, request.branch, seq_nr, prev_seq_nr)
+
+
+def _misfit(head: EntityHead, branch: int, seq_nr: int, prev_seq_nr: int) -> str:
+    """Why these numbers do not follow what is known of the entity, or ''."""
+    if head.branch != branch:
         follows = prev_seq_nr <= head.origin_seq_nr and seq_nr == prev_seq_nr + 1
         return "" if follows else "parked.gap"
     if seq_nr <= head.origin_seq_nr:
@@ -124,16 +168,79 @@ def _objection(request: PushedAppend, head: EntityHead, seq_nr: int, prev_seq_nr
 
 
 def _skip(request: PushedAppend, stated: StatedRange, heads: Heads) -> StatedRange | None:
-    """Move an entity's expectation past a stated range; answers the part of it that was news."""
-    head = heads.get(stated.persistence_id)
-    if head is None:
-        head = heads[stated.persistence_id] = EntityHead(
-            stated.persistence_id, owner=request.origin_id, branch=request.branch
-        )
+    """Move an entity's expectation past a stated range; answers the part of it that is to be kept.
+
+    Behind parked events the expectation waits, and the whole range is kept for when they are judged again.
+    """
+    head = _head_for(request, stated.persistence_id, heads)
     if head.owner != request.origin_id:
         return None
-    known = head.origin_seq_nr if head.branch == request.branch else min(stated.from_seq_nr - 1, head.origin_seq_nr)
+    return stated if head.parked else _pass_over(head, request.branch, stated)
+
+
+def _pass_over(head: EntityHead, branch: int, stated: StatedRange) -> StatedRange | None:
+    known = head.origin_seq_nr if head.branch == branch else min(stated.from_seq_nr - 1, head.origin_seq_nr)
     if stated.from_seq_nr > known + 1 or stated.to_seq_nr <= known:
         return None
-    head.origin_seq_nr, head.branch = stated.to_seq_nr, request.branch
+    head.origin_seq_nr, head.branch = stated.to_seq_nr, branch
     return StatedRange(stated.persistence_id, known + 1, stated.to_seq_nr, stated.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class ParkedNumbers:
+    """What judging needs of a parked event: the row, the branch it came on, and its numbers at the origin."""
+
+    row_id: int
+    branch: int
+    seq_nr: int
+    prev_seq_nr: int
+
+
+@dataclass(slots=True)
+class RetryJudgement:
+    """Which parked rows are stored now (ids and their numbers here), what was skipped, why the first one left stays."""
+
+    accepted: list[int] = field(default_factory=list)
+    seq_nr: list[int] = field(default_factory=list)
+    skipped: list[StatedRange] = field(default_factory=list)
+    left: str = ""
+
+
+def judge_parked(
+    head: EntityHead,
+    rows: Sequence[ParkedNumbers],
+    ranges: Sequence[tuple[int, StatedRange]],
+    *,
+    accept_gap: bool,
+) -> RetryJudgement:
+    """Judge the owner's parked events of one entity again, in order, until one does not fit.
+
+    ``rows`` are those of ``head.owner`` only, in order of id; ``ranges`` are the ones stored for the entity, each with
+    its branch, oldest first. An event that was parked as poison is stored when its numbers fit: retrying it is the
+    operator's decision. ``accept_gap`` lets the first one jump; the jump is kept as a range with reason "accepted".
+    """
+    judgement = RetryJudgement()
+    for row in rows:
+        for branch, stated in ranges:
+            if branch == row.branch and stated.from_seq_nr <= row.seq_nr:
+                _pass_over(head, branch, stated)  # it was kept when it came
+        judgement.left = _misfit(head, row.branch, row.seq_nr, row.prev_seq_nr)
+        if judgement.left == "parked.gap" and accept_gap and not judgement.accepted:
+            if row.seq_nr - 1 > head.origin_seq_nr:
+                jump = StatedRange(head.persistence_id, head.origin_seq_nr + 1, row.seq_nr - 1, "accepted")
+                judgement.skipped.append(jump)
+            judgement.left = ""
+        if judgement.left:
+            break
+        head.parked -= 1
+        judgement.accepted.append(row.row_id)
+        judgement.seq_nr.append(_accept(head, row.seq_nr, row.branch))
+    return judgement
+
+
+def discard_parked(head: EntityHead, row: ParkedNumbers) -> StatedRange:
+    """Count an owner's parked event as gone for good; answers the range to keep. What follows it may fit after that."""
+    gone = StatedRange(head.persistence_id, row.seq_nr, row.seq_nr, "discarded")
+    head.parked -= 1
+    _pass_over(head, row.branch, gone)
+    return gone

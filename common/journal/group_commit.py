@@ -1,7 +1,7 @@
 """One writer for many callers: what queues while a commit runs is the next commit. No timer.
 
 A synced commit costs about the same for one event and for a thousand, so callers share it: latency stays that of one
-or two commits and throughput grows with load. Which requests may share a group is a pure rule (``may_share``), the same
+or two commits and throughput grows with load. Which requests may share a group is a pure rule (``Group``), the same
 on every storage: two that touch one entity may only when both are plain local appends, whose numbers simply go on.
 """
 
@@ -51,6 +51,7 @@ class Group:
             if request.append_id and request.append_id in self._append_ids:
                 return False
             plain = not request.expected
+            entities.update(request.expected)
         else:
             if request.origin_id in self._origins:
                 return False
@@ -60,7 +61,6 @@ class Group:
             return False
         (self._plain if plain else self._exclusive).update(entities)
         if isinstance(request, LocalAppend):
-            self._exclusive.update(request.expected)
             self._append_ids.add(request.append_id)
         else:
             self._origins.add(request.origin_id)
@@ -109,7 +109,10 @@ class GroupCommit:
                 await self._commit(self._take())
         finally:
             closing = BackhaulError(
-                "journal.closing", "the service is stopping", "repeat the append when it is back", retry_after_s=1.0
+                "journal.closing",
+                "the service is stopping",
+                "repeat the append when it is back",
+                retry_after_s=1.0,
             )
             for waiting in self._queue:
                 waiting.result = outcome.Error(closing)
@@ -139,6 +142,11 @@ class GroupCommit:
             for waiting in taken:
                 if waiting.result is None:
                     waiting.result = outcome.Error(
-                        BackhaulError("journal.closing", "the service is stopping", "repeat the append", retry_after_s=1.0)
+                        BackhaulError(
+                            "journal.closing",
+                            "the service is stopping",
+                            "repeat the append",
+                            retry_after_s=1.0,
+                        )
                     )
                 waiting.done.set()

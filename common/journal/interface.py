@@ -174,7 +174,7 @@ class Journal(ProjectionStore, Protocol):
     async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
         """Judge and store all requests in one synced transaction; one outcome a request, in order.
 
-        ``group_commit.may_share`` says which requests may be in one group. On return everything told is durable. An
+        ``group_commit.Group`` says which requests may be in one group. On return everything told is durable. An
         error means nothing is known to be stored: repeating the same group is safe for requests with an append id or
         an origin.
         """
