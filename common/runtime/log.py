@@ -2,8 +2,8 @@
 
 Every line has `timestamp` (UTC, microseconds), `level`, `event`, `service`, `version`, `instance`, the
 context bound with `structlog.contextvars`, and the call's own fields. Event names are literals, dotted lower
-case, and documented in `docs/logs.md`. A call that may repeat fast passes `repeat_key="…"`: then the same event
-and key is written once in ten seconds, with a count. Other libraries' logs come in as `library.logged`.
+case, and documented in `docs/logs.md`. A call that may repeat fast passes `repeat_key="…"`: then that event
+and key are written once in ten seconds, with a count. Other libraries' logs come in as `library.logged`.
 """
 
 from __future__ import annotations
