@@ -103,11 +103,8 @@ class EventBatch:
 
     def envelope(self, index: int) -> Envelope:
         """Event ``index`` as a row."""
-        return Envelope(
-            *(column[index] for column in self.columns()[:-2]),
-            tags=split_tags(self.tags[index]),
-            metadata=split_metadata(self.metadata[index]),
-        )
+        *plain, tags, metadata = (column[index] for column in self.columns())
+        return Envelope(*plain, split_tags(tags), split_metadata(metadata))
 
     def envelopes(self) -> Iterator[Envelope]:
         """All events as rows, for user code."""

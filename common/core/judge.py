@@ -137,9 +137,7 @@ def judge_pushed(request: PushedAppend, heads: Heads) -> PushJudgement:
 def _head_for(request: PushedAppend, persistence_id: str, heads: Heads) -> EntityHead:
     head = heads.get(persistence_id)
     if head is None:
-        head = heads[persistence_id] = EntityHead(
-            persistence_id, owner=request.origin_id, branch=request.branch
-        )
+        head = heads[persistence_id] = EntityHead(persistence_id, owner=request.origin_id, branch=request.branch)
     return head
 
 

@@ -1,1 +1,0 @@
-"""betterproto's messages for protos/, written by `make proto`, never edited."""

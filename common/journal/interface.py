@@ -224,7 +224,9 @@ class Journal(ProjectionStore, Protocol):
         """What was stated as never to come for one entity, oldest first."""
 
     # -- parked events -------------------------------------------------------------------------------------------------
-    async def parked(self, *, origin_id: str | None = None, after_id: int = 0, max_rows: int = 1_000) -> list[ParkedRow]:
+    async def parked(
+        self, *, origin_id: str | None = None, after_id: int = 0, max_rows: int = 1_000
+    ) -> list[ParkedRow]:
         """Parked events in order of id."""
 
     async def parked_row(self, row_id: int) -> ParkedRow | None:

@@ -1,0 +1,364 @@
+"""Core types to bytes and back: generated messages are seen here and nowhere else.
+
+Decoding trusts nothing: a message that is not protobuf, a ragged batch or a stream message without content is refused
+with a code before anything of it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import common.border  # noqa: F401  (trio-asyncio must be imported before grpclib, which the generated code imports)
+
+# isort: split
+import betterproto
+
+from common.core.append import LocalAppend, ParkedEvent, StatedRange
+from common.core.batch import UNIT_SEPARATOR, EventBatch
+from common.core.errors import BackhaulError
+from common.core.history import Generation, History, Offset, Resume
+from common.core.push_messages import (
+    Ack,
+    Drain,
+    FromCloud,
+    FromEdge,
+    Heartbeat,
+    Hello,
+    PushBatch,
+    PushLimits,
+    Start,
+)
+from common.generated.backhaul import v1 as wire
+from common.transport.wire_format import length_delimited, repeated_bytes
+
+_Message = TypeVar("_Message", bound=betterproto.Message)
+
+_PLAIN_COLUMNS = (
+    "position",
+    "timestamp_us",
+    "stored_us",
+    "event_time_us",
+    "persistence_id",
+    "seq_nr",
+    "prev_seq_nr",
+    "origin_seq_nr",
+    "event_type",
+    "codec",
+)
+# Field numbers of what is framed by hand (protos/backhaul/v1); a test compares them with the generated messages.
+_BATCH_PAYLOAD = 11
+_PUSH_BATCH_EVENTS = 3
+_FROM_EDGE_BATCH = 2
+_APPEND_EVENTS = 1
+
+
+def encode_from_edge(message: FromEdge) -> bytes:
+    """A message of the edge's end of a push stream."""
+    match message:
+        case PushBatch():
+            return length_delimited(_FROM_EDGE_BATCH, _encode_push_batch(message))
+        case Heartbeat():
+            return bytes(wire.FromEdge(heartbeat=_heartbeat_to_wire(message)))
+        case Hello():
+            return bytes(wire.FromEdge(hello=_hello_to_wire(message)))
+
+
+def decode_from_edge(data: bytes) -> FromEdge:
+    """Raises ``link.malformed`` or ``events.ragged``."""
+    kind, content = _one_of(_parse(wire.FromEdge(), data))
+    match content:
+        case wire.PushBatch():
+            return _push_batch_from_wire(content)
+        case wire.Heartbeat():
+            return Heartbeat(content.bytes_received, content.clock_us)
+        case wire.Hello():
+            return _hello_from_wire(content)
+    raise _malformed(f"unknown content {kind!r}")
+
+
+def encode_from_cloud(message: FromCloud) -> bytes:
+    """A message of the cloud's end of a push stream."""
+    match message:
+        case Ack():
+            return bytes(wire.FromCloud(ack=_ack_to_wire(message)))
+        case Heartbeat():
+            return bytes(wire.FromCloud(heartbeat=_heartbeat_to_wire(message)))
+        case Start():
+            return bytes(wire.FromCloud(start=_start_to_wire(message)))
+        case Drain():
+            return bytes(wire.FromCloud(drain=wire.Drain(retry_after_s=message.retry_after_s, reason=message.reason)))
+
+
+def decode_from_cloud(data: bytes) -> FromCloud:
+    """Raises ``link.malformed``."""
+    kind, content = _one_of(_parse(wire.FromCloud(), data))
+    match content:
+        case wire.Ack():
+            return _ack_from_wire(content)
+        case wire.Heartbeat():
+            return Heartbeat(content.bytes_received, content.clock_us)
+        case wire.Start():
+            return _start_from_wire(content)
+        case wire.Drain():
+            return Drain(content.retry_after_s, content.reason)
+    raise _malformed(f"unknown content {kind!r}")
+
+
+def decode_append_request(data: bytes) -> LocalAppend:
+    """A program's append; columns it left empty are filled. Raises ``link.malformed`` or ``events.ragged``.
+
+    The digest is left empty: the intake computes it when there is a key.
+    """
+    message = _parse(wire.AppendRequest(), data)
+    events = message.events
+    n = len(events.persistence_id)
+    for name in (
+        "position",
+        "timestamp_us",
+        "stored_us",
+        "event_time_us",
+        "seq_nr",
+        "prev_seq_nr",
+        "origin_seq_nr",
+    ):
+        if not getattr(events, name):
+            setattr(events, name, [0] * n)
+    events.codec = events.codec or ["json"] * n
+    events.tag_count = events.tag_count or [0] * n
+    events.metadata_count = events.metadata_count or [0] * n
+    if len(message.expected_persistence_id) != len(message.expected_seq_nr):
+        raise BackhaulError(
+            "events.ragged",
+            "expected_persistence_id and expected_seq_nr differ in length",
+            "give one expected number for each named entity",
+        )
+    expected = dict(zip(message.expected_persistence_id, message.expected_seq_nr, strict=True))
+    return LocalAppend(batch_from_wire(events), expected, message.idempotency_key)
+
+
+def encode_append_request(request: LocalAppend) -> bytes:
+    """The client's side of ``decode_append_request``."""
+    beside = wire.AppendRequest(
+        expected_persistence_id=list(request.expected),
+        expected_seq_nr=list(request.expected.values()),
+        idempotency_key=request.append_id,
+    )
+    return bytes(beside) + length_delimited(_APPEND_EVENTS, encode_batch(request.events))
+
+
+def encode_append_reply(first_position: int, seq_nr: list[int], repeated: bool) -> bytes:
+    """The answer to a stored append."""
+    return bytes(wire.AppendReply(first_position=first_position, seq_nr=seq_nr, repeated_append=repeated))
+
+
+def encode_append_error(error: BackhaulError) -> bytes:
+    """The answer to a refused append: on a stream one refusal must not end the others."""
+    return bytes(wire.AppendReply(error_code=error.code, error_message=error.message, error_hint=error.hint))
+
+
+def decode_append_reply(data: bytes) -> tuple[int, list[int], bool]:
+    """First position, numbers, repeated; raises the refusal as a ``BackhaulError``."""
+    message = _parse(wire.AppendReply(), data)
+    if message.error_code:
+        raise BackhaulError(message.error_code, message.error_message, message.error_hint)
+    return message.first_position, message.seq_nr, message.repeated_append
+
+
+def encode_batch(batch: EventBatch) -> bytes:
+    """Columns to bytes: tags and metadata become flat columns with counts. Encoded batches may be concatenated."""
+    tag_count, tag = _flat(batch.tags)
+    part_count, parts = _flat(batch.metadata)
+    beside = wire.EventBatch(
+        **{name: getattr(batch, name) for name in _PLAIN_COLUMNS},
+        tag_count=tag_count,
+        tag=tag,
+        metadata_count=[count // 2 for count in part_count],
+        metadata_key=parts[::2],
+        metadata_value=parts[1::2],
+    )
+    return bytes(beside) + repeated_bytes(_BATCH_PAYLOAD, batch.payload)
+
+
+def batch_from_wire(message: wire.EventBatch) -> EventBatch:
+    """Checks all lengths. Raises ``events.ragged``."""
+    if len(message.metadata_key) != len(message.metadata_value):
+        raise _ragged("metadata_key and metadata_value differ in length")
+    parts = [part for item in zip(message.metadata_key, message.metadata_value, strict=True) for part in item]
+    batch = EventBatch(
+        **{name: getattr(message, name) for name in _PLAIN_COLUMNS},
+        payload=message.payload,
+        tags=_joined(message.tag_count, message.tag, "tag"),
+        metadata=_joined([2 * count for count in message.metadata_count], parts, "metadata"),
+    )
+    batch.check()
+    return batch
+
+
+def _flat(column: list[str]) -> tuple[list[int], list[str]]:
+    if not any(column):
+        return [0] * len(column), []
+    split = [entry.split(UNIT_SEPARATOR) if entry else [] for entry in column]
+    return [len(parts) for parts in split], [part for parts in split for part in parts]
+
+
+def _joined(counts: list[int], flat: list[str], name: str) -> list[str]:
+    if any(count < 0 for count in counts) or sum(counts) != len(flat):
+        raise _ragged(f"{name}_count adds up to {sum(counts)}, there are {len(flat)} entries")
+    if not flat:
+        return [""] * len(counts)
+    if any(UNIT_SEPARATOR in part for part in flat):
+        raise BackhaulError("events.invalid", f"a {name} contains a control character", "remove it")
+    joined, start = [], 0
+    for count in counts:
+        joined.append(UNIT_SEPARATOR.join(flat[start : start + count]))
+        start += count
+    return joined
+
+
+def _encode_push_batch(batch: PushBatch) -> bytes:
+    ranges = wire.StatedRanges(
+        persistence_id=[stated.persistence_id for stated in batch.ranges],
+        from_seq_nr=[stated.from_seq_nr for stated in batch.ranges],
+        to_seq_nr=[stated.to_seq_nr for stated in batch.ranges],
+        reason=[stated.reason for stated in batch.ranges],
+    )
+    beside = wire.PushBatch(
+        after_position=batch.after_position,
+        through_position=batch.through_position,
+        ranges=ranges,
+        generation_id=batch.generation_id,
+    )
+    return bytes(beside) + length_delimited(_PUSH_BATCH_EVENTS, encode_batch(batch.events))
+
+
+def _push_batch_from_wire(message: wire.PushBatch) -> PushBatch:
+    columns = message.ranges
+    if not (len(columns.persistence_id) == len(columns.from_seq_nr) == len(columns.to_seq_nr) == len(columns.reason)):
+        raise _ragged("the columns of the stated ranges differ in length")
+    ranges = map(StatedRange, columns.persistence_id, columns.from_seq_nr, columns.to_seq_nr, columns.reason)
+    return PushBatch(
+        message.after_position,
+        message.through_position,
+        message.generation_id,
+        batch_from_wire(message.events),
+        tuple(ranges),
+    )
+
+
+def _hello_to_wire(hello: Hello) -> wire.Hello:
+    return wire.Hello(
+        protocol_version=hello.protocol_version,
+        origin_id=hello.origin_id,
+        instance=hello.instance,
+        journal_id=hello.history.journal_id,
+        generation=[wire.Generation(entry.id, entry.first_position) for entry in hello.history.generations],
+        head_position=hello.history.head_position,
+        entity_type=list(hello.entity_types),
+        clock_us=hello.clock_us,
+    )
+
+
+def _hello_from_wire(message: wire.Hello) -> Hello:
+    if not message.journal_id or not message.generation:
+        raise _malformed("a hello without journal id or generations")
+    generations = tuple(Generation(entry.id, entry.first_position) for entry in message.generation)
+    return Hello(
+        message.origin_id,
+        message.instance,
+        History(message.journal_id, generations, message.head_position),
+        message.clock_us,
+        tuple(message.entity_type),
+        message.protocol_version,
+    )
+
+
+def _start_to_wire(start: Start) -> wire.Start:
+    stored = start.stored
+    return wire.Start(
+        session=start.session,
+        stored=wire.Offset(
+            stored.journal_id,
+            stored.generation_id,
+            stored.position,
+            stored.timestamp_us,
+            stored.persistence_id,
+            stored.seq_nr,
+        ),
+        resume=start.resume.value,
+        cloud_journal_id=start.cloud_journal_id,
+        cloud_generation_id=start.cloud_generation_id,
+        window_events=start.limits.window_events,
+        window_bytes=start.limits.window_bytes,
+        batch_bytes=start.limits.batch_bytes,
+        event_bytes=start.limits.event_bytes,
+        clock_us=start.clock_us,
+    )
+
+
+def _start_from_wire(message: wire.Start) -> Start:
+    stored = message.stored
+    try:
+        resume = Resume(message.resume)
+    except ValueError:
+        raise _malformed(f"unknown resume {message.resume!r}") from None
+    return Start(
+        message.session,
+        Offset(
+            stored.journal_id,
+            stored.generation_id,
+            stored.position,
+            stored.timestamp_us,
+            stored.persistence_id,
+            stored.seq_nr,
+        ),
+        resume,
+        message.cloud_journal_id,
+        message.cloud_generation_id,
+        PushLimits(message.window_events, message.window_bytes, message.batch_bytes, message.event_bytes),
+        message.clock_us,
+    )
+
+
+def _ack_to_wire(ack: Ack) -> wire.Ack:
+    return wire.Ack(
+        position=ack.position,
+        parked_position=[parked.position for parked in ack.parked],
+        parked_persistence_id=[parked.persistence_id for parked in ack.parked],
+        parked_seq_nr=[parked.seq_nr for parked in ack.parked],
+        parked_code=[parked.code for parked in ack.parked],
+    )
+
+
+def _ack_from_wire(message: wire.Ack) -> Ack:
+    columns = (
+        message.parked_position,
+        message.parked_persistence_id,
+        message.parked_seq_nr,
+        message.parked_code,
+    )
+    if len({len(column) for column in columns}) > 1:
+        raise _ragged("the parked columns of an ack differ in length")
+    return Ack(message.position, tuple(map(ParkedEvent, *columns)))
+
+
+def _heartbeat_to_wire(heartbeat: Heartbeat) -> wire.Heartbeat:
+    return wire.Heartbeat(heartbeat.bytes_received, heartbeat.clock_us)
+
+
+def _parse(message: _Message, data: bytes) -> _Message:
+    try:
+        return message.parse(data)
+    except Exception as error:  # the codec raises many kinds for malformed input
+        raise _malformed(f"{type(message).__name__} does not decode: {type(error).__name__}") from error
+
+
+def _one_of(message: betterproto.Message) -> tuple[str, object]:
+    return betterproto.which_one_of(message, "message")
+
+
+def _malformed(what: str) -> BackhaulError:
+    return BackhaulError("link.malformed", what, "speak protos/backhaul/v1; check that both sides are Backhaul")
+
+
+def _ragged(what: str) -> BackhaulError:
+    return BackhaulError("events.ragged", what, "give every column exactly one entry an event")
