@@ -103,8 +103,10 @@ class EventBatch:
 
     def envelope(self, index: int) -> Envelope:
         """Event ``index`` as a row."""
-        *plain, tags, metadata = (column[index] for column in self.columns())
-        return Envelope(*plain, split_tags(tags), split_metadata(metadata))
+        row: dict[str, Any] = {name: getattr(self, name)[index] for name in COLUMNS}
+        row["tags"] = split_tags(row["tags"])
+        row["metadata"] = split_metadata(row["metadata"])
+        return Envelope(**row)
 
     def envelopes(self) -> Iterator[Envelope]:
         """All events as rows, for user code."""
