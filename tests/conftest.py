@@ -1,0 +1,37 @@
+"""Fixtures for every ring. A test that needs no PostgreSQL starts none.
+
+Async tests are trio's (`trio_mode`). Ask for `autojump_clock` (from pytest-trio) where all I/O is in memory:
+sleeping then costs nothing. Never with sockets, threads or processes, whose time the mock clock cannot know.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from examples.support.postgres import Databases, PostgresServer, PostgresUnavailable, postgres_server
+from tests.support.postgres import postgres_for_tests
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Databases]:
+    """The session's PostgreSQL, shared: create databases on it, never stop it."""
+    try:
+        with postgres_for_tests() as databases:
+            yield databases
+    except PostgresUnavailable as reason:
+        pytest.fail(f"no durable PostgreSQL for the tests: {reason}", pytrace=False)
+
+
+@pytest.fixture
+def postgres_url(postgres: Databases) -> Iterator[str]:
+    """The URL of an empty database for this test alone."""
+    with postgres.fresh() as url:
+        yield url
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[PostgresServer]:
+    """A server for this test alone, to be crashed, stopped and started at will (about a second to make)."""
+    with postgres_server() as server:
+        server.require_durable()
+        yield server
