@@ -24,6 +24,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     import trio_asyncio
 
+Transport = asyncio.Transport
+"""asyncio's end of a connection. Its methods are synchronous: trio code may call them too."""
+
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 

@@ -1,0 +1,169 @@
+"""What a message stream is, whoever carries it: the words both ends of every link are written in.
+
+Two carriers offer exactly this: `streams` (gRPC over TCP and TLS) and `memory_streams` (pipes, for
+simulation); one contract suite runs on both. A stream carries whole messages of bytes, in order, with
+back-pressure; what is in them is the codec's business. It imports no carrier, so that code under simulation
+never loads gRPC.
+
+Ends: the dialling end says `end()` when it has no more to send; the serving end ends the stream by returning
+from its handler, or refuses it by raising a `BackhaulError`. Anything else is an abort, which both ends feel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from common.core.errors import BackhaulError, ErrorKind
+
+
+class PeerClosed(Exception):
+    """The peer ended the stream properly: it sends nothing more, and everything it sent has been received."""
+
+
+class PeerGone(BackhaulError):
+    """The link broke, or never came about: what was under way may or may not have reached the peer."""
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        super().__init__(code, message, hint, kind=ErrorKind.UNAVAILABLE)
+
+
+class PeerRefused(BackhaulError):
+    """The peer answered, and the answer is no, in the peer's own code, message and hint."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        hint: str = "",
+        *,
+        status: str,
+        kind: ErrorKind = ErrorKind.INVALID,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(code, message, hint, kind=kind, retry_after_s=retry_after_s)
+        self.status = status
+
+
+class MessageTooLarge(BackhaulError):
+    """A message exceeds the limit; found at its length prefix, before room is made for it."""
+
+    def __init__(self, size: int, message_max_bytes: int) -> None:
+        super().__init__(
+            "link.message_too_large",
+            f"a message of {size} bytes exceeds the limit of {message_max_bytes}",
+            "send smaller batches, or raise the limit at the receiving end",
+            kind=ErrorKind.TOO_LARGE,
+            details={"size": size, "limit": message_max_bytes},
+        )
+
+
+class MessageUnreadable(BackhaulError):
+    """A message is not in the form we speak: compressed, or cut off by the end of its stream."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerInfo:
+    """Who is at the other end. `identities` are the DNS and URI names its certificate vouches for.
+
+    A certificate's common name is not an identity. Without (mutual) TLS there are none.
+    """
+
+    address: str
+    identities: tuple[str, ...] = ()
+
+
+class MessageStream(Protocol):
+    """One end of a stream of messages. One task may send and one may receive, at the same time."""
+
+    @property
+    def peer(self) -> PeerInfo: ...
+
+    @property
+    def bytes_received(self) -> int:
+        """Bytes that came in on the connection: any growth, even within one message, is a sign of life."""
+        ...
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes that the peer's kernel has acknowledged: growth is progress, on the slowest line."""
+        ...
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that left `send` and are not acknowledged by the peer's kernel yet."""
+        ...
+
+    @property
+    def fault(self) -> BackhaulError | None:
+        """Why the stream broke, once it has; a cancelled handler reads the reason here."""
+        ...
+
+    async def send(self, message: bytes) -> None:
+        """Hand one message over; waits while the peer's window or the line is full.
+
+        Cancelled in the middle it aborts the connection: a message that is sent by half leaves nothing to
+        save. Raises PeerGone, PeerRefused (the serving end has refused meanwhile), MessageTooLarge.
+        """
+        ...
+
+    async def receive(self) -> bytes:
+        """The next message. Cancelling it loses nothing.
+
+        Raises PeerClosed at the proper end, PeerGone, PeerRefused, MessageTooLarge, MessageUnreadable.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Drop the connection now, with whatever is in its buffers; both ends see PeerGone. Never waits."""
+        ...
+
+
+class DialledStream(MessageStream, Protocol):
+    """The end of a stream that opened it."""
+
+    async def end(self) -> None:
+        """Say that nothing more will be sent; receiving goes on until the peer ends the stream too."""
+        ...
+
+
+class Channel(Protocol):
+    """A connection that was dialled. Long-lived streams want one each: they would stall one another."""
+
+    @property
+    def peer(self) -> PeerInfo: ...
+
+    def open_stream(self, path: str) -> AbstractAsyncContextManager[DialledStream]:
+        """Open a stream to the method `/package.Service/Method`; leaving it resets what is not ended."""
+        ...
+
+    async def unary(self, path: str, request: bytes, timeout_s: float) -> bytes:
+        """One request, one answer. Raises PeerGone (`link.timeout` too), PeerRefused, MessageTooLarge."""
+        ...
+
+    def abort(self) -> None:
+        """Drop the connection now. Never waits."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMethod:
+    """A method served with a stream of messages each way.
+
+    The handler is cancelled when the peer goes away. Returning, or letting PeerClosed out, ends the stream
+    well.
+    """
+
+    handler: Callable[[MessageStream], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class UnaryMethod:
+    """A method served with one answer to one request."""
+
+    handler: Callable[[bytes, PeerInfo], Awaitable[bytes]]
+
+
+Methods = Mapping[str, StreamMethod | UnaryMethod]

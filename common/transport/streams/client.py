@@ -1,0 +1,305 @@
+"""The dialling end: one TCP connection, opened with a verdict in plain codes, and the calls made over it.
+
+A dial is finished when the peer has sent its HTTP/2 settings, so that `open_channel` tells a wrong port, a
+proxy without a back end or a refused certificate from a service that is merely busy.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import trio
+from grpclib.metadata import encode_timeout
+from grpclib.protocol import AbstractHandler
+from h2.errors import ErrorCodes
+from h2.exceptions import TooManyStreamsError
+
+from common import border
+from common.core.errors import BackhaulError, ConfigurationError
+from common.transport.stream import MessageUnreadable, PeerClosed, PeerGone, PeerInfo
+from common.transport.streams import tcp
+from common.transport.streams.protocol import WireProtocol
+from common.transport.streams.status import Headers, refusal_from
+from common.transport.streams.tls import TlsFiles, client_context, tls_failure
+from common.transport.streams.wire import CONTENT_TYPE, WireLimits, WireStream
+
+# How long leaving a channel waits for its last bytes to go out.
+_CLOSE_GRACE_S = 1.0
+_STREAMS_MAX = 100
+
+
+@asynccontextmanager
+async def open_channel(
+    address: str,
+    *,
+    tls: TlsFiles | None,
+    connect_timeout_s: float,
+    message_max_bytes: int,
+    user_timeout_s: float,
+    window_bytes: int = 1024 * 1024,
+) -> AsyncIterator[GrpcChannel]:
+    """Dial `host:port` and yield the channel; leaving closes it, leaving by an error or a cancel aborts it.
+
+    Certificate files are read anew. `message_max_bytes` bounds messages both ways, `window_bytes` what the
+    peer may send ahead of our reading, `user_timeout_s` how long sent data may stay unacknowledged by the
+    peer's kernel. Raises PeerGone: `link.unreachable`, `link.refused`, `link.tls_failed`,
+    `link.not_backhaul`, `link.timeout`, `link.lost`; ConfigurationError: `link.bad_address`,
+    `tls.files_unreadable`.
+    """
+    limits = WireLimits(message_max_bytes, window_bytes, _STREAMS_MAX, user_timeout_s)
+    protocol = await _dial(address, tls, connect_timeout_s, limits)
+    is_quiet = False
+    try:
+        yield GrpcChannel(protocol, address, "https" if tls else "http")
+        is_quiet = True
+    finally:
+        if not is_quiet:
+            protocol.connection.abort(PeerGone("link.aborted", "this end dropped the connection"))
+        await protocol.close(_CLOSE_GRACE_S)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `host:port` or `[v6]:port`. Raises ConfigurationError `link.bad_address`."""
+    host, colon, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        colon = ""  # an IPv6 address without brackets: where its port begins is anyone's guess
+    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
+        raise ConfigurationError(
+            "link.bad_address", f"not an address: {address!r}", "write host:port, or [address]:port for IPv6"
+        )
+    return host, int(port)
+
+
+class GrpcChannel:
+    """A dialled connection; see `common.transport.stream.Channel`."""
+
+    def __init__(self, protocol: WireProtocol, authority: str, scheme: str) -> None:
+        self._protocol = protocol
+        self._connection = protocol.connection
+        self._authority = authority
+        self._scheme = scheme
+
+    @property
+    def peer(self) -> PeerInfo:
+        return self._connection.peer
+
+    def abort(self) -> None:
+        self._connection.abort(PeerGone("link.aborted", "this end dropped the connection"))
+
+    @asynccontextmanager
+    async def open_stream(self, path: str) -> AsyncIterator[CallingStream]:
+        with await self._call(path, None) as stream:
+            yield stream
+
+    async def unary(self, path: str, request: bytes, timeout_s: float) -> bytes:
+        try:
+            with trio.fail_after(timeout_s):
+                with await self._call(path, timeout_s) as stream:
+                    await stream.send_message(request, end=True)
+                    answer = await stream.receive()
+                    try:
+                        await stream.receive()
+                    except PeerClosed:
+                        return answer
+                    raise PeerGone("link.not_backhaul", f"{path} answered with more than one message")
+        except PeerClosed:
+            raise PeerGone("link.not_backhaul", f"{path} answered without a message") from None
+        except trio.TooSlowError:
+            raise PeerGone("link.timeout", f"no answer to {path} within {timeout_s} s") from None
+
+    async def _call(self, path: str, timeout_s: float | None) -> CallingStream:
+        headers = [
+            (":method", "POST"),
+            (":scheme", self._scheme),
+            (":path", path),
+            (":authority", self._authority),
+            ("te", "trailers"),
+            ("content-type", CONTENT_TYPE),
+            ("user-agent", "backhaul"),
+        ]
+        if timeout_s is not None:
+            headers.append(("grpc-timeout", encode_timeout(timeout_s)))
+        await trio.lowlevel.checkpoint_if_cancelled()
+        while True:
+            if self._connection.fault is not None:
+                raise self._connection.fault
+            stream = self._connection.create_stream()
+            assert isinstance(stream, CallingStream)
+            try:
+                stream.start(headers, self._protocol)
+            except TooManyStreamsError:
+                self._connection.stream_released.clear()
+                await self._connection.stream_released.wait()
+            else:
+                return stream
+
+
+class CallingStream(WireStream):
+    """The end of a call that made it: sends the request headers, learns the outcome from the trailers."""
+
+    def start(self, headers: Headers, protocol: WireProtocol) -> None:
+        http2 = self.connection.http2
+        stream_id = http2.get_next_available_stream_id()
+        http2.send_headers(stream_id, headers)
+        self.id = stream_id
+        self._release = protocol.processor.register(self)
+        self.connection.flush()
+
+    def __enter__(self) -> CallingStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.reset_if_open(ErrorCodes.CANCEL)
+        self._release()
+
+    async def end(self) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self.closable and not self._is_ended_here:
+            assert self.id is not None
+            self._is_ended_here = True
+            self.connection.http2.end_stream(self.id)
+            self.connection.flush()
+
+    _is_ended_here = False
+
+    def _outcome(self) -> BackhaulError | PeerClosed | None:
+        """How the serving end has ended the call; None while it has not."""
+        if self.trailers is not None:
+            return refusal_from(self.trailers) or PeerClosed()
+        if self.headers is None:
+            return None
+        headers = dict(self.headers)
+        if headers.get(":status") != "200" or not headers.get("content-type", "").startswith("application/grpc"):
+            return PeerGone(
+                "link.not_backhaul",
+                f"the peer answers HTTP, not gRPC: status {headers.get(':status')},"
+                f" content type {headers.get('content-type')}",
+                "is there a proxy in between, or another service on this port?",
+            )
+        if "grpc-status" in headers:  # nothing but trailers
+            return refusal_from(self.headers) or PeerClosed()
+        return None
+
+    @property
+    def fault(self) -> BackhaulError | None:
+        outcome = self._outcome()
+        return outcome if isinstance(outcome, BackhaulError) else super().fault
+
+    def _is_over(self) -> bool:
+        return self._outcome() is not None or super()._is_over()
+
+    def _raise_if_over_for_sending(self) -> None:
+        self._raise_if_over()
+
+    def _raise_if_over(self) -> None:
+        outcome = self._outcome() or super().fault
+        if outcome is not None:
+            raise outcome
+        if self._inbound.is_ended:
+            raise MessageUnreadable("link.message_truncated", "the peer ended the call without a status")
+
+
+class _NoCalls(AbstractHandler):
+    """A client is not called: h2 itself refuses requests to it."""
+
+    def accept(self, stream: object, headers: object, release_stream: object) -> None:
+        raise ConnectionError("a server does not open calls")
+
+    def cancel(self, stream: object) -> None:
+        """A call that was reset: its stream has been told."""
+
+    def close(self) -> None:
+        """The connection is lost: its streams have been told."""
+
+
+async def _dial(address: str, tls: TlsFiles | None, timeout_s: float, limits: WireLimits) -> WireProtocol:
+    host, port = split_address(address)
+    context = client_context(tls) if tls else None
+    protocol = WireProtocol(_NoCalls(), limits, is_client=True, stream_type=CallingStream)
+    step = "connecting"
+    try:
+        with trio.fail_after(timeout_s):
+            sock = await _connect(host, port)
+            tcp.set_options(sock, user_timeout_s=limits.user_timeout_s)
+            step = "the TLS handshake"
+            await border.adopt_socket(
+                lambda: protocol, sock, tls=context, server_hostname=host, handshake_timeout_s=timeout_s
+            )
+            step = "waiting for its HTTP/2 settings"
+            await protocol.settled.wait()
+    except trio.TooSlowError:
+        _abandon(protocol)
+        raise PeerGone("link.timeout", f"{address} did not answer within {timeout_s} s, {step}") from None
+    except OSError as error:
+        raise _dial_failure(error, address) from error
+    except BaseException:
+        _abandon(protocol)
+        raise
+    if not protocol.is_settled:
+        raise _settle_failure(protocol, address, tls)
+    return protocol
+
+
+async def _connect(host: str, port: int) -> socket.socket:
+    stream = await trio.open_tcp_stream(host, port)
+    sock = socket.socket(fileno=stream.socket.detach())
+    sock.setblocking(False)
+    return sock
+
+
+def _abandon(protocol: WireProtocol) -> None:
+    if hasattr(protocol, "connection"):
+        protocol.connection.abort(PeerGone("link.aborted", "this end gave up the dial"))
+
+
+def _dial_failure(error: OSError, address: str) -> PeerGone:
+    if isinstance(error, ssl.SSLError):
+        return tls_failure(error, address)
+    if isinstance(error, socket.gaierror):
+        return PeerGone(
+            "link.unreachable",
+            f"the name in {address} does not resolve: {error.strerror}",
+            "is DNS reachable?",
+        )
+    if isinstance(error, ConnectionAbortedError | ConnectionResetError):
+        return PeerGone("link.lost", f"{address} closed the connection during the handshake")
+    causes = list(_attempts(error))
+    if causes and all(cause.errno == errno.ECONNREFUSED for cause in causes):
+        return PeerGone("link.refused", f"nothing listens at {address}", "is the service up, and the port right?")
+    reasons = sorted({cause.strerror or str(cause) for cause in causes})
+    return PeerGone("link.unreachable", f"cannot connect to {address}: {', '.join(reasons)}")
+
+
+def _attempts(error: BaseException) -> Iterator[OSError]:
+    """The single failures within what trio raises for all addresses of a name."""
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _attempts(part)
+    elif isinstance(error.__cause__, OSError | BaseExceptionGroup):
+        yield from _attempts(error.__cause__)
+    elif isinstance(error, OSError):
+        yield error
+
+
+def _settle_failure(protocol: WireProtocol, address: str, tls: TlsFiles | None) -> PeerGone:
+    """Why a connection ended before its peer had sent HTTP/2 settings."""
+    if isinstance(protocol.lost_by, ssl.SSLError):
+        return tls_failure(protocol.lost_by, address)
+    fault = protocol.connection.fault
+    if fault is not None and fault.code == "link.garbage":
+        return PeerGone(
+            "link.not_backhaul",
+            f"{address} does not speak HTTP/2",
+            "is it the right port?" if tls else "is it the right port, and does it want TLS?",
+        )
+    return PeerGone(
+        "link.lost",
+        f"{address} closed the connection before it said anything",
+        "a service that is full or stopping, a proxy without a back end, or a port that wants TLS",
+    )
