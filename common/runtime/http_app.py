@@ -71,9 +71,7 @@ def error_response(error: BackhaulError, headers: Mapping[str, str] | None = Non
 class HttpApp:
     """An ASGI application over `routes`; bodies have at most `body_max_bytes` and `body_timeout_s`."""
 
-    def __init__(
-        self, routes: Sequence[BaseRoute], *, body_max_bytes: int, body_timeout_s: float = 30.0
-    ) -> None:
+    def __init__(self, routes: Sequence[BaseRoute], *, body_max_bytes: int, body_timeout_s: float = 30.0) -> None:
         self._router = Router(routes, redirect_slashes=False)
         self._body_max_bytes = body_max_bytes
         self._body_timeout_s = body_timeout_s
@@ -82,9 +80,7 @@ class HttpApp:
         if scope["type"] != "http":
             await send({"type": "websocket.close"})
             return
-        scope["app"] = (
-            self  # so that the router raises for what it does not know, instead of answering itself
-        )
+        scope["app"] = self  # so that the router raises for what it does not know, instead of answering itself
         exchange = _Exchange(scope, receive, send, self._body_max_bytes, self._body_timeout_s)
         try:
             exchange.check_announced_length()
@@ -146,9 +142,7 @@ def _routing_error(error: HTTPException, request: Mapping[str, str]) -> Backhaul
 class _Exchange:
     """One request and its answer, between the server's `receive` and `send` and the application's."""
 
-    def __init__(
-        self, scope: Scope, receive: Receive, send: Send, body_max_bytes: int, body_timeout_s: float
-    ) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, body_max_bytes: int, body_timeout_s: float) -> None:
         self._receive = receive
         self._send = send
         self._body_max_bytes = body_max_bytes

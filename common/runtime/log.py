@@ -206,10 +206,6 @@ class _LibraryHandler(logging.Handler):
             message = str(record.msg)
         fields: dict[str, Any] = {"exc_info": record.exc_info} if record.exc_info else {}
         if record.levelno >= logging.ERROR:
-            self._log.error(
-                "library.logged", library=record.name, message=message, repeat_key=record.name, **fields
-            )
+            self._log.error("library.logged", library=record.name, message=message, repeat_key=record.name, **fields)
         else:
-            self._log.warning(
-                "library.logged", library=record.name, message=message, repeat_key=record.name, **fields
-            )
+            self._log.warning("library.logged", library=record.name, message=message, repeat_key=record.name, **fields)

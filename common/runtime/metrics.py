@@ -51,9 +51,7 @@ class Registry:
         self._prefix = prefix
         self._families: dict[str, tuple[str, str, Callable[[], Iterator[tuple[dict[str, str], float]]]]] = {}
 
-    def counter(
-        self, name: str, help_text: str, labels: Mapping[str, Sequence[str]] | None = None
-    ) -> Counter:
+    def counter(self, name: str, help_text: str, labels: Mapping[str, Sequence[str]] | None = None) -> Counter:
         """A new counter, called `…_total`. `labels` maps a label's name to all values it can have."""
         assert name.endswith("_total"), name
         counter = Counter(labels or {})

@@ -25,9 +25,7 @@ class ServiceSettings:
         default=None,
         metadata=about("PEM file with the authorities whose certificates the other side may show."),
     )
-    tls_cert: Path | None = field(
-        default=None, metadata=about("PEM file with this service's certificate chain.")
-    )
+    tls_cert: Path | None = field(default=None, metadata=about("PEM file with this service's certificate chain."))
     tls_key: Path | None = field(
         default=None, metadata=about("PEM file with the private key of this service's certificate.")
     )
@@ -39,9 +37,7 @@ class ServiceSettings:
     event_max_bytes: int = field(
         default=MIB, metadata=about("Largest payload of one event.", minimum=KIB, maximum=64 * MIB)
     )
-    batch_max_events: int = field(
-        default=2000, metadata=about("Most events in one batch.", minimum=1, maximum=100_000)
-    )
+    batch_max_events: int = field(default=2000, metadata=about("Most events in one batch.", minimum=1, maximum=100_000))
     batch_max_bytes: int = field(
         default=MIB, metadata=about("Size at which a batch is full.", minimum=KIB, maximum=64 * MIB)
     )
@@ -56,9 +52,7 @@ class ServiceSettings:
         default=8 * MIB,
         metadata=about("Largest body of an HTTP request.", minimum=KIB, maximum=256 * MIB),
     )
-    connections_max: int = field(
-        default=256, metadata=about("Most open HTTP connections.", minimum=1, maximum=100_000)
-    )
+    connections_max: int = field(default=256, metadata=about("Most open HTTP connections.", minimum=1, maximum=100_000))
 
     heartbeat_s: float = field(
         default=10.0, metadata=about("Silence after which a heartbeat is sent.", minimum=0.05, maximum=3600)
