@@ -1,0 +1,611 @@
+"""A journal in memory: the fake that tests and the simulation use, held to the same contract as the real ones.
+
+``MemoryDatabase`` is what a disk would be: it outlives the services that open it, and several nodes may share one. A
+change is computed on a copy of its state, waits as long as a commit would take, and is published by one assignment:
+who is cancelled before that changed nothing, who is cancelled after it has changed everything. Written to be obviously
+right, not fast: every commit copies the lists of references that make up the state.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import trio
+
+from common.core.append import (
+    Appended,
+    AppendOutcome,
+    AppendRefused,
+    AppendRequest,
+    Fenced,
+    LocalAppend,
+    OriginBlocked,
+    OutOfStep,
+    Pushed,
+    PushedAppend,
+    StatedRange,
+)
+from common.core.batch import EventBatch, concat
+from common.core.errors import BackhaulError
+from common.core.history import (
+    Generation,
+    History,
+    Offset,
+    OriginState,
+    Resume,
+    ResumeDecision,
+    begin_generation,
+    decide_resume,
+)
+from common.core.ids import ALL_SLICES, SliceRange, entity_type_of, slice_of
+from common.core.judge import (
+    EntityHead,
+    ParkedNumbers,
+    discard_parked,
+    judge_local,
+    judge_parked,
+    judge_pushed,
+    judge_repeat,
+)
+from common.journal.interface import (
+    JournalStats,
+    LogPage,
+    ParkedRow,
+    ProjectionLease,
+    ProjectionRow,
+    Statement,
+    StoredRange,
+    TrimLimit,
+)
+from common.journal.prompt import Prompt
+from common.journal.sqlite.statements import TablesInMemory
+
+_MICROSECONDS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _AppendId:
+    digest: bytes
+    outcome: Appended
+    stored_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Parked:
+    id: int
+    origin_id: str
+    branch: int
+    code: str
+    parked_us: int
+    event: EventBatch
+    """The one event, as it came."""
+
+    @property
+    def persistence_id(self) -> str:
+        return self.event.persistence_id[0]
+
+    @property
+    def numbers(self) -> ParkedNumbers:
+        return ParkedNumbers(self.id, self.branch, self.event.seq_nr[0], self.event.prev_seq_nr[0])
+
+    @property
+    def row(self) -> ParkedRow:
+        return ParkedRow(self.id, self.origin_id, self.code, self.parked_us, self.event.envelope(0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Projection:
+    position: int
+    epoch: int
+    owner: str
+    lease_until_us: int
+    paused: bool
+    updated_us: int
+
+
+@dataclass(slots=True)
+class _State:
+    """All that is durable but the projections' tables; once published it is never changed again."""
+
+    journal_id: str = ""
+    generations: tuple[Generation, ...] = ()
+    log: EventBatch = field(default_factory=EventBatch)
+    head_position: int = 0
+    head_timestamp_us: int = 0
+    deleted_through: int = 0
+    heads: dict[str, EntityHead] = field(default_factory=dict)
+    append_ids: dict[str, _AppendId] = field(default_factory=dict)
+    origins: dict[str, OriginState] = field(default_factory=dict)
+    ranges: list[tuple[int, StoredRange]] = field(default_factory=list)
+    parked: list[_Parked] = field(default_factory=list)
+    last_parked_id: int = 0
+    cursors: dict[str, Offset] = field(default_factory=dict)
+    projections: dict[tuple[str, SliceRange], _Projection] = field(default_factory=dict)
+    migrated: dict[str, int] = field(default_factory=dict)
+
+    def draft(self) -> _State:
+        """A copy to change; entity heads are copied one by one when they are touched (``_Heads``)."""
+        return replace(
+            self,
+            log=self.log.slice(0, len(self.log)),
+            heads=dict(self.heads),
+            append_ids=dict(self.append_ids),
+            origins=dict(self.origins),
+            ranges=list(self.ranges),
+            parked=list(self.parked),
+            cursors=dict(self.cursors),
+            projections=dict(self.projections),
+            migrated=dict(self.migrated),
+        )
+
+
+class _Heads(MutableMapping[str, EntityHead]):
+    """The entity heads of a draft as judging wants them: what it reads it may change, until ``keep`` or never."""
+
+    def __init__(self, stored: dict[str, EntityHead]) -> None:
+        self._stored = stored
+        self._touched: dict[str, EntityHead] = {}
+
+    def __getitem__(self, persistence_id: str) -> EntityHead:
+        if persistence_id not in self._touched:
+            self._touched[persistence_id] = replace(self._stored[persistence_id])
+        return self._touched[persistence_id]
+
+    def __setitem__(self, persistence_id: str, head: EntityHead) -> None:
+        self._touched[persistence_id] = head
+
+    def __delitem__(self, persistence_id: str) -> None:
+        raise NotImplementedError("an entity's head is never removed")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored.keys() | self._touched.keys())
+
+    def __len__(self) -> int:
+        return len(self._stored.keys() | self._touched.keys())
+
+    def keep(self) -> None:
+        """Make what was judged part of the draft."""
+        self._stored.update(self._touched)
+
+
+class MemoryDatabase:
+    """What survives: the log and its state, and the projections' tables in an SQLite database in memory."""
+
+    def __init__(self) -> None:
+        self.state = _State()
+        self.tables = TablesInMemory()
+        self.lock = trio.Lock()
+        self.open_journals: list[MemoryJournal] = []
+
+    def copy(self) -> MemoryDatabase:
+        """A backup of what is durable now: opened in place of the original it is a rewound or a cloned disk."""
+        backup = MemoryDatabase()
+        backup.state = self.state
+        backup.tables = self.tables.copy()
+        return backup
+
+
+@asynccontextmanager
+async def open_memory_journal(
+    database: MemoryDatabase,
+    *,
+    now_us: Callable[[], int],
+    new_id: Callable[[], str],
+    commit_delay_s: float = 0.0,
+) -> AsyncIterator[MemoryJournal]:
+    """A journal over ``database`` that begins a new generation; every commit takes ``commit_delay_s``."""
+    async with database.lock:
+        draft = database.state.draft()
+        draft.journal_id = draft.journal_id or new_id()
+        draft.generations = begin_generation(draft.generations, new_id(), draft.head_position)
+        database.state = draft
+    journal = MemoryJournal(database, now_us, commit_delay_s)
+    database.open_journals.append(journal)
+    try:
+        yield journal
+    finally:
+        database.open_journals.remove(journal)
+
+
+class MemoryJournal:
+    """``common.journal.interface.Journal`` over a ``MemoryDatabase``."""
+
+    def __init__(self, database: MemoryDatabase, now_us: Callable[[], int], commit_delay_s: float) -> None:
+        self._database = database
+        self._now_us = now_us
+        self._commit_delay_s = commit_delay_s
+        self._generations = database.state.generations
+        self.prompt = Prompt(database.state.head_position)
+
+    @property
+    def history(self) -> History:
+        """Journal id and generations as of opening, head as last known here."""
+        state = self._database.state
+        return History(state.journal_id, self._generations, state.head_position)
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[_State]:
+        """A draft to change; leaving commits it, an error or a cancellation before the commit leaves no trace."""
+        database = self._database
+        async with database.lock:
+            draft = database.state.draft()
+            with database.tables.transaction():
+                yield draft
+                await trio.sleep(self._commit_delay_s)
+            database.state = draft
+            for journal in database.open_journals:
+                journal.prompt.raise_to(draft.head_position)
+        await trio.lowlevel.checkpoint()
+
+    # -- the log -------------------------------------------------------------------------------------------------
+    async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
+        """See ``Journal.append_group``."""
+        async with self._transaction() as draft:
+            return [
+                self._append_local(draft, request)
+                if isinstance(request, LocalAppend)
+                else self._append_pushed(draft, request)
+                for request in requests
+            ]
+
+    def _append_local(self, draft: _State, request: LocalAppend) -> Appended | AppendRefused:
+        seen = draft.append_ids.get(request.append_id)
+        if seen:
+            return judge_repeat(request, seen.digest, seen.outcome)
+        heads = _Heads(draft.heads)
+        judged = judge_local(request, heads)
+        if isinstance(judged, AppendRefused):
+            return judged
+        heads.keep()
+        appended = Appended(draft.head_position + 1, judged)
+        self._store(draft, request.events, judged, [0] * len(judged))
+        if request.append_id:
+            draft.append_ids[request.append_id] = _AppendId(request.digest, appended, self._now_us())
+        return appended
+
+    def _append_pushed(self, draft: _State, request: PushedAppend) -> Pushed | Fenced | OutOfStep | OriginBlocked:
+        origin = draft.origins.get(request.origin_id)
+        if origin is None or origin.session != request.session:
+            return Fenced(origin.session if origin else 0)
+        if origin.stored.position != request.after_position:
+            return OutOfStep(origin.stored.position)
+        heads = _Heads(draft.heads)
+        judgement = judge_pushed(request, heads)
+        already = sum(parked.origin_id == request.origin_id for parked in draft.parked)
+        if judgement.parked and already + len(judgement.parked) > request.parked_max:
+            return OriginBlocked(already, request.parked_max)
+        heads.keep()
+        now_us = self._now_us()
+        accepted = request.events.select(judgement.accepted)
+        self._store(draft, accepted, judgement.seq_nr, accepted.seq_nr)
+        for index, parked in judgement.parked:
+            draft.last_parked_id += 1
+            event = request.events.slice(index, index + 1)
+            draft.parked.append(
+                _Parked(draft.last_parked_id, request.origin_id, request.branch, parked.code, now_us, event)
+            )
+        self._keep_ranges(draft, request.origin_id, request.branch, judgement.skipped)
+        draft.origins[request.origin_id] = replace(origin, stored=request.through)
+        told = tuple(parked for _, parked in judgement.parked)
+        return Pushed(request.through.position, len(accepted), told)
+
+    def _store(self, draft: _State, events: EventBatch, seq_nr: Sequence[int], origin_seq_nr: Sequence[int]) -> None:
+        n = len(events)
+        now_us = self._now_us()
+        first = draft.head_position + 1
+        first_us = max(now_us, draft.head_timestamp_us + 1)
+        draft.log.extend(
+            replace(
+                events,
+                position=list(range(first, first + n)),
+                timestamp_us=list(range(first_us, first_us + n)),
+                stored_us=[now_us] * n,
+                seq_nr=list(seq_nr),
+                prev_seq_nr=[number - 1 for number in seq_nr],
+                origin_seq_nr=list(origin_seq_nr),
+            )
+        )
+        if n:
+            draft.head_position = first + n - 1
+            draft.head_timestamp_us = first_us + n - 1
+
+    def _keep_ranges(self, draft: _State, origin_id: str, branch: int, ranges: Sequence[StatedRange]) -> None:
+        now_us = self._now_us()
+        draft.ranges.extend((branch, StoredRange(origin_id, stated, now_us)) for stated in ranges)
+
+    async def read(
+        self,
+        after: int,
+        *,
+        max_events: int,
+        max_bytes: int,
+        slices: SliceRange = ALL_SLICES,
+        entity_type: str | None = None,
+    ) -> LogPage:
+        """See ``Journal.read``."""
+        await trio.lowlevel.checkpoint()
+        state = self._database.state
+        log = state.log
+        weights = log.weights()
+        chosen: list[int] = []
+        size = 0
+        for index in range(bisect_right(log.position, after), len(log)):
+            persistence_id = log.persistence_id[index]
+            if slice_of(persistence_id) not in slices:
+                continue
+            if entity_type is not None and entity_type_of(persistence_id) != entity_type:
+                continue
+            size += weights[index]
+            if chosen and (len(chosen) >= max_events or size > max_bytes):
+                break
+            chosen.append(index)
+        else:
+            return LogPage(log.select(chosen), state.head_position, state.head_position)
+        return LogPage(log.select(chosen), log.position[chosen[-1]], state.head_position)
+
+    async def read_entity(
+        self, persistence_id: str, from_seq_nr: int, to_seq_nr: int, *, max_events: int
+    ) -> EventBatch:
+        """See ``Journal.read_entity``."""
+        await trio.lowlevel.checkpoint()
+        log = self._database.state.log
+        chosen = [
+            index
+            for index, (stored_id, seq_nr) in enumerate(zip(log.persistence_id, log.seq_nr, strict=True))
+            if stored_id == persistence_id and from_seq_nr <= seq_nr <= to_seq_nr
+        ]
+        return log.select(chosen[:max_events])
+
+    async def entity_head(self, persistence_id: str) -> EntityHead | None:
+        """See ``Journal.entity_head``."""
+        await trio.lowlevel.checkpoint()
+        head = self._database.state.heads.get(persistence_id)
+        return replace(head) if head else None
+
+    async def stats(self) -> JournalStats:
+        """See ``Journal.stats``."""
+        await trio.lowlevel.checkpoint()
+        state = self._database.state
+        return JournalStats(
+            head_position=state.head_position,
+            head_timestamp_us=state.head_timestamp_us,
+            deleted_through=state.deleted_through,
+            first_position=state.log.position[0] if state.log.position else state.head_position + 1,
+            used_bytes=state.log.byte_size(),
+            wal_bytes=0,
+            parked=len(state.parked),
+        )
+
+    async def deleted_ranges(self, after: int, through: int) -> list[StatedRange]:
+        """See ``Journal.deleted_ranges``."""
+        await trio.lowlevel.checkpoint()
+        heads = [head for head in self._database.state.heads.values() if after < head.deleted_position <= through]
+        heads.sort(key=lambda head: head.deleted_position)
+        return [StatedRange(head.persistence_id, 1, head.deleted_to, head.deleted_reason) for head in heads]
+
+    async def trim(self, limit: TrimLimit) -> int:
+        """See ``Journal.trim``."""
+        async with self._transaction() as draft:
+            log, heads = draft.log, _Heads(draft.heads)
+            allowed = [
+                index
+                for index in range(bisect_right(log.position, limit.through))
+                if log.stored_us[index] < limit.stored_before_us
+                and (not limit.entity_types or entity_type_of(log.persistence_id[index]) in limit.entity_types)
+            ]
+            removed = allowed[: limit.max_events]
+            for index in removed:
+                head = heads[log.persistence_id[index]]
+                head.deleted_to = log.seq_nr[index]
+                head.deleted_position = log.position[index]
+                head.deleted_reason = limit.reason
+                draft.deleted_through = max(draft.deleted_through, log.position[index])
+            heads.keep()
+            gone = set(removed)
+            draft.log = log.select([index for index in range(len(log)) if index not in gone])
+            return len(removed)
+
+    async def forget_append_ids(self, stored_before_us: int, max_rows: int) -> int:
+        """See ``Journal.forget_append_ids``."""
+        async with self._transaction() as draft:
+            old = [key for key, row in draft.append_ids.items() if row.stored_us < stored_before_us]
+            for key in old[:max_rows]:
+                del draft.append_ids[key]
+            return len(old[:max_rows])
+
+    # -- origins -------------------------------------------------------------------------------------------------
+    async def open_session(self, origin_id: str, instance: str, history: History) -> ResumeDecision:
+        """See ``Journal.open_session``."""
+        async with self._transaction() as draft:
+            known = draft.origins.get(origin_id)
+            decision = decide_resume(known, origin_id, instance, history, self._now_us())
+            if decision.resume is not Resume.SUPERSEDED:
+                draft.origins[origin_id] = decision.state
+            return decision
+
+    async def origins(self) -> list[OriginState]:
+        """See ``Journal.origins``."""
+        await trio.lowlevel.checkpoint()
+        return [state for _, state in sorted(self._database.state.origins.items())]
+
+    async def forget_superseded(self, origin_id: str) -> bool:
+        """See ``Journal.forget_superseded``."""
+        async with self._transaction() as draft:
+            known = draft.origins.get(origin_id)
+            if known:
+                draft.origins[origin_id] = replace(known, superseded=())
+            return known is not None
+
+    async def stored_ranges(self, persistence_id: str) -> list[StoredRange]:
+        """See ``Journal.stored_ranges``."""
+        await trio.lowlevel.checkpoint()
+        ranges = self._database.state.ranges
+        return [kept for _, kept in ranges if kept.stated.persistence_id == persistence_id]
+
+    # -- parked events -------------------------------------------------------------------------------------------
+    async def parked(
+        self, *, origin_id: str | None = None, after_id: int = 0, max_rows: int = 1_000
+    ) -> list[ParkedRow]:
+        """See ``Journal.parked``."""
+        await trio.lowlevel.checkpoint()
+        chosen = [
+            parked
+            for parked in self._database.state.parked
+            if parked.id > after_id and origin_id in {None, parked.origin_id}
+        ]
+        return [parked.row for parked in chosen[:max_rows]]
+
+    async def parked_row(self, row_id: int) -> ParkedRow | None:
+        """See ``Journal.parked_row``."""
+        await trio.lowlevel.checkpoint()
+        return next((parked.row for parked in self._database.state.parked if parked.id == row_id), None)
+
+    async def retry_parked(self, persistence_id: str, *, accept_gap: bool) -> tuple[int, str]:
+        """See ``Journal.retry_parked``."""
+        async with self._transaction() as draft:
+            of_entity = [parked for parked in draft.parked if parked.persistence_id == persistence_id]
+            heads = _Heads(draft.heads)
+            head = heads.get(persistence_id)
+            own = {parked.id: parked for parked in of_entity if head and parked.origin_id == head.owner}
+            if head is None or not own:
+                return 0, of_entity[0].code if of_entity else ""
+            ranges = [
+                (branch, kept.stated)
+                for branch, kept in draft.ranges
+                if kept.stated.persistence_id == persistence_id and kept.origin_id == head.owner
+            ]
+            numbers = [parked.numbers for parked in own.values()]
+            judgement = judge_parked(head, numbers, ranges, accept_gap=accept_gap)
+            heads.keep()
+            events = concat(own[row_id].event for row_id in judgement.accepted)
+            self._store(draft, events, judgement.seq_nr, events.seq_nr)
+            draft.parked = [parked for parked in draft.parked if parked.id not in judgement.accepted]
+            self._keep_ranges(draft, head.owner, numbers[0].branch, judgement.skipped)
+            return len(events), judgement.left
+
+    async def discard_parked(self, row_id: int) -> bool:
+        """See ``Journal.discard_parked``."""
+        async with self._transaction() as draft:
+            parked = next((parked for parked in draft.parked if parked.id == row_id), None)
+            if parked is None:
+                return False
+            queue = (parked.origin_id, parked.persistence_id)
+            first = next(row for row in draft.parked if (row.origin_id, row.persistence_id) == queue)
+            if first is not parked:
+                raise BackhaulError(
+                    "parked.not_first",
+                    f"row {row_id} is not the first parked event of {parked.persistence_id}",
+                    f"discard or retry row {first.id} first",
+                )
+            heads = _Heads(draft.heads)
+            seq_nr = parked.numbers.seq_nr
+            gone = StatedRange(parked.persistence_id, seq_nr, seq_nr, "discarded")
+            head = heads.get(parked.persistence_id)
+            if head and head.owner == parked.origin_id:
+                gone = discard_parked(head, parked.numbers)
+                heads.keep()
+            draft.parked.remove(parked)
+            self._keep_ranges(draft, parked.origin_id, parked.branch, [gone])
+            return True
+
+    # -- cursors -------------------------------------------------------------------------------------------------
+    async def load_cursor(self, name: str) -> Offset | None:
+        """See ``Journal.load_cursor``."""
+        await trio.lowlevel.checkpoint()
+        return self._database.state.cursors.get(name)
+
+    async def save_cursor(self, name: str, offset: Offset) -> None:
+        """See ``Journal.save_cursor``."""
+        async with self._transaction() as draft:
+            draft.cursors[name] = offset
+
+    # -- projections ---------------------------------------------------------------------------------------------
+    async def migrate(self, name: str, steps: Sequence[Sequence[str]]) -> None:
+        """See ``ProjectionStore.migrate``."""
+        async with self._transaction() as draft:
+            done = draft.migrated.get(name, 0)
+            if done > len(steps):
+                raise BackhaulError(
+                    "journal.schema_newer",
+                    f"the tables of {name} are at step {done}, this program knows {len(steps)}",
+                    "run the program that wrote them, or a later one",
+                )
+            for step in steps[done:]:
+                self._database.tables.run([Statement(sql) for sql in step])
+            draft.migrated[name] = len(steps)
+
+    async def acquire(self, name: str, slices: SliceRange, owner: str, lease_s: float) -> ProjectionLease | None:
+        """See ``ProjectionStore.acquire``."""
+        async with self._transaction() as draft:
+            now_us = self._now_us()
+            row = draft.projections.get((name, slices)) or _Projection(0, 0, "", 0, False, now_us)
+            if row.paused or (row.owner not in {"", owner} and row.lease_until_us > now_us):
+                return None
+            epoch = row.epoch + (row.owner != owner)
+            until_us = now_us + round(lease_s * _MICROSECONDS)
+            row = replace(row, epoch=epoch, owner=owner, lease_until_us=until_us)
+            draft.projections[name, slices] = row
+            return ProjectionLease(name, slices, row.epoch, row.position)
+
+    async def release(self, lease: ProjectionLease) -> None:
+        """See ``ProjectionStore.release``."""
+        async with self._transaction() as draft:
+            row = draft.projections.get((lease.name, lease.slices))
+            if row and row.epoch == lease.epoch:
+                draft.projections[lease.name, lease.slices] = replace(row, owner="", lease_until_us=0)
+
+    async def commit(
+        self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
+    ) -> ProjectionLease:
+        """See ``ProjectionStore.commit``."""
+        async with self._transaction() as draft:
+            row = draft.projections.get((lease.name, lease.slices))
+            if row is None or row.paused or (row.epoch, row.position) != (lease.epoch, lease.position):
+                raise BackhaulError(
+                    "projection.fenced",
+                    f"{lease.name} {lease.slices} is paused, or somebody else has gone on from {lease.position}",
+                    "nothing to do: the present owner goes on",
+                )
+            self._database.tables.run(statements)
+            now_us = self._now_us()
+            until_us = now_us + round(lease_s * _MICROSECONDS)
+            draft.projections[lease.name, lease.slices] = replace(
+                row, position=position, lease_until_us=until_us, updated_us=now_us
+            )
+            return replace(lease, position=position)
+
+    async def rows(self) -> list[ProjectionRow]:
+        """See ``ProjectionStore.rows``."""
+        await trio.lowlevel.checkpoint()
+        now_us = self._now_us()
+        return [
+            ProjectionRow(
+                name=name,
+                slices=slices,
+                position=row.position,
+                epoch=row.epoch,
+                owner=row.owner,
+                lease_left_s=max(0.0, (row.lease_until_us - now_us) / _MICROSECONDS),
+                paused=row.paused,
+                updated_us=row.updated_us,
+            )
+            for (name, slices), row in sorted(self._database.state.projections.items())
+        ]
+
+    async def set_paused(self, name: str, paused: bool) -> int:
+        """See ``ProjectionStore.set_paused``."""
+        async with self._transaction() as draft:
+            keys = [key for key in draft.projections if key[0] == name]
+            for key in keys:
+                row = draft.projections[key]
+                draft.projections[key] = replace(row, paused=paused, epoch=row.epoch + paused)
+            return len(keys)
+
+    async def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """See ``ProjectionStore.query``."""
+        async with self._database.lock:
+            return self._database.tables.query(sql, args)

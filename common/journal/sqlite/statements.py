@@ -1,0 +1,87 @@
+"""Statements of projections on an SQLite connection: ``$1`` parameters, and all or nothing.
+
+Shared by the SQLite journal and by the memory journal, whose projections' tables are SQLite's too. SQLite reads ``$1``
+as a parameter *named* "$1" and numbers parameters by first appearance, so rows are bound by name: a statement that
+says ``$2`` before ``$1`` means the same here as on PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import apsw
+
+from common.core.errors import BackhaulError
+from common.journal.interface import Statement
+
+
+def run_statements(connection: apsw.Connection, statements: Sequence[Statement]) -> None:
+    """Run every statement once for each of its rows; the caller holds the transaction.
+
+    Raises:
+        BackhaulError: ``projection.statement_failed``; what ran before it is undone by the caller's rollback.
+    """
+    for statement in statements:
+        with _told(statement.sql):
+            connection.executemany(statement.sql, map(_named, statement.rows))
+
+
+def run_query(connection: apsw.Connection, sql: str, args: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """All rows of a query; ``connection`` is one that may only read (``PRAGMA query_only``).
+
+    Raises:
+        BackhaulError: ``projection.statement_failed``, also when the statement would change something.
+    """
+    with _told(sql):
+        return list(connection.execute(sql, _named(args)))
+
+
+class TablesInMemory:
+    """Projections' tables of a memory journal."""
+
+    def __init__(self) -> None:
+        self._connection = apsw.Connection(":memory:")
+
+    def copy(self) -> TablesInMemory:
+        """The same tables with the same rows, from now on apart."""
+        other = TablesInMemory()
+        with other._connection.backup("main", self._connection, "main") as pages:
+            pages.step()
+        return other
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What is run inside is kept when it is left, and undone when an error or a cancellation leaves it."""
+        with self._connection:
+            yield
+
+    def run(self, statements: Sequence[Statement]) -> None:
+        """See ``run_statements``."""
+        run_statements(self._connection, statements)
+
+    def query(self, sql: str, args: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """See ``run_query``."""
+        self._connection.pragma("query_only", True)
+        try:
+            return run_query(self._connection, sql, args)
+        finally:
+            self._connection.pragma("query_only", False)
+
+
+def _named(row: Sequence[Any]) -> dict[str, Any]:
+    return {str(number): value for number, value in enumerate(row, start=1)}
+
+
+@contextmanager
+def _told(sql: str) -> Iterator[None]:
+    # KeyError: a row is shorter than the statement's parameters; the others: a value SQLite has no type for.
+    try:
+        yield
+    except (apsw.Error, KeyError, TypeError, ValueError, OverflowError) as error:
+        raise BackhaulError(
+            "projection.statement_failed",
+            f"{type(error).__name__}: {error}, in {' '.join(sql.split())[:200]}",
+            "the handler's statements and its tables do not fit together: correct them and restart the projection",
+        ) from error
