@@ -1,0 +1,58 @@
+"""The built-in projection ``latest``: the last event of every entity, ready to be asked for.
+
+A batch costs one upsert per entity in it, not per event: the last one of each wins.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from common.core.batch import COLUMNS, Envelope, EventBatch
+from common.core.ids import persistence_id
+from common.journal.interface import ProjectionStore, Statement
+from common.projection.handlers import Handler
+
+_CREATE: Final = """
+CREATE TABLE latest (
+    position BIGINT NOT NULL,
+    timestamp_us BIGINT NOT NULL,
+    stored_us BIGINT NOT NULL,
+    event_time_us BIGINT NOT NULL,
+    persistence_id TEXT NOT NULL PRIMARY KEY,
+    seq_nr BIGINT NOT NULL,
+    prev_seq_nr BIGINT NOT NULL,
+    origin_seq_nr BIGINT NOT NULL,
+    event_type TEXT NOT NULL,
+    codec TEXT NOT NULL,
+    payload BYTEA NOT NULL,
+    tags TEXT NOT NULL,
+    metadata TEXT NOT NULL
+)
+"""
+
+# The table's columns are the batch's, so a row is an event and back without a mapping between them.
+_UPSERT: Final = (
+    f"INSERT INTO latest ({', '.join(COLUMNS)}) "
+    f"VALUES ({', '.join(f'${number}' for number in range(1, len(COLUMNS) + 1))}) "
+    "ON CONFLICT (persistence_id) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in COLUMNS if name != "persistence_id")
+)
+_SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM latest WHERE persistence_id = $1"
+
+
+def _statements(batch: EventBatch) -> list[Statement]:
+    last = {entity: index for index, entity in enumerate(batch.persistence_id)}
+    return [Statement(_UPSERT, list(zip(*batch.select(list(last.values())).columns(), strict=True)))]
+
+
+LATEST: Final = Handler("latest", ((_CREATE,),), _statements)
+
+
+async def latest_of(store: ProjectionStore, entity_type: str, entity_id: str) -> Envelope | None:
+    """The last event of an entity that the projection has seen, or None when it has seen none.
+
+    Raises:
+        BackhaulError: ``entity.invalid_name``, or what the store raises.
+    """
+    rows = await store.query(_SELECT, (persistence_id(entity_type, entity_id),))
+    return EventBatch(*([value] for value in rows[0])).envelope(0) if rows else None

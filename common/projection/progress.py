@@ -1,0 +1,62 @@
+"""How projections run on a node, and what each range of them does there at the moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from common.core.batch import EventBatch
+from common.core.ids import SliceRange
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionSettings:
+    """How projections run on this node.
+
+    ``ranges`` must be the same on every node and cannot change once there are offsets. ``lease_s`` is how
+    long a dead owner's range rests before another takes it; ``poll_s`` bounds how late an event is seen when
+    no prompt arrives.
+    """
+
+    ranges: int = 1
+    lease_s: float = 10.0
+    poll_s: float = 0.5
+    standby_poll_s: float = 1.0
+    page_max_events: int = 2_000
+    page_max_bytes: int = 1024 * 1024
+    backoff_min_s: float = 0.5
+    backoff_max_s: float = 30.0
+    summary_s: float = 60.0
+
+
+class ProjectionState(StrEnum):
+    """What a range does on this node."""
+
+    WAITING = "waiting"  # another owner holds the lease
+    PAUSED = "paused"  # by an operator
+    BEHIND = "behind"
+    LIVE = "live"  # at the end of the log, waiting for the next event
+    FAILING = "failing"  # retried with backoff
+
+
+@dataclass(slots=True)
+class ProjectionProgress:
+    """A range as this process knows it, for metrics and status; written by the range's own task only.
+
+    ``events`` and ``commits`` count since this process started. Lag is measured from the journal (``status``).
+    """
+
+    name: str
+    slices: SliceRange
+    state: ProjectionState = ProjectionState.WAITING
+    position: int = 0
+    epoch: int = 0
+    events: int = 0
+    commits: int = 0
+    failures: int = 0
+    error_code: str = ""
+
+
+OnCommit = Callable[[ProjectionProgress, EventBatch], None]
+"""Called right after each commit that had events, with those events. Must be quick and must not raise."""
