@@ -1,0 +1,1 @@
+"""betterproto messages for protos/, written by `make proto`, never edited."""

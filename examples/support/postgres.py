@@ -113,7 +113,8 @@ class PostgresServer(Databases):
         self._data = directory / "data"
         self._settings = {**DURABLE, "max_connections": "200", **(settings or {})}
         user = _unprivileged_user()
-        self._uid, self._gid = (user.pw_uid, user.pw_gid) if user else (None, None)
+        self._uid = user.pw_uid if user else None
+        self._gid = user.pw_gid if user else None
         self._groups: list[int] | None = [] if user else None
         self._bin = _binaries()
         self._process: subprocess.Popen[bytes] | None = None
