@@ -1,4 +1,4 @@
-"""The receiving half of one call: DATA cut into messages, and a way to wait that both worlds can end.
+"""The receiving half of one call: DATA cut into messages.
 
 A message's length is checked at its prefix, before room is made for it: grpclib would believe up to 4 GiB.
 """
@@ -9,39 +9,12 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-import trio
-
+from common.transport.gate import Gate
 from common.transport.stream import MessageTooLarge, MessageUnreadable
 
 PREFIX: Final = struct.Struct("!BI")  # compressed?, length
 # Bytes already handed out may stay at the front of the buffer up to here, before the rest is moved down.
 _SLACK_BYTES = 64 * 1024
-
-
-class Gate:
-    """An event of both worlds: grpclib's callbacks set and clear it, one trio task or more waits for it."""
-
-    __slots__ = ("_is_open", "_waiting")
-
-    def __init__(self, *, is_open: bool = False) -> None:
-        self._is_open = is_open
-        self._waiting = trio.lowlevel.ParkingLot()
-
-    def set(self) -> None:
-        self._is_open = True
-        self._waiting.unpark_all()
-
-    def clear(self) -> None:
-        self._is_open = False
-
-    def is_set(self) -> bool:
-        return self._is_open
-
-    async def wait(self) -> None:
-        if self._is_open:
-            await trio.lowlevel.checkpoint()
-        else:
-            await self._waiting.park()
 
 
 class InboundMessages:

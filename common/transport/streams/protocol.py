@@ -18,8 +18,8 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 
 from common.border import Transport
+from common.transport.gate import Gate
 from common.transport.stream import PeerGone
-from common.transport.streams.inbound import Gate
 from common.transport.streams.wire import WireConnection, WireLimits, WireStream
 
 # Sending pauses above this; what waits in our own buffer beyond the kernel's only ages there.

@@ -22,6 +22,7 @@ from h2.errors import ErrorCodes
 
 from common import border
 from common.core.errors import BackhaulError, ConfigurationError, ErrorKind
+from common.transport.outcome import outcome_of, stopping
 from common.transport.stream import (
     Methods,
     PeerClosed,
@@ -30,7 +31,7 @@ from common.transport.stream import (
 )
 from common.transport.streams import tcp
 from common.transport.streams.protocol import WireProtocol
-from common.transport.streams.status import Headers, is_only, refusal_in, trailers_of
+from common.transport.streams.status import Headers, trailers_of
 from common.transport.streams.tls import ServerContext, TlsFiles
 from common.transport.streams.wire import CONTENT_TYPE, WireLimits, WireStream
 
@@ -250,7 +251,7 @@ class _Calls(AbstractHandler):
         self, stream: ServedStream, headers: Headers, release: Callable[[], None], scope: trio.CancelScope
     ) -> None:
         """Run one call to its trailers, whatever comes out of its handler."""
-        outcome: BackhaulError | None = PeerGone("link.stopping", "the service is stopping", "dial again")
+        outcome: BackhaulError | None = stopping()
         try:
             with scope:
                 outcome = await self._answer(stream, dict(headers), scope)
@@ -292,25 +293,10 @@ class _Calls(AbstractHandler):
             raise BackhaulError("link.not_grpc", f"a gRPC call is a POST of {CONTENT_TYPE}, not {content_type[:80]}")
 
     def _outcome_of(self, error: BaseException, stream: ServedStream, path: str) -> BackhaulError | None:
-        """What to tell the peer about what came out of a handler; logged here, once, unless it is an end."""
-        if is_only(PeerClosed, error) or stream.fault is not None:
-            return None
-        refusal = refusal_in(error)
-        if refusal is not None:
-            self._server.throttle.warning(
-                "grpc.call_refused",
-                peer=stream.peer.address,
-                path=path,
-                code=refusal.code,
-                reason=refusal.message,
-            )
-            return refusal
-        log.error("grpc.handler_failed", peer=stream.peer.address, path=path, exc_info=error)
-        if isinstance(error, BaseExceptionGroup):
-            cancelled, _ = error.split(trio.Cancelled)
-            if cancelled is not None:
-                raise cancelled
-        return BackhaulError("link.handler_failed", "the service failed", "see its log", kind=ErrorKind.INTERNAL)
+        if stream.fault is not None:
+            return None  # nobody is left to be told
+        warn = self._server.throttle.warning
+        return outcome_of(error, peer=stream.peer.address, path=path, warn=warn)
 
 
 class ServedStream(WireStream):

@@ -7,33 +7,17 @@ of our insides.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
-import trio
 from grpclib.const import Status
 from grpclib.metadata import decode_grpc_message, encode_grpc_message
 
 from common.core.errors import CODE_PATTERN, BackhaulError, ErrorKind
+from common.transport.outcome import status_of
 from common.transport.stream import PeerGone, PeerRefused
 
 Headers = list[tuple[str, str]]
 
-STATUS_OF_KIND: Mapping[ErrorKind, Status] = {
-    ErrorKind.INVALID: Status.INVALID_ARGUMENT,
-    ErrorKind.FORBIDDEN: Status.PERMISSION_DENIED,
-    ErrorKind.NOT_FOUND: Status.NOT_FOUND,
-    ErrorKind.CONFLICT: Status.ABORTED,
-    ErrorKind.TOO_LARGE: Status.RESOURCE_EXHAUSTED,
-    ErrorKind.FULL: Status.RESOURCE_EXHAUSTED,
-    ErrorKind.UNAVAILABLE: Status.UNAVAILABLE,
-    ErrorKind.INTERNAL: Status.INTERNAL,
-}
-# Where gRPC has a word of its own for one of our codes.
-STATUS_OF_CODE: Mapping[str, Status] = {
-    "link.message_compressed": Status.UNIMPLEMENTED,
-    "link.unknown_method": Status.UNIMPLEMENTED,
-    "link.deadline_exceeded": Status.DEADLINE_EXCEEDED,
-}
 # What a status without our trailers most likely means.
 KIND_OF_STATUS: Mapping[Status, ErrorKind] = {
     Status.NOT_FOUND: ErrorKind.NOT_FOUND,
@@ -54,38 +38,11 @@ KIND_OF_STATUS: Mapping[Status, ErrorKind] = {
 TEXT_MAX_CHARACTERS = 1000
 
 
-def refusal_in(error: BaseException) -> BackhaulError | None:
-    """The BackhaulError among an error's leaves, if nothing but those (and cancellations) are in it."""
-    refusals = []
-    for leaf in _leaves(error):
-        if isinstance(leaf, BackhaulError):
-            refusals.append(leaf)
-        elif not isinstance(leaf, trio.Cancelled):
-            return None
-    # A broken link is what the other errors of a group come from, or come with; the refusal says more.
-    refusals.sort(key=lambda refusal: isinstance(refusal, PeerGone))
-    return refusals[0] if refusals else None
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            yield from _leaves(part)
-    else:
-        yield error
-
-
-def is_only(kind: type[BaseException], error: BaseException) -> bool:
-    """Whether every leaf of `error` that is no cancellation is of this type, and there is one."""
-    leaves = [leaf for leaf in _leaves(error) if not isinstance(leaf, trio.Cancelled)]
-    return bool(leaves) and all(isinstance(leaf, kind) for leaf in leaves)
-
-
 def trailers_of(refusal: BackhaulError | None) -> Headers:
     """Trailing metadata that ends a call well (None) or with this refusal."""
     if refusal is None:
         return [("grpc-status", str(Status.OK.value))]
-    status = STATUS_OF_CODE.get(refusal.code) or STATUS_OF_KIND[refusal.kind]
+    status = Status[status_of(refusal)]
     trailers = [
         ("grpc-status", str(status.value)),
         ("grpc-message", encode_grpc_message(refusal.message[:TEXT_MAX_CHARACTERS])),

@@ -21,9 +21,10 @@ from h2.errors import ErrorCodes
 
 from common.border import Transport
 from common.core.errors import BackhaulError
+from common.transport.gate import Gate
 from common.transport.stream import MessageTooLarge, PeerGone, PeerInfo
 from common.transport.streams import tcp
-from common.transport.streams.inbound import PREFIX, Gate, InboundMessages
+from common.transport.streams.inbound import PREFIX, InboundMessages
 from common.transport.streams.status import Headers
 from common.transport.streams.tls import identities_of
 

@@ -1,0 +1,76 @@
+"""What a handler's end means for its caller, the same on every carrier: a proper end, a refusal, or our failure.
+
+Groups are taken apart; a `BackhaulError` is a refusal and reaches the caller with its code; anything else is
+answered as `link.handler_failed`, which tells nothing of our insides, and is logged once with its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import structlog
+import trio
+
+from common.core.errors import BackhaulError, ErrorKind
+from common.transport.stream import PeerClosed, PeerGone
+
+log = structlog.get_logger()
+
+_STATUS_OF_KIND: Mapping[ErrorKind, str] = {
+    ErrorKind.INVALID: "INVALID_ARGUMENT",
+    ErrorKind.FORBIDDEN: "PERMISSION_DENIED",
+    ErrorKind.NOT_FOUND: "NOT_FOUND",
+    ErrorKind.CONFLICT: "ABORTED",
+    ErrorKind.TOO_LARGE: "RESOURCE_EXHAUSTED",
+    ErrorKind.FULL: "RESOURCE_EXHAUSTED",
+    ErrorKind.UNAVAILABLE: "UNAVAILABLE",
+    ErrorKind.INTERNAL: "INTERNAL",
+}
+# Where gRPC has a word of its own for one of our codes.
+_STATUS_OF_CODE: Mapping[str, str] = {
+    "link.message_compressed": "UNIMPLEMENTED",
+    "link.unknown_method": "UNIMPLEMENTED",
+    "link.deadline_exceeded": "DEADLINE_EXCEEDED",
+}
+
+
+def status_of(refusal: BackhaulError) -> str:
+    """The gRPC status that a refusal is answered with."""
+    return _STATUS_OF_CODE.get(refusal.code) or _STATUS_OF_KIND[refusal.kind]
+
+
+def stopping() -> BackhaulError:
+    """What a call is told that still runs when its server stops."""
+    return PeerGone("link.stopping", "the service is stopping", "dial again")
+
+
+def outcome_of(
+    error: BaseException, *, peer: str, path: str, warn: Callable[..., object] = log.warning
+) -> BackhaulError | None:
+    """What to tell the caller about what came out of a handler: None for a proper end. Logs one line.
+
+    Raises the cancellations of a group that holds other errors too: they belong to somebody further out.
+    """
+    leaves = [leaf for leaf in _leaves(error) if not isinstance(leaf, trio.Cancelled)]
+    if leaves and all(isinstance(leaf, PeerClosed) for leaf in leaves):
+        return None
+    refusals = [leaf for leaf in leaves if isinstance(leaf, BackhaulError)]
+    if refusals and len(refusals) == len(leaves):
+        # A broken link is what the other errors of a group come from, or come with; a refusal says more.
+        refusal = min(refusals, key=lambda leaf: isinstance(leaf, PeerGone))
+        warn("call.refused", peer=peer, path=path, code=refusal.code, reason=refusal.message)
+        return refusal
+    log.error("call.failed", peer=peer, path=path, exc_info=error)
+    if isinstance(error, BaseExceptionGroup):
+        cancelled, _ = error.split(trio.Cancelled)
+        if cancelled is not None:
+            raise cancelled
+    return BackhaulError("link.handler_failed", "the service failed", "see its log", kind=ErrorKind.INTERNAL)
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
