@@ -1,0 +1,170 @@
+"""House rules that no linter knows. Each failure says what to do about it.
+
+The rules look at files below the project's own folders, committed or not; what is made (`.venv`, caches) is left out.
+"""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = (
+    "common",
+    "edge_service",
+    "cloud_service",
+    "protos",
+    "tests",
+    "containers",
+    "requirements",
+    "docs",
+    "examples",
+    ".ci",
+)
+PRODUCT = ("common", "edge_service", "cloud_service")
+GENERATED = ROOT / "common" / "generated"
+MODULE_LINES_MAX = 400
+
+# Written so that no pattern finds itself.
+FOREIGN_WORDS = {
+    "a package index or image registry: people use their own": (
+        r"pyp[i][.]org|pythonhoste[d]|registry[.]npmj[s]|\b(docke[r]|ghc[r]|qua[y])[.]io\b"
+    ),
+    "a path of one machine": r"(?<![\w.])/wor[k]/|/roo[t]/\.pyenv",
+    "who or what wrote it: the repository speaks of the product only": (
+        r"(?i)claud[e]|anthropi[c]|chatgp[t]|\bCE[O]\b|co-authore[d]"
+    ),
+}
+
+
+def _files(*folders: str, suffix: str = "") -> Iterator[Path]:
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob(f"*{suffix}")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield path
+
+
+def _top_level_files() -> Iterator[Path]:
+    names = ("README.md", "Makefile", "pyproject.toml", ".gitignore", ".dockerignore")
+    yield from (ROOT / name for name in names if (ROOT / name).exists())
+
+
+def _text(path: Path) -> str | None:
+    """None for what is not text (a key, a database, a picture)."""
+    try:
+        return path.read_text()
+    except UnicodeDecodeError:
+        return None
+
+
+def _where(path: Path, text: str, offset: int) -> str:
+    return f"{path.relative_to(ROOT)}:{text.count(chr(10), 0, offset) + 1}"
+
+
+def _requirements(name: str) -> dict[str, str]:
+    """Package to pinned version (with its marker), as one lock file has it."""
+    lines = (ROOT / "requirements" / name).read_text().splitlines()
+    found = (re.match(r"([a-z0-9._-]+)(?:\[[^\]]*\])?==(\S+)", line) for line in lines)
+    return {match[1]: match[2] for match in found if match}
+
+
+def test_no_module_is_too_long_to_be_read_in_one_sitting() -> None:
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in _files(*PRODUCT, "tests", "examples", ".ci", suffix=".py")
+        if GENERATED not in path.parents and (lines := len(path.read_text().splitlines())) > MODULE_LINES_MAX
+    }
+    assert long == {}, f"over {MODULE_LINES_MAX} lines: find the second subject in it and give that a module of its own"
+
+
+def test_every_channel_has_a_bound() -> None:
+    unbounded = []
+    for path in _files(*PRODUCT, "tests", "examples", suffix=".py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and _called(node.func) == "open_memory_channel":
+                given = [ast.unparse(argument) for argument in (*node.args, *(word.value for word in node.keywords))]
+                if not given or re.search(r"\binf\b", given[0]):
+                    unbounded.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert unbounded == [], (
+        "a queue without a bound is memory without a bound: say how much, and who waits when it is full"
+    )
+
+
+def _called(function: ast.expr) -> str:
+    """`f` of `f(...)`, `a.f(...)` and `a.f[T](...)`."""
+    if isinstance(function, ast.Subscript):
+        function = function.value
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [
+        str(path.relative_to(ROOT))
+        for path in _files(*PRODUCT, "tests", "examples", ".ci", suffix=".py")
+        if path.parent == GENERATED or GENERATED not in path.parents
+        if not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+    assert silent == [], "begin the module with a docstring: what it is for, and what its reader should know first"
+
+
+def test_nothing_is_left_to_do() -> None:
+    left = [
+        _where(path, text, match.start())
+        for path in (*_files(*PRODUCT, "protos", "tests", "containers", "docs", "examples", ".ci"), *_top_level_files())
+        if (text := _text(path)) is not None
+        for match in re.finditer(r"\b(TOD[O]|FIXM[E]|XX[X])\b", text)
+    ]
+    assert left == [], "do it, or say in prose what is not there and why"
+
+
+@pytest.mark.parametrize("what", FOREIGN_WORDS)
+def test_the_repository_does_not_name(what: str) -> None:
+    found = [
+        f"{_where(path, text, match.start())}: {match[0]}"
+        for path in (*_files(*FOLDERS), *_top_level_files())
+        if (text := _text(path)) is not None
+        for match in re.finditer(FOREIGN_WORDS[what], text)
+    ]
+    assert found == [], f"names {what}"
+
+
+@pytest.mark.parametrize("name", ["edge.txt", "cloud.txt", "dev.txt"])
+def test_a_lock_file_pins_and_hashes_everything_and_names_no_source(name: str) -> None:
+    text = (ROOT / "requirements" / name).read_text()
+    assert "://" not in text
+    assert not re.search(r"^--", text, re.MULTILINE), "an option such as an index address belongs to whoever installs"
+    lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
+    assert lines
+    for line, following in pairwise([*lines, ""]):
+        if not line.startswith(" "):
+            assert re.match(r"[a-z0-9._-]+(\[[a-z,-]+\])?==\S+ .*\\$", line), f"not pinned: {line}"
+            assert following.startswith("    --hash=sha256:"), f"not hashed: {line}"
+
+
+@pytest.mark.parametrize("name", ["edge.txt", "cloud.txt"])
+def test_what_is_shipped_is_what_is_tested(name: str) -> None:
+    tested = _requirements("dev.txt")
+    shipped = _requirements(name)
+    assert {package: tested.get(package) for package in shipped} == shipped, "run `make lock`"
+
+
+def test_an_edge_is_shipped_without_a_postgres_driver() -> None:
+    assert "asyncpg" not in _requirements("edge.txt")
+    assert "asyncpg" in _requirements("cloud.txt")
+
+
+def test_the_generated_messages_are_those_of_the_protos(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, ROOT / ".ci" / "generate_messages.py", "--to", tmp_path], check=True)
+
+    fresh = {path.relative_to(tmp_path): path.read_text() for path in tmp_path.rglob("*.py")}
+    committed = {
+        path.relative_to(GENERATED): path.read_text()
+        for path in _files("common/generated", suffix=".py")
+        if path.parent != GENERATED
+    }
+    assert committed == fresh, "run `make proto`; never edit what it writes"
