@@ -27,9 +27,7 @@ class EdgeSettings(ServiceSettings):
             pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}",
         )
     )
-    cloud: Address = field(
-        metadata=about("Address of the cloud service, host:port.", default_port=CLOUD_GRPC_PORT)
-    )
+    cloud: Address = field(metadata=about("Address of the cloud service, host:port.", default_port=CLOUD_GRPC_PORT))
 
     journal: str = field(
         default="edge-journal.db",
@@ -77,9 +75,7 @@ class EdgeSettings(ServiceSettings):
         default=30.0, metadata=about("Longest wait between two tries.", minimum=0.01, maximum=86400)
     )
 
-    http_host: str = field(
-        default="127.0.0.1", metadata=about("Address of the HTTP intake and health pages.")
-    )
+    http_host: str = field(default="127.0.0.1", metadata=about("Address of the HTTP intake and health pages."))
     http_port: int = field(
         default=7580, metadata=about("Port of the HTTP intake; 0 takes a free one.", minimum=0, maximum=65535)
     )

@@ -8,7 +8,6 @@ on every storage: two that touch one entity may only when both are plain local a
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
 
 import outcome
 import trio
@@ -20,14 +19,7 @@ from common.journal.interface import Journal
 GROUP_MAX_EVENTS = 4_000
 GROUP_MAX_BYTES = 8 * 1024 * 1024
 QUEUE_MAX_REQUESTS = 10_000
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    request: AppendRequest
-    weight: int
-    done: trio.Event = field(default_factory=trio.Event)
-    result: outcome.Outcome[AppendOutcome] | None = None
+QUEUE_MAX_BYTES = 64 * 1024 * 1024
 
 
 class Group:
@@ -69,14 +61,38 @@ class Group:
         return True
 
 
+class Submitted:
+    """A request in the queue; its place in the log's order is taken."""
+
+    def __init__(self, request: AppendRequest) -> None:
+        self.request = request
+        self.weight = request.events.byte_size()
+        self._done = trio.Event()
+        self._result: outcome.Outcome[AppendOutcome] | None = None
+
+    async def wait(self) -> AppendOutcome:
+        """The outcome, after the synced commit. Raises what the journal raised for the whole group."""
+        await self._done.wait()
+        assert self._result is not None
+        return self._result.unwrap()
+
+    def settle(self, result: outcome.Outcome[AppendOutcome]) -> None:
+        """Tell who waits, once."""
+        if self._result is None:
+            self._result = result
+            self._done.set()
+
+
 class GroupCommit:
-    """The queue before a journal. Started by its owner with ``run``; callers use ``append``."""
+    """The queue before a journal. Started by its owner with ``run``; callers use ``append`` or ``submit``."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[Submitted] = deque()
+        self._queued_bytes = 0
         self._arrived = trio.Event()
-        self._room = trio.CapacityLimiter(QUEUE_MAX_REQUESTS)
+        self._room = trio.lowlevel.ParkingLot()
+        self._is_closed = False
         self.commits = 0
         self.events = 0
 
@@ -89,15 +105,23 @@ class GroupCommit:
         """Store ``request`` with the next group; returns after the synced commit.
 
         Cancelled while queued: it may still be stored. A caller that must know uses an append id and repeats.
-        A full queue makes the caller wait. Raises what the journal raised for the whole group.
         """
-        waiting = _Waiting(request, request.events.byte_size())
-        async with self._room:
-            self._queue.append(waiting)
-            self._arrived.set()
-            await waiting.done.wait()
-        assert waiting.result is not None
-        return waiting.result.unwrap()
+        return await (await self.submit(request)).wait()
+
+    async def submit(self, request: AppendRequest) -> Submitted:
+        """Take a place in the queue; what one task submits is stored in that order. A full queue makes the caller wait.
+
+        Raises ``journal.closing`` once the service stops.
+        """
+        submitted = Submitted(request)
+        while not self._is_closed and (len(self._queue) >= QUEUE_MAX_REQUESTS or self._queued_bytes >= QUEUE_MAX_BYTES):
+            await self._room.park()
+        if self._is_closed:
+            raise _closing()
+        self._queue.append(submitted)
+        self._queued_bytes += submitted.weight
+        self._arrived.set()
+        return submitted
 
     async def run(self) -> None:
         """Commit groups until cancelled; callers left waiting then are told ``journal.closing``."""
@@ -108,45 +132,37 @@ class GroupCommit:
                     await self._arrived.wait()
                 await self._commit(self._take())
         finally:
-            closing = BackhaulError(
-                "journal.closing",
-                "the service is stopping",
-                "repeat the append when it is back",
-                retry_after_s=1.0,
-            )
-            for waiting in self._queue:
-                waiting.result = outcome.Error(closing)
-                waiting.done.set()
-            self._queue.clear()
+            self._is_closed = True
+            self._room.unpark_all()
+            while self._queue:
+                self._queue.popleft().settle(outcome.Error(_closing()))
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[Submitted]:
         """The longest prefix of the queue that may share a commit: order of arrival is order in the log."""
         group, taken = Group(), []
         while self._queue and group.admit(self._queue[0].request, self._queue[0].weight):
             taken.append(self._queue.popleft())
+            self._queued_bytes -= taken[-1].weight
         assert taken, "the first request of a group is always admitted"
+        self._room.unpark_all()
         return taken
 
-    async def _commit(self, taken: list[_Waiting]) -> None:
+    async def _commit(self, taken: list[Submitted]) -> None:
         try:
-            outcomes = await self._journal.append_group([waiting.request for waiting in taken])
-        except BackhaulError as error:
-            for waiting in taken:
-                waiting.result = outcome.Error(error)
-        else:
+            outcomes = await self._journal.append_group([submitted.request for submitted in taken])
             self.commits += 1
-            for waiting, told in zip(taken, outcomes, strict=True):
-                waiting.result = outcome.Value(told)
-                self.events += len(waiting.request.events)
+            for submitted, told in zip(taken, outcomes, strict=True):
+                self.events += len(submitted.request.events)
+                submitted.settle(outcome.Value(told))
+        except BackhaulError as error:
+            for submitted in taken:
+                submitted.settle(outcome.Error(error))
         finally:
-            for waiting in taken:
-                if waiting.result is None:
-                    waiting.result = outcome.Error(
-                        BackhaulError(
-                            "journal.closing",
-                            "the service is stopping",
-                            "repeat the append",
-                            retry_after_s=1.0,
-                        )
-                    )
-                waiting.done.set()
+            for submitted in taken:  # cancelled in the middle
+                submitted.settle(outcome.Error(_closing()))
+
+
+def _closing() -> BackhaulError:
+    return BackhaulError(
+        "journal.closing", "the service is stopping", "repeat the append when it is back", retry_after_s=1.0
+    )

@@ -1,0 +1,58 @@
+"""Intake for volume: columns over gRPC (``protos/backhaul/v1/intake.proto``), one append or a stream of them.
+
+On a stream the next requests are read while earlier ones wait for their commit, up to a bound; answers keep the order.
+A refused request is answered in its place and ends nothing.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from common.core.errors import BackhaulError
+from common.journal.group_commit import Submitted
+from common.transport import codec
+from common.transport.stream import MessageStream, Methods, PeerClosed, PeerInfo, StreamMethod, UnaryMethod
+from edge_service.intake import Intake, stored
+
+APPEND_PATH = "/backhaul.v1.Intake/Append"
+APPEND_STREAM_PATH = "/backhaul.v1.Intake/AppendStream"
+_WAITING_MAX = 16
+
+
+def intake_methods(intake: Intake) -> Methods:
+    """The gRPC methods of the intake, by path."""
+
+    async def append(request: bytes, _peer: PeerInfo) -> bytes:
+        done = await intake.append(codec.decode_append_request(request))
+        return codec.encode_append_reply(done.first_position, done.seq_nr, done.repeated)
+
+    async def append_stream(stream: MessageStream) -> None:
+        to_answer, answers = trio.open_memory_channel[Submitted | BackhaulError](_WAITING_MAX)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_answer, answers, stream)
+            async with to_answer:
+                try:
+                    while True:
+                        await to_answer.send(await submit(await stream.receive()))
+                except PeerClosed:
+                    pass
+
+    async def submit(request: bytes) -> Submitted | BackhaulError:
+        try:
+            return await intake.submit(codec.decode_append_request(request))
+        except BackhaulError as error:
+            return error
+
+    return {APPEND_PATH: UnaryMethod(append), APPEND_STREAM_PATH: StreamMethod(append_stream)}
+
+
+async def _answer(answers: trio.MemoryReceiveChannel[Submitted | BackhaulError], stream: MessageStream) -> None:
+    async for waiting in answers:
+        try:
+            if isinstance(waiting, BackhaulError):
+                raise waiting
+            done = await stored(waiting)
+            answer = codec.encode_append_reply(done.first_position, done.seq_nr, done.repeated)
+        except BackhaulError as error:
+            answer = codec.encode_append_error(error)
+        await stream.send(answer)
