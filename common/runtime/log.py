@@ -204,8 +204,8 @@ class _LibraryHandler(logging.Handler):
             message = record.getMessage()
         except Exception:  # noqa: BLE001 - a library's broken format string is not our failure
             message = str(record.msg)
-        fields: dict[str, Any] = {"exc_info": record.exc_info} if record.exc_info else {}
+        exc: dict[str, Any] = {"exc_info": record.exc_info} if record.exc_info else {}
         if record.levelno >= logging.ERROR:
-            self._log.error("library.logged", library=record.name, message=message, repeat_key=record.name, **fields)
+            self._log.error("library.logged", library=record.name, message=message, repeat_key=record.name, **exc)
         else:
-            self._log.warning("library.logged", library=record.name, message=message, repeat_key=record.name, **fields)
+            self._log.warning("library.logged", library=record.name, message=message, repeat_key=record.name, **exc)
