@@ -242,7 +242,7 @@ def _address(raw: object, default_port: int | None) -> object:
         return _WRONG
     if raw.startswith("["):
         host, bracket, rest = raw[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
+        if not bracket or ":" not in host or (rest and not rest.startswith(":")):
             return _WRONG
         port_text = rest[1:] if rest else None
     elif raw.count(":") > 1:  # a bare IPv6 address; its port cannot be told from its last group

@@ -158,7 +158,7 @@ def load(
     return Loaded(settings, origins)
 
 
-def describe(loaded: Loaded[S]) -> list[Described]:
+def describe(loaded: Loaded[Any]) -> list[Described]:
     """Every key with its effective value and origin, in the order of declaration, fit to be printed."""
     return [
         Described(
