@@ -1,0 +1,70 @@
+"""Numbered schema steps of a journal's database: which exist, which are still to be run.
+
+A step is a file ``sql/<database>/NNNN_name.sql`` of this package. Numbers begin at 1 and have no holes; a step that was
+ever released is never edited. Every database keeps the numbers it has run in its table ``schema_version``; the storage
+runs the pending ones under its own lock, each in one transaction with its row there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+from common.core.errors import ConfigurationError
+
+_FILE_NAME = re.compile(r"([0-9]{4})_([a-z0-9_]+)\.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One schema step: ``sql`` may hold many statements."""
+
+    version: int
+    name: str
+    sql: str
+
+
+def load_migrations(database: str) -> tuple[Migration, ...]:
+    """The steps shipped for ``database`` (``"sqlite"`` or ``"postgres"``), in order."""
+    folder = files("common.journal") / "sql" / database
+    return ordered({entry.name: entry.read_text("utf-8") for entry in folder.iterdir() if entry.is_file()})
+
+
+def ordered(texts: Mapping[str, str]) -> tuple[Migration, ...]:
+    """Steps from file names and their texts; a wrong name or a hole is a mistake of ours, so it is asserted."""
+    steps = []
+    for file_name in sorted(texts):
+        match = _FILE_NAME.fullmatch(file_name)
+        assert match, f"not a migration's file name: {file_name!r}"
+        steps.append(Migration(int(match[1]), match[2], texts[file_name]))
+    versions = [step.version for step in steps]
+    assert versions == list(range(1, len(steps) + 1)), f"migrations are not numbered 1, 2, 3 …: {versions}"
+    return tuple(steps)
+
+
+def pending(known: Sequence[Migration], applied: Iterable[int]) -> Sequence[Migration]:
+    """The steps still to be run on a database that has run ``applied``.
+
+    Raises:
+        ConfigurationError: ``journal.schema_newer`` when the database has seen a later version of this program.
+    """
+    done = max(applied, default=0)
+    check_not_newer("the journal", done, len(known))
+    return known[done:]
+
+
+def check_not_newer(what: str, stored: int, known: int) -> None:
+    """Refuse tables that a later version has changed: this one cannot know what they mean.
+
+    Raises:
+        ConfigurationError: ``journal.schema_newer``.
+    """
+    if stored > known:
+        raise ConfigurationError(
+            "journal.schema_newer",
+            f"{what} has schema version {stored}, this program knows up to {known}",
+            hint="start the version that wrote it, or a later one",
+            details={"stored": stored, "known": known},
+        )

@@ -1,0 +1,279 @@
+"""``Journal`` over one SQLite file: takes turns on its two connections and runs each piece of work through a runner.
+
+What is done is in the modules beside this one; here is who may do it when. All changes go through the writer, one
+transaction at a time; reads go through the reader and never wait for a commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import apsw
+import trio
+
+from common.core.append import AppendOutcome, AppendRequest, StatedRange
+from common.core.batch import EventBatch
+from common.core.history import Generation, History, Offset, OriginState, ResumeDecision, begin_generation
+from common.core.ids import ALL_SLICES, SliceRange
+from common.core.judge import EntityHead
+from common.journal.interface import (
+    JournalStats,
+    LogPage,
+    ParkedRow,
+    ProjectionLease,
+    ProjectionRow,
+    Statement,
+    StoredRange,
+    TrimLimit,
+)
+from common.journal.prompt import Prompt
+from common.journal.sqlite import log, origins, parked, projections
+from common.journal.sqlite.append import Appender
+from common.journal.sqlite.connection import (
+    Runner,
+    SqliteFile,
+    coded_errors,
+    open_file,
+    select,
+    thread_runner,
+    transaction,
+)
+from common.journal.sqlite.statements import run_query
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def open_sqlite_journal(
+    path: str | Path,
+    *,
+    now_us: Callable[[], int],
+    new_id: Callable[[], str],
+    runner: Runner | None = None,
+    max_bytes: int | None = None,
+    vfs: str | None = None,
+) -> AsyncIterator[SqliteJournal]:
+    """Open the file at ``path``, made when missing, and begin a new generation in it.
+
+    ``runner`` is ``thread_runner()`` unless given. ``max_bytes`` caps file and WAL together. ``vfs`` names another of
+    SQLite's file layers, for tests of durability.
+
+    Raises:
+        BackhaulError: what ``connection.open_file`` raises; nothing of another program's file is changed.
+    """
+    run = runner or thread_runner()
+    file, history = await run(_open, Path(path), now_us, new_id, max_bytes, vfs)
+    try:
+        yield SqliteJournal(file, run, history, now_us)
+    finally:
+        with trio.CancelScope(shield=True):  # bounded: closing checkpoints at most a WAL
+            await run(file.close)
+
+
+def _open(
+    path: Path, now_us: Callable[[], int], new_id: Callable[[], str], max_bytes: int | None, vfs: str | None
+) -> tuple[SqliteFile, History]:
+    file = open_file(path, max_bytes=max_bytes, vfs=vfs, now_us=now_us)
+    try:
+        with coded_errors(path), file.reserve(), transaction(file.writer):
+            return file, _begin_generation(file.writer, new_id)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _begin_generation(writer: apsw.Connection, new_id: Callable[[], str]) -> History:
+    writer.execute("INSERT OR IGNORE INTO journal VALUES (1, ?, 0, 0, 0)", (new_id(),))
+    journal_id, head = writer.execute("SELECT journal_id, head_position FROM journal").get
+    stored = select(writer, "SELECT generation_id, first_position FROM generation ORDER BY first_position")
+    generations = begin_generation([Generation(*row) for row in stored], new_id(), head)
+    writer.execute(
+        "DELETE FROM generation WHERE first_position NOT BETWEEN ? AND ?", (generations[0].first_position, head)
+    )
+    writer.execute("INSERT INTO generation VALUES (?, ?)", (head + 1, generations[-1].id))
+    return History(journal_id, generations, head)
+
+
+class SqliteJournal:
+    """``common.journal.interface.Journal`` over an open file; made by ``open_sqlite_journal``."""
+
+    def __init__(self, file: SqliteFile, run: Runner, history: History, now_us: Callable[[], int]) -> None:
+        self._file = file
+        self._run = run
+        self._now_us = now_us
+        self._history = history
+        self._appender = Appender(file.writer)
+        self._writer_turn = trio.Lock()
+        self._reader_turn = trio.Lock()
+        self.prompt = Prompt(history.head_position)
+
+    @property
+    def history(self) -> History:
+        """Journal id and generations as of opening, head as last known here."""
+        return History(self._history.journal_id, self._history.generations, self.prompt.position)
+
+    async def _write(self, fn: Callable[Concatenate[apsw.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``fn`` in a transaction that may use the pages kept in reserve."""
+
+        def work() -> T:
+            with coded_errors(self._file.path), self._file.reserve(), transaction(self._file.writer):
+                return fn(self._file.writer, *args, **kwargs)
+
+        async with self._writer_turn:
+            return await self._run(work)
+
+    async def _read(self, fn: Callable[Concatenate[apsw.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        def work() -> T:
+            with coded_errors(self._file.path):
+                return fn(self._file.reader, *args, **kwargs)
+
+        async with self._reader_turn:
+            return await self._run(work)
+
+    # -- the log -----------------------------------------------------------------------------------------------------
+    async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
+        """See ``Journal.append_group``."""
+
+        def work() -> tuple[list[AppendOutcome], int]:
+            with coded_errors(self._file.path):
+                return self._appender.append_group(requests, self._now_us())
+
+        async with self._writer_turn:
+            outcomes, head = await self._run(work)
+        self.prompt.raise_to(head)
+        return outcomes
+
+    async def read(
+        self,
+        after: int,
+        *,
+        max_events: int,
+        max_bytes: int,
+        slices: SliceRange = ALL_SLICES,
+        entity_type: str | None = None,
+    ) -> LogPage:
+        """See ``Journal.read``. A condition that leaves nothing of a stretch makes it look at the next one."""
+        page = await self._read(log.look, after, max_events, max_bytes, slices, entity_type)
+        while not page.events and page.through < page.head:
+            page = await self._read(log.look, page.through, max_events, max_bytes, slices, entity_type)
+        return page
+
+    async def read_entity(
+        self, persistence_id: str, from_seq_nr: int, to_seq_nr: int, *, max_events: int
+    ) -> EventBatch:
+        """See ``Journal.read_entity``."""
+        return await self._read(log.read_entity, persistence_id, from_seq_nr, to_seq_nr, max_events)
+
+    async def entity_head(self, persistence_id: str) -> EntityHead | None:
+        """See ``Journal.entity_head``."""
+        return await self._read(log.entity_head, persistence_id)
+
+    async def stats(self) -> JournalStats:
+        """See ``Journal.stats``."""
+        return await self._read(lambda _: log.stats(self._file))
+
+    async def deleted_ranges(self, after: int, through: int) -> list[StatedRange]:
+        """See ``Journal.deleted_ranges``."""
+        return await self._read(log.deleted_ranges, after, through)
+
+    async def trim(self, limit: TrimLimit) -> int:
+        """See ``Journal.trim``."""
+        return await self._write(log.trim, limit)
+
+    async def forget_append_ids(self, stored_before_us: int, max_rows: int) -> int:
+        """See ``Journal.forget_append_ids``."""
+        return await self._write(log.forget_append_ids, stored_before_us, max_rows)
+
+    # -- origins -----------------------------------------------------------------------------------------------------
+    async def open_session(self, origin_id: str, instance: str, history: History) -> ResumeDecision:
+        """See ``Journal.open_session``."""
+        return await self._write(origins.open_session, origin_id, instance, history, self._now_us())
+
+    async def origins(self) -> list[OriginState]:
+        """See ``Journal.origins``."""
+        return await self._read(origins.origins)
+
+    async def forget_superseded(self, origin_id: str) -> bool:
+        """See ``Journal.forget_superseded``."""
+        return await self._write(origins.forget_superseded, origin_id)
+
+    async def stored_ranges(self, persistence_id: str) -> list[StoredRange]:
+        """See ``Journal.stored_ranges``."""
+        return [kept for _, kept in await self._read(origins.stored_ranges, persistence_id)]
+
+    # -- parked events -----------------------------------------------------------------------------------------------
+    async def parked(
+        self, *, origin_id: str | None = None, after_id: int = 0, max_rows: int = 1_000
+    ) -> list[ParkedRow]:
+        """See ``Journal.parked``."""
+        return await self._read(parked.parked, origin_id, after_id, max_rows)
+
+    async def parked_row(self, row_id: int) -> ParkedRow | None:
+        """See ``Journal.parked_row``."""
+        return await self._read(parked.parked_row, row_id)
+
+    async def retry_parked(self, persistence_id: str, *, accept_gap: bool) -> tuple[int, str]:
+        """See ``Journal.retry_parked``."""
+        return await self._write_heads(parked.retry, persistence_id, accept_gap, self._now_us())
+
+    async def discard_parked(self, row_id: int) -> bool:
+        """See ``Journal.discard_parked``."""
+        return await self._write_heads(parked.discard, row_id, self._now_us())
+
+    async def _write_heads(
+        self, fn: Callable[Concatenate[apsw.Connection, Appender, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As ``_write``, for an operator's command that changes entity heads and may add events."""
+
+        def work(writer: apsw.Connection) -> tuple[T, int]:
+            self._appender.forget_all()
+            result = fn(writer, Appender(writer), *args, **kwargs)
+            return result, log.head_position(writer)
+
+        result, head = await self._write(work)
+        self.prompt.raise_to(head)
+        return result
+
+    # -- cursors -----------------------------------------------------------------------------------------------------
+    async def load_cursor(self, name: str) -> Offset | None:
+        """See ``Journal.load_cursor``."""
+        return await self._read(origins.load_cursor, name)
+
+    async def save_cursor(self, name: str, offset: Offset) -> None:
+        """See ``Journal.save_cursor``."""
+        await self._write(origins.save_cursor, name, offset)
+
+    # -- projections -------------------------------------------------------------------------------------------------
+    async def migrate(self, name: str, steps: Sequence[Sequence[str]]) -> None:
+        """See ``ProjectionStore.migrate``."""
+        await self._write(projections.migrate, name, steps)
+
+    async def acquire(self, name: str, slices: SliceRange, owner: str, lease_s: float) -> ProjectionLease | None:
+        """See ``ProjectionStore.acquire``."""
+        return await self._write(projections.acquire, name, slices, owner, lease_s, self._now_us())
+
+    async def release(self, lease: ProjectionLease) -> None:
+        """See ``ProjectionStore.release``."""
+        await self._write(projections.release, lease)
+
+    async def commit(
+        self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
+    ) -> ProjectionLease:
+        """See ``ProjectionStore.commit``."""
+        return await self._write(projections.commit, lease, position, statements, lease_s, self._now_us())
+
+    async def rows(self) -> list[ProjectionRow]:
+        """See ``ProjectionStore.rows``."""
+        return await self._read(projections.rows, self._now_us())
+
+    async def set_paused(self, name: str, paused: bool) -> int:
+        """See ``ProjectionStore.set_paused``."""
+        return await self._write(projections.set_paused, name, paused)
+
+    async def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """See ``ProjectionStore.query``."""
+        return await self._read(run_query, sql, args)

@@ -1,0 +1,182 @@
+"""Journals received here: their sessions and places, what they stated, what was parked. Runs in the writer's thread.
+
+Functions on a connection are for both threads; ``Origins`` is what a group of appends needs inside its transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import repeat
+from typing import Any
+
+import apsw
+import orjson
+
+from common.core.append import Fenced, OutOfStep, ParkedEvent, PushedAppend, StatedRange
+from common.core.history import Generation, History, Offset, OriginState, Resume, ResumeDecision, decide_resume
+from common.journal.interface import StoredRange
+from common.journal.sqlite.connection import insert_rows, select
+
+_ORIGIN_COLUMNS = (
+    "origin_id, session, instance, branch, journal_id, generation_id, position, timestamp_us, persistence_id, seq_nr,"
+    " generations, superseded, last_seen_us, fenced_instance"
+)
+
+
+class Origins:
+    """The origins of one group of appends, inside its transaction."""
+
+    def __init__(self, writer: apsw.Connection, now_us: int) -> None:
+        self._writer = writer
+        self._now_us = now_us
+
+    def compare(self, request: PushedAppend) -> Fenced | OutOfStep | None:
+        """Why the batch is not the next one of its origin's newest connection, or None."""
+        row = self._writer.execute("SELECT session, position FROM origin WHERE origin_id = ?", (request.origin_id,)).get
+        session, position = row or (0, 0)
+        if session != request.session or not session:
+            return Fenced(session)
+        return None if position == request.after_position else OutOfStep(position)
+
+    def move(self, origin_id: str, through: Offset) -> None:
+        """Everything up to ``through`` is stored or parked by this transaction."""
+        self._writer.execute(
+            "UPDATE origin SET journal_id = ?, generation_id = ?, position = ?, timestamp_us = ?, persistence_id = ?,"
+            " seq_nr = ? WHERE origin_id = ?",
+            (*_offset_values(through), origin_id),
+        )
+
+    def parked_count(self, origin_id: str) -> int:
+        """How many events of the origin are parked."""
+        count: int = self._writer.execute("SELECT count(*) FROM parked WHERE origin_id = ?", (origin_id,)).get
+        return count
+
+    def park(self, request: PushedAppend, parked: Sequence[tuple[int, ParkedEvent]]) -> None:
+        """Set the events at these indexes of the batch aside, as they came."""
+        n = len(parked)
+        events = request.events.select([index for index, _ in parked])
+        columns: tuple[Iterable[Any], ...] = (
+            repeat(None, n),  # the next id
+            repeat(request.origin_id, n),
+            repeat(request.branch, n),
+            [event.code for _, event in parked],
+            repeat(self._now_us, n),
+            *events.columns(),
+        )
+        insert_rows(self._writer, "parked", 18, columns)
+
+    def keep_ranges(self, origin_id: str, branch: int, ranges: Sequence[StatedRange]) -> None:
+        """Remember why these numbers will never come."""
+        n = len(ranges)
+        columns = (
+            repeat(None, n),
+            [stated.persistence_id for stated in ranges],
+            repeat(origin_id, n),
+            [stated.from_seq_nr for stated in ranges],
+            [stated.to_seq_nr for stated in ranges],
+            repeat(branch, n),
+            [stated.reason for stated in ranges],
+            repeat(self._now_us, n),
+        )
+        insert_rows(self._writer, "stated_range", 8, columns)
+
+
+def open_session(
+    writer: apsw.Connection, origin_id: str, instance: str, history: History, now_us: int
+) -> ResumeDecision:
+    """See ``Journal.open_session``; the caller holds the transaction."""
+    known = next(iter(origins(writer, origin_id)), None)
+    decision = decide_resume(known, origin_id, instance, history, now_us)
+    if decision.resume is not Resume.SUPERSEDED:
+        _write_origin(writer, decision.state)
+    return decision
+
+
+def origins(connection: apsw.Connection, origin_id: str | None = None) -> list[OriginState]:
+    """All origins ever seen, or the one asked for."""
+    condition = "" if origin_id is None else "WHERE origin_id = ?"
+    rows = select(
+        connection,
+        f"SELECT {_ORIGIN_COLUMNS} FROM origin {condition} ORDER BY origin_id",
+        () if origin_id is None else (origin_id,),
+    )
+    return [
+        OriginState(
+            origin_id=row[0],
+            session=row[1],
+            instance=row[2],
+            branch=row[3],
+            stored=Offset(*row[4:10]),
+            generations=tuple(Generation(*generation) for generation in orjson.loads(row[10])),
+            superseded=tuple(orjson.loads(row[11])),
+            last_seen_us=row[12],
+            fenced_instance=row[13],
+        )
+        for row in rows
+    ]
+
+
+def forget_superseded(writer: apsw.Connection, origin_id: str) -> bool:
+    """See ``Journal.forget_superseded``; the caller holds the transaction."""
+    for known in origins(writer, origin_id):
+        _write_origin(writer, replace(known, superseded=()))
+        return True
+    return False
+
+
+def _write_origin(writer: apsw.Connection, state: OriginState) -> None:
+    generations = [(generation.id, generation.first_position) for generation in state.generations]
+    writer.execute(
+        f"INSERT OR REPLACE INTO origin ({_ORIGIN_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            state.origin_id,
+            state.session,
+            state.instance,
+            state.branch,
+            *_offset_values(state.stored),
+            orjson.dumps(generations).decode(),
+            orjson.dumps(state.superseded).decode(),
+            state.last_seen_us,
+            state.fenced_instance,
+        ),
+    )
+
+
+def stored_ranges(connection: apsw.Connection, persistence_id: str) -> list[tuple[int, StoredRange]]:
+    """The entity's stated ranges with the branch each was stated on, oldest first."""
+    rows = select(
+        connection,
+        "SELECT branch, origin_id, from_seq_nr, to_seq_nr, reason, received_us FROM stated_range"
+        " WHERE persistence_id = ? ORDER BY id",
+        (persistence_id,),
+    )
+    return [
+        (branch, StoredRange(origin_id, StatedRange(persistence_id, from_seq_nr, to_seq_nr, reason), received_us))
+        for branch, origin_id, from_seq_nr, to_seq_nr, reason, received_us in rows
+    ]
+
+
+def load_cursor(reader: apsw.Connection, name: str) -> Offset | None:
+    """See ``Journal.load_cursor``."""
+    row = reader.execute(
+        "SELECT journal_id, generation_id, position, timestamp_us, persistence_id, seq_nr FROM cursor WHERE name = ?",
+        (name,),
+    ).get
+    return Offset(*row) if row else None
+
+
+def save_cursor(writer: apsw.Connection, name: str, offset: Offset) -> None:
+    """See ``Journal.save_cursor``; the caller holds the transaction."""
+    writer.execute("INSERT OR REPLACE INTO cursor VALUES (?, ?, ?, ?, ?, ?, ?)", (name, *_offset_values(offset)))
+
+
+def _offset_values(offset: Offset) -> tuple[str, str, int, int, str, int]:
+    return (
+        offset.journal_id,
+        offset.generation_id,
+        offset.position,
+        offset.timestamp_us,
+        offset.persistence_id,
+        offset.seq_nr,
+    )

@@ -1,0 +1,99 @@
+"""Events set aside: list and show them, judge them again, give one up. Runs in the storage's threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import apsw
+
+from common.core.append import StatedRange
+from common.core.batch import COLUMNS, Envelope, EventBatch, concat, split_metadata, split_tags
+from common.core.errors import BackhaulError, ErrorKind
+from common.core.judge import ParkedNumbers, discard_parked, judge_parked
+from common.journal.interface import ParkedRow
+from common.journal.sqlite.append import Appender, store_events, write_heads
+from common.journal.sqlite.connection import select
+from common.journal.sqlite.origins import Origins, stored_ranges
+
+_COLUMNS = f"id, origin_id, code, parked_us, {', '.join(COLUMNS)}"
+
+
+def _row(values: Sequence[object]) -> ParkedRow:
+    row_id, origin_id, code, parked_us, *event = values
+    named = dict(zip(COLUMNS, event, strict=True))
+    named["tags"] = split_tags(str(named["tags"]))
+    named["metadata"] = split_metadata(str(named["metadata"]))
+    return ParkedRow(row_id, origin_id, code, parked_us, Envelope(**named))  # type: ignore[arg-type]
+
+
+def parked(reader: apsw.Connection, origin_id: str | None, after_id: int, max_rows: int) -> list[ParkedRow]:
+    """See ``Journal.parked``."""
+    of_origin = "" if origin_id is None else " AND origin_id = ?"
+    args = (after_id, max_rows) if origin_id is None else (after_id, origin_id, max_rows)
+    rows = select(reader, f"SELECT {_COLUMNS} FROM parked WHERE id > ?{of_origin} ORDER BY id LIMIT ?", args)
+    return list(map(_row, rows))
+
+
+def parked_row(reader: apsw.Connection, row_id: int) -> ParkedRow | None:
+    """See ``Journal.parked_row``."""
+    values = reader.execute(f"SELECT {_COLUMNS} FROM parked WHERE id = ?", (row_id,)).get
+    return _row(values) if values else None
+
+
+def retry(
+    writer: apsw.Connection, appender: Appender, persistence_id: str, accept_gap: bool, now_us: int
+) -> tuple[int, str]:
+    """See ``Journal.retry_parked``; the caller holds the transaction."""
+    head = appender.heads([persistence_id]).get(persistence_id)
+    rows = select(
+        writer, f"SELECT branch, {_COLUMNS} FROM parked WHERE persistence_id = ? ORDER BY id", (persistence_id,)
+    )
+    own = {values[1]: values for values in rows if head and values[2] == head.owner}
+    if head is None or not own:
+        return 0, rows[0][3] if rows else ""
+    events = {row_id: EventBatch(*([value] for value in values[5:])) for row_id, values in own.items()}
+    numbers = [
+        ParkedNumbers(row_id, values[0], events[row_id].seq_nr[0], events[row_id].prev_seq_nr[0])
+        for row_id, values in own.items()
+    ]
+    ranges = [
+        (branch, kept.stated) for branch, kept in stored_ranges(writer, persistence_id) if kept.origin_id == head.owner
+    ]
+    judgement = judge_parked(head, numbers, ranges, accept_gap=accept_gap)
+    accepted = concat(events[row_id] for row_id in judgement.accepted)
+    if accepted:
+        accepted = replace(accepted, seq_nr=judgement.seq_nr, origin_seq_nr=accepted.seq_nr)
+        store_events(writer, accepted, now_us)
+        writer.executemany("DELETE FROM parked WHERE id = ?", [(row_id,) for row_id in judgement.accepted])
+    write_heads(writer, [head])
+    Origins(writer, now_us).keep_ranges(head.owner, head.branch, judgement.skipped)
+    return len(judgement.accepted), judgement.left
+
+
+def discard(writer: apsw.Connection, appender: Appender, row_id: int, now_us: int) -> bool:
+    """See ``Journal.discard_parked``; the caller holds the transaction."""
+    row = writer.execute(
+        "SELECT origin_id, persistence_id, branch, seq_nr, prev_seq_nr FROM parked WHERE id = ?", (row_id,)
+    ).get
+    if row is None:
+        return False
+    origin_id, persistence_id, branch, seq_nr, prev_seq_nr = row
+    first = writer.execute(
+        "SELECT min(id) FROM parked WHERE persistence_id = ? AND origin_id = ?", (persistence_id, origin_id)
+    ).get
+    if first != row_id:
+        raise BackhaulError(
+            "parked.not_first",
+            f"row {row_id} is not the first parked event of {persistence_id}",
+            hint=f"discard or retry row {first} first",
+            kind=ErrorKind.CONFLICT,
+        )
+    head = appender.heads([persistence_id]).get(persistence_id)
+    gone = StatedRange(persistence_id, seq_nr, seq_nr, "discarded")
+    if head and head.owner == origin_id:
+        gone = discard_parked(head, ParkedNumbers(row_id, branch, seq_nr, prev_seq_nr))
+        write_heads(writer, [head])
+    writer.execute("DELETE FROM parked WHERE id = ?", (row_id,))
+    Origins(writer, now_us).keep_ranges(origin_id, branch, [gone])
+    return True
