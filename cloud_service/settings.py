@@ -32,9 +32,7 @@ class CloudSettings(ServiceSettings):
     grpc_port: int = field(
         default=7443, metadata=about("Port edges connect to; 0 takes a free one.", minimum=0, maximum=65535)
     )
-    http_host: str = field(
-        default="127.0.0.1", metadata=about("Address of queries and health pages (plaintext).")
-    )
+    http_host: str = field(default="127.0.0.1", metadata=about("Address of queries and health pages (plaintext)."))
     http_port: int = field(
         default=7480,
         metadata=about("Port of queries and health pages; 0 takes one.", minimum=0, maximum=65535),

@@ -5,6 +5,7 @@ does not import on CPython 3.14). Only syntax that any Python 3 reads may be use
 """
 
 import sys
+from importlib.metadata import version
 
 
 def _refuse_other_pythons() -> None:
@@ -15,3 +16,5 @@ def _refuse_other_pythons() -> None:
 
 
 _refuse_other_pythons()
+
+VERSION = version("backhaul")

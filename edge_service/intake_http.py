@@ -90,7 +90,7 @@ def parse_request(body: object, key: str = "") -> LocalAppend:
 
 
 def _columns(rows: list[Any], key: str) -> LocalAppend:
-    names, types, payloads, codecs, times, tags, metadata = [], [], [], [], [], [], []  # type: ignore[var-annotated]
+    names, types, payloads, codecs, times, tags, metadata = [], [], [], [], [], [], []
     expected: dict[str, int] = {}
     for index, row in enumerate(rows):
         place = f"events[{index}]"

@@ -16,7 +16,7 @@ from typing import Any
 from common.core.errors import BackhaulError
 
 UNIT_SEPARATOR = "\x1f"
-# What an event weighs beside its payload, for bounds in bytes: ids, numbers and Python's objects, roughly.
+# What an event weighs beside its payload, for bounds in bytes: ids, numbers and framing, roughly.
 EVENT_OVERHEAD_BYTES = 120
 
 
@@ -94,7 +94,7 @@ class EventBatch:
             getattr(self, name).extend(getattr(other, name))
 
     def weights(self) -> list[int]:
-        """Bytes each event counts for in bounds: its payload and what goes with it."""
+        """Bytes each event counts for in bounds: its payload and a flat share for what goes with it."""
         return [len(payload) + EVENT_OVERHEAD_BYTES for payload in self.payload]
 
     def byte_size(self) -> int:

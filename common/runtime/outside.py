@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from common.core.errors import ConfigurationError
 from common.journal.interface import Journal
+from common.runtime.service_settings import ServiceSettings
 from common.transport.stream import Channel, Methods
 from common.transport.streams.tls import TlsFiles
 
@@ -78,6 +79,13 @@ class Outside:
     dial: Dial
     serve_grpc: ServeGrpc
     serve_http: ServeHttp
+
+
+def tls_files(settings: ServiceSettings) -> TlsFiles | None:
+    """The certificate files of the settings, or None for plaintext."""
+    if settings.tls_ca is None or settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return TlsFiles(certificate=settings.tls_cert, key=settings.tls_key, ca=settings.tls_ca)
 
 
 @asynccontextmanager

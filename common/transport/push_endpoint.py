@@ -84,17 +84,20 @@ class PushEndpoint:
         self._now_us = now_us
         self._live: dict[str, _EndpointStream] = {}
         self._drain: Drain | None = None
+        self._left = trio.lowlevel.ParkingLot()
 
     @property
     def streams(self) -> list[OriginStream]:
         """What is connected to this node now."""
         return [live.state for live in self._live.values()]
 
-    def drain(self, retry_after_s: float) -> None:
-        """Ask every edge, also those that still come, to finish and dial another node."""
+    async def drain(self, retry_after_s: float) -> None:
+        """Ask every edge, also those that still come, to finish and dial another node; returns when none is left."""
         self._drain = Drain(retry_after_s, "the node is stopping")
         for live in self._live.values():
             live.wake()
+        while self._live:
+            await self._left.park()
 
     async def serve(self, stream: MessageStream) -> None:
         """One stream, from Hello to its end. Raises BackhaulError for what the peer must be told."""
@@ -137,6 +140,7 @@ class PushEndpoint:
             finally:
                 if self._live.get(origin_id) is live:
                     del self._live[origin_id]
+                    self._left.unpark_all()
                 _log.info(
                     "push.disconnected",
                     session=start.session,

@@ -64,6 +64,10 @@ class LinkState:
     parked: int = 0
     last_code: str = ""
 
+    def whereabouts(self, position: int) -> dict[str, bool]:
+        """How far the event at ``position`` has come, as far as this process knows."""
+        return {"sent": position <= self.sent_position, "acked": position <= self.acked_position}
+
 
 async def push(
     stream: DialledStream,
@@ -195,9 +199,13 @@ class _PushStream:
         if len(events) != through - producer.position:  # events are missing: say which
             deleted = await self._journal.deleted_ranges(producer.position, _ANYWHERE)
             ranges = ranges_to_state(events, deleted)
-        generation_id = self._journal.history.generation_at(through)
-        batch = PushBatch(producer.position, through, generation_id, events, ranges)
+        batch = PushBatch(producer.position, through, self._journal.history.generation_at(through), events, ranges)
         message = codec.encode_from_edge(batch)
+        if len(message) > self._settings.limits.window_bytes and len(events) > 1:
+            # Tags and metadata can outweigh the payloads by which the page was cut.
+            half = len(events) // 2
+            await self._send_page(events.slice(0, half), events.position[half - 1])
+            return
         # Counted before the bytes leave: the ack may be there before `send` returns.
         producer.sent(batch, len(message), trio.current_time())
         self._state.sent_position = producer.position

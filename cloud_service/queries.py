@@ -1,0 +1,90 @@
+"""What programs may ask a cloud node: the built-in projections, by entity."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from common.core.batch import Envelope
+from common.core.errors import BackhaulError, ErrorKind
+from common.core.ids import persistence_id
+from common.journal.interface import Journal
+from common.projection.latest import latest_of
+from common.projection.tally import tally_of
+from common.runtime.http_app import json_response
+
+
+def projection_query_routes(journal: Journal, projections: frozenset[str]) -> list[BaseRoute]:
+    """``GET /v1/latest/{type}/{id}`` and ``GET /v1/tally/{type}/{id}``, for those that run."""
+
+    async def latest(request: Request) -> Response:
+        entity_type, entity_id = _entity(request)
+        event = await latest_of(journal, entity_type, entity_id)
+        if event is None:
+            raise _unknown(entity_type, entity_id)
+        return json_response(event_as_json(event))
+
+    async def tally(request: Request) -> Response:
+        entity_type, entity_id = _entity(request)
+        found = await tally_of(journal, persistence_id(entity_type, entity_id))
+        if found is None:
+            raise _unknown(entity_type, entity_id)
+        return json_response(
+            {
+                "entity_type": entity_type,
+                "entity_id": entity_id,
+                "events": found.events,
+                "checksum": found.checksum,
+                "first_seq_nr": found.first_seq_nr,
+                "last_seq_nr": found.last_seq_nr,
+                "out_of_order": found.out_of_order,
+            }
+        )
+
+    handlers = {"latest": latest, "tally": tally}
+    return [
+        Route(f"/v1/{name}/{{entity_type}}/{{entity_id:path}}", handler)
+        for name, handler in handlers.items()
+        if name in projections
+    ]
+
+
+def event_as_json(event: Envelope) -> dict[str, Any]:
+    """An event as it is shown: JSON payloads as they are, others in base64; times in UTC microseconds."""
+    entity_type, _, entity_id = event.persistence_id.partition("|")
+    shown: dict[str, Any] = {
+        "entity_type": entity_type,
+        "entity_id": entity_id,
+        "seq_nr": event.seq_nr,
+        "origin_seq_nr": event.origin_seq_nr,
+        "position": event.position,
+        "event_type": event.event_type,
+        "stored_us": event.stored_us,
+        "event_time_us": event.event_time_us or None,
+        "tags": list(event.tags),
+        "metadata": dict(event.metadata),
+        "codec": event.codec,
+    }
+    if event.codec == "json":
+        shown["payload"] = orjson.Fragment(event.payload)
+    else:
+        shown["payload_base64"] = base64.b64encode(event.payload).decode()
+    return shown
+
+
+def _entity(request: Request) -> tuple[str, str]:
+    return request.path_params["entity_type"], request.path_params["entity_id"]
+
+
+def _unknown(entity_type: str, entity_id: str) -> BackhaulError:
+    return BackhaulError(
+        "entity.unknown",
+        f"no event of {entity_type}|{entity_id} has been projected",
+        "check the name (edge entities carry the edge's prefix), or ask again in a moment",
+        kind=ErrorKind.NOT_FOUND,
+    )

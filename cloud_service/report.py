@@ -1,0 +1,164 @@
+"""How a cloud node is: one snapshot for ``/status``, the summary lines and the metrics, so that the three never differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+import trio
+
+from common.core.errors import BackhaulError
+from common.journal.group_commit import GroupCommit
+from common.journal.interface import Journal, JournalStats
+from common.projection.status import projection_status
+from common.runtime.metrics import Registry
+from common.transport.push_endpoint import PushEndpoint
+
+_log = structlog.get_logger()
+
+
+class CloudReport:
+    """Collects; ``refresh`` reads the journal, the rest shows what it found."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        commit: GroupCommit,
+        endpoint: PushEndpoint,
+        *,
+        node: str,
+        version: str,
+        now_us: Callable[[], int],
+    ) -> None:
+        self._journal = journal
+        self._commit = commit
+        self._endpoint = endpoint
+        self._node = node
+        self._version = version
+        self._now_us = now_us
+        self._stats: JournalStats | None = None
+        self._projections: list[dict[str, Any]] = []
+        self.unreadable = ""
+
+    async def refresh(self) -> None:
+        """Read the journal's head and sizes and every projection's lag."""
+        try:
+            self._stats = await self._journal.stats()
+            self._projections = [
+                {
+                    "name": status.row.name,
+                    "slices": str(status.row.slices),
+                    "position": status.row.position,
+                    "epoch": status.row.epoch,
+                    "owner": status.row.owner,
+                    "paused": status.row.paused,
+                    "lag_events": status.lag.events,
+                    "lag_s": round(status.lag.seconds, 3),
+                }
+                for status in await projection_status(self._journal, self._now_us)
+            ]
+            self.unreadable = ""
+        except BackhaulError as error:
+            self.unreadable = error.message
+            raise
+
+    async def watch(self, interval_s: float) -> None:
+        """Keep ``unreadable`` true to the present, for readiness, until cancelled."""
+        while True:
+            try:
+                await self._journal.stats()
+                self.unreadable = ""
+            except BackhaulError as error:
+                self.unreadable = error.message
+                _log.warning("journal.unreadable", code=error.code, reason=error.message, repeat_key=error.code)
+            await trio.sleep(interval_s)
+
+    async def status(self) -> dict[str, Any]:
+        """What ``/status`` shows; times in seconds, sizes in bytes, positions in this journal unless named otherwise."""
+        await self.refresh()
+        stats, history = self._stats, self._journal.history
+        assert stats
+        return {
+            "service": "cloud",
+            "node": self._node,
+            "version": self._version,
+            "journal": {
+                "id": history.journal_id,
+                "generation": history.generation_id,
+                "head": stats.head_position,
+                "first": stats.first_position,
+                "used_bytes": stats.used_bytes,
+                "parked": stats.parked,
+                "queued": self._commit.queued,
+            },
+            "projections": self._projections,
+            "edges": [
+                {
+                    "id": stream.origin_id,
+                    "address": stream.address,
+                    "session": stream.session,
+                    "for_s": round((self._now_us() - stream.since_us) / 1e6, 3),
+                    "resume": stream.resume,
+                    "edge_head": stream.head_position,
+                    "received": stream.received_position,
+                    "stored": stream.stored_position,
+                    "lag_events": max(0, stream.head_position - stream.stored_position),
+                    "parked": stream.parked,
+                    "clock_skew_s": round(stream.clock_skew_s, 3),
+                }
+                for stream in self._endpoint.streams
+            ],
+        }
+
+    async def summarise(self, interval_s: float) -> None:
+        """Log ``node.summary`` until cancelled."""
+        events, commits = self._commit.events, self._commit.commits
+        while True:
+            await trio.sleep(interval_s)
+            try:
+                await self.refresh()
+            except BackhaulError as error:
+                _log.warning("journal.unreadable", code=error.code, reason=error.message, repeat_key=error.code)
+                continue
+            stats = self._stats
+            assert stats
+            _log.info(
+                "node.summary",
+                edges=len(self._endpoint.streams),
+                head=stats.head_position,
+                used_bytes=stats.used_bytes,
+                parked=stats.parked,
+                events_per_s=round((self._commit.events - events) / interval_s, 1),
+                commits_per_s=round((self._commit.commits - commits) / interval_s, 1),
+                queued=self._commit.queued,
+                lag_events=max((entry["lag_events"] for entry in self._projections), default=0),
+                lag_s=max((entry["lag_s"] for entry in self._projections), default=0.0),
+            )
+            events, commits = self._commit.events, self._commit.commits
+
+    def register(self, metrics: Registry) -> None:
+        """Offer the numbers to Prometheus; those of journal and projections are as of the last refresh."""
+        commit, endpoint = self._commit, self._endpoint
+        metrics.gauge("edges_connected", "Edges connected to this node.", lambda: len(endpoint.streams))
+        metrics.gauge(
+            "edges_lag_events",
+            "Events that connected edges said they have and that are not stored.",
+            lambda: sum(max(0, stream.head_position - stream.stored_position) for stream in endpoint.streams),
+        )
+        metrics.gauge("journal_head_position", "Last position.", lambda: self._journal.history.head_position)
+        metrics.gauge("journal_used_bytes", "Bytes in use.", lambda: self._stats.used_bytes if self._stats else 0)
+        metrics.gauge("journal_parked_events", "Parked events.", lambda: self._stats.parked if self._stats else 0)
+        metrics.gauge("journal_commits", "Commits of this node since start.", lambda: commit.commits)
+        metrics.gauge("journal_stored_events", "Events taken in by this node since start.", lambda: commit.events)
+        metrics.gauge("journal_queued_requests", "Appends that wait for the next commit.", lambda: commit.queued)
+        metrics.gauge(
+            "projection_lag_events",
+            "Largest lag of any range.",
+            lambda: max((entry["lag_events"] for entry in self._projections), default=0),
+        )
+        metrics.gauge(
+            "projection_lag_seconds",
+            "Largest lag of any range.",
+            lambda: max((entry["lag_s"] for entry in self._projections), default=0.0),
+        )

@@ -1,0 +1,174 @@
+"""A cloud node, composed: which parts there are, who owns whom, and in which order they end.
+
+Outside to inside: journal, its one writer, the doors (gRPC for edges, HTTP for people and programs), projections and
+housekeeping. Any number of nodes run this over one PostgreSQL: all state is there. Leaving goes the other way: edges are
+asked to dial another node, what they sent is stored and acknowledged, then the doors close.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+import trio
+from common.runtime.journal_routes import origin_routes, parked_routes, projection_routes, read_routes
+
+from cloud_service.queries import projection_query_routes
+from cloud_service.report import CloudReport
+from cloud_service.settings import CloudSettings
+from common import VERSION
+from common.core.errors import ConfigurationError
+from common.core.push_messages import PushLimits
+from common.journal.group_commit import GroupCommit
+from common.journal.interface import Journal
+from common.projection.handlers import Handler
+from common.projection.latest import LATEST
+from common.projection.progress import ProjectionSettings
+from common.projection.projection import run_projections
+from common.projection.tally import TALLY
+from common.runtime.health import Readiness, health_routes
+from common.runtime.http_app import HttpApp
+from common.runtime.metrics import Registry
+from common.runtime.outside import Outside, tls_files
+from common.transport.push_endpoint import PUSH_PATH, EndpointSettings, PushEndpoint
+from common.transport.stream import StreamMethod
+
+_log = structlog.get_logger()
+
+_HANDLERS = {handler.name: handler for handler in (LATEST, TALLY)}
+_WATCH_S = 2.0
+_REDIAL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class CloudPorts:
+    """Where the started node listens."""
+
+    grpc: int
+    http: int
+
+
+async def serve(
+    settings: CloudSettings,
+    outside: Outside,
+    stop: trio.Event,
+    *,
+    task_status: trio.TaskStatus[CloudPorts] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run the node until ``stop`` is set, then drain. Raises ConfigurationError and what must end the process."""
+    handlers = [_handler(name) for name in settings.projections]
+    node = settings.node or socket.gethostname()
+    async with (
+        outside.open_journal(settings.journal, max_bytes=None, prompted=not settings.poll_only) as journal,
+        _writer(journal) as commit,
+    ):
+        endpoint = PushEndpoint(journal, commit.append, _endpoint_settings(settings), outside.now_us)
+        report = CloudReport(journal, commit, endpoint, node=node, version=VERSION, now_us=outside.now_us)
+        readiness, metrics = Readiness(), Registry("backhaul_cloud")
+        readiness.add("journal", lambda: report.unreadable or None)
+        readiness.add("draining", lambda: "the node is stopping" if stop.is_set() else None)
+        report.register(metrics)
+        app = HttpApp(
+            [
+                *projection_query_routes(journal, frozenset(settings.projections)),
+                *read_routes(journal),
+                *parked_routes(journal),
+                *origin_routes(journal),
+                *projection_routes(journal),
+                *health_routes(readiness, report.status, metrics),
+            ],
+            body_max_bytes=settings.request_max_bytes,
+        )
+        async with (
+            outside.serve_grpc(
+                {PUSH_PATH: StreamMethod(endpoint.serve)},
+                host=settings.grpc_host,
+                port=settings.grpc_port,
+                tls=tls_files(settings),
+                message_max_bytes=2 * settings.window_max_bytes,
+                connections_max=settings.links_max,
+                user_timeout_s=settings.progress_timeout_s,
+            ) as grpc_port,
+            outside.serve_http(
+                app, settings.http_host, settings.http_port, connections_max=settings.connections_max
+            ) as http_port,
+            trio.open_nursery() as workers,
+        ):
+            workers.start_soon(
+                partial(
+                    run_projections,
+                    journal,
+                    handlers,
+                    owner=f"{node}/{outside.new_id()[:8]}",
+                    settings=_projection_settings(settings),
+                    now_us=outside.now_us,
+                    random=outside.chance,
+                )
+            )
+            workers.start_soon(report.watch, _WATCH_S)
+            workers.start_soon(report.summarise, settings.summary_interval_s)
+            _log.info(
+                "service.ready",
+                journal_id=journal.history.journal_id,
+                head=journal.history.head_position,
+                http_port=http_port,
+                grpc_port=grpc_port,
+            )
+            task_status.started(CloudPorts(grpc_port, http_port))
+            await stop.wait()
+            await _drain(endpoint, settings.drain_s / 2)
+            workers.cancel_scope.cancel()
+
+
+async def _drain(endpoint: PushEndpoint, at_most_s: float) -> None:
+    """Ask the edges to leave, and wait for those that still have something in flight."""
+    with trio.move_on_after(at_most_s):
+        await endpoint.drain(_REDIAL_S)
+
+
+@asynccontextmanager
+async def _writer(journal: Journal) -> AsyncIterator[GroupCommit]:
+    """The node's one writer while the block runs."""
+    commit = GroupCommit(journal)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(commit.run)
+        yield commit
+        nursery.cancel_scope.cancel()
+
+
+def _handler(name: str) -> Handler:
+    if name not in _HANDLERS:
+        raise ConfigurationError(
+            "settings.unknown_projection",
+            f"there is no projection {name!r}",
+            f"built in are {', '.join(sorted(_HANDLERS))}",
+        )
+    return _HANDLERS[name]
+
+
+def _endpoint_settings(settings: CloudSettings) -> EndpointSettings:
+    return EndpointSettings(
+        PushLimits(
+            window_events=settings.window_max_batches * settings.batch_max_events,
+            window_bytes=settings.window_max_bytes,
+            batch_bytes=settings.batch_max_bytes,
+            event_bytes=settings.event_max_bytes,
+        ),
+        parked_max=settings.parked_max_events,
+        heartbeat_s=settings.heartbeat_s,
+        progress_timeout_s=settings.progress_timeout_s,
+        require_identity=settings.uses_tls,
+    )
+
+
+def _projection_settings(settings: CloudSettings) -> ProjectionSettings:
+    return ProjectionSettings(
+        ranges=settings.projection_ranges,
+        lease_s=settings.lease_s,
+        poll_s=settings.poll_interval_s,
+        summary_s=settings.summary_interval_s,
+    )

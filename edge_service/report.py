@@ -1,0 +1,180 @@
+"""How the edge is: one snapshot for ``/status``, the summary lines and the metrics, so that the three never differ.
+
+Lag is read from positions and stored times, never counted up and down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+import trio
+
+from common.core.errors import BackhaulError
+from common.journal.group_commit import GroupCommit
+from common.journal.interface import Journal, JournalStats
+from common.runtime.metrics import Registry
+from common.transport.push_producer import LinkState
+from edge_service.retention import Retention
+
+_log = structlog.get_logger()
+
+_LINK_STATES = ("offline", "dialling", "connected")
+
+
+class EdgeReport:
+    """Collects; ``refresh`` reads the journal, the rest shows what it found."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        commit: GroupCommit,
+        link: LinkState,
+        retention: Retention,
+        *,
+        edge_id: str,
+        version: str,
+        cap_bytes: int | None,
+        now_us: Callable[[], int],
+    ) -> None:
+        self._journal = journal
+        self._commit = commit
+        self._link = link
+        self._retention = retention
+        self._edge_id = edge_id
+        self._version = version
+        self._cap_bytes = cap_bytes
+        self._now_us = now_us
+        self._stats: JournalStats | None = None
+        self._lag_s = 0.0
+        self.is_readable = True
+
+    async def refresh(self) -> None:
+        """Read the journal's sizes and the age of the oldest event the cloud does not have."""
+        try:
+            self._stats = await self._journal.stats()
+            page = await self._journal.read(self._link.acked_position, max_events=1, max_bytes=1)
+            waiting = page.events.stored_us
+            self._lag_s = max(0.0, (self._now_us() - waiting[0]) / 1e6) if waiting else 0.0
+            self.is_readable = True
+        except BackhaulError:
+            self.is_readable = False
+            raise
+
+    async def status(self) -> dict[str, Any]:
+        """What ``/status`` shows; times in seconds, sizes in bytes, positions in this journal."""
+        await self.refresh()
+        stats, link, history = self._stats, self._link, self._journal.history
+        assert stats
+        return {
+            "service": "edge",
+            "id": self._edge_id,
+            "version": self._version,
+            "journal": {
+                "id": history.journal_id,
+                "generation": history.generation_id,
+                "head": stats.head_position,
+                "first": stats.first_position,
+                "used_bytes": stats.used_bytes,
+                "wal_bytes": stats.wal_bytes,
+                "cap_bytes": self._cap_bytes,
+                "trimmed": self._retention.trimmed,
+                "dropped": self._retention.dropped,
+            },
+            "link": {
+                "state": link.state,
+                "for_s": round((self._now_us() - link.since_us) / 1e6, 3) if link.since_us else 0.0,
+                "session": link.session,
+                "sent": link.sent_position,
+                "acked": link.acked_position,
+                "in_flight_bytes": link.in_flight_bytes,
+                "window_bytes": link.window_bytes,
+                "ack_age_s": round(link.ack_age_s, 6),
+                "clock_skew_s": round(link.clock_skew_s, 3),
+                "connects": link.connects,
+                "parked": link.parked,
+                "last_code": link.last_code,
+            },
+            "lag": self._lag(stats),
+        }
+
+    def _lag(self, stats: JournalStats) -> dict[str, Any]:
+        events = max(0, stats.head_position - self._link.acked_position)
+        kept = stats.head_position - stats.first_position + 1
+        # An estimate: the waiting share of the kept events' bytes. The exact sum would be a scan.
+        estimated = stats.used_bytes * events // kept if kept else 0
+        return {"events": events, "seconds": round(self._lag_s, 3), "bytes_estimated": min(estimated, stats.used_bytes)}
+
+    async def summarise(self, interval_s: float) -> None:
+        """Log ``link.summary`` and ``journal.summary`` until cancelled."""
+        events, trimmed, acked = self._commit.events, self._retention.trimmed, self._link.acked_position
+        while True:
+            await trio.sleep(interval_s)
+            try:
+                await self.refresh()
+            except BackhaulError as error:
+                _log.warning("journal.unreadable", code=error.code, reason=error.message, repeat_key=error.code)
+                continue
+            stats, link = self._stats, self._link
+            assert stats
+            lag = self._lag(stats)
+            _log.info(
+                "link.summary",
+                state=link.state,
+                head=stats.head_position,
+                sent=link.sent_position,
+                acked=link.acked_position,
+                lag_events=lag["events"],
+                lag_s=lag["seconds"],
+                lag_bytes=lag["bytes_estimated"],
+                acked_per_s=round((link.acked_position - acked) / interval_s, 1),
+                connects=link.connects,
+                last_code=link.last_code,
+            )
+            _log.info(
+                "journal.summary",
+                head=stats.head_position,
+                first=stats.first_position,
+                used_bytes=stats.used_bytes,
+                wal_bytes=stats.wal_bytes,
+                cap_bytes=self._cap_bytes,
+                appended_per_s=round((self._commit.events - events) / interval_s, 1),
+                trimmed=self._retention.trimmed - trimmed,
+                queued=self._commit.queued,
+            )
+            events, trimmed, acked = self._commit.events, self._retention.trimmed, link.acked_position
+
+    def register(self, metrics: Registry) -> None:
+        """Offer the numbers to Prometheus; those of the journal are as of the last refresh."""
+        link, commit, retention = self._link, self._commit, self._retention
+        metrics.gauges(
+            "link_state", "1 for the state the link is in.", "state", _LINK_STATES, lambda: {link.state: 1.0}
+        )
+        metrics.gauge("link_acked_position", "Last position the cloud has.", lambda: link.acked_position)
+        metrics.gauge("link_sent_position", "Last position sent on this link.", lambda: link.sent_position)
+        metrics.gauge("link_in_flight_bytes", "Sent and not acknowledged.", lambda: link.in_flight_bytes)
+        metrics.gauge("link_ack_age_seconds", "Time the last ack took.", lambda: link.ack_age_s)
+        metrics.gauge("link_connects", "Links made since start.", lambda: link.connects)
+        metrics.gauge("link_clock_skew_seconds", "Cloud clock minus own clock.", lambda: link.clock_skew_s)
+        metrics.gauge(
+            "link_last_progress_timestamp_seconds",
+            "When the cloud last took something.",
+            lambda: link.last_progress_us / 1e6,
+        )
+        metrics.gauge("link_lag_events", "Events the cloud does not have.", lambda: self._head() - link.acked_position)
+        metrics.gauge("link_lag_seconds", "Age of the oldest event the cloud does not have.", lambda: self._lag_s)
+        metrics.gauge("journal_head_position", "Last position.", self._head)
+        metrics.gauge("journal_used_bytes", "Bytes in use, with the write-ahead log.", lambda: self._of("used_bytes"))
+        metrics.gauge("journal_wal_bytes", "Bytes of the write-ahead log.", lambda: self._of("wal_bytes"))
+        metrics.gauge("journal_commits", "Commits since start.", lambda: commit.commits)
+        metrics.gauge("journal_appended_events", "Events appended since start.", lambda: commit.events)
+        metrics.gauge("journal_trimmed_events", "Events removed by retention since start.", lambda: retention.trimmed)
+        metrics.gauge("journal_dropped_events", "Events dropped at the cap since start.", lambda: retention.dropped)
+
+    def _head(self) -> int:
+        return self._journal.history.head_position
+
+    def _of(self, name: str) -> int:
+        stats = self._stats or self._retention.stats
+        return int(getattr(stats, name)) if stats else 0

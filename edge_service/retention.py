@@ -1,0 +1,96 @@
+"""Keeps the edge's journal small: removes what the cloud has, and makes room when the cap is near (DESIGN.md 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from common.core.errors import BackhaulError
+from common.core.retention import TIGHT_SHARE, deletable_through, must_drop, stored_before
+from common.journal.interface import Journal, JournalStats, TrimLimit
+from common.transport.push_producer import LinkState
+
+_log = structlog.get_logger()
+
+# Events removed in one transaction: a few milliseconds in which no append can run.
+_CHUNK_EVENTS = 500
+_KEYS_CHUNK = 500
+_SOON_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionSettings:
+    """Times in seconds; ``cap_bytes`` is None without a cap; ``plain_types`` may be dropped when it is reached."""
+
+    interval_s: float
+    keep_acked_s: float
+    keep_keys_s: float
+    cap_bytes: int | None
+    plain_types: frozenset[str]
+
+
+class Retention:
+    """The task that removes, and what it last saw."""
+
+    def __init__(
+        self, journal: Journal, link: LinkState, settings: RetentionSettings, now_us: Callable[[], int]
+    ) -> None:
+        self._journal = journal
+        self._link = link
+        self._settings = settings
+        self._now_us = now_us
+        self._dropping = False
+        self.stats: JournalStats | None = None
+        self.trimmed = 0
+        self.dropped = 0
+
+    async def run(self) -> None:
+        """Until cancelled. Storage that is away for now is tried again with the next round."""
+        while True:
+            try:
+                more = await self._round()
+            except BackhaulError as error:
+                _log.warning("retention.failed", code=error.code, reason=error.message, repeat_key=error.code)
+                more = False
+            calm_s = min(_SOON_S, self._settings.interval_s) if self._is_tight() else self._settings.interval_s
+            await trio.sleep(0 if more else calm_s)
+
+    async def _round(self) -> bool:
+        """One chunk of each kind; True when there is more to do now."""
+        settings, journal = self._settings, self._journal
+        self.stats = stats = await journal.stats()
+        acked = self._link.acked_position if self._link.acked_is_known else None
+        through = deletable_through(acked, [row.position for row in await journal.rows()])
+        before_us = stored_before(self._now_us(), settings.keep_acked_s, stats.used_bytes, settings.cap_bytes)
+        trimmed = await journal.trim(TrimLimit(through, before_us, _CHUNK_EVENTS)) if through else 0
+        keys_before_us = self._now_us() - int(settings.keep_keys_s * 1e6)
+        forgotten = await journal.forget_append_ids(keys_before_us, _KEYS_CHUNK)
+        self.trimmed += trimmed
+        if trimmed:
+            _log.debug("journal.trimmed", events=trimmed, through=through)
+        dropped = 0 if trimmed else await self._drop(stats)
+        return bool(trimmed == _CHUNK_EVENTS or forgotten == _KEYS_CHUNK or dropped)
+
+    async def _drop(self, stats: JournalStats) -> int:
+        """Remove the oldest plain events though nobody has them: allowed by setting only, and always told."""
+        settings = self._settings
+        dropping = bool(settings.plain_types) and must_drop(stats.used_bytes, settings.cap_bytes, self._dropping)
+        if dropping != self._dropping:
+            self._dropping = dropping
+            if dropping:
+                _log.error("journal.dropping", used_bytes=stats.used_bytes, cap_bytes=settings.cap_bytes)
+            else:
+                _log.warning("journal.dropping_ended", used_bytes=stats.used_bytes, dropped=self.dropped)
+        if not dropping:
+            return 0
+        limit = TrimLimit(2**62, 2**62, _CHUNK_EVENTS, "dropped", settings.plain_types)
+        dropped = await self._journal.trim(limit)
+        self.dropped += dropped
+        return dropped
+
+    def _is_tight(self) -> bool:
+        cap_bytes = self._settings.cap_bytes
+        return bool(cap_bytes and self.stats and self.stats.used_bytes >= cap_bytes * TIGHT_SHARE)

@@ -1,0 +1,173 @@
+"""The edge service, composed: which parts there are, who owns whom, and in which order they end.
+
+Outside to inside: journal, its one writer, the doors (gRPC, HTTP), the link and the housekeeping. Leaving goes the
+other way: the link lets go, the doors finish their requests, the writer commits what they still wait for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+import trio
+from common.runtime.journal_routes import parked_routes, read_routes
+
+from common import VERSION
+from common.core.backoff import Backoff
+from common.core.push_messages import PushLimits
+from common.journal.group_commit import GroupCommit
+from common.journal.interface import Journal
+from common.runtime.health import Readiness, health_routes
+from common.runtime.http_app import HttpApp
+from common.runtime.metrics import Registry
+from common.runtime.outside import Outside, tls_files
+from common.transport.link import keep_link
+from common.transport.push_producer import LinkState, PushSettings
+from edge_service.intake import Intake
+from edge_service.intake_grpc import intake_methods
+from edge_service.intake_http import events_route
+from edge_service.report import EdgeReport
+from edge_service.retention import Retention, RetentionSettings
+from edge_service.settings import EdgeSettings
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class EdgePorts:
+    """Where the started service listens, and its door for code in the same process."""
+
+    grpc: int
+    http: int
+    intake: Intake
+
+
+async def serve(
+    settings: EdgeSettings,
+    outside: Outside,
+    stop: trio.Event,
+    *,
+    task_status: trio.TaskStatus[EdgePorts] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run the edge until ``stop`` is set, then drain. Raises ConfigurationError and what must end the process."""
+    is_file = not settings.journal.startswith("postgres")
+    cap_bytes = settings.journal_max_bytes if is_file else None
+    link = LinkState()
+    async with (
+        outside.open_journal(settings.journal, max_bytes=cap_bytes, prompted=not settings.poll_only) as journal,
+        _writer(journal) as commit,
+    ):
+        retention = Retention(journal, link, _retention_settings(settings, cap_bytes), outside.now_us)
+        report = EdgeReport(
+            journal,
+            commit,
+            link,
+            retention,
+            edge_id=settings.id,
+            version=VERSION,
+            cap_bytes=cap_bytes,
+            now_us=outside.now_us,
+        )
+        intake = Intake(
+            commit,
+            entity_prefix=settings.entity_id_prefix,
+            event_max_bytes=settings.event_max_bytes,
+            request_max_events=settings.batch_max_events,
+            request_max_bytes=settings.request_max_bytes,
+        )
+        readiness, metrics = Readiness(), Registry("backhaul_edge")
+        readiness.add("journal", lambda: None if report.is_readable else "the journal cannot be read")
+        readiness.add("draining", lambda: "the service is stopping" if stop.is_set() else None)
+        report.register(metrics)
+        app = HttpApp(
+            [
+                events_route(intake),
+                *read_routes(journal, link.whereabouts),
+                *parked_routes(journal),
+                *health_routes(readiness, report.status, metrics),
+            ],
+            body_max_bytes=settings.request_max_bytes,
+        )
+        async with (
+            outside.serve_grpc(
+                intake_methods(intake),
+                host=settings.grpc_host,
+                port=settings.grpc_port,
+                tls=None,
+                message_max_bytes=settings.request_max_bytes,
+                connections_max=settings.connections_max,
+                user_timeout_s=settings.progress_timeout_s,
+            ) as grpc_port,
+            outside.serve_http(
+                app, settings.http_host, settings.http_port, connections_max=settings.connections_max
+            ) as http_port,
+            trio.open_nursery() as workers,
+        ):
+            workers.start_soon(_push, settings, outside, journal, link)
+            workers.start_soon(retention.run)
+            workers.start_soon(report.summarise, settings.summary_interval_s)
+            _log.info(
+                "service.ready",
+                journal_id=journal.history.journal_id,
+                head=journal.history.head_position,
+                http_port=http_port,
+                grpc_port=grpc_port,
+            )
+            task_status.started(EdgePorts(grpc_port, http_port, intake))
+            await stop.wait()
+            workers.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _writer(journal: Journal) -> AsyncIterator[GroupCommit]:
+    """The journal's one writer while the block runs."""
+    commit = GroupCommit(journal)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(commit.run)
+        yield commit
+        nursery.cancel_scope.cancel()
+
+
+async def _push(settings: EdgeSettings, outside: Outside, journal: Journal, link: LinkState) -> None:
+    tls = tls_files(settings)
+    await keep_link(
+        lambda: outside.dial(
+            str(settings.cloud),
+            tls=tls,
+            connect_timeout_s=settings.connect_timeout_s,
+            message_max_bytes=2 * settings.window_max_bytes,
+            user_timeout_s=settings.progress_timeout_s,
+        ),
+        journal,
+        PushSettings(
+            origin_id=settings.id,
+            instance=outside.new_id(),
+            limits=PushLimits(
+                window_events=settings.window_max_batches * settings.batch_max_events,
+                window_bytes=settings.window_max_bytes,
+                batch_bytes=settings.batch_max_bytes,
+                event_bytes=settings.event_max_bytes,
+            ),
+            batch_max_events=settings.batch_max_events,
+            window_max_batches=settings.window_max_batches,
+            heartbeat_s=settings.heartbeat_s,
+            progress_timeout_s=settings.progress_timeout_s,
+            poll_interval_s=settings.poll_interval_s,
+        ),
+        link,
+        backoff=Backoff(settings.backoff_min_s, settings.backoff_max_s),
+        chance=outside.chance,
+        now_us=outside.now_us,
+    )
+
+
+def _retention_settings(settings: EdgeSettings, cap_bytes: int | None) -> RetentionSettings:
+    return RetentionSettings(
+        settings.retention_interval_s,
+        settings.keep_acked_s,
+        settings.idempotency_keep_s,
+        cap_bytes,
+        frozenset(settings.plain_types if settings.on_full == "drop_oldest" else ()),
+    )
