@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-from typing import Any
-
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from common.core.batch import Envelope
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.ids import persistence_id
 from common.journal.interface import Journal
 from common.projection.latest import latest_of
 from common.projection.tally import tally_of
+from common.runtime.event_json import event_as_json
 from common.runtime.http_app import json_response
 
 
@@ -52,29 +48,6 @@ def projection_query_routes(journal: Journal, projections: frozenset[str]) -> li
         for name, handler in handlers.items()
         if name in projections
     ]
-
-
-def event_as_json(event: Envelope) -> dict[str, Any]:
-    """An event as it is shown: JSON payloads as they are, others in base64; times in UTC microseconds."""
-    entity_type, _, entity_id = event.persistence_id.partition("|")
-    shown: dict[str, Any] = {
-        "entity_type": entity_type,
-        "entity_id": entity_id,
-        "seq_nr": event.seq_nr,
-        "origin_seq_nr": event.origin_seq_nr,
-        "position": event.position,
-        "event_type": event.event_type,
-        "stored_us": event.stored_us,
-        "event_time_us": event.event_time_us or None,
-        "tags": list(event.tags),
-        "metadata": dict(event.metadata),
-        "codec": event.codec,
-    }
-    if event.codec == "json":
-        shown["payload"] = orjson.Fragment(event.payload)
-    else:
-        shown["payload_base64"] = base64.b64encode(event.payload).decode()
-    return shown
 
 
 def _entity(request: Request) -> tuple[str, str]:

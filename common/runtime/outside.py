@@ -98,7 +98,7 @@ async def real_outside() -> AsyncIterator[Outside]:
 
     async with open_loop():
         yield Outside(
-            now_us=_now_us,
+            now_us=utc_now_us,
             new_id=_new_id,
             chance=random.SystemRandom(),
             open_journal=_open_journal,
@@ -108,7 +108,8 @@ async def real_outside() -> AsyncIterator[Outside]:
         )
 
 
-def _now_us() -> int:
+def utc_now_us() -> int:
+    """The system's clock, in UTC microseconds."""
     return time.time_ns() // 1_000
 
 
@@ -121,7 +122,7 @@ async def _open_journal(url: str, *, max_bytes: int | None, prompted: bool) -> A
     if not url.startswith(("postgresql://", "postgres://")):
         from common.journal.sqlite import open_sqlite_journal
 
-        async with open_sqlite_journal(url, now_us=_now_us, new_id=_new_id, max_bytes=max_bytes) as journal:
+        async with open_sqlite_journal(url, now_us=utc_now_us, new_id=_new_id, max_bytes=max_bytes) as journal:
             yield journal
         return
     try:
@@ -132,5 +133,5 @@ async def _open_journal(url: str, *, max_bytes: int | None, prompted: bool) -> A
             f"a PostgreSQL journal needs a package that is not installed: {error.name}",
             "install the extra: pip install 'backhaul[cloud]'",
         ) from error
-    async with open_postgres_journal(url, now_us=_now_us, new_id=_new_id, notify=prompted) as stored:
+    async with open_postgres_journal(url, now_us=utc_now_us, new_id=_new_id, notify=prompted) as stored:
         yield stored
