@@ -1,8 +1,8 @@
-"""How long to wait before dialling again: exponential with full jitter, forgetting only after stable progress.
+"""How long to wait before dialling again: exponential with full jitter, forgetting only after progress.
 
-Resetting on a mere connect makes a peer that accepts and then refuses be dialled at full speed for ever; so the caller
-says ``progressed`` when something was really achieved. Source of full jitter: M. Brooker, "Exponential Backoff and
-Jitter", AWS Architecture Blog, 2015.
+Resetting on a mere connect makes a peer that accepts and then refuses be dialled at full speed for ever; so
+the caller says ``progressed`` when something was really achieved. Source of full jitter: M. Brooker,
+"Exponential Backoff and Jitter", AWS Architecture Blog, 2015.
 """
 
 from __future__ import annotations
@@ -18,14 +18,18 @@ class Backoff:
         self.failures = 0
 
     def next_delay(self, chance: float, *, at_least_s: float = 0.0) -> float:
-        """The next delay; ``at_least_s`` honours a peer's hint (spread by a quarter so that a fleet does not return as one)."""
+        """The next delay; ``at_least_s`` honours a peer's hint, spread by a quarter so that a fleet does not
+        return as one.
+        """
+        self.failures += 1  # the first delay is jittered too: a whole fleet may have been cut at once
         ceiling = min(self._max_s, self._min_s * 2.0 ** min(self.failures, 60))
-        self.failures += 1
         jittered = self._min_s + chance * (ceiling - self._min_s)
         return max(jittered, at_least_s * (1 + chance / 4))
 
     def next_long_delay(self, chance: float) -> float:
-        """The delay after a fence or a refusal that only an operator lifts: ten times the longest, jittered by half."""
+        """The delay after a fence or a refusal that only an operator lifts: ten times the longest, halved
+        by chance.
+        """
         self.failures += 1
         return 10 * self._max_s * (0.5 + chance / 2)
 

@@ -1,8 +1,10 @@
 """How much may be in flight: bytes that the line delivers well inside the time after which it is called dead.
 
 A fixed window on a slow line queues so much that a sign of life sits behind it and a working link is cut. So the
-limit follows the measured rate: what the line acknowledges in a third of the progress timeout (DESIGN.md 10).
-An empty window always admits one batch, whatever its size, or a slow line would never move a large event.
+limit follows the age of acknowledgements (DESIGN.md 10): what was acknowledged late says how much the line carries in
+the time allowed, and only what was acknowledged early, with that much in flight, lets the limit grow, at most to twice
+that. An unused window therefore never grows. An empty one always admits one batch, whatever its size, or a slow line
+would never move a large event.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections import deque
 from dataclasses import dataclass
 
 _START_BYTES = 65_536
+_LEAST_BYTES = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +21,12 @@ class _Sent:
     through: int
     events: int
     weight: int
+    in_flight: int  # bytes, this batch included, when it was sent
     at_s: float
 
 
 class AdaptiveWindow:
-    """What was sent and not yet acknowledged, with bounds in batches, events and (adaptive) bytes. Times in seconds."""
+    """What was sent and not yet acknowledged, bounded in batches, events and (adaptive) bytes. Times in seconds."""
 
     def __init__(self, *, batches_max: int, events_max: int, bytes_max: int, ack_target_s: float) -> None:
         self._batches_max = batches_max
@@ -30,15 +34,14 @@ class AdaptiveWindow:
         self._bytes_max = bytes_max
         self._ack_target_s = ack_target_s
         self._sent: deque[_Sent] = deque()
-        self._last_ack_s = 0.0
-        self._ceiling = float(min(_START_BYTES, bytes_max))
+        self._limit = min(_START_BYTES, bytes_max)
         self.in_flight_bytes = 0
         self.in_flight_events = 0
 
     @property
     def bytes_limit(self) -> int:
         """Bytes that may be in flight now."""
-        return int(self._ceiling)
+        return self._limit
 
     @property
     def room_bytes(self) -> int:
@@ -61,26 +64,23 @@ class AdaptiveWindow:
 
     def sent(self, through: int, events: int, weight: int, now_s: float) -> None:
         """A batch of ``weight`` bytes that ends at position ``through`` has been handed to the line."""
-        self._sent.append(_Sent(through, events, weight, now_s))
         self.in_flight_bytes += weight
         self.in_flight_events += events
+        self._sent.append(_Sent(through, events, weight, self.in_flight_bytes, now_s))
 
     def acked(self, position: int, now_s: float) -> float | None:
-        """Everything up to ``position`` is acknowledged. Returns the age in seconds of the newest batch it covers."""
-        covered = []
+        """Everything up to ``position`` is acknowledged; answers the age in seconds of the newest batch it covers."""
+        newest: _Sent | None = None
         while self._sent and self._sent[0].through <= position:
-            covered.append(self._sent.popleft())
-        if not covered:
+            newest = self._sent.popleft()
+            self.in_flight_bytes -= newest.weight
+            self.in_flight_events -= newest.events
+        if newest is None:
             return None
-        weight = sum(batch.weight for batch in covered)
-        self.in_flight_bytes -= weight
-        self.in_flight_events -= sum(batch.events for batch in covered)
-        # While the line is busy the time between acks is what the line needed; after a pause it is the time since sending.
-        busy_s = now_s - max(self._last_ack_s, covered[0].at_s)
-        self._last_ack_s = now_s
-        age_s = now_s - covered[-1].at_s
+        age_s = now_s - newest.at_s
         if age_s > self._ack_target_s:
-            self._ceiling = max(1.0, min(self._ceiling, weight / max(busy_s, 1e-6) * self._ack_target_s))
-        else:
-            self._ceiling = min(float(self._bytes_max), self._ceiling * 2)
+            carried = int(newest.in_flight * self._ack_target_s / age_s)
+            self._limit = max(min(_LEAST_BYTES, self._bytes_max), min(self._limit, carried))
+        elif age_s <= self._ack_target_s / 2:
+            self._limit = min(self._bytes_max, max(self._limit, 2 * newest.in_flight))
         return age_s
