@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from common.runtime.http_app import HttpApp, json_response, read_json
 from common.runtime.metrics import Registry
 
 BODY_MAX = 200_000
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 @dataclass
@@ -342,11 +345,18 @@ async def test_a_client_that_resets_is_forgotten() -> None:
         client = await world.connect()
         await client.send(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
         await client.stream.receive_some(10)
-        client.stream.socket.setsockopt(1, 13, b"\x01\0\0\0\0\0\0\0")  # SO_LINGER 0: close sends RST
+        client.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         with structlog.testing.capture_logs() as logs:
             await client.stream.aclose()
             assert (await (await world.connect()).request("GET", "/livez")).status == 200
         assert logs == []
+
+
+async def test_a_client_that_is_gone_before_it_is_accepted_harms_nobody() -> None:
+    async with serving() as world:
+        with socket.create_connection(("127.0.0.1", world.port)) as hasty:  # blocking: the server cannot run yet
+            hasty.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        assert (await (await world.connect()).request("GET", "/livez")).status == 200
 
 
 async def test_a_client_that_stops_reading_does_not_hold_the_end_up() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -236,9 +238,16 @@ def test_a_closed_standard_output_neither_stops_nor_fails_the_process() -> None:
         "sys.exit(7)\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     ) as process:
         assert process.stdin and process.stdout and process.stderr  # noqa: PT018
+        if not select.select([process.stdout], [], [], 10)[0]:
+            process.kill()
+            pytest.fail("a line was held back in a buffer")
         assert json.loads(process.stdout.readline())["event"] == "a.b"
         process.stdout.close()
         process.stdin.close()
