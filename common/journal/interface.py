@@ -136,6 +136,7 @@ class ProjectionStore(Protocol):
         """Take or renew the lease of a range (created at position 0 when new); None while another owner's holds or paused.
 
         Taking it over from another owner bumps the epoch; renewing by the same owner does not. Times are the database's.
+        Raises ``projection.ranges_changed`` (``core.ranges``) when it would cut across another range with an offset.
         """
 
     async def release(self, lease: ProjectionLease) -> None:

@@ -51,6 +51,7 @@ from common.core.judge import (
     judge_pushed,
     judge_repeat,
 )
+from common.core.ranges import check_ranges
 from common.journal.interface import (
     JournalStats,
     LogPage,
@@ -541,6 +542,7 @@ class MemoryJournal:
     async def acquire(self, name: str, slices: SliceRange, owner: str, lease_s: float) -> ProjectionLease | None:
         """See ``ProjectionStore.acquire``."""
         async with self._transaction() as draft:
+            check_ranges(name, slices, [stored for other, stored in draft.projections if other == name])
             now_us = self._now_us()
             row = draft.projections.get((name, slices)) or _Projection(0, 0, "", 0, False, now_us)
             if row.paused or (row.owner not in {"", owner} and row.lease_until_us > now_us):

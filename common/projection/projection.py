@@ -25,7 +25,6 @@ import trio
 from common.core.backoff import Backoff
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.ids import SliceRange, slice_ranges
-from common.core.ranges import check_ranges
 from common.journal.interface import Journal, ProjectionLease, ProjectionRow
 from common.projection.handlers import Handler
 from common.projection.pages import PAGE_FAULTS, Page, Pages, place_of
@@ -175,10 +174,6 @@ class _Range:
     async def _acquire(self) -> ProjectionLease:
         """Wait until the range is ours."""
         while True:
-            rows = await self._journal.rows()
-            check_ranges(
-                self._handler.name, self._slices, [row.slices for row in rows if row.name == self._handler.name]
-            )
             # Shielded: a lease that was taken unheard would keep others out until it lapses.
             with trio.move_on_after(_ACQUIRE_DEADLINE_S, shield=True) as asking:
                 lease = await self._journal.acquire(

@@ -111,7 +111,7 @@ class RangeStory:
         self._log.error(
             "projection.failed",
             code=error.code,
-            message=error.message,
+            reason=error.message,
             hint=error.hint,
             details=error.details,
             position=self.progress.position,
@@ -122,7 +122,7 @@ class RangeStory:
 
     def release_failed(self, error: BackhaulError) -> None:
         """The lease could not be given back; it lapses by itself."""
-        self._log.info("projection.release_failed", code=error.code, message=error.message, repeat_key=self._key)
+        self._log.info("projection.release_failed", code=error.code, reason=error.message, repeat_key=self._key)
 
     def stopped(self) -> None:
         """This process no longer runs the range."""

@@ -12,6 +12,7 @@ import apsw
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.ids import SliceRange
+from common.core.ranges import check_ranges
 from common.fail_points import fail_point
 from common.journal.interface import ProjectionLease, ProjectionRow, Statement
 from common.journal.migrations import check_not_newer
@@ -34,9 +35,11 @@ def migrate(writer: apsw.Connection, name: str, steps: Sequence[Sequence[str]]) 
 
 
 def acquire(
-    writer: apsw.Connection, name: str, slices: SliceRange, owner: str, lease_s: float, now_us: int
+    writer: apsw.Connection, name: str, slices: SliceRange, owner: str, *, lease_s: float, now_us: int
 ) -> ProjectionLease | None:
     """See ``ProjectionStore.acquire``."""
+    stored = select(writer, "SELECT first_slice, last_slice FROM projection WHERE name = ?", (name,))
+    check_ranges(name, slices, [SliceRange(first, last) for first, last in stored])
     key = (name, slices.first, slices.last)
     writer.execute("INSERT OR IGNORE INTO projection VALUES (?, ?, ?, 0, 0, '', 0, 0, ?)", (*key, now_us))
     position, epoch, holder, lease_until_us, paused = writer.execute(
@@ -65,6 +68,7 @@ def commit(
     lease: ProjectionLease,
     position: int,
     statements: Sequence[Statement],
+    *,
     lease_s: float,
     now_us: int,
 ) -> ProjectionLease:

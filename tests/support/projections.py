@@ -1,0 +1,150 @@
+"""What the tests of projections share: events to store, the tally a log must give, a journal that can be staged."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any
+
+import trio
+
+from common.core.append import Appended, LocalAppend
+from common.core.batch import EventBatch, new_events
+from common.core.errors import BackhaulError
+from common.core.ids import ALL_SLICES, SliceRange
+from common.journal.interface import Journal, LogPage, ProjectionLease, Statement
+from common.journal.memory import MemoryDatabase, MemoryJournal
+from common.projection.handlers import Handler
+from common.projection.progress import ProjectionProgress, ProjectionSettings
+from common.projection.projection import run_projections
+from common.projection.tally import TALLY, Tally, fold_all
+
+SMALL_PAGES = ProjectionSettings(page_max_events=10)
+UNAVAILABLE = BackhaulError("journal.unavailable", "cut", retry_after_s=0.1)
+
+
+async def store(journal: Journal, random: Random, n: int, *, entities: int = 7) -> None:
+    """Append ``n`` events of some of ``entities`` entities, mixed."""
+    ids = [f"Sensor|edge-{random.randrange(entities)}" for _ in range(n)]
+    payloads = [random.randbytes(random.randrange(20)) for _ in range(n)]
+    [stored] = await journal.append_group([LocalAppend(new_events(ids, ["Measured"] * n, payloads))])
+    assert isinstance(stored, Appended)
+
+
+async def log_of(journal: Journal) -> EventBatch:
+    """All stored events."""
+    return (await journal.read(0, max_events=1_000_000, max_bytes=1 << 40)).events
+
+
+async def expected_tallies(journal: Journal) -> Mapping[str, Tally]:
+    """What ``tally`` must say of the whole log."""
+    return fold_all([await log_of(journal)])
+
+
+class Commits:
+    """Counts the events that took effect, over any number of runs; an ``on_commit``."""
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.pages = 0
+        self._more = trio.lowlevel.ParkingLot()
+
+    def __call__(self, _progress: ProjectionProgress, events: EventBatch) -> None:
+        self.events += len(events)
+        self.pages += 1
+        self._more.unpark_all()
+
+    async def reach(self, events: int) -> None:
+        """Wait until that many events took effect."""
+        while self.events < events:
+            await self._more.park()
+
+
+def clock_us() -> int:
+    """UTC microseconds that follow trio's clock, so that the two cannot part under a mock clock."""
+    return 1_700_000_000_000_000 + round(trio.current_time() * 1e6)
+
+
+@asynccontextmanager
+async def running(
+    journal: Journal,
+    *handlers: Handler,
+    owner: str = "node-a",
+    settings: ProjectionSettings | None = None,
+    commits: Commits | None = None,
+    seed: int = 1,
+) -> AsyncIterator[list[ProjectionProgress]]:
+    """Projections (``tally`` if none is named) that run until the block is left."""
+    async with trio.open_nursery() as nursery:
+
+        async def run(task_status: trio.TaskStatus[list[ProjectionProgress]]) -> None:
+            await run_projections(
+                journal,
+                handlers or (TALLY,),
+                owner=owner,
+                settings=settings or ProjectionSettings(),
+                now_us=clock_us,
+                random=Random(seed),
+                on_commit=commits,
+                task_status=task_status,
+            )
+
+        progress: list[ProjectionProgress] = await nursery.start(run)
+        yield progress
+        nursery.cancel_scope.cancel()
+
+
+class StagedJournal(MemoryJournal):
+    """A memory journal that can be made to stop, to fail, or to stay silent, as one node of several sees it."""
+
+    def __init__(self, database: MemoryDatabase | None = None, *, commit_s: float = 0.0) -> None:
+        super().__init__(database or MemoryDatabase(), clock_us, commit_s)
+        self.reads = 0
+        self.commits: list[int] = []
+        self.before_commit: Callable[[], Awaitable[None]] | None = None
+        self.after_commit: Callable[[], Awaitable[None]] | None = None
+        self.before_read: Callable[[], Awaitable[None]] | None = None
+        self.is_cut_off = False
+        self._database.open_journals.append(self)
+
+    async def read(
+        self,
+        after: int,
+        *,
+        max_events: int,
+        max_bytes: int,
+        slices: SliceRange = ALL_SLICES,
+        entity_type: str | None = None,
+    ) -> LogPage:
+        self.reads += 1
+        if self.before_read is not None:
+            await self.before_read()
+        return await super().read(
+            after, max_events=max_events, max_bytes=max_bytes, slices=slices, entity_type=entity_type
+        )
+
+    async def commit(
+        self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
+    ) -> ProjectionLease:
+        if self.before_commit is not None:
+            await self.before_commit()
+        following = await super().commit(lease, position, statements, lease_s)
+        self.commits.append(position)
+        if self.after_commit is not None:
+            await self.after_commit()
+        return following
+
+    async def release(self, lease: ProjectionLease) -> None:
+        if self.is_cut_off:
+            raise UNAVAILABLE
+        await super().release(lease)
+
+    @property
+    def database(self) -> MemoryDatabase:
+        return self._database
+
+
+def logged(lines: Sequence[Any], event: str) -> list[Any]:
+    """The captured lines of one event."""
+    return [line for line in lines if line["event"] == event]
