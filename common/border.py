@@ -111,11 +111,13 @@ async def adopt_socket(
     loop = asyncio.get_event_loop()
     handshake_s = handshake_timeout_s if tls else None
 
+    is_adopted = False
+
     async def adopt() -> None:
+        nonlocal is_adopted
+        is_adopted = True
         if server_hostname is None:
-            await loop.connect_accepted_socket(
-                protocol_factory, sock, ssl=tls, ssl_handshake_timeout=handshake_s
-            )
+            await loop.connect_accepted_socket(protocol_factory, sock, ssl=tls, ssl_handshake_timeout=handshake_s)
         else:
             await loop.create_connection(
                 protocol_factory,
@@ -125,4 +127,8 @@ async def adopt_socket(
                 ssl_handshake_timeout=handshake_s,
             )
 
-    await call_asyncio(adopt)
+    try:
+        await call_asyncio(adopt)
+    finally:
+        if not is_adopted:  # cancelled before asyncio looked at it
+            sock.close()

@@ -143,6 +143,9 @@ class GrpcChannel:
 class CallingStream(WireStream):
     """The end of a call that made it: sends the request headers, learns the outcome from the trailers."""
 
+    _is_ended_here = False
+    _told: BackhaulError | PeerClosed | None = None
+
     def start(self, headers: Headers, protocol: WireProtocol) -> None:
         http2 = self.connection.http2
         stream_id = http2.get_next_available_stream_id()
@@ -166,10 +169,13 @@ class CallingStream(WireStream):
             self.connection.http2.end_stream(self.id)
             self.connection.flush()
 
-    _is_ended_here = False
-
     def _outcome(self) -> BackhaulError | PeerClosed | None:
         """How the serving end has ended the call; None while it has not."""
+        if self._told is None:
+            self._told = self._read_outcome()
+        return self._told
+
+    def _read_outcome(self) -> BackhaulError | PeerClosed | None:
         if self.trailers is not None:
             return refusal_from(self.trailers) or PeerClosed()
         if self.headers is None:
@@ -226,8 +232,8 @@ async def _dial(address: str, tls: TlsFiles | None, timeout_s: float, limits: Wi
     try:
         with trio.fail_after(timeout_s):
             sock = await _connect(host, port)
+            step = "shaking hands"
             tcp.set_options(sock, user_timeout_s=limits.user_timeout_s)
-            step = "the TLS handshake"
             await border.adopt_socket(
                 lambda: protocol, sock, tls=context, server_hostname=host, handshake_timeout_s=timeout_s
             )
@@ -237,7 +243,7 @@ async def _dial(address: str, tls: TlsFiles | None, timeout_s: float, limits: Wi
         _abandon(protocol)
         raise PeerGone("link.timeout", f"{address} did not answer within {timeout_s} s, {step}") from None
     except OSError as error:
-        raise _dial_failure(error, address) from error
+        raise _dial_failure(error, address, is_connected=step != "connecting") from error
     except BaseException:
         _abandon(protocol)
         raise
@@ -258,7 +264,7 @@ def _abandon(protocol: WireProtocol) -> None:
         protocol.connection.abort(PeerGone("link.aborted", "this end gave up the dial"))
 
 
-def _dial_failure(error: OSError, address: str) -> PeerGone:
+def _dial_failure(error: OSError, address: str, *, is_connected: bool) -> PeerGone:
     if isinstance(error, ssl.SSLError):
         return tls_failure(error, address)
     if isinstance(error, socket.gaierror):
@@ -267,9 +273,9 @@ def _dial_failure(error: OSError, address: str) -> PeerGone:
             f"the name in {address} does not resolve: {error.strerror}",
             "is DNS reachable?",
         )
-    if isinstance(error, ConnectionAbortedError | ConnectionResetError):
-        return PeerGone("link.lost", f"{address} closed the connection during the handshake")
     causes = list(_attempts(error))
+    if is_connected or any(cause.errno == errno.ECONNRESET for cause in causes):
+        return PeerGone("link.lost", f"{address} closed the connection during the handshake")
     if causes and all(cause.errno == errno.ECONNREFUSED for cause in causes):
         return PeerGone("link.refused", f"nothing listens at {address}", "is the service up, and the port right?")
     reasons = sorted({cause.strerror or str(cause) for cause in causes})
@@ -297,6 +303,13 @@ def _settle_failure(protocol: WireProtocol, address: str, tls: TlsFiles | None) 
             "link.not_backhaul",
             f"{address} does not speak HTTP/2",
             "is it the right port?" if tls else "is it the right port, and does it want TLS?",
+        )
+    if tls:
+        # In TLS 1.3 a refused certificate shows only now, and not every peer says so before it closes.
+        return PeerGone(
+            "link.tls_failed",
+            f"{address} closed the connection after the TLS handshake: it probably refused our certificate",
+            "is it signed by the CA that the peer believes, and in its time?",
         )
     return PeerGone(
         "link.lost",

@@ -29,6 +29,7 @@ _WRITE_BUFFER_MAX_BYTES = 1024 * 1024
 _HEADER_LIST_MAX_BYTES = 16 * 1024
 # Larger than HTTP/2's 16 KiB: a batch is then one frame, and each frame costs tens of microseconds in h2.
 _FRAME_MAX_BYTES = 64 * 1024
+_FRAME_HEADER_BYTES = 9
 
 
 class WireEvents(EventsProcessor):
@@ -116,6 +117,7 @@ class WireProtocol(H2Protocol):
             connection.flush()
             for event in events:
                 self.processor.process(event)
+            self._check_frame_length()
             connection.flush()
         except ProtocolError as error:
             self._give_up(str(error))
@@ -123,6 +125,12 @@ class WireProtocol(H2Protocol):
             self._give_up(f"{type(error).__name__}: {error}")
         if connection.transport.get_write_buffer_size() > _WRITE_BUFFER_MAX_BYTES:
             self._give_up("it floods us with requests and does not read the answers")
+
+    def _check_frame_length(self) -> None:
+        """h2 looks at a frame's length only once the whole frame, of up to 16 MiB, is in its buffer."""
+        rest = self.connection.http2.incoming_buffer._data
+        if len(rest) >= _FRAME_HEADER_BYTES and int.from_bytes(rest[:3]) > _FRAME_MAX_BYTES:
+            raise ProtocolError("a frame larger than agreed")
 
     def _give_up(self, reason: str) -> None:
         self.connection.abort(PeerGone("link.garbage", f"the peer does not speak HTTP/2 as agreed: {reason[:200]}"))

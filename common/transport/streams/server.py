@@ -68,7 +68,14 @@ async def serve_grpc(
     context = ServerContext(tls, _log_reload) if tls else None
     listeners = await _listen(host, port)
     async with trio.open_nursery() as nursery:
-        server = _Server(methods, limits, context, connections_max, settle_timeout_s, nursery.start_soon)
+        server = _Server(
+            methods,
+            limits,
+            tls=context,
+            connections_max=connections_max,
+            settle_timeout_s=settle_timeout_s,
+            start_soon=nursery.start_soon,
+        )
         try:
             for listener in listeners:
                 nursery.start_soon(server.accept, listener)
@@ -104,6 +111,7 @@ class _Server:
         self,
         methods: Methods,
         limits: WireLimits,
+        *,
         tls: ServerContext | None,
         connections_max: int,
         settle_timeout_s: float,
@@ -178,11 +186,10 @@ class _Server:
             reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
             self.throttle.warning("grpc.handshake_failed", peer=address, reason=str(reason or error))
             return
-        if protocol.lost.is_set():
-            return
-        self._connections[calls] = protocol
-        with trio.move_on_after(self._settle_timeout_s):
-            await protocol.settled.wait()
+        if not protocol.lost.is_set():
+            self._connections[calls] = protocol
+            with trio.move_on_after(self._settle_timeout_s):
+                await protocol.settled.wait()
         if not protocol.is_settled:
             self._drop_stranger(protocol, address)
 

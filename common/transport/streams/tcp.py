@@ -67,7 +67,7 @@ def bytes_unacknowledged(sock: SocketLike) -> int:
         return 0
     try:
         queued: int = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0]
-    except OSError:
+    except (OSError, ValueError):  # closed already: its number is -1
         return 0
     return queued
 

@@ -65,6 +65,7 @@ class WireConnection(Connection):
         self._stream_type = stream_type
         self._socket: tcp.SocketLike = transport.get_extra_info("socket")
         self._acknowledged = 0
+        self._is_aborted = False
         self.writable = Gate(is_open=True)
         self.stream_released = Gate()
         self.write_ready = self.writable  # type: ignore[assignment]  # grpclib sets and clears it
@@ -101,7 +102,8 @@ class WireConnection(Connection):
         """Drop the connection with whatever is in its buffers. The first fault named is the one told."""
         if self.fault is None:
             self.fault = fault
-        if not self.transport.is_closing() or self.unsent_bytes:
+        if not self._is_aborted:
+            self._is_aborted = True
             tcp.reset_on_close(self._socket)
             self.transport.abort()
         self.writable.set()

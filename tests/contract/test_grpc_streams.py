@@ -1,0 +1,503 @@
+"""What only real sockets can show: frozen peers, strangers, certificates, and what the link says about each."""
+
+from __future__ import annotations
+
+from common import border  # before grpclib: trio-asyncio patches asyncio
+
+# isort: split
+
+import datetime
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import structlog.testing
+import trio
+import trustme
+from grpclib.client import Channel as GrpclibChannel
+from grpclib.const import Cardinality, Status
+from grpclib.encoding.base import CodecBase
+from grpclib.exceptions import GRPCError
+
+from common.core.errors import BackhaulError, ConfigurationError
+from common.transport.stream import (
+    MessageStream,
+    Methods,
+    PeerClosed,
+    PeerGone,
+    PeerInfo,
+    PeerRefused,
+    StreamMethod,
+    UnaryMethod,
+)
+from common.transport.streams import GrpcChannel, TlsFiles, open_channel, serve_grpc, split_address
+
+MESSAGE_MAX = 100_000
+ECHO = "/test.Streams/Echo"
+WHO = "/test.Streams/Who"
+SINK = "/test.Streams/Sink"
+
+
+async def echo(stream: MessageStream) -> None:
+    while True:
+        await stream.send(await stream.receive())
+
+
+async def who(request: bytes, peer: PeerInfo) -> bytes:
+    return ",".join(peer.identities).encode()
+
+
+async def wait_for_ever(stream: MessageStream) -> None:
+    await trio.sleep_forever()
+
+
+METHODS: Methods = {ECHO: StreamMethod(echo), WHO: UnaryMethod(who), SINK: StreamMethod(wait_for_ever)}
+
+
+@pytest.fixture
+async def loop() -> AsyncIterator[None]:
+    """Tests name it: what it sets in their context reaches only those that do."""
+    async with border.open_loop():
+        yield
+
+
+@asynccontextmanager
+async def served(tls: TlsFiles | None = None, *, settle_timeout_s: float = 10.0) -> AsyncIterator[str]:
+    async with serve_grpc(
+        METHODS,
+        host="127.0.0.1",
+        port=0,
+        tls=tls,
+        message_max_bytes=MESSAGE_MAX,
+        connections_max=20,
+        settle_timeout_s=settle_timeout_s,
+    ) as port:
+        yield f"127.0.0.1:{port}"
+
+
+@asynccontextmanager
+async def dialled(address: str, tls: TlsFiles | None = None, *, timeout_s: float = 2.0) -> AsyncIterator[GrpcChannel]:
+    async with open_channel(
+        address,
+        tls=tls,
+        connect_timeout_s=timeout_s,
+        message_max_bytes=10 * MESSAGE_MAX,
+        user_timeout_s=5,
+    ) as channel:
+        yield channel
+
+
+async def dial_failure(address: str, tls: TlsFiles | None = None, *, timeout_s: float = 2.0) -> BackhaulError:
+    with pytest.raises(BackhaulError) as told:
+        async with dialled(address, tls, timeout_s=timeout_s):
+            pass
+    return told.value
+
+
+# Peers that stand still.
+
+
+async def test_a_frozen_peer_with_full_buffers_is_left_at_once(loop: None) -> None:
+    program = (
+        "import trio\n"
+        "from tests.contract.test_grpc_streams import border, served\n"
+        "async def main():\n"
+        "    async with border.open_loop(), served() as address:\n"
+        "        print(address, flush=True)\n"
+        "        await trio.sleep_forever()\n"
+        "trio.run(main)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", program], stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220  its start is not what is waited for
+    try:
+        assert process.stdout is not None
+        address = (await trio.to_thread.run_sync(process.stdout.readline)).strip()
+        async with dialled(address) as channel, channel.open_stream(ECHO) as stream:
+            await stream.send(b"x")
+            await stream.receive()
+            os.kill(process.pid, signal.SIGSTOP)
+
+            async def send_on() -> None:
+                while True:
+                    await stream.send(bytes(50_000))
+
+            ended: list[str] = []
+
+            async def watch_end(run: object) -> None:
+                try:
+                    await (send_on() if run == "send" else stream.receive())
+                except PeerGone as gone:
+                    ended.append(gone.code)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(watch_end, "send")
+                nursery.start_soon(watch_end, "receive")
+                seen = -1
+                while stream.unsent_bytes != seen or not seen:
+                    seen = stream.unsent_bytes
+                    await trio.sleep(0.2)
+                assert stream.unsent_bytes > 50_000
+                began = trio.current_time()
+                stream.abort()
+                assert trio.current_time() - began < 0.1
+            assert trio.current_time() - began < 0.5
+            assert ended == ["link.aborted", "link.aborted"]
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+async def test_a_dial_that_nobody_answers_ends_in_time(loop: None) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        error = await dial_failure(address, timeout_s=0.2)
+    assert error.code == "link.timeout"
+
+
+# Addresses and strangers, at the dialling end.
+
+
+async def test_a_dial_tells_what_is_wrong_with_the_address(loop: None) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        assert (await dial_failure(f"127.0.0.1:{unused.getsockname()[1]}")).code == "link.refused"
+    assert (await dial_failure("no-such-host.invalid:7443", timeout_s=5)).code == "link.unreachable"
+
+
+@pytest.mark.parametrize("address", ["", "host", "host:", ":7443", "host:0", "host:99999", "host:x", "::1:7443"])
+def test_an_address_without_host_or_port_is_a_configuration_error(address: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"link\.bad_address"):
+        split_address(address)
+
+
+def test_addresses_may_be_names_and_both_kinds_of_numbers() -> None:
+    assert split_address("cloud.example.com:7443") == ("cloud.example.com", 7443)
+    assert split_address("[::1]:7443") == ("::1", 7443)
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "link.not_backhaul"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "link.not_backhaul"),
+        (b"", "link.lost"),
+    ],
+)
+async def test_a_peer_that_is_no_grpc_server_is_named_so(loop: None, answer: bytes, code: str) -> None:
+    async def say(stream: trio.SocketStream) -> None:
+        await stream.receive_some(4096)
+        if answer:
+            await stream.send_all(answer)
+            try:
+                await stream.receive_some(4096)
+            except trio.BrokenResourceError:
+                pass  # dropped, and rightly so
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(
+            trio.serve_tcp,
+            say,
+            0,
+        )
+        port = listeners[0].socket.getsockname()[1]
+        assert (await dial_failure(f"127.0.0.1:{port}")).code == code
+        nursery.cancel_scope.cancel()
+
+
+# Strangers at the serving end.
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        bytes(range(256)) * 10,
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 100,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+        + struct.pack("!BHBBL", 0, 0, 4, 0, 0)
+        + b"\x00\x00\x05\x01\x05\x00\x00\x00\x01\xff\xff\xff\xff\xff",
+    ],
+    ids=["http1", "bytes", "tls", "bad-frame", "bad-headers"],
+)
+async def test_garbage_drops_its_connection_with_one_line_and_nothing_else(loop: None, garbage: bytes) -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with served() as address, dialled(address) as channel, channel.open_stream(ECHO) as stream:
+            for _ in range(5):
+                async with await trio.open_tcp_stream(*split_address(address)) as stranger:
+                    await stranger.send_all(garbage)
+                    with trio.fail_after(2):
+                        try:
+                            while await stranger.receive_some():
+                                pass
+                        except trio.BrokenResourceError:
+                            pass
+            await stream.send(b"still here")
+            assert await stream.receive() == b"still here"
+    told = [line for line in lines if line["event"] == "grpc.garbage"]
+    assert len(told) == 1
+    assert told[0]["peer"].startswith("127.0.0.1:")
+    assert [line["event"] for line in lines if line["log_level"] == "error"] == []
+
+
+async def test_a_connection_that_says_nothing_is_dropped(loop: None) -> None:
+    async with served(settle_timeout_s=0.1) as address:
+        async with await trio.open_tcp_stream(*split_address(address)) as stranger:
+            with trio.fail_after(2):
+                try:
+                    while await stranger.receive_some():
+                        pass
+                except trio.BrokenResourceError:
+                    pass
+
+
+# Messages that are not as agreed, from a client of another make.
+
+
+class BytesCodec(CodecBase):
+    __content_subtype__ = "proto"
+
+    def encode(self, message: bytes, message_type: object) -> bytes:
+        return message
+
+    def decode(self, data: bytes, message_type: object) -> bytes:
+        return data
+
+
+@asynccontextmanager
+async def grpclib_channel(address: str) -> AsyncIterator[GrpclibChannel]:
+    host, port = split_address(address)
+    channel = GrpclibChannel(host, port, codec=BytesCodec())
+    try:
+        yield channel
+    finally:
+        channel.close()
+
+
+async def test_an_ordinary_grpc_client_can_call(loop: None) -> None:
+    async def call(channel: GrpclibChannel) -> list[bytes | None]:
+        async with channel.request(ECHO, Cardinality.STREAM_STREAM, bytes, bytes) as stream:
+            answers = []
+            for message in (b"one", b"", bytes(90_000)):
+                await stream.send_message(message)
+                answers.append(await stream.recv_message())
+            await stream.end()
+            answers.append(await stream.recv_message())
+            return answers
+
+    async with served() as address, grpclib_channel(address) as channel:
+        assert await border.call_asyncio(call, channel) == [b"one", b"", bytes(90_000), None]
+
+
+async def raw_prefix_outcome(address: str, prefix: bytes) -> GRPCError:
+    """What an ordinary client is told when it sends this length prefix."""
+
+    async def call(channel: GrpclibChannel) -> None:
+        async with channel.request(ECHO, Cardinality.STREAM_STREAM, bytes, bytes) as stream:
+            await stream.send_request()
+            await stream._stream.send_data(prefix + b"abc")
+            await stream.recv_message()
+            await stream.end()
+            await stream.recv_trailing_metadata()
+
+    async with grpclib_channel(address) as channel:
+        with pytest.raises(GRPCError) as told:
+            await border.call_asyncio(call, channel)
+    return told.value
+
+
+async def test_a_length_prefix_of_4_gib_is_refused_before_room_is_made(loop: None) -> None:
+    async with served() as address:
+        error = await raw_prefix_outcome(address, b"\x00\xff\xff\xff\xff")
+        assert error.status is Status.RESOURCE_EXHAUSTED
+        assert "4294967295" in (error.message or "")
+
+
+async def test_a_compressed_message_is_refused_clearly(loop: None) -> None:
+    async with served() as address:
+        error = await raw_prefix_outcome(address, b"\x01\x00\x00\x00\x03")
+        assert error.status is Status.UNIMPLEMENTED
+        assert "compress" in (error.message or "")
+
+
+async def test_a_message_over_the_receivers_limit_is_refused_with_its_code(loop: None) -> None:
+    async with served() as address, dialled(address) as channel, channel.open_stream(ECHO) as stream:
+        await stream.send(bytes(MESSAGE_MAX + 1))
+        with pytest.raises(PeerRefused) as told:
+            await stream.receive()
+        assert told.value.code == "link.message_too_large"
+
+
+# Certificates.
+
+
+class Authority:
+    """A CA and the files of a server and clients it vouches for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ca = trustme.CA()
+        self.ca_file = folder / "ca.pem"
+        folder.mkdir(exist_ok=True)
+        self.ca.cert_pem.write_to_path(str(self.ca_file))
+
+    def files(
+        self,
+        name: str,
+        *names: str,
+        not_before: datetime.datetime | None = None,
+        not_after: datetime.datetime | None = None,
+        common_name: str | None = None,
+    ) -> TlsFiles:
+        certificate = self.ca.issue_cert(*names, not_before=not_before, not_after=not_after, common_name=common_name)
+        files = TlsFiles(self.folder / f"{name}.pem", self.folder / f"{name}.key", self.ca_file)
+        certificate.cert_chain_pems[0].write_to_path(str(files.certificate))
+        certificate.private_key_pem.write_to_path(str(files.key))
+        return files
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "ours")
+
+
+@pytest.fixture
+def other_authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "theirs")
+
+
+def day(offset: int) -> datetime.datetime:
+    """A day relative to the clock that OpenSSL looks at."""
+    return datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=offset)  # noqa: TID251  OpenSSL's clock
+
+
+async def test_both_ends_prove_who_they_are(loop: None, authority: Authority) -> None:
+    server = authority.files("server", "127.0.0.1", "cloud.example.com")
+    edge = authority.files("edge", "edge-7", common_name="edge-8")
+    async with served(server) as address, dialled(address, edge) as channel:
+        assert await channel.unary(WHO, b"", 5) == b"edge-7"  # and not its common name
+        assert channel.peer.identities == ("cloud.example.com",)
+        async with channel.open_stream(ECHO) as stream:
+            await stream.send(bytes(90_000))
+            assert await stream.receive() == bytes(90_000)
+
+
+async def test_a_client_without_a_certificate_of_the_right_authority_is_refused(
+    loop: None, authority: Authority, other_authority: Authority
+) -> None:
+    server = authority.files("server", "127.0.0.1")
+    stranger = other_authority.files("edge", "edge-7")
+    believing_us = TlsFiles(stranger.certificate, stranger.key, authority.ca_file)
+    async with served(server) as address:
+        error = await dial_failure(address, believing_us)
+        assert error.code == "link.tls_failed"
+        assert "refused our certificate" in error.message
+
+
+async def test_a_server_of_another_authority_is_not_believed(
+    loop: None, authority: Authority, other_authority: Authority
+) -> None:
+    server = authority.files("server", "127.0.0.1")
+    edge = authority.files("edge", "edge-7")
+    with structlog.testing.capture_logs() as lines:
+        async with served(server) as address:
+            error = await dial_failure(address, TlsFiles(edge.certificate, edge.key, other_authority.ca_file))
+            await trio.sleep(0.05)
+    assert error.code == "link.tls_failed"
+    assert [line["event"] for line in lines] == ["grpc.handshake_failed"]
+
+
+async def test_a_server_of_another_name_is_not_believed(loop: None, authority: Authority) -> None:
+    server = authority.files("server", "cloud.example.com")
+    async with served(server) as address:
+        error = await dial_failure(address, authority.files("edge", "edge-7"))
+        assert error.code == "link.tls_failed"
+        assert "IP address mismatch" in error.message
+
+
+@pytest.mark.parametrize(("first", "last", "word"), [(-2, -1, "expired"), (1, 2, "not yet valid")])
+async def test_a_certificate_out_of_its_time_makes_us_look_at_our_clock(
+    loop: None, authority: Authority, first: int, last: int, word: str
+) -> None:
+    server = authority.files("server", "127.0.0.1", not_before=day(first), not_after=day(last))
+    async with served(server) as address:
+        error = await dial_failure(address, authority.files("edge", "edge-7"))
+        assert error.code == "link.tls_failed"
+        assert word in error.message
+        assert "the local clock is 20" in error.message
+
+
+async def test_plaintext_and_tls_that_meet_are_told_apart(loop: None, authority: Authority) -> None:
+    edge = authority.files("edge", "edge-7")
+    async with served() as address:
+        error = await dial_failure(address, edge)
+        assert error.code in {"link.tls_failed", "link.lost"}
+    async with served(authority.files("server", "127.0.0.1")) as address:
+        assert (await dial_failure(address)).code in {"link.not_backhaul", "link.lost"}
+
+
+async def test_replaced_certificates_are_used_without_a_restart(loop: None, authority: Authority) -> None:
+    server = authority.files("server", "127.0.0.1", "old.example.com")
+    edge = authority.files("edge", "edge-7")
+    with structlog.testing.capture_logs() as lines:
+        async with served(server) as address:
+            async with dialled(address, edge) as channel:
+                assert channel.peer.identities == ("old.example.com",)
+            authority.files("server", "127.0.0.1", "new.example.com")
+            authority.files("edge", "edge-8")
+            async with dialled(address, edge) as channel:
+                assert channel.peer.identities == ("new.example.com",)
+                assert await channel.unary(WHO, b"", 5) == b"edge-8"
+            server.key.write_text("half a fil")
+            async with dialled(address, edge) as channel:
+                assert channel.peer.identities == ("new.example.com",)
+    assert [line["event"] for line in lines] == ["grpc.certificates_reloaded", "grpc.certificates_unreadable"]
+
+
+async def test_unusable_files_and_taken_ports_are_configuration_errors(loop: None, authority: Authority) -> None:
+    files = authority.files("server", "127.0.0.1")
+    files.key.unlink()
+    with pytest.raises(ConfigurationError, match=r"tls\.files_unreadable"):
+        async with served(files):
+            pass
+    assert (await dial_failure("127.0.0.1:1", files)).code == "tls.files_unreadable"
+    async with served() as address:
+        with pytest.raises(ConfigurationError, match=r"listen\.failed"):
+            async with serve_grpc(
+                {},
+                host="127.0.0.1",
+                port=split_address(address)[1],
+                tls=None,
+                message_max_bytes=1,
+                connections_max=1,
+            ):
+                pass
+
+
+async def test_no_socket_is_left_behind(loop: None) -> None:
+    def sockets() -> int:
+        return sum("socket" in os.readlink(entry) for entry in entries())
+
+    def entries() -> list[str]:
+        return [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{fd}")]
+
+    before = sockets()
+    for _ in range(3):
+        async with served() as address, dialled(address) as channel:
+            async with channel.open_stream(SINK) as stream:
+                with trio.move_on_after(0.05):
+                    while True:
+                        await stream.send(bytes(50_000))
+            with pytest.raises((PeerGone, PeerClosed)):
+                await channel.unary(WHO, b"", 1)
+    assert sockets() == before
