@@ -1,13 +1,7 @@
-"""Append: judge a group of requests and store what is accepted, all in one transaction. Runs in the writer's thread.
-
-Heads of entities are kept in memory between groups, bounded, and written through: the same entities come back in
-every batch. This is the only writer of ``entity``'s numbers, so a kept head is the stored one; after a failure, and
-whenever an operator's command changed one, it is read again.
-"""
+"""Append: judge a group of requests and store what is accepted, all in one transaction. Runs in the writer's thread."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import repeat
@@ -29,72 +23,43 @@ from common.core.append import (
 )
 from common.core.batch import EventBatch
 from common.core.ids import slice_of
-from common.core.judge import EntityHead, PushJudgement, judge_local, judge_pushed, judge_repeat
+from common.core.judge import PushJudgement, judge_local, judge_pushed, judge_repeat
 from common.fail_points import fail_point
 from common.journal.sqlite.connection import insert_rows, select, transaction
-from common.journal.sqlite.log import HEAD_COLUMNS, head_position
+from common.journal.sqlite.entities import Entities
+from common.journal.sqlite.log import head_position
 from common.journal.sqlite.origins import Origins
 
-HEADS_KEPT = 20_000
 
-
-class Appender:
-    """The writer's memory between groups. Its methods run one at a time, inside the writer's turn."""
-
-    def __init__(self, writer: apsw.Connection) -> None:
-        self._writer = writer
-        self._heads: OrderedDict[str, EntityHead] = OrderedDict()
-
-    def append_group(self, requests: Sequence[AppendRequest], now_us: int) -> tuple[list[AppendOutcome], int]:
-        """The outcomes and the head's position after the synced commit."""
-        entities: dict[str, None] = {}
-        for request in requests:
-            entities.update(dict.fromkeys(request.events.persistence_id))
-            if isinstance(request, LocalAppend):
-                entities.update(dict.fromkeys(request.expected))
-            else:
-                entities.update(dict.fromkeys(stated.persistence_id for stated in request.ranges))
-        try:
-            with transaction(self._writer):
-                outcomes, head = _Group(self._writer, self, now_us).run(requests, entities)
-                fail_point("append.before_commit")
-        except BaseException:
-            self.forget(entities)
-            raise
-        fail_point("append.after_commit")
-        while len(self._heads) > HEADS_KEPT:
-            self._heads.popitem(last=False)
-        return outcomes, head
-
-    def heads(self, entities: Iterable[str]) -> OrderedDict[str, EntityHead]:
-        """Heads in which those of ``entities`` are present if they exist. Changing one is for the group's transaction."""
-        missing = [entity for entity in entities if entity not in self._heads]
-        if missing:
-            rows = select(
-                self._writer,
-                f"SELECT {HEAD_COLUMNS} FROM json_each(?) CROSS JOIN entity ON persistence_id = value",
-                (orjson.dumps(missing).decode(),),
-            )
-            for row in rows:
-                self._heads[row[0]] = EntityHead(*row)
-        return self._heads
-
-    def forget(self, entities: Iterable[str]) -> None:
-        """Read these heads again before they are used again."""
-        for entity in entities:
-            self._heads.pop(entity, None)
-
-    def forget_all(self) -> None:
-        """Read every head again before it is used again."""
-        self._heads.clear()
+def append_group(
+    writer: apsw.Connection, entities: Entities, requests: Sequence[AppendRequest], now_us: int
+) -> tuple[list[AppendOutcome], int]:
+    """The outcomes and the head's position after the synced commit."""
+    names: dict[str, None] = {}
+    for request in requests:
+        names.update(dict.fromkeys(request.events.persistence_id))
+        if isinstance(request, LocalAppend):
+            names.update(dict.fromkeys(request.expected))
+        else:
+            names.update(dict.fromkeys(stated.persistence_id for stated in request.ranges))
+    try:
+        with transaction(writer):
+            outcomes, head = _Group(writer, entities, now_us).run(requests, names)
+            fail_point("append.before_commit")
+    except BaseException:
+        entities.forget(names)
+        raise
+    fail_point("append.after_commit")
+    entities.bound()
+    return outcomes, head
 
 
 class _Group:
     """One transaction's work."""
 
-    def __init__(self, writer: apsw.Connection, appender: Appender, now_us: int) -> None:
+    def __init__(self, writer: apsw.Connection, entities: Entities, now_us: int) -> None:
         self._writer = writer
-        self._appender = appender
+        self._entities = entities
         self._now_us = now_us
         self._origins = Origins(writer, now_us)
         self._accepted = EventBatch()
@@ -103,16 +68,16 @@ class _Group:
         self._new_append_ids: list[str] = []
         self._head_position = head_position(writer)
 
-    def run(self, requests: Sequence[AppendRequest], entities: Iterable[str]) -> tuple[list[AppendOutcome], int]:
+    def run(self, requests: Sequence[AppendRequest], names: Iterable[str]) -> tuple[list[AppendOutcome], int]:
         """Judge in order, then write what was accepted."""
-        self._heads = self._appender.heads(entities)
+        self._heads = self._entities.heads(names)
         self._load_append_ids(requests)
         outcomes: list[AppendOutcome] = [
             self._local(request) if isinstance(request, LocalAppend) else self._pushed(request) for request in requests
         ]
+        self._entities.write(self._touched)
         if self._accepted:
-            store_events(self._writer, self._accepted, self._now_us)
-        write_heads(self._writer, [self._heads[entity] for entity in self._touched])
+            store_events(self._writer, self._entities, self._accepted, self._now_us)
         if self._new_append_ids:
             self._store_append_ids()
         return outcomes, self._head_position + len(self._accepted)
@@ -156,8 +121,8 @@ class _Group:
             already = self._origins.parked_count(request.origin_id)
             if already + len(judgement.parked) > request.parked_max:
                 # Judging has changed heads; nobody else in the group has any of them.
-                self._appender.forget(touched)
-                self._appender.heads(touched)
+                self._entities.forget(touched)
+                self._entities.heads(touched)
                 return OriginBlocked(already, request.parked_max)
             self._origins.park(request, judgement.parked)
         self._origins.keep_ranges(request.origin_id, request.branch, judgement.skipped)
@@ -185,10 +150,10 @@ def _accepted_events(request: PushedAppend, judgement: PushJudgement) -> EventBa
     return request.events if whole else request.events.select(judgement.accepted)
 
 
-def store_events(writer: apsw.Connection, events: EventBatch, now_us: int) -> None:
+def store_events(writer: apsw.Connection, entities: Entities, events: EventBatch, now_us: int) -> None:
     """Write the events after the head and move it: positions and times go up by one from event to event.
 
-    Their numbers are set by the caller, their positions and times here.
+    Their entities are written and their numbers set by the caller, their positions and times here.
     """
     n = len(events)
     before, head_timestamp_us = writer.execute("SELECT head_position, head_timestamp_us FROM journal").get
@@ -199,7 +164,7 @@ def store_events(writer: apsw.Connection, events: EventBatch, now_us: int) -> No
         range(timestamp_us, timestamp_us + n),
         repeat(now_us, n),
         events.event_time_us,
-        events.persistence_id,
+        entities.numbers(events.persistence_id),
         map(slice_of, events.persistence_id),
         events.seq_nr,
         events.origin_seq_nr,
@@ -212,27 +177,4 @@ def store_events(writer: apsw.Connection, events: EventBatch, now_us: int) -> No
     insert_rows(writer, "event", 13, columns)
     writer.execute(
         "UPDATE journal SET head_position = ?, head_timestamp_us = ?", (position + n - 1, timestamp_us + n - 1)
-    )
-
-
-def write_heads(writer: apsw.Connection, heads: Sequence[EntityHead]) -> None:
-    """Write the numbers of these heads; what retention keeps in the same rows is left alone."""
-    columns = (
-        [head.persistence_id for head in heads],
-        [head.seq_nr for head in heads],
-        [head.owner for head in heads],
-        [head.origin_seq_nr for head in heads],
-        [head.branch for head in heads],
-        [head.parked for head in heads],
-        repeat(0, len(heads)),
-        repeat(0, len(heads)),
-        repeat("", len(heads)),
-    )
-    insert_rows(
-        writer,
-        "entity",
-        9,
-        columns,
-        "ON CONFLICT DO UPDATE SET seq_nr = excluded.seq_nr, origin_seq_nr = excluded.origin_seq_nr,"
-        " branch = excluded.branch, parked = excluded.parked",
     )

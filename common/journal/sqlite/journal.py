@@ -31,7 +31,7 @@ from common.journal.interface import (
 )
 from common.journal.prompt import Prompt
 from common.journal.sqlite import log, origins, parked, projections
-from common.journal.sqlite.append import Appender
+from common.journal.sqlite.append import append_group
 from common.journal.sqlite.connection import (
     Runner,
     SqliteFile,
@@ -41,6 +41,7 @@ from common.journal.sqlite.connection import (
     thread_runner,
     transaction,
 )
+from common.journal.sqlite.entities import Entities, Names, entity_head
 from common.journal.sqlite.statements import run_query
 
 P = ParamSpec("P")
@@ -106,7 +107,8 @@ class SqliteJournal:
         self._run = run
         self._now_us = now_us
         self._history = history
-        self._appender = Appender(file.writer)
+        self._entities = Entities(file.writer)
+        self._names = Names(file.reader)
         self._writer_turn = trio.Lock()
         self._reader_turn = trio.Lock()
         self.prompt = Prompt(history.head_position)
@@ -140,7 +142,7 @@ class SqliteJournal:
 
         def work() -> tuple[list[AppendOutcome], int]:
             with coded_errors(self._file.path):
-                return self._appender.append_group(requests, self._now_us())
+                return append_group(self._file.writer, self._entities, requests, self._now_us())
 
         async with self._writer_turn:
             outcomes, head = await self._run(work)
@@ -157,20 +159,39 @@ class SqliteJournal:
         entity_type: str | None = None,
     ) -> LogPage:
         """See ``Journal.read``. A condition that leaves nothing of a stretch makes it look at the next one."""
-        page = await self._read(log.look, after, max_events, max_bytes, slices, entity_type)
+
+        async def look(after: int) -> LogPage:
+            return await self._read(
+                log.look,
+                self._names,
+                after=after,
+                max_events=max_events,
+                max_bytes=max_bytes,
+                slices=slices,
+                entity_type=entity_type,
+            )
+
+        page = await look(after)
         while not page.events and page.through < page.head:
-            page = await self._read(log.look, page.through, max_events, max_bytes, slices, entity_type)
+            page = await look(page.through)
         return page
 
     async def read_entity(
         self, persistence_id: str, from_seq_nr: int, to_seq_nr: int, *, max_events: int
     ) -> EventBatch:
         """See ``Journal.read_entity``."""
-        return await self._read(log.read_entity, persistence_id, from_seq_nr, to_seq_nr, max_events)
+        return await self._read(
+            log.read_entity,
+            self._names,
+            persistence_id,
+            from_seq_nr=from_seq_nr,
+            to_seq_nr=to_seq_nr,
+            max_events=max_events,
+        )
 
     async def entity_head(self, persistence_id: str) -> EntityHead | None:
         """See ``Journal.entity_head``."""
-        return await self._read(log.entity_head, persistence_id)
+        return await self._read(entity_head, persistence_id)
 
     async def stats(self) -> JournalStats:
         """See ``Journal.stats``."""
@@ -225,13 +246,13 @@ class SqliteJournal:
         return await self._write_heads(parked.discard, row_id, self._now_us())
 
     async def _write_heads(
-        self, fn: Callable[Concatenate[apsw.Connection, Appender, P], T], *args: P.args, **kwargs: P.kwargs
+        self, fn: Callable[Concatenate[apsw.Connection, Entities, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """As ``_write``, for an operator's command that changes entity heads and may add events."""
 
         def work(writer: apsw.Connection) -> tuple[T, int]:
-            self._appender.forget_all()
-            result = fn(writer, Appender(writer), *args, **kwargs)
+            self._entities.forget_all()
+            result = fn(writer, Entities(writer), *args, **kwargs)
             return result, log.head_position(writer)
 
         result, head = await self._write(work)
@@ -254,7 +275,7 @@ class SqliteJournal:
 
     async def acquire(self, name: str, slices: SliceRange, owner: str, lease_s: float) -> ProjectionLease | None:
         """See ``ProjectionStore.acquire``."""
-        return await self._write(projections.acquire, name, slices, owner, lease_s, self._now_us())
+        return await self._write(projections.acquire, name, slices, owner, lease_s=lease_s, now_us=self._now_us())
 
     async def release(self, lease: ProjectionLease) -> None:
         """See ``ProjectionStore.release``."""
@@ -264,7 +285,9 @@ class SqliteJournal:
         self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
     ) -> ProjectionLease:
         """See ``ProjectionStore.commit``."""
-        return await self._write(projections.commit, lease, position, statements, lease_s, self._now_us())
+        return await self._write(
+            projections.commit, lease, position, statements, lease_s=lease_s, now_us=self._now_us()
+        )
 
     async def rows(self) -> list[ProjectionRow]:
         """See ``ProjectionStore.rows``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import takewhile
 from typing import Any
 
 import apsw
@@ -9,10 +11,10 @@ import apsw
 from common.core.append import StatedRange
 from common.core.batch import EVENT_OVERHEAD_BYTES, EventBatch
 from common.core.ids import SliceRange
-from common.core.judge import EntityHead
 from common.fail_points import fail_point
 from common.journal.interface import JournalStats, LogPage, TrimLimit
-from common.journal.sqlite.connection import SqliteFile, insert_rows, select, snapshot
+from common.journal.sqlite.connection import SqliteFile, select, snapshot
+from common.journal.sqlite.entities import Names
 
 # A condition may leave little of the log; a look is a short read, so that the WAL can always be taken over.
 _POSITIONS_PER_LOOK = 20_000
@@ -20,16 +22,24 @@ _POSITIONS_PER_LOOK = 20_000
 _VACUUM_PAGES = 256
 
 _COLUMNS = (
-    "position, timestamp_us, stored_us, event_time_us, persistence_id, seq_nr, seq_nr - 1, origin_seq_nr,"
+    "position, timestamp_us, stored_us, event_time_us, entity_no, seq_nr, seq_nr - 1, origin_seq_nr,"
     " event_type, codec, payload, tags, metadata"
 )
-HEAD_COLUMNS = (
-    "persistence_id, seq_nr, owner, origin_seq_nr, branch, parked, deleted_to, deleted_position, deleted_reason"
-)
+_NAMED = "EXISTS (SELECT 1 FROM entity WHERE entity.entity_no = event.entity_no AND {})"
 
 
-def _batch(rows: list[tuple[Any, ...]]) -> EventBatch:
-    return EventBatch(*map(list, zip(*rows, strict=True)))
+def _batch(names: Names, rows: list[tuple[Any, ...]]) -> EventBatch:
+    if not rows:
+        return EventBatch()
+    columns = list(map(list, zip(*rows, strict=True)))
+    columns[4] = names.of(columns[4])
+    return EventBatch(*columns)
+
+
+def _of_types(entity_types: Collection[str]) -> tuple[str, list[str]]:
+    """A condition on events, and its arguments: '}' is the character after '|'."""
+    ranges = " OR ".join(["persistence_id >= ? AND persistence_id < ?"] * len(entity_types))
+    return _NAMED.format(f"({ranges})"), [f"{name}{end}" for name in sorted(entity_types) for end in "|}"]
 
 
 def head_position(connection: apsw.Connection) -> int:
@@ -40,6 +50,8 @@ def head_position(connection: apsw.Connection) -> int:
 
 def look(
     reader: apsw.Connection,
+    names: Names,
+    *,
     after: int,
     max_events: int,
     max_bytes: int,
@@ -53,9 +65,9 @@ def look(
         condition += " AND slice BETWEEN ? AND ?"
         args += [slices.first, slices.last]
     if entity_type is not None:
-        # '}' is the character after '|'.
-        condition += " AND persistence_id >= ? AND persistence_id < ?"
-        args += [f"{entity_type}|", f"{entity_type}}}"]
+        of_type, bounds = _of_types([entity_type])
+        condition += f" AND {of_type}"
+        args += bounds
     with snapshot(reader):
         head = head_position(reader)
         last = head
@@ -63,37 +75,32 @@ def look(
             first = reader.execute("SELECT min(position) FROM event WHERE position > ?", (after,)).get or head
             last = min(head, first + _POSITIONS_PER_LOOK)
         where = f"WHERE position > ? AND position <= ?{condition} ORDER BY position LIMIT ?"
-        bounds = (after, last, *args, max_events)
+        args = [after, last, *args, max_events]
         sizes = f"SELECT position, length(payload) + {EVENT_OVERHEAD_BYTES} AS size FROM event {where}"
-        count, size = reader.execute(f"SELECT count(*), sum(size) FROM ({sizes})", bounds).get
+        count, size = reader.execute(f"SELECT count(*), sum(size) FROM ({sizes})", args).get
         fitting = count
         if count and size > max_bytes:
             sums = f"SELECT sum(size) OVER (ORDER BY position) AS total FROM ({sizes})"
-            fits = reader.execute(f"SELECT count(*) FROM ({sums}) WHERE total <= ?", (*bounds, max_bytes)).get
+            fits = reader.execute(f"SELECT count(*) FROM ({sums}) WHERE total <= ?", (*args, max_bytes)).get
             fitting = max(1, fits)
         if not fitting:
             return LogPage(EventBatch(), max(after, last), head)
-        events = _batch(select(reader, f"SELECT {_COLUMNS} FROM event {where}", (*bounds[:-1], fitting)))
+        events = _batch(names, select(reader, f"SELECT {_COLUMNS} FROM event {where}", (*args[:-1], fitting)))
     through = last if fitting == count < max_events else events.position[-1]
     return LogPage(events, through, head)
 
 
 def read_entity(
-    reader: apsw.Connection, persistence_id: str, from_seq_nr: int, to_seq_nr: int, max_events: int
+    reader: apsw.Connection, names: Names, persistence_id: str, *, from_seq_nr: int, to_seq_nr: int, max_events: int
 ) -> EventBatch:
     """See ``Journal.read_entity``."""
     rows = select(
         reader,
-        f"SELECT {_COLUMNS} FROM event WHERE persistence_id = ? AND seq_nr BETWEEN ? AND ? ORDER BY seq_nr LIMIT ?",
+        f"SELECT {_COLUMNS} FROM event WHERE entity_no = (SELECT entity_no FROM entity WHERE persistence_id = ?)"
+        " AND seq_nr BETWEEN ? AND ? ORDER BY seq_nr LIMIT ?",
         (persistence_id, from_seq_nr, to_seq_nr, max_events),
     )
-    return _batch(rows) if rows else EventBatch()
-
-
-def entity_head(connection: apsw.Connection, persistence_id: str) -> EntityHead | None:
-    """See ``Journal.entity_head``."""
-    row = connection.execute(f"SELECT {HEAD_COLUMNS} FROM entity WHERE persistence_id = ?", (persistence_id,)).get
-    return EntityHead(*row) if row else None
+    return _batch(names, rows)
 
 
 def stats(file: SqliteFile) -> JournalStats:
@@ -134,38 +141,29 @@ def trim(writer: apsw.Connection, limit: TrimLimit) -> int:
     Ends at the first event that is too young: an entity always loses its oldest events first, also when the clock
     stepped back between two of them.
     """
-    types, args = "", sorted(limit.entity_types)
-    if limit.entity_types:
-        types = f" AND substr(persistence_id, 1, instr(persistence_id, '|') - 1) IN ({','.join('?' * len(args))})"
+    wanted, args = _of_types(limit.entity_types) if limit.entity_types else ("true", [])
     oldest = select(
         writer,
-        f"SELECT position, persistence_id, seq_nr, stored_us FROM event WHERE position <= ?{types}"
-        " ORDER BY position LIMIT ?",
+        f"SELECT position, stored_us FROM event WHERE position <= ? AND {wanted} ORDER BY position LIMIT ?",
         (limit.through, *args, limit.max_events),
     )
-    young = next((at for at, row in enumerate(oldest) if row[3] >= limit.stored_before_us), len(oldest))
-    removed = oldest[:young]
-    if not removed:
+    old = list(takewhile(lambda row: row[1] < limit.stored_before_us, oldest))
+    if not old:
         return 0
-    last = removed[-1][0]
-    writer.execute(f"DELETE FROM event WHERE position <= ?{types}", (last, *args))
-    newest = {persistence_id: (seq_nr, position) for position, persistence_id, seq_nr, _ in removed}
-    seq_nrs, positions = zip(*newest.values(), strict=True)
-    n = len(newest)
-    insert_rows(
-        writer,
-        "entity",
-        9,
-        (newest, seq_nrs, [""] * n, [0] * n, [0] * n, [0] * n, seq_nrs, positions, [limit.reason] * n),
-        "ON CONFLICT DO UPDATE SET deleted_to = excluded.deleted_to,"
-        " deleted_position = excluded.deleted_position, deleted_reason = excluded.deleted_reason",
+    last = old[-1][0]
+    writer.execute(
+        "UPDATE entity SET deleted_to = gone.seq_nr, deleted_position = gone.position, deleted_reason = ?"
+        " FROM (SELECT entity_no, max(seq_nr) AS seq_nr, max(position) AS position FROM event"
+        f" WHERE position <= ? AND {wanted} GROUP BY entity_no) AS gone WHERE entity.entity_no = gone.entity_no",
+        (limit.reason, last, *args),
     )
+    writer.execute(f"DELETE FROM event WHERE position <= ? AND {wanted}", (last, *args))
     writer.execute("UPDATE journal SET deleted_through = max(deleted_through, ?)", (last,))
     free, pages = writer.execute("PRAGMA freelist_count").get, writer.execute("PRAGMA page_count").get
     if free > max(pages // 4, _VACUUM_PAGES):
         writer.execute(f"PRAGMA incremental_vacuum({_VACUUM_PAGES})").fetchall()
     fail_point("trim.before_commit")
-    return len(removed)
+    return len(old)
 
 
 def forget_append_ids(writer: apsw.Connection, stored_before_us: int, max_rows: int) -> int:

@@ -12,8 +12,9 @@ from common.core.batch import COLUMNS, Envelope, EventBatch, concat, split_metad
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.judge import ParkedNumbers, discard_parked, judge_parked
 from common.journal.interface import ParkedRow
-from common.journal.sqlite.append import Appender, store_events, write_heads
+from common.journal.sqlite.append import store_events
 from common.journal.sqlite.connection import select
+from common.journal.sqlite.entities import Entities
 from common.journal.sqlite.origins import Origins, stored_ranges
 
 _COLUMNS = f"id, origin_id, code, parked_us, {', '.join(COLUMNS)}"
@@ -42,10 +43,10 @@ def parked_row(reader: apsw.Connection, row_id: int) -> ParkedRow | None:
 
 
 def retry(
-    writer: apsw.Connection, appender: Appender, persistence_id: str, accept_gap: bool, now_us: int
+    writer: apsw.Connection, entities: Entities, persistence_id: str, accept_gap: bool, now_us: int
 ) -> tuple[int, str]:
     """See ``Journal.retry_parked``; the caller holds the transaction."""
-    head = appender.heads([persistence_id]).get(persistence_id)
+    head = entities.heads([persistence_id]).get(persistence_id)
     rows = select(
         writer, f"SELECT branch, {_COLUMNS} FROM parked WHERE persistence_id = ? ORDER BY id", (persistence_id,)
     )
@@ -64,14 +65,14 @@ def retry(
     accepted = concat(events[row_id] for row_id in judgement.accepted)
     if accepted:
         accepted = replace(accepted, seq_nr=judgement.seq_nr, origin_seq_nr=accepted.seq_nr)
-        store_events(writer, accepted, now_us)
+        store_events(writer, entities, accepted, now_us)
         writer.executemany("DELETE FROM parked WHERE id = ?", [(row_id,) for row_id in judgement.accepted])
-    write_heads(writer, [head])
+    entities.write([persistence_id])
     Origins(writer, now_us).keep_ranges(head.owner, head.branch, judgement.skipped)
     return len(judgement.accepted), judgement.left
 
 
-def discard(writer: apsw.Connection, appender: Appender, row_id: int, now_us: int) -> bool:
+def discard(writer: apsw.Connection, entities: Entities, row_id: int, now_us: int) -> bool:
     """See ``Journal.discard_parked``; the caller holds the transaction."""
     row = writer.execute(
         "SELECT origin_id, persistence_id, branch, seq_nr, prev_seq_nr FROM parked WHERE id = ?", (row_id,)
@@ -89,11 +90,11 @@ def discard(writer: apsw.Connection, appender: Appender, row_id: int, now_us: in
             hint=f"discard or retry row {first} first",
             kind=ErrorKind.CONFLICT,
         )
-    head = appender.heads([persistence_id]).get(persistence_id)
+    head = entities.heads([persistence_id]).get(persistence_id)
     gone = StatedRange(persistence_id, seq_nr, seq_nr, "discarded")
     if head and head.owner == origin_id:
         gone = discard_parked(head, ParkedNumbers(row_id, branch, seq_nr, prev_seq_nr))
-        write_heads(writer, [head])
+        entities.write([persistence_id])
     writer.execute("DELETE FROM parked WHERE id = ?", (row_id,))
     Origins(writer, now_us).keep_ranges(origin_id, branch, [gone])
     return True

@@ -26,39 +26,45 @@ CREATE TABLE generation (
     generation_id  TEXT NOT NULL
 ) STRICT;
 
--- The log. prev_seq_nr is not stored: in this journal's own numbering it is seq_nr - 1. The entity's type is the part
--- of persistence_id before '|'.
+-- Entities by number: events name them by it, because an index on the text costs more than all the rest of an append.
+CREATE TABLE entity (
+    entity_no        INTEGER PRIMARY KEY,
+    persistence_id   TEXT NOT NULL UNIQUE,  -- EntityType|entityId
+    owner            TEXT NOT NULL,         -- origin id, '' = this service
+    deleted_to       INTEGER NOT NULL,      -- last seq_nr that retention removed, 0 = none
+    deleted_position INTEGER NOT NULL,      -- where it stood
+    deleted_reason   TEXT NOT NULL
+) STRICT;
+
+-- Where each entity is. Kept, never derived from events: numbers go on after every event of an entity was deleted.
+-- Apart from `entity` because every append writes it: small rows, many to a page.
+CREATE TABLE entity_head (
+    entity_no     INTEGER PRIMARY KEY,
+    seq_nr        INTEGER NOT NULL,
+    origin_seq_nr INTEGER NOT NULL,  -- last number known in the owner's numbering …
+    branch        INTEGER NOT NULL,  -- … on this fork of its history
+    parked        INTEGER NOT NULL   -- its parked events: while there are any, later ones queue behind
+) STRICT;
+
+-- The log. prev_seq_nr is not stored: in this journal's own numbering it is seq_nr - 1.
 CREATE TABLE event (
-    position       INTEGER PRIMARY KEY,  -- 1, 2, 3 … in commit order
-    timestamp_us   INTEGER NOT NULL,     -- unique and increasing: an order with a time's looks
-    stored_us      INTEGER NOT NULL,     -- the clock when it was stored: age, for retention
-    event_time_us  INTEGER NOT NULL,     -- the source's own time, 0 when it gave none
-    persistence_id TEXT NOT NULL,
-    slice          INTEGER NOT NULL,     -- computed from persistence_id; projections read by ranges of it
-    seq_nr         INTEGER NOT NULL,
-    origin_seq_nr  INTEGER NOT NULL,     -- the number at the origin that pushed it, 0 when written here
-    event_type     TEXT NOT NULL,
-    codec          TEXT NOT NULL,
-    payload        BLOB NOT NULL,
-    tags           TEXT NOT NULL,        -- parts joined by U+001F
-    metadata       TEXT NOT NULL         -- key, value, key, value … joined by U+001F
+    position      INTEGER PRIMARY KEY,  -- 1, 2, 3 … in commit order
+    timestamp_us  INTEGER NOT NULL,     -- unique and increasing: an order with a time's looks
+    stored_us     INTEGER NOT NULL,     -- the clock when it was stored: age, for retention
+    event_time_us INTEGER NOT NULL,     -- the source's own time, 0 when it gave none
+    entity_no     INTEGER NOT NULL,
+    slice         INTEGER NOT NULL,     -- computed from persistence_id; projections read by ranges of it
+    seq_nr        INTEGER NOT NULL,
+    origin_seq_nr INTEGER NOT NULL,     -- the number at the origin that pushed it, 0 when written here
+    event_type    TEXT NOT NULL,
+    codec         TEXT NOT NULL,
+    payload       BLOB NOT NULL,
+    tags          TEXT NOT NULL,        -- parts joined by U+001F
+    metadata      TEXT NOT NULL         -- key, value, key, value … joined by U+001F
 ) STRICT;
 
 -- One entity's events; unique as the last line of defence of "nothing twice".
-CREATE UNIQUE INDEX event_by_entity ON event (persistence_id, seq_nr);
-
--- Heads of entities. Kept, never derived from events: numbers go on after every event of an entity was deleted.
-CREATE TABLE entity (
-    persistence_id   TEXT PRIMARY KEY,
-    seq_nr           INTEGER NOT NULL,
-    owner            TEXT NOT NULL,     -- origin id, '' = this service
-    origin_seq_nr    INTEGER NOT NULL,  -- last number known in the owner's numbering …
-    branch           INTEGER NOT NULL,  -- … on this fork of its history
-    parked           INTEGER NOT NULL,  -- its parked events: while there are any, later ones queue behind
-    deleted_to       INTEGER NOT NULL,
-    deleted_position INTEGER NOT NULL,
-    deleted_reason   TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX event_by_entity ON event (entity_no, seq_nr);
 
 -- What was deleted in a stretch of the log, for whoever reads over it.
 CREATE INDEX entity_by_deleted_position ON entity (deleted_position) WHERE deleted_position > 0;
