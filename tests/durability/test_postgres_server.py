@@ -1,5 +1,6 @@
 """The server that durable things are tested against must itself be durable, private and gone afterwards."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,4 +55,6 @@ with postgres_server() as server:
         psutil.Process(int(pid)).wait(timeout=30)
     except psutil.NoSuchProcess:
         pass
-    assert "immediate shutdown" in (Path(directory) / "log").read_text()
+    log = (Path(directory) / "log").read_text()
+    shutil.rmtree(directory)
+    assert "immediate shutdown" in log
