@@ -93,7 +93,16 @@ async def run_projection(
     back (within seconds, if the store answers). Other errors of the journal come out: they are bugs.
     """
     story = RangeStory(progress or ProjectionProgress(handler.name, slices))
-    held = _Range(journal, handler, slices, owner, settings, random, story, on_commit)
+    held = _Range(
+        journal=journal,
+        handler=handler,
+        slices=slices,
+        owner=owner,
+        settings=settings,
+        random=random,
+        story=story,
+        on_commit=on_commit,
+    )
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(story.summarise, journal, settings.summary_s, now_us)
@@ -115,6 +124,7 @@ class _Range:
 
     def __init__(
         self,
+        *,
         journal: Journal,
         handler: Handler,
         slices: SliceRange,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
@@ -11,18 +10,18 @@ import structlog
 import trio
 from trio.testing import MockClock
 
-from common.core.batch import EventBatch
-from common.journal.interface import Statement, TrimLimit
+from common.journal.interface import TrimLimit
 from common.journal.memory import MemoryDatabase
 from common.projection.handlers import Handler
 from common.projection.latest import LATEST
 from common.projection.progress import ProjectionState
 from common.projection.status import projection_status
-from common.projection.tally import TALLY, all_tallies, fold
+from common.projection.tally import all_tallies, fold
 from tests.support.projections import (
     SMALL_PAGES,
     UNAVAILABLE,
     Commits,
+    Mendable,
     StagedJournal,
     clock_us,
     expected_tallies,
@@ -36,23 +35,6 @@ IDLE = Handler("idle", (), lambda _batch: ())
 
 
 # -- failures ------------------------------------------------------------------------------------------------------
-class Mendable:
-    """A tally that cannot digest event number ``seq_nr`` of one entity until it is mended."""
-
-    def __init__(self, persistence_id: str, seq_nr: int, *, bad_sql: bool) -> None:
-        self._bad = (persistence_id, seq_nr)
-        self._bad_sql = bad_sql
-        self.is_mended = False
-        self.handler = replace(TALLY, name="mendable", statements=self._statements)
-
-    def _statements(self, batch: EventBatch) -> Sequence[Statement]:
-        if self._bad in zip(batch.persistence_id, batch.seq_nr, strict=True) and not self.is_mended:
-            if self._bad_sql:
-                return [*TALLY.statements(batch), Statement("INSERT INTO nowhere VALUES (1)")]
-            raise ZeroDivisionError("secret payload")
-        return TALLY.statements(batch)
-
-
 @pytest.mark.parametrize("bad_sql", [False, True])
 async def test_a_poison_event_stops_its_projection_just_before_it_and_no_other(
     autojump_clock: MockClock, bad_sql: bool

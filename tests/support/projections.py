@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -93,6 +94,23 @@ async def running(
         progress: list[ProjectionProgress] = await nursery.start(run)
         yield progress
         nursery.cancel_scope.cancel()
+
+
+class Mendable:
+    """A tally that cannot digest event number ``seq_nr`` of one entity until it is mended."""
+
+    def __init__(self, persistence_id: str, seq_nr: int, *, bad_sql: bool) -> None:
+        self._bad = (persistence_id, seq_nr)
+        self._bad_sql = bad_sql
+        self.is_mended = False
+        self.handler = replace(TALLY, name="mendable", statements=self._statements)
+
+    def _statements(self, batch: EventBatch) -> Sequence[Statement]:
+        if self._bad in zip(batch.persistence_id, batch.seq_nr, strict=True) and not self.is_mended:
+            if self._bad_sql:
+                return [*TALLY.statements(batch), Statement("INSERT INTO nowhere VALUES (1)")]
+            raise ZeroDivisionError("secret payload")
+        return TALLY.statements(batch)
 
 
 class StagedJournal(MemoryJournal):
