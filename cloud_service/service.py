@@ -15,7 +15,6 @@ from functools import partial
 
 import structlog
 import trio
-from common.runtime.journal_routes import origin_routes, parked_routes, projection_routes, read_routes
 
 from cloud_service.queries import projection_query_routes
 from cloud_service.report import CloudReport
@@ -32,6 +31,7 @@ from common.projection.projection import run_projections
 from common.projection.tally import TALLY
 from common.runtime.health import Readiness, health_routes
 from common.runtime.http_app import HttpApp
+from common.runtime.journal_routes import origin_routes, parked_routes, projection_routes, read_routes
 from common.runtime.metrics import Registry
 from common.runtime.outside import Outside, tls_files
 from common.transport.push_endpoint import PUSH_PATH, EndpointSettings, PushEndpoint

@@ -186,5 +186,8 @@ def _refuse_unknown(place: str, row: dict[str, Any], known: frozenset[str]) -> N
 def _invalid(field: str, what: str, value: object) -> BackhaulError:
     got = "" if value is None else f", not {type(value).__name__}"
     return BackhaulError(
-        "http.invalid_request", f"{field} {what}{got}", "nothing was stored: mend the request and send it again"
+        "http.invalid_request",
+        f"{field} {what}{got}",
+        "nothing was stored: mend the request and send it again",
+        details={"field": field},
     )

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import structlog
 import trio
-from common.runtime.journal_routes import parked_routes, read_routes
 
 from common import VERSION
 from common.core.backoff import Backoff
@@ -21,6 +20,7 @@ from common.journal.group_commit import GroupCommit
 from common.journal.interface import Journal
 from common.runtime.health import Readiness, health_routes
 from common.runtime.http_app import HttpApp
+from common.runtime.journal_routes import parked_routes, read_routes
 from common.runtime.metrics import Registry
 from common.runtime.outside import Outside, tls_files
 from common.transport.link import keep_link

@@ -51,7 +51,7 @@ def read_routes(journal: Journal, about: About | None = None) -> list[BaseRoute]
 
     async def events(request: Request) -> Response:
         if "entity" in request.query_params:
-            check_query(request, {"entity", "after_seq_nr", "last", "max"})
+            check_query(request, {"entity", "after_seq_nr", "last", "max", "wait_s"})
             return json_response(await _events_of_entity(journal, request))
         check_query(request, {"after", "last", "max", "wait_s"})
         return json_response(await _events_of_log(journal, request))
@@ -76,10 +76,14 @@ async def _events_of_log(journal: Journal, request: Request) -> dict[str, object
 async def _events_of_entity(journal: Journal, request: Request) -> dict[str, object]:
     """Events of one entity behind a number, and `through_seq_nr`, the number to go on after."""
     wanted = query_number(request, "max", _ROWS_DEFAULT, minimum=1, maximum=ROWS_MAX)
+    wait_s = query_number(request, "wait_s", 0, maximum=_WAIT_MAX_S)
     persistence_id = entity(request.query_params.get("entity"))
-    head = await journal.entity_head(persistence_id)
-    last = head.seq_nr if head else 0
+    heard = journal.prompt.position
+    last = await _last_seq_nr(journal, persistence_id)
     after = _after(request, "after_seq_nr", last)
+    if wait_s and after >= last:
+        await journal.prompt.wait_above(heard, wait_s)
+        last = await _last_seq_nr(journal, persistence_id)
     found = EventBatch()
     through = after
     while through < last and len(found) < wanted and found.byte_size() < _ANSWER_BYTES_MAX:
@@ -88,6 +92,11 @@ async def _events_of_entity(journal: Journal, request: Request) -> dict[str, obj
         found.extend(page)
         through = page.seq_nr[-1] if len(page) == page_max else last
     return {"events": _shown(found), "through_seq_nr": through, "head_seq_nr": last}
+
+
+async def _last_seq_nr(journal: Journal, persistence_id: str) -> int:
+    head = await journal.entity_head(persistence_id)
+    return head.seq_nr if head else 0
 
 
 def _after(request: Request, field: str, head: int) -> int:

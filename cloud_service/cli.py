@@ -1,0 +1,40 @@
+"""The command `cloud-service`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from cloud_service.settings import PREFIX, CloudSettings
+from common.runtime import cli
+from common.runtime.cli_questions import ASKING, ORIGINS, PARKED, PROJECTIONS
+
+if TYPE_CHECKING:
+    from common.runtime.run_command import Serve
+
+
+def _load_serve() -> Serve[CloudSettings]:
+    from cloud_service.service import serve  # noqa: PLC0415 - heavy, and only for `run`
+
+    return serve
+
+
+CLOUD = cli.Program(
+    name="cloud-service",
+    service="cloud",
+    about="Takes in the journals of edges, each event once and in order, and runs projections over them.",
+    prefix=PREFIX,
+    settings_class=CloudSettings,
+    http_address=lambda settings: (settings.http_host, settings.http_port),
+    instance=lambda settings: settings.node or socket.gethostname(),
+    load_serve=_load_serve,
+    commands=(*ASKING, *PARKED, *ORIGINS, *PROJECTIONS),
+)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    return cli.main(CLOUD, sys.argv[1:] if words is None else words, os.environ)

@@ -1,0 +1,41 @@
+"""The command `edge-service`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from common.runtime import cli
+from common.runtime.cli_questions import ASKING, PARKED
+from edge_service.append_command import APPEND
+from edge_service.settings import PREFIX, EdgeSettings
+
+if TYPE_CHECKING:
+    from common.runtime.run_command import Serve
+
+
+def _load_serve() -> Serve[EdgeSettings]:
+    from edge_service.service import serve  # noqa: PLC0415 - heavy, and only for `run`
+
+    return serve
+
+
+EDGE = cli.Program(
+    name="edge-service",
+    service="edge",
+    about="Keeps the events of local programs on disk and pushes them to the cloud, whenever it can be reached.",
+    prefix=PREFIX,
+    settings_class=EdgeSettings,
+    http_address=lambda settings: (settings.http_host, settings.http_port),
+    instance=lambda settings: settings.id,
+    load_serve=_load_serve,
+    commands=(*ASKING, APPEND, *PARKED),
+    stand_ins=("--id=asking", "--cloud=localhost"),
+)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    return cli.main(EDGE, sys.argv[1:] if words is None else words, os.environ)
