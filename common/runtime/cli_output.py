@@ -70,9 +70,9 @@ def fields(content: Mapping[str, Any]) -> str:
 
 
 def _is_section(value: object) -> bool:
-    if isinstance(value, Mapping):
-        return True
-    return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(item, Mapping) for item in value)
+    return isinstance(value, Mapping) and bool(value)
 
 
 def _pairs(content: Mapping[str, Any]) -> str:
@@ -86,7 +86,7 @@ def _label(key: str) -> str:
 
 def shown(key: str, value: object) -> str:
     """A value as a person reads it; a key that ends in `_us` holds a time."""
-    if value is None or value in ("", []):
+    if value is None or value in ("", [], {}):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
