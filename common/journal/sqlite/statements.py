@@ -79,6 +79,8 @@ def _told(sql: str) -> Iterator[None]:
     # KeyError: a row is shorter than the statement's parameters; the others: a value SQLite has no type for.
     try:
         yield
+    except (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.BusyError):
+        raise  # the storage's trouble, not the statement's
     except (apsw.Error, KeyError, TypeError, ValueError, OverflowError) as error:
         raise BackhaulError(
             "projection.statement_failed",
