@@ -7,9 +7,15 @@ sleeping then costs nothing. Never with sockets, threads or processes, whose tim
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from examples.support.postgres import Databases, PostgresServer, PostgresUnavailable, postgres_server
 from tests.support.postgres import postgres_for_tests
+
+# The same examples in every run: a change is judged by what it changes, not by luck. No deadline: machines are shared.
+# A search for new cases is `make test ARGS=--hypothesis-profile=default`.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")
