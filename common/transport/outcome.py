@@ -6,7 +6,7 @@ answered as `link.handler_failed`, which tells nothing of our insides, and is lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import structlog
 import trio
@@ -44,9 +44,7 @@ def stopping() -> BackhaulError:
     return PeerGone("link.stopping", "the service is stopping", "dial again")
 
 
-def outcome_of(
-    error: BaseException, *, peer: str, path: str, warn: Callable[..., object] = log.warning
-) -> BackhaulError | None:
+def outcome_of(error: BaseException, *, peer: str, path: str) -> BackhaulError | None:
     """What to tell the caller about what came out of a handler: None for a proper end. Logs one line.
 
     Raises the cancellations of a group that holds other errors too: they belong to somebody further out.
@@ -58,9 +56,16 @@ def outcome_of(
     if refusals and len(refusals) == len(leaves):
         # A broken link is what the other errors of a group come from, or come with; a refusal says more.
         refusal = min(refusals, key=lambda leaf: isinstance(leaf, PeerGone))
-        warn("call.refused", peer=peer, path=path, code=refusal.code, reason=refusal.message)
+        log.warning(
+            "call.refused",
+            peer=peer,
+            path=path,
+            code=refusal.code,
+            reason=refusal.message,
+            repeat_key=f"{path} {refusal.code}",
+        )
         return refusal
-    log.error("call.failed", peer=peer, path=path, exc_info=error)
+    log.error("call.failed", peer=peer, path=path, exc_info=error, repeat_key=path)
     if isinstance(error, BaseExceptionGroup):
         cancelled, _ = error.split(trio.Cancelled)
         if cancelled is not None:

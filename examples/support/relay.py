@@ -226,6 +226,7 @@ def _address(text: str) -> Address:
 
 
 def main() -> None:
+    """Relay as the command line says, until standard input ends."""
     parser = argparse.ArgumentParser(prog="python -m examples.support.relay", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--listen", type=_address, default=("127.0.0.1", 0), metavar="HOST:PORT")
     parser.add_argument("--upstream", type=_address, action="append", required=True, metavar="HOST:PORT")

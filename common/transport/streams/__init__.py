@@ -5,7 +5,8 @@ grpclib.
 """
 
 from common import border as border  # before grpclib: trio-asyncio patches asyncio
-from common.transport.streams.client import GrpcChannel, open_channel, split_address
+from common.transport.streams.client import GrpcChannel, open_channel
+from common.transport.streams.dial import split_address
 from common.transport.streams.server import serve_grpc
 from common.transport.streams.tls import TlsFiles
 
