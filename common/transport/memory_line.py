@@ -53,8 +53,10 @@ class MemoryPipe:
         now = trio.current_time()
         link = self._connection
         previous = self._parcels[-1].arrives_at - link.delay_s if self._parcels else now
-        leaves_at = max(now, previous) if previous < math.inf else now
+        leaves_at = max(now, previous)
         arrives_at = leaves_at + link.delay_s + len(message) / link.bytes_per_s
+        if self._held_since is not None:  # not even in the moment of the holding
+            arrives_at = max(arrives_at, math.nextafter(self._held_since, math.inf))
         self._parcels.append(_Parcel(leaves_at, arrives_at, len(message), message, end))
         self.bytes_in += len(message)
         self.changed.set()
