@@ -99,8 +99,13 @@ class Producer:
         self.draining = False
 
     def room_bytes(self) -> int:
-        """Size of the batch that may be sent now; 0 = wait for an ack."""
-        return 0 if self.draining else min(self.window.room_bytes, self._batch_bytes)
+        """Size of the batch that may be sent now; 0 = wait for an ack.
+
+        A sliver of room is left alone: on a full window it would make every batch a small one.
+        """
+        room = self.window.room_bytes
+        is_sliver = not self.window.is_empty and room < min(self.window.bytes_limit, self._batch_bytes) // 4
+        return 0 if self.draining or is_sliver else min(room, self._batch_bytes)
 
     def sent(self, batch: PushBatch, weight: int, now_s: float) -> None:
         """The batch was handed to the line."""

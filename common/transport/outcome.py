@@ -47,9 +47,11 @@ def stopping() -> BackhaulError:
 def outcome_of(error: BaseException, *, peer: str, path: str) -> BackhaulError | None:
     """What to tell the caller about what came out of a handler: None for a proper end. Logs one line.
 
-    Raises the cancellations of a group that holds other errors too: they belong to somebody further out.
+    Raises a cancellation on, also out of a group that holds other errors too: it belongs to somebody further out.
     """
     leaves = [leaf for leaf in _leaves(error) if not isinstance(leaf, trio.Cancelled)]
+    if not leaves:
+        raise error
     if leaves and all(isinstance(leaf, PeerClosed) for leaf in leaves):
         return None
     refusals = [leaf for leaf in leaves if isinstance(leaf, BackhaulError)]

@@ -1,0 +1,142 @@
+"""An edge and a cloud node joined by a memory network: journals, writers, endpoint and link, without services around."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import trio
+
+from common.core.append import LocalAppend
+from common.core.backoff import Backoff
+from common.core.batch import EventBatch, new_events
+from common.core.push_messages import PushLimits
+from common.journal.group_commit import GroupCommit
+from common.journal.interface import Journal
+from common.journal.memory import MemoryDatabase, open_memory_journal
+from common.transport.link import keep_link
+from common.transport.memory_streams import MemoryNetwork
+from common.transport.push_endpoint import PUSH_PATH, EndpointSettings, PushEndpoint
+from common.transport.push_producer import LinkState, PushSettings
+from common.transport.stream import PeerInfo, StreamMethod
+from tests.support.builders import START_US, ids
+
+LIMITS = PushLimits(window_events=400, window_bytes=1_000_000, batch_bytes=200_000, event_bytes=300_000)
+ADDRESS = "cloud:7443"
+
+
+def now_us() -> int:
+    """The mock clock's time as a wall clock."""
+    return START_US + round(trio.current_time() * 1e6)
+
+
+@dataclass
+class PushWorld:
+    """What outlives both services, and the settings they run with."""
+
+    network: MemoryNetwork = field(default_factory=MemoryNetwork)
+    edge_disk: MemoryDatabase = field(default_factory=MemoryDatabase)
+    cloud_disk: MemoryDatabase = field(default_factory=MemoryDatabase)
+    commit_s: float = 0.001
+    batch_events: int = 50
+    endpoint: EndpointSettings = field(
+        default_factory=lambda: EndpointSettings(LIMITS, 1_000, 10.0, 30.0, require_identity=False)
+    )
+    ids: Callable[[], str] = field(default_factory=lambda: ids("world").__next__)
+
+    @asynccontextmanager
+    async def cloud(self, address: str = ADDRESS) -> AsyncIterator[tuple[Journal, PushEndpoint]]:
+        """A cloud node that serves ``address``."""
+        async with (
+            open_memory_journal(
+                self.cloud_disk, now_us=now_us, new_id=self.ids, commit_delay_s=self.commit_s
+            ) as journal,
+            trio.open_nursery() as nursery,
+        ):
+            commit = GroupCommit(journal)
+            nursery.start_soon(commit.run)
+            endpoint = PushEndpoint(journal, commit.append, self.endpoint, now_us)
+            async with self.network.serve(
+                {PUSH_PATH: StreamMethod(endpoint.serve)},
+                host=address.partition(":")[0],
+                port=int(address.partition(":")[2]),
+                tls=None,
+                message_max_bytes=4_000_000,
+                connections_max=100,
+            ):
+                yield journal, endpoint
+            nursery.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def edge(
+        self, origin_id: str = "edge-1", *, disk: MemoryDatabase | None = None, address: str = ADDRESS, seed: int = 1
+    ) -> AsyncIterator[tuple[Journal, LinkState]]:
+        """An edge that keeps its link while the block runs."""
+        settings = PushSettings(origin_id, self.ids(), LIMITS, self.batch_events, 4, 10.0, 30.0, 0.5)
+        state = LinkState()
+        async with (
+            open_memory_journal(disk or self.edge_disk, now_us=now_us, new_id=self.ids) as journal,
+            trio.open_nursery() as nursery,
+        ):
+
+            async def keep() -> None:
+                await keep_link(
+                    lambda: self.network.open_channel(
+                        address,
+                        tls=None,
+                        connect_timeout_s=5.0,
+                        message_max_bytes=4_000_000,
+                        user_timeout_s=30.0,
+                    ),
+                    journal,
+                    settings,
+                    state,
+                    backoff=Backoff(0.5, 30.0),
+                    chance=random.Random(seed),
+                    now_us=now_us,
+                )
+
+            nursery.start_soon(keep)
+            yield journal, state
+            nursery.cancel_scope.cancel()
+
+    def with_endpoint(self, **changes: object) -> PushWorld:
+        """This world with other settings of the cloud's end."""
+        self.endpoint = replace(self.endpoint, **changes)  # type: ignore[arg-type]
+        return self
+
+
+async def append(journal: Journal, names: Sequence[str], payload_bytes: int = 20) -> None:
+    """Append one event for each name; payloads tell their place in the journal."""
+    first = journal.history.head_position
+    payloads = [b"%d;" % (first + index) + b"x" * payload_bytes for index in range(len(names))]
+    await journal.append_group([LocalAppend(new_events(list(names), ["Read"] * len(names), payloads))])
+
+
+async def whole_log(journal: Journal) -> EventBatch:
+    """Every event there is."""
+    return (await journal.read(0, max_events=10**9, max_bytes=10**12)).events
+
+
+async def wait_for_head(journal: Journal, head: int, at_most_s: float = 600.0) -> None:
+    """Until the log has ``head`` events; raises TooSlowError."""
+    with trio.fail_after(at_most_s):
+        while (await journal.stats()).head_position < head:
+            await journal.prompt.wait_above(journal.prompt.position, 0.05)
+
+
+def same_story(edge: EventBatch, cloud: EventBatch) -> bool:
+    """Whether the cloud has exactly the edge's events, each once, in order per entity."""
+
+    def by_entity(batch: EventBatch) -> dict[str, list[bytes]]:
+        found: dict[str, list[bytes]] = {}
+        for name, payload in zip(batch.persistence_id, batch.payload, strict=True):
+            found.setdefault(name, []).append(payload)
+        return found
+
+    return by_entity(edge) == by_entity(cloud)
+
+
+CERTIFIED = PeerInfo("edge:1", ("edge-1",))
