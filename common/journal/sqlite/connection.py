@@ -32,7 +32,10 @@ CAP_MIN_BYTES = 1024 * 1024
 ROWS_PER_STATEMENT = 64
 _STATEMENTS_PREPARED = 400
 _NO_LIMIT_PAGES = 4_294_967_294
-_EXTRA, _FULL, _INCREMENTAL = 3, 2, 2
+_INCREMENTAL = 2
+# How often SQLite syncs: at every commit, and more carefully while a new file becomes one.
+SYNCHRONOUS, SYNCHRONOUS_WHILE_NEW = "FULL", "EXTRA"
+_SYNCHRONOUS_LEVELS = {"NORMAL": 1, "FULL": 2, "EXTRA": 3}
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -100,11 +103,10 @@ class SqliteFile:
 
     def close(self) -> None:
         """Close both connections (the last one checkpoints the WAL), then give up the lock."""
-        try:
-            self.reader.close()
-            self.writer.close()
-        finally:
-            os.close(self._lock)
+        for connection in (self.reader, self.writer):
+            with suppress(apsw.IOError, apsw.FullError):  # what could not be checkpointed is in the WAL next time
+                connection.close()
+        os.close(self._lock)
 
     def used_bytes(self) -> tuple[int, int]:
         """Bytes of pages in use plus WAL, and those of the WAL alone. Runs in the reader's thread."""
@@ -226,10 +228,10 @@ def _make_durable(writer: apsw.Connection, path: Path) -> None:
     """WAL with a sync at every commit.
 
     A new file is switched to WAL under EXTRA: otherwise a power cut may bring the deleted rollback journal of the
-    switch back, and with it the empty file.
+    switch back.
     """
     if not writer.execute("SELECT count(*) FROM sqlite_schema").get:
-        _set(writer, path, "synchronous", "EXTRA", _EXTRA)
+        _set_synchronous(writer, path, SYNCHRONOUS_WHILE_NEW)
         writer.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         writer.execute("PRAGMA auto_vacuum = INCREMENTAL")
         _set(writer, path, "journal_mode", "WAL", "wal")
@@ -237,7 +239,11 @@ def _make_durable(writer: apsw.Connection, path: Path) -> None:
             writer.execute("VACUUM")  # an earlier start was cut between creating the file and its first table
     _expect(path, "journal_mode", writer.execute("PRAGMA journal_mode").get, "wal")
     _expect(path, "auto_vacuum", writer.execute("PRAGMA auto_vacuum").get, _INCREMENTAL)
-    _set(writer, path, "synchronous", "FULL", _FULL)
+    _set_synchronous(writer, path, SYNCHRONOUS)
+
+
+def _set_synchronous(writer: apsw.Connection, path: Path, level: str) -> None:
+    _set(writer, path, "synchronous", level, _SYNCHRONOUS_LEVELS[level])
 
 
 def _set(writer: apsw.Connection, path: Path, name: str, value: str, expected: int | str) -> None:

@@ -1,0 +1,111 @@
+"""A process killed with SIGKILL at each named place leaves a journal that has all it acknowledged (P1, P2)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+
+from common.core.append import Appended
+from common.core.errors import BackhaulError
+from common.core.ids import ALL_SLICES
+from common.journal.interface import Statement
+from common.journal.sqlite import SqliteJournal, open_sqlite_journal
+from tests.durability.sqlite_victim import TABLE, request
+from tests.support.builders import START_US, appended, ids, local, seq_nrs, whole_log
+
+
+def kill_at(fail_point: str, path: Path, work: str) -> list[list[str]]:
+    """Run the victim until it is killed there; answers what it printed, as words."""
+    victim = subprocess.run(
+        [sys.executable, "-m", "tests.durability.sqlite_victim", str(path), work],
+        env=os.environ | {"BACKHAUL_FAIL_POINT": fail_point},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert victim.returncode == -signal.SIGKILL, victim.stderr
+    assert f"fail point hit: {fail_point.partition(':')[0]}" in victim.stderr
+    return [line.split() for line in victim.stdout.splitlines()]
+
+
+def reopened(path: Path) -> AbstractAsyncContextManager[SqliteJournal]:
+    """The journal as the next process finds it."""
+    return open_sqlite_journal(path, now_us=lambda: START_US, new_id=ids("again").__next__)
+
+
+@pytest.mark.parametrize(
+    ("fail_point", "stored"),
+    [
+        ("append.before_commit:1", 0),
+        ("append.before_commit:8", 7),
+        ("append.after_commit:1", 1),
+        ("append.after_commit:8", 8),
+    ],
+)
+async def test_acknowledged_appends_are_there_and_a_repeat_gets_the_same_answer(
+    fail_point: str, stored: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "journal.db"
+    told = kill_at(fail_point, path, "append")
+    assert len(told) == int(fail_point.partition(":")[2]) - 1
+    async with reopened(path) as journal:
+        assert (await journal.stats()).head_position == 2 * stored
+        for line in told:
+            number, position, *numbers = map(int, line)
+            repeated = await appended(journal, local(*request(number), append_id=f"key-{number}"))
+            assert repeated == Appended(position, numbers, repeated=True)
+        for number in range(len(told) + 1, 21):
+            again = await appended(journal, local(*request(number), append_id=f"key-{number}"))
+            assert again == Appended(2 * number - 1, [number, 1], repeated=number <= stored)
+        log = seq_nrs(await whole_log(journal))
+    assert log == [(name, nr) for n in range(1, 21) for name, nr in zip(request(n), (n, 1), strict=True)]
+
+
+async def test_retention_that_is_killed_has_removed_nothing_yet(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    told = kill_at("trim.before_commit:2", path, "trim")
+    assert told[-1] == ["trimmed", "10"]
+    async with reopened(path) as journal:
+        stats = await journal.stats()
+        assert (stats.first_position, stats.deleted_through, stats.head_position) == (11, 10, 40)
+        assert (await whole_log(journal)).position == list(range(11, 41))
+        head = await journal.entity_head("Sensor|shared")
+        assert head is not None
+        assert (head.seq_nr, head.deleted_to, head.deleted_position) == (20, 5, 9)
+
+
+async def test_a_first_start_killed_in_its_migration_is_begun_again(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    assert kill_at("migration.in_transaction", path, "append") == []
+    async with reopened(path) as journal:
+        assert await appended(journal, local("Sensor|a")) == Appended(1, [1])
+
+
+async def test_an_applications_migration_that_is_killed_has_made_no_table(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    kill_at("migration.in_transaction:2", path, "project")
+    async with reopened(path) as journal:
+        with pytest.raises(BackhaulError, match=r"projection\.statement_failed"):
+            await journal.query("SELECT * FROM counted")
+        await journal.migrate("counted", [[TABLE]])
+        assert await journal.query("SELECT * FROM counted") == []
+
+
+async def test_a_projections_effect_and_offset_are_there_together_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    told = kill_at("projection.in_transaction:4", path, "project")
+    assert told[-1] == ["projected", "3"]
+    async with reopened(path) as journal:
+        [row] = await journal.rows()
+        assert row.position == 3
+        assert await journal.query("SELECT position FROM counted ORDER BY position") == [(1,), (2,), (3,)]
+        lease = await journal.acquire("counted", ALL_SLICES, "me", 60)
+        assert lease is not None
+        await journal.commit(lease, 4, [Statement("INSERT INTO counted VALUES ($1)", [(4,)])], 60)
