@@ -13,6 +13,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
@@ -98,7 +99,8 @@ def _dispatch(program: Program[S], words: Sequence[str], environ: Mapping[str, s
     command: Command = args.command
     settings = load_from([*program.stand_ins, *flags]).settings
     host, port = program.http_address(settings)
-    return command.run(Question(args, settings, ServiceClient(host, port, command.timeout_s)))
+    with closing(ServiceClient(host, port, command.timeout_s)) as client:
+        return command.run(Question(args, settings, client))
 
 
 def _check_config(loaded: Loaded[S], *, as_json: bool) -> int:

@@ -42,6 +42,10 @@ class ServiceClient:
         self._where = f"{host}:{port}"
         self._connection = http.client.HTTPConnection(_LOOPBACK_OF.get(host, host), port, timeout=timeout_s)
 
+    def close(self) -> None:
+        """Hang up."""
+        self._connection.close()
+
     def get(self, path: str, **query: str | int | None) -> dict[str, Any]:
         """The answer's JSON object; query parameters that are None are left out. Raises what the service refused with."""
         given = {name: value for name, value in query.items() if value is not None}
