@@ -118,7 +118,7 @@ class MemoryPipe:
     def drop_under_way(self) -> None:
         now = self._now()
         while self._parcels and self._parcels[-1].arrives_at > now:
-            self._bytes_out += self._parcels.pop().size
+            self.bytes_in -= self._parcels.pop().size  # they never arrive, and need no room
         self.changed.set()
         self.roomy.set()
 
