@@ -1,0 +1,313 @@
+"""A group of append requests as the arguments of ``append_batch``, and its answer as their outcomes; pure.
+
+The server function judges (``sql/postgres/0002_append_batch.sql``); here requests become arrays and back. What a batch
+says about itself is found out here, where it costs the database nothing: which entities it has, and whether its events
+follow each other within each of them, so that the server need only look at the entities' heads.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, islice
+from typing import Any, TypeVar
+
+from common.core.append import (
+    Appended,
+    AppendOutcome,
+    AppendRefused,
+    AppendRequest,
+    Fenced,
+    LocalAppend,
+    OriginBlocked,
+    OutOfStep,
+    ParkedEvent,
+    Pushed,
+    PushedAppend,
+)
+from common.core.batch import concat
+from common.core.ids import slice_of
+from common.core.judge import judge_repeat
+
+T = TypeVar("T")
+
+_TYPES = [
+    *("bigint", "boolean", "int[]", *["text[]"] * 6, *["bigint[]"] * 7),
+    *("text[]", "bigint[]", *["int[]"] * 3, *["bigint[]"] * 3, "int[]"),
+    *(*["int[]"] * 4, "bigint[]", "bigint[]", "int[]", "text[]", "int[]", "text[]"),
+    *("int[]", *["bigint[]"] * 3, *["text[]"] * 4, "int[]", "bytea"),
+    *("bigint", *["text"] * 4, *["bytea"] * 4),
+]
+
+
+def _parameter(number: int, type_: str) -> str:
+    if type_ == "text[]":
+        return f"texts(${number})"
+    return f"${number}::text::{type_}" if type_.endswith("[]") else f"${number}::{type_}"
+
+
+APPEND_SQL = f"SELECT * FROM append_batch({', '.join(map(_parameter, range(1, len(_TYPES) + 1), _TYPES))})"
+
+# s_code of the function's answer
+_STORED, _WRONG_SEQ, _FOREIGN_OWNER, _SEEN, _FENCED, _OUT_OF_STEP, _BLOCKED = range(7)
+
+
+@dataclass(slots=True)
+class _Entities:
+    """The distinct entities of a group, numbered from 1 in order of first appearance; a list per attribute."""
+
+    index: dict[str, int] = field(default_factory=dict)
+    sub: list[int] = field(default_factory=list)
+    count: list[int] = field(default_factory=list)
+    prev: list[int] = field(default_factory=list)
+    last: list[int] = field(default_factory=list)
+    expect: list[int] = field(default_factory=list)
+    range: list[int] = field(default_factory=list)
+
+    def number(self, persistence_id: str, sub: int) -> int:
+        found = self.index.get(persistence_id)
+        if found is None:
+            found = self.index[persistence_id] = len(self.index) + 1
+            self.sub.append(sub)
+            self.count.append(0)
+            self.prev.append(0)
+            self.last.append(0)
+            self.expect.append(-1)
+            self.range.append(0)
+        assert self.sub[found - 1] == sub, f"{persistence_id} is in two sub-batches that may not share a group"
+        return found
+
+
+@dataclass(slots=True)
+class AppendCall:
+    """One call of ``append_batch``: its arguments in order, and what is needed to read the answer."""
+
+    requests: Sequence[AppendRequest]
+    arguments: tuple[Any, ...]
+    entities: list[str]
+    event_entity: list[int]
+    event_seq: list[int]
+
+    @classmethod
+    def of(cls, requests: Sequence[AppendRequest], now_us: int, entity_no: Mapping[str, int]) -> AppendCall:
+        """Arrays of a group whose requests may share one (``group_commit.Group``).
+
+        ``entity_no`` holds the numbers of entities that are known from earlier answers on the same connection.
+        """
+        entities = _Entities()
+        event_entity: list[int] = []
+        event_seq: list[int] = []
+        regular = True
+        expectations: list[tuple[int, int]] = []
+        ranges: list[tuple[int, int, int, int, str]] = []
+        range_next: list[int] = []
+        poison: list[tuple[int, str]] = []
+        for sub, request in enumerate(requests, start=1):
+            if isinstance(request, LocalAppend):
+                _number_local(request, entities, event_entity, event_seq)
+                for name, seq_nr in request.expected.items():
+                    ent = entities.number(name, 0)
+                    entities.expect[ent - 1] = seq_nr
+                    expectations.append((sub, ent))
+                continue
+            poison += [(len(event_entity) + i + 1, request.poison[i]) for i in sorted(request.poison)]
+            continuous = _number_pushed(request, sub, entities, event_entity)
+            event_seq += request.events.seq_nr
+            regular = regular and continuous and not request.ranges and not request.poison
+            _chain_ranges(request, sub, entities, ranges, range_next)
+        events = requests[0].events if len(requests) == 1 else concat(request.events for request in requests)
+        names = list(entities.index)
+        columns = [_column(column) for column in (events.event_type, events.codec, events.tags, events.metadata)]
+        times, time = _column(events.event_time_us)
+        s_events, s_origin, *s_numbers, journal, generation, entity, append_id, digest = _sub_batches(requests)
+        r_sub, r_ent, r_from, r_to, r_reason = _transposed(ranges, 5)
+        x_sub, x_ent = _transposed(expectations, 2)
+        p_event, p_code = _transposed(poison, 2)
+        arguments = (
+            now_us,
+            regular,
+            _ints(s_events),
+            *map(_texts, (s_origin, journal, generation, entity, append_id, digest)),
+            *map(_ints, s_numbers),
+            _texts(names),
+            _ints([entity_no.get(name, 0) for name in names]),
+            _ints(list(map(slice_of, names))),
+            *map(_ints, (entities.sub, entities.count, entities.prev, entities.last)),
+            _ints(entities.expect if expectations else []),
+            _ints(entities.range if ranges else []),
+            *map(_ints, (x_sub, x_ent, r_sub, r_ent, r_from, r_to, range_next)),
+            _texts(r_reason),
+            _ints(p_event),
+            _texts(p_code),
+            _ints(event_entity),
+            _ints(event_seq),
+            _ints([] if regular else events.prev_seq_nr),
+            _ints(times),
+            *(_texts(values) for values, _ in columns),
+            _ints(list(accumulate(map(len, events.payload)))),
+            b"".join(events.payload),
+            time or 0,
+            *(value or "" for _, value in columns),
+            *map(_packed, (events.position, events.timestamp_us, events.stored_us, events.origin_seq_nr)),
+        )
+        return cls(requests, arguments, names, event_entity, event_seq)
+
+    def outcomes(self, answer: Mapping[str, Any]) -> list[AppendOutcome]:
+        """One outcome a request, in order."""
+        numbers: list[int] = answer["stored_seq"]
+        base: list[int] = answer["n_base"]
+        if base:
+            numbers = [base[ent - 1] + seq for ent, seq in zip(self.event_entity, self.event_seq, strict=True)]
+        parked = list(zip(answer["parked_event"], answer["parked_code"], strict=True))
+        seen_seq = iter(answer["seen_seq"])
+        told: list[AppendOutcome] = []
+        start = 0
+        for sub, request in enumerate(self.requests):
+            stop = start + len(request.events)
+            code, first, number = answer["s_code"][sub], answer["s_first"][sub], answer["s_number"][sub]
+            if isinstance(request, PushedAppend):
+                mine = [(event - start - 1, why) for event, why in parked if start < event <= stop]
+                told.append(_pushed_outcome(request, code, number, mine))
+            elif code == _SEEN:
+                stored = Appended(first, list(islice(seen_seq, number)))
+                told.append(judge_repeat(request, bytes.fromhex(answer["s_seen"][sub]), stored))
+            elif code == _STORED:
+                told.append(Appended(first, numbers[start:stop]))
+            else:
+                name = self.entities[answer["s_entity"][sub] - 1]
+                told.append(_refused(code, name, answer["s_owner"][sub], expected=first, actual=number))
+            start = stop
+        return told
+
+
+def _pushed_outcome(request: PushedAppend, code: int, number: int, parked: Sequence[tuple[int, str]]) -> AppendOutcome:
+    if code == _FENCED:
+        return Fenced(number)
+    if code == _OUT_OF_STEP:
+        return OutOfStep(number)
+    if code == _BLOCKED:
+        return OriginBlocked(number, request.parked_max)
+    events = request.events
+    told = (ParkedEvent(events.position[i], events.persistence_id[i], events.seq_nr[i], why) for i, why in parked)
+    return Pushed(request.through.position, number, tuple(told))
+
+
+def _refused(code: int, name: str, owner: str, *, expected: int, actual: int) -> AppendRefused:
+    # The words of common.core.judge.judge_local.
+    if code == _WRONG_SEQ:
+        message = f"{name} is at {actual}, not at the expected {expected}"
+        return AppendRefused("append.wrong_expected_seq_nr", message, name, expected, actual)
+    assert code == _FOREIGN_OWNER, code
+    return AppendRefused("append.foreign_owner", f"{name} is owned by {owner}: only its owner writes it", name)
+
+
+def _number_local(request: LocalAppend, entities: _Entities, event_entity: list[int], event_seq: list[int]) -> None:
+    """Number the events 1, 2, 3 … within each entity of the group."""
+    count = entities.count
+    for persistence_id in request.events.persistence_id:
+        ent = entities.number(persistence_id, 0)
+        count[ent - 1] += 1
+        event_entity.append(ent)
+        event_seq.append(count[ent - 1])
+
+
+def _number_pushed(request: PushedAppend, sub: int, entities: _Entities, event_entity: list[int]) -> bool:
+    """Whether the events follow each other within each entity, from a first one that may follow something."""
+    events = request.events
+    index, owner, count, last = entities.index, entities.sub, entities.count, entities.last
+    continuous = True
+    for persistence_id, seq_nr, prev in zip(events.persistence_id, events.seq_nr, events.prev_seq_nr, strict=True):
+        ent = index.get(persistence_id)
+        if ent is None:
+            ent = entities.number(persistence_id, sub)
+            entities.prev[ent - 1] = prev
+            continuous = continuous and prev >= 0
+        elif prev != last[ent - 1]:
+            continuous = False
+        if seq_nr != prev + 1:
+            continuous = False
+        assert owner[ent - 1] == sub, f"{persistence_id} is in two sub-batches that may not share a group"
+        last[ent - 1] = seq_nr
+        count[ent - 1] += 1
+        event_entity.append(ent)
+    return continuous
+
+
+def _chain_ranges(
+    request: PushedAppend,
+    sub: int,
+    entities: _Entities,
+    ranges: list[tuple[int, int, int, int, str]],
+    range_next: list[int],
+) -> None:
+    """Add the stated ranges, those of one entity linked in the order they were stated."""
+    newest: dict[int, int] = {}
+    for stated in request.ranges:
+        ent = entities.number(stated.persistence_id, sub)
+        ranges.append((sub, ent, stated.from_seq_nr, stated.to_seq_nr, stated.reason))
+        range_next.append(0)
+        if ent in newest:
+            range_next[newest[ent] - 1] = len(ranges)
+        else:
+            entities.range[ent - 1] = len(ranges)
+        newest[ent] = len(ranges)
+
+
+def _sub_batches(requests: Sequence[AppendRequest]) -> list[list[Any]]:
+    """A list per attribute: events, origin, six numbers, and texts."""
+    rows: list[tuple[Any, ...]] = []
+    for request in requests:
+        n = len(request.events)
+        if isinstance(request, PushedAppend):
+            to = request.through
+            rows.append((
+                n, request.origin_id, request.session, request.branch, request.after_position, request.parked_max,
+                to.position, to.timestamp_us, to.seq_nr, to.journal_id, to.generation_id, to.persistence_id, "", "",
+            ))  # fmt: skip
+        else:
+            local = ("", 0, 0, 0, 0, 0, 0, 0, "", "", "")
+            rows.append((n, *local, request.append_id, request.digest.hex()))
+    return _transposed(rows, 14)
+
+
+def _transposed(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
+
+
+def _column(values: list[T]) -> tuple[list[T], T | None]:
+    """A column as it travels: one value when all are equal, which is common and costs the server nothing."""
+    if values and values.count(values[0]) == len(values):
+        return [], values[0]
+    return values, None
+
+
+# asyncpg spends 400 to 1,200 ns on every element of an array argument; a text that the server parses costs a tenth.
+# So arrays travel as text, and payloads as one value with the places where each ends.
+_SEPARATOR = "\x1e"
+
+
+def _ints(values: Sequence[int]) -> str:
+    return f"{{{repr(values)[1:-1]}}}" if values else "{}"
+
+
+def _texts(values: Sequence[str]) -> str:
+    """Each text and a U+001E; nothing fit to be stored contains one, and what is to be parked anyway loses it."""
+    if not values:
+        return ""
+    joined = _SEPARATOR.join(values)
+    if joined.count(_SEPARATOR) != len(values) - 1 or "\0" in joined:
+        joined = _SEPARATOR.join(value.translate(_UNFIT) for value in values)
+    return joined + _SEPARATOR
+
+
+# PostgreSQL stores no U+0000 in texts.
+_UNFIT = {0: "\ufffd", 0x1E: "\ufffd"}
+
+
+def _packed(values: list[int]) -> bytes:
+    numbers = array("q", values)
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return numbers.tobytes()

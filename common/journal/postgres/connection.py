@@ -1,0 +1,301 @@
+"""One owned connection to PostgreSQL: opened when needed, used by one caller at a time, cut rather than cancelled.
+
+A statement in flight is never cancelled: its caller waits for it, and past a deadline the connection is terminated and
+the next use opens another. What asyncpg and the server raise becomes one of our codes here (``told``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Concatenate, ParamSpec, TypeVar
+from urllib.parse import urlsplit
+
+import trio
+
+from common import border
+from common.core.errors import BackhaulError, ConfigurationError, ErrorKind
+
+import asyncpg  # isort: skip  # after border, which prepares asyncio
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+SCHEMA = "backhaul"
+_RETRY_AFTER_S = 1.0
+# What passes by itself: the server restarts, fails over, is full of connections, or somebody else held a lock too long.
+_PASSING = (
+    OSError,
+    trio.TooSlowError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InternalClientError,
+    # Once the service runs, a login or database that is refused is one that is being moved.
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """Seconds after which the server gives up, so that a stuck or paused node never holds what others wait for."""
+
+    connect_timeout_s: float = 5.0
+    lock_timeout_s: float = 5.0
+    statement_timeout_s: float = 15.0
+    idle_in_transaction_timeout_s: float = 10.0
+
+    @property
+    def deadline_s(self) -> float:
+        """When the connection is cut: the server should have answered or given up by then."""
+        return self.statement_timeout_s + 5.0
+
+    def settings(self) -> dict[str, str]:
+        """As session settings."""
+        return {
+            "lock_timeout": _ms(self.lock_timeout_s),
+            "statement_timeout": _ms(self.statement_timeout_s),
+            "idle_in_transaction_session_timeout": _ms(self.idle_in_transaction_timeout_s),
+        }
+
+
+def _ms(seconds: float) -> str:
+    return f"{round(seconds * 1_000)}ms"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where the database is, and how sessions with it are set up."""
+
+    url: str
+    limits: SessionLimits
+
+    @property
+    def name(self) -> str:
+        """Host, port and database for messages, without user and password."""
+        return address_of(self.url)
+
+    async def connect(self, purpose: str, settings: Mapping[str, str]) -> asyncpg.Connection:
+        """A new session. Trio-flavoured; raises what asyncpg raises."""
+        session = {
+            "application_name": f"backhaul {purpose}",
+            "search_path": f"{SCHEMA}, public",
+            "client_min_messages": "warning",
+            "jit": "off",
+            **self.limits.settings(),
+            **settings,
+        }
+
+        async def connect() -> asyncpg.Connection:
+            return await asyncpg.connect(
+                self.url,
+                server_settings=session,
+                timeout=self.limits.connect_timeout_s,
+                max_cached_statement_lifetime=0,
+            )
+
+        return await border.call_asyncio(connect)
+
+
+def address_of(url: str) -> str:
+    """Host, port and database of a URL, without anything secret."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "local socket", parts.port
+    except ValueError:
+        return "an unreadable URL"
+    return f"{host}{f':{port}' if port else ''}{parts.path}"
+
+
+class OwnedConnection:
+    """A connection for one purpose. ``prepare`` is run on each new session before its first use; asyncio-flavoured."""
+
+    def __init__(
+        self,
+        server: Server,
+        purpose: str,
+        *,
+        settings: Mapping[str, str] | None = None,
+        prepare: Callable[[asyncpg.Connection], Awaitable[None]] | None = None,
+    ) -> None:
+        self._server = server
+        self._purpose = purpose
+        self._settings = settings or {}
+        self._prepare = prepare
+        self._connection: asyncpg.Connection | None = None
+        self._turn = trio.Lock()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody uses it now."""
+        return self._turn.locked()
+
+    async def run(
+        self, fn: Callable[Concatenate[asyncpg.Connection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Await the asyncio-flavoured ``fn(connection, …)`` to its end, whatever happens to the caller.
+
+        Raises:
+            BackhaulError: ``journal.unavailable``, ``journal.full``, ``journal.broken``; the connection is gone then
+                unless the server itself refused the statement. What ``fn`` did is not known after the first.
+        """
+        async with self._turn:
+            with told(self._server.name):
+                connection = self._connection
+                if connection is None or connection.is_closed():
+                    connection = self._connection = await self._server.connect(self._purpose, self._settings)
+                    if self._prepare:
+                        try:
+                            await self._finish(connection, self._prepare, connection)
+                        except BaseException:
+                            self.cut()
+                            raise
+
+                return await self._finish(connection, fn, connection, *args, **kwargs)
+
+    async def _finish(
+        self, connection: asyncpg.Connection, fn: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        try:
+            return await finish(connection, self._server.limits, fn, *args, **kwargs)
+        except BaseException as error:
+            # A refused statement leaves a usable session; after anything else its state is not known.
+            usable = isinstance(error, asyncpg.PostgresError | BackhaulError) and not connection.is_closed()
+            if not usable or connection.is_in_transaction():
+                connection.terminate()
+            raise
+
+    def cut(self) -> None:
+        """Drop the session at once; the next use opens another."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    async def aclose(self) -> None:
+        """Say goodbye; bounded."""
+        connection, self._connection = self._connection, None
+        if connection is None or connection.is_closed():
+            return
+        with trio.CancelScope(shield=True):
+            try:
+                await border.finish_asyncio(connection.close, deadline_s=2.0, cut=connection.terminate)
+            except Exception:  # noqa: BLE001  it is over either way
+                connection.terminate()
+
+
+async def finish(
+    connection: asyncpg.Connection,
+    limits: SessionLimits,
+    fn: Callable[P, Awaitable[T]],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Await the asyncio-flavoured ``fn`` to its end, or until the session is cut at the deadline."""
+
+    async def call() -> T:
+        return await fn(*args, **kwargs)
+
+    return await border.finish_asyncio(call, deadline_s=limits.deadline_s, cut=connection.terminate)
+
+
+@contextmanager
+def told(server: str) -> Iterator[None]:
+    """Every error of a running session as one of ours."""
+    try:
+        yield
+    except asyncpg.DiskFullError as error:
+        raise BackhaulError(
+            "journal.full", f"{server}: {error}", "free disk space on the database server", kind=ErrorKind.FULL
+        ) from error
+    except (*_PASSING, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise (_unavailable if is_passing(error) else _broken)(server, error) from error
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the same may succeed later without anybody changing anything in the program."""
+    # InterfaceError: the connection was closed under us; also a ValueError: we passed what fits no column.
+    return isinstance(error, _PASSING) or (
+        isinstance(error, asyncpg.InterfaceError) and not isinstance(error, ValueError)
+    )
+
+
+def _unavailable(server: str, error: BaseException) -> BackhaulError:
+    return BackhaulError(
+        "journal.unavailable",
+        f"{server}: {_reason(error)}",
+        "the same request may succeed when the database answers again",
+        retry_after_s=_RETRY_AFTER_S,
+    )
+
+
+def _broken(server: str, error: BaseException) -> BackhaulError:
+    return BackhaulError(
+        "journal.broken",
+        f"{server}: {_reason(error)}",
+        "the tables are not as this version left them; see the database's log",
+        kind=ErrorKind.INTERNAL,
+    )
+
+
+def _reason(error: BaseException) -> str:
+    # asyncpg appends DETAIL and HINT, and a detail may quote a row: the first line is enough to look it up.
+    first_line = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+
+
+@contextmanager
+def told_at_start(server: str) -> Iterator[None]:
+    """Every error of the first connection: what an operator must change has a code of its own."""
+    try:
+        yield
+    except BackhaulError:
+        raise
+    except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InsufficientPrivilegeError) as error:
+        raise ConfigurationError(
+            "postgres.access_denied",
+            f"{server}: {_reason(error)}",
+            "correct user, password or privileges; the role needs CREATE on the database",
+        ) from error
+    except asyncpg.InvalidCatalogNameError as error:
+        raise ConfigurationError(
+            "postgres.no_database", f"{server}: {_reason(error)}", "create the database, or correct its name"
+        ) from error
+    except (asyncpg.ClientConfigurationError, ValueError) as error:
+        raise ConfigurationError(
+            "postgres.invalid_url",
+            f"{server}: {_reason(error)}",
+            "write postgresql://user:password@host:port/database",
+        ) from error
+    except (asyncpg.ProtocolViolationError, asyncpg.FeatureNotSupportedError) as error:
+        if "startup parameter" in str(error):
+            raise pooler_refused(server) from error
+        raise _unreachable(server, error) from error
+    except (*_PASSING, asyncpg.InterfaceError) as error:
+        raise _unreachable(server, error) from error
+    except asyncpg.PostgresError as error:
+        raise _broken(server, error) from error
+
+
+def _unreachable(server: str, error: BaseException) -> BackhaulError:
+    return BackhaulError(
+        "postgres.unreachable",
+        f"{server}: {_reason(error)}",
+        "start the database, or correct host and port",
+        retry_after_s=_RETRY_AFTER_S,
+    )
+
+
+def pooler_refused(server: str) -> ConfigurationError:
+    """Session settings, LISTEN and prepared statements need a session of one's own."""
+    return ConfigurationError(
+        "postgres.pooler",
+        f"{server} is a connection pooler that shares sessions between its clients",
+        "connect to the database itself, or to a pool in session mode that lets startup parameters through",
+    )

@@ -1,0 +1,72 @@
+"""Hints between nodes: who commits tells the others the new head over a session that no append waits for.
+
+A hint may be lost at any time (the session breaks, the service stops); who follows the log also looks without one.
+"""
+
+from __future__ import annotations
+
+import asyncpg
+import trio
+
+from common.core.errors import BackhaulError
+from common.journal.postgres.connection import OwnedConnection, Server
+from common.journal.prompt import Prompt
+
+_CHANNEL = "backhaul_head"
+# PostgreSQL tells nobody that a LISTEN session's line is dead; asking does.
+_ALIVE_EVERY_S = 10.0
+_BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+class Hints:
+    """One session that listens and notifies; ``committed`` is called by the node's own appends."""
+
+    def __init__(self, server: Server, prompt: Prompt) -> None:
+        self._prompt = prompt
+        self._own = Prompt(prompt.position)
+        self._connection = OwnedConnection(
+            server, "hints", settings={"synchronous_commit": "off"}, prepare=self._listen
+        )
+
+    def committed(self, position: int) -> None:
+        """This node has stored events up to ``position``."""
+        self._own.raise_to(position)
+
+    async def run(self) -> None:
+        """Listen and notify until cancelled; sessions that break are opened again after a while."""
+        failures = 0
+        told = self._own.position
+        try:
+            while True:
+                try:
+                    if self._own.position > told:
+                        newest = self._own.position
+                        await self._connection.run(_notify, newest)
+                        told = newest
+                    else:
+                        await self._connection.run(_ask)
+                    failures = 0
+                except BackhaulError:
+                    await trio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
+                    failures += 1
+                    continue
+                await self._own.wait_above(told, _ALIVE_EVERY_S)
+        finally:
+            await self._connection.aclose()
+
+    async def _listen(self, connection: asyncpg.Connection) -> None:
+        await connection.add_listener(_CHANNEL, self._heard)
+        # What was committed while nobody listened.
+        self._prompt.raise_to(await connection.fetchval("SELECT position FROM head"))
+
+    def _heard(self, _connection: object, _pid: int, _channel: str, payload: str) -> None:
+        if payload.isdecimal():
+            self._prompt.raise_to(int(payload))
+
+
+async def _notify(connection: asyncpg.Connection, position: int) -> None:
+    await connection.execute("SELECT pg_notify($1, $2)", _CHANNEL, str(position))
+
+
+async def _ask(connection: asyncpg.Connection) -> None:
+    await connection.execute("SELECT 1")

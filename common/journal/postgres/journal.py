@@ -1,0 +1,335 @@
+"""``Journal`` over a PostgreSQL database: which session does what, and what this process remembers.
+
+What is done is in the modules beside this one. Each kind of work has a session of its own, so none waits for another:
+appends, reads (two), the state of origins and parked events, projections, and hints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import asyncpg
+import trio
+
+from common.core.append import AppendOutcome, AppendRequest, StatedRange
+from common.core.batch import EventBatch
+from common.core.history import History, Offset, OriginState, ResumeDecision
+from common.core.ids import ALL_SLICES, SliceRange
+from common.core.judge import EntityHead
+from common.fail_points import fail_point
+from common.journal.interface import (
+    JournalStats,
+    LogPage,
+    ParkedRow,
+    ProjectionLease,
+    ProjectionRow,
+    Statement,
+    StoredRange,
+    TrimLimit,
+)
+from common.journal.postgres import log, opening, origins, parked, projections
+from common.journal.postgres.append import APPEND_SQL, AppendCall
+from common.journal.postgres.connection import (
+    OwnedConnection,
+    Server,
+    SessionLimits,
+    finish,
+    pooler_refused,
+    told_at_start,
+)
+from common.journal.postgres.hints import Hints
+from common.journal.prompt import Prompt
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_ENTITIES_MAX = 200_000
+# The writer runs one function over and over: its plans are made once, and only those whose cost does not grow with the
+# tables (a new table's statistics say it is small).
+_WRITER_SETTINGS = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_bitmapscan": "off",
+}
+
+
+@asynccontextmanager
+async def open_postgres_journal(
+    url: str,
+    *,
+    now_us: Callable[[], int],
+    new_id: Callable[[], str],
+    notify: bool = True,
+    limits: SessionLimits | None = None,
+) -> AsyncIterator[PostgresJournal]:
+    """Open the journal in the database at ``url``, made or migrated when need be. Needs ``border.open_loop``.
+
+    Without ``notify`` nodes neither tell each other of commits nor listen: they only poll.
+
+    Raises:
+        ConfigurationError: ``postgres.access_denied``, ``postgres.no_database``, ``postgres.invalid_url``,
+            ``postgres.pooler``, ``postgres.too_old``, ``postgres.encoding``, ``journal.not_durable``,
+            ``journal.not_a_journal``, ``journal.schema_newer``.
+        BackhaulError: ``postgres.unreachable``: it may answer later.
+    """
+    server = Server(url, limits or SessionLimits())
+    history = await _look_and_migrate(server, new_id)
+    journal = PostgresJournal(server, history, now_us, new_id)
+    try:
+        async with trio.open_nursery() as nursery:
+            if notify:
+                nursery.start_soon(journal.run_hints)
+            yield journal
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # The nursery is our affair: what the block raised comes out as it was.
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
+    finally:
+        await journal.aclose()
+
+
+async def _look_and_migrate(server: Server, new_id: Callable[[], str]) -> History:
+    with told_at_start(server.name):
+        first = await server.connect("start", {})
+        try:
+            second = await server.connect("start", {})
+            try:
+                if await finish(first, server.limits, opening.is_behind_pooler, first, second):
+                    raise pooler_refused(server.name)
+            finally:
+                second.terminate()
+            await finish(first, server.limits, opening.check_server, first, server.name)
+            await finish(first, server.limits, opening.migrate, first, server.name)
+            return await finish(first, server.limits, opening.settle_history, first, new_id, None)
+        finally:
+            first.terminate()
+
+
+class PostgresJournal:
+    """``common.journal.interface.Journal`` over an open database; made by ``open_postgres_journal``."""
+
+    def __init__(self, server: Server, history: History, now_us: Callable[[], int], new_id: Callable[[], str]) -> None:
+        self._now_us = now_us
+        self._new_id = new_id
+        self._history = history
+        self._entity_no: dict[str, int] = {}
+        self.prompt = Prompt(history.head_position)
+        self._hints = Hints(server, self.prompt)
+        self._writer = OwnedConnection(server, "writer", settings=_WRITER_SETTINGS, prepare=self._new_writer)
+        self._readers = [_Reader(server, f"reader {number}") for number in (1, 2)]
+        self._state = OwnedConnection(server, "state")
+        self._projections = OwnedConnection(server, "projections")
+
+    @property
+    def history(self) -> History:
+        """Journal id and generations as of opening, head as last known here."""
+        return self._history
+
+    def _saw_head(self, position: int) -> None:
+        if position > self._history.head_position:
+            self._history = History(self._history.journal_id, self._history.generations, position)
+        self.prompt.raise_to(position)
+
+    async def _new_writer(self, connection: asyncpg.Connection) -> None:
+        # A session never outlives a restore of its database, a new one may see another history.
+        self._entity_no.clear()
+        self._history = await opening.settle_history(connection, self._new_id, self._history)
+
+    async def run_hints(self) -> None:
+        """Tell other nodes of commits and hear of theirs, until cancelled."""
+        await self._hints.run()
+
+    async def aclose(self) -> None:
+        """Close every session; bounded."""
+        for connection in (
+            self._writer,
+            *(reader.connection for reader in self._readers),
+            self._state,
+            self._projections,
+        ):
+            await connection.aclose()
+
+    # -- the log -----------------------------------------------------------------------------------------------------
+    async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
+        """See ``Journal.append_group``: one call of the server function ``append_batch``."""
+        outcomes, head = await self._writer.run(self._append, requests)
+        self._saw_head(head)
+        self._hints.committed(head)
+        return outcomes
+
+    async def _append(
+        self, connection: asyncpg.Connection, requests: Sequence[AppendRequest]
+    ) -> tuple[list[AppendOutcome], int]:
+        call = AppendCall.of(requests, self._now_us(), self._entity_no)
+        fail_point("append.before_commit")
+        answer = await connection.fetchrow(APPEND_SQL, *call.arguments)
+        fail_point("append.after_commit")
+        numbers = answer["n_no"]
+        if numbers:
+            if len(self._entity_no) > _ENTITIES_MAX:
+                self._entity_no.clear()
+            self._entity_no.update(
+                (name, number) for name, number in zip(call.entities, numbers, strict=True) if number
+            )
+        return call.outcomes(answer), answer["head_position"]
+
+    async def _read(
+        self, fn: Callable[Concatenate[asyncpg.Connection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await self._reader().connection.run(fn, *args, **kwargs)
+
+    def _reader(self) -> _Reader:
+        return next((reader for reader in self._readers if not reader.connection.is_busy), self._readers[0])
+
+    async def read(
+        self,
+        after: int,
+        *,
+        max_events: int,
+        max_bytes: int,
+        slices: SliceRange = ALL_SLICES,
+        entity_type: str | None = None,
+    ) -> LogPage:
+        """See ``Journal.read``."""
+        reader = self._reader()
+
+        async def page(connection: asyncpg.Connection, after: int) -> LogPage:
+            return await log.read(
+                connection,
+                reader.names,
+                after,
+                max_events=max_events,
+                max_bytes=max_bytes,
+                slices=slices,
+                entity_type=entity_type,
+            )
+
+        found = await reader.connection.run(page, after)
+        self._saw_head(found.head)
+        return found
+
+    async def read_entity(
+        self, persistence_id: str, from_seq_nr: int, to_seq_nr: int, *, max_events: int
+    ) -> EventBatch:
+        """See ``Journal.read_entity``."""
+        reader = self._reader()
+        return await reader.connection.run(
+            log.read_entity, reader.names, persistence_id, from_seq_nr, to_seq_nr, max_events
+        )
+
+    async def entity_head(self, persistence_id: str) -> EntityHead | None:
+        """See ``Journal.entity_head``."""
+        return await self._read(log.entity_head, persistence_id)
+
+    async def stats(self) -> JournalStats:
+        """See ``Journal.stats``."""
+        return await self._read(log.stats)
+
+    async def deleted_ranges(self, after: int, through: int) -> list[StatedRange]:
+        """See ``Journal.deleted_ranges``."""
+        return await self._read(log.deleted_ranges, after, through)
+
+    async def trim(self, limit: TrimLimit) -> int:
+        """See ``Journal.trim``."""
+        return await self._state.run(log.trim, limit)
+
+    async def forget_append_ids(self, stored_before_us: int, max_rows: int) -> int:
+        """See ``Journal.forget_append_ids``."""
+        return await self._state.run(log.forget_append_ids, stored_before_us, max_rows)
+
+    # -- origins -----------------------------------------------------------------------------------------------------
+    async def open_session(self, origin_id: str, instance: str, history: History) -> ResumeDecision:
+        """See ``Journal.open_session``."""
+        return await self._state.run(origins.open_session, origin_id, instance, history, self._now_us())
+
+    async def origins(self) -> list[OriginState]:
+        """See ``Journal.origins``."""
+        return await self._read(origins.origins)
+
+    async def forget_superseded(self, origin_id: str) -> bool:
+        """See ``Journal.forget_superseded``."""
+        return await self._state.run(origins.forget_superseded, origin_id)
+
+    async def stored_ranges(self, persistence_id: str) -> list[StoredRange]:
+        """See ``Journal.stored_ranges``."""
+        return await self._read(origins.stored_ranges, persistence_id)
+
+    # -- parked events -----------------------------------------------------------------------------------------------
+    async def parked(
+        self, *, origin_id: str | None = None, after_id: int = 0, max_rows: int = 1_000
+    ) -> list[ParkedRow]:
+        """See ``Journal.parked``."""
+        return await self._read(parked.parked, origin_id, after_id, max_rows)
+
+    async def parked_row(self, row_id: int) -> ParkedRow | None:
+        """See ``Journal.parked_row``."""
+        return await self._read(parked.parked_row, row_id)
+
+    async def retry_parked(self, persistence_id: str, *, accept_gap: bool) -> tuple[int, str]:
+        """See ``Journal.retry_parked``."""
+        stored, left, head = await self._state.run(parked.retry, persistence_id, accept_gap, self._now_us())
+        self._saw_head(head)
+        self._hints.committed(head)
+        return stored, left
+
+    async def discard_parked(self, row_id: int) -> bool:
+        """See ``Journal.discard_parked``."""
+        return await self._state.run(parked.discard, row_id, self._now_us())
+
+    # -- cursors -----------------------------------------------------------------------------------------------------
+    async def load_cursor(self, name: str) -> Offset | None:
+        """See ``Journal.load_cursor``."""
+        return await self._read(origins.load_cursor, name)
+
+    async def save_cursor(self, name: str, offset: Offset) -> None:
+        """See ``Journal.save_cursor``."""
+        await self._state.run(origins.save_cursor, name, offset)
+
+    # -- projections -------------------------------------------------------------------------------------------------
+    async def migrate(self, name: str, steps: Sequence[Sequence[str]]) -> None:
+        """See ``ProjectionStore.migrate``."""
+        await self._projections.run(projections.migrate, name, steps)
+
+    async def acquire(self, name: str, slices: SliceRange, owner: str, lease_s: float) -> ProjectionLease | None:
+        """See ``ProjectionStore.acquire``."""
+        return await self._projections.run(projections.acquire, name, slices, owner, lease_s, self._now_us())
+
+    async def release(self, lease: ProjectionLease) -> None:
+        """See ``ProjectionStore.release``."""
+        await self._projections.run(projections.release, lease)
+
+    async def commit(
+        self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
+    ) -> ProjectionLease:
+        """See ``ProjectionStore.commit``."""
+        return await self._projections.run(projections.commit, lease, position, statements, lease_s, self._now_us())
+
+    async def rows(self) -> list[ProjectionRow]:
+        """See ``ProjectionStore.rows``."""
+        return await self._read(projections.rows)
+
+    async def set_paused(self, name: str, paused: bool) -> int:
+        """See ``ProjectionStore.set_paused``."""
+        return await self._projections.run(projections.set_paused, name, paused)
+
+    async def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """See ``ProjectionStore.query``."""
+        return await self._read(projections.query, sql, args)
+
+
+class _Reader:
+    """A session for reading, with the names of entities it has met."""
+
+    def __init__(self, server: Server, purpose: str) -> None:
+        self.names = log.EntityNames()
+        self.connection = OwnedConnection(server, purpose, prepare=self._forget_names)
+
+    async def _forget_names(self, _connection: asyncpg.Connection) -> None:
+        # As for the writer: a new session may see another history.
+        self.names.clear()

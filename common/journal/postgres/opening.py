@@ -1,0 +1,160 @@
+"""What is done with a database before a journal in it may be used: look at it, migrate it, settle whose log it is.
+
+Asyncio-flavoured functions on a session. Several nodes may open one database at once; each step takes the lock it needs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+import asyncpg
+
+from common.core.errors import ConfigurationError
+from common.core.history import Generation, History, begin_generation
+from common.fail_points import fail_point
+from common.journal.migrations import load_migrations, pending
+from common.journal.postgres.connection import SCHEMA
+
+_OLDEST_VERSION = 15
+# Any number will do that others do not use: "backhaul" by telephone keypad.
+_MIGRATION_LOCK = 22254285
+_DURABLE = {"fsync": "on", "full_page_writes": "on"}
+
+
+async def check_server(connection: asyncpg.Connection, server: str) -> None:
+    """Refuse what cannot keep a journal safe.
+
+    Raises:
+        ConfigurationError: ``postgres.too_old``, ``postgres.encoding``, ``journal.not_durable``.
+    """
+    version = connection.get_server_version()
+    if version.major < _OLDEST_VERSION:
+        raise ConfigurationError(
+            "postgres.too_old",
+            f"{server} is PostgreSQL {version.major}",
+            f"use PostgreSQL {_OLDEST_VERSION} or later",
+        )
+    names = ("fsync", "full_page_writes", "synchronous_commit", "server_encoding")
+    values = {name: await connection.fetchval(f"SHOW {name}") for name in names}
+    if values["server_encoding"] != "UTF8":
+        raise ConfigurationError(
+            "postgres.encoding",
+            f"the database on {server} is encoded as {values['server_encoding']}",
+            "create it with ENCODING 'UTF8'",
+        )
+    weak = [name for name, wanted in _DURABLE.items() if values[name] != wanted]
+    if values["synchronous_commit"] == "off":
+        weak.append("synchronous_commit")
+    if weak:
+        told = ", ".join(f"{name} = {values[name]}" for name in weak)
+        raise ConfigurationError(
+            "journal.not_durable",
+            f"{server} does not sync its commits: {told}",
+            "turn these settings on: an acknowledged event must survive a power cut",
+        )
+
+
+async def is_behind_pooler(first: asyncpg.Connection, second: asyncpg.Connection) -> bool:
+    """Whether sessions are shared: what one client set is seen by another, or is gone while another works.
+
+    ``second`` keeps a server session busy meanwhile, so that a pool must give ``first`` a different one.
+    """
+    pids = [await first.fetchval("SELECT pg_backend_pid()") for _ in range(2)]
+    if pids == [first.get_server_pid()] * 2:
+        return False
+    await first.execute("SELECT set_config('backhaul.probe', 'first', false)")
+    async with second.transaction():
+        if await second.fetchval("SELECT current_setting('backhaul.probe', true)") == "first":
+            return True
+        return bool(await first.fetchval("SELECT current_setting('backhaul.probe', true)") != "first")
+
+
+async def migrate(connection: asyncpg.Connection, server: str) -> None:
+    """Make or update our tables, in one transaction under a lock.
+
+    Raises:
+        ConfigurationError: ``journal.not_a_journal``, ``journal.schema_newer``.
+    """
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
+        tables = {
+            row[0]
+            for row in await connection.fetch(
+                "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace($1) AND relkind IN ('r', 'p')",
+                SCHEMA,
+            )
+        }
+        if tables and "schema_version" not in tables:
+            raise ConfigurationError(
+                "journal.not_a_journal",
+                f"the database {server} has a schema {SCHEMA} of another program; nothing in it was changed",
+                "give another database",
+            )
+        if not tables:
+            await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+            await connection.execute("CREATE TABLE schema_version (version int PRIMARY KEY, name text NOT NULL)")
+        applied = [row[0] for row in await connection.fetch("SELECT version FROM schema_version")]
+        for step in pending(load_migrations("postgres"), applied):
+            await connection.execute(step.sql)
+            await connection.execute("INSERT INTO schema_version VALUES ($1, $2)", step.version, step.name)
+            fail_point("migration.in_transaction")
+
+
+async def settle_history(connection: asyncpg.Connection, new_id: Callable[[], str], known: History | None) -> History:
+    """The journal's history; a new generation begins when the log may have gone another way.
+
+    That is: another system identifier or database (a dump restored, a directory copied to a new cluster), another
+    timeline (recovery to a point in time, a promoted standby that may lack commits), or a head below ``known``, what
+    this process has seen (a disk put back to an older state). Nodes agree through the row's lock.
+    """
+    async with connection.transaction():
+        identity = await _identity(connection)
+        row = await connection.fetchrow("SELECT * FROM journal FOR UPDATE")
+        head = await connection.fetchval("SELECT position FROM head")
+        if row is None:
+            history = History(new_id(), begin_generation((), new_id(), head), head)
+            await connection.execute(
+                "INSERT INTO journal (journal_id, generations, system_identifier, timeline, database_oid)"
+                " VALUES ($1, $2, $3, $4, $5)",
+                history.journal_id,
+                dump_generations(history.generations),
+                *identity,
+            )
+            return history
+        generations = load_generations(row["generations"])
+        stored = (row["system_identifier"], row["timeline"], row["database_oid"])
+        changed = any(a != b for a, b in zip(identity, stored, strict=True) if a and b)
+        # Another node may have seen the same and begun a generation already.
+        rewound = known is not None and known.generations == generations and head < known.head_position
+        if changed or rewound:
+            generations = begin_generation(generations, new_id(), head)
+            await connection.execute(
+                "UPDATE journal SET generations = $1, system_identifier = $2, timeline = $3, database_oid = $4",
+                dump_generations(generations),
+                *identity,
+            )
+        return History(row["journal_id"], generations, head)
+
+
+async def _identity(connection: asyncpg.Connection) -> tuple[int, int, int]:
+    """System identifier, timeline, database; 0 = this role may not know."""
+    database = await connection.fetchval("SELECT oid::bigint FROM pg_database WHERE datname = current_database()")
+    try:
+        async with connection.transaction():
+            row = await connection.fetchrow(
+                "SELECT system_identifier, timeline_id FROM pg_control_system(), pg_control_checkpoint()"
+            )
+    except asyncpg.InsufficientPrivilegeError:
+        return 0, 0, database
+    return row[0], row[1], database
+
+
+def dump_generations(generations: Sequence[Generation]) -> str:
+    """Generations as they are stored."""
+    return json.dumps([[generation.id, generation.first_position] for generation in generations])
+
+
+def load_generations(stored: str) -> tuple[Generation, ...]:
+    """Stored generations."""
+    return tuple(Generation(id_, first) for id_, first in json.loads(stored))

@@ -1,0 +1,123 @@
+"""Journals received here: their sessions, their places, what they stated; and this service's places in other logs.
+
+Asyncio-flavoured functions on a session.
+"""
+
+from __future__ import annotations
+
+import json
+
+import asyncpg
+
+from common.core.append import StatedRange
+from common.core.history import History, Offset, OriginState, Resume, ResumeDecision, decide_resume
+from common.journal.interface import StoredRange
+from common.journal.postgres.opening import dump_generations, load_generations
+
+_COLUMNS = (
+    "origin_id, session, instance, branch, journal_id, generation_id, position, timestamp_us, persistence_id, seq_nr,"
+    " generations, superseded, last_seen_us, fenced_instance"
+)
+
+
+def _state(row: asyncpg.Record) -> OriginState:
+    origin_id, session, instance, branch, *offset, generations, superseded, last_seen_us, fenced = row
+    return OriginState(
+        origin_id=origin_id,
+        session=session,
+        instance=instance,
+        branch=branch,
+        stored=Offset(*offset),
+        generations=load_generations(generations),
+        superseded=tuple(json.loads(superseded)),
+        last_seen_us=last_seen_us,
+        fenced_instance=fenced,
+    )
+
+
+def _offset_values(offset: Offset) -> tuple[str, str, int, int, str, int]:
+    return (
+        offset.journal_id,
+        offset.generation_id,
+        offset.position,
+        offset.timestamp_us,
+        offset.persistence_id,
+        offset.seq_nr,
+    )
+
+
+async def open_session(
+    connection: asyncpg.Connection, origin_id: str, instance: str, history: History, now_us: int
+) -> ResumeDecision:
+    """See ``Journal.open_session``."""
+    select = f"SELECT {_COLUMNS} FROM origin WHERE origin_id = $1 FOR UPDATE"
+    async with connection.transaction():
+        row = await connection.fetchrow(select, origin_id)
+        decision = decide_resume(row and _state(row), origin_id, instance, history, now_us)
+        if decision.resume is Resume.SUPERSEDED:
+            return decision
+        state = decision.state
+        values = (
+            origin_id,
+            state.session,
+            state.instance,
+            state.branch,
+            *_offset_values(state.stored),
+            dump_generations(state.generations),
+            json.dumps(state.superseded),
+            state.last_seen_us,
+            state.fenced_instance,
+        )
+        numbers = ", ".join(f"${number}" for number in range(1, len(values) + 1))
+        if row is None:
+            stored = await connection.execute(
+                f"INSERT INTO origin ({_COLUMNS}) VALUES ({numbers}) ON CONFLICT DO NOTHING", *values
+            )
+        else:
+            stored = await connection.execute(
+                f"UPDATE origin SET ({_COLUMNS}) = ({numbers}) WHERE origin_id = $1", *values
+            )
+    if stored == "INSERT 0 0":
+        # Two first Hellos at once: the other one was first.
+        return await open_session(connection, origin_id, instance, history, now_us)
+    return decision
+
+
+async def origins(connection: asyncpg.Connection) -> list[OriginState]:
+    """See ``Journal.origins``."""
+    return list(map(_state, await connection.fetch(f"SELECT {_COLUMNS} FROM origin ORDER BY origin_id")))
+
+
+async def forget_superseded(connection: asyncpg.Connection, origin_id: str) -> bool:
+    """See ``Journal.forget_superseded``."""
+    done = await connection.execute("UPDATE origin SET superseded = '[]' WHERE origin_id = $1", origin_id)
+    return bool(done == "UPDATE 1")
+
+
+async def stored_ranges(connection: asyncpg.Connection, persistence_id: str) -> list[StoredRange]:
+    """See ``Journal.stored_ranges``."""
+    rows = await connection.fetch(
+        "SELECT origin_id, persistence_id, from_seq_nr, to_seq_nr, reason, received_us FROM stated_range"
+        " WHERE persistence_id = $1 ORDER BY id",
+        persistence_id,
+    )
+    return [StoredRange(origin_id, StatedRange(*stated), at) for origin_id, *stated, at in rows]
+
+
+_CURSOR_COLUMNS = "journal_id, generation_id, position, timestamp_us, persistence_id, seq_nr"
+
+
+async def load_cursor(connection: asyncpg.Connection, name: str) -> Offset | None:
+    """See ``Journal.load_cursor``."""
+    row = await connection.fetchrow(f"SELECT {_CURSOR_COLUMNS} FROM cursor_in_log WHERE name = $1", name)
+    return Offset(*row) if row else None
+
+
+async def save_cursor(connection: asyncpg.Connection, name: str, offset: Offset) -> None:
+    """See ``Journal.save_cursor``."""
+    await connection.execute(
+        f"INSERT INTO cursor_in_log (name, {_CURSOR_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7)"
+        f" ON CONFLICT (name) DO UPDATE SET ({_CURSOR_COLUMNS}) = ($2, $3, $4, $5, $6, $7)",
+        name,
+        *_offset_values(offset),
+    )

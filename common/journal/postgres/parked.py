@@ -1,0 +1,172 @@
+"""Events set aside: list and show them, judge them again, give one up. Asyncio-flavoured functions on a session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import asyncpg
+
+from common.core.append import StatedRange
+from common.core.batch import COLUMNS, Envelope, split_metadata, split_tags
+from common.core.errors import BackhaulError, ErrorKind
+from common.core.ids import slice_of
+from common.core.judge import EntityHead, ParkedNumbers, discard_parked, judge_parked
+from common.journal.interface import ParkedRow
+
+_COLUMNS = f"id, origin_id, code, parked_us, {', '.join(COLUMNS)}"
+
+
+def _row(record: asyncpg.Record) -> ParkedRow:
+    values = dict(record)
+    row_id, origin_id, code, parked_us = (values.pop(name) for name in ("id", "origin_id", "code", "parked_us"))
+    values["tags"] = split_tags(values["tags"])
+    values["metadata"] = split_metadata(values["metadata"])
+    return ParkedRow(row_id, origin_id, code, parked_us, Envelope(**values))
+
+
+async def parked(
+    connection: asyncpg.Connection, origin_id: str | None, after_id: int, max_rows: int
+) -> list[ParkedRow]:
+    """See ``Journal.parked``."""
+    rows = await connection.fetch(
+        f"SELECT {_COLUMNS} FROM parked WHERE id > $1 AND ($2::text IS NULL OR origin_id = $2) ORDER BY id LIMIT $3",
+        after_id,
+        origin_id,
+        max_rows,
+    )
+    return list(map(_row, rows))
+
+
+async def parked_row(connection: asyncpg.Connection, row_id: int) -> ParkedRow | None:
+    """See ``Journal.parked_row``."""
+    row = await connection.fetchrow(f"SELECT {_COLUMNS} FROM parked WHERE id = $1", row_id)
+    return _row(row) if row else None
+
+
+async def retry(
+    connection: asyncpg.Connection, persistence_id: str, accept_gap: bool, now_us: int
+) -> tuple[int, str, int]:
+    """See ``Journal.retry_parked``; the head after it comes third."""
+    async with connection.transaction():
+        head, position = await _lock(connection, persistence_id)
+        rows = await connection.fetch(
+            "SELECT id, origin_id, code, branch, seq_nr, prev_seq_nr FROM parked WHERE persistence_id = $1 ORDER BY id",
+            persistence_id,
+        )
+        own = [row for row in rows if head and row["origin_id"] == head.owner]
+        if head is None or not own:
+            return 0, rows[0]["code"] if rows else "", position
+        ranges = await connection.fetch(
+            "SELECT branch, persistence_id, from_seq_nr, to_seq_nr, reason FROM stated_range"
+            " WHERE persistence_id = $1 AND origin_id = $2 ORDER BY id",
+            persistence_id,
+            head.owner,
+        )
+        judgement = judge_parked(
+            head,
+            [ParkedNumbers(row["id"], row["branch"], row["seq_nr"], row["prev_seq_nr"]) for row in own],
+            [(branch, StatedRange(*stated)) for branch, *stated in ranges],
+            accept_gap=accept_gap,
+        )
+        accepted = judgement.accepted
+        if accepted:
+            position = await connection.fetchval(
+                _STORE_PARKED, accepted, judgement.seq_nr, now_us, persistence_id, slice_of(persistence_id)
+            )
+        await _keep(connection, head, head.owner, head.branch, len(accepted), judgement.skipped, now_us)
+    return len(accepted), judgement.left, position
+
+
+async def discard(connection: asyncpg.Connection, row_id: int, now_us: int) -> bool:
+    """See ``Journal.discard_parked``."""
+    async with connection.transaction():
+        persistence_id = await connection.fetchval("SELECT persistence_id FROM parked WHERE id = $1", row_id)
+        if persistence_id is None:
+            return False
+        head, _ = await _lock(connection, persistence_id)
+        rows = await connection.fetch(
+            "SELECT id, origin_id, branch, seq_nr, prev_seq_nr FROM parked WHERE persistence_id = $1 AND origin_id ="
+            " (SELECT origin_id FROM parked WHERE id = $2) ORDER BY id LIMIT 1",
+            persistence_id,
+            row_id,
+        )
+        if not rows:
+            return False  # somebody was quicker
+        [first] = rows
+        if first["id"] != row_id:
+            raise BackhaulError(
+                "parked.not_first",
+                f"row {row_id} is not the first parked event of {persistence_id}",
+                f"discard or retry row {first['id']} first",
+                kind=ErrorKind.CONFLICT,
+            )
+        seq_nr, origin_id = first["seq_nr"], first["origin_id"]
+        gone = StatedRange(persistence_id, seq_nr, seq_nr, "discarded")
+        if head and head.owner == origin_id:
+            gone = discard_parked(head, ParkedNumbers(row_id, first["branch"], seq_nr, first["prev_seq_nr"]))
+        await connection.execute("DELETE FROM parked WHERE id = $1", row_id)
+        await _keep(connection, head, origin_id, first["branch"], 1, [gone], now_us)
+    return True
+
+
+async def _lock(connection: asyncpg.Connection, persistence_id: str) -> tuple[EntityHead | None, int]:
+    """Origins, then the head, as every transaction locks them; then nothing of the entity can change."""
+    await connection.execute(
+        "SELECT FROM origin WHERE origin_id IN (SELECT origin_id FROM parked WHERE persistence_id = $1)"
+        " ORDER BY origin_id FOR UPDATE",
+        persistence_id,
+    )
+    position: int = await connection.fetchval("SELECT position FROM head FOR UPDATE")
+    row = await connection.fetchrow(
+        "SELECT persistence_id, seq_nr, owner, origin_seq_nr, branch, parked FROM entity WHERE persistence_id = $1",
+        persistence_id,
+    )
+    return EntityHead(*row) if row else None, position
+
+
+_STORE_PARKED = """
+WITH taken AS (
+    DELETE FROM parked USING unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS u (id, seq_nr, i)
+    WHERE parked.id = u.id RETURNING parked.*, u.seq_nr AS seq_here, u.i
+), before AS (
+    SELECT position, greatest($3 - 1, timestamp_us) AS timestamp_us FROM head
+), stored AS (
+    INSERT INTO event (position, timestamp_us, stored_us, event_time_us, entity_no, seq_nr, origin_seq_nr, slice,
+                       event_type, codec, tags, metadata, payload)
+    SELECT before.position + i, before.timestamp_us + i, $3, event_time_us,
+           (SELECT entity_no FROM entity WHERE persistence_id = $4), seq_here, seq_nr, $5,
+           event_type, codec, tags, metadata, payload
+    FROM taken, before
+)
+UPDATE head SET position = head.position + n, timestamp_us = before.timestamp_us + n
+FROM before, (SELECT count(*) AS n FROM taken) AS counted RETURNING head.position
+"""
+
+
+async def _keep(
+    connection: asyncpg.Connection,
+    head: EntityHead | None,
+    origin_id: str,
+    branch: int,
+    removed: int,
+    ranges: Sequence[StatedRange],
+    now_us: int,
+) -> None:
+    await connection.execute("UPDATE origin SET parked = parked - $2 WHERE origin_id = $1", origin_id, removed)
+    if head:
+        await connection.execute(
+            "UPDATE entity SET seq_nr = $2, origin_seq_nr = $3, branch = $4, parked = $5 WHERE persistence_id = $1",
+            head.persistence_id,
+            head.seq_nr,
+            head.origin_seq_nr,
+            head.branch,
+            head.parked,
+        )
+    await connection.executemany(
+        "INSERT INTO stated_range (origin_id, branch, persistence_id, from_seq_nr, to_seq_nr, reason, received_us)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        [
+            (origin_id, branch, kept.persistence_id, kept.from_seq_nr, kept.to_seq_nr, kept.reason, now_us)
+            for kept in ranges
+        ],
+    )

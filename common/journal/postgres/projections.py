@@ -1,0 +1,159 @@
+"""Offsets, leases and effects of projections. Asyncio-flavoured functions on a session; lease time is the database's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import asyncpg
+
+from common.core.errors import BackhaulError, ErrorKind
+from common.core.ids import SliceRange
+from common.fail_points import fail_point
+from common.journal.interface import ProjectionLease, ProjectionRow, Statement
+from common.journal.migrations import check_not_newer
+from common.journal.postgres.connection import is_passing
+
+_RANGE = "name = $1 AND first_slice = $2 AND last_slice = $3"
+_GUARD = f"{_RANGE} AND epoch = $4 AND position = $5 AND NOT paused"
+
+
+def _key(lease: ProjectionLease) -> tuple[str, int, int, int, int]:
+    return lease.name, lease.slices.first, lease.slices.last, lease.epoch, lease.position
+
+
+async def migrate(connection: asyncpg.Connection, name: str, steps: Sequence[Sequence[str]]) -> None:
+    """See ``ProjectionStore.migrate``."""
+    async with connection.transaction():
+        await connection.execute(
+            "INSERT INTO application_schema (name, steps) VALUES ($1, 0) ON CONFLICT DO NOTHING", name
+        )
+        done = await connection.fetchval("SELECT steps FROM application_schema WHERE name = $1 FOR UPDATE", name)
+        check_not_newer(f"the application {name}", done, len(steps))
+        for step in steps[done:]:
+            for sql in step:
+                with _told(sql):
+                    await connection.execute(sql)
+        await connection.execute("UPDATE application_schema SET steps = $2 WHERE name = $1", name, len(steps))
+        fail_point("migration.in_transaction")
+
+
+async def acquire(
+    connection: asyncpg.Connection, name: str, slices: SliceRange, owner: str, lease_s: float, now_us: int
+) -> ProjectionLease | None:
+    """See ``ProjectionStore.acquire``."""
+    async with connection.transaction():
+        await connection.execute(
+            "INSERT INTO projection VALUES ($1, $2, $3, 0, 0, '', '-infinity', false, $4) ON CONFLICT DO NOTHING",
+            name,
+            slices.first,
+            slices.last,
+            now_us,
+        )
+        row = await connection.fetchrow(
+            "UPDATE projection SET epoch = epoch + (owner <> $4)::int, owner = $4,"
+            " lease_until = clock_timestamp() + make_interval(secs => $5)"
+            f" WHERE {_RANGE} AND NOT paused AND (owner IN ('', $4) OR lease_until <= clock_timestamp())"
+            " RETURNING epoch, position",
+            name,
+            slices.first,
+            slices.last,
+            owner,
+            lease_s,
+        )
+    return ProjectionLease(name, slices, *row) if row else None
+
+
+async def release(connection: asyncpg.Connection, lease: ProjectionLease) -> None:
+    """See ``ProjectionStore.release``."""
+    await connection.execute(
+        f"UPDATE projection SET owner = '', lease_until = '-infinity' WHERE {_RANGE} AND epoch = $4", *_key(lease)[:4]
+    )
+
+
+async def commit(
+    connection: asyncpg.Connection,
+    lease: ProjectionLease,
+    position: int,
+    statements: Sequence[Statement],
+    lease_s: float,
+    now_us: int,
+) -> ProjectionLease:
+    """See ``ProjectionStore.commit``."""
+    try:
+        async with connection.transaction():
+            for statement in statements:
+                with _told(statement.sql):
+                    await connection.executemany(statement.sql, statement.rows)
+            moved = await connection.execute(
+                "UPDATE projection SET position = $6, updated_us = $8,"
+                f" lease_until = clock_timestamp() + make_interval(secs => $7) WHERE {_GUARD}",
+                *_key(lease),
+                position,
+                lease_s,
+                now_us,
+            )
+            if moved != "UPDATE 1":
+                raise _fenced(lease)
+            fail_point("projection.in_transaction")
+    except BackhaulError as error:
+        # A statement may fail because another owner has written the same before: being fenced is the better answer.
+        if error.code == "projection.statement_failed" and not await connection.fetchval(
+            f"SELECT count(*) FROM projection WHERE {_GUARD}", *_key(lease)
+        ):
+            raise _fenced(lease) from error
+        raise
+    return replace(lease, position=position)
+
+
+def _fenced(lease: ProjectionLease) -> BackhaulError:
+    return BackhaulError(
+        "projection.fenced",
+        f"{lease.name} {lease.slices} is paused, or somebody else has gone on from {lease.position}",
+        "nothing to do: the present owner goes on",
+        kind=ErrorKind.CONFLICT,
+    )
+
+
+async def rows(connection: asyncpg.Connection) -> list[ProjectionRow]:
+    """See ``ProjectionStore.rows``."""
+    stored = await connection.fetch(
+        "SELECT name, first_slice, last_slice, position, epoch, owner,"
+        " CASE WHEN owner = '' THEN 0"
+        " ELSE greatest(0, extract(epoch FROM lease_until - clock_timestamp())) END::float8, paused, updated_us"
+        " FROM projection ORDER BY name, first_slice, last_slice"
+    )
+    return [ProjectionRow(name, SliceRange(first, last), *rest) for name, first, last, *rest in stored]
+
+
+async def set_paused(connection: asyncpg.Connection, name: str, paused: bool) -> int:
+    """See ``ProjectionStore.set_paused``."""
+    done: str = await connection.execute(
+        "UPDATE projection SET paused = $2, epoch = epoch + $2::int WHERE name = $1", name, paused
+    )
+    return int(done.split()[-1])
+
+
+async def query(connection: asyncpg.Connection, sql: str, args: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """See ``ProjectionStore.query``."""
+    with _told(sql):
+        async with connection.transaction(readonly=True):
+            return list(map(tuple, await connection.fetch(sql, *args)))
+
+
+@contextmanager
+def _told(sql: str) -> Iterator[None]:
+    try:
+        yield
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        if is_passing(error):
+            raise
+        first_line = str(error).partition("\n")[0]
+        raise BackhaulError(
+            "projection.statement_failed",
+            f"{type(error).__name__}: {first_line}, in {' '.join(sql.split())[:200]}",
+            "the handler's statements and its tables do not fit together: correct them and restart the projection",
+            kind=ErrorKind.INTERNAL,
+        ) from error
