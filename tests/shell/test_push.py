@@ -14,7 +14,8 @@ from common.core.batch import new_events
 from common.core.errors import BackhaulError
 from common.journal.interface import TrimLimit
 from common.journal.memory import MemoryDatabase, open_memory_journal
-from tests.support.push import PushWorld, append, now_us, same_story, wait_for_head, whole_log
+from common.transport.memory_line import Direction
+from tests.support.push import PushWorld, append, live_connection, now_us, same_story, wait_for_head, whole_log
 
 NAMES = [f"Sensor|edge-1/t{i % 7}" for i in range(500)]
 
@@ -33,14 +34,13 @@ async def test_a_backlog_arrives_once_and_in_order(autojump_clock: MockClock) ->
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
-async def test_cuts_at_every_message_lose_and_repeat_nothing(direction: str, autojump_clock: MockClock) -> None:
+async def test_cuts_at_every_message_lose_and_repeat_nothing(direction: Direction, autojump_clock: MockClock) -> None:
     """The line is cut after the first message, then after the second …, each time with more to push."""
     world = PushWorld()
     async with world.cloud() as (cloud, _), world.edge() as (edge, _link):
         for messages in range(1, 12):
-            while not world.network.connections:
-                await trio.sleep(0.1)
-            world.network.connections[-1].cut_after(direction, messages=messages)  # type: ignore[arg-type]
+            line = await live_connection(world.network)
+            line.cut_after(direction, messages=messages)
             await append(edge, NAMES)
             await trio.sleep(0.5)
         await wait_for_head(cloud, 500 * 11)
@@ -91,9 +91,7 @@ async def test_a_slow_line_moves_large_events(autojump_clock: MockClock) -> None
     """8 kbit/s and events of 100 kB: each takes 100 s, three times the progress timeout."""
     world = PushWorld()
     async with world.cloud() as (cloud, _), world.edge() as (edge, link):
-        while not world.network.connections:
-            await trio.sleep(0.1)
-        world.network.connections[-1].bytes_per_s = 1000
+        (await live_connection(world.network)).bytes_per_s = 1000
         await append(edge, NAMES[:5], payload_bytes=100_000)
         await wait_for_head(cloud, 5, at_most_s=1000)
         await trio.sleep(30)
