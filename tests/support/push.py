@@ -17,7 +17,8 @@ from common.journal.group_commit import GroupCommit
 from common.journal.interface import Journal
 from common.journal.memory import MemoryDatabase, open_memory_journal
 from common.transport.link import keep_link
-from common.transport.memory_streams import MemoryConnection, MemoryNetwork
+from common.transport.memory_line import MemoryConnection
+from common.transport.memory_streams import MemoryNetwork
 from common.transport.push_endpoint import PUSH_PATH, EndpointSettings, PushEndpoint
 from common.transport.push_producer import LinkState, PushSettings
 from common.transport.stream import PeerInfo, StreamMethod
@@ -129,8 +130,8 @@ async def wait_for_head(journal: Journal, head: int, at_most_s: float = 600.0) -
 
 async def live_connection(network: MemoryNetwork) -> MemoryConnection:
     """The newest connection, once there is one."""
-    while not network.connections:
-        await trio.sleep(0.1)  # noqa: ASYNC110 - under a mock clock a look now and then costs nothing
+    while not network.connections:  # noqa: ASYNC110 - under a mock clock a look now and then costs nothing
+        await trio.sleep(0.1)
     return network.connections[-1]
 
 
