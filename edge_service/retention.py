@@ -15,8 +15,9 @@ from common.transport.push_producer import LinkState
 
 _log = structlog.get_logger()
 
-# Events removed in one transaction: a few milliseconds in which no append can run.
-_CHUNK_EVENTS = 500
+# Events removed in one transaction, in which no append can run. With a large backlog a chunk costs about one index
+# page an entity whatever its size (130 ms for 1,000 events of 1,000 entities, 140 ms for 5,000): few large ones.
+_CHUNK_EVENTS = 5_000
 _KEYS_CHUNK = 500
 _SOON_S = 0.2
 

@@ -26,7 +26,7 @@ from common.journal.migrations import load_migrations, pending
 
 APPLICATION_ID = int.from_bytes(b"BKHL")
 PAGE_BYTES = 4096
-WAL_BYTES = 4 * 1024 * 1024
+WAL_BYTES = 8 * 1024 * 1024
 CAP_MIN_BYTES = 1024 * 1024
 # A statement's text depends on its number of rows; these many texts are kept prepared.
 ROWS_PER_STATEMENT = 64
@@ -65,7 +65,11 @@ def thread_runner() -> Runner:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The byte cap in pages: what appends may fill, and what deletes, acks and heads may use beyond."""
+    """The byte cap in pages: what appends may fill, and what deletes, acks and heads may use beyond.
+
+    The WAL's share is set aside whether it is used or not: a full journal then always counts as nearly ``max_bytes``,
+    by which retention knows that room must be made.
+    """
 
     append_pages: int
     all_pages: int
@@ -88,7 +92,13 @@ class Budget:
             )
         wal_bytes = min(WAL_BYTES, max_bytes // 4)
         all_pages = (max_bytes - wal_bytes) // PAGE_BYTES
-        return cls(all_pages - min(256, all_pages // 8), all_pages, wal_bytes)
+        reserve = min(256, max_bytes // PAGE_BYTES // 20)
+        return cls(all_pages - reserve, all_pages, wal_bytes)
+
+    @property
+    def is_capped(self) -> bool:
+        """Whether there is a cap."""
+        return self.all_pages != _NO_LIMIT_PAGES
 
 
 @dataclass(slots=True)
@@ -109,18 +119,22 @@ class SqliteFile:
         os.close(self._lock)
 
     def used_bytes(self) -> tuple[int, int]:
-        """Bytes of pages in use plus WAL, and those of the WAL alone. Runs in the reader's thread."""
+        """Bytes that count against the cap (pages in use, and the WAL or its share), and those of the WAL alone.
+
+        Runs in the reader's thread.
+        """
         pages = self.reader.execute("PRAGMA page_count").get - self.reader.execute("PRAGMA freelist_count").get
         try:
             wal_bytes = os.stat(f"{self.path}-wal").st_size
         except FileNotFoundError:
             wal_bytes = 0
-        return pages * PAGE_BYTES + wal_bytes, wal_bytes
+        share = self.budget.wal_bytes if self.budget.is_capped else 0
+        return pages * PAGE_BYTES + max(wal_bytes, share), wal_bytes
 
     @contextmanager
     def reserve(self) -> Iterator[None]:
         """Let the writer use the pages kept back for what makes room again."""
-        if self.budget.append_pages == self.budget.all_pages:
+        if not self.budget.is_capped:
             yield
             return
         self.writer.execute(f"PRAGMA max_page_count = {self.budget.all_pages}")
@@ -148,7 +162,8 @@ def open_file(path: Path, *, max_bytes: int | None, vfs: str | None, now_us: Cal
             _check_ours(writer, path)
             _make_durable(writer, path)
             _migrate(writer, now_us)
-            writer.execute(f"PRAGMA wal_autocheckpoint = {budget.wal_bytes // PAGE_BYTES}")
+            # It is taken over when half its share is full: the transaction that does it may be a large one.
+            writer.execute(f"PRAGMA wal_autocheckpoint = {budget.wal_bytes // PAGE_BYTES // 2}")
             writer.execute(f"PRAGMA journal_size_limit = {budget.wal_bytes}")
             writer.execute("PRAGMA cache_size = -8192")
             writer.execute(f"PRAGMA max_page_count = {budget.append_pages}")
