@@ -63,15 +63,39 @@ async def test_a_poison_event_stops_its_projection_just_before_it_and_no_other(
     assert await all_tallies(journal) == await expected_tallies(journal)
 
 
+async def test_after_a_poison_event_pages_grow_again(autojump_clock: MockClock) -> None:
+    journal, commits = StagedJournal(), Commits()
+    await store(journal, Random(10), 2_000)
+    poison = (await log_of(journal)).envelope(0)
+    mendable = Mendable(poison.persistence_id, poison.seq_nr, bad_sql=False)
+    async with running(journal, mendable.handler, commits=commits):
+        await mendable.was_met_alone.wait()
+        mendable.is_mended = True
+        await commits.reach(2_000)
+    assert commits.pages == 12  # 1, 1, 2, 4 … 512, and the rest: while one commits, the next one is read already
+
+
 async def test_retries_back_off_until_there_is_progress(autojump_clock: MockClock) -> None:
     journal, commits = StagedJournal(), Commits()
     await store(journal, Random(11), 1)
     mendable = Mendable((await log_of(journal)).persistence_id[0], 1, bad_sql=False)
-    async with running(journal, mendable.handler, commits=commits) as [progress]:
-        await trio.sleep(600)
-        assert 20 < progress.failures < 100  # at 30 s at most, and half of that on average
-        mendable.is_mended = True
-        await commits.reach(1)
+    with structlog.testing.capture_logs() as lines:
+        async with running(journal, mendable.handler, commits=commits) as [progress]:
+            await trio.sleep(600)
+            assert 20 < progress.failures < 100  # at 30 s at most, and half of that on average
+            mendable.is_mended = True
+            await commits.reach(1)
+            journal.before_read = fail
+            await trio.sleep(10)
+    failures = logged(lines, "projection.failed")
+    assert [line["failures_in_a_row"] for line in failures[: progress.failures]] == [
+        *range(1, 1 + sum(line["code"] == "projection.handler_failed" for line in failures)),
+        *range(1, 1 + sum(line["code"] == "journal.unavailable" for line in failures)),
+    ]
+
+
+async def fail() -> None:
+    raise UNAVAILABLE
 
 
 async def test_a_journal_that_cannot_be_reached_is_tried_again(autojump_clock: MockClock) -> None:

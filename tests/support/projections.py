@@ -103,10 +103,13 @@ class Mendable:
         self._bad = (persistence_id, seq_nr)
         self._bad_sql = bad_sql
         self.is_mended = False
+        self.was_met_alone = trio.Event()
         self.handler = replace(TALLY, name="mendable", statements=self._statements)
 
     def _statements(self, batch: EventBatch) -> Sequence[Statement]:
         if self._bad in zip(batch.persistence_id, batch.seq_nr, strict=True) and not self.is_mended:
+            if len(batch) == 1:
+                self.was_met_alone.set()
             if self._bad_sql:
                 return [*TALLY.statements(batch), Statement("INSERT INTO nowhere VALUES (1)")]
             raise ZeroDivisionError("secret payload")
