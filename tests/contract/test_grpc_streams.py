@@ -70,16 +70,17 @@ async def loop() -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def served(tls: TlsFiles | None = None, *, settle_timeout_s: float = 10.0) -> AsyncIterator[str]:
-    async with serve_grpc(
-        METHODS,
-        host="127.0.0.1",
-        port=0,
-        tls=tls,
-        message_max_bytes=MESSAGE_MAX,
-        connections_max=20,
-        settle_timeout_s=settle_timeout_s,
-    ) as port:
-        yield f"127.0.0.1:{port}"
+    with trio.fail_after(30):  # what hangs fails
+        async with serve_grpc(
+            METHODS,
+            host="127.0.0.1",
+            port=0,
+            tls=tls,
+            message_max_bytes=MESSAGE_MAX,
+            connections_max=20,
+            settle_timeout_s=settle_timeout_s,
+        ) as port:
+            yield f"127.0.0.1:{port}"
 
 
 @asynccontextmanager
@@ -217,19 +218,26 @@ async def test_a_peer_that_is_no_grpc_server_is_named_so(loop: None, answer: byt
 # Strangers at the serving end.
 
 
-@pytest.mark.parametrize(
-    "garbage",
-    [
-        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-        bytes(range(256)) * 10,
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 100,
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-        + struct.pack("!BHBBL", 0, 0, 4, 0, 0)
-        + b"\x00\x00\x05\x01\x05\x00\x00\x00\x01\xff\xff\xff\xff\xff",
-    ],
-    ids=["http1", "bytes", "tls", "bad-frame", "bad-headers"],
-)
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+
+
+def headers_frame(block: bytes) -> bytes:
+    end_headers = 4
+    return len(block).to_bytes(3) + struct.pack("!BBL", 1, end_headers, 1) + block
+
+
+GARBAGE = {
+    "http1": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "bytes": bytes(range(256)) * 10,
+    "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
+    "frame-of-16-mib": PREFACE + b"\xff" * 100,
+    "headers-not-hpack": PREFACE + SETTINGS + headers_frame(b"\xff\xff\xff\xff\xff"),
+    "headers-not-text": PREFACE + SETTINGS + headers_frame(b"\x83\x86\x84\x00\x01x\x01\xff"),
+}
+
+
+@pytest.mark.parametrize("garbage", GARBAGE.values(), ids=GARBAGE.keys())
 async def test_garbage_drops_its_connection_with_one_line_and_nothing_else(loop: None, garbage: bytes) -> None:
     with structlog.testing.capture_logs() as lines:
         async with served() as address, dialled(address) as channel, channel.open_stream(ECHO) as stream:

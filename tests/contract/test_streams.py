@@ -95,10 +95,11 @@ def grpc_carrier() -> Carrier:
 
 @asynccontextmanager
 async def served(carrier: Carrier, handler: Handler) -> AsyncIterator[Channel]:
-    """A channel to a server whose only stream method is `handler`."""
-    async with carrier.serve({PATH: StreamMethod(handler)}) as address:
-        async with carrier.dial(address) as channel:
-            yield channel
+    """A channel to a server whose only stream method is `handler`; what hangs fails."""
+    with trio.fail_after(30):
+        async with carrier.serve({PATH: StreamMethod(handler)}) as address:
+            async with carrier.dial(address) as channel:
+                yield channel
 
 
 async def echo(stream: MessageStream) -> None:
@@ -297,8 +298,12 @@ async def test_a_disconnect_cancels_exactly_that_handler(carrier: Carrier) -> No
 async def test_leaving_a_stream_early_cancels_its_handler_and_the_channel_goes_on(carrier: Carrier) -> None:
     handlers: list[Watched] = []
 
+    async def echo_once(stream: MessageStream) -> None:
+        await stream.send(await stream.receive())
+        await trio.sleep_forever()
+
     async def run(stream: MessageStream) -> None:
-        handlers.append(Watched(echo))
+        handlers.append(Watched(echo_once))
         await handlers[-1](stream)
 
     async with served(carrier, run) as channel:
@@ -307,6 +312,7 @@ async def test_leaving_a_stream_early_cancels_its_handler_and_the_channel_goes_o
             await first.receive()
         with trio.fail_after(2):
             await handlers[0].ended.wait()
+        assert (handlers[0].how, handlers[0].fault) == ("cancelled", "link.reset")
         async with channel.open_stream(PATH) as second:
             await second.send(b"y")
             assert await second.receive() == b"y"

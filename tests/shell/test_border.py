@@ -53,6 +53,7 @@ async def test_a_cancelled_call_cancels_the_asyncio_side() -> None:
 async def test_a_call_that_must_finish_finishes_though_its_caller_is_cancelled() -> None:
     let_go = trio.Event()
     results: list[int] = []
+    cuts: list[None] = []
 
     async def statement() -> int:
         await border.from_asyncio(let_go.wait)()
@@ -61,7 +62,7 @@ async def test_a_call_that_must_finish_finishes_though_its_caller_is_cancelled()
     async def caller() -> None:
         with trio.CancelScope() as scope:
             nursery.start_soon(cancel_then_let_go, scope)
-            results.append(await border.finish_asyncio(statement, deadline_s=5, cut=lambda: None))
+            results.append(await border.finish_asyncio(statement, deadline_s=5, cut=lambda: cuts.append(None)))
             await trio.lowlevel.checkpoint()
             results.append(-1)  # not reached: the cancellation waited for this checkpoint
         assert scope.cancelled_caught
@@ -75,7 +76,7 @@ async def test_a_call_that_must_finish_finishes_though_its_caller_is_cancelled()
 
     async with border.open_loop(), trio.open_nursery() as nursery:
         nursery.start_soon(caller)
-    assert results == [5]
+    assert (results, cuts) == ([5], [])
 
 
 async def test_a_call_that_does_not_finish_is_cut_at_its_deadline() -> None:
