@@ -42,8 +42,17 @@ async def open_loop() -> AsyncIterator[None]:
     An exception that an asyncio callback does not handle comes out of here: whoever gives the loop callbacks
     that a peer can reach must contain their errors.
     """
-    async with trio_asyncio.open_loop():
+    async with trio_asyncio.open_loop() as loop:
+        loop.set_exception_handler(_unless_given_up)
         yield
+
+
+def _unless_given_up(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    # A connect that was given up (asyncpg's timeout while the server says nothing) leaves a future that nobody
+    # waits for any more and that fails when its socket is closed. That must not end the service.
+    if isinstance(context.get("future"), asyncio.Future) and isinstance(context.get("exception"), ConnectionError):
+        return
+    loop.default_exception_handler(context)
 
 
 async def call_asyncio(fn: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:

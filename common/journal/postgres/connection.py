@@ -83,7 +83,7 @@ class Server:
         return address_of(self.url)
 
     async def connect(self, purpose: str, settings: Mapping[str, str]) -> asyncpg.Connection:
-        """A new session. Trio-flavoured; raises what asyncpg raises."""
+        """A new session. Trio-flavoured; raises what asyncpg raises. Not cancelled either: bounded by its timeout."""
         session = {
             "application_name": f"backhaul {purpose}",
             "search_path": f"{SCHEMA}, public",
@@ -101,7 +101,8 @@ class Server:
                 max_cached_statement_lifetime=0,
             )
 
-        return await border.call_asyncio(connect)
+        timeout_s = self.limits.connect_timeout_s + 1.0
+        return await border.finish_asyncio(connect, deadline_s=timeout_s, cut=lambda: None)
 
 
 def address_of(url: str) -> str:

@@ -98,17 +98,22 @@ async def _look_and_migrate(server: Server, new_id: Callable[[], str]) -> Histor
     with told_at_start(server.name):
         first = await server.connect("start", {})
         try:
-            second = await server.connect("start", {})
-            try:
-                if await finish(first, server.limits, opening.is_behind_pooler, first, second):
-                    raise pooler_refused(server.name)
-            finally:
-                second.terminate()
+            if not await finish(first, server.limits, opening.has_own_session, first):
+                await _refuse_shared_session(server, first)
             await finish(first, server.limits, opening.check_server, first, server.name)
             await finish(first, server.limits, opening.migrate, first, server.name)
             return await finish(first, server.limits, opening.settle_history, first, new_id, None)
         finally:
             first.terminate()
+
+
+async def _refuse_shared_session(server: Server, first: asyncpg.Connection) -> None:
+    second = await server.connect("start", {})
+    try:
+        if await finish(first, server.limits, opening.shares_session, first, second):
+            raise pooler_refused(server.name)
+    finally:
+        second.terminate()
 
 
 class PostgresJournal:

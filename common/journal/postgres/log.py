@@ -71,7 +71,7 @@ LEFT JOIN LATERAL (
         ) AS wanted
         WINDOW log AS (ORDER BY position ROWS UNBOUNDED PRECEDING)
     ) AS measured
-    WHERE number = 1 OR size - octet_length(payload) - {EVENT_OVERHEAD_BYTES} <= $3
+    WHERE number <= 2 OR size - octet_length(payload) - {EVENT_OVERHEAD_BYTES} <= $3
 ) AS e ON true ORDER BY e.position
 """
 _WHOLE_PAGE = _PAGE.format(through="position", condition="")

@@ -55,15 +55,16 @@ async def check_server(connection: asyncpg.Connection, server: str) -> None:
         )
 
 
-async def is_behind_pooler(first: asyncpg.Connection, second: asyncpg.Connection) -> bool:
-    """Whether sessions are shared: what one client set is seen by another, or is gone while another works.
+async def has_own_session(connection: asyncpg.Connection) -> bool:
+    """Whether the process that greeted us is the one that serves us; otherwise a pooler stands between."""
+    pids = [await connection.fetchval("SELECT pg_backend_pid()") for _ in range(2)]
+    return pids == [connection.get_server_pid()] * 2
 
-    ``second`` keeps a server session busy meanwhile, so that a pool must give ``first`` a different one.
-    """
-    pids = [await first.fetchval("SELECT pg_backend_pid()") for _ in range(2)]
-    if pids == [first.get_server_pid()] * 2:
-        return False
+
+async def shares_session(first: asyncpg.Connection, second: asyncpg.Connection) -> bool:
+    """Whether what one client set is seen by another, or is gone while another works: a pool in transaction mode."""
     await first.execute("SELECT set_config('backhaul.probe', 'first', false)")
+    # A transaction keeps a server session busy, so that the pool must give the first client a different one.
     async with second.transaction():
         if await second.fetchval("SELECT current_setting('backhaul.probe', true)") == "first":
             return True

@@ -129,12 +129,12 @@ WITH taken AS (
     DELETE FROM parked USING unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS u (id, seq_nr, i)
     WHERE parked.id = u.id RETURNING parked.*, u.seq_nr AS seq_here, u.i
 ), before AS (
-    SELECT position, greatest($3 - 1, timestamp_us) AS timestamp_us FROM head
+    SELECT position, greatest($3::bigint - 1, timestamp_us) AS timestamp_us FROM head
 ), stored AS (
     INSERT INTO event (position, timestamp_us, stored_us, event_time_us, entity_no, seq_nr, origin_seq_nr, slice,
                        event_type, codec, tags, metadata, payload)
-    SELECT before.position + i, before.timestamp_us + i, $3, event_time_us,
-           (SELECT entity_no FROM entity WHERE persistence_id = $4), seq_here, seq_nr, $5,
+    SELECT before.position + i, before.timestamp_us + i, $3::bigint, event_time_us,
+           (SELECT entity_no FROM entity WHERE persistence_id = $4), seq_here, seq_nr, $5::int,
            event_type, codec, tags, metadata, payload
     FROM taken, before
 )

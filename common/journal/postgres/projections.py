@@ -11,11 +11,13 @@ import asyncpg
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.ids import SliceRange
+from common.core.ranges import check_ranges
 from common.fail_points import fail_point
 from common.journal.interface import ProjectionLease, ProjectionRow, Statement
 from common.journal.migrations import check_not_newer
 from common.journal.postgres.connection import is_passing
 
+_RANGES_LOCK = 22254285
 _RANGE = "name = $1 AND first_slice = $2 AND last_slice = $3"
 _GUARD = f"{_RANGE} AND epoch = $4 AND position = $5 AND NOT paused"
 
@@ -44,25 +46,26 @@ async def acquire(
     connection: asyncpg.Connection, name: str, slices: SliceRange, owner: str, lease_s: float, now_us: int
 ) -> ProjectionLease | None:
     """See ``ProjectionStore.acquire``."""
+    key = (name, slices.first, slices.last)
+    take = (
+        "UPDATE projection SET epoch = epoch + (owner <> $4)::int, owner = $4,"
+        " lease_until = clock_timestamp() + make_interval(secs => $5)"
+        f" WHERE {_RANGE} AND NOT paused AND (owner IN ('', $4) OR lease_until <= clock_timestamp())"
+        " RETURNING epoch, position"
+    )
     async with connection.transaction():
-        await connection.execute(
-            "INSERT INTO projection VALUES ($1, $2, $3, 0, 0, '', '-infinity', false, $4) ON CONFLICT DO NOTHING",
-            name,
-            slices.first,
-            slices.last,
-            now_us,
-        )
-        row = await connection.fetchrow(
-            "UPDATE projection SET epoch = epoch + (owner <> $4)::int, owner = $4,"
-            " lease_until = clock_timestamp() + make_interval(secs => $5)"
-            f" WHERE {_RANGE} AND NOT paused AND (owner IN ('', $4) OR lease_until <= clock_timestamp())"
-            " RETURNING epoch, position",
-            name,
-            slices.first,
-            slices.last,
-            owner,
-            lease_s,
-        )
+        row = await connection.fetchrow(take, *key, owner, lease_s)
+        if row is None and not await connection.fetchval(f"SELECT count(*) FROM projection WHERE {_RANGE}", *key):
+            # A new range: two nodes with ranges that cut across each other must not both find room for theirs.
+            await connection.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", _RANGES_LOCK, name)
+            stored = await connection.fetch("SELECT first_slice, last_slice FROM projection WHERE name = $1", name)
+            check_ranges(name, slices, [SliceRange(*row) for row in stored])
+            await connection.execute(
+                "INSERT INTO projection VALUES ($1, $2, $3, 0, 0, '', '-infinity', false, $4) ON CONFLICT DO NOTHING",
+                *key,
+                now_us,
+            )
+            row = await connection.fetchrow(take, *key, owner, lease_s)
     return ProjectionLease(name, slices, *row) if row else None
 
 
@@ -131,16 +134,19 @@ async def rows(connection: asyncpg.Connection) -> list[ProjectionRow]:
 async def set_paused(connection: asyncpg.Connection, name: str, paused: bool) -> int:
     """See ``ProjectionStore.set_paused``."""
     done: str = await connection.execute(
-        "UPDATE projection SET paused = $2, epoch = epoch + $2::int WHERE name = $1", name, paused
+        "UPDATE projection SET paused = $2, epoch = epoch + $2::boolean::int WHERE name = $1", name, paused
     )
     return int(done.split()[-1])
 
 
 async def query(connection: asyncpg.Connection, sql: str, args: Sequence[Any]) -> list[tuple[Any, ...]]:
     """See ``ProjectionStore.query``."""
-    with _told(sql):
-        async with connection.transaction(readonly=True):
-            return list(map(tuple, await connection.fetch(sql, *args)))
+    try:
+        with _told(sql):
+            async with connection.transaction(readonly=True):
+                return list(map(tuple, await connection.fetch(sql, *args)))
+    except asyncpg.ReadOnlySQLTransactionError as error:
+        raise _failed(sql, error) from error
 
 
 @contextmanager
@@ -150,10 +156,14 @@ def _told(sql: str) -> Iterator[None]:
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         if is_passing(error):
             raise
-        first_line = str(error).partition("\n")[0]
-        raise BackhaulError(
-            "projection.statement_failed",
-            f"{type(error).__name__}: {first_line}, in {' '.join(sql.split())[:200]}",
-            "the handler's statements and its tables do not fit together: correct them and restart the projection",
-            kind=ErrorKind.INTERNAL,
-        ) from error
+        raise _failed(sql, error) from error
+
+
+def _failed(sql: str, error: BaseException) -> BackhaulError:
+    first_line = str(error).partition("\n")[0]
+    return BackhaulError(
+        "projection.statement_failed",
+        f"{type(error).__name__}: {first_line}, in {' '.join(sql.split())[:200]}",
+        "the handler's statements and its tables do not fit together: correct them and restart the projection",
+        kind=ErrorKind.INTERNAL,
+    )

@@ -166,7 +166,7 @@ BEGIN
     END IF;
     is_whole := is_whole AND stored = ALL (s_code);
 
-    -- 4. Entities. Those never seen get a row now; 5b takes it away again from those that nothing was kept for.
+    -- 4. Entities. Those never seen get a row now; 5c takes it away again where nothing was kept.
     IF asks_no THEN
         is_new := array_fill(false, ARRAY[n_entities]);
         FOR row IN
@@ -416,7 +416,7 @@ BEGIN
                    CASE WHEN regular THEN e.seq - 1 ELSE e_prev[e.i] END, int8_at(k_origin_seq, e.i),
                    coalesce(e.type, o_type), coalesce(e.codec, o_codec), coalesce(e.tags, o_tags),
                    coalesce(e.metadata, o_metadata),
-               substr(payloads, coalesce(e_end[e.i - 1], 0) + 1, e.until - coalesce(e_end[e.i - 1], 0))
+                   substr(payloads, coalesce(e_end[e.i - 1], 0) + 1, e.until - coalesce(e_end[e.i - 1], 0))
             FROM (
                 SELECT generate_series(1, n_events) AS i, unnest(event_code) AS code, unnest(e_ent) AS ent,
                        unnest(e_seq) AS seq, unnest(e_time) AS time, unnest(e_type) AS type,
@@ -441,14 +441,16 @@ BEGIN
                    unnest(h_branch) AS branch, unnest(h_parked) AS parked
         ) AS u
         WHERE h.entity_no = u.no AND u.dirty;
-        IF has_new THEN
-            FOR k IN 1 .. n_entities LOOP
-                IF is_new[k] AND NOT h_dirty[k] THEN
-                    DELETE FROM entity AS h WHERE h.entity_no = n_no[k];
-                    n_no[k] := 0;
-                END IF;
-            END LOOP;
-        END IF;
+    END IF;
+
+    -- 5c. Entities that were only asked about, or only refused.
+    IF has_new THEN
+        FOR k IN 1 .. n_entities LOOP
+            IF is_new[k] AND (CASE WHEN is_whole THEN n_count[k] = 0 ELSE NOT h_dirty[k] END) THEN
+                DELETE FROM entity AS h WHERE h.entity_no = n_no[k];
+                n_no[k] := 0;
+            END IF;
+        END LOOP;
     END IF;
 
     -- 6. Origins, locked above, then the head.
