@@ -109,13 +109,20 @@ async def test_the_table_joins_pages_as_a_fold_does(journal: Journal) -> None:
     assert sum(tally.out_of_order for tally in fold_all(pages).values()) > 20
 
 
-async def test_a_hundred_cancels_at_random_points_change_nothing_and_leave_nothing_behind(journal: Journal) -> None:
+async def test_a_hundred_cancels_at_random_points_change_nothing_and_leave_nothing_behind(
+    journal: Journal, storage_name: str
+) -> None:
     random = Random(3)
     for number in range(100):
         await store(journal, random, 25)
-        async with running(journal, TALLY, LATEST, owner=f"start-{number}", settings=SMALL_PAGES):
-            await trio.sleep(random.random() * 0.02)
+        commits = Commits()
+        async with running(journal, TALLY, LATEST, owner=f"start-{number}", settings=SMALL_PAGES, commits=commits):
+            await commits.reach(random.choice((0, 0, 1, 11, 30)))
+            await trio.sleep(random.random() * 0.01)
         assert [row.owner for row in await journal.rows() if row.owner] == []
+        if storage_name == "postgres":
+            open_transactions = "SELECT pid FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
+            assert await journal.query(open_transactions) == []
     positions = [row.position for row in await journal.rows()]
     commits = Commits()
     async with running(journal, TALLY, LATEST, commits=commits):
