@@ -1,0 +1,118 @@
+"""The closing tables: what the stores hold, next to what was put in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from examples.demo.outcome import Outcome
+from examples.demo.proof import named
+from examples.demo.show import colour_of, curve
+from examples.demo.timing import Latency
+
+
+def draw(console: Console, outcome: Outcome) -> None:
+    """All tables, and the verdict."""
+    console.print()
+    console.print(_edges(outcome))
+    console.print(_facts(outcome))
+    if outcome.holds:
+        console.print(
+            f"\n [bold green]✔ It holds.[/] {outcome.cloud_events:,} events in the cloud, each once and in order; "
+            f"{outcome.seconds:.0f} s.\n"
+        )
+        return
+    console.print(f"\n [bold red]✘ It does not hold.[/] {outcome.seconds:.0f} s.")
+    for problem in outcome.problems:
+        console.print(f"   [red]•[/] {escape(problem)}")
+    console.print()
+
+
+def told_where(console: Console, logs: Path, stores: Path) -> None:
+    """Where to look when something failed."""
+    console.print(f" Logs of every process: {logs}\n Journals: {stores}\n", highlight=False, soft_wrap=True)
+
+
+def _edges(outcome: Outcome) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title="Read from the journals, compared by file, row and content")
+    table.title_justify = "left"
+    table.add_column("edge")
+    for name in ("input", "appended", "on disk", "in cloud", "missing", "twice", "disorder"):
+        table.add_column(name, justify="right")
+    table.add_column("edge → cloud p50", justify="right")
+    table.add_column("p99", justify="right")
+    for edge in outcome.edges:
+        time = outcome.latencies[edge.edge_id]
+        excused = set(edge.missing) <= set(edge.lost_with_disk)
+        table.add_row(
+            f"[{colour_of(edge.edge_id)}]{edge.edge_id}[/]",
+            f"{edge.given:,}",
+            f"{edge.appended:,}",
+            f"{edge.in_file:,}",
+            f"{edge.in_cloud:,}",
+            _count(len(edge.missing), "yellow" if excused else "bold red"),
+            _count(edge.duplicates, "bold red"),
+            _count(edge.out_of_order, "bold red"),
+            _ms(time.p50_s if time else None),
+            _ms(time.p99_s if time else None),
+        )
+    return table
+
+
+def _count(number: int, style: str) -> str:
+    return f"[{style}]{number:,}[/]" if number else "[green]0[/]"
+
+
+def _ms(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    return f"{seconds * 1e3:,.1f} ms" if seconds < 1 else f"{seconds:,.2f} s"
+
+
+def _facts(outcome: Outcome) -> Table:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(ratio=1)
+    a, b, c = outcome.edges
+    grid.add_row(f" [{colour_of(a.edge_id)}]line cut[/]", _cut(outcome))
+    grid.add_row(
+        f" [{colour_of(b.edge_id)}]SIGKILL[/]",
+        f"{outcome.killed_unacked} events un-acked and {outcome.killed_in_flight} POSTs in flight; repeated by key: "
+        f"{outcome.repeated_stored} had been stored, {outcome.repeated_unstored} had not",
+    )
+    lost = len(c.lost_with_disk)
+    grid.add_row(
+        f" [{colour_of(c.edge_id)}]lost disk[/]",
+        f"{outcome.acked_at_loss} events were acked by then and are all in the cloud; of {c.unacked_at_loss} that were "
+        f"not, {lost} are gone" + (f": {escape(named(c.lost_with_disk, 12))}" if lost else ""),
+    )
+    equal = sum(line.is_equal for line in outcome.tally)
+    events = sum(line.events for line in outcome.tally)
+    is_equal = equal == len(outcome.tally)
+    grid.add_row(
+        " [blue]tally[/]",
+        f"the table of {len(outcome.tally)} entities "
+        + (f"equals a fold of the journal: {events:,} events" if is_equal else f"equals a fold in {equal} only"),
+    )
+    if outcome.latency_of_all:
+        grid.add_row(" [bold]all events[/]", f"edge's commit → cloud's commit: {_percentiles(outcome.latency_of_all)}")
+    return grid
+
+
+def _percentiles(time: Latency) -> str:
+    parts = ("p50", time.p50_s), ("p90", time.p90_s), ("p99", time.p99_s), ("max", time.max_s)
+    return ", ".join(f"{name} {_ms(seconds)}" for name, seconds in parts)
+
+
+def _cut(outcome: Outcome) -> str:
+    cut = outcome.cut
+    if cut is None:
+        return "nothing was stored meanwhile"
+    return (
+        f"{cut.dark_s:.1f} s dark: up to {cut.most_events:,} events behind, the oldest by {cut.longest_s:.1f} s; "
+        f"caught up {cut.caught_up_s:.1f} s after it was back\n[{colour_of(outcome.edges[0].edge_id)}]{curve(cut.curve)}[/]"
+    )

@@ -1,0 +1,304 @@
+"""The demo from curtain to curtain: start everybody, replay, let the script happen, stop everybody, read, compare.
+
+Each step is bounded in time. What does not hold is a problem in the outcome; only what keeps the demo from being played
+at all is raised, as DemoFailure.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import trio
+
+from common.runtime.outside import real_outside
+from examples.demo.cast import Cast, Service, open_cast
+from examples.demo.failure import DemoFailure
+from examples.demo.feed import Feed
+from examples.demo.http_client import HttpClient, Unanswered
+from examples.demo.outcome import Outcome, StoryLine, TallyLine
+from examples.demo.proof import EdgeAccount, examine, tally_problems
+from examples.demo.script import Acts, Edge, break_the_line, kill_the_process, lose_the_disk
+from examples.demo.series import ENTITY_TYPE, Series, entity_of, read_folder
+from examples.demo.service_lines import told
+from examples.demo.show import EdgeProgress, Show
+from examples.demo.stores import CloudStore, read_cloud, read_edge
+from examples.demo.timing import lag_through, latency, waits
+from examples.support.relay import Relay
+
+EDGE_IDS: Final = ("edge-a", "edge-b", "edge-c")
+
+_PROGRESS_TIMEOUT_S: Final = 2.0
+_DARK_S: Final = 4.0
+_WATCH_S: Final = 0.2
+_QUIET_TIMEOUT_S: Final = 25.0
+_QUIET_POLL_S: Final = 0.1
+_STATUS_TIMEOUT_S: Final = 2.0
+# Short, so that the demo shows in seconds what takes half a minute with the defaults.
+_QUICK: Final[Mapping[str, object]] = {
+    "heartbeat_s": 0.5,
+    "progress_timeout_s": _PROGRESS_TIMEOUT_S,
+    "poll_interval_s": 0.1,
+    "drain_s": 5,
+    "log_format": "json",
+    "http_port": 0,
+    "grpc_port": 0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How to play it. ``postgres_url`` names an empty database, or None for SQLite; ``place`` is an empty folder."""
+
+    data: Path
+    place: Path
+    postgres_url: str | None
+    nodes: int
+    poll_only: bool
+    pace_s: float
+    seed: int
+
+    @property
+    def cloud_journal(self) -> str:
+        return self.postgres_url or str(self.place / "cloud" / "journal.db")
+
+    @property
+    def logs(self) -> Path:
+        return self.place / "logs"
+
+    def volume(self, edge_id: str) -> Path:
+        """The folder that is the edge's disk."""
+        return self.place / edge_id
+
+
+class _Story:
+    """Tells, and remembers what was told."""
+
+    def __init__(self, show: Show, nodes: int) -> None:
+        self._show = show
+        self._nodes = nodes
+        self._began_s = trio.current_time()
+        self.is_open = True
+        self.lines: list[StoryLine] = []
+
+    @property
+    def seconds(self) -> float:
+        return trio.current_time() - self._began_s
+
+    def tell(self, who: str, what: str, kind: Literal["act", "log", "alarm"] = "act") -> None:
+        line = StoryLine(round(self.seconds, 3), who, what, kind)
+        self.lines.append(line)
+        self._show.tell(line)
+
+    def heard(self, who: str, fields: Mapping[str, Any]) -> None:
+        """A service's log line; those that matter are part of the story."""
+        found = told(fields, with_nodes=self._nodes > 1) if self.is_open else None
+        if found:
+            self.tell(who, found.text, "alarm" if found.is_alarm else "log")
+
+
+async def play(plan: Plan, show: Show) -> Outcome:
+    """Play it and compare. Raises DemoFailure, alone or in a group, when it cannot be played."""
+    series = read_folder(plan.data, EDGE_IDS)
+    chance = random.Random(plan.seed)
+    story, acts = _Story(show, plan.nodes), Acts()
+    for folder in (plan.logs, plan.place / "cloud", *(plan.volume(edge_id) for edge_id in EDGE_IDS)):
+        folder.mkdir(parents=True)
+    async with open_cast(plan.logs, story.heard) as cast:
+        nodes = [_node(plan, number) for number in range(1, plan.nodes + 1)]
+        for node in nodes:  # one after the other: the first one makes the tables
+            await cast.start(node)
+        where = "one PostgreSQL" if plan.postgres_url else "a SQLite file"
+        story.tell("demo", f"{'one cloud node' if len(nodes) == 1 else f'{len(nodes)} cloud nodes'} over {where}")
+        async with _lines(nodes) as lines:
+            edges = [_edge(plan, edge_id, series[edge_id], *lines[edge_id]) for edge_id in EDGE_IDS]
+            async with trio.open_nursery() as starting:
+                for edge in edges:
+                    starting.start_soon(cast.start, edge.service)
+            total = sum(edge.feed.total for edge in edges)
+            files = sum(len(edge.feed.series) for edge in edges)
+            story.tell("demo", f"three edges are up; {files} programs begin to write {total:,} readings to them")
+            async with trio.open_nursery() as watching:
+                watching.start_soon(_watch, edges, show)
+                await _replay(plan, cast, edges, acts, story, chance)
+                story.tell("demo", f"all {total:,} readings are answered for; waiting until nothing is on its way")
+                problems = await _quiet(edges, nodes)
+                watching.cancel_scope.cancel()
+            story.is_open = False
+            problems += await _stop(cast, [*(edge.service for edge in edges), *nodes])
+    story.tell("demo", "everything is stopped; reading the journals")
+    return await _compare(plan, edges, acts, story, problems)
+
+
+def _node(plan: Plan, number: int) -> Service:
+    name = "cloud" if plan.nodes == 1 else f"cloud-{number}"
+    settings = _QUICK | {"node": name, "journal": plan.cloud_journal, "poll_only": plan.poll_only}
+    return Service(name, "cloud_service", settings)
+
+
+def _edge(plan: Plan, edge_id: str, series: Sequence[Series], line: Relay, port: int) -> Edge:
+    volume = plan.volume(edge_id)
+    settings = _QUICK | {
+        "id": edge_id,
+        "cloud": f"127.0.0.1:{port}",
+        "journal": volume / "journal.db",
+        "poll_only": plan.poll_only,
+        "connect_timeout_s": _PROGRESS_TIMEOUT_S,
+        "backoff_min_s": 0.1,
+        "backoff_max_s": 1,
+    }
+    return Edge(Service(edge_id, "edge_service", settings), volume, line, Feed(edge_id, series))
+
+
+@asynccontextmanager
+async def _lines(nodes: Sequence[Service]) -> AsyncIterator[dict[str, tuple[Relay, int]]]:
+    """Each edge's line to the cloud, with its port; with several nodes all lines end at one that takes turns."""
+    upstreams = [("127.0.0.1", node.grpc_port) for node in nodes]
+    async with trio.open_nursery() as nursery:
+        if len(upstreams) > 1:
+            upstreams = [("127.0.0.1", await nursery.start(Relay(upstreams).run))]
+        lines = {}
+        for edge_id in EDGE_IDS:
+            relay = Relay(upstreams)
+            lines[edge_id] = (relay, await nursery.start(relay.run))
+        yield lines
+        nursery.cancel_scope.cancel()
+
+
+async def _replay(
+    plan: Plan, cast: Cast, edges: Sequence[Edge], acts: Acts, story: _Story, chance: random.Random
+) -> None:
+    """Feed all edges and let the script happen to them; returns when both are through."""
+    a, b, c = edges
+    async with trio.open_nursery() as nursery:
+        for edge in edges:
+            feeding = random.Random(chance.random())
+            nursery.start_soon(partial(edge.feed.run, edge.http_port, pace_s=plan.pace_s, chance=feeding))
+        nursery.start_soon(partial(break_the_line, a, acts, story.tell, dark_s=_DARK_S))
+        nursery.start_soon(kill_the_process, b, cast, acts, story.tell, chance)
+        nursery.start_soon(lose_the_disk, c, cast, acts, story.tell)
+
+
+async def _watch(edges: Sequence[Edge], show: Show) -> None:
+    """Keep the progress on the screen; what cannot be asked now is shown as down."""
+    clients = [HttpClient(edge.http_port) for edge in edges]
+    while True:
+        rows = []
+        for edge, client in zip(edges, clients, strict=True):
+            state, waiting = "down", None
+            try:
+                with trio.fail_after(_STATUS_TIMEOUT_S):
+                    status = (await client.get("/status")).body
+                state, waiting = str(status["link"]["state"]), int(status["lag"]["events"])
+            except (Unanswered, trio.TooSlowError, KeyError):
+                pass
+            rows.append(EdgeProgress(edge.id, state, len(edge.feed.answered), edge.feed.total, waiting))
+        show.progress(rows)
+        await trio.sleep(_WATCH_S)
+
+
+async def _quiet(edges: Sequence[Edge], nodes: Sequence[Service]) -> list[str]:
+    """Until the cloud has everything and has projected it; what is still on its way after a while is a problem."""
+    waiting_for = "nothing"
+    with trio.move_on_after(_QUIET_TIMEOUT_S):
+        edge_clients = [(edge.id, HttpClient(edge.http_port)) for edge in edges]
+        cloud = HttpClient(lambda: nodes[0].http_port)
+        while True:
+            behind: dict[str, int] = {}
+            for edge_id, client in edge_clients:
+                status = (await client.get("/status")).body
+                if status["lag"]["events"]:
+                    behind[f"events of {edge_id}"] = status["lag"]["events"]
+            for row in (await cloud.get("/v1/projections")).body["projections"]:
+                if row["behind"]:
+                    behind[f"events for {row['name']} {row['slices']}"] = row["behind"]
+            if not behind:
+                return []
+            waiting_for = ", ".join(f"{count} {what}" for what, count in behind.items())
+            await trio.sleep(_QUIET_POLL_S)
+    return [f"after {_QUIET_TIMEOUT_S:.0f} s of quiet still on their way: {waiting_for}"]
+
+
+async def _stop(cast: Cast, services: Sequence[Service]) -> list[str]:
+    """Edges first; each must drain and end with status 0."""
+    problems = []
+    for service in services:
+        status = await cast.stop(service)
+        if status:
+            problems.append(f"{service.name} did not stop in order: exit status {status}")
+    return problems
+
+
+async def _compare(plan: Plan, edges: Sequence[Edge], acts: Acts, story: _Story, problems: Sequence[str]) -> Outcome:
+    async with real_outside() as outside:
+        cloud = await read_cloud(outside, plan.cloud_journal)
+        files = {edge.id: await read_edge(outside, str(edge.volume / "journal.db")) for edge in edges}
+    a, b, c = edges
+    accounts = [_account(edge, acts if edge is c else Acts(), files, cloud) for edge in edges]
+    findings = [examine(account) for account in accounts]
+    entities = {entity for account in accounts for entity in account.given.values()}
+    of_tally = tally_problems(cloud.folded, cloud.tally, entities)
+    found = [*problems, *(problem for finding in findings for problem in finding.problems), *of_tally]
+    strangers = len(cloud.events) - sum(finding.in_cloud for finding in findings)
+    if strangers:
+        found.append(f"the cloud holds {strangers} events of no edge")
+    if cloud.parked:
+        found.append(f"the cloud parked {cloud.parked} events")
+    for act, is_done in (("unacked", acts.killed_unacked), ("in flight", acts.killed_in_flight)):
+        if not is_done:
+            found.append(f"{b.id} was killed with nothing {act}: the demo showed less than it should")
+    if not acts.unacked_at_loss:
+        found.append(f"{c.id} lost its disk with nothing un-acked on it: the demo showed less than it should")
+    pairs = {account.edge_id: waits(account.in_file, account.in_cloud) for account in accounts}
+    cut = lag_through(pairs[a.id], acts.cut_began_us, acts.cut_ended_us)
+    if cut is None:
+        found.append(f"{a.id} stored nothing while its line was dark: the demo showed less than it should")
+    return Outcome(
+        edges=tuple(findings),
+        latencies={edge_id: latency(stored) for edge_id, stored in pairs.items()},
+        latency_of_all=latency([pair for stored in pairs.values() for pair in stored]),
+        cut=cut,
+        killed_unacked=acts.killed_unacked,
+        killed_in_flight=acts.killed_in_flight,
+        repeated_stored=b.feed.found_stored,
+        repeated_unstored=b.feed.found_unstored,
+        acked_at_loss=acts.acked_at_loss,
+        tally=tuple(
+            TallyLine(entity, tally.events, tally.checksum, tally.out_of_order, cloud.tally.get(entity) == tally)
+            for entity, tally in sorted(cloud.folded.items())
+        ),
+        cloud_events=len(cloud.events),
+        seconds=round(story.seconds, 3),
+        story=tuple(story.lines),
+        problems=tuple(found),
+    )
+
+
+def _account(edge: Edge, acts: Acts, files: Mapping[str, Sequence[Any]], cloud: CloudStore) -> EdgeAccount:
+    prefix = f"{ENTITY_TYPE}|{edge.id}/"
+    return EdgeAccount(
+        edge_id=edge.id,
+        given={reading: entity_of(edge.id, series) for series in edge.feed.series for reading in series.readings},
+        answered=edge.feed.answered,
+        in_file=files[edge.id],
+        in_cloud=[event for event in cloud.events if event.entity.startswith(prefix)],
+        on_lost_disk=acts.on_lost_disk,
+        unacked_at_loss=acts.unacked_at_loss,
+    )
+
+
+def first_failure(group: BaseExceptionGroup[BaseException]) -> DemoFailure | None:
+    """The failure in a group of exceptions, when there is nothing worse in it."""
+    failures, rest = group.split(DemoFailure)
+    if failures is None or (rest is not None and rest.split(trio.Cancelled)[1] is not None):
+        return None
+    leaf: BaseException = failures
+    while isinstance(leaf, BaseExceptionGroup):
+        leaf = leaf.exceptions[0]
+    assert isinstance(leaf, DemoFailure)
+    return leaf

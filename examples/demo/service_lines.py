@@ -1,0 +1,37 @@
+"""Which of the services' own log lines are part of the story, and how they read there. The catalogue is docs/logs.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class ServiceLine(NamedTuple):
+    """A log line as the story tells it; alarms are warnings and errors."""
+
+    text: str
+    is_alarm: bool
+
+
+def told(fields: Mapping[str, Any], *, with_nodes: bool) -> ServiceLine | None:
+    """The line's place in the story, or None. ``with_nodes`` tells which cloud node took an edge."""
+    event, is_alarm = str(fields["event"]), fields.get("level") in ("warning", "error", "critical")
+    match event:
+        case "link.disconnected":
+            text = f"{fields.get('code')}: {fields.get('reason')}"
+        case "push.started":
+            text = (
+                f"{fields.get('resume')} behind position {fields.get('position')}, {fields.get('behind')} events behind"
+            )
+        case "push.connected" if with_nodes:
+            text = f"took {fields.get('origin_id')}, session {fields.get('session')}"
+        case "push.rebased":
+            text = f"{fields.get('origin_id')} has a new journal: its entities go on where they were"
+        case _ if is_alarm:
+            text = " ".join(f"{name}={value}" for name, value in fields.items() if name not in _EVERYWHERE)
+        case _:
+            return None
+    return ServiceLine(f"{event}  {text}", is_alarm)
+
+
+_EVERYWHERE = frozenset({"timestamp", "level", "event", "service", "version", "instance"})

@@ -1,0 +1,72 @@
+"""What the journals hold in the end, read with the product's own interface after every service has stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from common.core.batch import EventBatch
+from common.journal.interface import Journal
+from common.projection.tally import Tally, all_tallies, fold_all
+from common.runtime.outside import Outside
+from examples.demo.proof import Stored
+from examples.demo.series import Reading, reading_of
+
+_PAGE_EVENTS: Final = 2_000
+_PAGE_BYTES: Final = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class CloudStore:
+    """The cloud's journal in log order, its `tally` table, and a fold of the journal that the table must equal."""
+
+    events: list[Stored]
+    folded: Mapping[str, Tally]
+    tally: Mapping[str, Tally]
+    parked: int
+
+
+async def read_edge(outside: Outside, path: str) -> list[Stored]:
+    """An edge's file, in log order."""
+    async with outside.open_journal(path, max_bytes=None, prompted=False) as journal:
+        return [event for page in await _pages(journal) for event in _stored(page)]
+
+
+async def read_cloud(outside: Outside, url: str) -> CloudStore:
+    """The cloud's journal and what was projected from it."""
+    async with outside.open_journal(url, max_bytes=None, prompted=False) as journal:
+        pages = await _pages(journal)
+        return CloudStore(
+            events=[event for page in pages for event in _stored(page)],
+            folded=fold_all(pages),
+            tally=await all_tallies(journal),
+            parked=(await journal.stats()).parked,
+        )
+
+
+async def _pages(journal: Journal) -> list[EventBatch]:
+    pages, after = [], 0
+    while True:
+        page = await journal.read(after, max_events=_PAGE_EVENTS, max_bytes=_PAGE_BYTES)
+        if page.through <= after:
+            return pages
+        pages.append(page.events)
+        after = page.through
+
+
+def _stored(page: EventBatch) -> list[Stored]:
+    return [
+        Stored(entity, _reading(payload), stored_us)
+        for entity, payload, stored_us in zip(page.persistence_id, page.payload, page.stored_us, strict=True)
+    ]
+
+
+def _reading(payload: bytes) -> Reading:
+    """What an event says; an event that says something else is a reading of no file, which the proof then finds."""
+    try:
+        return reading_of(orjson.loads(payload))
+    except (ValueError, KeyError, TypeError):
+        return Reading("", 0, payload[:60].decode(errors="replace"))
