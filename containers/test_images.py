@@ -1,0 +1,174 @@
+"""Runs the images with podman and checks, from outside the containers, what an operator relies on.
+
+Called by test.sh inside a network namespace that the containers join, so ports are loopback's of that namespace only.
+One cloud node and two edges, read-only, without capabilities; then stops, kills, a full healthcheck and a wrong setting.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+NETWORK = f"ns:{os.environ['NETNS']}"
+CLOUD_HTTP = 7480
+EDGE_HTTP = {"edge-1": 7581, "edge-2": 7582}
+EDGE_GRPC = {"edge-1": 7541, "edge-2": 7542}
+WAIT_S = 60.0
+_checks = 0
+
+
+def podman(*words: str, check: bool = True) -> str:
+    """Output of a podman command."""
+    done = subprocess.run(["podman", *words], check=False, capture_output=True, text=True)
+    if check and done.returncode:
+        raise SystemExit(f"podman {' '.join(words)} failed:\n{done.stdout}{done.stderr}")
+    return (done.stdout + done.stderr).strip()
+
+
+def run(name: str, image: str, environment: dict[str, str], volume: str, *words: str) -> None:
+    """Start a container as on a gateway: no privileges, nothing writable but its volume and /tmp."""
+    settings = [part for item in environment.items() for part in ("--env", "=".join(item))]
+    podman(
+        *("run", "--detach", "--name", name, "--pull=never", "--network", NETWORK, "--health-interval=disable"),
+        *("--read-only", "--tmpfs", "/tmp:rw,size=16m,mode=1777", "--cap-drop=all"),
+        *("--security-opt", "no-new-privileges", "--memory", "256m", "--pids-limit", "64"),
+        *("--volume", f"{volume}:/var/lib/backhaul", *settings, image, *words),
+    )
+
+
+def run_edge(name: str) -> None:
+    environment = {
+        "EDGE_ID": name,
+        "EDGE_CLOUD": "127.0.0.1:7443",
+        "EDGE_HTTP_PORT": str(EDGE_HTTP[name]),
+        "EDGE_GRPC_PORT": str(EDGE_GRPC[name]),
+        "EDGE_BACKOFF_MAX_S": "1",
+    }
+    run(name, "localhost/backhaul-edge", environment, f"{name}-data")
+
+
+def run_cloud() -> None:
+    environment = {"CLOUD_INSECURE": "true", "CLOUD_NODE": "cloud-1", "CLOUD_LEASE_S": "2"}
+    run("cloud", "localhost/backhaul-cloud", environment, "cloud-data")
+
+
+def ask(port: int, path: str, body: object = None) -> Any:
+    """The JSON answer of a service."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(  # noqa: S310 - loopback
+        f"http://127.0.0.1:{port}{path}", data, {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+        return json.load(answer)
+
+
+def post(edge: str, number: int) -> None:
+    event = {"entity_type": "Sensor", "entity_id": "temp1", "event_type": "Read", "payload": {"n": number}}
+    ask(EDGE_HTTP[edge], "/v1/events", event)
+
+
+def eventually(what: str, holds: Callable[[], bool]) -> None:
+    """Wait for something to hold, and say that it does."""
+    global _checks
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            if holds():
+                break
+        except (OSError, urllib.error.HTTPError, KeyError):
+            pass
+        if time.monotonic() > deadline:
+            logs = "\n".join(f"--- {name}\n{podman('logs', '--tail', '20', name, check=False)}" for name in NAMES)
+            raise SystemExit(f"not within {WAIT_S:g} s: {what}\n{logs}")
+        time.sleep(0.1)
+    _checks += 1
+    print(f"ok  {what}", flush=True)
+
+
+def holds(what: str, truth: bool, seen: object = "") -> None:
+    """Check something now."""
+    global _checks
+    if not truth:
+        raise SystemExit(f"does not hold: {what} ({seen})")
+    _checks += 1
+    print(f"ok  {what}", flush=True)
+
+
+def tally(edge: str) -> int:
+    return int(ask(CLOUD_HTTP, f"/v1/tally/Sensor/{edge}/temp1")["events"])
+
+
+def exit_status(name: str) -> int:
+    return int(podman("inspect", name, "--format", "{{.State.ExitCode}}"))
+
+
+NAMES = ["cloud", *EDGE_HTTP]
+
+
+def main() -> None:
+    run_cloud()
+    for name in EDGE_HTTP:
+        run_edge(name)
+    for name, port in [("cloud", CLOUD_HTTP), *EDGE_HTTP.items()]:
+        eventually(
+            f"{name} is ready, asked from outside its container", lambda port=port: ask(port, "/readyz")["ready"]
+        )
+    for name in EDGE_HTTP:
+        for number in range(3):
+            post(name, number)
+    for name in EDGE_HTTP:
+        eventually(f"three events of {name} are in the cloud", lambda name=name: tally(name) == 3)
+    latest = ask(CLOUD_HTTP, "/v1/latest/Sensor/edge-1/temp1")
+    holds("the latest event is the last one posted", latest["payload"] == {"n": 2}, latest)
+    for name in NAMES:
+        holds(f"{name} runs without privileges", podman("exec", name, "id", "-u") == "10001")
+        podman("healthcheck", "run", name)
+        holds(f"the health check of {name} passes", True)
+    memory = podman("stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}")
+    print(f"    memory: {memory.replace(chr(10), '; ')}")
+
+    post("edge-1", 3)
+    podman("kill", "--signal", "KILL", "edge-1")
+    podman("start", "edge-1")
+    eventually("edge-1 is ready again", lambda: ask(EDGE_HTTP["edge-1"], "/readyz")["ready"])
+    eventually("an event posted right before SIGKILL is in the cloud", lambda: tally("edge-1") == 4)
+
+    podman("stop", "--time", "15", "cloud")
+    holds("SIGTERM ends the cloud with status 0", exit_status("cloud") == 0, exit_status("cloud"))
+    for name in EDGE_HTTP:
+        post(name, 4)
+    holds("the edges take events in while the cloud is away", True)
+    podman("start", "cloud")
+    eventually("what was taken in meanwhile is in the cloud", lambda: (tally("edge-1"), tally("edge-2")) == (5, 4))
+
+    for name in EDGE_HTTP:
+        podman("stop", "--time", "15", name)
+        holds(f"SIGTERM ends {name} with status 0", exit_status(name) == 0, exit_status(name))
+    podman("rm", "--volumes", "edge-2")
+    run_edge("edge-2")
+    eventually("edge-2 goes on from its volume", lambda: ask(EDGE_HTTP["edge-2"], "/status")["journal"]["head"] == 4)
+
+    run("refused", "localhost/backhaul-cloud", {}, "refused-data")
+    podman("wait", "refused")
+    said = podman("logs", "refused")
+    holds("without TLS files and CLOUD_INSECURE the cloud says so", "settings.plaintext_refused" in said, said)
+    holds("and ends with status 2", exit_status("refused") == 2, exit_status("refused"))
+    print(f"{_checks} passed, 0 failed")
+
+
+if __name__ == "__main__":
+    started = [*NAMES, "refused"]
+    podman("rm", "--force", "--time", "1", *started, check=False)
+    try:
+        main()
+    finally:
+        podman("rm", "--force", "--volumes", "--time", "3", *started, check=False)
+        podman("volume", "rm", "--force", "cloud-data", "edge-1-data", "edge-2-data", "refused-data", check=False)
+        sys.stdout.flush()
