@@ -86,7 +86,7 @@ class ConnectionCalls(AbstractHandler):
         try:
             self._check_request(headers)
             if "grpc-timeout" in headers:
-                scope.deadline = trio.current_time() + decode_timeout(headers["grpc-timeout"])
+                scope.deadline = trio.current_time() + _timeout_s(headers["grpc-timeout"])
             await self._handle(stream, path)
         except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001  a handler hurts only its call
             return self._outcome_of(error, stream, path)
@@ -111,6 +111,13 @@ class ConnectionCalls(AbstractHandler):
         if stream.fault is not None:
             return None  # nobody is left to be told
         return outcome_of(error, peer=stream.peer.address, path=path)
+
+
+def _timeout_s(told: str) -> float:
+    try:
+        return decode_timeout(told)
+    except ValueError:
+        raise BackhaulError("link.not_grpc", f"not a grpc-timeout: {told[:20]!r}") from None
 
 
 class ServedStream(WireStream):
