@@ -26,10 +26,11 @@ S = TypeVar("S")
 _SECRET_FILE_MAX_BYTES: Final = 64 * 1024
 _DEFAULT: Final = "default"
 
-# Kubernetes puts such variables into every container for each Service it knows; one named `edge` or `cloud`
-# must not keep ours from starting.
-_KUBERNETES_SERVICE_LINK: Final = re.compile(
-    r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)"
+# Variables with our prefix that others set must not keep us from starting. Kubernetes puts such ones into every
+# container for each Service it knows, one named `edge` or `cloud` among them; images with Google's tools have
+# CLOUD_SDK_VERSION.
+_SET_BY_OTHERS: Final = re.compile(
+    r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?|SDK_VERSION)"
 )
 
 
@@ -226,7 +227,7 @@ def _read_environment(
         elif (
             name.startswith(f"{prefix}_")
             and name != config_variable
-            and not _KUBERNETES_SERVICE_LINK.fullmatch(name.removeprefix(f"{prefix}_"))
+            and not _SET_BY_OTHERS.fullmatch(name.removeprefix(f"{prefix}_"))
         ):
             raise _unknown(name, "environment", [*keys, *file_keys, config_variable])
     return given, environ.get(config_variable)

@@ -96,6 +96,12 @@ def test_bad_settings_end_in_a_code_a_hint_and_status_2(
     assert told in errors
 
 
+def test_variables_that_others_set_are_left_alone() -> None:
+    others = {"CLOUD_SERVICE_HOST": "10.0.0.7", "CLOUD_PORT_7443_TCP_ADDR": "10.0.0.7", "CLOUD_SDK_VERSION": "528.0.0"}
+    assert run("cloud_service", "check-config", **others)[0] == 0
+    assert run("cloud_service", "check-config", CLOUD_SDK_VERSIONS="1")[0] == 2
+
+
 def test_run_tells_wrong_settings_in_its_log() -> None:
     status, output, _ = run("edge_service", "run", "--id", "a b")
     line = json.loads(output)
