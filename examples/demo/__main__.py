@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import signal
 import sys
@@ -128,7 +127,8 @@ async def _play(plan: Plan, show: Show) -> Outcome:
 
                 async def watch() -> None:
                     nonlocal interrupted
-                    async for interrupted in signals:
+                    async for number in signals:
+                        interrupted = number
                         nursery.cancel_scope.cancel()
 
                 nursery.start_soon(watch)

@@ -108,7 +108,7 @@ class Cast:
 
     async def _listen(self, service: Service, process: trio.Process) -> None:
         assert process.stdout is not None
-        with open(self._logs / f"{service.name}.log", "ab", buffering=0) as log:
+        with (self._logs / f"{service.name}.log").open("ab", buffering=0) as log:
             rest = b""
             async for data in process.stdout:
                 log.write(data)

@@ -69,7 +69,7 @@ def _count(number: int, style: str) -> str:
 
 def _ms(seconds: float | None) -> str:
     if seconds is None:
-        return "–"
+        return "-"
     return f"{seconds * 1e3:,.1f} ms" if seconds < 1 else f"{seconds:,.2f} s"
 
 
@@ -79,10 +79,11 @@ def _facts(outcome: Outcome) -> Table:
     grid.add_column(ratio=1)
     a, b, c = outcome.edges
     grid.add_row(f" [{colour_of(a.edge_id)}]line cut[/]", _cut(outcome))
+    found = list(outcome.killed_in_flight.values())
     grid.add_row(
         f" [{colour_of(b.edge_id)}]SIGKILL[/]",
-        f"{outcome.killed_unacked} events un-acked and {outcome.killed_in_flight} POSTs in flight; repeated by key: "
-        f"{outcome.repeated_stored} had been stored, {outcome.repeated_unstored} had not",
+        f"{outcome.killed_unacked} events un-acked and {_posts(len(outcome.killed_in_flight))} in flight; repeated by "
+        f"key: {found.count(True)} had been stored, {found.count(False)} had not",
     )
     lost = len(c.lost_with_disk)
     grid.add_row(
@@ -101,6 +102,10 @@ def _facts(outcome: Outcome) -> Table:
     if outcome.latency_of_all:
         grid.add_row(" [bold]all events[/]", f"edge's commit → cloud's commit: {_percentiles(outcome.latency_of_all)}")
     return grid
+
+
+def _posts(count: int) -> str:
+    return f"{count} POST{'' if count == 1 else 's'}"
 
 
 def _percentiles(time: Latency) -> str:

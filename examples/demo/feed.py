@@ -29,8 +29,8 @@ _RETRY_S: Final = 0.05
 class Feed:
     """What the programs of one edge have to write, and what the edge answered for.
 
-    ``positions`` are those of the journal the edge has now; `disk_lost` forgets them. ``unanswered`` are the keys of
-    POSTs that went out and whose answer never came; ``found_stored`` and ``found_unstored`` how they were found later.
+    ``positions`` are those of the journal the edge has now; `disk_lost` forgets them. ``repeated`` maps the key
+    of each POST that was repeated to whether the edge had stored it before.
     """
 
     edge_id: str
@@ -38,9 +38,7 @@ class Feed:
     answered: list[Reading] = field(default_factory=list)
     positions: dict[Reading, int] = field(default_factory=dict)
     in_flight: set[str] = field(default_factory=set)
-    unanswered: set[str] = field(default_factory=set)
-    found_stored: int = 0
-    found_unstored: int = 0
+    repeated: dict[str, bool] = field(default_factory=dict)
     _may_post: Gate = field(default_factory=lambda: Gate(is_open=True))
     _changed: trio.Event = field(default_factory=trio.Event)
 
@@ -107,12 +105,12 @@ class Feed:
         body = {"events": [event_of(series, reading) for reading in readings]}
         self.in_flight.add(key)
         self._tell()
+        tries = 0
         while True:
+            tries += 1
             try:
                 answer = await client.post("/v1/events", body, key=key)
-            except Unanswered as lost:
-                if lost.was_sent:
-                    self.unanswered.add(key)
+            except Unanswered:
                 await trio.sleep(_RETRY_S)
                 continue
             if answer.status < 500:
@@ -120,9 +118,8 @@ class Feed:
             await trio.sleep(_RETRY_S)
         if answer.status not in (200, 201):
             raise DemoFailure(f"{self.edge_id} refused a POST with status {answer.status}: {answer.body}")
-        if key in self.unanswered:
-            self.found_stored += bool(answer.body["repeated"])
-            self.found_unstored += not answer.body["repeated"]
+        if tries > 1:
+            self.repeated[key] = bool(answer.body["repeated"])
         self.answered.extend(readings)
         first = int(answer.body["first_position"])
         self.positions.update((reading, first + index) for index, reading in enumerate(readings))

@@ -1,7 +1,7 @@
 """HTTP as the demo's programs speak it to a service: JSON over one kept connection, in trio.
 
-An answer that does not come is `Unanswered`, which says whether the request had been written: only then may the service
-have done what was asked. A connection that broke is opened again by the next request, at the address of that time.
+An answer that does not come is `Unanswered`: nobody knows whether the service did what was asked. A connection that
+broke is opened again by the next request, at the address of that time.
 """
 
 from __future__ import annotations
@@ -24,11 +24,7 @@ class Answer(NamedTuple):
 
 
 class Unanswered(Exception):
-    """No answer came; ``was_sent`` tells whether the request had been written to a connection."""
-
-    def __init__(self, reason: str, *, was_sent: bool) -> None:
-        super().__init__(reason)
-        self.was_sent = was_sent
+    """No answer came."""
 
 
 class HttpClient:
@@ -57,16 +53,15 @@ class HttpClient:
             f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\n{headers}\r\n"
         )
-        was_sent = is_whole = False
+        is_whole = False
         try:
             stream = self._stream or await self._connect()
-            was_sent = True
             await stream.send_all(head.encode() + body)
             answer = await self._answer(stream)
             is_whole = True
             return answer
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise Unanswered(str(error) or type(error).__name__, was_sent=was_sent) from error
+            raise Unanswered(str(error) or type(error).__name__) from error
         finally:
             if not is_whole:  # what comes next on this connection belongs to nobody
                 self.close()

@@ -40,9 +40,8 @@ class Outcome:
     latency_of_all: Latency | None
     cut: CutLag | None
     killed_unacked: int
-    killed_in_flight: int
-    repeated_stored: int
-    repeated_unstored: int
+    # Idempotency key of each POST in flight at the kill → whether the repeat found it stored.
+    killed_in_flight: Mapping[str, bool | None]
     acked_at_loss: int
     tally: tuple[TallyLine, ...]
     cloud_events: int

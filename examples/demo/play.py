@@ -137,13 +137,14 @@ async def play(plan: Plan, show: Show) -> Outcome:
 
 def _node(plan: Plan, number: int) -> Service:
     name = "cloud" if plan.nodes == 1 else f"cloud-{number}"
-    settings = _QUICK | {"node": name, "journal": plan.cloud_journal, "poll_only": plan.poll_only}
+    settings = {**_QUICK, "node": name, "journal": plan.cloud_journal, "poll_only": plan.poll_only}
     return Service(name, "cloud_service", settings)
 
 
 def _edge(plan: Plan, edge_id: str, series: Sequence[Series], line: Relay, port: int) -> Edge:
     volume = plan.volume(edge_id)
-    settings = _QUICK | {
+    settings = {
+        **_QUICK,
         "id": edge_id,
         "cloud": f"127.0.0.1:{port}",
         "journal": volume / "journal.db",
@@ -264,9 +265,7 @@ async def _compare(plan: Plan, edges: Sequence[Edge], acts: Acts, story: _Story,
         latency_of_all=latency([pair for stored in pairs.values() for pair in stored]),
         cut=cut,
         killed_unacked=acts.killed_unacked,
-        killed_in_flight=acts.killed_in_flight,
-        repeated_stored=b.feed.found_stored,
-        repeated_unstored=b.feed.found_unstored,
+        killed_in_flight={key: b.feed.repeated.get(key) for key in sorted(acts.killed_in_flight)},
         acked_at_loss=acts.acked_at_loss,
         tally=tuple(
             TallyLine(entity, tally.events, tally.checksum, tally.out_of_order, cloud.tally.get(entity) == tally)

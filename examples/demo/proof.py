@@ -145,7 +145,7 @@ def _told(where: str, found: Comparison, missing: Sequence[Reading]) -> list[str
 
 
 def named(readings: Collection[Reading], most: int = _NAMED_MAX) -> str:
-    """Readings as `file rows 3–7, 9`, at most so many files and stretches; for a message or a table."""
+    """Readings as `file rows 3-7, 9`, at most so many files and stretches; for a message or a table."""
     stretches: list[tuple[str, int, int]] = []
     for file, row, _ in sorted(readings):
         if stretches and stretches[-1][0] == file and stretches[-1][2] == row - 1:
@@ -154,7 +154,7 @@ def named(readings: Collection[Reading], most: int = _NAMED_MAX) -> str:
             stretches.append((file, row, row))
     told: dict[str, list[str]] = {}
     for file, first, last in stretches[:most]:
-        told.setdefault(file, []).append(str(first) if first == last else f"{first}–{last}")
+        told.setdefault(file, []).append(str(first) if first == last else f"{first}-{last}")
     more = len(stretches) - most
     return ", ".join(f"{file} rows {' and '.join(rows)}" for file, rows in told.items()) + (
         f" and {more} more stretches" if more > 0 else ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -55,12 +55,11 @@ class Acts:
     cut_began_us: int = 0
     cut_ended_us: int = 0
     killed_unacked: int = 0
-    killed_in_flight: int = 0
+    killed_in_flight: frozenset[str] = frozenset()
     # Answered for by the edge before its disk was lost, and those of them it had no ack for.
     on_lost_disk: frozenset[Reading] = frozenset()
     unacked_at_loss: frozenset[Reading] = frozenset()
     acked_at_loss: int = 0
-    done: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +103,6 @@ async def break_the_line(edge: Edge, acts: Acts, tell: Tell, *, dark_s: float) -
     acts.cut_ended_us = utc_now_us()
     edge.line.set_mode("pass")
     tell(edge.id, f"its line is back; {place.head - place.acked} events waited on its disk")
-    acts.done.add("line")
 
 
 async def kill_the_process(edge: Edge, cast: Cast, acts: Acts, tell: Tell, chance: random.Random) -> None:
@@ -119,17 +117,16 @@ async def kill_the_process(edge: Edge, cast: Cast, acts: Acts, tell: Tell, chanc
     if not edge.feed.in_flight:
         await edge.feed.posts_in_flight(1)
     await cast.kill(edge.service)
-    acts.killed_unacked, acts.killed_in_flight = place.head - place.acked, len(edge.feed.in_flight)
+    acts.killed_unacked, acts.killed_in_flight = place.head - place.acked, frozenset(edge.feed.in_flight)
     tell(
         edge.id,
         f"SIGKILL: {acts.killed_unacked} events without an ack, POSTs in flight: "
-        + ", ".join(f"`{key}`" for key in sorted(edge.feed.in_flight)),
+        + ", ".join(f"`{key}`" for key in sorted(acts.killed_in_flight)),
     )
     _drop_what_is_held(edge)
     await cast.start(edge.service)
     place_now = await place_of(edge)
     tell(edge.id, f"restarted on its file, {place_now.head} events in it; the programs repeat their POSTs by key")
-    acts.done.add("kill")
 
 
 async def lose_the_disk(edge: Edge, cast: Cast, acts: Acts, tell: Tell) -> None:
@@ -163,4 +160,3 @@ async def lose_the_disk(edge: Edge, cast: Cast, acts: Acts, tell: Tell) -> None:
     await cast.start(edge.service)
     tell(edge.id, "replaced: same id, empty disk, a new journal")
     edge.feed.resume()
-    acts.done.add("disk")

@@ -48,7 +48,8 @@ async def read_cloud(outside: Outside, url: str) -> CloudStore:
 
 
 async def _pages(journal: Journal) -> list[EventBatch]:
-    pages, after = [], 0
+    pages: list[EventBatch] = []
+    after = 0
     while True:
         page = await journal.read(after, max_events=_PAGE_EVENTS, max_bytes=_PAGE_BYTES)
         if page.through <= after:
