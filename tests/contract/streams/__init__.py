@@ -1,0 +1,1 @@
+"""What message streams promise, on every carrier, and what only sockets can show."""
