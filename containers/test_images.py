@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 NETWORK = f"ns:{os.environ['NETNS']}"
@@ -105,6 +106,14 @@ def tally(edge: str) -> int:
     return int(ask(CLOUD_HTTP, f"/v1/tally/Sensor/{edge}/temp1")["events"])
 
 
+def has_tally(edge: str, events: int) -> bool:
+    return tally(edge) == events
+
+
+def is_ready(port: int) -> bool:
+    return bool(ask(port, "/readyz")["ready"])
+
+
 def exit_status(name: str) -> int:
     return int(podman("inspect", name, "--format", "{{.State.ExitCode}}"))
 
@@ -114,14 +123,12 @@ def main() -> None:
     for name in EDGE_HTTP:
         run_edge(name)
     for name, port in [("cloud", CLOUD_HTTP), *EDGE_HTTP.items()]:
-        eventually(
-            f"{name} is ready, asked from outside its container", lambda port=port: ask(port, "/readyz")["ready"]
-        )
+        eventually(f"{name} is ready, asked from outside its container", partial(is_ready, port))
     for name in EDGE_HTTP:
         for number in range(3):
             post(name, number)
     for name in EDGE_HTTP:
-        eventually(f"three events of {name} are in the cloud", lambda name=name: tally(name) == 3)
+        eventually(f"three events of {name} are in the cloud", partial(has_tally, name, 3))
     latest = ask(CLOUD_HTTP, "/v1/latest/Sensor/edge-1/temp1")
     holds("the latest event is the last one posted", latest["payload"] == {"n": 2}, latest)
     for name in NAMES:
