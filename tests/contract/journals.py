@@ -15,6 +15,8 @@ import trio
 from common import border
 from common.journal.interface import Journal
 from common.journal.memory import MemoryDatabase, open_memory_journal
+from common.journal.postgres import open_postgres_journal
+from common.journal.sqlite import open_sqlite_journal
 from tests.support.builders import SettableClock, ids
 
 
@@ -59,8 +61,6 @@ class SqliteStorage:
         self._ids = ids("sqlite")
 
     def open(self) -> AbstractAsyncContextManager[Journal]:
-        from common.journal.sqlite import open_sqlite_journal
-
         return open_sqlite_journal(self.path, now_us=self.clock, new_id=self._ids.__next__)
 
     async def pass_time(self, seconds: float) -> None:
@@ -78,14 +78,7 @@ class PostgresStorage:
         self._ids = ids("postgres")
 
     def open(self) -> AbstractAsyncContextManager[Journal]:
-        return self._open()
-
-    @asynccontextmanager
-    async def _open(self) -> AsyncIterator[Journal]:
-        from common.journal.postgres import open_postgres_journal
-
-        async with open_postgres_journal(self.url, now_us=self.clock, new_id=self._ids.__next__) as journal:
-            yield journal
+        return open_postgres_journal(self.url, now_us=self.clock, new_id=self._ids.__next__)
 
     async def pass_time(self, seconds: float) -> None:
         await trio.sleep(seconds)

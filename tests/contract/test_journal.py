@@ -151,8 +151,7 @@ class TestExpectedNumbers:
         won: list[list[AppendOutcome]] = [[], []]
 
         async def appender(commit: GroupCommit, results: list[AppendOutcome]) -> None:
-            for number in range(rounds):
-                results.append(await commit.append(local("A|1", expected={"A|1": number})))
+            results.extend([await commit.append(local("A|1", expected={"A|1": number})) for number in range(rounds)])
 
         async def race(first: Journal, second: Journal) -> None:
             async with trio.open_nursery() as writers:

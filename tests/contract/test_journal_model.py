@@ -21,7 +21,6 @@ from common.core.append import AppendRequest, LocalAppend, Pushed, PushedAppend,
 from common.core.errors import BackhaulError
 from common.journal.group_commit import Group
 from common.journal.interface import Journal, TrimLimit
-from examples.support.postgres import Databases
 from tests.contract.journals import Storage, open_storage
 from tests.support.builders import Origin, local, whole_log
 
@@ -315,6 +314,5 @@ def test_sqlite_answers_like_the_model(script: list[Step]) -> None:
 
 @few
 @given(script=st.lists(steps, max_size=40))
-def test_postgres_answers_like_the_model(postgres: Databases, script: list[Step]) -> None:
-    with postgres.fresh() as url:
-        trio.run(play_on, "postgres", Path(), url, script)
+def test_postgres_answers_like_the_model(emptied_postgres: Callable[[], str], script: list[Step]) -> None:
+    trio.run(play_on, "postgres", Path(), emptied_postgres(), script)
