@@ -163,6 +163,7 @@ class Relay:
                 nursery.start_soon(take_in)
                 nursery.start_soon(give_out)
         except* (trio.BrokenResourceError, trio.ClosedResourceError, OSError):
+            await self._forwarding.wait()  # a reset is not carried through a black hole either
             line.cancel()
 
     def _chunk_bytes(self) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -101,6 +103,30 @@ async def test_a_black_hole_accepts_keeps_and_forwards_nothing_until_it_passes_a
             line.relay.set_mode("pass")
             assert await old.receive_some(100) == b"lost?"
             assert await new.receive_some(100) == b"lost?"
+
+
+async def test_a_black_hole_carries_no_reset_until_it_passes_again() -> None:
+    async with trio.open_nursery() as nursery:
+        accepted, arriving = trio.open_memory_channel[trio.SocketStream](1)
+
+        async def keep(stream: trio.SocketStream) -> None:
+            await accepted.send(stream)
+            await trio.sleep_forever()
+
+        listeners = await nursery.start(trio.serve_tcp, keep, 0)
+        relay = Relay([("127.0.0.1", listeners[0].socket.getsockname()[1])])
+        async with await trio.open_tcp_stream("127.0.0.1", await nursery.start(relay.run)) as near:
+            far = await arriving.receive()
+            relay.set_mode("black-hole")
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await far.aclose()
+            with trio.move_on_after(0.05) as scope:
+                await near.receive_some(100)
+            assert scope.cancelled_caught
+            relay.set_mode("pass")
+            with trio.fail_after(2), pytest.raises(trio.BrokenResourceError):
+                await near.receive_some(100)
+        nursery.cancel_scope.cancel()
 
 
 async def test_refusing_it_does_not_listen_and_comes_back_on_its_port() -> None:
