@@ -18,7 +18,7 @@ from pathlib import Path
 import trio
 from rich.console import Console
 
-from examples.demo.closing import draw, told_where
+from examples.demo.closing import draw
 from examples.demo.failure import DemoFailure
 from examples.demo.outcome import Outcome
 from examples.demo.play import Plan, first_failure, play
@@ -42,14 +42,14 @@ def main(words: Sequence[str] | None = None) -> int:
     args = _arguments(words)
     console = Console(stderr=args.json, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
     place = Path(tempfile.mkdtemp(prefix="backhaul-demo-"))
-    status, outcome = 1, None
+    status = 1
     try:
         with ExitStack() as stack:
             show = _show(args, console, stack)
             plan = Plan(
                 data=args.data,
-                place=place / "run",
-                postgres_url=_postgres(place, stack) if args.journal == "postgres" else None,
+                place=place,
+                postgres_url=_postgres(stack) if args.journal == "postgres" else None,
                 nodes=args.nodes,
                 poll_only=args.poll_only,
                 pace_s=args.pace,
@@ -66,13 +66,18 @@ def main(words: Sequence[str] | None = None) -> int:
     except (Interrupted, KeyboardInterrupt) as interrupted:
         number = interrupted.number if isinstance(interrupted, Interrupted) else signal.SIGINT
         print(f"Interrupted by {signal.Signals(number).name}; every process is ended.", file=sys.stderr)
-        shutil.rmtree(place, ignore_errors=True)
-        return 128 + number
-    if status:
-        told_where(Console(stderr=True), place / "run" / "logs", place)
-    else:
-        shutil.rmtree(place, ignore_errors=True)
+        status = 128 + number
+    finally:
+        if status in (0, 128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGHUP) and not args.keep:
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            told_where(place)
     return status
+
+
+def told_where(place: Path) -> None:
+    """Where to look when something failed, or was to be kept."""
+    print(f"Logs of every process: {place / 'logs'}\nJournals: {place}", file=sys.stderr)
 
 
 def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
@@ -88,6 +93,7 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--journal", choices=("sqlite", "postgres"), help="the cloud's (default: sqlite)")
     parser.add_argument("--nodes", type=int, choices=(1, 2), default=1, help="cloud nodes; two share one PostgreSQL")
     parser.add_argument("--pace", type=float, default=12.0, metavar="S", help="seconds the replay takes (default: 12)")
+    parser.add_argument("--keep", action="store_true", help="leave logs and journals, and say where")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="fixes what is left to chance (default: 0)")
     args = parser.parse_args(words)
     if args.nodes > 1 and args.journal == "sqlite":
@@ -106,7 +112,7 @@ def _show(args: argparse.Namespace, console: Console, stack: ExitStack) -> Show:
     return stack.enter_context(LiveShow(console))
 
 
-def _postgres(place: Path, stack: ExitStack) -> str:
+def _postgres(stack: ExitStack) -> str:
     """The URL of an empty database on a server that ends with the stack. Raises DemoFailure."""
     # Only here: the server's package is not needed otherwise.
     from examples.support.postgres import PostgresUnavailable, postgres_server  # noqa: PLC0415

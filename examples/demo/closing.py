@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -32,24 +30,21 @@ def draw(console: Console, outcome: Outcome) -> None:
     console.print()
 
 
-def told_where(console: Console, logs: Path, stores: Path) -> None:
-    """Where to look when something failed."""
-    console.print(f" Logs of every process: {logs}\n Journals: {stores}\n", highlight=False, soft_wrap=True)
-
-
 def _edges(outcome: Outcome) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title="Read from the journals, compared by file, row and content")
+    table = Table(
+        box=box.SIMPLE_HEAD, title=" Read from the journals, compared by file, row and content", pad_edge=False
+    )
     table.title_justify = "left"
-    table.add_column("edge")
-    for name in ("input", "appended", "on disk", "in cloud", "missing", "twice", "disorder"):
-        table.add_column(name, justify="right")
-    table.add_column("edge → cloud p50", justify="right")
-    table.add_column("p99", justify="right")
+    table.add_column(" edge", no_wrap=True)
+    for name in ("input", "appended", "on its\ndisk", "in the\ncloud", "missing", "dupli-\ncate", "out of\norder"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("p50", "p99"):
+        table.add_column(name, justify="right", no_wrap=True)
     for edge in outcome.edges:
         time = outcome.latencies[edge.edge_id]
         excused = set(edge.missing) <= set(edge.lost_with_disk)
         table.add_row(
-            f"[{colour_of(edge.edge_id)}]{edge.edge_id}[/]",
+            f" [{colour_of(edge.edge_id)}]{edge.edge_id}[/]",
             f"{edge.given:,}",
             f"{edge.appended:,}",
             f"{edge.in_file:,}",
@@ -86,10 +81,12 @@ def _facts(outcome: Outcome) -> Table:
         f"key: {found.count(True)} had been stored, {found.count(False)} had not",
     )
     lost = len(c.lost_with_disk)
+    acked_missing = len(c.missing) - lost
+    acked = f"{acked_missing:,} of them are not in the cloud" if acked_missing else "all of them are in the cloud"
     grid.add_row(
         f" [{colour_of(c.edge_id)}]lost disk[/]",
-        f"{outcome.acked_at_loss} events were acked by then and are all in the cloud; of {c.unacked_at_loss} that were "
-        f"not, {lost} are gone" + (f": {escape(named(c.lost_with_disk, 12))}" if lost else ""),
+        f"{outcome.acked_at_loss} events were acked by then, {acked}; of {c.unacked_at_loss} that were not, {lost} are "
+        "gone" + (f": {escape(named(c.lost_with_disk, 12))}" if lost else ""),
     )
     equal = sum(line.is_equal for line in outcome.tally)
     events = sum(line.events for line in outcome.tally)
@@ -100,7 +97,7 @@ def _facts(outcome: Outcome) -> Table:
         + (f"equals a fold of the journal: {events:,} events" if is_equal else f"equals a fold in {equal} only"),
     )
     if outcome.latency_of_all:
-        grid.add_row(" [bold]all events[/]", f"edge's commit → cloud's commit: {_percentiles(outcome.latency_of_all)}")
+        grid.add_row(" [bold]latency[/]", f"edge's commit → cloud's, all: {_percentiles(outcome.latency_of_all)}")
     return grid
 
 

@@ -122,7 +122,13 @@ async def play(plan: Plan, show: Show) -> Outcome:
                     starting.start_soon(cast.start, edge.service)
             total = sum(edge.feed.total for edge in edges)
             files = sum(len(edge.feed.series) for edge in edges)
-            story.tell("demo", f"three edges are up; {files} programs begin to write {total:,} readings to them")
+            story.tell(
+                "demo",
+                f"three edges are up; {files} programs replay {files} sensors to them: {total:,} readings, each an event",
+            )
+            story.tell(
+                "demo", f"{EDGE_IDS[0]} and {EDGE_IDS[1]} call their sensors by equal names: sensor-1, sensor-2 …"
+            )
             async with trio.open_nursery() as watching:
                 watching.start_soon(_watch, edges, show)
                 await _replay(plan, cast, edges, acts, story, chance)

@@ -121,7 +121,7 @@ async def kill_the_process(edge: Edge, cast: Cast, acts: Acts, tell: Tell, chanc
     tell(
         edge.id,
         f"SIGKILL: {acts.killed_unacked} events without an ack, POSTs in flight: "
-        + ", ".join(f"`{key}`" for key in sorted(acts.killed_in_flight)),
+        + ", ".join(sorted(acts.killed_in_flight)),
     )
     _drop_what_is_held(edge)
     await cast.start(edge.service)
