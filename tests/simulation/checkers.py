@@ -1,0 +1,319 @@
+"""The judges of a run: each holds one promise against every commit, every ack and the end.
+
+A checker reads what is durable and what was said, never what a service believes. Their names are what failures and
+mutations are told by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from common.core.append import Appended
+from common.core.batch import Envelope
+from tests.simulation.disks import Disk, State
+from tests.simulation.facts import Facts
+
+Complain = Callable[[str, str], None]
+
+
+class Checker:
+    """What a checker may want to hear of. ``complain`` ends the run."""
+
+    def __init__(self, facts: Facts, complain: Complain) -> None:
+        self.facts = facts
+        self._complain = complain
+
+    def complain(self, what: str) -> None:
+        """The promise is broken."""
+        self._complain(type(self).__name__, what)
+
+    def edge_commit(self, disk: Disk, before: State, after: State, new: list[Envelope]) -> None:
+        """An edge's log has grown by ``new`` (perhaps nothing)."""
+
+    def edge_removed(self, disk: Disk, after: State, removed: list[Envelope]) -> None:
+        """Retention has removed events."""
+
+    def cloud_commit(self, before: State, after: State, new: list[Envelope]) -> None:
+        """The cloud's state has changed and its log has grown by ``new`` (perhaps nothing)."""
+
+    def cloud_replaced(self, after: State) -> None:
+        """The cloud has an older disk again."""
+
+    def ack_said(self, disk: Disk, session: int, position: int) -> None:
+        """The cloud hands an ack to the line, for the edge with ``disk``."""
+
+    def ack_heard(self, disk: Disk, position: int) -> None:
+        """The ack is there, and the cloud was not rewound since it was said."""
+
+    def at_end(self, edges: list[Disk], cloud: Disk) -> None:
+        """Everything has converged and stopped."""
+
+
+class NothingInvented(Checker):
+    """What is stored was handed in, and is what was handed in, byte for byte."""
+
+    def edge_commit(self, disk: Disk, before: State, after: State, new: list[Envelope]) -> None:
+        for event in new:
+            self._compare(event, disk.name)
+            if event.origin_seq_nr:
+                self.complain(f"{disk.name} numbers its own {event.payload!r} as somebody else's")
+
+    def cloud_commit(self, before: State, after: State, new: list[Envelope]) -> None:
+        for event in new:
+            self._compare(event, "the cloud")
+            placed = self.facts.placed.get(event.payload)
+            if placed is None or placed[1] != event.origin_seq_nr:
+                self.complain(f"{event.payload!r} is {event.origin_seq_nr} of {event.persistence_id}, not {placed}")
+
+    def _compare(self, event: Envelope, where: str) -> None:
+        told = self.facts.submissions.get(event.payload)
+        if told is None:
+            self.complain(f"{where} has {event.payload!r}, which nobody handed in")
+            return
+        found = (event.persistence_id, event.event_type, event.event_time_us, event.tags, dict(event.metadata))
+        wanted = (told.persistence_id, told.event_type, told.event_time_us, told.tags, dict(told.metadata))
+        if found != wanted:
+            self.complain(f"{where} has {event.payload!r} as {found}, handed in as {wanted}")
+
+
+class NothingTwice(Checker):
+    """Each event is in a log once."""
+
+    def edge_commit(self, disk: Disk, before: State, after: State, new: list[Envelope]) -> None:
+        for event in new:
+            others = [position for position, payload in disk.payload_at.items() if payload == event.payload]
+            if len(others) > 1:
+                self.complain(f"{disk.name} has {event.payload!r} at {others}")
+
+    def cloud_commit(self, before: State, after: State, new: list[Envelope]) -> None:
+        for event in new:
+            if self.facts.submissions[event.payload].edge in self.facts.cloned:
+                continue
+            if self.facts.in_cloud[event.payload] > 1 or event.payload in self.facts.parked:
+                self.complain(f"the cloud has {event.payload!r} of {event.persistence_id} again, at {event.position}")
+
+
+class InOrder(Checker):
+    """An entity's events stand in the cloud in the order in which its edge stored them."""
+
+    def __init__(self, facts: Facts, complain: Complain) -> None:
+        super().__init__(facts, complain)
+        self._last: dict[str, int] = {}
+
+    def cloud_commit(self, before: State, after: State, new: list[Envelope]) -> None:
+        for event in new:
+            order = self.facts.order[event.payload]
+            is_cloned = self.facts.submissions[event.payload].edge in self.facts.cloned
+            if order <= self._last.get(event.persistence_id, -1) and not is_cloned:
+                self.complain(f"{event.payload!r} of {event.persistence_id} comes after a later one")
+            self._last[event.persistence_id] = order
+
+    def cloud_replaced(self, after: State) -> None:
+        log = after.log
+        self._last = {
+            name: self.facts.order[payload] for name, payload in zip(log.persistence_id, log.payload, strict=True)
+        }
+
+
+class DenseNumbers(Checker):
+    """Positions, and each entity's numbers, go on by one; the head row says the same."""
+
+    def edge_commit(self, disk: Disk, before: State, after: State, new: list[Envelope]) -> None:
+        self._check(disk.name, before, after, new)
+
+    def cloud_commit(self, before: State, after: State, new: list[Envelope]) -> None:
+        self._check("the cloud", before, after, new)
+
+    def _check(self, where: str, before: State, after: State, new: list[Envelope]) -> None:
+        last: dict[str, int] = {}
+        for index, event in enumerate(new):
+            name = event.persistence_id
+            known = before.heads.get(name)
+            previous = last.get(name, known.seq_nr if known else 0)
+            if (event.seq_nr, event.prev_seq_nr) != (previous + 1, previous):
+                self.complain(f"{where} numbers {name} {event.prev_seq_nr} → {event.seq_nr} after {previous}")
+            if event.position != before.head_position + 1 + index:
+                self.complain(f"{where} stores at {event.position} after {before.head_position + index}")
+            last[name] = event.seq_nr
+        for name, seq_nr in last.items():
+            if after.heads[name].seq_nr != seq_nr:
+                self.complain(f"{where} keeps {after.heads[name].seq_nr} as head of {name}, which is at {seq_nr}")
+        if after.head_position != before.head_position + len(new):
+            self.complain(f"{where} moved its head from {before.head_position} to {after.head_position}")
+
+
+class TimeMovesOn(Checker):
+    """Timestamps grow strictly along a log, whatever the clock does."""
+
+    def edge_commit(self, disk: Disk, before: State, after: State, new: list[Envelope]) -> None:
+        self._check(disk.name, before, new)
+
+    def cloud_commit(self, before: State, after: State, new: list[Envelope]) -> None:
+        self._check("the cloud", before, new)
+
+    def _check(self, where: str, before: State, new: list[Envelope]) -> None:
+        last_us = before.head_timestamp_us
+        for event in new:
+            if event.timestamp_us <= last_us:
+                self.complain(f"{where} has {event.timestamp_us} after {last_us} at {event.position}")
+            last_us = event.timestamp_us
+
+
+class NoSilentGap(Checker):
+    """Within a branch of an edge's history an entity's numbers go on by one, or a stated range says why not."""
+
+    def cloud_commit(self, before: State, after: State, new: list[Envelope]) -> None:
+        known: dict[str, int] = {}
+        for event in new:
+            name, seq_nr = event.persistence_id, event.origin_seq_nr
+            if name not in known:
+                head, branch = before.heads.get(name), after.heads[name].branch
+                known[name] = head.origin_seq_nr if head else 0
+                if head and head.branch != branch:  # rebased: at or below what is known
+                    known[name] = min(known[name], seq_nr - 1)
+            missing = set(range(known[name] + 1, seq_nr))
+            for _, kept in after.ranges if missing else ():
+                if kept.stated.persistence_id == name:
+                    missing -= set(range(kept.stated.from_seq_nr, kept.stated.to_seq_nr + 1))
+            if missing or seq_nr <= known[name]:
+                self.complain(f"{name} goes from {known[name]} to {seq_nr}, and nothing says why")
+            known[name] = seq_nr
+
+
+class AckIsDurable(Checker):
+    """When an ack leaves the cloud, and when it comes to the edge, everything up to it is on the cloud's disk."""
+
+    def ack_said(self, disk: Disk, session: int, position: int) -> None:
+        self._check(disk, position, "leaves")
+
+    def ack_heard(self, disk: Disk, position: int) -> None:
+        self._check(disk, position, "comes")
+
+    def _check(self, disk: Disk, position: int, what: str) -> None:
+        for place in range(disk.verified + 1, position + 1):
+            payload = disk.payload_at[place]
+            if not (self.facts.has(payload) or payload in self.facts.removed_unsent or payload in self.facts.lost):
+                self.complain(f"an ack of {position} {what} for {disk.name}; {payload!r} at {place} is not stored")
+        disk.verified = max(disk.verified, position)
+
+
+class FencedAreSilent(Checker):
+    """Only the newest session of an edge stores anything and is told so."""
+
+    def __init__(self, facts: Facts, complain: Complain) -> None:
+        super().__init__(facts, complain)
+        self._stored_in: dict[tuple[str, str, int], int] = {}
+
+    def cloud_commit(self, before: State, after: State, new: list[Envelope]) -> None:
+        for name, origin in after.origins.items():
+            known = before.origins.get(name)
+            if known is None or known.session != origin.session or known.stored == origin.stored:
+                continue
+            self._stored_in[name, origin.stored.journal_id, origin.stored.position] = origin.session
+
+    def ack_said(self, disk: Disk, session: int, position: int) -> None:
+        stored_in = self._stored_in.get((disk.name, disk.state.journal_id, position))
+        if stored_in is not None and stored_in != session:
+            self.complain(f"session {session} of {disk.name} is told {position}, stored when {stored_in} was newest")
+
+    def cloud_replaced(self, after: State) -> None:
+        self._stored_in.clear()
+
+
+class TrimmedIsStored(Checker):
+    """Retention takes only what the cloud has, or states that it does not."""
+
+    def edge_removed(self, disk: Disk, after: State, removed: list[Envelope]) -> None:
+        for event in removed:
+            if self.facts.has(event.payload):
+                continue
+            reason = after.heads[event.persistence_id].deleted_reason
+            if reason == "trimmed" and event.payload not in self.facts.ever_in_cloud:
+                self.complain(f"{disk.name} trimmed {event.payload!r} at {event.position}, which the cloud never had")
+            self.facts.removed_unsent.add(event.payload)
+
+
+class OldestGoFirst(Checker):
+    """What is removed of an entity is always its oldest events, so that one number says what is gone."""
+
+    def edge_removed(self, disk: Disk, after: State, removed: list[Envelope]) -> None:
+        kept = set(zip(after.log.persistence_id, after.log.seq_nr, strict=True))
+        for event in removed:
+            older = [seq_nr for name, seq_nr in kept if name == event.persistence_id and seq_nr < event.seq_nr]
+            if older:
+                self.complain(f"{disk.name} removed {event.seq_nr} of {event.persistence_id} and kept {min(older)}")
+
+
+class NothingParked(Checker):
+    """Nothing is set aside unless a disk lost an event of that entity unsaid."""
+
+    def cloud_commit(self, before: State, after: State, new: list[Envelope]) -> None:
+        for row in after.parked:
+            if row.id > before.last_parked_id and row.persistence_id not in self.facts.damaged:
+                event = row.event
+                self.complain(f"{row.code}: {row.persistence_id} {event.seq_nr[0]}, {event.payload[0]!r}")
+
+
+class NothingLost(Checker):
+    """In the end the cloud has every event that any edge ever stored, but for those named as lost or stated as gone."""
+
+    def at_end(self, edges: list[Disk], cloud: Disk) -> None:
+        facts = self.facts
+        stated = {
+            (kept.stated.persistence_id, number)
+            for _, kept in cloud.state.ranges
+            for number in range(kept.stated.from_seq_nr, kept.stated.to_seq_nr + 1)
+        }
+        for payload in facts.order:
+            entity = facts.submissions[payload].persistence_id
+            if payload in facts.in_cloud or payload in facts.lost or entity in facts.damaged:
+                continue
+            if payload in facts.removed_unsent and (entity, facts.placed[payload][1]) in stated:
+                continue
+            why = "was removed, and nothing says so" if payload in facts.removed_unsent else "is not in the cloud"
+            self.complain(f"{payload!r}, {facts.placed[payload][1]} of {entity}, {why}")
+
+
+class AppendsHonoured(Checker):
+    """An append is stored whole or not at all, where its caller was told, and once for one key."""
+
+    def edge_commit(self, disk: Disk, before: State, after: State, new: list[Envelope]) -> None:
+        appends = [self.facts.submissions[event.payload] for event in new if event.payload in self.facts.submissions]
+        at = 0
+        while at < len(appends):
+            whole = appends[at : at + appends[at].size]
+            if len(whole) != appends[at].size or any(part.append != appends[at].append for part in whole):
+                self.complain(f"{disk.name} stored a part of append {appends[at].append}")
+                return
+            at += appends[at].size
+
+    def told_stored(self, payloads: list[bytes], told: Appended) -> None:
+        """An application was told that its events are stored."""
+        for index, payload in enumerate(payloads):
+            wanted = (told.first_position + index, told.seq_nr[index])
+            if self.facts.placed.get(payload) != wanted:
+                self.complain(f"{payload!r} was told to be at {wanted}, it is at {self.facts.placed.get(payload)}")
+
+    def told_refused(self, payloads: list[bytes], code: str) -> None:
+        """An application was told that nothing was stored."""
+        for payload in payloads:
+            if payload in self.facts.placed:
+                self.complain(f"{payload!r} was refused with {code} and is stored")
+
+
+CHECKERS: Final[tuple[type[Checker], ...]] = (
+    NothingInvented,
+    NothingTwice,
+    InOrder,
+    DenseNumbers,
+    TimeMovesOn,
+    NoSilentGap,
+    AckIsDurable,
+    FencedAreSilent,
+    TrimmedIsStored,
+    OldestGoFirst,
+    NothingParked,
+    NothingLost,
+    AppendsHonoured,
+)

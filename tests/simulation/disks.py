@@ -1,0 +1,116 @@
+"""Disks of the simulated world: they outlive the services on them, can be copied, and tell of every commit.
+
+A ``Disk`` is what has been committed. A process works on it through a ``Mount``; when the process dies its mount is
+severed, and whatever its last tasks still do while they are cancelled never reaches the disk: a dead process gives
+no lease back and finishes no transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from common.core.errors import BackhaulError
+from common.journal.interface import Statement
+from common.journal.memory import MemoryDatabase
+from common.journal.sqlite.statements import TablesInMemory
+
+State = Any
+"""The memory journal's durable state; checkers read its parts by name."""
+
+OnCommit = Callable[["Disk", State, State], None]
+
+
+class Disk(MemoryDatabase):
+    """``name`` says whose it is; ``on_commit(disk, before, after)`` is called in the instant of each commit."""
+
+    def __init__(self, name: str, on_commit: OnCommit) -> None:
+        self.name = name
+        self._on_commit = on_commit
+        self._committed: State = None
+        self.payload_at: dict[int, bytes] = {}
+        """Position → payload of every event ever committed here, also of those deleted since."""
+        self.verified = 0
+        """Up to where acks were compared with the cloud's disk."""
+        super().__init__()
+
+    @property
+    def state(self) -> State:
+        """What is durable."""
+        return self._committed
+
+    @state.setter
+    def state(self, after: State) -> None:
+        before, self._committed = self._committed, after
+        if before is not None:
+            self._on_commit(self, before, after)
+
+    def copy(self) -> Disk:
+        """A backup; a transaction must not be under way in the projections' tables."""
+        backup = Disk(self.name, self._on_commit)
+        backup._committed = self._committed
+        backup.tables = self.tables.copy()
+        backup.payload_at = dict(self.payload_at)
+        return backup
+
+    def restore(self, backup: Disk) -> None:
+        """Be as the backup was; no process may be using the disk."""
+        self._committed, self.tables = backup.state, backup.tables
+
+    def remove_unsaid(self, position: int) -> None:
+        """One event is gone, and nothing says so: what a bad sector would do."""
+        draft = self._committed.draft()
+        log = draft.log
+        draft.log = log.select([index for index in range(len(log)) if log.position[index] != position])
+        self._committed = draft
+
+
+class Mount(MemoryDatabase):
+    """A disk as one process sees it. ``prompted``: whether commits of other processes are heard of at once."""
+
+    def __init__(self, disk: Disk, *, prompted: bool) -> None:
+        super().__init__()
+        self.disk = disk
+        self._last_seen: State = None
+        self.is_severed = False
+        self.tables = _MountedTables(self)
+        self.lock = disk.lock
+        if prompted:
+            self.open_journals = disk.open_journals
+
+    @property
+    def state(self) -> State:
+        """What the process believes to be durable."""
+        return self._last_seen if self.is_severed else self.disk.state
+
+    @state.setter
+    def state(self, after: State) -> None:
+        if "disk" in self.__dict__ and not self.is_severed:  # the base class begins with an empty state
+            self.disk.state = after
+
+    def sever(self) -> None:
+        """The process is dead."""
+        if not self.is_severed:
+            self._last_seen = self.disk.state
+            self.is_severed = True
+
+
+class _MountedTables(TablesInMemory):
+    """The projections' tables of the mounted disk."""
+
+    def __init__(self, mount: Mount) -> None:
+        self._mount = mount
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        with self._mount.disk.tables.transaction():
+            yield
+            if self._mount.is_severed:
+                raise BackhaulError("journal.unavailable", "the process is dead", retry_after_s=1.0)
+
+    def run(self, statements: Sequence[Statement]) -> None:
+        self._mount.disk.tables.run(statements)
+
+    def query(self, sql: str, args: Sequence[Any]) -> list[tuple[Any, ...]]:
+        return self._mount.disk.tables.query(sql, args)

@@ -1,0 +1,111 @@
+"""What is known to have happened, kept up at every commit: the common ground of the checkers.
+
+Every event that is ever submitted has a payload of its own, so a payload stands for its event. What may be missing at
+the end is decided here, exactly and by name: only what a lost or rewound disk held and no other disk had.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from common.core.batch import Envelope, EventBatch
+from tests.simulation.disks import Disk, State
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One event as an application handed it in; ``append`` is shared by the ``size`` events of one request."""
+
+    edge: str
+    append: str
+    size: int
+    persistence_id: str
+    event_type: str
+    event_time_us: int
+    tags: tuple[str, ...]
+    metadata: Mapping[str, str]
+
+
+class Facts:
+    """``disks`` are the edges' disks that are in use or may come back; ``cloud_disk`` is the cloud's."""
+
+    def __init__(self) -> None:
+        self.submissions: dict[bytes, Submission] = {}
+        self.order: dict[bytes, int] = {}
+        """When an event was first committed on an edge, as a running number."""
+        self.placed: dict[bytes, tuple[int, int]] = {}
+        """Position and number in its entity of each event, on its edge."""
+        self.disks: list[Disk] = []
+        self.cloud_disk: Disk
+        self.in_cloud: Counter[bytes] = Counter()
+        self.parked: set[bytes] = set()
+        self.ever_in_cloud: set[bytes] = set()
+        self.removed_unsent: set[bytes] = set()
+        """Dropped at the cap, or trimmed before an edge could know that the cloud was rewound: must be stated."""
+        self.lost: dict[bytes, str] = {}
+        """Events that may be missing, with the reason."""
+        self.cloned: set[str] = set()
+        """Edges of which two ran at once: what both forked from may be stored by each."""
+        self.damaged: set[str] = set()
+        """Entities of which a disk lost an event unsaid."""
+        self.cloud_lives = 0
+        """How often the cloud was rewound."""
+
+    def edge_committed(self, disk: Disk, new: Iterable[Envelope]) -> None:
+        """Events are on an edge's disk."""
+        for event in new:
+            disk.payload_at[event.position] = event.payload
+            self.order.setdefault(event.payload, len(self.order))
+            self.placed[event.payload] = (event.position, event.seq_nr)
+
+    def cloud_committed(self, new: Iterable[Envelope], newly_parked: Iterable[bytes]) -> None:
+        """Events are on the cloud's disk."""
+        for event in new:
+            self.in_cloud[event.payload] += 1
+            self.ever_in_cloud.add(event.payload)
+        for payload in newly_parked:
+            self.parked.add(payload)
+            self.ever_in_cloud.add(payload)
+
+    def has(self, payload: bytes) -> bool:
+        """Whether the event is durable in the cloud now, in the log or set aside."""
+        return payload in self.in_cloud or payload in self.parked
+
+    def edge_disk_gone(self, gone: Disk, instead: Disk | None) -> None:
+        """An edge goes on with another disk, or (a clone) not at all."""
+        self.disks.remove(gone)
+        kept = set(instead.state.log.payload) if instead else set()
+        if instead and instead not in self.disks:
+            self.disks.append(instead)
+        for payload in gone.state.log.payload:
+            if payload not in kept and not self.has(payload):
+                self.lost[payload] = f"only on a disk of {gone.name} that is gone"
+
+    def cloud_replaced(self, after: State) -> None:
+        """The cloud has an older disk again."""
+        before = {*self.in_cloud, *self.parked}
+        self.in_cloud = Counter(after.log.payload)
+        self.parked = {row.event.payload[0] for row in after.parked}
+        self.cloud_lives += 1
+        kept = {payload for disk in self.disks for payload in disk.state.log.payload}
+        for payload in before:
+            if not self.has(payload) and payload not in kept:
+                self.lost[payload] = "only on the disk of the cloud that is gone"
+        for disk in self.disks:
+            disk.verified = 0
+
+
+def envelopes_after(log: EventBatch, position: int) -> list[Envelope]:
+    """The events of a log behind a position, as rows."""
+    first = len(log)
+    while first and log.position[first - 1] > position:
+        first -= 1
+    return [log.envelope(index) for index in range(first, len(log))]
+
+
+def removed_between(before: EventBatch, after: EventBatch) -> list[Envelope]:
+    """The events that are no longer in a log."""
+    kept = set(after.position)
+    return [before.envelope(index) for index in range(len(before)) if before.position[index] not in kept]

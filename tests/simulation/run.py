@@ -1,0 +1,140 @@
+"""One run of the simulation: faults first, then calm, in which everybody must come to the same state and end cleanly.
+
+    outcome = simulate(seed)            # or simulate_plan(plan) with a plan of your own
+    assert not outcome.complaints, outcome.told()
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, fields
+
+import trio
+from trio.testing import MockClock
+
+from tests.simulation.faults import Faults
+from tests.simulation.mutations import MUTATIONS
+from tests.simulation.plan import FaultPlan, draw_plan
+from tests.simulation.read_models import has_caught_up
+from tests.simulation.referee import Complaint, Referee
+from tests.simulation.trace import Trace, deterministic_scheduling
+from tests.simulation.workload import Application
+from tests.simulation.world import World
+
+CONVERGE_S = 600.0
+"""Virtual time after the faults within which everybody must have converged."""
+
+_LOOK_S = 0.5
+_SETTLE_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run; times in virtual seconds."""
+
+    plan: FaultPlan
+    complaints: tuple[Complaint, ...]
+    digest: str
+    lines: tuple[str, ...]
+    converged_s: float
+    events: int
+    lost: int
+
+    def told(self, last_lines: int = 60) -> str:
+        """Why it failed, under which plan, and what came before."""
+        plan = [f"  {field.name} = {getattr(self.plan, field.name)}" for field in fields(self.plan)[:-1]]
+        faults = [f"  {fault}" for fault in self.plan.faults]
+        complaints = [f"! {complaint}" for complaint in self.complaints]
+        return "\n".join(
+            [f"seed {self.plan.seed}", *plan, *faults, "...", *self.lines[-last_lines:], *complaints]
+        )
+
+
+def simulate(seed: int, mutation: str = "") -> Outcome:
+    """Run a seed's plan, with a protection removed when ``mutation`` names one."""
+    return simulate_plan(draw_plan(seed), mutation)
+
+
+def simulate_plan(plan: FaultPlan, mutation: str = "") -> Outcome:
+    """Run a plan."""
+    trace = Trace()
+    with ExitStack() as stack:
+        if mutation:
+            stack.enter_context(MUTATIONS[mutation].applied())
+        stack.enter_context(trace.captured_logs())
+        stack.enter_context(deterministic_scheduling(plan.seed))
+        return trio.run(_run, plan, trace, clock=MockClock(autojump_threshold=0))
+
+
+async def _run(plan: FaultPlan, trace: Trace) -> Outcome:
+    tasks_before = trio.lowlevel.current_statistics().tasks_living
+    with trio.CancelScope() as whole:
+        referee = Referee(trace, plan.sizes, whole.cancel)
+        world = World(plan, trace, referee)
+        converged_s = await _phases(plan, trace, referee, world)
+    _check_what_is_left(referee, world, tasks_before)
+    for error in trace.errors:
+        referee.complain("ServicesLive", error)
+    return Outcome(
+        plan,
+        tuple(referee.complaints),
+        trace.digest,
+        tuple(trace.lines),
+        0.0 if whole.cancelled_caught else converged_s,
+        len(referee.facts.order),
+        len(referee.facts.lost),
+    )
+
+
+async def _phases(plan: FaultPlan, trace: Trace, referee: Referee, world: World) -> float:
+    applications = [Application(name, name, host, plan, referee) for name, host in world.edges.items()]
+    async with trio.open_nursery() as machines:
+        for host in world.hosts.values():
+            machines.start_soon(host.run)
+        async with trio.open_nursery() as nursery:
+            for application in applications:
+                nursery.start_soon(application.run, plan.faults_s)
+            nursery.start_soon(Faults(world, referee, trace).run, plan.faults)
+            await trio.sleep(plan.faults_s)
+            trace.add("fault", "all faults are over")
+            world.heal()
+        converged_s = await _convergence(plan, referee, world)
+        await trio.sleep(_SETTLE_S)
+        for host in world.hosts.values():
+            host.retire()
+        async with trio.open_nursery() as stopping:
+            for host in world.hosts.values():
+                stopping.start_soon(host.stop)
+    referee.at_end([host.disk for host in world.edges.values()])
+    return converged_s
+
+
+async def _convergence(plan: FaultPlan, referee: Referee, world: World) -> float:
+    """Seconds until everything every edge has is in the cloud and projected; complains when that takes too long."""
+    began_s = trio.current_time()
+    while missing := _not_yet(plan, referee, world):
+        if trio.current_time() - began_s > CONVERGE_S:
+            referee.complain("Converges", f"after {CONVERGE_S:g} s: {missing}")
+        await trio.sleep(_LOOK_S)
+    return trio.current_time() - began_s
+
+
+def _not_yet(plan: FaultPlan, referee: Referee, world: World) -> str:
+    cloud = referee.facts.cloud_disk.state
+    for name, host in world.edges.items():
+        edge, origin = host.disk.state, cloud.origins.get(name)
+        at = (origin.stored.journal_id, origin.stored.position) if origin else ("", 0)
+        if edge.head_position and at != (edge.journal_id, edge.head_position):
+            return f"{name} has {edge.head_position} of {edge.journal_id}, the cloud {at[1]} of {at[0]}"
+    return "" if has_caught_up(cloud, plan.sizes.projection_ranges) else f"projections: {cloud.projections}"
+
+
+def _check_what_is_left(referee: Referee, world: World, tasks_before: int) -> None:
+    left = {
+        "connections": len(world.network.connections),
+        "journals": sum(len(disk.open_journals) for disk in (*referee.facts.disks, referee.facts.cloud_disk)),
+        "locks": sum(disk.lock.locked() for disk in (*referee.facts.disks, referee.facts.cloud_disk)),
+        "tasks": trio.lowlevel.current_statistics().tasks_living - tasks_before,
+    }
+    if any(left.values()):
+        referee.complain("EndsClean", f"left behind: {left}")

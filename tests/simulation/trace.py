@@ -1,0 +1,80 @@
+"""What happened in a run, in order: every message, commit, fault and log line, and one digest over all of it.
+
+The digest tells whether two runs were the same; the last lines tell how a failure came about. This is also the one
+place where trio is made to schedule by a seed, through names it keeps to itself: a test holds that this works.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from hashlib import blake2b
+from typing import Any
+
+import structlog
+import trio
+from trio._core import _run as trio_run
+
+_KEPT_LINES = 4_000
+
+
+@contextmanager
+def deterministic_scheduling(seed: int) -> Iterator[None]:
+    """Ready tasks run in an order that only ``seed`` decides while the block runs. Call it outside ``trio.run``."""
+    scheduler: Any = trio_run
+    before = scheduler._ALLOW_DETERMINISTIC_SCHEDULING
+    scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
+    scheduler._r.seed(seed)
+    try:
+        yield
+    finally:
+        scheduler._ALLOW_DETERMINISTIC_SCHEDULING = before
+
+
+class Trace:
+    """The story of one run."""
+
+    def __init__(self) -> None:
+        self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        self.errors: list[str] = []
+        self._digest = blake2b(digest_size=16)
+
+    @property
+    def digest(self) -> str:
+        """One number for everything that happened so far."""
+        return self._digest.hexdigest()
+
+    def add(self, who: str, what: str, content: bytes = b"") -> None:
+        """Something happened now; ``content`` counts for the digest only."""
+        line = f"{trio.current_time():9.4f} {who:12} {what}"
+        self.lines.append(line)
+        self._digest.update(line.encode())
+        self._digest.update(content)
+
+    @contextmanager
+    def captured_logs(self) -> Iterator[None]:
+        """The services' log lines go here, and nowhere else, while the block runs. They are not in the digest.
+
+        A logger that was used before under another configuration may keep to that: lines can be missing, not wrong.
+        """
+        before = structlog.get_config()
+        structlog.configure(
+            processors=[structlog.contextvars.merge_contextvars, self._log],
+            wrapper_class=structlog.make_filtering_bound_logger(10),
+            logger_factory=structlog.ReturnLoggerFactory(),
+            cache_logger_on_first_use=False,
+        )
+        try:
+            yield
+        finally:
+            structlog.configure(**before)
+
+    def _log(self, _logger: Any, method: str, fields: MutableMapping[str, Any]) -> str:
+        who, event = str(fields.pop("service", "?")), str(fields.pop("event", ""))
+        failure = fields.pop("exc_info", None)
+        told = " ".join(f"{key}={value}" for key, value in fields.items() if key != "repeat_key")
+        self.lines.append(f"{trio.current_time():9.4f} {who:12} [{method}] {event} {told}")
+        if event in {"call.failed", "service.failed"}:
+            self.errors.append(f"{who} {event} {failure!r}")
+        raise structlog.DropEvent
