@@ -31,6 +31,8 @@ _STABLE_S = 60.0
 _LONG_WAIT = frozenset(
     {"push.fenced", "push.superseded", "push.history_mismatch", "push.version", "push.invalid_origin"}
 )
+# Not a line that is down: something answers, and it is not ours or does not trust us.
+_SUSPICIOUS = frozenset({"link.tls_failed", "link.not_backhaul"})
 
 
 async def keep_link(
@@ -85,8 +87,9 @@ def _delay(backoff: Backoff, chance: float, error: BackhaulError | None, drain: 
         return backoff.next_delay(chance, at_least_s=drain.retry_after_s)
     if error is None:
         return backoff.next_delay(chance)
-    if error.code in _LONG_WAIT or error.kind is ErrorKind.FORBIDDEN or isinstance(error, ConfigurationError):
+    if error.code in _LONG_WAIT or error.kind is ErrorKind.FORBIDDEN:
         return backoff.next_long_delay(chance)
+    # Certificate files that cannot be used may be in the middle of being replaced: an ordinary wait.
     return backoff.next_delay(chance, at_least_s=error.retry_after_s or 0.0)
 
 
@@ -102,13 +105,32 @@ def _tell(state: LinkState, error: BackhaulError | None, was_connected: bool, ac
             position=state.acked_position,
             next_try_s=round(delay_s, 3),
         )
+    elif state.last_code in _SUSPICIOUS:
+        _log.warning(
+            "link.unreachable",
+            code=state.last_code,
+            reason=reason,
+            hint=error.hint if error else "",
+            next_try_s=round(delay_s, 3),
+            repeat_key=reason,
+        )
     else:
         _log.info(
             "link.unreachable",
             code=state.last_code,
             reason=reason,
+            hint=error.hint if error else "",
             next_try_s=round(delay_s, 3),
             repeat_key=state.last_code,
         )
-    if error and (error.code in _LONG_WAIT or error.kind is ErrorKind.FORBIDDEN):
-        _log.error("link.refused", code=error.code, reason=error.message, hint=error.hint, next_try_s=round(delay_s, 1))
+    if error and (
+        error.code in _LONG_WAIT or error.kind is ErrorKind.FORBIDDEN or isinstance(error, ConfigurationError)
+    ):
+        _log.error(
+            "link.needs_operator",
+            code=error.code,
+            reason=error.message,
+            hint=error.hint,
+            next_try_s=round(delay_s, 1),
+            repeat_key=error.code,
+        )

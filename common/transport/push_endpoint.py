@@ -288,7 +288,13 @@ class _EndpointStream:
         state.last_progress_us = self._now_us()
         for parked in ack.parked:
             state.parked += 1
-            _log.warning("event.parked", persistence_id=parked.persistence_id, seq_nr=parked.seq_nr, code=parked.code)
+            _log.warning(
+                "event.parked",
+                persistence_id=parked.persistence_id,
+                seq_nr=parked.seq_nr,
+                code=parked.code,
+                repeat_key=f"{parked.persistence_id} {parked.code}",
+            )
         fail_point("push.before_ack")
         await self._send(ack)
 

@@ -263,6 +263,7 @@ class _PushStream:
                 seq_nr=parked.seq_nr,
                 position=parked.position,
                 code=parked.code,
+                repeat_key=f"{parked.persistence_id} {parked.code}",
             )
 
     # -- watching ---------------------------------------------------------------------------------------------------------
