@@ -26,6 +26,7 @@ from examples.demo.series import EXCERPT
 from examples.demo.show import LiveShow, PlainShow, Show, SilentShow
 
 _PLAIN_WIDTH = 110
+_FAILED = 1
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -42,7 +43,7 @@ def main(words: Sequence[str] | None = None) -> int:
     args = _arguments(words)
     console = Console(stderr=args.json, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
     place = Path(tempfile.mkdtemp(prefix="backhaul-demo-"))
-    status = 1
+    status = _FAILED
     try:
         with ExitStack() as stack:
             show = _show(args, console, stack)
@@ -56,7 +57,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 seed=args.seed,
             )
             outcome = trio.run(_play, plan, show)
-        status = 0 if outcome.holds else 1
+        status = 0 if outcome.holds else _FAILED
         if args.json:
             print(json.dumps(outcome.as_json(), indent=2))
         else:
@@ -68,10 +69,10 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"Interrupted by {signal.Signals(number).name}; every process is ended.", file=sys.stderr)
         status = 128 + number
     finally:
-        if status in (0, 128 + signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGHUP) and not args.keep:
-            shutil.rmtree(place, ignore_errors=True)
-        else:
+        if (status == _FAILED or args.keep) and any(place.iterdir()):
             told_where(place)
+        else:
+            shutil.rmtree(place, ignore_errors=True)
     return status
 
 

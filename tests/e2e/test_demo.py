@@ -1,0 +1,78 @@
+"""The demo itself, on its smallest stage: it holds, it says so in JSON, and it leaves nobody behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from examples.demo.__main__ import main
+
+DEMO = [sys.executable, "-m", "examples.demo"]
+TIMEOUT_S = 100
+
+
+def test_the_demo_holds_and_its_json_has_every_fact_of_the_tables() -> None:
+    done = subprocess.run(
+        [*DEMO, "--json", "--pace", "7"], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["holds"] is True
+    assert facts["problems"] == []
+    a, b, c = facts["edges"]
+    for edge in (a, b, c):
+        assert edge["given"] == edge["appended"] == 1200
+        assert edge["duplicates"] == edge["out_of_order"] == edge["strangers"] == 0
+    for edge in (a, b):
+        assert edge["in_file"] == edge["in_cloud"] == 1200
+    # The lost disk: what is missing had no ack, and is named.
+    assert 0 < len(c["missing"]) <= c["unacked_at_loss"]
+    assert c["missing"] == c["lost_with_disk"]
+    assert c["in_cloud"] == 1200 - len(c["missing"])
+    assert facts["cloud_events"] == 3600 - len(c["missing"])
+    # The kill: something was un-acked and in flight, and every repeat was answered.
+    assert facts["killed_unacked"] > 0
+    assert facts["killed_in_flight"]
+    assert None not in facts["killed_in_flight"].values()
+    # The cut was felt, and made up for.
+    assert facts["cut"]["most_events"] > 0
+    assert facts["cut"]["dark_s"] >= 4
+    assert len(facts["tally"]) == 9
+    assert all(line["is_equal"] and line["out_of_order"] == 0 for line in facts["tally"])
+    assert any("push.rebased" in line["what"] for line in facts["story"])
+
+
+def test_a_signal_ends_every_process_and_leaves_no_files(tmp_path: Path) -> None:
+    before = set(Path(tempfile.gettempdir()).glob("backhaul-demo-*"))
+    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        for line in demo.stdout:
+            if "three edges are up" in line:
+                break
+        children = psutil.Process(demo.pid).children(recursive=True)
+        assert len(children) == 4
+        demo.send_signal(signal.SIGINT)
+        _, error = demo.communicate(timeout=TIMEOUT_S)
+    assert demo.returncode == 128 + signal.SIGINT, error
+    assert "every process is ended" in error
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert set(Path(tempfile.gettempdir()).glob("backhaul-demo-*")) <= before
+
+
+def test_input_that_cannot_be_replayed_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "one.csv").write_text("timestamp,value\n")
+    assert main(["--data", str(tmp_path)]) == 1
+    told = capsys.readouterr()
+    assert told.err.splitlines() == [
+        f"The demo could not be played: {tmp_path} holds 1 CSV files; at least 3 are needed, one for each edge"
+    ]
+    assert told.out == ""
