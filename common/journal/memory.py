@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any
 
 import trio
@@ -392,13 +393,15 @@ class MemoryJournal:
         """See ``Journal.trim``."""
         async with self._transaction() as draft:
             log, heads = draft.log, _Heads(draft.heads)
-            allowed = [
+            wanted = [
                 index
                 for index in range(bisect_right(log.position, limit.through))
-                if log.stored_us[index] < limit.stored_before_us
-                and (not limit.entity_types or entity_type_of(log.persistence_id[index]) in limit.entity_types)
+                if not limit.entity_types or entity_type_of(log.persistence_id[index]) in limit.entity_types
             ]
-            removed = allowed[: limit.max_events]
+            # Up to the first that is too young: the clock may have stepped back between two events of an entity.
+            removed = list(
+                takewhile(lambda index: log.stored_us[index] < limit.stored_before_us, wanted[: limit.max_events])
+            )
             for index in removed:
                 head = heads[log.persistence_id[index]]
                 head.deleted_to = log.seq_nr[index]
