@@ -91,7 +91,7 @@ class MemoryPipe:
         for parcel in self._parcels:
             if parcel.arrives_at > now:
                 begun_s = now - parcel.leaves_at - self._connection.delay_s
-                arrived += max(0, min(parcel.size, int(begun_s * self._connection.bytes_per_s))) if begun_s > 0 else 0
+                arrived += int(min(parcel.size, begun_s * self._connection.bytes_per_s)) if begun_s > 0 else 0
                 break
             arrived += parcel.size
         return arrived
