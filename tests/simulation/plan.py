@@ -108,14 +108,14 @@ def draw_plan(seed: int) -> FaultPlan:
     chance = Random(f"plan {seed}")
     edges = tuple(f"edge-{n + 1}" for n in range(chance.choice((1, 1, 2, 3))))
     nodes = tuple(f"node-{n + 1}" for n in range(chance.choice((1, 2, 2))))
-    faults_s = chance.choice((20.0, 40.0, 80.0))
+    faults_s = chance.choice((15.0, 30.0, 50.0))
     return FaultPlan(
         seed=seed,
         edges=edges,
         nodes=nodes,
         faults_s=faults_s,
-        appenders=chance.randint(1, 3),
-        pause_s=chance.choice((0.2, 0.5, 1.5)),
+        appenders=chance.randint(1, 2),
+        pause_s=chance.choice((0.5, 1.0, 2.0)),
         sizes=_sizes(chance),
         lines=Lines(
             delay_max_s=chance.choice((0.0, 0.01, 0.2)),
@@ -140,10 +140,10 @@ def _sizes(chance: Random) -> Sizes:
         payload_bytes=chance.choice((30, 300, 900)),
         heartbeat_s=heartbeat_s,
         progress_timeout_s=heartbeat_s * chance.choice((2, 3)),
-        poll_s=chance.choice((0.1, 0.5, 1.0)),
+        poll_s=chance.choice((0.3, 1.0)),
         poll_only=chance.random() < 0.3,
         backoff_max_s=chance.choice((0.5, 2.0)),
-        retention_s=chance.choice((0.3, 2.0)),
+        retention_s=chance.choice((0.5, 2.0)),
         keep_acked_s=chance.choice((0.0, 3.0, 30.0, DAY_S)),
         drop_at_bytes=chance.choice((0, 0, 0, 10_000)),
         lease_s=chance.choice((1.0, 5.0)),

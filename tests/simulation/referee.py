@@ -135,6 +135,7 @@ class Referee:
     def served_ears(self, disk: Disk) -> tuple[Told, Told]:
         """What listens at the cloud's end of a new stream; ``disk`` is the one of the edge that dialled."""
         session = 0
+        is_new = True
 
         def said(message: bytes) -> None:
             nonlocal session
@@ -147,7 +148,9 @@ class Referee:
                     checker.ack_said(disk, session, told.position)
 
         def heard(message: bytes) -> None:
-            told = codec.decode_from_edge(message)
+            nonlocal is_new
+            told = codec.decode_from_edge(message) if is_new else None
+            is_new = False
             if isinstance(told, Hello):
                 self._trace.add(CLOUD, f"hello of {told.origin_id} from {disk.name}")
 

@@ -28,13 +28,12 @@ _RETRY_S = 0.3
 class _Request:
     """One request: the same events however often it is sent."""
 
-    def __init__(self, edge: str, number: int, entities: list[str], expected: dict[str, int], chance: Random) -> None:
-        self.edge = edge
+    def __init__(self, application: str, number: int, entities: list[str], expected: dict[str, int], chance: Random) -> None:
         self.number = number
         self.entities = entities
         self.expected = expected
-        self.key = f"{edge}-{number}" if chance.random() < 0.5 else ""
-        self.tags = ("red", f"t:{edge}") if chance.random() < 0.2 else ()
+        self.key = f"{application}-{number}" if chance.random() < 0.5 else ""
+        self.tags = ("red", f"t:{application}") if chance.random() < 0.2 else ()
         self.metadata = {"trace": str(number)} if chance.random() < 0.2 else {}
         self.payloads: list[bytes] = []
 
@@ -85,13 +84,13 @@ class Application:
     def _new_request(self) -> _Request:
         chance = self._chance
         self._appends += 1
-        most = min(self._plan.sizes.batch_events, chance.choice((1, 1, 3, 12)))
+        most = min(self._plan.sizes.batch_events, chance.choice((1, 1, 3, 8)))
         entities = [chance.choice(self._entities) for _ in range(chance.randint(1, most))]
         expected = {}
         if chance.random() < 0.3:
             name = entities[0]
             expected[name] = self._seq_nr.get(name, 0) + (chance.random() < 0.1)
-        request = _Request(self._edge_id, self._appends, entities, expected, chance)
+        request = _Request(self._name, self._appends, entities, expected, chance)
         for index, entity in enumerate(entities):
             padding = b"." * chance.randint(0, self._plan.sizes.payload_bytes)
             request.payloads.append(f"{self._name}:{self._appends}:{index}:".encode() + padding)
