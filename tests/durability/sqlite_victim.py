@@ -50,11 +50,14 @@ async def _project(journal: Journal) -> None:
         tell("projected", position)
 
 
+WORKS = {"append": _append, "trim": _trim, "project": _project}
+
+
 async def main(path: str, work: str) -> None:
     """Open the journal and do the work."""
     new_ids = ids(work)
     async with open_sqlite_journal(path, now_us=lambda: START_US, new_id=new_ids.__next__) as journal:
-        await {"append": _append, "trim": _trim, "project": _project}[work](journal)
+        await WORKS[work](journal)
 
 
 if __name__ == "__main__":

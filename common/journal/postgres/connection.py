@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 SCHEMA = "backhaul"
 _RETRY_AFTER_S = 1.0
+_GOODBYE_S = 2.0
 # What passes by itself: the server restarts, fails over, is full of connections, or somebody else held a lock too long.
 _PASSING = (
     OSError,
@@ -102,7 +103,11 @@ class Server:
             )
 
         timeout_s = self.limits.connect_timeout_s + 1.0
-        return await border.finish_asyncio(connect, deadline_s=timeout_s, cut=lambda: None)
+        try:
+            return await border.finish_asyncio(connect, deadline_s=timeout_s, cut=lambda: None)
+        except BaseException:
+            await _sockets_are_closed()
+            raise
 
 
 def address_of(url: str) -> str:
@@ -182,13 +187,25 @@ class OwnedConnection:
     async def aclose(self) -> None:
         """Say goodbye; bounded."""
         connection, self._connection = self._connection, None
-        if connection is None or connection.is_closed():
-            return
-        with trio.CancelScope(shield=True):
-            try:
-                await border.finish_asyncio(connection.close, deadline_s=2.0, cut=connection.terminate)
-            except Exception:  # noqa: BLE001  it is over either way
-                connection.terminate()
+        if connection is not None:
+            await say_goodbye(connection)
+
+
+async def say_goodbye(connection: asyncpg.Connection) -> None:
+    """Close a session that nobody uses; bounded, and not cancelled."""
+    with trio.CancelScope(shield=True):
+        try:
+            await border.finish_asyncio(connection.close, deadline_s=_GOODBYE_S, cut=connection.terminate)
+        except Exception:  # noqa: BLE001  it is over either way
+            connection.terminate()
+        await _sockets_are_closed()
+
+
+async def _sockets_are_closed() -> None:
+    # asyncio closes a socket in the loop's next turn, which an end of the loop would leave no time for.
+    with trio.CancelScope(shield=True):
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
 
 
 async def finish(

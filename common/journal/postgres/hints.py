@@ -23,39 +23,41 @@ class Hints:
 
     def __init__(self, server: Server, prompt: Prompt) -> None:
         self._prompt = prompt
-        self._own = Prompt(prompt.position)
+        self._newest = prompt.position
+        self._news = trio.Event()
         self._connection = OwnedConnection(
             server, "hints", settings={"synchronous_commit": "off"}, prepare=self._listen
         )
 
     def committed(self, position: int) -> None:
         """This node has stored events up to ``position``."""
-        self._own.raise_to(position)
+        if position > self._newest:
+            self._newest = position
+            self._news.set()
 
     async def run(self) -> None:
         """Listen and notify until cancelled; sessions that break are opened again after a while."""
         failures = 0
-        told = self._own.position
+        told = self._newest
         try:
             while True:
+                self._news = trio.Event()
+                newest = self._newest
                 try:
-                    if self._own.position > told:
-                        newest = self._own.position
-                        await self._connection.run(_notify, newest)
-                        told = newest
-                    else:
-                        await self._connection.run(_ask)
-                    failures = 0
+                    await self._connection.run(_notify if newest > told else _ask, newest)
                 except BackhaulError:
                     await trio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
                     failures += 1
                     continue
-                await self._own.wait_above(told, _ALIVE_EVERY_S)
+                told, failures = newest, 0
+                with trio.move_on_after(_ALIVE_EVERY_S):
+                    await self._news.wait()
         finally:
             await self._connection.aclose()
 
     async def _listen(self, connection: asyncpg.Connection) -> None:
         await connection.add_listener(_CHANNEL, self._heard)
+        connection.add_termination_listener(lambda _: self._news.set())
         # What was committed while nobody listened.
         self._prompt.raise_to(await connection.fetchval("SELECT position FROM head"))
 
@@ -68,5 +70,5 @@ async def _notify(connection: asyncpg.Connection, position: int) -> None:
     await connection.execute("SELECT pg_notify($1, $2)", _CHANNEL, str(position))
 
 
-async def _ask(connection: asyncpg.Connection) -> None:
+async def _ask(connection: asyncpg.Connection, _position: int) -> None:
     await connection.execute("SELECT 1")

@@ -37,6 +37,7 @@ from common.journal.postgres.connection import (
     SessionLimits,
     finish,
     pooler_refused,
+    say_goodbye,
     told_at_start,
 )
 from common.journal.postgres.hints import Hints
@@ -104,7 +105,7 @@ async def _look_and_migrate(server: Server, new_id: Callable[[], str]) -> Histor
             await finish(first, server.limits, opening.migrate, first, server.name)
             return await finish(first, server.limits, opening.settle_history, first, new_id, None)
         finally:
-            first.terminate()
+            await say_goodbye(first)
 
 
 async def _refuse_shared_session(server: Server, first: asyncpg.Connection) -> None:
@@ -113,7 +114,7 @@ async def _refuse_shared_session(server: Server, first: asyncpg.Connection) -> N
         if await finish(first, server.limits, opening.shares_session, first, second):
             raise pooler_refused(server.name)
     finally:
-        second.terminate()
+        await say_goodbye(second)
 
 
 class PostgresJournal:

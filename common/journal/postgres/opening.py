@@ -18,7 +18,7 @@ from common.journal.postgres.connection import SCHEMA
 
 _OLDEST_VERSION = 15
 # Any number will do that others do not use: "backhaul" by telephone keypad.
-_MIGRATION_LOCK = 22254285
+_LOCK = "SELECT pg_advisory_xact_lock(22254285)"
 _DURABLE = {"fsync": "on", "full_page_writes": "on"}
 
 
@@ -78,7 +78,7 @@ async def migrate(connection: asyncpg.Connection, server: str) -> None:
         ConfigurationError: ``journal.not_a_journal``, ``journal.schema_newer``.
     """
     async with connection.transaction():
-        await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
+        await connection.execute(_LOCK)
         tables = {
             row[0]
             for row in await connection.fetch(
@@ -107,11 +107,12 @@ async def settle_history(connection: asyncpg.Connection, new_id: Callable[[], st
 
     That is: another system identifier or database (a dump restored, a directory copied to a new cluster), another
     timeline (recovery to a point in time, a promoted standby that may lack commits), or a head below ``known``, what
-    this process has seen (a disk put back to an older state). Nodes agree through the row's lock.
+    this process has seen (a disk put back to an older state). Nodes agree by taking turns.
     """
     async with connection.transaction():
+        await connection.execute(_LOCK)
         identity = await _identity(connection)
-        row = await connection.fetchrow("SELECT * FROM journal FOR UPDATE")
+        row = await connection.fetchrow("SELECT * FROM journal")
         head = await connection.fetchval("SELECT position FROM head")
         if row is None:
             history = History(new_id(), begin_generation((), new_id(), head), head)
