@@ -363,6 +363,18 @@ class TestTrimming:
         assert (await whole_log(journal)).position == [2]
         assert await journal.trim(TrimLimit(through=2, stored_before_us=before_us + 1, max_events=9)) == 1
 
+    async def test_a_clock_that_stepped_back_does_not_cost_an_entity_its_middle(
+        self, storage: Storage, journal: Journal
+    ) -> None:
+        await appended(journal, local("A|1"))
+        storage.clock.advance(86_400)
+        await appended(journal, local("A|1"))
+        storage.clock.advance(-86_400)
+        await appended(journal, local("A|1"))
+        limit = TrimLimit(through=3, stored_before_us=storage.clock.us + 1, max_events=9)
+        assert await journal.trim(limit) == 1
+        assert (await whole_log(journal)).position == [2, 3]
+
     async def test_only_the_named_types_go(self, journal: Journal) -> None:
         await appended(journal, local("A|1", "B|1", "C|1", "AB|1"))
         types = frozenset({"A", "C"})

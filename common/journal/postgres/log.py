@@ -177,9 +177,12 @@ async def deleted_ranges(connection: asyncpg.Connection, after: int, through: in
 
 
 _TRIM = """
-WITH doomed AS (
-    SELECT position, entity_no, seq_nr FROM event
-    WHERE position <= $1 AND stored_us < $2 {condition} ORDER BY position LIMIT $3
+WITH oldest AS (
+    SELECT position, entity_no, seq_nr, stored_us FROM event
+    WHERE position <= $1 {condition} ORDER BY position LIMIT $3
+), doomed AS (  -- up to the first that is too young: the clock may have stepped back between two events of an entity
+    SELECT position, entity_no, seq_nr FROM oldest
+    WHERE position < coalesce((SELECT min(position) FROM oldest WHERE stored_us >= $2), $1 + 1)
 ), gone AS (
     DELETE FROM event USING doomed WHERE event.position = doomed.position
 ), kept AS (
