@@ -1,1 +1,1 @@
-"""Killing processes at fail points and at random, then comparing what is left."""
+"""Kills: edge, cloud and PostgreSQL as real processes, ended by SIGKILL at every named fail point and at random."""

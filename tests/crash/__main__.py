@@ -1,0 +1,66 @@
+"""`python -m tests.crash`: run the campaigns and print what held; exit status 0 only if everything did.
+
+    python -m tests.crash --kills 20 [--storage sqlite|postgres|both] [--nodes N] [--rounds N] [--seed K] [--keep]
+
+The random part follows from the seed as far as timing allows. Stores and logs are kept, and named, when something
+does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import shutil
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from tests.crash.campaign import Outcome, Plan, run_campaign, summary
+
+
+def main() -> int:
+    """Run the campaigns that the command line asks for; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--kills", type=int, default=20, help="kills at random moments, for each storage")
+    parser.add_argument("--rounds", type=int, default=1, help="rounds through all fail points before them")
+    parser.add_argument("--storage", choices=("sqlite", "postgres", "both"), default="both", help="of the cloud")
+    parser.add_argument("--nodes", type=int, default=2, help="cloud nodes on PostgreSQL during the random kills")
+    parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="what the random kills follow from")
+    parser.add_argument("--keep", action="store_true", help="keep stores and logs also when everything holds")
+    wanted = parser.parse_args()
+    storages = ("sqlite", "postgres") if wanted.storage == "both" else (wanted.storage,)
+    directory = Path(tempfile.mkdtemp(prefix="backhaul-crash-"))
+    directory.chmod(0o711)  # PostgreSQL may run as somebody else
+    print(f"seed {wanted.seed}; stores and logs in {directory}")
+    outcomes = []
+    for storage in storages:
+        nodes = wanted.nodes if storage == "postgres" else 1
+        plan = Plan(storage, nodes, wanted.rounds, wanted.kills, wanted.seed)
+        print(f"\n{storage}", flush=True)
+        place = directory / storage
+        place.mkdir(mode=0o711)
+        outcomes.append(trio.run(run_campaign, plan, place, partial(print, flush=True)))
+        _tell_end(outcomes[-1])
+    print("\n" + "\n".join(summary(outcomes)))
+    holds = all(outcome.holds for outcome in outcomes)
+    if holds and not wanted.keep:
+        shutil.rmtree(directory, ignore_errors=True)
+    else:
+        print(f"\nstores and logs are kept in {directory}; the seed was {wanted.seed}")
+    return 0 if holds else 1
+
+
+def _tell_end(outcome: Outcome) -> None:
+    hit = ", ".join(f"{side} {point} {count}" for (side, point), count in sorted(outcome.points.items()))
+    print(f"  fail points hit: {hit or 'none'}")
+    alarms = ", ".join(f"{name} {count}" for name, count in sorted(outcome.alarms.items()))
+    print(f"  errors in the services' logs: {alarms or 'none'}")
+    print(f"  took {outcome.took_s:.0f} s")
+    for problem in outcome.problems:
+        print(f"  DOES NOT HOLD: {problem}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,292 @@
+"""One campaign on one storage: start, die at every named fail point, die at random under load, settle, prove.
+
+Each kill is told with one line when its recovery is known: what, where, when, and how long until everything the edge
+held was in the cloud and projected again. A kill may come before the one before it has been recovered from.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import trio
+
+from common.fail_points import NAMES
+from common.journal.migrations import load_migrations
+from common.runtime.outside import real_outside
+from tests.crash.failure import CrashFailure
+from tests.crash.feeder import Feeder
+from tests.crash.ledger import Ledger
+from tests.crash.proof import Finding, examine
+from tests.crash.service_process import ServiceProcess
+from tests.crash.stage import PREFIX, Stage, open_stage
+from tests.crash.stores import read_cloud, read_edge
+
+Tell = Callable[[str], None]
+
+# Where each point can be reached: the cloud keeps what it has, and no projection runs at an edge.
+EDGE_POINTS: Final = ("append.before_commit", "append.after_commit", "trim.before_commit")
+CLOUD_POINTS: Final = ("append.before_commit", "append.after_commit", "push.before_ack", "projection.in_transaction")
+MIGRATION: Final = "migration.in_transaction"
+assert {*EDGE_POINTS, *CLOUD_POINTS, MIGRATION} == NAMES, "a new fail point: say where it is reached"
+
+_FEEDERS: Final = 3
+_POINT_TIMEOUT_S: Final = 40.0
+_LEVEL_TIMEOUT_S: Final = 60.0
+_VISITS_MAX: Final = 8
+_PAUSE_MAX_S: Final = 1.0
+_HASTE_SHARE: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do: ``rounds`` through all fail points, then ``kills`` at random moments.
+
+    A brief campaign visits the points of edge and cloud side by side and does not wait for a recovery between them.
+    """
+
+    storage: str
+    nodes: int
+    rounds: int
+    kills: int
+    seed: int
+    is_brief: bool = False
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of it. ``recovered_s`` has an entry for each kill that was recovered from before the next."""
+
+    plan: Plan
+    directory: Path
+    kills: Counter[str] = field(default_factory=Counter)
+    points: Counter[tuple[str, str]] = field(default_factory=Counter)
+    recovered_s: list[float] = field(default_factory=list)
+    alarms: dict[str, int] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=Ledger)
+    finding: Finding | None = None
+    problems: list[str] = field(default_factory=list)
+    took_s: float = 0.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything was proved."""
+        return self.finding is not None and not self.problems
+
+
+async def run_campaign(plan: Plan, directory: Path, tell: Tell) -> Outcome:
+    """Run ``plan`` in ``directory``, where the stores and logs stay."""
+    began_s = trio.current_time()
+    outcome = Outcome(plan, directory)
+    try:
+        async with open_stage(directory, storage=plan.storage, nodes=plan.nodes, chance=Random()) as stage:
+            try:
+                await _Campaign(plan, stage, outcome, tell).run()
+            finally:
+                outcome.alarms = dict(sum((Counter(one.alarms()) for one in stage.services), Counter()))
+    except* CrashFailure as group:
+        outcome.problems += _messages(group)
+    outcome.took_s = trio.current_time() - began_s
+    return outcome
+
+
+def _messages(group: BaseExceptionGroup[CrashFailure]) -> list[str]:
+    return [
+        message
+        for error in group.exceptions
+        for message in (_messages(error) if isinstance(error, BaseExceptionGroup) else [str(error)])
+    ]
+
+
+class _Campaign:
+    """A campaign while it runs."""
+
+    def __init__(self, plan: Plan, stage: Stage, outcome: Outcome, tell: Tell) -> None:
+        self._plan = plan
+        self._stage = stage
+        self._outcome = outcome
+        self._ledger = outcome.ledger
+        self._tell = tell
+        self._chance = Random(plan.seed)
+        self._began_s = trio.current_time()
+        self._running: list[ServiceProcess] = []
+
+    async def run(self) -> None:
+        """Everything up to the proof. Raises CrashFailure for what the rest cannot go on without."""
+        stage, stop = self._stage, trio.Event()
+        await self._first_starts()
+        async with trio.open_nursery() as nursery:
+            for number in range(1, _FEEDERS + 1):
+                chance = Random(f"{self._plan.seed} feeder {number}")
+                feeder = Feeder(number, self._ledger, lambda: stage.edge.http_port, PREFIX, chance)
+                nursery.start_soon(feeder.run, stop)
+            await stage.until_level(self._running, _LEVEL_TIMEOUT_S)
+            for _ in range(self._plan.rounds):
+                await self._visit_all_points()
+            for node in stage.nodes[1:]:
+                await node.start()
+                self._running.append(node)
+            await self._kill_at_random()
+            for service in stage.services:
+                await service.until_ready()  # the feeders' last requests want an edge
+            stop.set()
+        await stage.until_level(stage.nodes, _LEVEL_TIMEOUT_S)
+        for service in reversed(stage.services):
+            await service.stop()
+        await self._prove()
+
+    # -- the kills -------------------------------------------------------------------------------------------------
+    async def _first_starts(self) -> None:
+        """New stores, and a death in each step of their making; then the edge and the first node are up."""
+        edge, node = self._stage.edge, self._stage.nodes[0]
+        steps = len(load_migrations(self._plan.storage)) + 1  # the last one: a projection's own
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._be_born, edge, 1)
+            nursery.start_soon(self._be_born, node, steps)
+        self._running = [node]
+
+    async def _be_born(self, service: ServiceProcess, steps: int) -> None:
+        await self._die_along(service, [f"{MIGRATION}:{step}" for step in range(1, steps + 1)])
+        await service.until_ready()
+
+    async def _visit_all_points(self) -> None:
+        edge, node = self._stage.edge, self._stage.nodes[0]
+        visits = [(edge, point) for point in EDGE_POINTS] + [(node, point) for point in CLOUD_POINTS]
+        self._chance.shuffle(visits)
+        points = [(service, f"{point}:{self._chance.randint(1, _VISITS_MAX)}") for service, point in visits]
+        if self._plan.is_brief:
+            async with trio.open_nursery() as nursery:
+                for service in (edge, node):
+                    await service.kill()
+                    nursery.start_soon(self._die_along, service, [point for one, point in points if one is service])
+            return
+        for service, point in points:
+            await service.kill()
+            await service.start(fail_point=point)
+            died_s, load = await self._dies_at(service, point)
+            await service.start()
+            await self._recover(died_s, service.name, point, load)
+
+    async def _die_along(self, service: ServiceProcess, points: Sequence[str]) -> None:
+        """From one death straight to the next, then up again."""
+        for point in points:
+            await service.start(fail_point=point)
+            died_s, load = await self._dies_at(service, point)
+            self._told(died_s, service.name, point, load, "started again")
+        await service.start()
+
+    async def _dies_at(self, service: ServiceProcess, point: str) -> tuple[float, str]:
+        """Wait for it; returns when that was and what was going on."""
+        await service.until_dead_at(point, _POINT_TIMEOUT_S)
+        side = "edge" if service is self._stage.edge else "cloud"
+        self._outcome.points[side, point.partition(":")[0]] += 1
+        self._outcome.kills[service.name] += 1
+        return trio.current_time(), self._load()
+
+    async def _kill_at_random(self) -> None:
+        victims: list[ServiceProcess | None] = [*self._stage.services]
+        if self._stage.postgres is not None:
+            victims.append(None)
+        waiting: tuple[float, str, str] | None = None
+        for number in range(1, self._plan.kills + 1):
+            victim = self._chance.choice(victims)
+            pause_s, in_haste = self._chance.uniform(0, _PAUSE_MAX_S), self._chance.random() < _HASTE_SHARE
+            await trio.sleep(pause_s)
+            self._stage.check_running()
+            if waiting is not None:
+                self._told(waiting[0], waiting[1], "at random", waiting[2], "killed again before it recovered")
+            died_s, load = trio.current_time(), self._load()
+            name = await self._kill(victim)
+            self._outcome.kills[name] += 1
+            if in_haste and number < self._plan.kills:
+                waiting = died_s, name, load
+            else:
+                waiting = None
+                await self._recover(died_s, name, "at random", load)
+
+    async def _kill(self, victim: ServiceProcess | None) -> str:
+        """SIGKILL and start again, not waiting for a service to be ready; PostgreSQL (None) is, when it is back."""
+        if victim is not None:
+            await victim.kill()
+            await victim.start()
+            return victim.name
+        assert self._stage.postgres is not None
+        await trio.to_thread.run_sync(self._stage.postgres.restart)
+        return "postgres"
+
+    async def _recover(self, died_s: float, name: str, how: str, load: str) -> None:
+        await self._stage.until_level(self._running, _LEVEL_TIMEOUT_S)
+        recovered_s = trio.current_time() - died_s
+        self._outcome.recovered_s.append(recovered_s)
+        self._told(died_s, name, how, load, f"recovered in {recovered_s:.2f} s")
+
+    def _load(self) -> str:
+        return f"{self._ledger.answered_events:>7,} acknowledged, {self._ledger.in_flight} in flight"
+
+    def _told(self, died_s: float, name: str, how: str, load: str, after: str) -> None:
+        self._tell(f"  {died_s - self._began_s:7.2f} s  {name:<9} {how:<28} {load:<34}  {after}")
+
+    # -- the proof -------------------------------------------------------------------------------------------------
+    async def _prove(self) -> None:
+        stage, outcome = self._stage, self._outcome
+        async with real_outside() as outside:
+            edge = await read_edge(outside, stage.edge_journal)
+            cloud = await read_cloud(outside, stage.cloud_journal)
+        outcome.finding = examine(self._ledger.requests, edge, cloud)
+        outcome.problems += outcome.finding.problems
+        outcome.problems += missed_points(outcome.points)
+        if self._plan.rounds and not edge.deleted_through:
+            outcome.problems.append("retention removed nothing at the edge: the campaign proved less than it should")
+
+
+def missed_points(points: Counter[tuple[str, str]]) -> list[str]:
+    """Each named fail point that no process died at, on a side where it can."""
+    wanted = [("edge", point) for point in (*EDGE_POINTS, MIGRATION)]
+    wanted += [("cloud", point) for point in (*CLOUD_POINTS, MIGRATION)]
+    return [f"no {side} died at {point}" for side, point in wanted if not points[side, point]]
+
+
+def summary(outcomes: Sequence[Outcome]) -> list[str]:
+    """The closing table."""
+    rows: list[tuple[str, list[str]]] = [
+        ("", [_title(outcome.plan) for outcome in outcomes]),
+        ("kills", [", ".join(f"{name} {n}" for name, n in sorted(one.kills.items())) for one in outcomes]),
+        ("recovered in, median / longest", [_seconds(outcome.recovered_s) for outcome in outcomes]),
+        (
+            "lost answers: found stored / not",
+            [f"{o.ledger.found_stored:,} / {o.ledger.found_unstored:,}" for o in outcomes],
+        ),
+        ("old appends asked again", [f"{outcome.ledger.asked_again:,}" for outcome in outcomes]),
+    ]
+    findings = [outcome.finding for outcome in outcomes]
+    figures: list[tuple[str, Callable[[Finding], str]]] = [
+        ("events acknowledged", lambda finding: f"{finding.acknowledged:,}"),
+        ("appends given up: stored / not", lambda f: f"{f.given_up_stored:,} / {f.given_up - f.given_up_stored:,}"),
+        ("events in the cloud", lambda finding: f"{finding.in_cloud:,}"),
+        ("still at the edge", lambda finding: f"{finding.at_edge:,}"),
+        ("missing", lambda finding: f"{finding.missing:,}"),
+        ("duplicate", lambda finding: f"{finding.duplicates:,}"),
+        ("out of order", lambda finding: f"{finding.out_of_order:,}"),
+    ]
+    rows += [(name, [tell(finding) if finding else "-" for finding in findings]) for name, tell in figures]
+    rows.append(("result", ["holds" if outcome.holds else "DOES NOT HOLD" for outcome in outcomes]))
+    widths = [max(len(cells[column]) for _, cells in rows) for column in range(len(outcomes))]
+    return [
+        f"  {name:<34}" + "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+        for name, cells in rows
+    ]
+
+
+def _title(plan: Plan) -> str:
+    return f"SQLite → {'SQLite' if plan.storage == 'sqlite' else 'PostgreSQL'}" + (
+        f", {plan.nodes} nodes" if plan.nodes > 1 else ""
+    )
+
+
+def _seconds(taken: Sequence[float]) -> str:
+    return f"{statistics.median(taken):.2f} s / {max(taken):.2f} s" if taken else "-"

@@ -1,0 +1,166 @@
+"""One edge or cloud node as a process that comes and goes: started (armed or not), killed, stopped, ended by its id.
+
+Its output goes to one log file, across all its lives. What has to be known of a life is read from there: the line that
+says it is ready and where it listens, and the line of the fail point that ended it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import trio
+
+from tests.crash.failure import CrashFailure
+
+_ROOT: Final = Path(__file__).resolve().parent.parent.parent
+_READY_TIMEOUT_S: Final = 45.0
+_STOP_TIMEOUT_S: Final = 15.0
+_LOOK_S: Final = 0.02
+
+
+class ServiceProcess:
+    """Settings, name and log stay; the process changes. `http_port` is 0 while it is not known to serve."""
+
+    def __init__(self, name: str, module: str, settings: Mapping[str, object], log: Path) -> None:
+        self.name = name
+        self.http_port = 0
+        self._module = module
+        self._settings = settings
+        self._log = log
+        self._life_begins_at = 0
+        self._process: trio.Process | None = None
+
+    async def start(self, fail_point: str = "") -> None:
+        """Begin another life, which ``fail_point`` (`name:k`) is to end; returns before the service is ready."""
+        self._life_begins_at = self._log_bytes()
+        with _append_to(self._log) as output:
+            self._process = await trio.lowlevel.open_process(
+                [sys.executable, "-m", self._module, "run"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=self._environment(fail_point),
+                cwd=_ROOT,
+                start_new_session=True,  # Ctrl-C reaches the campaign alone, which then ends them
+            )
+
+    async def until_ready(self) -> None:
+        """Raises CrashFailure when it is not in time, or ends instead."""
+        with trio.move_on_after(_READY_TIMEOUT_S):
+            while True:
+                self.check_running()
+                if self._find_ports():
+                    return
+                await trio.sleep(_LOOK_S)
+        raise CrashFailure(f"{self.name} was not ready within {_READY_TIMEOUT_S:g} s; it said: {self.last_words()}")
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether this life has said that it serves."""
+        return self._find_ports()
+
+    async def until_dead_at(self, fail_point: str, timeout_s: float) -> None:
+        """Wait for the death that was ordered. Raises CrashFailure when it does not come, or is another one."""
+        process = self._living()
+        with trio.move_on_after(timeout_s):
+            while process.poll() is None:
+                self._find_ports()
+                await trio.sleep(_LOOK_S)
+            self._process, self.http_port = None, 0
+            name = fail_point.partition(":")[0]
+            if process.returncode == -signal.SIGKILL and f"fail point hit: {name}\n" in self._said():
+                return
+            raise CrashFailure(
+                f"{self.name} was to die at {fail_point} and ended with status {process.returncode}: {self.last_words()}"
+            )
+        raise CrashFailure(f"{self.name} did not reach {fail_point} within {timeout_s:g} s under load")
+
+    async def kill(self) -> None:
+        """SIGKILL, and wait until it is gone. Nothing happens when it is."""
+        self.http_port = 0
+        if self._process is not None:
+            self._process.kill()
+            await self._process.wait()
+            self._process = None
+
+    async def stop(self) -> None:
+        """SIGTERM. Raises CrashFailure when it does not drain and end with status 0."""
+        process = self._living()
+        process.terminate()
+        with trio.move_on_after(_STOP_TIMEOUT_S):
+            status = await process.wait()
+            self._process, self.http_port = None, 0
+            if status:
+                raise CrashFailure(f"{self.name} ended with status {status} after SIGTERM: {self.last_words()}")
+            return
+        raise CrashFailure(f"{self.name} had not stopped {_STOP_TIMEOUT_S:g} s after SIGTERM: {self.last_words()}")
+
+    def check_running(self) -> None:
+        """Raises CrashFailure when it has ended by itself."""
+        if self._process is not None and self._process.poll() is not None:
+            raise CrashFailure(
+                f"{self.name} ended by itself with status {self._process.returncode}: {self.last_words()}"
+            )
+
+    def last_words(self) -> str:
+        """The end of what this life said."""
+        return self._said().strip()[-800:]
+
+    def alarms(self) -> dict[str, int]:
+        """Log lines of level error and above by event and code, over all lives."""
+        found: dict[str, int] = {}
+        for line in self._log.read_text(errors="replace").splitlines():
+            fields = _fields(line)
+            if fields.get("level") in ("error", "critical"):
+                name = f"{fields['event']} {fields.get('code', '')}".strip()
+                found[name] = found.get(name, 0) + 1
+        return found
+
+    def _living(self) -> trio.Process:
+        assert self._process is not None, f"{self.name} is not running"
+        return self._process
+
+    def _environment(self, fail_point: str) -> dict[str, str]:
+        prefix = self._module.partition("_")[0].upper()
+        foreign = ("EDGE_", "CLOUD_", "BACKHAUL_")
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+        ours |= {f"{prefix}_{key.upper()}": str(value) for key, value in self._settings.items()}
+        return ours | ({"BACKHAUL_FAIL_POINT": fail_point} if fail_point else {})
+
+    def _find_ports(self) -> bool:
+        if not self.http_port:
+            for line in self._said().splitlines():
+                fields = _fields(line)
+                if fields.get("event") == "service.ready":
+                    self.http_port = int(fields["http_port"])
+        return self.http_port > 0
+
+    def _said(self) -> str:
+        with open(self._log, "rb") as log:
+            log.seek(self._life_begins_at)
+            return log.read().decode(errors="replace")
+
+    def _log_bytes(self) -> int:
+        return self._log.stat().st_size if self._log.exists() else 0
+
+
+def _append_to(path: Path) -> BinaryIO:
+    return open(path, "ab")
+
+
+def _fields(line: str) -> dict[str, Any]:
+    """A log line's fields; none of what is no log line."""
+    if not line.startswith("{"):
+        return {}
+    try:
+        fields = json.loads(line)
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) and "event" in fields else {}
