@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -12,11 +14,13 @@ from examples.demo.proof import named
 from examples.demo.show import colour_of, curve
 from examples.demo.timing import Latency
 
+_NARROW: Final = 96
+
 
 def draw(console: Console, outcome: Outcome) -> None:
     """All tables, and the verdict."""
     console.print()
-    console.print(_edges(outcome))
+    console.print(_edges(outcome, is_narrow=console.width < _NARROW))
     console.print(_facts(outcome))
     if outcome.holds:
         console.print(
@@ -30,9 +34,12 @@ def draw(console: Console, outcome: Outcome) -> None:
     console.print()
 
 
-def _edges(outcome: Outcome) -> Table:
+def _edges(outcome: Outcome, *, is_narrow: bool) -> Table:
     table = Table(
-        box=box.SIMPLE_HEAD, title=" Read from the journals, compared by file, row and content", pad_edge=False
+        box=box.SIMPLE_HEAD,
+        title=" Read from the journals, compared by file, row and content",
+        pad_edge=False,
+        padding=(0, 0 if is_narrow else 1, 0, 0),
     )
     table.title_justify = "left"
     table.add_column(" edge", no_wrap=True)
@@ -77,7 +84,7 @@ def _facts(outcome: Outcome) -> Table:
     found = list(outcome.killed_in_flight.values())
     grid.add_row(
         f" [{colour_of(b.edge_id)}]SIGKILL[/]",
-        f"{outcome.killed_unacked} events un-acked and {_posts(len(outcome.killed_in_flight))} in flight; repeated by "
+        f"{outcome.killed_unacked:,} events un-acked and {_posts(len(outcome.killed_in_flight))} in flight; repeated by "
         f"key: {found.count(True)} had been stored, {found.count(False)} had not",
     )
     lost = len(c.lost_with_disk)
@@ -85,7 +92,7 @@ def _facts(outcome: Outcome) -> Table:
     acked = f"{acked_missing:,} of them are not in the cloud" if acked_missing else "all of them are in the cloud"
     grid.add_row(
         f" [{colour_of(c.edge_id)}]lost disk[/]",
-        f"{outcome.acked_at_loss} events were acked by then, {acked}; of {c.unacked_at_loss} that were not, {lost} are "
+        f"{outcome.acked_at_loss:,} events were acked by then, {acked}; of {c.unacked_at_loss:,} that were not, {lost:,} are "
         "gone" + (f": {escape(named(c.lost_with_disk, 12))}" if lost else ""),
     )
     equal = sum(line.is_equal for line in outcome.tally)

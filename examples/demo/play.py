@@ -111,15 +111,12 @@ async def play(plan: Plan, show: Show) -> Outcome:
         folder.mkdir(parents=True)
     async with open_cast(plan.logs, story.heard) as cast:
         nodes = [_node(plan, number) for number in range(1, plan.nodes + 1)]
-        for node in nodes:  # one after the other: the first one makes the tables
-            await cast.start(node)
+        await _start(cast, nodes)
         where = "one PostgreSQL" if plan.postgres_url else "a SQLite file"
         story.tell("demo", f"{'one cloud node' if len(nodes) == 1 else f'{len(nodes)} cloud nodes'} over {where}")
         async with _lines(nodes) as lines:
             edges = [_edge(plan, edge_id, series[edge_id], *lines[edge_id]) for edge_id in EDGE_IDS]
-            async with trio.open_nursery() as starting:
-                for edge in edges:
-                    starting.start_soon(cast.start, edge.service)
+            await _start(cast, [edge.service for edge in edges])
             total = sum(edge.feed.total for edge in edges)
             files = sum(len(edge.feed.series) for edge in edges)
             story.tell(
@@ -136,9 +133,17 @@ async def play(plan: Plan, show: Show) -> Outcome:
                 problems = await _quiet(edges, nodes)
                 watching.cancel_scope.cancel()
             story.is_open = False
-            problems += await _stop(cast, [*(edge.service for edge in edges), *nodes])
+            for services in ([edge.service for edge in edges], nodes):  # edges first: nothing is left on its way
+                problems += await _stop(cast, services)
     story.tell("demo", "everything is stopped; reading the journals")
     return await _compare(plan, edges, acts, story, problems)
+
+
+async def _start(cast: Cast, services: Sequence[Service]) -> None:
+    """All at once; returns when all are ready. Raises DemoFailure."""
+    async with trio.open_nursery() as nursery:
+        for service in services:
+            nursery.start_soon(cast.start, service)
 
 
 def _node(plan: Plan, number: int) -> Service:
@@ -232,12 +237,17 @@ async def _quiet(edges: Sequence[Edge], nodes: Sequence[Service]) -> list[str]:
 
 
 async def _stop(cast: Cast, services: Sequence[Service]) -> list[str]:
-    """Edges first; each must drain and end with status 0."""
-    problems = []
-    for service in services:
+    """Ask them all to end; each must drain and end with status 0."""
+    problems: list[str] = []
+
+    async def stop(service: Service) -> None:
         status = await cast.stop(service)
         if status:
             problems.append(f"{service.name} did not stop in order: exit status {status}")
+
+    async with trio.open_nursery() as nursery:
+        for service in services:
+            nursery.start_soon(stop, service)
     return problems
 
 

@@ -23,8 +23,9 @@ _STATES: Final = {
     "offline": "[yellow]○[/] offline  ",
     "down": "[red]✕ down     [/]",
 }
-_BAR_CELLS: Final = 24
-_CURVE_CELLS: Final = 24
+# Bar and curve of an edge share what its other columns leave.
+_CELLS_MAX: Final = 24
+_CELLS_OF_TEXT: Final = 48
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _PLAIN_EVERY: Final = 10
 
@@ -98,6 +99,7 @@ class LiveShow(AbstractContextManager["LiveShow"]):
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._open = ExitStack()
         self._waiting: dict[str, list[int]] = {}
+        self._cells = max(4, min(_CELLS_MAX, (console.width - _CELLS_OF_TEXT) // 2))
 
     def __enter__(self) -> LiveShow:
         self._open.enter_context(self._live)
@@ -113,18 +115,18 @@ class LiveShow(AbstractContextManager["LiveShow"]):
         self._live.update(self._panel(rows), refresh=True)
 
     def _panel(self, rows: Sequence[EdgeProgress]) -> RenderableType:
-        table = Table.grid(padding=(0, 2, 0, 0))
+        table, cells = Table.grid(padding=(0, 2, 0, 0)), self._cells
         for row in rows:
             past = self._waiting.setdefault(row.edge_id, [])
             past.append(row.waiting or 0)
-            del past[:-_CURVE_CELLS]
-            done = row.answered * _BAR_CELLS // max(1, row.total)
+            del past[:-cells]
+            done = row.answered * cells // max(1, row.total)
             colour = colour_of(row.edge_id)
             table.add_row(
                 f"  [{colour}]{row.edge_id}[/]",
                 _STATES.get(row.state, row.state),
-                f"[{colour}]{'━' * done}[/][bright_black]{'━' * (_BAR_CELLS - done)}[/] {row.answered:>6,}",
-                f"[{colour}]{curve(past, 20):>{_CURVE_CELLS}}[/]",
+                f"[{colour}]{'━' * done}[/][bright_black]{'━' * (cells - done)}[/] {row.answered:>6,}",
+                f"[{colour}]{curve(past, 20):>{cells}}[/]",
                 Text("" if row.waiting is None else f"{row.waiting:>5,} waiting"),
             )
         return Group(Text(), table)
