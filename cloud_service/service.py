@@ -159,6 +159,7 @@ def _endpoint_settings(settings: CloudSettings) -> EndpointSettings:
             event_bytes=settings.event_max_bytes,
         ),
         parked_max=settings.parked_max_events,
+        hello_timeout_s=settings.hello_timeout_s,
         heartbeat_s=settings.heartbeat_s,
         progress_timeout_s=settings.progress_timeout_s,
         require_identity=settings.uses_tls,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from common.runtime.service_settings import GIB, MIB, ServiceSettings
+from common.runtime.service_settings import ServiceSettings
 from common.runtime.setting_values import is_loopback
 from common.runtime.settings import SettingsConflict, about
 
@@ -47,9 +47,6 @@ class CloudSettings(ServiceSettings):
 
     parked_max_events: int = field(
         default=10_000, metadata=about("Most parked events of one edge.", minimum=0, maximum=100_000_000)
-    )
-    parked_max_bytes: int = field(
-        default=64 * MIB, metadata=about("Most bytes of parked events of one edge.", maximum=1024 * GIB)
     )
 
     projections: tuple[str, ...] = field(

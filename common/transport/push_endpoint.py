@@ -44,6 +44,7 @@ class EndpointSettings:
 
     limits: PushLimits
     parked_max: int
+    hello_timeout_s: float
     heartbeat_s: float
     progress_timeout_s: float
     require_identity: bool
@@ -151,7 +152,7 @@ class PushEndpoint:
                 )
 
     async def _receive_hello(self, stream: MessageStream) -> Hello:
-        with trio.move_on_after(self._settings.progress_timeout_s):
+        with trio.move_on_after(self._settings.hello_timeout_s):
             hello = codec.decode_from_edge(await stream.receive())
             if not isinstance(hello, Hello):
                 raise _protocol_error(f"{type(hello).__name__} came before Hello")

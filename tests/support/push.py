@@ -43,7 +43,7 @@ class PushWorld:
     commit_s: float = 0.001
     batch_events: int = 50
     endpoint: EndpointSettings = field(
-        default_factory=lambda: EndpointSettings(LIMITS, 1_000, 10.0, 30.0, require_identity=False)
+        default_factory=lambda: EndpointSettings(LIMITS, 1_000, 10.0, 10.0, 30.0, require_identity=False)
     )
     ids: Callable[[], str] = field(default_factory=lambda: ids("world").__next__)
 
