@@ -12,6 +12,7 @@ from common.core.errors import BackhaulError
 from common.journal.group_commit import GroupCommit
 from common.journal.interface import Journal, JournalStats
 from common.projection.status import projection_status
+from common.runtime.clock import warn_if_ahead
 from common.runtime.metrics import Registry
 from common.transport.push_endpoint import PushEndpoint
 
@@ -44,7 +45,8 @@ class CloudReport:
     async def refresh(self) -> None:
         """Read the journal's head and sizes and every projection's lag."""
         try:
-            self._stats = await self._journal.stats()
+            self._stats = stats = await self._journal.stats()
+            warn_if_ahead(stats.head_timestamp_us, self._now_us())
             self._projections = [
                 {
                     "name": status.row.name,

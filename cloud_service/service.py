@@ -8,8 +8,6 @@ asked to dial another node, what they sent is stored and acknowledged, then the 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,8 +20,7 @@ from cloud_service.settings import CloudSettings
 from common import VERSION
 from common.core.errors import ConfigurationError
 from common.core.push_messages import PushLimits
-from common.journal.group_commit import GroupCommit
-from common.journal.interface import Journal
+from common.journal.group_commit import open_group_commit
 from common.projection.handlers import Handler
 from common.projection.latest import LATEST
 from common.projection.progress import ProjectionSettings
@@ -64,7 +61,7 @@ async def serve(
     node = settings.node or socket.gethostname()
     async with (
         outside.open_journal(settings.journal, max_bytes=None, prompted=not settings.poll_only) as journal,
-        _writer(journal) as commit,
+        open_group_commit(journal) as commit,
     ):
         endpoint = PushEndpoint(journal, commit.append, _endpoint_settings(settings), outside.now_us)
         report = CloudReport(journal, commit, endpoint, node=node, version=VERSION, now_us=outside.now_us)
@@ -128,16 +125,6 @@ async def _drain(endpoint: PushEndpoint, at_most_s: float) -> None:
     """Ask the edges to leave, and wait for those that still have something in flight."""
     with trio.move_on_after(at_most_s):
         await endpoint.drain(_REDIAL_S)
-
-
-@asynccontextmanager
-async def _writer(journal: Journal) -> AsyncIterator[GroupCommit]:
-    """The node's one writer while the block runs."""
-    commit = GroupCommit(journal)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(commit.run)
-        yield commit
-        nursery.cancel_scope.cancel()
 
 
 def _handler(name: str) -> Handler:

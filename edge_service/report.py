@@ -14,6 +14,7 @@ import trio
 from common.core.errors import BackhaulError
 from common.journal.group_commit import GroupCommit
 from common.journal.interface import Journal, JournalStats
+from common.runtime.clock import warn_if_ahead
 from common.runtime.metrics import Registry
 from common.transport.push_producer import LinkState
 from edge_service.retention import Retention
@@ -53,7 +54,8 @@ class EdgeReport:
     async def refresh(self) -> None:
         """Read the journal's sizes and the age of the oldest event the cloud does not have."""
         try:
-            self._stats = await self._journal.stats()
+            self._stats = stats = await self._journal.stats()
+            warn_if_ahead(stats.head_timestamp_us, self._now_us())
             page = await self._journal.read(self._link.acked_position, max_events=1, max_bytes=1)
             waiting = page.events.stored_us
             self._lag_s = max(0.0, (self._now_us() - waiting[0]) / 1e6) if waiting else 0.0

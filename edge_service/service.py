@@ -6,8 +6,6 @@ other way: the link lets go, the doors finish their requests, the writer commits
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -16,7 +14,7 @@ import trio
 from common import VERSION
 from common.core.backoff import Backoff
 from common.core.push_messages import PushLimits
-from common.journal.group_commit import GroupCommit
+from common.journal.group_commit import open_group_commit
 from common.journal.interface import Journal
 from common.runtime.health import Readiness, health_routes
 from common.runtime.http_app import HttpApp
@@ -57,7 +55,7 @@ async def serve(
     link = LinkState()
     async with (
         outside.open_journal(settings.journal, max_bytes=cap_bytes, prompted=not settings.poll_only) as journal,
-        _writer(journal) as commit,
+        open_group_commit(journal) as commit,
     ):
         retention = Retention(journal, link, _retention_settings(settings, cap_bytes), outside.now_us)
         report = EdgeReport(
@@ -118,16 +116,6 @@ async def serve(
             task_status.started(EdgePorts(grpc_port, http_port, intake))
             await stop.wait()
             workers.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def _writer(journal: Journal) -> AsyncIterator[GroupCommit]:
-    """The journal's one writer while the block runs."""
-    commit = GroupCommit(journal)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(commit.run)
-        yield commit
-        nursery.cancel_scope.cancel()
 
 
 async def _push(settings: EdgeSettings, outside: Outside, journal: Journal, link: LinkState) -> None:

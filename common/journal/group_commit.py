@@ -8,6 +8,8 @@ on every storage: two that touch one entity may only when both are plain local a
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import outcome
 import trio
@@ -166,3 +168,13 @@ def _closing() -> BackhaulError:
     return BackhaulError(
         "journal.closing", "the service is stopping", "repeat the append when it is back", retry_after_s=1.0
     )
+
+
+@asynccontextmanager
+async def open_group_commit(journal: Journal) -> AsyncIterator[GroupCommit]:
+    """The one writer of ``journal`` while the block runs; whoever still waits then is told ``journal.closing``."""
+    commit = GroupCommit(journal)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(commit.run)
+        yield commit
+        nursery.cancel_scope.cancel()

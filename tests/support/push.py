@@ -13,7 +13,7 @@ from common.core.append import LocalAppend
 from common.core.backoff import Backoff
 from common.core.batch import EventBatch, new_events
 from common.core.push_messages import PushLimits
-from common.journal.group_commit import GroupCommit
+from common.journal.group_commit import open_group_commit
 from common.journal.interface import Journal
 from common.journal.memory import MemoryDatabase, open_memory_journal
 from common.transport.link import keep_link
@@ -54,10 +54,8 @@ class PushWorld:
             open_memory_journal(
                 self.cloud_disk, now_us=now_us, new_id=self.ids, commit_delay_s=self.commit_s
             ) as journal,
-            trio.open_nursery() as nursery,
+            open_group_commit(journal) as commit,
         ):
-            commit = GroupCommit(journal)
-            nursery.start_soon(commit.run)
             endpoint = PushEndpoint(journal, commit.append, self.endpoint, now_us)
             async with self.network.serve(
                 {PUSH_PATH: StreamMethod(endpoint.serve)},
@@ -68,7 +66,6 @@ class PushWorld:
                 connections_max=100,
             ):
                 yield journal, endpoint
-            nursery.cancel_scope.cancel()
 
     @asynccontextmanager
     async def edge(
