@@ -25,7 +25,10 @@ from tests.contract.journals import Storage, open_storage
 from tests.support.builders import Origin, local, whole_log
 
 EXAMPLES = int(os.environ.get("BACKHAUL_MODEL_EXAMPLES", "15"))
-ENTITIES = [f"{kind}|{number}" for kind in "AB" for number in range(3)]
+# Everybody has entities of its own, and all try their luck with one that only the first of them will own.
+SHARED = "S|1"
+OWN = {"": ["L|1", "L|2"], "edge-1": ["A|1", "A|2"], "edge-2": ["B|1", "B|2"]}
+ENTITIES = [*OWN[""], *OWN["edge-1"], *OWN["edge-2"], SHARED]
 ORIGINS = ["edge-1", "edge-2"]
 EVERYTHING = 10**9
 
@@ -97,37 +100,55 @@ class Trim:
 Step = Append | Push | Dial | Clock | Retry | Discard | Trim
 
 entities = st.sampled_from(ENTITIES)
-origins = st.sampled_from(ORIGINS)
+
+
+def names_for(writer: str) -> st.SearchStrategy[str]:
+    return st.sampled_from([*OWN[writer] * 4, SHARED])
+
+
 appends = st.builds(
     Append,
-    names=st.lists(entities, min_size=1, max_size=5),
+    names=st.lists(names_for(""), min_size=1, max_size=5),
     off=st.lists(st.sampled_from([0, 0, 0, 0, -1, 1]), max_size=2),
     looks_at=st.none() | st.none() | entities,
     append_id=st.sampled_from(["", "", "", "k1", "k2", "k3"]),
 )
-pushes = st.builds(
-    Push,
-    origin=origins,
-    events=st.lists(
-        st.tuples(entities, st.sampled_from(["next"] * 12 + ["gap", "again", "odd", "withhold", "withhold", "poison"])),
-        max_size=8,
-    ),
-    loose_range=st.none() | st.none() | st.tuples(entities, st.integers(1, 9), st.integers(0, 4)),
-    begins_off=st.sampled_from([0] * 12 + [-1, 2]),
-    session_off=st.sampled_from([0] * 12 + [-1]),
-    parked_max=st.sampled_from([100, 100, 100, 2]),
-    withheld=st.sampled_from([0, 0, 3]),
-)
+
+
+def pushes(origin: str) -> st.SearchStrategy[Push]:
+    odd = ["gap", "again", "odd", "withhold", "withhold", "poison"]
+    return st.builds(
+        Push,
+        origin=st.just(origin),
+        events=st.lists(
+            st.tuples(names_for(origin), st.sampled_from(["next"] * 24) | st.sampled_from(["next"] * 24 + odd)),
+            max_size=8,
+        ),
+        loose_range=st.sampled_from([None] * 6) | st.tuples(names_for(origin), st.integers(1, 9), st.integers(0, 4)),
+        begins_off=st.sampled_from([0] * 12 + [-1, 2]),
+        session_off=st.sampled_from([0] * 12 + [-1]),
+        parked_max=st.sampled_from([100, 100, 100, 2]),
+        withheld=st.sampled_from([0, 0, 3]),
+    )
+
+
 steps: st.SearchStrategy[Step] = st.one_of(
     appends,
-    pushes,
-    pushes,
-    pushes,
-    st.builds(Dial, origins, st.sampled_from(["same", "same", "rewound", "rewound", "new", "old"]), st.integers(0, 6)),
-    st.builds(Clock, st.sampled_from([-3_600, -1, 1, 86_400])),
-    st.builds(Retry, entities, st.booleans()),
-    st.builds(Discard, st.integers(0, 5)),
-    st.builds(Trim, st.integers(1, 5), st.sampled_from([frozenset[str](), frozenset({"A"})])),
+    pushes("edge-1"),
+    pushes("edge-1"),
+    pushes("edge-2"),
+    st.builds(
+        Dial,
+        st.sampled_from(ORIGINS),
+        st.sampled_from(["same", "same", "rewound", "rewound", "new", "old"]),
+        st.integers(0, 6),
+    ),
+    st.one_of(
+        st.builds(Clock, st.sampled_from([-3_600, -1, 1, 86_400])),
+        st.builds(Retry, entities, st.booleans()),
+        st.builds(Discard, st.integers(0, 5)),
+        st.builds(Trim, st.integers(1, 5), st.sampled_from([frozenset[str](), frozenset({"A"})])),
+    ),
 )
 
 
@@ -206,7 +227,7 @@ class Both:
         return wanted
 
     async def play(self, script: list[Step]) -> None:
-        for step in [Dial(ORIGINS[0], "same", 0), *script]:
+        for step in [*(Dial(name, "same", 0) for name in ORIGINS), *script]:
             match step:
                 case Append():
                     await self.queue(self.local_append(step), None)
@@ -306,13 +327,13 @@ few = settings(
 
 
 @few
-@given(script=st.lists(steps, max_size=40))
+@given(script=st.lists(steps, min_size=25, max_size=50))
 def test_sqlite_answers_like_the_model(script: list[Step]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         trio.run(play_on, "sqlite", Path(directory), "", script)
 
 
 @few
-@given(script=st.lists(steps, max_size=40))
+@given(script=st.lists(steps, min_size=25, max_size=50))
 def test_postgres_answers_like_the_model(emptied_postgres: Callable[[], str], script: list[Step]) -> None:
     trio.run(play_on, "postgres", Path(), emptied_postgres(), script)
