@@ -29,8 +29,10 @@ def draw(console: Console, outcome: Outcome) -> None:
         )
         return
     console.print(f"\n [bold red]✘ It does not hold.[/] {outcome.seconds:.0f} s.")
+    problems = Table.grid(padding=(0, 1, 0, 0))
     for problem in outcome.problems:
-        console.print(f"   [red]•[/] {escape(problem)}")
+        problems.add_row("  [red]•[/]", escape(problem))
+    console.print(problems)
     console.print()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,8 +29,8 @@ _RETRY_S: Final = 0.05
 class Feed:
     """What the programs of one edge have to write, and what the edge answered for.
 
-    ``positions`` are those of the journal the edge has now; `disk_lost` forgets them. ``repeated`` maps the key
-    of each POST that was repeated to whether the edge had stored it before.
+    ``positions`` are those of the journal the edge has now; `disk_lost` forgets them. ``unanswered``
+    are the keys of POSTs of which a try went without an answer, ``repeated`` says whether the edge had stored them then.
     """
 
     edge_id: str
@@ -38,6 +38,7 @@ class Feed:
     answered: list[Reading] = field(default_factory=list)
     positions: dict[Reading, int] = field(default_factory=dict)
     in_flight: set[str] = field(default_factory=set)
+    unanswered: set[str] = field(default_factory=set)
     repeated: dict[str, bool] = field(default_factory=dict)
     _may_post: Gate = field(default_factory=lambda: Gate(is_open=True))
     _changed: trio.Event = field(default_factory=trio.Event)
@@ -67,6 +68,10 @@ class Feed:
     async def posts_in_flight(self, count: int) -> None:
         """Until that many POSTs are out at once."""
         await self._until(lambda: len(self.in_flight) >= count)
+
+    async def settled(self, keys: Set[str]) -> None:
+        """Until it is known of each of these POSTs whether its answer came."""
+        await self._until(lambda: not (keys & self.in_flight) - self.unanswered)
 
     async def idle(self) -> None:
         """Until no POST is in flight."""
@@ -105,12 +110,12 @@ class Feed:
         body = {"events": [event_of(series, reading) for reading in readings]}
         self.in_flight.add(key)
         self._tell()
-        tries = 0
         while True:
-            tries += 1
             try:
                 answer = await client.post("/v1/events", body, key=key)
             except Unanswered:
+                self.unanswered.add(key)
+                self._tell()
                 await trio.sleep(_RETRY_S)
                 continue
             if answer.status < 500:
@@ -118,7 +123,7 @@ class Feed:
             await trio.sleep(_RETRY_S)
         if answer.status not in (200, 201):
             raise DemoFailure(f"{self.edge_id} refused a POST with status {answer.status}: {answer.body}")
-        if tries > 1:
+        if key in self.unanswered:
             self.repeated[key] = bool(answer.body["repeated"])
         self.answered.extend(readings)
         first = int(answer.body["first_position"])

@@ -36,6 +36,7 @@ EDGE_IDS: Final = ("edge-a", "edge-b", "edge-c")
 _PROGRESS_TIMEOUT_S: Final = 2.0
 _DARK_S: Final = 4.0
 _WATCH_S: Final = 0.2
+_REPLAY_TIMEOUT_S: Final = 120.0
 _QUIET_TIMEOUT_S: Final = 25.0
 _QUIET_POLL_S: Final = 0.1
 _STATUS_TIMEOUT_S: Final = 2.0
@@ -128,7 +129,13 @@ async def play(plan: Plan, show: Show) -> Outcome:
             )
             async with trio.open_nursery() as watching:
                 watching.start_soon(_watch, edges, show)
-                await _replay(plan, cast, edges, acts, story, chance)
+                with trio.move_on_after(plan.pace_s + _REPLAY_TIMEOUT_S) as in_time:
+                    await _replay(plan, cast, edges, acts, story, chance)
+                if in_time.cancelled_caught:
+                    answered = sum(len(edge.feed.answered) for edge in edges)
+                    raise DemoFailure(
+                        f"the replay did not end in time: {answered:,} of {total:,} readings are answered for"
+                    )
                 story.tell("demo", f"all {total:,} readings are answered for; waiting until nothing is on its way")
                 problems = await _quiet(edges, nodes)
                 watching.cancel_scope.cancel()
@@ -192,7 +199,7 @@ async def _replay(
             feeding = random.Random(chance.random())
             nursery.start_soon(partial(edge.feed.run, edge.http_port, pace_s=plan.pace_s, chance=feeding))
         nursery.start_soon(partial(break_the_line, a, acts, story.tell, dark_s=_DARK_S))
-        nursery.start_soon(kill_the_process, b, cast, acts, story.tell, chance)
+        nursery.start_soon(kill_the_process, b, cast, acts, story.tell)
         nursery.start_soon(lose_the_disk, c, cast, acts, story.tell)
 
 

@@ -7,7 +7,6 @@ the speed of the machine.
 
 from __future__ import annotations
 
-import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +25,8 @@ from examples.support.relay import Relay
 
 _UNACKED_READINGS: Final = 24
 _STATUS_TIMEOUT_S: Final = 5.0
+# The programs of an edge post in turn; held up for this long, all of them post at once.
+_ALL_ARE_DUE_S: Final = 0.15
 
 Tell = Callable[[str, str], None]
 
@@ -105,19 +106,24 @@ async def break_the_line(edge: Edge, acts: Acts, tell: Tell, *, dark_s: float) -
     tell(edge.id, f"its line is back; {place.head - place.acked} events waited on its disk")
 
 
-async def kill_the_process(edge: Edge, cast: Cast, acts: Acts, tell: Tell, chance: random.Random) -> None:
+async def kill_the_process(edge: Edge, cast: Cast, acts: Acts, tell: Tell) -> None:
     """SIGKILL with events the cloud does not have and POSTs in flight; the file survives."""
     await edge.feed.reached(0.4)
     edge.line.set_mode("black-hole")
     await edge.feed.grown_by(_UNACKED_READINGS)
+    edge.feed.pause()
+    await edge.feed.idle()
     place = await place_of(edge)
+    await trio.sleep(_ALL_ARE_DUE_S)
+    edge.feed.resume()
     await edge.feed.posts_in_flight(1)
-    # Anywhere between "not yet read" and "committed, not yet answered".
-    await trio.sleep(chance.uniform(0, 0.004))
-    if not edge.feed.in_flight:
-        await edge.feed.posts_in_flight(1)
+    # With the first answer the others may be committed and not yet answered; before it, more likely nothing is.
+    await edge.feed.grown_by(1)
+    await edge.feed.posts_in_flight(1)
+    in_flight = frozenset(edge.feed.in_flight)
     await cast.kill(edge.service)
-    acts.killed_unacked, acts.killed_in_flight = place.head - place.acked, frozenset(edge.feed.in_flight)
+    await edge.feed.settled(in_flight)
+    acts.killed_unacked, acts.killed_in_flight = place.head - place.acked, in_flight & edge.feed.unanswered
     tell(
         edge.id,
         f"SIGKILL: {acts.killed_unacked} events without an ack, POSTs in flight: "
