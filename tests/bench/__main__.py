@@ -1,0 +1,67 @@
+"""`make bench`: speed and memory of the real services, each in a process of its own, as tables.
+
+    python -m tests.bench [name …] [--quick]
+
+A missed target is marked, not an error: machines differ. A store that does not sync its commits ends the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from common import border
+from common.runtime.log_fields import leaf_errors
+from examples.support.postgres import PostgresUnavailable
+from tests.bench import backlog, drain, edges, intake, latency
+from tests.bench.place import NotDurable, Place, describe, open_place
+from tests.bench.processes import BenchFailure
+from tests.bench.table import Table
+
+BENCHMARKS: dict[str, Callable[[Place], Awaitable[list[Table]]]] = {
+    "drain": drain.run,
+    "edges": edges.run,
+    "intake": intake.run,
+    "latency": latency.run,
+    "backlog": backlog.run,
+}
+
+
+async def _run(names: list[str], place: Place) -> int:
+    missed = 0
+    async with border.open_loop():
+        for name in names:
+            for table in await BENCHMARKS[name](place):
+                print(table, flush=True)
+                missed += len(table.missed)
+    print(f"\n{missed} target(s) missed" if missed else "\nevery target met")
+    return 0
+
+
+def main() -> int:
+    """Run what the command line asks for; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "names", nargs="*", metavar="name", help=f"one of {', '.join(BENCHMARKS)}; all if none is given"
+    )
+    parser.add_argument("--quick", action="store_true", help="small sizes: shows that everything works, not how fast")
+    told = parser.parse_args()
+    unknown = sorted(set(told.names) - BENCHMARKS.keys())
+    if unknown:
+        parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+    status = 1
+    try:
+        with open_place(told.quick) as place:
+            print("\n".join(describe(place)), flush=True)
+            status = trio.run(_run, told.names or list(BENCHMARKS), place)
+    except* (NotDurable, PostgresUnavailable, BenchFailure) as failures:
+        for failure in leaf_errors(failures):
+            print(f"bench: {failure}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
