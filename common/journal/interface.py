@@ -136,6 +136,7 @@ class ProjectionStore(Protocol):
         """Take or renew the lease of a range (created at position 0 when new); None while another owner's holds or paused.
 
         Taking it over from another owner bumps the epoch; renewing by the same owner does not. Times are the database's.
+        A lease that lasts longer than ``lease_s`` from now is of a clock that has stepped back since: it is not respected.
         Raises ``projection.ranges_changed`` (``core.ranges``) when it would cut across another range with an offset.
         """
 

@@ -548,10 +548,10 @@ class MemoryJournal:
             check_ranges(name, slices, [stored for other, stored in draft.projections if other == name])
             now_us = self._now_us()
             row = draft.projections.get((name, slices)) or _Projection(0, 0, "", 0, False, now_us)
-            if row.paused or (row.owner not in {"", owner} and row.lease_until_us > now_us):
+            until_us = now_us + round(lease_s * _MICROSECONDS)
+            if row.paused or (row.owner not in {"", owner} and now_us < row.lease_until_us <= until_us):
                 return None
             epoch = row.epoch + (row.owner != owner)
-            until_us = now_us + round(lease_s * _MICROSECONDS)
             row = replace(row, epoch=epoch, owner=owner, lease_until_us=until_us)
             draft.projections[name, slices] = row
             return ProjectionLease(name, slices, row.epoch, row.position)

@@ -68,6 +68,11 @@ class TestLeases:
         lease = await journal.commit(lease, 1, [], 60)
         assert await journal.acquire("tally", ALL_SLICES, "node-2", 60) is None
 
+    async def test_a_lease_from_a_clock_that_stepped_back_keeps_nobody_out(self, journal: Journal) -> None:
+        dead = await take(journal, lease_s=3_600)
+        assert (await take(journal, "node-2", lease_s=10)).epoch > dead.epoch
+        assert await journal.acquire("tally", ALL_SLICES, "node-1", 10) is None
+
     async def test_a_released_lease_is_free_at_once(self, journal: Journal) -> None:
         lease = await journal.commit(await take(journal), 7, [], 60)
         await journal.release(lease)

@@ -50,7 +50,8 @@ async def acquire(
     take = (
         "UPDATE projection SET epoch = epoch + (owner <> $4)::int, owner = $4,"
         " lease_until = clock_timestamp() + make_interval(secs => $5)"
-        f" WHERE {_RANGE} AND NOT paused AND (owner IN ('', $4) OR lease_until <= clock_timestamp())"
+        f" WHERE {_RANGE} AND NOT paused AND (owner IN ('', $4)"
+        " OR lease_until <= clock_timestamp() OR lease_until > clock_timestamp() + make_interval(secs => $5))"
         " RETURNING epoch, position"
     )
     async with connection.transaction():

@@ -45,12 +45,13 @@ def acquire(
     position, epoch, holder, lease_until_us, paused = writer.execute(
         f"SELECT position, epoch, owner, lease_until_us, paused FROM projection WHERE {_RANGE}", key
     ).get
-    if paused or (holder not in {"", owner} and lease_until_us > now_us):
+    until_us = _lease_end(now_us, lease_s)
+    if paused or (holder not in {"", owner} and now_us < lease_until_us <= until_us):
         return None
     epoch += holder != owner
     writer.execute(
         f"UPDATE projection SET epoch = ?, owner = ?, lease_until_us = ? WHERE {_RANGE}",
-        (epoch, owner, _lease_end(now_us, lease_s), *key),
+        (epoch, owner, until_us, *key),
     )
     return ProjectionLease(name, slices, epoch, position)
 
