@@ -1,19 +1,177 @@
-"""Protections that can be removed: each mutation must make its listed seed fail, by the checker it names."""
+"""Protections that can be removed: each mutation must make its listed seed fail, by the checker it names.
+
+So the checkers are shown to see what they are there for. A mutation changes the product by patching, never by a switch
+in it. When a change of the simulation moves what a seed does, ``test_seeds`` says so; another seed is found with
+``python -m tests.simulation --mutation NAME --seeds 200 --seed 0``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Final
+from unittest.mock import patch
+
+import trio
+
+import common.core.history
+import common.core.judge
+import common.journal.memory
+import common.transport.push_producer
+import edge_service.retention
+from common.core.append import AppendOutcome, Appended, AppendRefused, LocalAppend, PushedAppend
+from common.core.batch import EventBatch
+from common.core.history import Offset, Resume, ResumeDecision, decide_resume
+from common.core.push_messages import Ack
+from common.core.window import AdaptiveWindow
+from common.journal.group_commit import GROUP_MAX_BYTES, GROUP_MAX_EVENTS
+from common.journal.interface import ProjectionLease, Statement
+from common.journal.memory import MemoryJournal
+from common.journal.prompt import Prompt
+from common.transport.push_endpoint import _EndpointStream
+from common.transport.push_producer import _PushStream
+
+Applied = AbstractContextManager[Any]
+
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """``applied()`` removes the protection while its block runs; ``seed`` is one that fails then."""
+    """``applied()`` removes the protection while its block runs; ``seed`` is one that ``checker`` fails then."""
 
-    checker: str
     seed: int
-    applied: Callable[[], AbstractContextManager[Any]]
+    checker: str
+    applied: Callable[[], Applied]
 
 
-MUTATIONS: Mapping[str, Mutation] = {}
+def _patched(owner: object, name: str, instead: object) -> Callable[[], Applied]:
+    return lambda: patch.object(owner, name, instead)
+
+
+def _all_patched(*patches: Callable[[], Applied]) -> Callable[[], Applied]:
+    def applied() -> Applied:
+        with ExitStack() as stack:
+            for patched in patches:
+                stack.enter_context(patched())
+            return stack.pop_all()
+
+    return applied
+
+
+async def _commit_after_ack(self: _EndpointStream) -> None:
+    request = self._endpoint.take(GROUP_MAX_EVENTS, GROUP_MAX_BYTES)
+    self._room.unpark_all()
+    await self._send(Ack(request.through.position))
+    self._endpoint.settle(await self._append(request), request.through.position)
+
+
+def _resume_from_the_start(*about: Any) -> ResumeDecision:
+    decision = decide_resume(*about)
+    if decision.resume is not Resume.RESUME:
+        return decision
+    state = decision.state
+    nowhere = Offset(state.stored.journal_id, state.generations[0].id, 0)
+    return replace(decision, resume=Resume.REWOUND, state=replace(state, branch=state.branch + 1, stored=nowhere))
+
+
+def _fits(*_numbers: object) -> str:
+    return ""
+
+
+_append_pushed = MemoryJournal._append_pushed
+
+
+def _append_of_any_session(self: MemoryJournal, draft: Any, request: PushedAppend) -> AppendOutcome:
+    origin = draft.origins.get(request.origin_id)
+    return _append_pushed(self, draft, replace(request, session=origin.session) if origin else request)
+
+
+def _not_fenced(_stream: _EndpointStream, _session: int) -> None: ...
+
+
+_commit = MemoryJournal.commit
+
+
+async def _commit_offset_first(
+    self: MemoryJournal, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
+) -> ProjectionLease:
+    lease = await _commit(self, lease, position, (), lease_s)
+    return await _commit(self, lease, position, statements, lease_s)
+
+
+async def _commit_of_any_owner(
+    self: MemoryJournal, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
+) -> ProjectionLease:
+    row = self._database.state.projections[lease.name, lease.slices]
+    present = replace(lease, epoch=row.epoch, position=row.position)
+    return replace(await _commit(self, present, position, statements, lease_s), epoch=lease.epoch)
+
+
+def _everything_deletable(*_known: object) -> int:
+    return 2**62
+
+
+def _same_history(_ours: object, our_position: int, _theirs: object, their_head: int) -> int:
+    return min(our_position, their_head)
+
+
+_append_local = MemoryJournal._append_local
+
+
+def _append_without_id(self: MemoryJournal, draft: Any, request: LocalAppend) -> Appended | AppendRefused:
+    return _append_local(self, draft, replace(request, append_id=""))
+
+
+async def _watch_nothing(_stream: object) -> None:
+    await trio.sleep_forever()
+
+
+_store = MemoryJournal._store
+
+
+def _store_by_the_clock(
+    self: MemoryJournal, draft: Any, events: EventBatch, seq_nr: Sequence[int], origin_seq_nr: Sequence[int]
+) -> None:
+    if len(events):
+        draft.head_timestamp_us = 0
+    _store(self, draft, events, seq_nr, origin_seq_nr)
+
+
+def _state_nothing(*_deleted: object) -> tuple[()]:
+    return ()
+
+
+async def _wait_for_the_prompt(self: Prompt, position: int, _at_most_s: float) -> None:
+    while self.position <= position:
+        await self._waiters.park()
+
+
+MUTATIONS: Final[Mapping[str, Mutation]] = {
+    "ack_before_commit": Mutation(1, "AckIsDurable", _patched(_EndpointStream, "_commit", _commit_after_ack)),
+    "no_deduplication": Mutation(
+        1, "NothingTwice", _patched(common.journal.memory, "decide_resume", _resume_from_the_start)
+    ),
+    "no_gap_check": Mutation(139, "NoSilentGap", _patched(common.core.judge, "_misfit", _fits)),
+    "no_fencing": Mutation(
+        30,
+        "FencedAreSilent",
+        _all_patched(
+            _patched(MemoryJournal, "_append_pushed", _append_of_any_session),
+            _patched(_EndpointStream, "fence", _not_fenced),
+        ),
+    ),
+    "offset_before_effect": Mutation(2, "TallyIsFold", _patched(MemoryJournal, "commit", _commit_offset_first)),
+    "no_epoch": Mutation(30, "TallyIsFold", _patched(MemoryJournal, "commit", _commit_of_any_owner)),
+    "delete_before_ack": Mutation(
+        8, "TrimmedIsStored", _patched(edge_service.retention, "deletable_through", _everything_deletable)
+    ),
+    "no_generations": Mutation(127, "NothingLost", _patched(common.core.history, "common_prefix", _same_history)),
+    "no_append_ids": Mutation(30, "NothingTwice", _patched(MemoryJournal, "_append_local", _append_without_id)),
+    "no_progress_watch": Mutation(21, "Converges", _patched(_PushStream, "_watch_progress", _watch_nothing)),
+    "clock_gives_order": Mutation(1, "TimeMovesOn", _patched(MemoryJournal, "_store", _store_by_the_clock)),
+    "no_stated_ranges": Mutation(
+        164, "NothingParked", _patched(common.transport.push_producer, "ranges_to_state", _state_nothing)
+    ),
+    "no_window": Mutation(1, "BoundsHeld", _patched(AdaptiveWindow, "room_bytes", property(lambda _window: 2**20))),
+    "no_poll": Mutation(21, "Converges", _patched(Prompt, "wait_above", _wait_for_the_prompt)),
+}
