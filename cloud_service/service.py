@@ -88,7 +88,7 @@ async def serve(
                 tls=tls_files(settings),
                 message_max_bytes=2 * settings.window_max_bytes,
                 connections_max=settings.links_max,
-                user_timeout_s=settings.progress_timeout_s,
+                user_timeout_s=settings.user_timeout_s,
             ) as grpc_port,
             outside.serve_http(
                 app, settings.http_host, settings.http_port, connections_max=settings.connections_max

@@ -96,7 +96,7 @@ async def serve(
                 tls=None,
                 message_max_bytes=settings.request_max_bytes,
                 connections_max=settings.connections_max,
-                user_timeout_s=settings.progress_timeout_s,
+                user_timeout_s=settings.user_timeout_s,
             ) as grpc_port,
             outside.serve_http(
                 app, settings.http_host, settings.http_port, connections_max=settings.connections_max
@@ -126,7 +126,7 @@ async def _push(settings: EdgeSettings, outside: Outside, journal: Journal, link
             tls=tls,
             connect_timeout_s=settings.connect_timeout_s,
             message_max_bytes=2 * settings.window_max_bytes,
-            user_timeout_s=settings.progress_timeout_s,
+            user_timeout_s=settings.user_timeout_s,
         ),
         journal,
         PushSettings(

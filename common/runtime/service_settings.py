@@ -87,6 +87,15 @@ class ServiceSettings:
         """Whether gRPC between the services is encrypted and both sides show a certificate."""
         return self.tls_cert is not None
 
+    @property
+    def user_timeout_s(self) -> float:
+        """TCP_USER_TIMEOUT: a backstop far behind our own watch, which knows better what progress is.
+
+        Linux counts it from the first full window until what waits at the head of the queue fits into one; behind a
+        proxy with a small buffer and a slow line bytes trickle through all that time.
+        """
+        return 10 * self.progress_timeout_s
+
     def check(self) -> None:
         """Refuse settings that do not fit together (`SettingsConflict`)."""
         tls_keys = ("tls_ca", "tls_cert", "tls_key")

@@ -130,7 +130,7 @@ class PushEndpoint:
                 behind=hello.history.head_position - start.stored.position,
                 clock_skew_s=round(state.clock_skew_s, 3),
             )
-            code = "stopped"
+            code = "link.lost"  # when this call is cancelled: its connection is gone, or the node stops
             try:
                 await live.run(start, lambda: self._drain)
                 code = "ended"
@@ -139,6 +139,8 @@ class PushEndpoint:
                 code = error.code
                 raise error from None
             finally:
+                if code == "link.lost" and self._drain:
+                    code = "link.stopping"
                 if self._live.get(origin_id) is live:
                     del self._live[origin_id]
                     self._left.unpark_all()

@@ -33,6 +33,9 @@ _CHUNK_BYTES = 64 * 1024
 # With a rate, kernel buffers must be small, or they would swallow what the slow line should feel.
 _SLOW_CHUNK_BYTES = 1024
 _SLOW_BUFFER_BYTES = 8 * 1024
+# As on a real line. Loopback's segments of 64 KiB do not fit into small buffers, and a sender that waits for room for
+# a whole one lets a slow line stand still.
+_SEGMENT_BYTES = 1460
 # Chunks on their way: room for a delayed line, and little enough that a reader who stops is felt.
 _UNDER_WAY_MAX = 16
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -77,7 +80,7 @@ class Relay:
             scope.cancel()
 
     def set_rate(self, bytes_per_s: float) -> None:
-        """Limit each direction of each connection; best set before they are made. 0 takes the limit away."""
+        """Limit each direction of each connection; a true slow line needs it before `run`. 0 takes the limit away."""
         self.bytes_per_s = bytes_per_s or math.inf
 
     async def run(
@@ -93,6 +96,9 @@ class Relay:
                 await self._listening.wait()
                 with trio.socket.socket() as listener:
                     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT_BYTES)
+                    if self.bytes_per_s < math.inf:  # before the window is told to anyone
+                        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SLOW_BUFFER_BYTES)
                     await listener.bind((host, port))
                     listener.listen(256)
                     if not port:

@@ -2,42 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 
 import pytest
 import structlog.testing
 import trio
-import trustme
 
 from common.core.errors import ConfigurationError
 from common.transport.streams import TlsFiles, serve_grpc, split_address
 from tests.contract.streams.links import ECHO, WHO, dial_failure, dialled, served
-
-
-class Authority:
-    """A CA and the files of a server and clients it vouches for."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.ca = trustme.CA()
-        self.ca_file = folder / "ca.pem"
-        folder.mkdir(exist_ok=True)
-        self.ca.cert_pem.write_to_path(str(self.ca_file))
-
-    def files(
-        self,
-        name: str,
-        *names: str,
-        not_before: datetime.datetime | None = None,
-        not_after: datetime.datetime | None = None,
-        common_name: str | None = None,
-    ) -> TlsFiles:
-        certificate = self.ca.issue_cert(*names, not_before=not_before, not_after=not_after, common_name=common_name)
-        files = TlsFiles(self.folder / f"{name}.pem", self.folder / f"{name}.key", self.ca_file)
-        certificate.cert_chain_pems[0].write_to_path(str(files.certificate))
-        certificate.private_key_pem.write_to_path(str(files.key))
-        return files
+from tests.support.certificates import Authority, day
 
 
 @pytest.fixture
@@ -48,11 +22,6 @@ def authority(tmp_path: Path) -> Authority:
 @pytest.fixture
 def other_authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "theirs")
-
-
-def day(offset: int) -> datetime.datetime:
-    """A day relative to the clock that OpenSSL looks at."""
-    return datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=offset)  # noqa: TID251  OpenSSL's clock
 
 
 async def test_both_ends_prove_who_they_are(loop: None, authority: Authority) -> None:
