@@ -11,13 +11,12 @@ from __future__ import annotations
 import argparse
 import secrets
 import shutil
-import tempfile
 from functools import partial
-from pathlib import Path
 
 import trio
 
 from tests.crash.campaign import Outcome, Plan, run_campaign, summary
+from tests.crash.stage import make_directory
 
 
 def main() -> int:
@@ -31,8 +30,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep stores and logs also when everything holds")
     wanted = parser.parse_args()
     storages = ("sqlite", "postgres") if wanted.storage == "both" else (wanted.storage,)
-    directory = Path(tempfile.mkdtemp(prefix="backhaul-crash-"))
-    directory.chmod(0o711)  # PostgreSQL may run as somebody else
+    directory = make_directory()
     print(f"seed {wanted.seed}; stores and logs in {directory}")
     outcomes = []
     for storage in storages:

@@ -19,6 +19,7 @@ import trio
 from common.fail_points import NAMES
 from common.journal.migrations import load_migrations
 from common.runtime.outside import real_outside
+from examples.support.postgres import PostgresUnavailable
 from tests.crash.failure import CrashFailure
 from tests.crash.feeder import Feeder
 from tests.crash.ledger import Ledger
@@ -89,13 +90,13 @@ async def run_campaign(plan: Plan, directory: Path, tell: Tell) -> Outcome:
                 await _Campaign(plan, stage, outcome, tell).run()
             finally:
                 outcome.alarms = dict(sum((Counter(one.alarms()) for one in stage.services), Counter()))
-    except* CrashFailure as group:
+    except* (CrashFailure, PostgresUnavailable) as group:
         outcome.problems += _messages(group)
     outcome.took_s = trio.current_time() - began_s
     return outcome
 
 
-def _messages(group: BaseExceptionGroup[CrashFailure]) -> list[str]:
+def _messages(group: BaseExceptionGroup[Exception]) -> list[str]:
     return [
         message
         for error in group.exceptions

@@ -26,11 +26,11 @@ _LOOK_S: Final = 0.02
 
 
 class ServiceProcess:
-    """Settings, name and log stay; the process changes. `http_port` is 0 while it is not known to serve."""
+    """Settings, name and log stay; the process changes."""
 
     def __init__(self, name: str, module: str, settings: Mapping[str, object], log: Path) -> None:
         self.name = name
-        self.http_port = 0
+        self._port = 0
         self._module = module
         self._settings = settings
         self._log = log
@@ -56,24 +56,27 @@ class ServiceProcess:
         with trio.move_on_after(_READY_TIMEOUT_S):
             while True:
                 self.check_running()
-                if self._find_ports():
+                if self.http_port:
                     return
                 await trio.sleep(_LOOK_S)
         raise CrashFailure(f"{self.name} was not ready within {_READY_TIMEOUT_S:g} s; it said: {self.last_words()}")
 
     @property
-    def is_ready(self) -> bool:
-        """Whether this life has said that it serves."""
-        return self._find_ports()
+    def http_port(self) -> int:
+        """Where this life serves HTTP; 0 as long as it has not said so."""
+        if not self._port and self._process is not None:
+            for line in self._said().splitlines():
+                fields = _fields(line)
+                if fields.get("event") == "service.ready":
+                    self._port = int(fields["http_port"])
+        return self._port
 
     async def until_dead_at(self, fail_point: str, timeout_s: float) -> None:
         """Wait for the death that was ordered. Raises CrashFailure when it does not come, or is another one."""
         process = self._living()
         with trio.move_on_after(timeout_s):
-            while process.poll() is None:
-                self._find_ports()
-                await trio.sleep(_LOOK_S)
-            self._process, self.http_port = None, 0
+            await process.wait()
+            self._process, self._port = None, 0
             name = fail_point.partition(":")[0]
             if process.returncode == -signal.SIGKILL and f"fail point hit: {name}\n" in self._said():
                 return
@@ -84,11 +87,10 @@ class ServiceProcess:
 
     async def kill(self) -> None:
         """SIGKILL, and wait until it is gone. Nothing happens when it is."""
-        self.http_port = 0
-        if self._process is not None:
-            self._process.kill()
-            await self._process.wait()
-            self._process = None
+        process, self._process, self._port = self._process, None, 0
+        if process is not None:
+            process.kill()
+            await process.wait()
 
     async def stop(self) -> None:
         """SIGTERM. Raises CrashFailure when it does not drain and end with status 0."""
@@ -96,7 +98,7 @@ class ServiceProcess:
         process.terminate()
         with trio.move_on_after(_STOP_TIMEOUT_S):
             status = await process.wait()
-            self._process, self.http_port = None, 0
+            self._process, self._port = None, 0
             if status:
                 raise CrashFailure(f"{self.name} ended with status {status} after SIGTERM: {self.last_words()}")
             return
@@ -133,14 +135,6 @@ class ServiceProcess:
         ours = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         ours |= {f"{prefix}_{key.upper()}": str(value) for key, value in self._settings.items()}
         return ours | ({"BACKHAUL_FAIL_POINT": fail_point} if fail_point else {})
-
-    def _find_ports(self) -> bool:
-        if not self.http_port:
-            for line in self._said().splitlines():
-                fields = _fields(line)
-                if fields.get("event") == "service.ready":
-                    self.http_port = int(fields["http_port"])
-        return self.http_port > 0
 
     def _said(self) -> str:
         with open(self._log, "rb") as log:

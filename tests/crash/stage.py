@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -118,6 +119,13 @@ class Stage:
             await service.kill()
 
 
+def make_directory() -> Path:
+    """A new one for stores and logs, which the user whom PostgreSQL runs as may enter."""
+    directory = Path(tempfile.mkdtemp(prefix="backhaul-crash-"))
+    directory.chmod(0o711)
+    return directory
+
+
 def _is_projected(status: dict[str, Any], position: int) -> bool:
     ranges = status["projections"]
     return bool(ranges) and all(one["position"] >= position or not one["lag_events"] for one in ranges)
@@ -127,7 +135,7 @@ def _is_projected(status: dict[str, Any], position: int) -> bool:
 async def open_stage(directory: Path, *, storage: str, nodes: int, chance: Random) -> AsyncIterator[Stage]:
     """Everything but the services themselves is running; whatever is, is ended on exit.
 
-    ``directory`` exists, and others may enter it: PostgreSQL may run as somebody else.
+    ``directory`` exists, and everybody may enter it.
     """
     ports = _free_ports(nodes, chance)
     async with trio.open_nursery() as nursery:
