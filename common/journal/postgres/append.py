@@ -246,7 +246,8 @@ def _chain_ranges(
     newest: dict[int, int] = {}
     for stated in request.ranges:
         ent = entities.number(stated.persistence_id, sub)
-        ranges.append((sub, ent, stated.from_seq_nr, stated.to_seq_nr, stated.reason))
+        # Numbers begin at 1; a peer that says otherwise must not make the server's arithmetic overflow.
+        ranges.append((sub, ent, max(1, stated.from_seq_nr), stated.to_seq_nr, stated.reason))
         range_next.append(0)
         if ent in newest:
             range_next[newest[ent] - 1] = len(ranges)

@@ -98,6 +98,7 @@ DECLARE
     r         int;
     seq       bigint;
     prev      bigint;
+    is_next   boolean;
     known     bigint;
     code      text;
     n_before  bigint;
@@ -333,7 +334,7 @@ BEGIN
                         IF h_branch[ent] <> s_branch[s] THEN
                             known := least(r_from[r] - 1, known);
                         END IF;
-                        IF r_from[r] <= known + 1 AND r_to[r] > known THEN
+                        IF r_from[r] - 1 <= known AND r_to[r] > known THEN
                             kept_from[r] := known + 1;
                             h_oseq[ent] := r_to[r];
                             h_branch[ent] := s_branch[s];
@@ -345,15 +346,16 @@ BEGIN
                         p := p + 1;
                     END LOOP;
                     prev := CASE WHEN regular THEN seq - 1 ELSE e_prev[i] END;
+                    is_next := prev < seq AND seq - 1 = prev;  -- in this order no number of a peer overflows
                     known := h_oseq[ent];
                     code := CASE
                         WHEN p_event[p] = i THEN p_code[p]
                         WHEN NOT h_mine[ent] THEN 'parked.foreign_owner'
                         WHEN h_parked[ent] > 0 THEN 'parked.behind'
                         WHEN h_branch[ent] <> s_branch[s] THEN
-                            CASE WHEN prev <= known AND seq = prev + 1 THEN '' ELSE 'parked.gap' END
+                            CASE WHEN prev <= known AND is_next THEN '' ELSE 'parked.gap' END
                         WHEN seq <= known THEN 'parked.conflict'
-                        WHEN prev = known AND seq = prev + 1 THEN ''
+                        WHEN prev = known AND is_next THEN ''
                         ELSE 'parked.gap'
                     END;
                     IF code = '' THEN
