@@ -19,9 +19,9 @@ import trio
 from rich.console import Console
 
 from examples.demo.closing import draw
-from examples.demo.failure import DemoFailure
+from examples.demo.failure import DemoFailure, first_failure
 from examples.demo.outcome import Outcome
-from examples.demo.play import Plan, first_failure, play
+from examples.demo.play import Plan, play
 from examples.demo.series import EXCERPT
 from examples.demo.show import LiveShow, PlainShow, Show, SilentShow
 

@@ -16,19 +16,16 @@ from typing import Any, Final, Literal
 
 import trio
 
-from common.runtime.outside import real_outside
 from examples.demo.cast import Cast, Service, open_cast
 from examples.demo.failure import DemoFailure
 from examples.demo.feed import Feed
+from examples.demo.findings import read_and_compare
 from examples.demo.http_client import HttpClient, Unanswered
-from examples.demo.outcome import Outcome, StoryLine, TallyLine
-from examples.demo.proof import EdgeAccount, examine, tally_problems
-from examples.demo.script import Acts, Edge, break_the_line, kill_the_process, lose_the_disk
-from examples.demo.series import ENTITY_TYPE, Series, entity_of, read_folder
+from examples.demo.outcome import Outcome, StoryLine
+from examples.demo.script import EDGE_FILE, Acts, Edge, break_the_line, kill_the_process, lose_the_disk
+from examples.demo.series import Series, read_folder
 from examples.demo.service_lines import told
 from examples.demo.show import EdgeProgress, Show
-from examples.demo.stores import CloudStore, read_cloud, read_edge
-from examples.demo.timing import lag_through, latency, waits
 from examples.support.relay import Relay
 
 EDGE_IDS: Final = ("edge-a", "edge-b", "edge-c")
@@ -143,7 +140,9 @@ async def play(plan: Plan, show: Show) -> Outcome:
             for services in ([edge.service for edge in edges], nodes):  # edges first: nothing is left on its way
                 problems += await _stop(cast, services)
     story.tell("demo", "everything is stopped; reading the journals")
-    return await _compare(plan, edges, acts, story, problems)
+    return await read_and_compare(
+        plan.cloud_journal, edges, acts, story=story.lines, seconds=story.seconds, problems=problems
+    )
 
 
 async def _start(cast: Cast, services: Sequence[Service]) -> None:
@@ -165,7 +164,7 @@ def _edge(plan: Plan, edge_id: str, series: Sequence[Series], line: Relay, port:
         **_QUICK,
         "id": edge_id,
         "cloud": f"127.0.0.1:{port}",
-        "journal": volume / "journal.db",
+        "journal": volume / EDGE_FILE,
         "poll_only": plan.poll_only,
         "connect_timeout_s": _PROGRESS_TIMEOUT_S,
         "backoff_min_s": 0.1,
@@ -256,71 +255,3 @@ async def _stop(cast: Cast, services: Sequence[Service]) -> list[str]:
         for service in services:
             nursery.start_soon(stop, service)
     return problems
-
-
-async def _compare(plan: Plan, edges: Sequence[Edge], acts: Acts, story: _Story, problems: Sequence[str]) -> Outcome:
-    async with real_outside() as outside:
-        cloud = await read_cloud(outside, plan.cloud_journal)
-        files = {edge.id: await read_edge(outside, str(edge.volume / "journal.db")) for edge in edges}
-    a, b, c = edges
-    accounts = [_account(edge, acts if edge is c else Acts(), files, cloud) for edge in edges]
-    findings = [examine(account) for account in accounts]
-    entities = {entity for account in accounts for entity in account.given.values()}
-    of_tally = tally_problems(cloud.folded, cloud.tally, entities)
-    found = [*problems, *(problem for finding in findings for problem in finding.problems), *of_tally]
-    strangers = len(cloud.events) - sum(finding.in_cloud for finding in findings)
-    if strangers:
-        found.append(f"the cloud holds {strangers} events of no edge")
-    if cloud.parked:
-        found.append(f"the cloud parked {cloud.parked} events")
-    for act, is_done in (("unacked", acts.killed_unacked), ("in flight", acts.killed_in_flight)):
-        if not is_done:
-            found.append(f"{b.id} was killed with nothing {act}: the demo showed less than it should")
-    if not acts.unacked_at_loss:
-        found.append(f"{c.id} lost its disk with nothing un-acked on it: the demo showed less than it should")
-    pairs = {account.edge_id: waits(account.in_file, account.in_cloud) for account in accounts}
-    cut = lag_through(pairs[a.id], acts.cut_began_us, acts.cut_ended_us)
-    if cut is None:
-        found.append(f"{a.id} stored nothing while its line was dark: the demo showed less than it should")
-    return Outcome(
-        edges=tuple(findings),
-        latencies={edge_id: latency(stored) for edge_id, stored in pairs.items()},
-        latency_of_all=latency([pair for stored in pairs.values() for pair in stored]),
-        cut=cut,
-        killed_unacked=acts.killed_unacked,
-        killed_in_flight={key: b.feed.repeated.get(key) for key in sorted(acts.killed_in_flight)},
-        acked_at_loss=acts.acked_at_loss,
-        tally=tuple(
-            TallyLine(entity, tally.events, tally.checksum, tally.out_of_order, cloud.tally.get(entity) == tally)
-            for entity, tally in sorted(cloud.folded.items())
-        ),
-        cloud_events=len(cloud.events),
-        seconds=round(story.seconds, 3),
-        story=tuple(story.lines),
-        problems=tuple(found),
-    )
-
-
-def _account(edge: Edge, acts: Acts, files: Mapping[str, Sequence[Any]], cloud: CloudStore) -> EdgeAccount:
-    prefix = f"{ENTITY_TYPE}|{edge.id}/"
-    return EdgeAccount(
-        edge_id=edge.id,
-        given={reading: entity_of(edge.id, series) for series in edge.feed.series for reading in series.readings},
-        answered=edge.feed.answered,
-        in_file=files[edge.id],
-        in_cloud=[event for event in cloud.events if event.entity.startswith(prefix)],
-        on_lost_disk=acts.on_lost_disk,
-        unacked_at_loss=acts.unacked_at_loss,
-    )
-
-
-def first_failure(group: BaseExceptionGroup[BaseException]) -> DemoFailure | None:
-    """The failure in a group of exceptions, when there is nothing worse in it."""
-    failures, rest = group.split(DemoFailure)
-    if failures is None or (rest is not None and rest.split(trio.Cancelled)[1] is not None):
-        return None
-    leaf: BaseException = failures
-    while isinstance(leaf, BaseExceptionGroup):
-        leaf = leaf.exceptions[0]
-    assert isinstance(leaf, DemoFailure)
-    return leaf

@@ -23,6 +23,8 @@ from examples.demo.http_client import HttpClient, Unanswered
 from examples.demo.series import Reading
 from examples.support.relay import Relay
 
+EDGE_FILE: Final = "journal.db"
+
 _UNACKED_READINGS: Final = 24
 _STATUS_TIMEOUT_S: Final = 5.0
 # The programs of an edge post in turn; held up for this long, all of them post at once.
@@ -43,6 +45,11 @@ class Edge:
     @property
     def id(self) -> str:
         return self.service.name
+
+    @property
+    def journal(self) -> str:
+        """Path of its journal."""
+        return str(self.volume / EDGE_FILE)
 
     def http_port(self) -> int:
         """Where its intake listens now; 0 while it is down."""

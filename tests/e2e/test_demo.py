@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import psutil
@@ -50,8 +50,8 @@ def test_the_demo_holds_and_its_json_has_every_fact_of_the_tables() -> None:
 
 
 def test_a_signal_ends_every_process_and_leaves_no_files(tmp_path: Path) -> None:
-    before = set(Path(tempfile.gettempdir()).glob("backhaul-demo-*"))
-    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as demo:
         assert demo.stdout is not None
         for line in demo.stdout:
             if "three edges are up" in line:
@@ -63,7 +63,7 @@ def test_a_signal_ends_every_process_and_leaves_no_files(tmp_path: Path) -> None
     assert demo.returncode == 128 + signal.SIGINT, error
     assert "every process is ended" in error
     assert psutil.wait_procs(children, timeout=5)[1] == []
-    assert set(Path(tempfile.gettempdir()).glob("backhaul-demo-*")) <= before
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_input_that_cannot_be_replayed_is_refused_in_one_line(
