@@ -10,8 +10,8 @@ if [[ -z $base ]]; then
     stand_in=$($engine image ls --format '{{.Repository}}:{{.Tag}}' | grep -m1 '^localhost/python:3' || true)
     if [[ -n $stand_in ]]; then
         base=$stand_in
-    elif timeout 60 "$engine" pull --quiet "docker.io/library/$published" >/dev/null 2>&1; then
-        base=docker.io/library/$published
+    elif timeout 60 "$engine" pull --quiet "$published" >/dev/null 2>&1; then
+        base=$published
     else
         echo "no image registry is reached: making a stand-in for $published" >&2
         base=$("$here/stand_in_base.sh")
