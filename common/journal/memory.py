@@ -9,11 +9,10 @@ right, not fast: every commit copies the lists of references that make up the st
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import takewhile
-from typing import Any
 
 import trio
 
@@ -33,7 +32,6 @@ from common.core.append import (
 from common.core.batch import EventBatch, concat
 from common.core.errors import BackhaulError
 from common.core.history import (
-    Generation,
     History,
     Offset,
     OriginState,
@@ -45,150 +43,24 @@ from common.core.history import (
 from common.core.ids import ALL_SLICES, SliceRange, entity_type_of, slice_of
 from common.core.judge import (
     EntityHead,
-    ParkedNumbers,
     discard_parked,
     judge_local,
     judge_parked,
     judge_pushed,
     judge_repeat,
 )
-from common.core.ranges import check_ranges
 from common.journal.interface import (
     JournalStats,
     LogPage,
     ParkedRow,
-    ProjectionLease,
-    ProjectionRow,
-    Statement,
     StoredRange,
     TrimLimit,
 )
+from common.journal.memory_projections import MemoryProjections
+from common.journal.memory_state import AppendIdEntry, DraftHeads, MemoryDatabase, MemoryState, ParkedEntry
 from common.journal.prompt import Prompt
-from common.journal.sqlite.statements import TablesInMemory
 
-_MICROSECONDS = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class _AppendId:
-    digest: bytes
-    outcome: Appended
-    stored_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Parked:
-    id: int
-    origin_id: str
-    branch: int
-    code: str
-    parked_us: int
-    event: EventBatch
-    """The one event, as it came."""
-
-    @property
-    def persistence_id(self) -> str:
-        return self.event.persistence_id[0]
-
-    @property
-    def numbers(self) -> ParkedNumbers:
-        return ParkedNumbers(self.id, self.branch, self.event.seq_nr[0], self.event.prev_seq_nr[0])
-
-    @property
-    def row(self) -> ParkedRow:
-        return ParkedRow(self.id, self.origin_id, self.code, self.parked_us, self.event.envelope(0))
-
-
-@dataclass(frozen=True, slots=True)
-class _Projection:
-    position: int
-    epoch: int
-    owner: str
-    lease_until_us: int
-    paused: bool
-    updated_us: int
-
-
-@dataclass(slots=True)
-class _State:
-    """All that is durable but the projections' tables; once published it is never changed again."""
-
-    journal_id: str = ""
-    generations: tuple[Generation, ...] = ()
-    log: EventBatch = field(default_factory=EventBatch)
-    head_position: int = 0
-    head_timestamp_us: int = 0
-    deleted_through: int = 0
-    heads: dict[str, EntityHead] = field(default_factory=dict)
-    append_ids: dict[str, _AppendId] = field(default_factory=dict)
-    origins: dict[str, OriginState] = field(default_factory=dict)
-    ranges: list[tuple[int, StoredRange]] = field(default_factory=list)
-    parked: list[_Parked] = field(default_factory=list)
-    last_parked_id: int = 0
-    cursors: dict[str, Offset] = field(default_factory=dict)
-    projections: dict[tuple[str, SliceRange], _Projection] = field(default_factory=dict)
-    migrated: dict[str, int] = field(default_factory=dict)
-
-    def draft(self) -> _State:
-        """A copy to change; entity heads are copied one by one when they are touched (``_Heads``)."""
-        return replace(
-            self,
-            log=self.log.slice(0, len(self.log)),
-            heads=dict(self.heads),
-            append_ids=dict(self.append_ids),
-            origins=dict(self.origins),
-            ranges=list(self.ranges),
-            parked=list(self.parked),
-            cursors=dict(self.cursors),
-            projections=dict(self.projections),
-            migrated=dict(self.migrated),
-        )
-
-
-class _Heads(MutableMapping[str, EntityHead]):
-    """The entity heads of a draft as judging wants them: what it reads it may change, until ``keep`` or never."""
-
-    def __init__(self, stored: dict[str, EntityHead]) -> None:
-        self._stored = stored
-        self._touched: dict[str, EntityHead] = {}
-
-    def __getitem__(self, persistence_id: str) -> EntityHead:
-        if persistence_id not in self._touched:
-            self._touched[persistence_id] = replace(self._stored[persistence_id])
-        return self._touched[persistence_id]
-
-    def __setitem__(self, persistence_id: str, head: EntityHead) -> None:
-        self._touched[persistence_id] = head
-
-    def __delitem__(self, persistence_id: str) -> None:
-        raise NotImplementedError("an entity's head is never removed")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._stored.keys() | self._touched.keys())
-
-    def __len__(self) -> int:
-        return len(self._stored.keys() | self._touched.keys())
-
-    def keep(self) -> None:
-        """Make what was judged part of the draft."""
-        self._stored.update(self._touched)
-
-
-class MemoryDatabase:
-    """What survives: the log and its state, and the projections' tables in an SQLite database in memory."""
-
-    def __init__(self) -> None:
-        self.state = _State()
-        self.tables = TablesInMemory()
-        self.lock = trio.Lock()
-        self.open_journals: list[MemoryJournal] = []
-
-    def copy(self) -> MemoryDatabase:
-        """A backup of what is durable now: opened in place of the original it is a rewound or a cloned disk."""
-        backup = MemoryDatabase()
-        backup.state = self.state
-        backup.tables = self.tables.copy()
-        return backup
+__all__ = ["MemoryDatabase", "MemoryJournal", "open_memory_journal"]
 
 
 @asynccontextmanager
@@ -213,13 +85,11 @@ async def open_memory_journal(
         database.open_journals.remove(journal)
 
 
-class MemoryJournal:
+class MemoryJournal(MemoryProjections):
     """``common.journal.interface.Journal`` over a ``MemoryDatabase``."""
 
     def __init__(self, database: MemoryDatabase, now_us: Callable[[], int], commit_delay_s: float) -> None:
-        self._database = database
-        self._now_us = now_us
-        self._commit_delay_s = commit_delay_s
+        super().__init__(database, now_us, commit_delay_s)
         self._generations = database.state.generations
         self.prompt = Prompt(database.state.head_position)
 
@@ -228,20 +98,6 @@ class MemoryJournal:
         """Journal id and generations as of opening, head as last known here."""
         state = self._database.state
         return History(state.journal_id, self._generations, state.head_position)
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[_State]:
-        """A draft to change; leaving commits it, an error or a cancellation before the commit leaves no trace."""
-        database = self._database
-        async with database.lock:
-            draft = database.state.draft()
-            with database.tables.transaction():
-                yield draft
-                await trio.sleep(self._commit_delay_s)
-            database.state = draft
-            for journal in database.open_journals:
-                journal.prompt.raise_to(draft.head_position)
-        await trio.lowlevel.checkpoint()
 
     # -- the log -------------------------------------------------------------------------------------------------
     async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
@@ -254,11 +110,11 @@ class MemoryJournal:
                 for request in requests
             ]
 
-    def _append_local(self, draft: _State, request: LocalAppend) -> Appended | AppendRefused:
+    def _append_local(self, draft: MemoryState, request: LocalAppend) -> Appended | AppendRefused:
         seen = draft.append_ids.get(request.append_id)
         if seen:
             return judge_repeat(request, seen.digest, seen.outcome)
-        heads = _Heads(draft.heads)
+        heads = DraftHeads(draft.heads)
         judged = judge_local(request, heads)
         if isinstance(judged, AppendRefused):
             return judged
@@ -266,16 +122,16 @@ class MemoryJournal:
         appended = Appended(draft.head_position + 1, judged)
         self._store(draft, request.events, judged, [0] * len(judged))
         if request.append_id:
-            draft.append_ids[request.append_id] = _AppendId(request.digest, appended, self._now_us())
+            draft.append_ids[request.append_id] = AppendIdEntry(request.digest, appended, self._now_us())
         return appended
 
-    def _append_pushed(self, draft: _State, request: PushedAppend) -> Pushed | Fenced | OutOfStep | OriginBlocked:
+    def _append_pushed(self, draft: MemoryState, request: PushedAppend) -> Pushed | Fenced | OutOfStep | OriginBlocked:
         origin = draft.origins.get(request.origin_id)
         if origin is None or origin.session != request.session:
             return Fenced(origin.session if origin else 0)
         if origin.stored.position != request.after_position:
             return OutOfStep(origin.stored.position)
-        heads = _Heads(draft.heads)
+        heads = DraftHeads(draft.heads)
         judgement = judge_pushed(request, heads)
         already = sum(parked.origin_id == request.origin_id for parked in draft.parked)
         if judgement.parked and already + len(judgement.parked) > request.parked_max:
@@ -288,14 +144,16 @@ class MemoryJournal:
             draft.last_parked_id += 1
             event = request.events.slice(index, index + 1)
             draft.parked.append(
-                _Parked(draft.last_parked_id, request.origin_id, request.branch, parked.code, now_us, event)
+                ParkedEntry(draft.last_parked_id, request.origin_id, request.branch, parked.code, now_us, event)
             )
         self._keep_ranges(draft, request.origin_id, request.branch, judgement.skipped)
         draft.origins[request.origin_id] = replace(origin, stored=request.through)
         told = tuple(parked for _, parked in judgement.parked)
         return Pushed(request.through.position, len(accepted), told)
 
-    def _store(self, draft: _State, events: EventBatch, seq_nr: Sequence[int], origin_seq_nr: Sequence[int]) -> None:
+    def _store(
+        self, draft: MemoryState, events: EventBatch, seq_nr: Sequence[int], origin_seq_nr: Sequence[int]
+    ) -> None:
         n = len(events)
         now_us = self._now_us()
         first = draft.head_position + 1
@@ -315,7 +173,7 @@ class MemoryJournal:
             draft.head_position = first + n - 1
             draft.head_timestamp_us = first_us + n - 1
 
-    def _keep_ranges(self, draft: _State, origin_id: str, branch: int, ranges: Sequence[StatedRange]) -> None:
+    def _keep_ranges(self, draft: MemoryState, origin_id: str, branch: int, ranges: Sequence[StatedRange]) -> None:
         now_us = self._now_us()
         draft.ranges.extend((branch, StoredRange(origin_id, stated, now_us)) for stated in ranges)
 
@@ -392,7 +250,7 @@ class MemoryJournal:
     async def trim(self, limit: TrimLimit) -> int:
         """See ``Journal.trim``."""
         async with self._transaction() as draft:
-            log, heads = draft.log, _Heads(draft.heads)
+            log, heads = draft.log, DraftHeads(draft.heads)
             wanted = [
                 index
                 for index in range(bisect_right(log.position, limit.through))
@@ -472,7 +330,7 @@ class MemoryJournal:
         """See ``Journal.retry_parked``."""
         async with self._transaction() as draft:
             of_entity = [parked for parked in draft.parked if parked.persistence_id == persistence_id]
-            heads = _Heads(draft.heads)
+            heads = DraftHeads(draft.heads)
             head = heads.get(persistence_id)
             own = {parked.id: parked for parked in of_entity if head and parked.origin_id == head.owner}
             if head is None or not own:
@@ -505,7 +363,7 @@ class MemoryJournal:
                     f"row {row_id} is not the first parked event of {parked.persistence_id}",
                     f"discard or retry row {first.id} first",
                 )
-            heads = _Heads(draft.heads)
+            heads = DraftHeads(draft.heads)
             seq_nr = parked.numbers.seq_nr
             gone = StatedRange(parked.persistence_id, seq_nr, seq_nr, "discarded")
             head = heads.get(parked.persistence_id)
@@ -526,91 +384,3 @@ class MemoryJournal:
         """See ``Journal.save_cursor``."""
         async with self._transaction() as draft:
             draft.cursors[name] = offset
-
-    # -- projections ---------------------------------------------------------------------------------------------
-    async def migrate(self, name: str, steps: Sequence[Sequence[str]]) -> None:
-        """See ``ProjectionStore.migrate``."""
-        async with self._transaction() as draft:
-            done = draft.migrated.get(name, 0)
-            if done > len(steps):
-                raise BackhaulError(
-                    "journal.schema_newer",
-                    f"the tables of {name} are at step {done}, this program knows {len(steps)}",
-                    "run the program that wrote them, or a later one",
-                )
-            for step in steps[done:]:
-                self._database.tables.run([Statement(sql) for sql in step])
-            draft.migrated[name] = len(steps)
-
-    async def acquire(self, name: str, slices: SliceRange, owner: str, lease_s: float) -> ProjectionLease | None:
-        """See ``ProjectionStore.acquire``."""
-        async with self._transaction() as draft:
-            check_ranges(name, slices, [stored for other, stored in draft.projections if other == name])
-            now_us = self._now_us()
-            row = draft.projections.get((name, slices)) or _Projection(0, 0, "", 0, False, now_us)
-            until_us = now_us + round(lease_s * _MICROSECONDS)
-            if row.paused or (row.owner not in {"", owner} and now_us < row.lease_until_us <= until_us):
-                return None
-            epoch = row.epoch + (row.owner != owner)
-            row = replace(row, epoch=epoch, owner=owner, lease_until_us=until_us)
-            draft.projections[name, slices] = row
-            return ProjectionLease(name, slices, row.epoch, row.position)
-
-    async def release(self, lease: ProjectionLease) -> None:
-        """See ``ProjectionStore.release``."""
-        async with self._transaction() as draft:
-            row = draft.projections.get((lease.name, lease.slices))
-            if row and row.epoch == lease.epoch:
-                draft.projections[lease.name, lease.slices] = replace(row, owner="", lease_until_us=0)
-
-    async def commit(
-        self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
-    ) -> ProjectionLease:
-        """See ``ProjectionStore.commit``."""
-        async with self._transaction() as draft:
-            row = draft.projections.get((lease.name, lease.slices))
-            if row is None or row.paused or (row.epoch, row.position) != (lease.epoch, lease.position):
-                raise BackhaulError(
-                    "projection.fenced",
-                    f"{lease.name} {lease.slices} is paused, or somebody else has gone on from {lease.position}",
-                    "nothing to do: the present owner goes on",
-                )
-            self._database.tables.run(statements)
-            now_us = self._now_us()
-            until_us = now_us + round(lease_s * _MICROSECONDS)
-            draft.projections[lease.name, lease.slices] = replace(
-                row, position=position, lease_until_us=until_us, updated_us=now_us
-            )
-            return replace(lease, position=position)
-
-    async def rows(self) -> list[ProjectionRow]:
-        """See ``ProjectionStore.rows``."""
-        await trio.lowlevel.checkpoint()
-        now_us = self._now_us()
-        return [
-            ProjectionRow(
-                name=name,
-                slices=slices,
-                position=row.position,
-                epoch=row.epoch,
-                owner=row.owner,
-                lease_left_s=max(0.0, (row.lease_until_us - now_us) / _MICROSECONDS),
-                paused=row.paused,
-                updated_us=row.updated_us,
-            )
-            for (name, slices), row in sorted(self._database.state.projections.items())
-        ]
-
-    async def set_paused(self, name: str, paused: bool) -> int:
-        """See ``ProjectionStore.set_paused``."""
-        async with self._transaction() as draft:
-            keys = [key for key in draft.projections if key[0] == name]
-            for key in keys:
-                row = draft.projections[key]
-                draft.projections[key] = replace(row, paused=paused, epoch=row.epoch + paused)
-            return len(keys)
-
-    async def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """See ``ProjectionStore.query``."""
-        async with self._database.lock:
-            return self._database.tables.query(sql, args)

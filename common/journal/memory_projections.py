@@ -1,0 +1,128 @@
+"""Offsets, leases and tables of projections in memory; a part of ``MemoryJournal``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import trio
+
+from common.core.errors import BackhaulError
+from common.core.ids import SliceRange
+from common.core.ranges import check_ranges
+from common.journal.interface import ProjectionLease, ProjectionRow, Statement
+from common.journal.memory_state import MemoryDatabase, MemoryState, ProjectionEntry
+
+_MICROSECONDS = 1_000_000
+
+
+class MemoryProjections:
+    """``common.journal.interface.ProjectionStore`` over a ``MemoryDatabase``."""
+
+    def __init__(self, database: MemoryDatabase, now_us: Callable[[], int], commit_delay_s: float) -> None:
+        self._database = database
+        self._now_us = now_us
+        self._commit_delay_s = commit_delay_s
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[MemoryState]:
+        """A draft to change; leaving commits it, an error or a cancellation before the commit leaves no trace."""
+        database = self._database
+        async with database.lock:
+            draft = database.state.draft()
+            with database.tables.transaction():
+                yield draft
+                await trio.sleep(self._commit_delay_s)
+            database.state = draft
+            for journal in database.open_journals:
+                journal.prompt.raise_to(draft.head_position)
+        await trio.lowlevel.checkpoint()
+
+    async def migrate(self, name: str, steps: Sequence[Sequence[str]]) -> None:
+        """See ``ProjectionStore.migrate``."""
+        async with self._transaction() as draft:
+            done = draft.migrated.get(name, 0)
+            if done > len(steps):
+                raise BackhaulError(
+                    "journal.schema_newer",
+                    f"the tables of {name} are at step {done}, this program knows {len(steps)}",
+                    "run the program that wrote them, or a later one",
+                )
+            for step in steps[done:]:
+                self._database.tables.run([Statement(sql) for sql in step])
+            draft.migrated[name] = len(steps)
+
+    async def acquire(self, name: str, slices: SliceRange, owner: str, lease_s: float) -> ProjectionLease | None:
+        """See ``ProjectionStore.acquire``."""
+        async with self._transaction() as draft:
+            check_ranges(name, slices, [stored for other, stored in draft.projections if other == name])
+            now_us = self._now_us()
+            row = draft.projections.get((name, slices)) or ProjectionEntry(0, 0, "", 0, False, now_us)
+            until_us = now_us + round(lease_s * _MICROSECONDS)
+            if row.paused or (row.owner not in {"", owner} and now_us < row.lease_until_us <= until_us):
+                return None
+            epoch = row.epoch + (row.owner != owner)
+            row = replace(row, epoch=epoch, owner=owner, lease_until_us=until_us)
+            draft.projections[name, slices] = row
+            return ProjectionLease(name, slices, row.epoch, row.position)
+
+    async def release(self, lease: ProjectionLease) -> None:
+        """See ``ProjectionStore.release``."""
+        async with self._transaction() as draft:
+            row = draft.projections.get((lease.name, lease.slices))
+            if row and row.epoch == lease.epoch:
+                draft.projections[lease.name, lease.slices] = replace(row, owner="", lease_until_us=0)
+
+    async def commit(
+        self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
+    ) -> ProjectionLease:
+        """See ``ProjectionStore.commit``."""
+        async with self._transaction() as draft:
+            row = draft.projections.get((lease.name, lease.slices))
+            if row is None or row.paused or (row.epoch, row.position) != (lease.epoch, lease.position):
+                raise BackhaulError(
+                    "projection.fenced",
+                    f"{lease.name} {lease.slices} is paused, or somebody else has gone on from {lease.position}",
+                    "nothing to do: the present owner goes on",
+                )
+            self._database.tables.run(statements)
+            now_us = self._now_us()
+            until_us = now_us + round(lease_s * _MICROSECONDS)
+            draft.projections[lease.name, lease.slices] = replace(
+                row, position=position, lease_until_us=until_us, updated_us=now_us
+            )
+            return replace(lease, position=position)
+
+    async def rows(self) -> list[ProjectionRow]:
+        """See ``ProjectionStore.rows``."""
+        await trio.lowlevel.checkpoint()
+        now_us = self._now_us()
+        return [
+            ProjectionRow(
+                name=name,
+                slices=slices,
+                position=row.position,
+                epoch=row.epoch,
+                owner=row.owner,
+                lease_left_s=max(0.0, (row.lease_until_us - now_us) / _MICROSECONDS),
+                paused=row.paused,
+                updated_us=row.updated_us,
+            )
+            for (name, slices), row in sorted(self._database.state.projections.items())
+        ]
+
+    async def set_paused(self, name: str, paused: bool) -> int:
+        """See ``ProjectionStore.set_paused``."""
+        async with self._transaction() as draft:
+            keys = [key for key in draft.projections if key[0] == name]
+            for key in keys:
+                row = draft.projections[key]
+                draft.projections[key] = replace(row, paused=paused, epoch=row.epoch + paused)
+            return len(keys)
+
+    async def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """See ``ProjectionStore.query``."""
+        async with self._database.lock:
+            return self._database.tables.query(sql, args)
