@@ -29,6 +29,7 @@ FOLDERS = (
 PRODUCT = ("common", "edge_service", "cloud_service")
 GENERATED = ROOT / "common" / "generated"
 MODULE_LINES_MAX = 400
+SUITE_LINES_MAX = 600  # a contract's cases stand one after the other, each for itself
 
 # Written so that no pattern finds itself.
 FOREIGN_WORDS = {
@@ -74,12 +75,15 @@ def _requirements(name: str) -> dict[str, str]:
 
 
 def test_no_module_is_too_long_to_be_read_in_one_sitting() -> None:
+    def bound(path: Path) -> int:
+        return SUITE_LINES_MAX if path.name.startswith("test_") else MODULE_LINES_MAX
+
     long = {
         str(path.relative_to(ROOT)): lines
         for path in _files(*PRODUCT, "tests", "examples", ".ci", suffix=".py")
-        if GENERATED not in path.parents and (lines := len(path.read_text().splitlines())) > MODULE_LINES_MAX
+        if GENERATED not in path.parents and (lines := len(path.read_text().splitlines())) > bound(path)
     }
-    assert long == {}, f"over {MODULE_LINES_MAX} lines: find the second subject in it and give that a module of its own"
+    assert long == {}, "find the second subject in it and give that a module of its own"
 
 
 def test_every_channel_has_a_bound() -> None:
