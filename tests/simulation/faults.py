@@ -142,7 +142,7 @@ class Faults:
         """Wait until a commit of the host's disk is under way, or crash it in the instant after one."""
         with trio.move_on_after(_FOR_A_COMMIT_S):
             if moment == "in_commit":
-                while not host.disk.lock.locked():
+                while not host.disk.lock.locked():  # noqa: ASYNC110  a lock tells nobody that it was taken
                     await trio.sleep(_LOOK_S)
             elif moment == "after_commit":
                 await self._next_commit(host.disk, crash)

@@ -100,7 +100,6 @@ class Host:
         self._mount, self._stop = Mount(self.disk, prompted=self._prompted), trio.Event()
         outside = self._outside(self, self._mount, life)
         self._trace.add(life, "starts")
-        was_asked = False
         try:
             with structlog.contextvars.bound_contextvars(service=life):
                 async with trio.open_nursery() as nursery:
@@ -111,7 +110,7 @@ class Host:
 
                     self.ports = await nursery.start(serve)
                     self.changed.unpark_all()
-        except* Exception as group:
+        except* Exception as group:  # noqa: BLE001  whatever ends a service is a complaint
             self._referee.complain("ServicesLive", f"{life} failed: {leaf_errors(group)!r}")
         was_asked = self._stop.is_set() or self._mount.is_severed
         if not was_asked:

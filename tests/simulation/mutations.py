@@ -20,9 +20,9 @@ import common.core.judge
 import common.journal.memory
 import common.transport.push_producer
 import edge_service.retention
-from common.core.append import AppendOutcome, Appended, AppendRefused, LocalAppend, PushedAppend
+from common.core.append import Appended, AppendOutcome, AppendRefused, LocalAppend, PushedAppend
 from common.core.batch import EventBatch
-from common.core.history import Offset, Resume, ResumeDecision, decide_resume
+from common.core.history import History, Offset, OriginState, Resume, ResumeDecision, decide_resume
 from common.core.push_messages import Ack
 from common.core.window import AdaptiveWindow
 from common.journal.group_commit import GROUP_MAX_BYTES, GROUP_MAX_EVENTS
@@ -31,6 +31,7 @@ from common.journal.memory import MemoryJournal
 from common.journal.prompt import Prompt
 from common.transport.push_endpoint import _EndpointStream
 from common.transport.push_producer import _PushStream
+from tests.simulation.disks import State
 
 Applied = AbstractContextManager[Any]
 
@@ -65,8 +66,10 @@ async def _commit_after_ack(self: _EndpointStream) -> None:
     self._endpoint.settle(await self._append(request), request.through.position)
 
 
-def _resume_from_the_start(*about: Any) -> ResumeDecision:
-    decision = decide_resume(*about)
+def _resume_from_the_start(
+    known: OriginState | None, origin_id: str, instance: str, history: History, now_us: int
+) -> ResumeDecision:
+    decision = decide_resume(known, origin_id, instance, history, now_us)
     if decision.resume is not Resume.RESUME:
         return decision
     state = decision.state
@@ -81,7 +84,7 @@ def _fits(*_numbers: object) -> str:
 _append_pushed = MemoryJournal._append_pushed
 
 
-def _append_of_any_session(self: MemoryJournal, draft: Any, request: PushedAppend) -> AppendOutcome:
+def _append_of_any_session(self: MemoryJournal, draft: State, request: PushedAppend) -> AppendOutcome:
     origin = draft.origins.get(request.origin_id)
     return _append_pushed(self, draft, replace(request, session=origin.session) if origin else request)
 
@@ -118,7 +121,7 @@ def _same_history(_ours: object, our_position: int, _theirs: object, their_head:
 _append_local = MemoryJournal._append_local
 
 
-def _append_without_id(self: MemoryJournal, draft: Any, request: LocalAppend) -> Appended | AppendRefused:
+def _append_without_id(self: MemoryJournal, draft: State, request: LocalAppend) -> Appended | AppendRefused:
     return _append_local(self, draft, replace(request, append_id=""))
 
 
@@ -130,7 +133,7 @@ _store = MemoryJournal._store
 
 
 def _store_by_the_clock(
-    self: MemoryJournal, draft: Any, events: EventBatch, seq_nr: Sequence[int], origin_seq_nr: Sequence[int]
+    self: MemoryJournal, draft: State, events: EventBatch, seq_nr: Sequence[int], origin_seq_nr: Sequence[int]
 ) -> None:
     if len(events):
         draft.head_timestamp_us = 0
@@ -147,31 +150,31 @@ async def _wait_for_the_prompt(self: Prompt, position: int, _at_most_s: float) -
 
 
 MUTATIONS: Final[Mapping[str, Mutation]] = {
-    "ack_before_commit": Mutation(1, "AckIsDurable", _patched(_EndpointStream, "_commit", _commit_after_ack)),
+    "ack_before_commit": Mutation(9, "AckIsDurable", _patched(_EndpointStream, "_commit", _commit_after_ack)),
     "no_deduplication": Mutation(
-        1, "NothingTwice", _patched(common.journal.memory, "decide_resume", _resume_from_the_start)
+        9, "NothingTwice", _patched(common.journal.memory, "decide_resume", _resume_from_the_start)
     ),
-    "no_gap_check": Mutation(139, "NoSilentGap", _patched(common.core.judge, "_misfit", _fits)),
+    "no_gap_check": Mutation(228, "NoSilentGap", _patched(common.core.judge, "_misfit", _fits)),
     "no_fencing": Mutation(
-        30,
+        528,
         "FencedAreSilent",
         _all_patched(
             _patched(MemoryJournal, "_append_pushed", _append_of_any_session),
             _patched(_EndpointStream, "fence", _not_fenced),
         ),
     ),
-    "offset_before_effect": Mutation(2, "TallyIsFold", _patched(MemoryJournal, "commit", _commit_offset_first)),
-    "no_epoch": Mutation(30, "TallyIsFold", _patched(MemoryJournal, "commit", _commit_of_any_owner)),
+    "offset_before_effect": Mutation(57, "TallyIsFold", _patched(MemoryJournal, "commit", _commit_offset_first)),
+    "no_epoch": Mutation(2449, "TallyIsFold", _patched(MemoryJournal, "commit", _commit_of_any_owner)),
     "delete_before_ack": Mutation(
-        8, "TrimmedIsStored", _patched(edge_service.retention, "deletable_through", _everything_deletable)
+        9, "TrimmedIsStored", _patched(edge_service.retention, "deletable_through", _everything_deletable)
     ),
     "no_generations": Mutation(127, "NothingLost", _patched(common.core.history, "common_prefix", _same_history)),
-    "no_append_ids": Mutation(30, "NothingTwice", _patched(MemoryJournal, "_append_local", _append_without_id)),
-    "no_progress_watch": Mutation(21, "Converges", _patched(_PushStream, "_watch_progress", _watch_nothing)),
-    "clock_gives_order": Mutation(1, "TimeMovesOn", _patched(MemoryJournal, "_store", _store_by_the_clock)),
+    "no_append_ids": Mutation(592, "NothingTwice", _patched(MemoryJournal, "_append_local", _append_without_id)),
+    "no_progress_watch": Mutation(83, "Converges", _patched(_PushStream, "_watch_progress", _watch_nothing)),
+    "clock_gives_order": Mutation(35, "TimeMovesOn", _patched(MemoryJournal, "_store", _store_by_the_clock)),
     "no_stated_ranges": Mutation(
         164, "NothingParked", _patched(common.transport.push_producer, "ranges_to_state", _state_nothing)
     ),
-    "no_window": Mutation(1, "BoundsHeld", _patched(AdaptiveWindow, "room_bytes", property(lambda _window: 2**20))),
-    "no_poll": Mutation(21, "Converges", _patched(Prompt, "wait_above", _wait_for_the_prompt)),
+    "no_window": Mutation(9, "BoundsHeld", _patched(AdaptiveWindow, "room_bytes", property(lambda _window: 2**20))),
+    "no_poll": Mutation(279, "Converges", _patched(Prompt, "wait_above", _wait_for_the_prompt)),
 }

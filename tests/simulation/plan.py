@@ -185,9 +185,7 @@ def _faults(chance: Random, edges: tuple[str, ...], nodes: tuple[str, ...], faul
     def at_s() -> float:
         return round(chance.uniform(0.5, faults_s), 3)
 
-    faults: list[Fault] = []
-    for _ in some(0, 8):
-        faults.append(_line_fault(chance, at_s(), chance.choice(_LINE_FAULTS), chance.choice(edges)))
+    faults = [_line_fault(chance, at_s(), chance.choice(_LINE_FAULTS), chance.choice(edges)) for _ in some(0, 8)]
     for _ in some(0, 5):
         targets = [chance.choice((*edges, *nodes))] if chance.random() < 0.8 else [chance.choice(edges), *nodes]
         moment, kind = at_s(), chance.choice(_SERVICE_FAULTS)

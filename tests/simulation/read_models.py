@@ -29,7 +29,9 @@ def check_read_models(cloud: Disk) -> Iterator[tuple[str, str]]:
     if LATEST.name in state.migrated:
         seen = _seen(state, LATEST.name)
         last = dict(zip(seen.persistence_id, zip(seen.position, seen.payload, strict=True), strict=True))
-        stored = {row[0]: row[1:] for row in cloud.tables.query("SELECT persistence_id, position, payload FROM latest", ())}
+        stored = {
+            row[0]: row[1:] for row in cloud.tables.query("SELECT persistence_id, position, payload FROM latest", ())
+        }
         if stored != last:
             wrong = [name for name in sorted({*stored, *last}) if stored.get(name) != last.get(name)]
             yield "LatestIsLast", f"{wrong[0]} is {stored.get(wrong[0])} in the table, {last.get(wrong[0])} in the log"

@@ -1,7 +1,7 @@
 """One run of the simulation: faults first, then calm, in which everybody must come to the same state and end cleanly.
 
-    outcome = simulate(seed)            # or simulate_plan(plan) with a plan of your own
-    assert not outcome.complaints, outcome.told()
+outcome = simulate(seed)            # or simulate_plan(plan) with a plan of your own
+assert not outcome.complaints, outcome.told()
 """
 
 from __future__ import annotations
@@ -45,9 +45,7 @@ class Outcome:
         plan = [f"  {field.name} = {getattr(self.plan, field.name)}" for field in fields(self.plan)[:-1]]
         faults = [f"  {fault}" for fault in self.plan.faults]
         complaints = [f"! {complaint}" for complaint in self.complaints]
-        return "\n".join(
-            [f"seed {self.plan.seed}", *plan, *faults, "...", *self.lines[-last_lines:], *complaints]
-        )
+        return "\n".join([f"seed {self.plan.seed}", *plan, *faults, "...", *self.lines[-last_lines:], *complaints])
 
 
 def simulate(seed: int, mutation: str = "") -> Outcome:

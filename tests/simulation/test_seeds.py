@@ -8,22 +8,30 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.plan import draw_plan
-from tests.simulation.run import simulate
+from tests.simulation.run import Outcome, simulate
 
 SEEDS = range(1, 9)
 ONCE_FAILED = {
     17: "retention took an entity's middle after the clock had stepped back",
+    1072: "a lease from before the clock stepped back kept a dead node's range for an hour",
 }
+
+
+@cache
+def unharmed(seed: int) -> Outcome:
+    """The run of a seed with every protection in place."""
+    return simulate(seed)
 
 
 @pytest.mark.parametrize("seed", [*SEEDS, *ONCE_FAILED])
 def test_every_promise_holds(seed: int) -> None:
-    outcome = simulate(seed)
+    outcome = unharmed(seed)
     assert not outcome.complaints, outcome.told()
 
 
@@ -32,12 +40,12 @@ def test_a_removed_protection_is_missed(name: str) -> None:
     mutation = MUTATIONS[name]
     outcome = simulate(mutation.seed, name)
     assert [complaint.checker for complaint in outcome.complaints][:1] == [mutation.checker], outcome.told()
-    outcome = simulate(mutation.seed)
+    outcome = unharmed(mutation.seed)
     assert not outcome.complaints, outcome.told()
 
 
 def test_a_seed_repeats_to_the_last_message() -> None:
-    first, again, other = simulate(3), simulate(3), simulate(4)
+    first, again, other = unharmed(3), simulate(3), unharmed(4)
     assert first.digest == again.digest
     assert first.digest != other.digest
 
@@ -55,7 +63,7 @@ def test_a_seed_repeats_in_other_processes() -> None:
         ).stdout.strip()
         for hash_seed in ("1", "2")
     ]
-    assert digests == [simulate(3).digest] * 2
+    assert digests == [unharmed(3).digest] * 2
 
 
 def test_the_plans_cover_every_fault() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 import trio
+from structlog.typing import WrappedLogger
 from trio._core import _run as trio_run
 
 _KEPT_LINES = 4_000
@@ -70,7 +71,7 @@ class Trace:
         finally:
             structlog.configure(**before)
 
-    def _log(self, _logger: Any, method: str, fields: MutableMapping[str, Any]) -> str:
+    def _log(self, _logger: WrappedLogger, method: str, fields: MutableMapping[str, Any]) -> str:
         who, event = str(fields.pop("service", "?")), str(fields.pop("event", ""))
         failure = fields.pop("exc_info", None)
         told = " ".join(f"{key}={value}" for key, value in fields.items() if key != "repeat_key")

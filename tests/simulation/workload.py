@@ -28,7 +28,9 @@ _RETRY_S = 0.3
 class _Request:
     """One request: the same events however often it is sent."""
 
-    def __init__(self, application: str, number: int, entities: list[str], expected: dict[str, int], chance: Random) -> None:
+    def __init__(
+        self, application: str, number: int, entities: list[str], expected: dict[str, int], chance: Random
+    ) -> None:
         self.number = number
         self.entities = entities
         self.expected = expected
@@ -155,4 +157,3 @@ class Application:
             self._referee.complain("AppendsHonoured", f"{self._name} {request.number} was refused: {error}")
         for name in request.expected:
             self._seq_nr[name] = int(cast(int, error.details["actual"]))
-
