@@ -24,7 +24,7 @@ from common.journal.interface import Journal, TrimLimit
 from tests.contract.journals import Storage, open_storage
 from tests.support.builders import Origin, local, whole_log
 
-EXAMPLES = int(os.environ.get("BACKHAUL_MODEL_EXAMPLES", "15"))
+EXAMPLES = int(os.environ.get("BACKHAUL_MODEL_EXAMPLES", "10"))
 # Everybody has entities of its own, and all try their luck with one that only the first of them will own.
 SHARED = "S|1"
 OWN = {"": ["L|1", "L|2"], "edge-1": ["A|1", "A|2"], "edge-2": ["B|1", "B|2"]}
