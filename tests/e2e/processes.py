@@ -73,7 +73,7 @@ class Service:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("EDGE_", "CLOUD_"))}
         prefix = self.kind.upper()
         environment |= {f"{prefix}_{key.upper()}": _text(value) for key, value in self.settings.items()}
-        program = f"{prologue}\nfrom {self.kind}_service.__main__ import main\nmain()"
+        program = f"{prologue}\nfrom {self.kind}_service.__main__ import main\nraise SystemExit(main())"
         self._process = subprocess.Popen(
             [sys.executable, "-c", program, "run"],
             stdin=subprocess.DEVNULL,
@@ -94,7 +94,8 @@ class Service:
 
     def start(self, **settings: object) -> Service:
         """Begin a life and wait until it serves."""
-        self.launch(**settings)
+        self.settings |= settings
+        self.launch()
         return self.until_ready()
 
     def _listen(self, process: subprocess.Popen[bytes]) -> None:
@@ -133,7 +134,9 @@ class Service:
                     return found[0]
                 is_over = self._ear is None or not self._ear.is_alive()
                 if is_over or time.monotonic() >= deadline:
-                    raise AssertionError(f"{self.name} did not say {event} {fields or ''}; it said:\n{self.last_words()}")
+                    raise AssertionError(
+                        f"{self.name} did not say {event} {fields or ''}; it said:\n{self.last_words()}"
+                    )
                 self._said.wait(0.1)
 
     def last_words(self) -> str:
@@ -197,9 +200,7 @@ class Service:
         status, body = self.try_append(count, entity=entity, size=size, entity_type=entity_type)
         assert status == 201, (status, body)
 
-    def try_append(
-        self, count: int, *, entity: str = "temp1", size: int = 20, entity_type: str = "Sensor"
-    ) -> Answer:
+    def try_append(self, count: int, *, entity: str = "temp1", size: int = 20, entity_type: str = "Sensor") -> Answer:
         """As `append`, whatever is answered."""
         event = {"entity_type": entity_type, "entity_id": entity, "event_type": "Read", "payload": "x" * size}
         return self.ask("POST", "/v1/events", {"events": [event] * count})
@@ -220,7 +221,7 @@ class Service:
         assert len(found) == count, f"{len(found)} of {count} events arrived\n{self.last_words()}"
         return found
 
-    def until(self, path: str, holds: Callable[[dict[str, Any]], bool], *, timeout_s: float = PATIENCE_S) -> Any:
+    def until(self, path: str, holds: Callable[[dict[str, Any]], bool], *, timeout_s: float = PATIENCE_S) -> Line:
         """Ask until the answer holds; returns it. For what no log line and no long poll tells."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -250,8 +251,7 @@ class Stage:
 
     def pair(self, **settings: object) -> tuple[Service, Service]:
         """A cloud and an edge that is connected to it; settings of one side begin with `cloud_` or `edge_`."""
-        of_cloud = {key.removeprefix("cloud_"): value for key, value in settings.items() if not key.startswith("edge_")}
-        of_edge = {key.removeprefix("edge_"): value for key, value in settings.items() if not key.startswith("cloud_")}
+        of_cloud, of_edge = _without(settings, "edge_", "cloud_"), _without(settings, "cloud_", "edge_")
         cloud = self.cloud(**of_cloud).start()
         edge = self.edge(cloud=cloud, **of_edge).start()
         edge.wait_for("push.started")
@@ -287,6 +287,11 @@ def open_stage(folder: Path) -> Iterator[Stage]:
     finally:
         stage.end()
     stage.check_manners()
+
+
+def _without(settings: Mapping[str, object], foreign: str, own: str) -> dict[str, Any]:
+    """The settings that are for everybody or begin with ``own``, which is removed."""
+    return {key.removeprefix(own): value for key, value in settings.items() if not key.startswith(foreign)}
 
 
 def _text(value: object) -> str:

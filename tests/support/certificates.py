@@ -6,6 +6,9 @@ import datetime
 from pathlib import Path
 
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from common.transport.streams import TlsFiles
 
@@ -33,6 +36,33 @@ class Authority:
         files = TlsFiles(self.folder / f"{name}.pem", self.folder / f"{name}.key", self.ca_file)
         certificate.cert_chain_pems[0].write_to_path(str(files.certificate))
         certificate.private_key_pem.write_to_path(str(files.key))
+        return files
+
+    def uri_files(self, name: str, uri: str) -> TlsFiles:
+        """As `files`, for the one name trustme does not make: a URI."""
+        authority = x509.load_pem_x509_certificate(self.ca.cert_pem.bytes())
+        signer = serialization.load_pem_private_key(self.ca.private_key_pem.bytes(), None)
+        assert isinstance(signer, ec.EllipticCurvePrivateKey)
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([]))
+            .issuer_name(authority.subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(day(-1))
+            .not_valid_after(day(1))
+            .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=True)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+            .sign(signer, hashes.SHA256())
+        )
+        files = TlsFiles(self.folder / f"{name}.pem", self.folder / f"{name}.key", self.ca_file)
+        files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        files.key.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
         return files
 
 

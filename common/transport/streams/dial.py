@@ -19,7 +19,7 @@ from common.core.errors import ConfigurationError
 from common.transport.stream import PeerGone
 from common.transport.streams import tcp
 from common.transport.streams.protocol import WireProtocol
-from common.transport.streams.tls import TlsFiles, client_context, tls_failure
+from common.transport.streams.tls import TlsFiles, client_context, local_clock, tls_failure
 from common.transport.streams.wire import WireLimits, WireStream
 
 
@@ -138,7 +138,7 @@ def _settle_failure(protocol: WireProtocol, address: str, tls: TlsFiles | None) 
         return PeerGone(
             "link.tls_failed",
             f"{address} closed the connection after the TLS handshake: it probably refused our certificate",
-            "is it signed by the CA that the peer believes, and in its time?",
+            f"is it signed by the CA that the peer believes, and in its time? {local_clock()}",
         )
     return PeerGone(
         "link.lost",

@@ -23,7 +23,7 @@ from common.transport.stream import Methods, PeerGone
 from common.transport.streams import tcp
 from common.transport.streams.calls import CallService, ConnectionCalls, ServedStream
 from common.transport.streams.protocol import WireProtocol
-from common.transport.streams.tls import ServerContext, TlsFiles
+from common.transport.streams.tls import ServerContext, TlsFiles, handshake_reason
 from common.transport.streams.wire import WireLimits
 
 log = structlog.get_logger()
@@ -172,8 +172,9 @@ class _Server:
             finally:
                 self._connecting -= 1
         except OSError as error:
-            reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-            log.warning("grpc.handshake_failed", peer=address, reason=str(reason or error), repeat_key=_host(address))
+            reason = handshake_reason(error) if isinstance(error, ssl.SSLError) else str(error.strerror or error)
+            kind = getattr(error, "verify_code", error.errno)  # the reason itself may have a clock in it
+            log.warning("grpc.handshake_failed", peer=address, reason=reason, repeat_key=f"{_host(address)} {kind}")
             return
         if not protocol.lost.is_set():
             self._connections[calls] = protocol

@@ -16,6 +16,8 @@ from typing import Any
 from common.core.errors import ConfigurationError
 from common.transport.stream import PeerGone
 
+_OUT_OF_TIME = {9, 10}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
@@ -67,26 +69,32 @@ def identities_of(certificate: dict[str, Any] | None) -> tuple[str, ...]:
 def tls_failure(error: ssl.SSLError, address: str) -> PeerGone:
     """What a failed handshake with `address` means to the operator at the dialling end."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        message = f"the certificate of {address} was not accepted: {error.verify_message.rstrip('.')}"
-        if error.verify_code in {9, 10}:  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
-            # The clock that OpenSSL looked at, whatever clock the service is given.
-            clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-            return PeerGone(
-                "link.tls_failed",
-                f"{message}; the local clock is {clock}",
-                "check this machine's clock first",
-            )
+        message = f"the certificate of {address} was not accepted: {handshake_reason(error)}"
+        if error.verify_code in _OUT_OF_TIME:
+            return PeerGone("link.tls_failed", message, "check this machine's clock first")
         return PeerGone("link.tls_failed", message, "is it signed by the CA file, and for this host name?")
-    reason = (error.reason or str(error)).lower().replace("_", " ")
+    reason = handshake_reason(error)
     if "wrong version number" in reason or "http request" in reason or "record layer" in reason:
         return PeerGone("link.tls_failed", f"{address} does not speak TLS", "is it the right port?")
     if "alert" in reason:
-        return PeerGone(
-            "link.tls_failed",
-            f"{address} refused our certificate: {reason}",
-            "is it signed by the CA it believes?",
-        )
+        hint = "is it signed by the CA it believes?"
+        if "expired" in reason:
+            hint = "renew the certificate, or check the clock over there"
+        return PeerGone("link.tls_failed", f"{address} refused our certificate: {reason}", hint)
     return PeerGone("link.tls_failed", f"no TLS with {address}: {reason}")
+
+
+def handshake_reason(error: ssl.SSLError) -> str:
+    """Why a handshake failed, in OpenSSL's words; with our clock where the other certificate's time is the reason."""
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        return (error.reason or str(error)).lower().replace("_", " ")
+    reason = error.verify_message.rstrip(".")
+    return f"{reason}; {local_clock()}" if error.verify_code in _OUT_OF_TIME else reason
+
+
+def local_clock() -> str:
+    """What time it is here, for whoever wonders about a certificate: the clock that OpenSSL looks at."""
+    return f"the local clock is {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}"
 
 
 def _context(files: TlsFiles, protocol: int) -> ssl.SSLContext:
