@@ -149,14 +149,14 @@ class Started:
     """A part while it runs; `cancel` waits for its end."""
 
     def __init__(self, part: Part) -> None:
-        self._part = part
+        self.part = part
         self._scope = trio.CancelScope()
         self._ended = trio.Event()
 
     async def run(self) -> None:
         try:
             with self._scope:
-                await self._part()
+                await self.part()
         finally:
             self._ended.set()
 
@@ -208,10 +208,19 @@ def asyncio_tasks() -> int:
 
 def sockets(database_port: int | None) -> tuple[int, int]:
     """TCP sockets of this process: those of edge and cloud, and the sessions of the journal, which are its own to keep."""
-    connections = psutil.Process().net_connections(kind="tcp")
-    peers = [getattr(one.raddr, "port", 0) for one in connections]
+    peers = [_peer_port(one) for one in psutil.Process().net_connections(kind="tcp")]
     sessions = sum(port == database_port for port in peers)
     return len(peers) - sessions, sessions
+
+
+def connections(port: int) -> int:
+    """Ends of connections that are held here, of edge and of cloud."""
+    held = psutil.Process().net_connections(kind="tcp")
+    return sum(one.status != psutil.CONN_LISTEN and port in (one.laddr.port, _peer_port(one)) for one in held)
+
+
+def _peer_port(one: psutil._ntuples.pconn) -> int:
+    return getattr(one.raddr, "port", 0)  # what only listens has no peer
 
 
 def sqlite_transactions(path: str) -> int:
@@ -268,6 +277,15 @@ async def test_cancels_leave_nothing_behind_and_lose_nothing(
                     left = await left_over()
             assert not left
 
+        async def hung_up() -> None:
+            """An end that was cancelled lets go of its connection, whether or not the other one still runs."""
+            held = connections(world.port)
+            with trio.move_on_after(LEFTOVERS_S):
+                while held:
+                    await trio.sleep(0.005)
+                    held = connections(world.port)
+            assert not held
+
         cancels = 0
         while cancels < CANCELS:
             started = [Started(part) for part in world.parts]
@@ -280,6 +298,8 @@ async def test_cancels_leave_nothing_behind_and_lose_nothing(
             for one in started:
                 await one.cancel()
                 cancels += 1
+                if one.part != world.run_projections:
+                    await hung_up()
                 await trio.sleep(world.chance.choice((0.0, world.chance.uniform(0, 0.02))))
             await nothing_is_left()
 
