@@ -14,6 +14,7 @@ from common.core.append import Appended, AppendOutcome, LocalAppend, OutOfStep, 
 from common.core.errors import BackhaulError
 from common.journal.postgres import PostgresJournal, SessionLimits, open_postgres_journal
 from common.journal.postgres.append import APPEND_SQL, AppendCall
+from common.journal.postgres.connection import say_goodbye
 from examples.support.postgres import PostgresServer
 from tests.support.builders import START_US, Origin, append, appended, ids, local, seq_nrs, whole_log
 from tests.support.swallowing_proxy import SwallowingProxy
@@ -47,7 +48,7 @@ async def outsider(url: str) -> AsyncIterator[asyncpg.Connection]:
     try:
         yield connection
     finally:
-        connection.terminate()
+        await say_goodbye(connection)
 
 
 async def on(connection: asyncpg.Connection, method: Callable[..., Awaitable[object]], *args: object) -> None:
