@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 
 from common.core.append import (
@@ -219,9 +219,7 @@ def judge_parked(
     """
     judgement = RetryJudgement()
     for row in rows:
-        for branch, stated in ranges:
-            if branch == row.branch and stated.from_seq_nr <= row.seq_nr:
-                _pass_over(head, branch, stated)  # it was kept when it came
+        _pass_over_up_to(head, row, ranges)
         judgement.left = _misfit(head, row.branch, row.seq_nr, row.prev_seq_nr)
         if judgement.left == "parked.gap" and accept_gap and not judgement.accepted:
             if row.seq_nr - 1 > head.origin_seq_nr:
@@ -233,12 +231,39 @@ def judge_parked(
         head.parked -= 1
         judgement.accepted.append(row.row_id)
         judgement.seq_nr.append(_accept(head, row.seq_nr, row.branch))
+    if not judgement.left:
+        _pass_over_waiting(head, ranges)
     return judgement
 
 
-def discard_parked(head: EntityHead, row: ParkedNumbers) -> StatedRange:
-    """Count an owner's parked event as gone for good; answers the range to keep. What follows it may fit after that."""
+def discard_parked(
+    head: EntityHead, row: ParkedNumbers, ranges: Sequence[tuple[int, StatedRange]]
+) -> StatedRange:
+    """Count an owner's parked event as gone for good; answers the range to keep. What follows it may fit after that.
+
+    ``ranges`` as in ``judge_parked``.
+    """
     gone = StatedRange(head.persistence_id, row.seq_nr, row.seq_nr, "discarded")
     head.parked -= 1
+    _pass_over_up_to(head, row, ranges)
     _pass_over(head, row.branch, gone)
+    if not head.parked:
+        _pass_over_waiting(head, ranges)
     return gone
+
+
+def _pass_over_up_to(head: EntityHead, row: ParkedNumbers, ranges: Sequence[tuple[int, StatedRange]]) -> None:
+    """Pass over what was stated before a parked event came.
+
+    A range may reach over events that are parked: its sender counts from 1, and deleted them after they had come.
+    """
+    for branch, stated in ranges:
+        if branch == row.branch and stated.from_seq_nr < row.seq_nr:
+            _pass_over(head, branch, replace(stated, to_seq_nr=min(stated.to_seq_nr, row.seq_nr - 1)))
+
+
+def _pass_over_waiting(head: EntityHead, ranges: Sequence[tuple[int, StatedRange]]) -> None:
+    """Nothing is parked any more: pass over what was stated meanwhile."""
+    for branch, stated in ranges:
+        if branch >= head.branch:
+            _pass_over(head, branch, stated)

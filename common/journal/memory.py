@@ -335,11 +335,7 @@ class MemoryJournal(MemoryProjections):
             own = {parked.id: parked for parked in of_entity if head and parked.origin_id == head.owner}
             if head is None or not own:
                 return 0, of_entity[0].code if of_entity else ""
-            ranges = [
-                (branch, kept.stated)
-                for branch, kept in draft.ranges
-                if kept.stated.persistence_id == persistence_id and kept.origin_id == head.owner
-            ]
+            ranges = _ranges_of(draft, head)
             numbers = [parked.numbers for parked in own.values()]
             judgement = judge_parked(head, numbers, ranges, accept_gap=accept_gap)
             heads.keep()
@@ -368,7 +364,7 @@ class MemoryJournal(MemoryProjections):
             gone = StatedRange(parked.persistence_id, seq_nr, seq_nr, "discarded")
             head = heads.get(parked.persistence_id)
             if head and head.owner == parked.origin_id:
-                gone = discard_parked(head, parked.numbers)
+                gone = discard_parked(head, parked.numbers, _ranges_of(draft, head))
                 heads.keep()
             draft.parked.remove(parked)
             self._keep_ranges(draft, parked.origin_id, parked.branch, [gone])
@@ -384,3 +380,12 @@ class MemoryJournal(MemoryProjections):
         """See ``Journal.save_cursor``."""
         async with self._transaction() as draft:
             draft.cursors[name] = offset
+
+
+def _ranges_of(draft: _State, head: EntityHead) -> list[tuple[int, StatedRange]]:
+    """What the entity's owner stated, each with its branch, oldest first."""
+    return [
+        (branch, kept.stated)
+        for branch, kept in draft.ranges
+        if kept.stated.persistence_id == head.persistence_id and kept.origin_id == head.owner
+    ]

@@ -375,6 +375,23 @@ class TestRetryAndDiscard:
         assert await journal.retry_parked("A|1", accept_gap=False) == (2, "")
         assert seq_nrs(await whole_log(journal)) == [("A|1", 1), ("A|1", 2), ("A|1", 3)]
 
+    async def test_a_range_stated_while_events_are_parked_is_passed_over_after_them(
+        self, journal: Journal, edge: Origin
+    ) -> None:
+        """The sender counts a range from 1: it deleted what it had sent, and more."""
+        await edge.push(journal, ("A|1", 2), ("A|1", 3), poison={0: "events.invalid"})
+        await edge.push(journal, ranges=[StatedRange("A|1", 1, 9, "dropped")], withheld=6)
+        assert await journal.retry_parked("A|1", accept_gap=False) == (2, "")
+        assert (await edge.push(journal, ("A|1", 10))).stored == 1
+
+    async def test_a_range_stated_while_an_event_is_parked_is_passed_over_when_that_is_discarded(
+        self, journal: Journal, edge: Origin
+    ) -> None:
+        await edge.push(journal, ("A|1", 2), poison={0: "events.invalid"})
+        await edge.push(journal, ranges=[StatedRange("A|1", 1, 9, "dropped")], withheld=7)
+        assert await journal.discard_parked((await journal.parked())[0].id)
+        assert (await edge.push(journal, ("A|1", 10))).stored == 1
+
     async def test_a_conflict_can_only_be_discarded(self, journal: Journal, edge: Origin) -> None:
         await edge.push(journal, ("A|1", 1), ("A|1", 2))
         assert await journal.retry_parked("A|1", accept_gap=True) == (0, "parked.conflict")

@@ -250,12 +250,12 @@ class TestParked:
 
     def test_discarding_the_next_number_lets_what_follows_fit(self) -> None:
         head = EntityHead("A|1", 2, "edge", 2, 1, parked=2)
-        assert discard_parked(head, ParkedNumbers(1, 1, 3, 2)) == StatedRange("A|1", 3, 3, "discarded")
+        assert discard_parked(head, ParkedNumbers(1, 1, 3, 2), []) == StatedRange("A|1", 3, 3, "discarded")
         assert (head.origin_seq_nr, head.parked, head.seq_nr) == (3, 1, 2)
         judgement = judge_parked(head, [ParkedNumbers(2, 1, 4, 3)], [], accept_gap=False)
         assert (judgement.seq_nr, judgement.left) == ([3], "")
 
     def test_discarding_beyond_a_gap_leaves_the_gap(self) -> None:
         head = EntityHead("A|1", 2, "edge", 2, 1, parked=1)
-        discard_parked(head, ParkedNumbers(1, 1, 5, 4))
+        discard_parked(head, ParkedNumbers(1, 1, 5, 4), [])
         assert (head.origin_seq_nr, head.parked) == (2, 0)

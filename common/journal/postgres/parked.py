@@ -56,16 +56,10 @@ async def retry(
         own = [row for row in rows if head and row["origin_id"] == head.owner]
         if head is None or not own:
             return 0, rows[0]["code"] if rows else "", position
-        ranges = await connection.fetch(
-            "SELECT branch, persistence_id, from_seq_nr, to_seq_nr, reason FROM stated_range"
-            " WHERE persistence_id = $1 AND origin_id = $2 ORDER BY id",
-            persistence_id,
-            head.owner,
-        )
         judgement = judge_parked(
             head,
             [ParkedNumbers(row["id"], row["branch"], row["seq_nr"], row["prev_seq_nr"]) for row in own],
-            [(branch, StatedRange(*stated)) for branch, *stated in ranges],
+            await _ranges_of(connection, head),
             accept_gap=accept_gap,
         )
         accepted = judgement.accepted
@@ -103,7 +97,8 @@ async def discard(connection: asyncpg.Connection, row_id: int, now_us: int) -> b
         seq_nr, origin_id = first["seq_nr"], first["origin_id"]
         gone = StatedRange(persistence_id, seq_nr, seq_nr, "discarded")
         if head and head.owner == origin_id:
-            gone = discard_parked(head, ParkedNumbers(row_id, first["branch"], seq_nr, first["prev_seq_nr"]))
+            numbers = ParkedNumbers(row_id, first["branch"], seq_nr, first["prev_seq_nr"])
+            gone = discard_parked(head, numbers, await _ranges_of(connection, head))
         await connection.execute("DELETE FROM parked WHERE id = $1", row_id)
         await _keep(connection, head, origin_id, first["branch"], 1, [gone], now_us)
     return True
@@ -122,6 +117,17 @@ async def _lock(connection: asyncpg.Connection, persistence_id: str) -> tuple[En
         persistence_id,
     )
     return EntityHead(*row) if row else None, position
+
+
+async def _ranges_of(connection: asyncpg.Connection, head: EntityHead) -> list[tuple[int, StatedRange]]:
+    """What the entity's owner stated, each with its branch, oldest first."""
+    rows = await connection.fetch(
+        "SELECT branch, persistence_id, from_seq_nr, to_seq_nr, reason FROM stated_range"
+        " WHERE persistence_id = $1 AND origin_id = $2 ORDER BY id",
+        head.persistence_id,
+        head.owner,
+    )
+    return [(branch, StatedRange(*stated)) for branch, *stated in rows]
 
 
 _STORE_PARKED = """

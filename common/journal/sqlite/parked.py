@@ -10,7 +10,7 @@ import apsw
 from common.core.append import StatedRange
 from common.core.batch import COLUMNS, Envelope, EventBatch, concat, split_metadata, split_tags
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.judge import ParkedNumbers, discard_parked, judge_parked
+from common.core.judge import EntityHead, ParkedNumbers, discard_parked, judge_parked
 from common.journal.interface import ParkedRow
 from common.journal.sqlite.append import store_events
 from common.journal.sqlite.connection import select
@@ -58,10 +58,7 @@ def retry(
         ParkedNumbers(row_id, values[0], events[row_id].seq_nr[0], events[row_id].prev_seq_nr[0])
         for row_id, values in own.items()
     ]
-    ranges = [
-        (branch, kept.stated) for branch, kept in stored_ranges(writer, persistence_id) if kept.origin_id == head.owner
-    ]
-    judgement = judge_parked(head, numbers, ranges, accept_gap=accept_gap)
+    judgement = judge_parked(head, numbers, _ranges_of(writer, head), accept_gap=accept_gap)
     accepted = concat(events[row_id] for row_id in judgement.accepted)
     if accepted:
         accepted = replace(accepted, seq_nr=judgement.seq_nr, origin_seq_nr=accepted.seq_nr)
@@ -93,8 +90,14 @@ def discard(writer: apsw.Connection, entities: Entities, row_id: int, now_us: in
     head = entities.heads([persistence_id]).get(persistence_id)
     gone = StatedRange(persistence_id, seq_nr, seq_nr, "discarded")
     if head and head.owner == origin_id:
-        gone = discard_parked(head, ParkedNumbers(row_id, branch, seq_nr, prev_seq_nr))
+        gone = discard_parked(head, ParkedNumbers(row_id, branch, seq_nr, prev_seq_nr), _ranges_of(writer, head))
         entities.write([persistence_id])
     writer.execute("DELETE FROM parked WHERE id = ?", (row_id,))
     Origins(writer, now_us).keep_ranges(origin_id, branch, [gone])
     return True
+
+
+def _ranges_of(writer: apsw.Connection, head: EntityHead) -> list[tuple[int, StatedRange]]:
+    """What the entity's owner stated, each with its branch, oldest first."""
+    of_entity = stored_ranges(writer, head.persistence_id)
+    return [(branch, kept.stated) for branch, kept in of_entity if kept.origin_id == head.owner]
