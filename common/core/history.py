@@ -14,7 +14,7 @@ from enum import StrEnum
 from itertools import pairwise
 
 GENERATIONS_MAX = 1_000
-SUPERSEDED_MAX = 100
+SUPERSEDED_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,10 @@ class Resume(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class OriginState:
-    """What the receiving side has stored of one origin. ``branch`` counts the forks of its history seen so far."""
+    """What the receiving side has stored of one origin. ``branch`` counts the forks of its history seen so far.
+
+    ``superseded`` holds the ids of journals that were replaced, and of generations that a fork left behind.
+    """
 
     origin_id: str
     session: int
@@ -140,14 +143,17 @@ def decide_resume(
     * same journal, stored position inside the common prefix: resume there.
     * same journal, but the peer's log parts below the stored position: a new branch begins at the fork.
     * another journal id: the disk was lost. The old journal is superseded and a new branch begins at 0.
-    * a superseded journal comes back: refused, the state is unchanged.
+    * what was superseded comes back, be it a replaced journal or a log that holds a generation which a fork left behind
+      (the original, after a backup of it took its place): refused, the state is unchanged. Letting it in by itself would
+      store again what its branch had stored before.
     """
     first = OriginState(
         origin_id, 1, instance, 1, Offset(history.journal_id, "", 0), history.generations, last_seen_us=now_us
     )
     if known is None:
         return ResumeDecision(Resume.FIRST, first)
-    if history.journal_id in known.superseded:
+    gone = set(known.superseded)
+    if history.journal_id in gone or any(generation.id in gone for generation in history.generations):
         return ResumeDecision(Resume.SUPERSEDED, known)
     following = replace(
         known,
@@ -173,5 +179,12 @@ def decide_resume(
     fork = 0 if shared is None else min(shared, position)
     if fork == position:
         return ResumeDecision(Resume.RESUME, following, cloned)
-    stored = Offset(old_journal, history.generation_at(fork), fork)
-    return ResumeDecision(Resume.REWOUND, replace(following, branch=known.branch + 1, stored=stored), cloned)
+    theirs = {generation.id for generation in history.generations}
+    left_behind = [generation.id for generation in known.generations if generation.id not in theirs]
+    following = replace(
+        following,
+        branch=known.branch + 1,
+        stored=Offset(old_journal, history.generation_at(fork), fork),
+        superseded=(*known.superseded, *left_behind)[-SUPERSEDED_MAX:],
+    )
+    return ResumeDecision(Resume.REWOUND, following, cloned)

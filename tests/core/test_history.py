@@ -144,6 +144,9 @@ class DisksAndACloud(RuleBasedStateMachine):
         """What the cloud holds of the branch it is on: event ids by position, from 1."""
         self.branches: dict[int, list[int]] = {}
         """What was stored on each branch, in order."""
+        self.left_behind: set[str] = set()
+        """Generations of logs from which the cloud has turned away at a fork."""
+        self.is_tail_lost = False
 
     def unique(self) -> int:
         self.serial += 1
@@ -153,6 +156,9 @@ class DisksAndACloud(RuleBasedStateMachine):
         disk = Disk(f"journal-{self.unique()}")
         self.open(disk)
         return disk
+
+    def was_left_behind(self, disk: Disk) -> bool:
+        return any(generation.id in self.left_behind for generation in disk.generations)
 
     def open(self, disk: Disk) -> None:
         disk.generations = begin_generation(disk.generations, f"g{self.unique()}", len(disk.log))
@@ -165,6 +171,7 @@ class DisksAndACloud(RuleBasedStateMachine):
     def restart(self, which: int, lost: int) -> None:
         """A restart; a disk that lies about syncs loses the tail."""
         disk = self.disks[which % len(self.disks)]
+        self.is_tail_lost = self.is_tail_lost or lost > 0
         del disk.log[max(0, len(disk.log) - lost) :]
         self.open(disk)
         self.running = -1
@@ -194,7 +201,7 @@ class DisksAndACloud(RuleBasedStateMachine):
 
         if before is None:
             wanted, shared = Resume.FIRST, 0
-        elif disk.journal_id in before.superseded:
+        elif disk.journal_id in before.superseded or self.was_left_behind(disk):
             assert decision.resume is Resume.SUPERSEDED
             assert state == before
             return
@@ -213,6 +220,10 @@ class DisksAndACloud(RuleBasedStateMachine):
         is_fork = wanted in {Resume.REWOUND, Resume.NEW_JOURNAL}
         assert state.branch == (before.branch + is_fork if before else 1)
         assert state.stored.journal_id == disk.journal_id
+        if wanted is Resume.REWOUND:
+            assert before is not None
+            ids = {generation.id for generation in disk.generations}
+            self.left_behind |= {generation.id for generation in before.generations} - ids
         if shared:
             assert state.stored.generation_id == history.generation_at(shared)
         del self.view[shared:]
@@ -234,6 +245,13 @@ class DisksAndACloud(RuleBasedStateMachine):
     @invariant()
     def nothing_is_stored_twice_on_one_branch(self) -> None:
         for stored in self.branches.values():
+            assert len(set(stored)) == len(stored)
+
+    @invariant()
+    def nothing_is_stored_twice_at_all(self) -> None:
+        """A disk that lies about syncs is the exception: an older copy of it may bring back what the cloud has."""
+        if not self.is_tail_lost:
+            stored = [event for branch in self.branches.values() for event in branch]
             assert len(set(stored)) == len(stored)
 
     @invariant()
