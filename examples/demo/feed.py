@@ -17,8 +17,8 @@ import trio
 
 from common.transport.gate import Gate
 from examples.demo.failure import DemoFailure
-from examples.demo.http_client import HttpClient, Unanswered
 from examples.demo.series import Reading, Series, event_of
+from examples.support.http_client import HttpClient, Unanswered
 
 _POST_INTERVAL_S: Final = 0.1
 _BATCH_MAX: Final = 1_000

@@ -20,12 +20,12 @@ from examples.demo.cast import Cast, Service, open_cast
 from examples.demo.failure import DemoFailure
 from examples.demo.feed import Feed
 from examples.demo.findings import read_and_compare
-from examples.demo.http_client import HttpClient, Unanswered
 from examples.demo.outcome import Outcome, StoryLine
 from examples.demo.script import EDGE_FILE, Acts, Edge, break_the_line, kill_the_process, lose_the_disk
 from examples.demo.series import Series, read_folder
 from examples.demo.service_lines import told
 from examples.demo.show import EdgeProgress, Show
+from examples.support.http_client import HttpClient, Unanswered
 from examples.support.relay import Relay
 
 EDGE_IDS: Final = ("edge-a", "edge-b", "edge-c")

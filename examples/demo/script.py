@@ -19,8 +19,8 @@ from common.runtime.outside import utc_now_us
 from examples.demo.cast import Cast, Service
 from examples.demo.failure import DemoFailure
 from examples.demo.feed import Feed
-from examples.demo.http_client import HttpClient, Unanswered
 from examples.demo.series import Reading
+from examples.support.http_client import HttpClient, Unanswered
 from examples.support.relay import Relay
 
 EDGE_FILE: Final = "journal.db"

@@ -61,13 +61,17 @@ class Plan:
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of it. ``recovered_s`` has an entry for each kill that was recovered from before the next."""
+    """What came of it. ``recovered_s`` has an entry for each kill that was recovered from before the next.
+
+    ``restarts`` counts the starts that found PostgreSQL away, which end a service until it is started again.
+    """
 
     plan: Plan
     directory: Path
     kills: Counter[str] = field(default_factory=Counter)
     points: Counter[tuple[str, str]] = field(default_factory=Counter)
     recovered_s: list[float] = field(default_factory=list)
+    restarts: int = 0
     alarms: dict[str, int] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     finding: Finding | None = None
@@ -89,6 +93,7 @@ async def run_campaign(plan: Plan, directory: Path, tell: Tell) -> Outcome:
             try:
                 await _Campaign(plan, stage, outcome, tell).run()
             finally:
+                outcome.restarts = sum(one.restarts for one in stage.services)
                 outcome.alarms = dict(sum((Counter(one.alarms()) for one in stage.services), Counter()))
     except* (CrashFailure, PostgresUnavailable) as group:
         outcome.problems += _messages(group)
@@ -198,7 +203,7 @@ class _Campaign:
             victim = self._chance.choice(victims)
             pause_s, in_haste = self._chance.uniform(0, _PAUSE_MAX_S), self._chance.random() < _HASTE_SHARE
             await trio.sleep(pause_s)
-            self._stage.check_running()
+            await self._stage.tend()
             if waiting is not None:
                 self._told(waiting[0], waiting[1], "at random", waiting[2], "killed again before it recovered")
             died_s, load = trio.current_time(), self._load()
@@ -262,6 +267,7 @@ def summary(outcomes: Sequence[Outcome]) -> list[str]:
             "lost answers: found stored / not",
             [f"{o.ledger.found_stored:,} / {o.ledger.found_unstored:,}" for o in outcomes],
         ),
+        ("starts that found no database", [f"{outcome.restarts:,}" for outcome in outcomes]),
         ("old appends asked again", [f"{outcome.ledger.asked_again:,}" for outcome in outcomes]),
     ]
     findings = [outcome.finding for outcome in outcomes]

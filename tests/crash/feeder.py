@@ -14,7 +14,7 @@ from typing import Final
 import orjson
 import trio
 
-from examples.demo.http_client import Answer, HttpClient, Unanswered
+from examples.support.http_client import Answer, HttpClient, Unanswered
 from tests.crash.failure import CrashFailure
 from tests.crash.ledger import Ledger, Request, Wanted
 

@@ -23,6 +23,9 @@ _ROOT: Final = Path(__file__).resolve().parent.parent.parent
 _READY_TIMEOUT_S: Final = 45.0
 _STOP_TIMEOUT_S: Final = 15.0
 _LOOK_S: Final = 0.02
+_EXIT_FAILED: Final = 1
+# A service that finds no database when it starts says so and ends, to be started again.
+_DATABASE_AWAY: Final = '"event":"service.failed"', '"code":"postgres.unreachable"'
 
 
 class ServiceProcess:
@@ -30,6 +33,7 @@ class ServiceProcess:
 
     def __init__(self, name: str, module: str, settings: Mapping[str, object], log: Path) -> None:
         self.name = name
+        self.restarts = 0
         self._port = 0
         self._module = module
         self._settings = settings
@@ -55,7 +59,7 @@ class ServiceProcess:
         """Raises CrashFailure when it is not in time, or ends instead."""
         with trio.move_on_after(_READY_TIMEOUT_S):
             while True:
-                self.check_running()
+                await self.tend()
                 if self.http_port:
                     return
                 await trio.sleep(_LOOK_S)
@@ -104,12 +108,16 @@ class ServiceProcess:
             return
         raise CrashFailure(f"{self.name} had not stopped {_STOP_TIMEOUT_S:g} s after SIGTERM: {self.last_words()}")
 
-    def check_running(self) -> None:
-        """Raises CrashFailure when it has ended by itself."""
-        if self._process is not None and self._process.poll() is not None:
-            raise CrashFailure(
-                f"{self.name} ended by itself with status {self._process.returncode}: {self.last_words()}"
-            )
+    async def tend(self) -> None:
+        """What a container's restart policy does, for the one reason there is; any other end raises CrashFailure."""
+        if self._process is None or self._process.poll() is None:
+            return
+        status = self._process.returncode
+        if status != _EXIT_FAILED or not all(word in self._said() for word in _DATABASE_AWAY):
+            raise CrashFailure(f"{self.name} ended by itself with status {status}: {self.last_words()}")
+        self.restarts += 1
+        await self.kill()
+        await self.start()
 
     def last_words(self) -> str:
         """The end of what this life said."""

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import trio
 
-from examples.demo.http_client import HttpClient, Unanswered
+from examples.support.http_client import HttpClient, Unanswered
 from examples.support.postgres import PostgresServer, postgres_server
 from examples.support.relay import Relay
 from tests.crash.failure import CrashFailure
@@ -69,10 +69,10 @@ class Stage:
         """The edge and the nodes."""
         return [self.edge, *self.nodes]
 
-    def check_running(self) -> None:
-        """Raises CrashFailure when one has ended that was not asked to."""
+    async def tend(self) -> None:
+        """Start again who must wait for the database. Raises CrashFailure when one has ended for another reason."""
         for service in self.services:
-            service.check_running()
+            await service.tend()
 
     async def ask(self, service: ServiceProcess) -> dict[str, Any] | None:
         """Its `/status`; None while it has none to give."""
@@ -105,7 +105,7 @@ class Stage:
 
     async def _until(self, service: ServiceProcess, is_so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         while True:
-            self.check_running()
+            await self.tend()
             status = await self.ask(service)
             if status is not None and is_so(status):
                 return status

@@ -1,4 +1,4 @@
-"""HTTP as the demo's programs speak it to a service: JSON over one kept connection, in trio.
+"""HTTP as programs beside a service speak it (demo, crash tests): JSON over one kept connection, in trio.
 
 An answer that does not come is `Unanswered`: nobody knows whether the service did what was asked. A connection that
 broke is opened again by the next request, at the address of that time.
