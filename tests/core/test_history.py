@@ -110,6 +110,17 @@ class TestDecisions:
         assert len(known.superseded) == SUPERSEDED_MAX
         assert known.superseded[-1] == f"j{SUPERSEDED_MAX + 3}"
 
+    def test_the_original_is_refused_once_its_backup_has_gone_on(self) -> None:
+        original = History("j", generations(("a", 1), ("b", 6)), 9)
+        known = decide_resume(None, "edge", "p1", original, 0).state
+        known = replace(known, stored=Offset("j", "b", 9))
+        backup = History("j", generations(("a", 1), ("c", 6)), 7)
+        rewound = decide_resume(known, "edge", "p2", backup, 0)
+        assert (rewound.resume, rewound.state.stored.position) == (Resume.REWOUND, 5)
+        decision = decide_resume(rewound.state, "edge", "p1", original, 0)
+        assert decision.resume is Resume.SUPERSEDED
+        assert decision.state == rewound.state
+
     def test_pruned_lists_without_a_common_generation_assume_nothing_shared(self) -> None:
         known = decide_resume(None, "edge", "p", History("j", generations(("a", 1)), 9), 0).state
         known = replace(known, stored=Offset("j", "a", 9))
