@@ -7,8 +7,6 @@ import signal
 import time
 from pathlib import Path
 
-import pytest
-
 from examples.support.postgres import Databases
 from tests.e2e.lines import Relays
 from tests.e2e.processes import Service, Stage
@@ -140,38 +138,6 @@ class TestTwoServicesWithOneId:
 def copy_journal(source: Path, target: Path) -> None:
     for path in source.iterdir():
         shutil.copy(path, target)
-
-
-@pytest.mark.parametrize("edges_count", [2])
-def test_a_node_that_is_asked_to_stop_sends_its_edges_on_and_ends_well(
-    stage: Stage, relays: Relays, postgres: Databases, edges_count: int
-) -> None:
-    with postgres.fresh() as url:
-        nodes = [stage.cloud(name, journal=url) for name in ("north", "south")]
-        for node in nodes:
-            node.launch()
-        for node in nodes:
-            node.until_ready()
-        line = relays.open(*nodes)
-        edges = [stage.edge(f"e{n}", cloud=line.address) for n in range(edges_count)]
-        for edge in edges:
-            edge.start().wait_for("push.started")
-        leaving = next(node for node in nodes if node.said("push.connected"))
-        moved = [edge for edge in edges if leaving.said("push.connected", origin_id=edge.name)]
-        marks = {edge.name: edge.mark() for edge in edges}
-        for edge in edges:
-            edge.append(500, size=2_000)
-        began_s = time.monotonic()
-        assert leaving.stop() < 8.0
-        assert moved
-        for edge in moved:
-            edge.wait_for("push.draining", after=marks[edge.name])
-            assert edge.wait_for("link.disconnected", after=marks[edge.name])["code"] == "link.drained"
-            again = edge.wait_for("link.connected", after=marks[edge.name])
-            assert again["heard_s"] - began_s < 4.0
-        staying = next(node for node in nodes if node is not leaving)
-        staying.delivered(500 * edges_count)
-        stage.end()
 
 
 def test_a_paused_projection_does_not_slow_acks(stage: Stage) -> None:
