@@ -5,16 +5,18 @@ An intake refuses a whole request; a push endpoint parks the single event. Both 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
+from hashlib import blake2b
 
 from common.core.batch import UNIT_SEPARATOR, EventBatch, split_metadata
-from common.core.ids import NAME_MAX_BYTES, persistence_id_problem, text_problem
+from common.core.ids import NAME_MAX_BYTES, PERSISTENCE_ID_MAX_BYTES, persistence_id_problem, text_problem
 
 TAGS_MAX = 32
 METADATA_MAX = 32
 TIME_MAX_US = 253_402_300_800_000_000  # the year 10000
 KEY_MAX_BYTES = 256
+_CACHED_MAX_CHARS = 256
 
 
 def problems(events: EventBatch, event_max_bytes: int) -> dict[int, tuple[str, str]]:
@@ -66,12 +68,18 @@ def _out_of_range(times_us: list[int]) -> Iterable[int]:
     return [index for index, time_us in enumerate(times_us) if not 0 <= time_us < TIME_MAX_US]
 
 
-@lru_cache(4096)
+def _cached_for_short(rule: Callable[[str], str]) -> Callable[[str], str]:
+    """Short texts come back again and again; a long one may be a peer's attempt to fill our memory."""
+    cached = lru_cache(4096)(rule)
+    return lambda text: cached(text) if len(text) <= _CACHED_MAX_CHARS else rule(text)
+
+
+@_cached_for_short
 def _label_problem(label: str) -> str:
     return text_problem(label, NAME_MAX_BYTES) if label else "is empty"
 
 
-@lru_cache(4096)
+@_cached_for_short
 def _tags_problem(joined: str) -> str:
     tags = joined.split(UNIT_SEPARATOR)
     if len(tags) > TAGS_MAX:
@@ -79,7 +87,7 @@ def _tags_problem(joined: str) -> str:
     return next((f"tag {tag[:40]!r} {_label_problem(tag)}" for tag in tags if _label_problem(tag)), "")
 
 
-@lru_cache(4096)
+@_cached_for_short
 def _metadata_problem(joined: str) -> str:
     if joined.count(UNIT_SEPARATOR) % 2 == 0:
         return "has metadata that is not pairs of key and value"
@@ -97,3 +105,14 @@ def storable(text: str) -> str:
     """A text that must be kept although it breaks the rules, with what no database takes written as escapes."""
     escaped = text.encode("unicode_escape").decode("ascii")
     return escaped if text_problem(text, NAME_MAX_BYTES) else text
+
+
+def storable_id(persistence_id: str) -> str:
+    """A persistence id that must be kept although it breaks the rules: no longer than a good one, as an index needs it."""
+    if not persistence_id_problem(persistence_id):
+        return persistence_id
+    escaped = persistence_id.encode("unicode_escape").decode("ascii")
+    if len(escaped) <= PERSISTENCE_ID_MAX_BYTES:
+        return escaped
+    digest = blake2b(escaped.encode("ascii"), digest_size=8).hexdigest()
+    return f"{escaped[: PERSISTENCE_ID_MAX_BYTES - len(digest)]}{digest}"

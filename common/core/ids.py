@@ -16,6 +16,7 @@ from common.core.errors import BackhaulError
 SLICES = 1024
 SEPARATOR = "|"
 NAME_MAX_BYTES = 256
+PERSISTENCE_ID_MAX_BYTES = 2 * NAME_MAX_BYTES + len(SEPARATOR)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _SLICE_CACHE_ENTRIES = 65_536
 
@@ -151,9 +152,16 @@ def text_problem(text: str, max_bytes: int) -> str:
     return ""
 
 
-@lru_cache(_SLICE_CACHE_ENTRIES)
 def persistence_id_problem(text: str) -> str:
-    """What is wrong with a persistence id, or ''. Cached: the same ids come back in every batch."""
+    """What is wrong with a persistence id, or ''."""
+    if len(text) > PERSISTENCE_ID_MAX_BYTES:  # not one for the cache, which would keep it
+        return f"persistence id {text[:80]!r}… is longer than {PERSISTENCE_ID_MAX_BYTES} bytes"
+    return _short_id_problem(text)
+
+
+@lru_cache(_SLICE_CACHE_ENTRIES)
+def _short_id_problem(text: str) -> str:
+    """Cached: the same ids come back in every batch."""
     try:
         split_persistence_id(text)
     except BackhaulError as error:

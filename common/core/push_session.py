@@ -26,8 +26,12 @@ from common.core.append import (
 from common.core.batch import UNIT_SEPARATOR, Envelope, EventBatch, concat
 from common.core.errors import BackhaulError
 from common.core.history import History, Offset
+from common.core.ids import NAME_MAX_BYTES, persistence_id_problem, text_problem
 from common.core.push_messages import Ack, PushBatch, PushLimits, Start
 from common.core.window import AdaptiveWindow
+
+# What a queued batch takes in memory beside its bytes, roughly: even empty ones are bounded.
+_BATCH_OVERHEAD_BYTES = 2_048
 
 
 class StartVerdict(Enum):
@@ -140,7 +144,7 @@ class Endpoint:
         self._journal_id = stored.journal_id
         self._limits = limits
         self._parked_max = parked_max
-        self._queue: deque[PushBatch] = deque()
+        self._queue: deque[tuple[PushBatch, int]] = deque()
         self.received = stored.position
         self.stored = stored.position
         self.queued_events = 0
@@ -157,8 +161,8 @@ class Endpoint:
         """Whether nothing waits to be committed."""
         return not self._queue
 
-    def receive(self, batch: PushBatch) -> None:
-        """Queue a batch; it must continue where the last one ended.
+    def receive(self, batch: PushBatch, size: int) -> None:
+        """Queue a batch that took ``size`` bytes on the line; it must continue where the last one ended.
 
         Raises:
             BackhaulError: ``link.protocol``.
@@ -176,24 +180,29 @@ class Endpoint:
                 f"a batch of positions {batch.after_position} to {batch.through_position} after {self.received}",
                 "send the journal in order, without overlap, from the position Start names",
             )
-        self._queue.append(batch)
+        problem = next(filter(None, map(_range_problem, batch.ranges)), "")
+        if problem:
+            raise BackhaulError("link.protocol", f"a stated range {problem}", "this is a fault of the peer: report it")
+        weight = size + _BATCH_OVERHEAD_BYTES
+        self._queue.append((batch, weight))
         self.received = batch.through_position
         self.queued_events += len(batch.events)
-        self.queued_bytes += batch.events.byte_size()
+        self.queued_bytes += weight
 
     def take(self, events_max: int, bytes_max: int) -> PushedAppend:
         """What is queued, merged into one append up to the bounds (at least one batch)."""
-        taken = [self._queue.popleft()]
-        events, weight = len(taken[0].events), taken[0].events.byte_size()
+        batch, weight = self._queue.popleft()
+        taken, events = [batch], len(batch.events)
         while self._queue:
-            following = self._queue[0].events
-            events, weight = events + len(following), weight + following.byte_size()
-            if events > events_max or weight > bytes_max:
+            batch, more = self._queue[0]
+            if events + len(batch.events) > events_max or weight + more > bytes_max:
                 break
-            taken.append(self._queue.popleft())
+            taken.append(batch)
+            events, weight = events + len(batch.events), weight + more
+            self._queue.popleft()
+        self.queued_events -= events
+        self.queued_bytes -= weight
         merged = taken[0].events if len(taken) == 1 else concat(batch.events for batch in taken)
-        self.queued_events -= len(merged)
-        self.queued_bytes -= merged.byte_size()
         last = taken[-1]
         poison = {index: code for index, (code, _) in event_rules.problems(merged, self._limits.event_bytes).items()}
         if poison:
@@ -213,7 +222,7 @@ class Endpoint:
             taken[0].after_position,
             through,
             merged,
-            tuple(stated for batch in taken for stated in batch.ranges),
+            _ranges_of(taken),
             poison,
             self._parked_max,
         )
@@ -261,11 +270,37 @@ def fenced(origin_id: str, session: int) -> BackhaulError:
     )
 
 
+def _range_problem(stated: StatedRange) -> str:
+    """What makes a range one that no honest peer states, or ''. Its texts and numbers are stored as they are."""
+    if not 1 <= stated.from_seq_nr <= stated.to_seq_nr:
+        return f"from {stated.from_seq_nr} to {stated.to_seq_nr}"
+    return persistence_id_problem(stated.persistence_id) or text_problem(stated.reason, NAME_MAX_BYTES)
+
+
+def _ranges_of(batches: Sequence[PushBatch]) -> tuple[StatedRange, ...]:
+    """The ranges of batches that become one append, in which an entity's numbers alone say what comes first.
+
+    A sender counts an entity's range from 1, also over events that earlier batches brought: here it begins after those.
+    """
+    if len(batches) == 1 or not any(batch.ranges for batch in batches):
+        return batches[0].ranges
+    stated: list[StatedRange] = []
+    brought: dict[str, int] = {}
+    for batch in batches:
+        for entry in batch.ranges:
+            from_seq_nr = max(entry.from_seq_nr, brought.get(entry.persistence_id, 0) + 1)
+            if from_seq_nr <= entry.to_seq_nr:
+                stated.append(replace(entry, from_seq_nr=from_seq_nr))
+        brought.update(zip(batch.events.persistence_id, batch.events.seq_nr, strict=True))
+    return tuple(stated)
+
+
 def _storable(events: EventBatch, poison: dict[int, str]) -> EventBatch:
     """A copy in which the texts of poisoned events can be kept in any database."""
     kept = events.slice(0, len(events))
     for index in poison:
-        for name in ("persistence_id", "event_type", "codec", "tags", "metadata"):
+        kept.persistence_id[index] = event_rules.storable_id(kept.persistence_id[index])
+        for name in ("event_type", "codec", "tags", "metadata"):
             column = getattr(kept, name)
             parts = column[index].split(UNIT_SEPARATOR)
             column[index] = UNIT_SEPARATOR.join(map(event_rules.storable, parts))

@@ -264,6 +264,7 @@ class _EndpointStream:
                 if drain and not self._drain_told:
                     self._drain_told = True
                     await self._send(drain)
+                    continue  # something may have come meanwhile
                 if self._endpoint.is_idle:
                     await self._wait_for_work()
                 else:
@@ -321,10 +322,11 @@ class _EndpointStream:
             while True:
                 while endpoint.is_full:
                     await self._room.park()
-                message = codec.decode_from_edge(await self._stream.receive())
+                data = await self._stream.receive()
+                message = codec.decode_from_edge(data)
                 match message:
                     case PushBatch():
-                        endpoint.receive(message)
+                        endpoint.receive(message, len(data))
                         self.state.received_position = endpoint.received
                         self.state.head_position = max(self.state.head_position, endpoint.received)
                         self._work.unpark_all()

@@ -10,10 +10,11 @@ from common.core.append import Fenced, OriginBlocked, OutOfStep, Pushed, StatedR
 from common.core.batch import EventBatch, new_events
 from common.core.errors import BackhaulError
 from common.core.history import Generation, History, Offset, Resume
+from common.core.judge import judge_pushed
 from common.core.push_messages import Ack, PushBatch, PushLimits, Start
 from common.core.push_session import Endpoint, Producer, StartVerdict, judge_start, ranges_to_state
 
-LIMITS = PushLimits(window_events=20, window_bytes=10_000, batch_bytes=2_000, event_bytes=1_000)
+LIMITS = PushLimits(window_events=20, window_bytes=20_000, batch_bytes=2_000, event_bytes=1_000)
 HISTORY = History("j", (Generation("g", 1),), 100)
 
 
@@ -52,10 +53,10 @@ def test_whatever_is_sent_is_stored_once_in_order_and_acked_within_bounds(data: 
             through = min(head, producer.position + data.draw(st.integers(1, 7)))
             sent = batch(producer.position, through)
             producer.sent(sent, sent.events.byte_size(), now_s)
-            receiver.receive(sent)
+            receiver.receive(sent, sent.events.byte_size())
             assert producer.window.in_flight_events <= LIMITS.window_events + 7
         elif not receiver.is_idle:
-            request = receiver.take(data.draw(st.integers(1, 15)), 5_000)
+            request = receiver.take(data.draw(st.integers(1, 15)), 10_000)
             assert request.after_position == len(log)
             log += request.events.position
             ack = receiver.settle(Pushed(request.through.position, len(request.events)), request.through.position)
@@ -75,7 +76,7 @@ def test_whatever_is_sent_is_stored_once_in_order_and_acked_within_bounds(data: 
 )
 def test_a_batch_that_does_not_continue_is_refused(wrong: PushBatch) -> None:
     with pytest.raises(BackhaulError) as refused:
-        endpoint().receive(wrong)
+        endpoint().receive(wrong, 100)
     assert refused.value.code == "link.protocol"
 
 
@@ -91,7 +92,7 @@ def test_an_ack_outside_of_what_is_in_flight_is_refused(position: int) -> None:
 def test_what_queues_during_a_commit_is_the_next_commit() -> None:
     receiver = endpoint()
     for after in range(0, 9, 3):
-        receiver.receive(batch(after, after + 3))
+        receiver.receive(batch(after, after + 3), 100)
     request = receiver.take(7, 10**6)
     assert (request.after_position, request.through.position, len(request.events)) == (0, 6, 6)
     assert (request.through.timestamp_us, request.through.persistence_id, request.through.seq_nr) == (60, "Sensor|a", 6)
@@ -101,10 +102,47 @@ def test_what_queues_during_a_commit_is_the_next_commit() -> None:
 
 def test_the_queue_is_bounded_but_always_takes_one_batch() -> None:
     receiver = endpoint()
-    receiver.receive(batch(0, 50))
+    receiver.receive(batch(0, 50), 100)
     assert receiver.is_full
     receiver.take(1, 1)
     assert not receiver.is_full
+
+
+def test_batches_without_events_fill_the_queue_too() -> None:
+    receiver = endpoint()
+    for position in range(100):
+        if receiver.is_full:
+            break
+        receiver.receive(PushBatch(position, position + 1, "g", EventBatch()), 10)
+    assert receiver.received == 10
+
+
+def test_a_range_merged_with_earlier_batches_begins_after_the_events_they_brought() -> None:
+    """The producer states 1 to 9 when it finds 4 to 9 dropped; 1 to 3 may still be queued here."""
+    receiver = endpoint()
+    receiver.receive(batch(0, 3), 100)
+    deleted = StatedRange("Sensor|a", 1, 9, "dropped")
+    receiver.receive(PushBatch(3, 11, "g", stretch(9, 11), (deleted,)), 100)
+    request = receiver.take(100, 10**6)
+    assert request.ranges == (StatedRange("Sensor|a", 4, 9, "dropped"),)
+    judgement = judge_pushed(request, {})
+    assert (judgement.parked, len(judgement.accepted)) == ([], 5)
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        StatedRange("Sensor|a", 0, 3, "trimmed"),
+        StatedRange("Sensor|a", 4, 3, "trimmed"),
+        StatedRange("Sensor|a\0", 1, 3, "trimmed"),
+        StatedRange("Sensor|" + "x" * 10_000, 1, 3, "trimmed"),
+        StatedRange("Sensor|a", 1, 3, "x" * 10_000),
+    ],
+)
+def test_a_range_no_honest_peer_states_is_refused(stated: StatedRange) -> None:
+    with pytest.raises(BackhaulError) as refused:
+        endpoint().receive(PushBatch(0, 3, "g", EventBatch(), (stated,)), 100)
+    assert refused.value.code == "link.protocol"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +155,7 @@ def test_the_queue_is_bounded_but_always_takes_one_batch() -> None:
 )
 def test_an_outcome_that_stored_nothing_is_never_acked(outcome: object, code: str) -> None:
     receiver = endpoint()
-    receiver.receive(batch(0, 3))
+    receiver.receive(batch(0, 3), 100)
     request = receiver.take(10, 10**6)
     with pytest.raises(BackhaulError) as refused:
         receiver.settle(outcome, request.through.position)  # type: ignore[arg-type]
@@ -134,10 +172,24 @@ def test_a_poisoned_event_is_marked_and_made_storable() -> None:
     bad = batch(0, 3)
     bad.events.persistence_id[1] = "Sensor|a\x00"
     bad.events.payload[2] = b"x" * 1_001
-    receiver.receive(bad)
+    receiver.receive(bad, 100)
     request = receiver.take(10, 10**6)
     assert dict(request.poison) == {1: "entity.invalid_name", 2: "events.too_large"}
     assert request.events.persistence_id[1] == "Sensor|a\\x00"
+
+
+def test_a_poisoned_id_fits_an_index_and_a_good_id_of_a_poisoned_event_stays_as_it_is() -> None:
+    receiver = endpoint()
+    bad = batch(0, 3)
+    long = ["Sensor|" + "ü" * 5_000 + end for end in "ab"]
+    good = "S" * 200 + "|" + "ü" * 100
+    bad.events.persistence_id = [*long, good]
+    bad.events.payload[2] = b"x" * 1_001
+    receiver.receive(bad, 100)
+    kept = receiver.take(10, 10**6).events.persistence_id
+    assert kept[2] == good
+    assert kept[0] != kept[1]
+    assert max(len(name.encode()) for name in kept) <= 513
 
 
 class TestStart:
