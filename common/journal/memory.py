@@ -382,7 +382,7 @@ class MemoryJournal(MemoryProjections):
             draft.cursors[name] = offset
 
 
-def _ranges_of(draft: _State, head: EntityHead) -> list[tuple[int, StatedRange]]:
+def _ranges_of(draft: MemoryState, head: EntityHead) -> list[tuple[int, StatedRange]]:
     """What the entity's owner stated, each with its branch, oldest first."""
     return [
         (branch, kept.stated)
