@@ -76,10 +76,11 @@ class Facts:
     def edge_disk_gone(self, gone: Disk, instead: Disk | None) -> None:
         """An edge goes on with another disk, or (a clone) not at all."""
         self.disks.remove(gone)
-        kept = set(instead.state.log.payload) if instead else set()
+        kept = set(instead.payload_at.values()) if instead else set()
         if instead and instead not in self.disks:
             self.disks.append(instead)
-        for payload in gone.state.log.payload:
+        # Also what was deleted there unsent: the word that it is gone is gone too.
+        for payload in gone.payload_at.values():
             if payload not in kept and not self.has(payload):
                 self.lost[payload] = f"only on a disk of {gone.name} that is gone"
 

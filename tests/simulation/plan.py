@@ -145,7 +145,7 @@ def _sizes(chance: Random) -> Sizes:
         backoff_max_s=chance.choice((0.5, 2.0)),
         retention_s=chance.choice((0.5, 2.0)),
         keep_acked_s=chance.choice((0.0, 3.0, 30.0, DAY_S)),
-        drop_at_bytes=chance.choice((0, 0, 0, 10_000)),
+        drop_at_bytes=chance.choice((0, 0, 3_000, 10_000)),
         lease_s=chance.choice((1.0, 5.0)),
         projection_ranges=chance.choice((1, 2, 4)),
         edge_commit_s=chance.choice((0.0, 0.002, 0.02)),

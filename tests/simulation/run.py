@@ -72,7 +72,7 @@ async def _run(plan: FaultPlan, trace: Trace) -> Outcome:
         converged_s = await _phases(plan, trace, referee, world)
     _check_what_is_left(referee, world, tasks_before)
     for error in trace.errors:
-        referee.complain("ServicesLive", error)
+        referee.complain("NothingInternal", error)
     return Outcome(
         plan,
         tuple(referee.complaints),

@@ -18,6 +18,11 @@ from structlog.typing import WrappedLogger
 from trio._core import _run as trio_run
 
 _KEPT_LINES = 4_000
+_FAILURES = frozenset({"call.failed", "service.failed"})
+# What one of our own ends must never say of the other, whatever became of lines and disks.
+_NEVER_TOLD = frozenset(
+    {"link.protocol", "link.malformed", "push.history_mismatch", "push.out_of_step", "push.blocked", "internal"}
+)
 
 
 @contextmanager
@@ -76,6 +81,6 @@ class Trace:
         failure = fields.pop("exc_info", None)
         told = " ".join(f"{key}={value}" for key, value in fields.items() if key != "repeat_key")
         self.lines.append(f"{trio.current_time():9.4f} {who:12} [{method}] {event} {told}")
-        if event in {"call.failed", "service.failed"}:
-            self.errors.append(f"{who} {event} {failure!r}")
+        if event in _FAILURES or fields.get("code") in _NEVER_TOLD:
+            self.errors.append(f"{who} {event} {fields.get('code', '')} {failure or fields.get('reason', '')}")
         raise structlog.DropEvent
