@@ -14,7 +14,7 @@ import trio
 
 from common.core.append import AppendOutcome, AppendRequest
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.history import Resume
+from common.core.history import Resume, history_problem
 from common.core.ids import NAME_MAX_BYTES, text_problem
 from common.core.push_messages import (
     PROTOCOL_VERSION,
@@ -130,17 +130,18 @@ class PushEndpoint:
                 behind=hello.history.head_position - start.stored.position,
                 clock_skew_s=round(state.clock_skew_s, 3),
             )
-            code = "link.lost"  # when this call is cancelled: its connection is gone, or the node stops
+            # When this call is cancelled: its connection is gone, or the node stops.
+            code, reason = "link.lost", "the connection is gone"
             try:
                 await live.run(start, lambda: self._drain)
-                code = "ended"
+                code, reason = "link.ended", "the edge ended the stream"
             except* BackhaulError as group:
                 error = first_refusal(group)
-                code = error.code
+                code, reason = error.code, error.message
                 raise error from None
             finally:
                 if code == "link.lost" and self._drain:
-                    code = "link.stopping"
+                    code, reason = "link.stopping", self._drain.reason
                 if self._live.get(origin_id) is live:
                     del self._live[origin_id]
                     self._left.unpark_all()
@@ -148,6 +149,7 @@ class PushEndpoint:
                     "push.disconnected",
                     session=start.session,
                     code=code,
+                    reason=reason,
                     position=endpoint.stored,
                     events=state.events,
                     parked=state.parked,
@@ -180,6 +182,9 @@ class PushEndpoint:
                 "give the edge a certificate whose subject alternative name (DNS or URI) is its id",
                 kind=ErrorKind.FORBIDDEN,
             )
+        problem = history_problem(hello.history) or text_problem(hello.instance, NAME_MAX_BYTES)
+        if problem:
+            raise _protocol_error(f"Hello {problem}")
 
     async def _open_session(self, hello: Hello) -> tuple[Endpoint, Start]:
         decision = await self._journal.open_session(hello.origin_id, hello.instance, hello.history)

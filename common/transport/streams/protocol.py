@@ -139,7 +139,7 @@ class WireProtocol(H2Protocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         self.lost_by = exc
         reason = f": {exc.strerror or exc}" if isinstance(exc, OSError) else ""
-        self.connection.abort(PeerGone("link.lost", f"the peer closed the connection{reason}"))
+        self.connection.abort(PeerGone("link.lost", f"the connection ended{reason}"))
         super().connection_lost(exc)
         self.settled.set()
         self.lost.set()
