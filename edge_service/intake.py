@@ -7,13 +7,14 @@ here, so that 5,000 gateways may all have a ``temp1``.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 
 from common.core.append import Appended, AppendRefused, LocalAppend
 from common.core.batch import EventBatch
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.event_rules import KEY_MAX_BYTES, problems
-from common.core.ids import SEPARATOR, text_problem
+from common.core.ids import SEPARATOR, persistence_id_problem, text_problem
 from common.journal.group_commit import GroupCommit, Submitted
 
 
@@ -53,6 +54,7 @@ class Intake:
                 raise BackhaulError("append.invalid_key", f"the idempotency key {problem}", "use a short plain text")
             digest = digest_of(request)
         request = self._named(request, digest)
+        _check_expectations(request.expected)
         found = problems(request.events, self._event_max_bytes)
         if found:
             index, (code, what) = min(found.items())
@@ -115,6 +117,20 @@ _HINTS = {
     "append.foreign_owner": "append to an entity of your own, or have the ownership transferred",
     "append.id_reused": "use a new key for new events; repeat an old one only with the same body",
 }
+
+
+def _check_expectations(expected: Mapping[str, int]) -> None:
+    """They reach the storage as the events do, and name entities of which the request may hold none."""
+    for persistence_id, seq_nr in expected.items():
+        problem = persistence_id_problem(persistence_id)
+        if problem:
+            raise BackhaulError("entity.invalid_name", f"an expectation's {problem}", "nothing was stored: correct it")
+        if not 0 <= seq_nr < 2**63:
+            raise BackhaulError(
+                "events.invalid",
+                f"expected_seq_nr {seq_nr} is not a number an entity can have",
+                "give 0 for an entity that does not exist, else the number of its last event",
+            )
 
 
 def _refusal(code: str, index: int, what: str, count: int) -> BackhaulError:

@@ -157,6 +157,10 @@ class GroupCommit:
                 self.events += len(submitted.request.events)
                 submitted.settle(outcome.Value(told))
         except BackhaulError as error:
+            if error.code == "journal.broken" and len(taken) > 1:
+                # The storage refused and kept nothing: it may be one request's fault, and only that one's.
+                for submitted in taken:
+                    await self._commit([submitted])
             for submitted in taken:
                 submitted.settle(outcome.Error(error))
         finally:

@@ -222,6 +222,28 @@ class TestWriter:
         assert outcomes == [Appended(position, [0]) for position in range(1, 6)]
 
 
+class TestARequestTheStorageRefuses:
+    async def test_it_fails_alone(
+        self, journal: SlowJournal, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        """One bad peer must not be able to fail the commits of others again and again."""
+        plain = journal.append_group
+
+        async def picky(requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
+            if any("bad" in name for request in requests for name in request.events.persistence_id):
+                raise BackhaulError("journal.broken", "no column takes that")
+            return await plain(requests)
+
+        journal.append_group = picky  # type: ignore[method-assign]
+        commit = over(journal)
+        submitted = [await commit.submit(local(name)) for name in ("A|1", "A|bad", "A|2")]
+        nursery.start_soon(commit.run)
+        assert await submitted[0].wait() == Appended(1, [0])
+        with pytest.raises(BackhaulError, match=r"journal\.broken"):
+            await submitted[1].wait()
+        assert await submitted[2].wait() == Appended(2, [0])
+
+
 class TestCancellation:
     """Callers may leave at any time; the writer's end tells those who still wait."""
 
