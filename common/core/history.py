@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 
+from common.core.ids import NAME_MAX_BYTES, text_problem
+
 GENERATIONS_MAX = 1_000
 SUPERSEDED_MAX = 1_000
 
@@ -61,6 +63,20 @@ class History:
                 break
             found = generation.id
         return found
+
+
+def history_problem(history: History) -> str:
+    """What makes a peer's history one that no journal has, or ''. It is stored as it comes, so it is looked at first."""
+    generations, head = history.generations, history.head_position
+    if not 1 <= len(generations) <= GENERATIONS_MAX:
+        return f"has {len(generations)} generations"
+    for name in (history.journal_id, *(generation.id for generation in generations)):
+        if not name or text_problem(name, NAME_MAX_BYTES):
+            return "has an id that is empty, too long or not plain text"
+    firsts = [0, *(generation.first_position for generation in generations)]
+    if head < 0 or firsts[-1] > head + 1 or not all(a < b for a, b in pairwise(firsts)):
+        return "has generations that are not in the order of their positions"
+    return ""
 
 
 def begin_generation(generations: Sequence[Generation], new_id: str, head_position: int) -> tuple[Generation, ...]:

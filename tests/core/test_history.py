@@ -24,11 +24,31 @@ from common.core.history import (
     begin_generation,
     common_prefix,
     decide_resume,
+    history_problem,
 )
 
 
 def generations(*pairs: tuple[str, int]) -> tuple[Generation, ...]:
     return tuple(Generation(*pair) for pair in pairs)
+
+
+@pytest.mark.parametrize(
+    ("peer", "is_one"),
+    [
+        (History("j", generations(("a", 1)), 0), True),
+        (History("j", generations(("a", 7), ("b", 9)), 8), True),
+        (History("j", generations(("a", 1)), -1), False),
+        (History("j", generations(("a", 0)), 5), False),
+        (History("j", generations(("a", 3), ("b", 3)), 5), False),
+        (History("j", generations(("a", 7)), 5), False),
+        (History("j", generations(*((f"g{n}", n) for n in range(1, GENERATIONS_MAX + 2))), 5_000), False),
+        (History("", generations(("a", 1)), 5), False),
+        (History("j\0", generations(("a", 1)), 5), False),
+        (History("j", generations(("a" * 257, 1)), 5), False),
+    ],
+)
+def test_a_history_that_no_journal_has_is_told_from_one_that_may_be(peer: History, is_one: bool) -> None:
+    assert (history_problem(peer) == "") is is_one
 
 
 class TestGenerations:

@@ -12,8 +12,11 @@ from trio.testing import MockClock
 from common.core.append import LocalAppend
 from common.core.batch import new_events
 from common.core.errors import BackhaulError
+from common.core.history import Generation, History
+from common.core.push_messages import Hello
 from common.journal.interface import TrimLimit
 from common.journal.memory import MemoryDatabase, open_memory_journal
+from common.transport.codec import encode_from_edge
 from common.transport.memory_line import Direction
 from tests.support.push import PushWorld, append, live_connection, now_us, same_story, wait_for_head, whole_log
 
@@ -270,7 +273,12 @@ async def test_a_peer_that_breaks_the_protocol_is_told_so(autojump_clock: MockCl
         async with world.network.open_channel(
             "cloud:7443", tls=None, connect_timeout_s=1, message_max_bytes=10_000, user_timeout_s=1
         ) as channel:
-            for message, code in [(b"\xff\xff", "link.malformed"), (b"", "link.malformed")]:
+            no_journal = Hello("edge-1", "process", History("j\0", (Generation("g", 1),), 2**63 - 1), 0)
+            for message, code in [
+                (b"\xff\xff", "link.malformed"),
+                (b"", "link.malformed"),
+                (encode_from_edge(no_journal), "link.protocol"),
+            ]:
                 async with channel.open_stream("/backhaul.v1.Push/Connect") as stream:
                     await stream.send(message)
                     with pytest.raises(BackhaulError) as refused:
