@@ -121,6 +121,8 @@ class EdgeReport:
             stats, link = self._stats, self._link
             assert stats
             lag = self._lag(stats)
+            if acked == 0:  # what earlier processes sent is no rate of this one
+                acked = link.resumed_position
             _log.info(
                 "link.summary",
                 state=link.state,

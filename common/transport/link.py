@@ -49,7 +49,7 @@ async def keep_link(
     offline_since_us = now_us()
     while True:
         began_s = trio.current_time()
-        acked_before = state.acked_position
+        state.resumed_position = state.acked_position
         _enter(state, "dialling", now_us())
         drain: Drain | None = None
         error: BackhaulError | None = None
@@ -74,7 +74,7 @@ async def keep_link(
         delay_s = _delay(backoff, chance.random(), error, drain)
         state.last_code = error.code if error else ("link.drained" if drain else "link.ended")
         _enter(state, "offline", now_us())
-        _tell(state, error, was_connected, state.acked_position - acked_before, delay_s)
+        _tell(state, error, was_connected, state.acked_position - state.resumed_position, delay_s)
         await trio.sleep(delay_s)
 
 

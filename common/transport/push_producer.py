@@ -53,6 +53,8 @@ class LinkState:
     session: int = 0
     sent_position: int = 0
     acked_position: int = 0
+    resumed_position: int = 0
+    """What the cloud had when the present link, or the last one, began: what was acked since is this link's doing."""
     acked_is_known: bool = False
     """Whether the cloud has told its position since this process began: before that nothing may be trimmed."""
     in_flight_bytes: int = 0
@@ -109,7 +111,7 @@ async def _open(
     acked = await journal.load_cursor(CURSOR)
     verdict = judge_start(start, journal.history, acked, own)
     state.session = start.session
-    state.sent_position = state.acked_position = position
+    state.sent_position = state.acked_position = state.resumed_position = position
     state.acked_is_known = True
     state.clock_skew_s = (start.clock_us - hello.clock_us) / 1e6
     head = journal.history.head_position

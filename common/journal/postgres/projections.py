@@ -38,8 +38,9 @@ async def migrate(connection: asyncpg.Connection, name: str, steps: Sequence[Seq
             for sql in step:
                 with _told(sql):
                     await connection.execute(sql)
-        await connection.execute("UPDATE application_schema SET steps = $2 WHERE name = $1", name, len(steps))
-        fail_point("migration.in_transaction")
+        if done < len(steps):
+            await connection.execute("UPDATE application_schema SET steps = $2 WHERE name = $1", name, len(steps))
+            fail_point("migration.in_transaction")
 
 
 async def acquire(
