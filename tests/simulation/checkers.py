@@ -12,7 +12,7 @@ from typing import Final
 from common.core.append import Appended
 from common.core.batch import Envelope
 from tests.simulation.disks import Disk, State
-from tests.simulation.facts import Facts
+from tests.simulation.facts import Facts, named
 
 Complain = Callable[[str, str], None]
 
@@ -57,24 +57,26 @@ class NothingInvented(Checker):
         for event in new:
             self._compare(event, disk.name)
             if event.origin_seq_nr:
-                self.complain(f"{disk.name} numbers its own {event.payload!r} as somebody else's")
+                self.complain(f"{disk.name} numbers its own {named(event.payload)} as somebody else's")
 
     def cloud_commit(self, before: State, after: State, new: list[Envelope]) -> None:
         for event in new:
             self._compare(event, "the cloud")
             placed = self.facts.placed.get(event.payload)
             if placed is None or placed[1] != event.origin_seq_nr:
-                self.complain(f"{event.payload!r} is {event.origin_seq_nr} of {event.persistence_id}, not {placed}")
+                self.complain(
+                    f"{named(event.payload)} is {event.origin_seq_nr} of {event.persistence_id}, not {placed}"
+                )
 
     def _compare(self, event: Envelope, where: str) -> None:
         told = self.facts.submissions.get(event.payload)
         if told is None:
-            self.complain(f"{where} has {event.payload!r}, which nobody handed in")
+            self.complain(f"{where} has {named(event.payload)}, which nobody handed in")
             return
         found = (event.persistence_id, event.event_type, event.event_time_us, event.tags, dict(event.metadata))
         wanted = (told.persistence_id, told.event_type, told.event_time_us, told.tags, dict(told.metadata))
         if found != wanted:
-            self.complain(f"{where} has {event.payload!r} as {found}, handed in as {wanted}")
+            self.complain(f"{where} has {named(event.payload)} as {found}, handed in as {wanted}")
 
 
 class NothingTwice(Checker):
@@ -84,14 +86,16 @@ class NothingTwice(Checker):
         for event in new:
             others = [position for position, payload in disk.payload_at.items() if payload == event.payload]
             if len(others) > 1:
-                self.complain(f"{disk.name} has {event.payload!r} at {others}")
+                self.complain(f"{disk.name} has {named(event.payload)} at {others}")
 
     def cloud_commit(self, before: State, after: State, new: list[Envelope]) -> None:
         for event in new:
             if self.facts.submissions[event.payload].edge in self.facts.cloned:
                 continue
             if self.facts.in_cloud[event.payload] > 1 or event.payload in self.facts.parked:
-                self.complain(f"the cloud has {event.payload!r} of {event.persistence_id} again, at {event.position}")
+                self.complain(
+                    f"the cloud has {named(event.payload)} of {event.persistence_id} again, at {event.position}"
+                )
 
 
 class InOrder(Checker):
@@ -106,7 +110,7 @@ class InOrder(Checker):
             order = self.facts.order[event.payload]
             is_cloned = self.facts.submissions[event.payload].edge in self.facts.cloned
             if order <= self._last.get(event.persistence_id, -1) and not is_cloned:
-                self.complain(f"{event.payload!r} of {event.persistence_id} comes after a later one")
+                self.complain(f"{named(event.payload)} of {event.persistence_id} comes after a later one")
             self._last[event.persistence_id] = order
 
     def cloud_replaced(self, after: State) -> None:
@@ -194,7 +198,7 @@ class AckIsDurable(Checker):
         for place in range(disk.verified + 1, position + 1):
             payload = disk.payload_at[place]
             if not (self.facts.has(payload) or payload in self.facts.removed_unsent or payload in self.facts.lost):
-                self.complain(f"an ack of {position} {what} for {disk.name}; {payload!r} at {place} is not stored")
+                self.complain(f"an ack of {position} {what} for {disk.name}; {named(payload)} at {place} is not stored")
         disk.verified = max(disk.verified, position)
 
 
@@ -230,7 +234,9 @@ class TrimmedIsStored(Checker):
                 continue
             reason = after.heads[event.persistence_id].deleted_reason
             if reason == "trimmed" and event.payload not in self.facts.ever_in_cloud:
-                self.complain(f"{disk.name} trimmed {event.payload!r} at {event.position}, which the cloud never had")
+                self.complain(
+                    f"{disk.name} trimmed {named(event.payload)} at {event.position}, which the cloud never had"
+                )
             self.facts.removed_unsent.add(event.payload)
 
 
@@ -252,7 +258,7 @@ class NothingParked(Checker):
         for row in after.parked:
             if row.id > before.last_parked_id and row.persistence_id not in self.facts.damaged:
                 event = row.event
-                self.complain(f"{row.code}: {row.persistence_id} {event.seq_nr[0]}, {event.payload[0]!r}")
+                self.complain(f"{row.code}: {row.persistence_id} {event.seq_nr[0]}, {named(event.payload[0])}")
 
 
 class NothingLost(Checker):
@@ -272,7 +278,7 @@ class NothingLost(Checker):
             if payload in facts.removed_unsent and (entity, facts.placed[payload][1]) in stated:
                 continue
             why = "was removed, and nothing says so" if payload in facts.removed_unsent else "is not in the cloud"
-            self.complain(f"{payload!r}, {facts.placed[payload][1]} of {entity}, {why}")
+            self.complain(f"{named(payload)}, {facts.placed[payload][1]} of {entity}, {why}")
 
 
 class AppendsHonoured(Checker):
@@ -293,13 +299,13 @@ class AppendsHonoured(Checker):
         for index, payload in enumerate(payloads):
             wanted = (told.first_position + index, told.seq_nr[index])
             if self.facts.placed.get(payload) != wanted:
-                self.complain(f"{payload!r} was told to be at {wanted}, it is at {self.facts.placed.get(payload)}")
+                self.complain(f"{named(payload)} was told to be at {wanted}, it is at {self.facts.placed.get(payload)}")
 
     def told_refused(self, payloads: list[bytes], code: str) -> None:
         """An application was told that nothing was stored."""
         for payload in payloads:
             if payload in self.facts.placed:
-                self.complain(f"{payload!r} was refused with {code} and is stored")
+                self.complain(f"{named(payload)} was refused with {code} and is stored")
 
 
 CHECKERS: Final[tuple[type[Checker], ...]] = (

@@ -98,6 +98,11 @@ class Facts:
             disk.verified = 0
 
 
+def named(payload: bytes) -> str:
+    """An event by application, append and index, without the padding."""
+    return payload.rpartition(b":")[0].decode()
+
+
 def envelopes_after(log: EventBatch, position: int) -> list[Envelope]:
     """The events of a log behind a position, as rows."""
     first = len(log)

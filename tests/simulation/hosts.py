@@ -148,7 +148,9 @@ class Host:
             with trio.move_on_after(_AFTER_CANCEL_S) as end:
                 await self.gone(mount)
             if end.cancelled_caught:
-                self._trace.add(self.name, "is killed: it did not end in time")
+                self._referee.complain(
+                    "EndsInTime", f"{self.name} has not ended {DRAIN_S + _AFTER_CANCEL_S:g} s after SIGTERM"
+                )
                 self.crash()
                 await self.gone(mount)
 
