@@ -18,13 +18,13 @@ class Backoff:
         self.failures = 0
 
     def next_delay(self, chance: float, *, at_least_s: float = 0.0) -> float:
-        """The next delay; ``at_least_s`` honours a peer's hint, spread by a quarter so that a fleet does not
-        return as one.
+        """The next delay; ``at_least_s`` honours a peer's hint, up to the longest of the long delays, spread by a quarter
+        so that a fleet does not return as one.
         """
         self.failures += 1  # the first delay is jittered too: a whole fleet may have been cut at once
         ceiling = min(self._max_s, self._min_s * 2.0 ** min(self.failures, 60))
         jittered = self._min_s + chance * (ceiling - self._min_s)
-        return max(jittered, at_least_s * (1 + chance / 4))
+        return max(jittered, min(at_least_s, 10 * self._max_s) * (1 + chance / 4))
 
     def next_long_delay(self, chance: float) -> float:
         """The delay after a fence or a refusal that only an operator lifts: ten times the longest, halved

@@ -24,7 +24,7 @@ from common.core.append import (
     StatedRange,
 )
 from common.core.batch import UNIT_SEPARATOR, Envelope, EventBatch, concat
-from common.core.errors import BackhaulError
+from common.core.errors import BackhaulError, ErrorKind
 from common.core.history import History, Offset
 from common.core.ids import NAME_MAX_BYTES, persistence_id_problem, text_problem
 from common.core.push_messages import Ack, PushBatch, PushLimits, Start
@@ -92,6 +92,8 @@ class Producer:
     def __init__(self, start: Start, limits: PushLimits, *, batches_max: int, ack_target_s: float) -> None:
         theirs = start.limits
         self._batch_bytes = min(limits.batch_bytes, theirs.batch_bytes)
+        self.message_bytes = min(limits.window_bytes, theirs.window_bytes)
+        """A message that is larger is to be cut, if it can be."""
         self.window = AdaptiveWindow(
             batches_max=batches_max,
             events_max=min(limits.window_events, theirs.window_events),
@@ -252,7 +254,8 @@ class Endpoint:
                 raise BackhaulError(
                     "push.blocked",
                     f"{self.origin_id} has {count} parked events and may have {maximum}",
-                    "look at `cloud-service parked list`, then retry or discard",
+                    "look at `cloud-service parked list`, then retry or discard; or raise parked_max_events",
+                    kind=ErrorKind.FULL,
                     retry_after_s=30.0,
                 )
             case _:
@@ -267,6 +270,7 @@ def fenced(origin_id: str, session: int) -> BackhaulError:
         "push.fenced",
         f"session {session} of {origin_id} has taken over",
         "if two services run with this edge id, stop one; else nothing is to be done",
+        kind=ErrorKind.CONFLICT,
     )
 
 

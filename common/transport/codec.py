@@ -6,6 +6,7 @@ with a code before anything of it is used.
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from typing import TypeVar
 
 import common.border  # noqa: F401  (trio-asyncio must be imported before grpclib, which the generated code imports)
@@ -301,6 +302,9 @@ def _start_from_wire(message: wire.Start) -> Start:
         resume = Resume(message.resume)
     except ValueError:
         raise _malformed(f"unknown resume {message.resume!r}") from None
+    limits = PushLimits(message.window_events, message.window_bytes, message.batch_bytes, message.event_bytes)
+    if stored.position < 0 or min(astuple(limits)) < 1:
+        raise _malformed("a start from where, or with limits by which, nothing can be sent")
     return Start(
         message.session,
         Offset(
@@ -314,7 +318,7 @@ def _start_from_wire(message: wire.Start) -> Start:
         resume,
         message.cloud_journal_id,
         message.cloud_generation_id,
-        PushLimits(message.window_events, message.window_bytes, message.batch_bytes, message.event_bytes),
+        limits,
         message.clock_us,
     )
 

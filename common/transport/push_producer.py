@@ -7,6 +7,7 @@ the journal, the stream and the clock.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,6 +29,7 @@ _log = structlog.get_logger()
 CURSOR = "push"
 _CURSOR_SAVE_S = 1.0
 _ANYWHERE = 2**62
+_WRONG_PEER = "is the address that of a cloud service of ours?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +101,11 @@ async def _open(
     """Say hello, hear where to go on, and compare that with the own log."""
     hello = Hello(settings.origin_id, settings.instance, journal.history, now_us())
     with trio.move_on_after(settings.progress_timeout_s) as deadline:
-        await stream.send(codec.encode_from_edge(hello))
-        start = codec.decode_from_cloud(await stream.receive())
+        try:
+            await stream.send(codec.encode_from_edge(hello))
+            start = codec.decode_from_cloud(await stream.receive())
+        except PeerClosed:
+            raise PeerGone("link.not_backhaul", "the peer ended the stream without Start", _WRONG_PEER) from None
     if deadline.cancelled_caught:
         raise PeerGone("link.timeout", "the cloud did not answer Hello", "look at the cloud's log; dialling again")
     if not isinstance(start, Start):
@@ -189,7 +194,9 @@ class _PushStream:
             if page.through > producer.position:
                 await self._send_page(page.events, page.through)
             else:
-                await self._journal.prompt.wait_above(producer.position, settings.poll_interval_s)
+                await self._journal.prompt.wait_above(
+                    producer.position, min(settings.poll_interval_s, settings.heartbeat_s)
+                )
                 await self._heartbeat_if_due()
         while not producer.window.is_empty:
             await self._acked_or_told.park()
@@ -197,22 +204,30 @@ class _PushStream:
 
     async def _send_page(self, events: EventBatch, through: int) -> None:
         producer = self._producer
-        ranges: tuple[StatedRange, ...] = ()
-        if len(events) != through - producer.position:  # events are missing: say which
-            deleted = await self._journal.deleted_ranges(producer.position, _ANYWHERE)
-            ranges = ranges_to_state(events, deleted)
+        is_whole = len(events) == through - producer.position
+        ranges = () if is_whole else await self._ranges_of(events, through)
         batch = PushBatch(producer.position, through, self._journal.history.generation_at(through), events, ranges)
         message = codec.encode_from_edge(batch)
-        if len(message) > self._settings.limits.window_bytes and len(events) > 1:
-            # Tags and metadata can outweigh the payloads by which the page was cut.
-            half = len(events) // 2
-            await self._send_page(events.slice(0, half), events.position[half - 1])
+        if len(message) > producer.message_bytes and through - producer.position > 1:
+            # Tags, metadata and ranges can outweigh the payloads by which the page was cut.
+            middle = (producer.position + through) // 2
+            await self._send_page(events.slice(0, bisect_right(events.position, middle)), middle)
             return
         # Counted before the bytes leave: the ack may be there before `send` returns.
         producer.sent(batch, len(message), trio.current_time())
         self._state.sent_position = producer.position
         self._state.in_flight_bytes = producer.window.in_flight_bytes
         await self._send(message)
+
+    async def _ranges_of(self, events: EventBatch, through: int) -> tuple[StatedRange, ...]:
+        """What to say of the events that are missing up to ``through``.
+
+        An entity that lost more since the page was read is found further on: that matters here if the page has it.
+        """
+        deleted = await self._journal.deleted_ranges(self._producer.position, through)
+        here = set(events.persistence_id)
+        beyond = await self._journal.deleted_ranges(through, _ANYWHERE)
+        return ranges_to_state(events, [*deleted, *(stated for stated in beyond if stated.persistence_id in here)])
 
     async def _heartbeat_if_due(self) -> None:
         # Silent while data is in flight: then whatever growth the cloud reports was made by data.
@@ -222,7 +237,10 @@ class _PushStream:
             await self._send(codec.encode_from_edge(heartbeat))
 
     async def _send(self, message: bytes) -> None:
-        await self._stream.send(message)
+        try:
+            await self._stream.send(message)
+        except PeerClosed:
+            await trio.sleep_forever()  # `_receive` meets the end too, behind the acks that came before it
         self._last_sent_s = trio.current_time()
 
     # -- receiving ------------------------------------------------------------------------------------------------------
@@ -302,8 +320,17 @@ class _PushStream:
             position = self._producer.acked
             if position != saved:
                 offset = Offset(history.journal_id, history.generation_at(position), position)
-                await self._journal.save_cursor(CURSOR, offset)
-                saved = position
+                try:
+                    await self._journal.save_cursor(CURSOR, offset)
+                    saved = position
+                except BackhaulError as error:  # a full disk must not keep from leaving what would make room
+                    _log.warning(
+                        "push.cursor_not_saved",
+                        code=error.code,
+                        reason=error.message,
+                        position=position,
+                        repeat_key=error.code,
+                    )
             await trio.sleep(_CURSOR_SAVE_S)
 
 

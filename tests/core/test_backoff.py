@@ -40,10 +40,15 @@ def test_progress_makes_the_next_delay_small_again() -> None:
     assert backoff.next_delay(1.0) == 1.0
 
 
-@given(chances, st.floats(0, 600))
+@given(chances, st.floats(0, 300))
 def test_a_hint_is_honoured_and_spread(chance: float, hint_s: float) -> None:
     delay_s = Backoff(0.5, 30).next_delay(chance, at_least_s=hint_s)
     assert hint_s <= delay_s <= max(1.0, hint_s * 1.25)
+
+
+@pytest.mark.parametrize("hint_s", [1e9, float("inf")])
+def test_no_hint_keeps_away_for_ever(hint_s: float) -> None:
+    assert Backoff(0.5, 30).next_delay(0.0, at_least_s=hint_s) == 300
 
 
 def test_a_hint_below_the_own_delay_changes_nothing() -> None:

@@ -166,3 +166,13 @@ def test_there_is_a_golden_file_for_every_kind() -> None:
     there = {path.name for path in GOLDEN.glob("*.bin")}
     wanted = {f"from_edge.{kind}.v1.bin" for kind in FROM_EDGE} | {f"from_cloud.{kind}.v1.bin" for kind in FROM_CLOUD}
     assert wanted <= there
+
+
+@pytest.mark.parametrize(
+    ("position", "limits"), [(-1, PushLimits(1, 1, 1, 1)), (0, PushLimits(1, 0, 1, 1)), (0, PushLimits(1, 1, -1, 1))]
+)
+def test_a_start_with_which_nothing_could_be_sent_is_refused(position: int, limits: PushLimits) -> None:
+    start = Start(3, Offset("j1", "g2", position), Resume.RESUME, "c1", "cg", limits, 99)
+    with pytest.raises(BackhaulError) as refused:
+        codec.decode_from_cloud(codec.encode_from_cloud(start))
+    assert refused.value.code == "link.malformed"

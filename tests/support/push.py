@@ -42,6 +42,8 @@ class PushWorld:
     cloud_disk: MemoryDatabase = field(default_factory=MemoryDatabase)
     commit_s: float = 0.001
     batch_events: int = 50
+    poll_s: float = 0.5
+    message_max_bytes: int = 4_000_000
     endpoint: EndpointSettings = field(
         default_factory=lambda: EndpointSettings(LIMITS, 1_000, 10.0, 10.0, 30.0, require_identity=False)
     )
@@ -62,7 +64,7 @@ class PushWorld:
                 host=address.partition(":")[0],
                 port=int(address.partition(":")[2]),
                 tls=None,
-                message_max_bytes=4_000_000,
+                message_max_bytes=self.message_max_bytes,
                 connections_max=100,
             ):
                 yield journal, endpoint
@@ -72,7 +74,7 @@ class PushWorld:
         self, origin_id: str = "edge-1", *, disk: MemoryDatabase | None = None, address: str = ADDRESS, seed: int = 1
     ) -> AsyncIterator[tuple[Journal, LinkState]]:
         """An edge that keeps its link while the block runs."""
-        settings = PushSettings(origin_id, self.ids(), LIMITS, self.batch_events, 4, 10.0, 30.0, 0.5)
+        settings = PushSettings(origin_id, self.ids(), LIMITS, self.batch_events, 4, 10.0, 30.0, self.poll_s)
         state = LinkState()
         async with (
             open_memory_journal(disk or self.edge_disk, now_us=now_us, new_id=self.ids) as journal,
