@@ -31,6 +31,8 @@ _STABLE_S = 60.0
 _LONG_WAIT = frozenset(
     {"push.fenced", "push.superseded", "push.history_mismatch", "push.version", "push.invalid_origin"}
 )
+# What an operator lifts without this edge hearing of it: told as such, and tried again after an ordinary wait.
+_NEEDS_ROOM = frozenset({"push.blocked", "link.message_too_large"})
 # Not a line that is down: something answers, and it is not ours or does not trust us.
 _SUSPICIOUS = frozenset({"link.tls_failed", "link.not_backhaul"})
 
@@ -124,7 +126,9 @@ def _tell(state: LinkState, error: BackhaulError | None, was_connected: bool, ac
             repeat_key=state.last_code,
         )
     if error and (
-        error.code in _LONG_WAIT or error.kind is ErrorKind.FORBIDDEN or isinstance(error, ConfigurationError)
+        error.code in _LONG_WAIT | _NEEDS_ROOM
+        or error.kind is ErrorKind.FORBIDDEN
+        or isinstance(error, ConfigurationError)
     ):
         _log.error(
             "link.needs_operator",
