@@ -183,8 +183,11 @@ class Endpoint:
                 "send the journal in order, without overlap, from the position Start names",
             )
         problem = next(filter(None, map(_range_problem, batch.ranges)), "")
+        problem = problem or text_problem(batch.generation_id, NAME_MAX_BYTES)
         if problem:
-            raise BackhaulError("link.protocol", f"a stated range {problem}", "this is a fault of the peer: report it")
+            raise BackhaulError(
+                "link.protocol", f"a stated range or generation {problem}", "this is a fault of the peer: report it"
+            )
         weight = size + _BATCH_OVERHEAD_BYTES
         self._queue.append((batch, weight))
         self.received = batch.through_position

@@ -57,11 +57,6 @@ class AdaptiveWindow:
         """Whether nothing waits for an ack."""
         return not self._sent
 
-    @property
-    def sent_through(self) -> int:
-        """Highest position in flight, or 0."""
-        return self._sent[-1].through if self._sent else 0
-
     def sent(self, through: int, events: int, weight: int, now_s: float) -> None:
         """A batch of ``weight`` bytes that ends at position ``through`` has been handed to the line."""
         self.in_flight_bytes += weight

@@ -66,7 +66,6 @@ class OriginStream:
     events: int = 0
     parked: int = 0
     clock_skew_s: float = 0.0
-    last_progress_us: int = 0
 
 
 class PushEndpoint:
@@ -294,7 +293,6 @@ class _EndpointStream:
         ack = endpoint.settle(outcome, request.through.position)
         state.stored_position = ack.position
         state.events += len(request.events)
-        state.last_progress_us = self._now_us()
         for parked in ack.parked:
             state.parked += 1
             _log.warning(

@@ -105,7 +105,8 @@ class MessageStream(Protocol):
         """Hand one message over; waits while the peer's window or the line is full.
 
         Cancelled in the middle it aborts the connection: a message that is sent by half leaves nothing to
-        save. Raises PeerGone, PeerRefused (the serving end has refused meanwhile), MessageTooLarge.
+        save. Raises PeerGone, PeerRefused or PeerClosed (the serving end has refused or ended the stream meanwhile),
+        MessageTooLarge.
         """
         ...
 

@@ -72,6 +72,7 @@ def test_whatever_is_sent_is_stored_once_in_order_and_acked_within_bounds(data: 
         PushBatch(0, 0, "g", EventBatch()),  # nothing
         PushBatch(0, 2, "g", stretch(0, 3)),  # beyond its end
         PushBatch(2, 5, "g", stretch(0, 3)),  # before its beginning
+        PushBatch(0, 3, "g\0", stretch(0, 3)),
     ],
 )
 def test_a_batch_that_does_not_continue_is_refused(wrong: PushBatch) -> None:

@@ -120,7 +120,6 @@ def test_bounds_hold_and_an_empty_window_admits_one_batch(
         now_s += wait_s
         assert 1 <= tested.bytes_limit <= bytes_max
         assert tested.is_empty == (not in_flight)
-        assert tested.sent_through == (position if in_flight else 0)
         if is_send:
             room = tested.room_bytes
             if not in_flight:
