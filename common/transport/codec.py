@@ -6,8 +6,12 @@ with a code before anything of it is used.
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 from dataclasses import astuple
 from typing import TypeVar
+=======
+from typing import Any, TypeVar
+>>>>>>> fa19dbc (wip)
 
 import common.border  # noqa: F401  (trio-asyncio must be imported before grpclib, which the generated code imports)
 
@@ -30,7 +34,7 @@ from common.core.push_messages import (
     Start,
 )
 from common.generated.backhaul import v1 as wire
-from common.transport.wire_format import length_delimited, repeated_bytes
+from common.transport.wire_format import length_delimited, repeated_bytes, same_text, zeros
 
 _Message = TypeVar("_Message", bound=betterproto.Message)
 
@@ -48,6 +52,10 @@ _PLAIN_COLUMNS = (
 )
 # Field numbers of what is framed by hand (protos/backhaul/v1); a test compares them with the generated messages.
 _BATCH_PAYLOAD = 11
+_BATCH_TAG_COUNT = 12
+_BATCH_METADATA_COUNT = 14
+_OFTEN_ZERO = {"event_time_us": 4, "origin_seq_nr": 8}
+_OFTEN_SAME = {"event_type": 9, "codec": 10}
 _PUSH_BATCH_EVENTS = 3
 _FROM_EDGE_BATCH = 2
 _APPEND_EVENTS = 1
@@ -167,17 +175,28 @@ def decode_append_reply(data: bytes) -> tuple[int, list[int], bool]:
 
 def encode_batch(batch: EventBatch) -> bytes:
     """Columns to bytes: tags and metadata become flat columns with counts. Encoded batches may be concatenated."""
-    tag_count, tag = _flat(batch.tags)
-    part_count, parts = _flat(batch.metadata)
-    beside = wire.EventBatch(
-        **{name: getattr(batch, name) for name in _PLAIN_COLUMNS},
-        tag_count=tag_count,
-        tag=tag,
-        metadata_count=[count // 2 for count in part_count],
-        metadata_key=parts[::2],
-        metadata_value=parts[1::2],
-    )
-    return bytes(beside) + repeated_bytes(_BATCH_PAYLOAD, batch.payload)
+    n = len(batch)
+    by_hand = [repeated_bytes(_BATCH_PAYLOAD, batch.payload)]
+    columns: dict[str, Any] = {}
+    for name in _PLAIN_COLUMNS:
+        column = getattr(batch, name)
+        if name in _OFTEN_ZERO and not any(column):
+            by_hand.append(zeros(_OFTEN_ZERO[name], n))
+        elif name in _OFTEN_SAME and n and column.count(column[0]) == n:
+            by_hand.append(same_text(_OFTEN_SAME[name], column[0], n))
+        else:
+            columns[name] = column
+    if any(batch.tags):
+        columns["tag_count"], columns["tag"] = _flat(batch.tags)
+    else:
+        by_hand.append(zeros(_BATCH_TAG_COUNT, n))
+    if any(batch.metadata):
+        part_count, parts = _flat(batch.metadata)
+        columns["metadata_count"] = [count // 2 for count in part_count]
+        columns["metadata_key"], columns["metadata_value"] = parts[::2], parts[1::2]
+    else:
+        by_hand.append(zeros(_BATCH_METADATA_COUNT, n))
+    return b"".join([bytes(wire.EventBatch(**columns)), *by_hand])
 
 
 def batch_from_wire(message: wire.EventBatch) -> EventBatch:
@@ -196,17 +215,15 @@ def batch_from_wire(message: wire.EventBatch) -> EventBatch:
 
 
 def _flat(column: list[str]) -> tuple[list[int], list[str]]:
-    if not any(column):
-        return [0] * len(column), []
     split = [entry.split(UNIT_SEPARATOR) if entry else [] for entry in column]
     return [len(parts) for parts in split], [part for parts in split for part in parts]
 
 
 def _joined(counts: list[int], flat: list[str], name: str) -> list[str]:
+    if not flat and not any(counts):
+        return [""] * len(counts)
     if any(count < 0 for count in counts) or sum(counts) != len(flat):
         raise _ragged(f"{name}_count adds up to {sum(counts)}, there are {len(flat)} entries")
-    if not flat:
-        return [""] * len(counts)
     if any(UNIT_SEPARATOR in part for part in flat):
         raise BackhaulError("events.invalid", f"a {name} contains a control character", "remove it")
     joined, start = [], 0

@@ -2,13 +2,15 @@
 
 The codec in use reads a bytes field in 0.5 us an event but writes it byte by byte (25 ns each: 5 us for an event of
 200 bytes, 26 ms for one of 1 MiB). A length-delimited field is a tag, a length and the bytes, so payloads, and the
-messages around them, are framed here instead. Source: protobuf.dev/programming-guides/encoding.
+messages around them, are framed here instead. So are columns with one value for all events, which are common: they cost
+a copy. Source: protobuf.dev/programming-guides/encoding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import chain
 
 _LENGTH_DELIMITED = 2
 
@@ -35,4 +37,15 @@ def length_delimited(field: int, content: bytes) -> bytes:
 
 def repeated_bytes(field: int, entries: Sequence[bytes]) -> bytes:
     """A repeated bytes field, one entry after another."""
-    return b"".join([part for entry in entries for part in (_prefix(field, len(entry)), entry)])
+    prefixes = {length: _prefix(field, length) for length in set(map(len, entries))}
+    return b"".join(chain.from_iterable(zip(map(prefixes.__getitem__, map(len, entries)), entries, strict=True)))
+
+
+def same_text(field: int, text: str, count: int) -> bytes:
+    """A repeated string field whose ``count`` entries are all ``text``."""
+    return length_delimited(field, text.encode()) * count
+
+
+def zeros(field: int, count: int) -> bytes:
+    """A packed repeated integer field of ``count`` zeros."""
+    return length_delimited(field, bytes(count))
