@@ -6,12 +6,8 @@ with a code before anything of it is used.
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 from dataclasses import astuple
-from typing import TypeVar
-=======
 from typing import Any, TypeVar
->>>>>>> fa19dbc (wip)
 
 import common.border  # noqa: F401  (trio-asyncio must be imported before grpclib, which the generated code imports)
 
