@@ -76,7 +76,8 @@ async def keep_link(
         delay_s = _delay(backoff, chance.random(), error, drain)
         state.last_code = error.code if error else ("link.drained" if drain else "link.ended")
         _enter(state, "offline", now_us())
-        _tell(state, error, was_connected, state.acked_position - state.resumed_position, delay_s)
+        reason = error.message if error else drain.reason if drain else "the cloud ended the stream"
+        _tell(state, error, reason, was_connected, state.acked_position - state.resumed_position, delay_s)
         await trio.sleep(delay_s)
 
 
@@ -95,9 +96,10 @@ def _delay(backoff: Backoff, chance: float, error: BackhaulError | None, drain: 
     return backoff.next_delay(chance, at_least_s=error.retry_after_s or 0.0)
 
 
-def _tell(state: LinkState, error: BackhaulError | None, was_connected: bool, acked: int, delay_s: float) -> None:
+def _tell(
+    state: LinkState, error: BackhaulError | None, reason: str, was_connected: bool, acked: int, delay_s: float
+) -> None:
     """One line for each end of a link; failed tries to reach a cloud that is away are rate limited."""
-    reason = error.message if error else "the cloud ended the stream"
     if was_connected:
         _log.info(
             "link.disconnected",
