@@ -233,7 +233,9 @@ class TrimmedIsStored(Checker):
             if self.facts.has(event.payload):
                 continue
             reason = after.heads[event.persistence_id].deleted_reason
-            if reason == "trimmed" and event.payload not in self.facts.ever_in_cloud:
+            # Another copy of this disk may have dropped it, and told the cloud.
+            is_known = event.payload in self.facts.ever_in_cloud or event.payload in self.facts.removed_unsent
+            if reason == "trimmed" and not is_known:
                 self.complain(
                     f"{disk.name} trimmed {named(event.payload)} at {event.position}, which the cloud never had"
                 )

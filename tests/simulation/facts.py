@@ -73,6 +73,11 @@ class Facts:
         """Whether the event is durable in the cloud now, in the log or set aside."""
         return payload in self.in_cloud or payload in self.parked
 
+    def is_settled(self, payload: bytes) -> bool:
+        """Whether nothing more is to come of the event: the cloud has it, or it is known as missing."""
+        is_damaged = self.submissions[payload].persistence_id in self.damaged
+        return self.has(payload) or payload in self.removed_unsent or payload in self.lost or is_damaged
+
     def edge_disk_gone(self, gone: Disk, instead: Disk | None) -> None:
         """An edge goes on with another disk, or (a clone) not at all."""
         self.disks.remove(gone)
