@@ -63,7 +63,7 @@ async def serve(
         outside.open_journal(settings.journal, max_bytes=None, prompted=not settings.poll_only) as journal,
         open_group_commit(journal) as commit,
     ):
-        endpoint = PushEndpoint(journal, commit.append, _endpoint_settings(settings), outside.now_us)
+        endpoint = PushEndpoint(journal, commit.submit, _endpoint_settings(settings), outside.now_us)
         report = CloudReport(journal, commit, endpoint, node=node, version=VERSION, now_us=outside.now_us)
         readiness, metrics = Readiness(), Registry("backhaul_cloud")
         readiness.add("journal", lambda: report.unreadable or None)

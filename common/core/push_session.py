@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum, auto
+from operator import lt
 
 from common.core import event_rules
 from common.core.append import (
@@ -170,7 +171,7 @@ class Endpoint:
             BackhaulError: ``link.protocol``.
         """
         positions = batch.events.position
-        in_order = all(a < b for a, b in zip([batch.after_position, *positions], positions, strict=False))
+        in_order = all(map(lt, [batch.after_position, *positions], positions))
         if (
             batch.after_position != self.received
             or batch.through_position <= batch.after_position

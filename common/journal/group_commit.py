@@ -1,5 +1,8 @@
 """One writer for many callers: what queues while a commit runs is the next commit. No timer.
 
+A group that is large already does not gain by waiting: it is handed to the journal while the one before it commits, so
+that the storage need not wait for it to be made ready. The journal stores groups in the order in which they are handed over.
+
 A synced commit costs about the same for one event and for a thousand, so callers share it: latency stays that of one
 or two commits and throughput grows with load. Which requests may share a group is a pure rule (``Group``), the same
 on every storage: two that touch one entity may only when both are plain local appends, whose numbers simply go on.
@@ -10,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 import outcome
 import trio
@@ -20,8 +24,10 @@ from common.journal.interface import Journal
 
 GROUP_MAX_EVENTS = 4_000
 GROUP_MAX_BYTES = 8 * 1024 * 1024
+AHEAD_MIN_EVENTS = 1_000
 QUEUE_MAX_REQUESTS = 10_000
 QUEUE_MAX_BYTES = 64 * 1024 * 1024
+_GROUPS_AT_A_TIME = 2
 
 
 class Group:
@@ -92,7 +98,9 @@ class GroupCommit:
         self._journal = journal
         self._queue: deque[Submitted] = deque()
         self._queued_bytes = 0
-        self._arrived = trio.Event()
+        self._queued_events = 0
+        self._committing = 0
+        self._work = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
         self._is_closed = False
         self.commits = 0
@@ -122,22 +130,38 @@ class GroupCommit:
             raise _closing()
         self._queue.append(submitted)
         self._queued_bytes += submitted.weight
-        self._arrived.set()
+        self._queued_events += len(request.events)
+        if self._may_take():
+            self._work.unpark()
         return submitted
 
     async def run(self) -> None:
         """Commit groups until cancelled; callers left waiting then are told ``journal.closing``."""
         try:
-            while True:
-                if not self._queue:
-                    self._arrived = trio.Event()
-                    await self._arrived.wait()
-                await self._commit(self._take())
+            async with trio.open_nursery() as nursery:
+                for _ in range(_GROUPS_AT_A_TIME):
+                    nursery.start_soon(self._commit_groups)
         finally:
             self._is_closed = True
             self._room.unpark_all()
             while self._queue:
                 self._queue.popleft().settle(outcome.Error(_closing()))
+
+    def _may_take(self) -> bool:
+        return bool(self._queue) and (
+            not self._committing or (self._committing < _GROUPS_AT_A_TIME and self._queued_events >= AHEAD_MIN_EVENTS)
+        )
+
+    async def _commit_groups(self) -> NoReturn:
+        while True:
+            while not self._may_take():
+                await self._work.park()
+            self._committing += 1
+            try:
+                # No checkpoint between taking a group and handing it over: that keeps the order.
+                await self._commit(self._take())
+            finally:
+                self._committing -= 1
 
     def _take(self) -> list[Submitted]:
         """The longest prefix of the queue that may share a commit: order of arrival is order in the log."""
@@ -145,6 +169,7 @@ class GroupCommit:
         while self._queue and group.admit(self._queue[0].request, self._queue[0].weight):
             taken.append(self._queue.popleft())
             self._queued_bytes -= taken[-1].weight
+            self._queued_events -= len(taken[-1].request.events)
         assert taken, "the first request of a group is always admitted"
         self._room.unpark_all()
         return taken

@@ -6,7 +6,7 @@ position at or below the head that is not returned was deleted. Everything that 
 through ``origin``, ``cursor`` or ``projection`` rows here, written together with the effect.
 
 Every method is safe to cancel: it happened or it did not, and a caller that must know repeats it. ``append_group`` is
-called by one task only (``group_commit``). Errors: ``journal.unavailable`` when the storage cannot be reached for now
+called by ``group_commit`` only. Errors: ``journal.unavailable`` when the storage cannot be reached for now
 (retry), ``journal.full`` at the byte cap, ``journal.broken`` when it must not be used any more.
 """
 
@@ -176,7 +176,8 @@ class Journal(ProjectionStore, Protocol):
     async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
         """Judge and store all requests in one synced transaction; one outcome a request, in order.
 
-        ``group_commit.Group`` says which requests may be in one group. On return everything told is durable. An
+        ``group_commit.Group`` says which requests may be in one group. It may be called again before it has returned:
+        groups are stored in the order of the calls, one after the other. On return everything told is durable. An
         error means nothing is known to be stored: repeating the same group is safe for requests with an append id or
         an origin.
         """

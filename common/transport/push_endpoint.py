@@ -1,18 +1,20 @@
 """The cloud's end of push streams: authenticate, fence, store through the node's one writer, acknowledge.
 
 One nursery a stream: a child receives into a bounded queue, this task commits what is queued and is the only one that
-sends. An ack leaves after the commit. No handler runs here: projections follow the journal on their own.
+sends. An ack leaves after the commit. When much is queued, the child hands it to the writer while the append before it
+still commits. No handler runs here: projections follow the journal on their own.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import structlog
 import trio
 
-from common.core.append import AppendOutcome, AppendRequest
+from common.core.append import AppendRequest, PushedAppend
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.history import Resume, history_problem
 from common.core.ids import NAME_MAX_BYTES, text_problem
@@ -28,7 +30,7 @@ from common.core.push_messages import (
 )
 from common.core.push_session import Endpoint, fenced
 from common.fail_points import fail_point
-from common.journal.group_commit import GROUP_MAX_BYTES, GROUP_MAX_EVENTS
+from common.journal.group_commit import AHEAD_MIN_EVENTS, GROUP_MAX_BYTES, GROUP_MAX_EVENTS, Submitted
 from common.journal.interface import Journal
 from common.transport import codec
 from common.transport.stream import MessageStream, PeerClosed, PeerGone
@@ -74,12 +76,12 @@ class PushEndpoint:
     def __init__(
         self,
         journal: Journal,
-        append: Callable[[AppendRequest], Awaitable[AppendOutcome]],
+        submit: Callable[[AppendRequest], Awaitable[Submitted]],
         settings: EndpointSettings,
         now_us: Callable[[], int],
     ) -> None:
         self._journal = journal
-        self._append = append
+        self._submit = submit
         self._settings = settings
         self._now_us = now_us
         self._live: dict[str, _EndpointStream] = {}
@@ -116,7 +118,7 @@ class PushEndpoint:
                 stored_position=endpoint.stored,
                 clock_skew_s=(hello.clock_us - start.clock_us) / 1e6,
             )
-            live = _EndpointStream(stream, endpoint, state, self._append, self._settings, self._now_us)
+            live = _EndpointStream(stream, endpoint, state, self._submit, self._settings, self._now_us)
             older = self._live.get(origin_id)
             if older:
                 older.fence(start.session)
@@ -228,20 +230,21 @@ class _EndpointStream:
         stream: MessageStream,
         endpoint: Endpoint,
         state: OriginStream,
-        append: Callable[[AppendRequest], Awaitable[AppendOutcome]],
+        submit: Callable[[AppendRequest], Awaitable[Submitted]],
         settings: EndpointSettings,
         now_us: Callable[[], int],
     ) -> None:
         self._stream = stream
         self._endpoint = endpoint
         self.state = state
-        self._append = append
+        self._submit = submit
         self._settings = settings
         self._now_us = now_us
         self._work = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
         self._peer_ended = False
-        self._committing = False
+        self._taking = trio.Lock()
+        self._submitted: deque[tuple[PushedAppend, Submitted]] = deque()
         self._fenced_by = 0
         self._drain_told = False
         self._last_sent_s = trio.current_time()
@@ -261,7 +264,7 @@ class _EndpointStream:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._receive)
             nursery.start_soon(self._watch_progress)
-            while not (self._peer_ended and self._endpoint.is_idle):
+            while not (self._peer_ended and self._is_idle):
                 if self._fenced_by:
                     raise fenced(self._endpoint.origin_id, self._fenced_by)
                 drain = draining()
@@ -269,20 +272,35 @@ class _EndpointStream:
                     self._drain_told = True
                     await self._send(drain)
                     continue  # something may have come meanwhile
-                if self._endpoint.is_idle:
+                if self._is_idle:
                     await self._wait_for_work()
                 else:
                     await self._commit()
             nursery.cancel_scope.cancel()
 
+    @property
+    def _is_idle(self) -> bool:
+        return self._endpoint.is_idle and not self._submitted and not self._taking.locked()
+
+    async def _take(self) -> None:
+        """Give what is queued its place in the node's queue."""
+        async with self._taking:
+            if self._endpoint.is_idle:
+                return  # it was given while we waited for our turn
+            request = self._endpoint.take(GROUP_MAX_EVENTS, GROUP_MAX_BYTES)
+            self._room.unpark_all()
+            self._submitted.append((request, await self._submit(request)))
+
     async def _commit(self) -> None:
         endpoint, state = self._endpoint, self.state
-        request = endpoint.take(GROUP_MAX_EVENTS, GROUP_MAX_BYTES)
-        self._room.unpark_all()
-        self._committing = True
         with trio.move_on_after(self._settings.progress_timeout_s) as deadline:
-            outcome = await self._append(request)
-        self._committing = False
+            if not self._submitted:
+                await self._take()
+            if not self._submitted:
+                return  # the writer is closing, and the receiver has been told
+            request, submitted = self._submitted[0]
+            outcome = await submitted.wait()
+            self._submitted.popleft()
         if deadline.cancelled_caught:
             raise BackhaulError(
                 "journal.unavailable",
@@ -330,6 +348,8 @@ class _EndpointStream:
                 match message:
                     case PushBatch():
                         endpoint.receive(message, len(data))
+                        if len(self._submitted) == 1 and endpoint.queued_events >= AHEAD_MIN_EVENTS:
+                            await self._take()
                         self.state.received_position = endpoint.received
                         self.state.head_position = max(self.state.head_position, endpoint.received)
                         self._work.unpark_all()
@@ -347,7 +367,7 @@ class _EndpointStream:
         seen, since_s = -1, trio.current_time()
         while True:
             await trio.sleep(timeout_s / 10)
-            busy = self._committing or not self._endpoint.is_idle
+            busy = not self._is_idle
             if busy or self._stream.bytes_received != seen:
                 seen, since_s = self._stream.bytes_received, trio.current_time()
             elif trio.current_time() - since_s >= timeout_s:

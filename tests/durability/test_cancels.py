@@ -98,7 +98,7 @@ class World:
             require_identity=False,
         )
         async with open_group_commit(self.cloud) as commit:
-            endpoint = PushEndpoint(self.cloud, commit.append, settings, utc_now_us)
+            endpoint = PushEndpoint(self.cloud, commit.submit, settings, utc_now_us)
             async with self.outside.serve_grpc(
                 {PUSH_PATH: StreamMethod(endpoint.serve)},
                 host="127.0.0.1",

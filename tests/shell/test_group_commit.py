@@ -26,9 +26,11 @@ class SlowJournal:
         self.groups: list[list[AppendRequest]] = []
         self.error: Exception | None = None
         self.position = 0
+        self._turn = trio.Lock()
 
     async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
-        await trio.sleep(COMMIT_S)
+        async with self._turn:
+            await trio.sleep(COMMIT_S)
         if self.error:
             raise self.error
         self.groups.append(list(requests))
@@ -136,6 +138,26 @@ class TestWriter:
         assert told == {f"A|{number}": Appended(number, [0]) for number in range(1, 5)}
         assert trio.current_time() - 2 * COMMIT_S < 0.1
         assert (commit.commits, commit.events) == (2, 4)
+
+    async def test_a_large_group_is_handed_over_during_the_commit_before_it_and_a_small_one_is_not(
+        self, journal: SlowJournal, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        commit = over(journal)
+        nursery.start_soon(commit.run)
+        large = LocalAppend(events(*["A|2"] * group_commit.AHEAD_MIN_EVENTS))
+        begun_s = trio.current_time()
+        submitted = [await commit.submit(local("A|1"))]
+        await trio.testing.wait_all_tasks_blocked()
+        submitted.append(await commit.submit(large))
+        await trio.testing.wait_all_tasks_blocked()
+        assert commit.queued == 0
+        submitted.extend([await commit.submit(local("A|3")), await commit.submit(large)])
+        await trio.testing.wait_all_tasks_blocked()
+        assert commit.queued == 2  # two at a time, no more
+        for each in submitted:
+            await each.wait()
+        assert journal.names() == [["A|1"], ["A|2"], ["A|3", "A|2"]]
+        assert trio.current_time() - begun_s == pytest.approx(3 * COMMIT_S)
 
     async def test_a_request_that_may_not_share_keeps_its_place(
         self, journal: SlowJournal, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
@@ -322,6 +344,6 @@ class TestCancellation:
 
         async with trio.open_nursery() as callers:
             callers.start_soon(caller)
-            with pytest.raises(ZeroDivisionError):
+            with pytest.RaisesGroup(ZeroDivisionError):
                 await commit.run()
         assert told == ["journal.closing"]

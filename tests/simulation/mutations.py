@@ -63,7 +63,8 @@ async def _commit_after_ack(self: _EndpointStream) -> None:
     request = self._endpoint.take(GROUP_MAX_EVENTS, GROUP_MAX_BYTES)
     self._room.unpark_all()
     await self._send(Ack(request.through.position))
-    self._endpoint.settle(await self._append(request), request.through.position)
+    submitted = await self._submit(request)
+    self._endpoint.settle(await submitted.wait(), request.through.position)
 
 
 def _resume_from_the_start(
@@ -156,14 +157,14 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     ),
     "no_gap_check": Mutation(228, "NoSilentGap", _patched(common.core.judge, "_misfit", _fits)),
     "no_fencing": Mutation(
-        528,
+        6,
         "FencedAreSilent",
         _all_patched(
             _patched(MemoryJournal, "_append_pushed", _append_of_any_session),
             _patched(_EndpointStream, "fence", _not_fenced),
         ),
     ),
-    "offset_before_effect": Mutation(57, "TallyIsFold", _patched(MemoryJournal, "commit", _commit_offset_first)),
+    "offset_before_effect": Mutation(2, "TallyIsFold", _patched(MemoryJournal, "commit", _commit_offset_first)),
     "no_epoch": Mutation(2449, "TallyIsFold", _patched(MemoryJournal, "commit", _commit_of_any_owner)),
     "delete_before_ack": Mutation(
         9, "TrimmedIsStored", _patched(edge_service.retention, "deletable_through", _everything_deletable)
@@ -175,6 +176,6 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "no_stated_ranges": Mutation(
         164, "NothingParked", _patched(common.transport.push_producer, "ranges_to_state", _state_nothing)
     ),
-    "no_window": Mutation(9, "BoundsHeld", _patched(AdaptiveWindow, "room_bytes", property(lambda _window: 2**20))),
+    "no_window": Mutation(1, "BoundsHeld", _patched(AdaptiveWindow, "room_bytes", property(lambda _window: 2**20))),
     "no_poll": Mutation(279, "Converges", _patched(Prompt, "wait_above", _wait_for_the_prompt)),
 }

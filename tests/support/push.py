@@ -58,7 +58,7 @@ class PushWorld:
             ) as journal,
             open_group_commit(journal) as commit,
         ):
-            endpoint = PushEndpoint(journal, commit.append, self.endpoint, now_us)
+            endpoint = PushEndpoint(journal, commit.submit, self.endpoint, now_us)
             async with self.network.serve(
                 {PUSH_PATH: StreamMethod(endpoint.serve)},
                 host=address.partition(":")[0],

@@ -125,6 +125,7 @@ class PostgresJournal:
         self._new_id = new_id
         self._history = history
         self._entity_no: dict[str, int] = {}
+        self._writer_sessions = 0
         self.prompt = Prompt(history.head_position)
         self._hints = Hints(server, self.prompt)
         self._writer = OwnedConnection(server, "writer", settings=_WRITER_SETTINGS, prepare=self._new_writer)
@@ -145,6 +146,7 @@ class PostgresJournal:
     async def _new_writer(self, connection: asyncpg.Connection) -> None:
         # A session never outlives a restore of its database, a new one may see another history.
         self._entity_no.clear()
+        self._writer_sessions += 1
         self._history = await opening.settle_history(connection, self._new_id, self._history)
 
     async def run_hints(self) -> None:
@@ -163,16 +165,21 @@ class PostgresJournal:
 
     # -- the log -----------------------------------------------------------------------------------------------------
     async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
-        """See ``Journal.append_group``: one call of the server function ``append_batch``."""
-        outcomes, head = await self._writer.run(self._append, requests)
+        """See ``Journal.append_group``: one call of the server function ``append_batch``.
+
+        Its arguments are made before the writer's turn comes, while the server is busy with the group before.
+        """
+        call = AppendCall.of(requests, self._now_us(), self._entity_no)
+        outcomes, head = await self._writer.run(self._append, call, self._writer_sessions)
         self._saw_head(head)
         self._hints.committed(head)
         return outcomes
 
     async def _append(
-        self, connection: asyncpg.Connection, requests: Sequence[AppendRequest]
+        self, connection: asyncpg.Connection, call: AppendCall, made_for_session: int
     ) -> tuple[list[AppendOutcome], int]:
-        call = AppendCall.of(requests, self._now_us(), self._entity_no)
+        if made_for_session != self._writer_sessions:  # its entity numbers may be those of another history
+            call = AppendCall.of(call.requests, self._now_us(), self._entity_no)
         fail_point("append.before_commit")
         answer = await connection.fetchrow(APPEND_SQL, *call.arguments)
         fail_point("append.after_commit")
