@@ -118,7 +118,9 @@ async def running(
     name: str, module: str, *words: str, variables: Mapping[str, object] | None = None
 ) -> AsyncIterator[Program]:
     """``python -m module words`` with ``variables`` in its environment, while the block runs."""
-    ours = {key: value for key, value in os.environ.items() if not key.startswith(("EDGE_", "CLOUD_"))}
+    # As on a user's machine: settings come from us alone, and a start does not compile everything again.
+    foreign = ("EDGE_", "CLOUD_", "PYTHONDONTWRITEBYTECODE")
+    ours = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
     process = await trio.lowlevel.open_process(
         [sys.executable, "-m", module, *words],
         stdin=subprocess.PIPE,
