@@ -7,6 +7,7 @@ prove that each was hit.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -23,17 +24,13 @@ NAMES = frozenset(
 )
 
 _name, _, _count = os.environ.get("BACKHAUL_FAIL_POINT", "").partition(":")
-_left = int(_count or 1)
+_passes_left = itertools.count(int(_count or 1) - 1, -1)
 if _name and _name not in NAMES:
     sys.exit(f"BACKHAUL_FAIL_POINT names no fail point: {_name!r}; known: {', '.join(sorted(NAMES))}")
 
 
 def fail_point(name: str) -> None:
     """Die here if the environment says so."""
-    global _left
-    if name != _name:
-        return
-    _left -= 1
-    if _left == 0:
+    if name == _name and next(_passes_left) == 0:
         os.write(2, f"fail point hit: {name}\n".encode())
         os.kill(os.getpid(), signal.SIGKILL)

@@ -236,9 +236,7 @@ def judge_parked(
     return judgement
 
 
-def discard_parked(
-    head: EntityHead, row: ParkedNumbers, ranges: Sequence[tuple[int, StatedRange]]
-) -> StatedRange:
+def discard_parked(head: EntityHead, row: ParkedNumbers, ranges: Sequence[tuple[int, StatedRange]]) -> StatedRange:
     """Count an owner's parked event as gone for good; answers the range to keep. What follows it may fit after that.
 
     ``ranges`` as in ``judge_parked``.
