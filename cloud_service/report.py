@@ -40,41 +40,24 @@ class CloudReport:
         self._now_us = now_us
         self._stats: JournalStats | None = None
         self._projections: list[dict[str, Any]] = []
-        self.unreadable = ""
 
     async def refresh(self) -> None:
         """Read the journal's head and sizes and every projection's lag."""
-        try:
-            self._stats = stats = await self._journal.stats()
-            warn_if_ahead(stats.head_timestamp_us, self._now_us())
-            self._projections = [
-                {
-                    "name": status.row.name,
-                    "slices": str(status.row.slices),
-                    "position": status.row.position,
-                    "epoch": status.row.epoch,
-                    "owner": status.row.owner,
-                    "paused": status.row.paused,
-                    "lag_events": status.lag.events,
-                    "lag_s": round(status.lag.seconds, 3),
-                }
-                for status in await projection_status(self._journal, self._now_us)
-            ]
-            self.unreadable = ""
-        except BackhaulError as error:
-            self.unreadable = error.message
-            raise
-
-    async def watch(self, interval_s: float) -> None:
-        """Keep ``unreadable`` true to the present, for readiness, until cancelled."""
-        while True:
-            try:
-                await self._journal.stats()
-                self.unreadable = ""
-            except BackhaulError as error:
-                self.unreadable = error.message
-                _log.warning("journal.unreadable", code=error.code, reason=error.message, repeat_key=error.code)
-            await trio.sleep(interval_s)
+        self._stats = stats = await self._journal.stats()
+        warn_if_ahead(stats.head_timestamp_us, self._now_us())
+        self._projections = [
+            {
+                "name": status.row.name,
+                "slices": str(status.row.slices),
+                "position": status.row.position,
+                "epoch": status.row.epoch,
+                "owner": status.row.owner,
+                "paused": status.row.paused,
+                "lag_events": status.lag.events,
+                "lag_s": round(status.lag.seconds, 3),
+            }
+            for status in await projection_status(self._journal, self._now_us)
+        ]
 
     async def status(self) -> dict[str, Any]:
         """What ``/status`` shows; times in seconds, sizes in bytes, positions in this journal unless named otherwise."""
@@ -120,9 +103,8 @@ class CloudReport:
             await trio.sleep(interval_s)
             try:
                 await self.refresh()
-            except BackhaulError as error:
-                _log.warning("journal.unreadable", code=error.code, reason=error.message, repeat_key=error.code)
-                continue
+            except BackhaulError:
+                continue  # the journal's watch tells it
             stats = self._stats
             assert stats
             _log.info(

@@ -19,7 +19,7 @@ from cloud_service.report import CloudReport
 from cloud_service.settings import CloudSettings
 from common import VERSION
 from common.core.errors import ConfigurationError
-from common.core.push_messages import PushLimits
+from common.core.push_messages import PUSH_PATH, PushLimits
 from common.journal.group_commit import open_group_commit
 from common.projection.handlers import Handler
 from common.projection.latest import LATEST
@@ -29,15 +29,15 @@ from common.projection.tally import TALLY
 from common.runtime.health import Readiness, health_routes
 from common.runtime.http_app import HttpApp
 from common.runtime.journal_routes import origin_routes, parked_routes, projection_routes, read_routes
+from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import Registry
 from common.runtime.outside import Outside, tls_files
-from common.transport.push_endpoint import PUSH_PATH, EndpointSettings, PushEndpoint
+from common.transport.push_endpoint import EndpointSettings, PushEndpoint
 from common.transport.stream import StreamMethod
 
 _log = structlog.get_logger()
 
 _HANDLERS = {handler.name: handler for handler in (LATEST, TALLY)}
-_WATCH_S = 2.0
 _REDIAL_S = 1.0
 
 
@@ -65,8 +65,8 @@ async def serve(
     ):
         endpoint = PushEndpoint(journal, commit.submit, _endpoint_settings(settings), outside.now_us)
         report = CloudReport(journal, commit, endpoint, node=node, version=VERSION, now_us=outside.now_us)
-        readiness, metrics = Readiness(), Registry("backhaul_cloud")
-        readiness.add("journal", lambda: report.unreadable or None)
+        watch, readiness, metrics = JournalWatch(journal), Readiness(), Registry("backhaul_cloud")
+        readiness.add("journal", lambda: watch.reason)
         readiness.add("draining", lambda: "the node is stopping" if stop.is_set() else None)
         report.register(metrics)
         app = HttpApp(
@@ -106,7 +106,7 @@ async def serve(
                     random=outside.chance,
                 )
             )
-            workers.start_soon(report.watch, _WATCH_S)
+            workers.start_soon(watch.run)
             workers.start_soon(report.summarise, settings.summary_interval_s)
             _log.info(
                 "service.ready",

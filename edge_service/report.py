@@ -49,20 +49,14 @@ class EdgeReport:
         self._now_us = now_us
         self._stats: JournalStats | None = None
         self._lag_s = 0.0
-        self.is_readable = True
 
     async def refresh(self) -> None:
         """Read the journal's sizes and the age of the oldest event the cloud does not have."""
-        try:
-            self._stats = stats = await self._journal.stats()
-            warn_if_ahead(stats.head_timestamp_us, self._now_us())
-            page = await self._journal.read(self._link.acked_position, max_events=1, max_bytes=1)
-            waiting = page.events.stored_us
-            self._lag_s = max(0.0, (self._now_us() - waiting[0]) / 1e6) if waiting else 0.0
-            self.is_readable = True
-        except BackhaulError:
-            self.is_readable = False
-            raise
+        self._stats = stats = await self._journal.stats()
+        warn_if_ahead(stats.head_timestamp_us, self._now_us())
+        page = await self._journal.read(self._link.acked_position, max_events=1, max_bytes=1)
+        waiting = page.events.stored_us
+        self._lag_s = max(0.0, (self._now_us() - waiting[0]) / 1e6) if waiting else 0.0
 
     async def status(self) -> dict[str, Any]:
         """What ``/status`` shows; times in seconds, sizes in bytes, positions in this journal."""
@@ -115,9 +109,8 @@ class EdgeReport:
             await trio.sleep(interval_s)
             try:
                 await self.refresh()
-            except BackhaulError as error:
-                _log.warning("journal.unreadable", code=error.code, reason=error.message, repeat_key=error.code)
-                continue
+            except BackhaulError:
+                continue  # the journal's watch tells it
             stats, link = self._stats, self._link
             assert stats
             lag = self._lag(stats)

@@ -19,6 +19,7 @@ from common.journal.interface import Journal
 from common.runtime.health import Readiness, health_routes
 from common.runtime.http_app import HttpApp
 from common.runtime.journal_routes import parked_routes, read_routes
+from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import Registry
 from common.runtime.outside import Outside, tls_files
 from common.transport.link import keep_link
@@ -75,8 +76,8 @@ async def serve(
             request_max_events=settings.batch_max_events,
             request_max_bytes=settings.request_max_bytes,
         )
-        readiness, metrics = Readiness(), Registry("backhaul_edge")
-        readiness.add("journal", lambda: None if report.is_readable else "the journal cannot be read")
+        watch, readiness, metrics = JournalWatch(journal), Readiness(), Registry("backhaul_edge")
+        readiness.add("journal", lambda: watch.reason)
         readiness.add("draining", lambda: "the service is stopping" if stop.is_set() else None)
         report.register(metrics)
         app = HttpApp(
@@ -105,6 +106,7 @@ async def serve(
         ):
             workers.start_soon(_push, settings, outside, journal, link)
             workers.start_soon(retention.run)
+            workers.start_soon(watch.run)
             workers.start_soon(report.summarise, settings.summary_interval_s)
             _log.info(
                 "service.ready",

@@ -9,6 +9,7 @@ from common.core.batch import EventBatch
 from common.core.history import History, Offset, Resume
 
 PROTOCOL_VERSION = 1
+PUSH_PATH = "/backhaul.v1.Push/Connect"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The life of a service process: signals, draining, exit status, and tasks that are restarted.
+"""The life of a service process: signals, draining, exit status.
 
 SIGTERM or SIGINT asks `main` to drain; it has `drain_s`, then it is cancelled. A second signal ends the
 process at once: what was acknowledged is on disk, so that costs nothing but other people's reconnects.
@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from common.core.errors import BackhaulError, ConfigurationError
+from common.core.errors import BackhaulError, ConfigurationError, ErrorKind
 from common.runtime.log import get_logger
 from common.runtime.log_fields import leaf_errors
 
@@ -93,44 +93,9 @@ def _log_end(error: BaseException) -> int:
             return EXIT_CONFIGURATION
     if len(leaves) == 1 and isinstance(leaves[0], BackhaulError):
         found = leaves[0]
-        log.error("service.failed", code=found.code, reason=found.message, hint=found.hint, exc_info=error)
+        # What has a code tells what to do; a traceback is for our own faults.
+        trace = error if found.kind is ErrorKind.INTERNAL else None
+        log.error("service.failed", code=found.code, reason=found.message, hint=found.hint, exc_info=trace)
     else:
         log.error("service.failed", code="internal", reason=repr(leaves[0])[:500], hint="", exc_info=error)
     return EXIT_FAILED
-
-
-async def supervise(
-    name: str,
-    run: Callable[[], Awaitable[None]],
-    *,
-    next_delay_s: Callable[[], float],
-    restart_on: tuple[type[Exception], ...],
-) -> None:
-    """Run `run` until it returns; after an error named in `restart_on`, wait and run it again.
-
-    `next_delay_s` is called after each failure (a backoff's next delay; `run` itself resets the backoff when it
-    has made progress). An error's own `retry_after_s` is honoured when longer. Any other error is raised: what
-    nobody named ends the service. Cancellation passes, also when it comes in a group with named errors.
-    """
-    restarts = 0
-    while True:
-        try:
-            await run()
-            return
-        except restart_on as error:
-            failure: BaseException = error
-        except BaseExceptionGroup as group:
-            _, rest = group.split(restart_on)
-            if rest is not None:
-                if all(isinstance(leaf, trio.Cancelled) for leaf in leaf_errors(rest)):
-                    raise rest from None
-                raise
-            failure = leaf_errors(group)[0]
-        restarts += 1
-        delay_s = next_delay_s()
-        code = type(failure).__name__
-        if isinstance(failure, BackhaulError):
-            code = failure.code
-            delay_s = max(delay_s, failure.retry_after_s or 0.0)
-        log.warning("task.restarting", task=name, code=code, reason=str(failure), delay_s=delay_s, restarts=restarts)
-        await trio.sleep(delay_s)

@@ -16,9 +16,9 @@ import trio
 
 from common.core.backoff import Backoff
 from common.core.errors import BackhaulError, ConfigurationError, ErrorKind
-from common.core.push_messages import Drain
+from common.core.push_messages import PUSH_PATH, Drain
 from common.journal.interface import Journal
-from common.transport.push_endpoint import PUSH_PATH, first_refusal
+from common.transport.outcome import first_refusal
 from common.transport.push_producer import LinkState, PushSettings, push
 from common.transport.stream import Channel
 

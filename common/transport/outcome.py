@@ -54,10 +54,8 @@ def outcome_of(error: BaseException, *, peer: str, path: str) -> BackhaulError |
         raise error
     if leaves and all(isinstance(leaf, PeerClosed) for leaf in leaves):
         return None
-    refusals = [leaf for leaf in leaves if isinstance(leaf, BackhaulError)]
-    if refusals and len(refusals) == len(leaves):
-        # A broken link is what the other errors of a group come from, or come with; a refusal says more.
-        refusal = min(refusals, key=lambda leaf: isinstance(leaf, PeerGone))
+    if leaves and all(isinstance(leaf, BackhaulError) for leaf in leaves):
+        refusal = first_refusal(error)
         log.warning(
             "call.refused",
             peer=peer,
@@ -73,6 +71,15 @@ def outcome_of(error: BaseException, *, peer: str, path: str) -> BackhaulError |
         if cancelled is not None:
             raise cancelled
     return BackhaulError("link.handler_failed", "the service failed", "see its log", kind=ErrorKind.INTERNAL)
+
+
+def first_refusal(error: BaseException) -> BackhaulError:
+    """The one to tell of several refusals that came together; there must be one.
+
+    A broken link is what the other errors of a group come from, or come with: a refusal says more.
+    """
+    refusals = [leaf for leaf in _leaves(error) if isinstance(leaf, BackhaulError)]
+    return min(refusals, key=lambda leaf: isinstance(leaf, PeerGone))
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

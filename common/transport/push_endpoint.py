@@ -33,11 +33,10 @@ from common.fail_points import fail_point
 from common.journal.group_commit import AHEAD_MIN_EVENTS, GROUP_MAX_BYTES, GROUP_MAX_EVENTS, Submitted
 from common.journal.interface import Journal
 from common.transport import codec
+from common.transport.outcome import first_refusal
 from common.transport.stream import MessageStream, PeerClosed, PeerGone
 
 _log = structlog.get_logger()
-
-PUSH_PATH = "/backhaul.v1.Push/Connect"
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,19 +375,6 @@ class _EndpointStream:
     def _stalled(self, what: str) -> PeerGone:
         self._stream.abort()
         return PeerGone("link.stalled", what, "the line or the edge stands still; it will dial again")
-
-
-def first_refusal(group: BaseExceptionGroup[BackhaulError]) -> BackhaulError:
-    """The one error to tell of several that ended a nursery together: what the peer must hear before a mere break."""
-    errors: list[BackhaulError] = []
-    pending: list[BaseException] = [group]
-    while pending:
-        error = pending.pop(0)
-        if isinstance(error, BaseExceptionGroup):
-            pending.extend(error.exceptions)
-        elif isinstance(error, BackhaulError):
-            errors.append(error)
-    return next((error for error in errors if not isinstance(error, PeerGone)), errors[0])
 
 
 def _protocol_error(what: str) -> BackhaulError:

@@ -16,10 +16,9 @@ import trio
 from common import border
 from common.core.batch import EventBatch
 from common.core.history import Generation, History
-from common.core.push_messages import Ack, Hello, PushBatch, Start
+from common.core.push_messages import PUSH_PATH, Ack, Hello, PushBatch, Start
 from common.runtime.outside import utc_now_us
 from common.transport import codec
-from common.transport.push_endpoint import PUSH_PATH
 from common.transport.stream import DialledStream
 from common.transport.streams import TlsFiles, open_channel
 from tests.bench.processes import answer

@@ -23,7 +23,7 @@ import pytest
 import trio
 
 from common.core.backoff import Backoff
-from common.core.push_messages import PushLimits
+from common.core.push_messages import PUSH_PATH, PushLimits
 from common.journal.group_commit import open_group_commit
 from common.journal.interface import Journal
 from common.projection.latest import LATEST
@@ -32,7 +32,7 @@ from common.projection.projection import run_projections
 from common.projection.tally import TALLY, all_tallies, fold
 from common.runtime.outside import Outside, real_outside, utc_now_us
 from common.transport.link import keep_link
-from common.transport.push_endpoint import PUSH_PATH, EndpointSettings, PushEndpoint
+from common.transport.push_endpoint import EndpointSettings, PushEndpoint
 from common.transport.push_producer import LinkState, PushSettings
 from common.transport.stream import StreamMethod
 from examples.support.postgres import Databases

@@ -20,11 +20,10 @@ import trio
 from common.core.append import LocalAppend
 from common.core.batch import new_events
 from common.core.history import Generation, History
-from common.core.push_messages import Heartbeat, Hello
+from common.core.push_messages import PUSH_PATH, Heartbeat, Hello
 from common.generated.backhaul import v1 as wire
 from common.journal.sqlite import open_sqlite_journal
 from common.transport import codec
-from common.transport.push_endpoint import PUSH_PATH
 from edge_service.intake_grpc import APPEND_PATH, APPEND_STREAM_PATH
 from tests.e2e import strangers
 from tests.e2e.processes import Service, open_stage

@@ -14,12 +14,11 @@ from common.core.append import LocalAppend
 from common.core.batch import new_events
 from common.core.errors import BackhaulError
 from common.core.history import Generation, History, Offset, Resume
-from common.core.push_messages import Hello, Start
+from common.core.push_messages import PUSH_PATH, Hello, Start
 from common.journal.interface import TrimLimit
 from common.journal.memory import MemoryDatabase, open_memory_journal
 from common.transport.codec import encode_from_cloud, encode_from_edge
 from common.transport.memory_line import Direction
-from common.transport.push_endpoint import PUSH_PATH
 from common.transport.stream import MessageStream, StreamMethod
 from tests.support.push import LIMITS, PushWorld, append, live_connection, now_us, same_story, wait_for_head, whole_log
 

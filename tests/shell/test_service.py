@@ -6,16 +6,15 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 import structlog
 import trio
-from trio.testing import MockClock
 
 from common.core.errors import BackhaulError, ConfigurationError
-from common.runtime.service import run_service, supervise
+from common.runtime.service import run_service
 
 PROGRAM = """
 import sys, trio
@@ -130,77 +129,3 @@ def test_exit_statuses(error: BaseException | None, status: int, event: str, cod
     with structlog.testing.capture_logs() as logs:
         assert run_service(main, drain_s=1) == status
     assert [(line["event"], line.get("code")) for line in logs] == [(event, code)]
-
-
-# -- supervise -----------------------------------------------------------------------------------------------------
-
-
-class LineDown(BackhaulError):
-    """What the supervised task is known to raise."""
-
-
-def failing(*errors: BaseException) -> Callable[[], Awaitable[None]]:
-    """A task that raises each of `errors`, one a run, and then ends well."""
-    waiting = list(errors)
-
-    async def run() -> None:
-        await trio.lowlevel.checkpoint()
-        if waiting:
-            raise waiting.pop(0)
-
-    return run
-
-
-def down(retry_after_s: float | None = None) -> LineDown:
-    return LineDown("link.lost", "the line is down", retry_after_s=retry_after_s)
-
-
-async def test_a_named_error_is_waited_out_and_the_task_runs_again(autojump_clock: MockClock) -> None:
-    delays = iter([1.0, 2.0])
-    started_s = trio.current_time()
-    with structlog.testing.capture_logs() as logs:
-        await supervise(
-            "push",
-            failing(down(), ExceptionGroup("from a nursery", [down()])),
-            next_delay_s=lambda: next(delays),
-            restart_on=(LineDown,),
-        )
-    assert trio.current_time() - started_s == pytest.approx(3)
-    assert [(line["event"], line["task"], line["code"], line["restarts"]) for line in logs] == [
-        ("task.restarting", "push", "link.lost", 1),
-        ("task.restarting", "push", "link.lost", 2),
-    ]
-
-
-async def test_the_errors_own_wait_is_honoured_when_longer(autojump_clock: MockClock) -> None:
-    started_s = trio.current_time()
-    await supervise("push", failing(down(retry_after_s=60)), next_delay_s=lambda: 1, restart_on=(LineDown,))
-    assert trio.current_time() - started_s == pytest.approx(60)
-
-
-@pytest.mark.parametrize(
-    "error",
-    [ValueError("x"), ExceptionGroup("g", [down(), ValueError("x")]), KeyboardInterrupt()],
-)
-async def test_an_error_nobody_named_is_raised(error: BaseException) -> None:
-    with pytest.raises(type(error)) as caught:
-        await supervise("push", failing(error), next_delay_s=lambda: 0, restart_on=(LineDown,))
-    assert caught.value is error
-
-
-async def test_cancellation_passes_also_together_with_a_named_error(autojump_clock: MockClock) -> None:
-    async def run() -> None:
-        async def fail_on_cancel() -> None:
-            try:
-                await trio.sleep_forever()
-            finally:
-                raise down()
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(fail_on_cancel)
-            nursery.start_soon(trio.sleep_forever)
-
-    with trio.move_on_after(1) as scope, structlog.testing.capture_logs() as logs:
-        await supervise("push", run, next_delay_s=lambda: 0.1, restart_on=(LineDown,))
-    assert scope.cancelled_caught
-    assert logs == []

@@ -18,13 +18,13 @@ from starlette.types import ASGIApp
 import cloud_service.service
 import edge_service.service
 from cloud_service.settings import CloudSettings
+from common.core.push_messages import PUSH_PATH
 from common.journal.interface import Journal
 from common.journal.memory import open_memory_journal
 from common.runtime.outside import Outside
 from common.runtime.setting_values import Address
 from common.transport.memory_line import MemoryConnection
 from common.transport.memory_streams import MemoryNetwork
-from common.transport.push_endpoint import PUSH_PATH
 from common.transport.stream import Channel, MessageStream, Methods, PeerGone, PeerInfo, StreamMethod, UnaryMethod
 from edge_service.settings import EdgeSettings
 from tests.simulation.disks import Disk, Mount

@@ -12,14 +12,14 @@ import trio
 from common.core.append import LocalAppend
 from common.core.backoff import Backoff
 from common.core.batch import EventBatch, new_events
-from common.core.push_messages import PushLimits
+from common.core.push_messages import PUSH_PATH, PushLimits
 from common.journal.group_commit import open_group_commit
 from common.journal.interface import Journal
 from common.journal.memory import MemoryDatabase, open_memory_journal
 from common.transport.link import keep_link
 from common.transport.memory_line import MemoryConnection
 from common.transport.memory_streams import MemoryNetwork
-from common.transport.push_endpoint import PUSH_PATH, EndpointSettings, PushEndpoint
+from common.transport.push_endpoint import EndpointSettings, PushEndpoint
 from common.transport.push_producer import LinkState, PushSettings
 from common.transport.stream import PeerInfo, StreamMethod
 from tests.support.builders import START_US, ids
