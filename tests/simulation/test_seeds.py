@@ -38,10 +38,15 @@ def test_every_promise_holds(seed: int) -> None:
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_removed_protection_is_missed(name: str) -> None:
     mutation = MUTATIONS[name]
-    outcome = simulate(mutation.seed, name)
-    assert [complaint.checker for complaint in outcome.complaints][:1] == [mutation.checker], outcome.told()
-    outcome = unharmed(mutation.seed)
-    assert not outcome.complaints, outcome.told()
+    noticed = []
+    for seed in mutation.seeds:
+        unhurt = unharmed(seed)
+        assert not unhurt.complaints, unhurt.told()
+        outcome = simulate(seed, name)
+        noticed += [complaint.checker for complaint in outcome.complaints[:1]]
+        if mutation.checker in noticed:
+            return
+    pytest.fail(f"{mutation.checker} did not complain; who did: {noticed}")
 
 
 def test_a_seed_repeats_to_the_last_message() -> None:
