@@ -7,7 +7,7 @@ with a code before anything of it is used.
 from __future__ import annotations
 
 from dataclasses import astuple
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import common.border  # noqa: F401  (trio-asyncio must be imported before grpclib, which the generated code imports)
 
@@ -30,6 +30,7 @@ from common.core.push_messages import (
     Start,
 )
 from common.generated.backhaul import v1 as wire
+from common.transport import small_messages
 from common.transport.wire_format import length_delimited, repeated_bytes, same_text, zeros
 
 _Message = TypeVar("_Message", bound=betterproto.Message)
@@ -53,6 +54,7 @@ _BATCH_METADATA_COUNT = 14
 _OFTEN_ZERO = {"event_time_us": 4, "origin_seq_nr": 8}
 _OFTEN_SAME = {"event_type": 9, "codec": 10}
 _PUSH_BATCH_EVENTS = 3
+_FEW_ENTRIES = 32
 _FROM_EDGE_BATCH = 2
 _APPEND_EVENTS = 1
 
@@ -70,13 +72,13 @@ def encode_from_edge(message: FromEdge) -> bytes:
 
 def decode_from_edge(data: bytes) -> FromEdge:
     """Raises ``link.malformed`` or ``events.ragged``."""
-    kind, content = _one_of(_parse(wire.FromEdge(), data))
-    match content:
-        case wire.PushBatch():
+    kind, content = _one_of(wire.FromEdge, data)
+    match kind:
+        case "batch":
             return _push_batch_from_wire(content)
-        case wire.Heartbeat():
+        case "heartbeat":
             return Heartbeat(content.bytes_received, content.clock_us)
-        case wire.Hello():
+        case "hello":
             return _hello_from_wire(content)
     raise _malformed(f"unknown content {kind!r}")
 
@@ -85,7 +87,7 @@ def encode_from_cloud(message: FromCloud) -> bytes:
     """A message of the cloud's end of a push stream."""
     match message:
         case Ack():
-            return bytes(wire.FromCloud(ack=_ack_to_wire(message)))
+            return small_messages.write(wire.FromCloud, ack=_ack_to_wire(message))
         case Heartbeat():
             return bytes(wire.FromCloud(heartbeat=_heartbeat_to_wire(message)))
         case Start():
@@ -96,15 +98,15 @@ def encode_from_cloud(message: FromCloud) -> bytes:
 
 def decode_from_cloud(data: bytes) -> FromCloud:
     """Raises ``link.malformed``."""
-    kind, content = _one_of(_parse(wire.FromCloud(), data))
-    match content:
-        case wire.Ack():
+    kind, content = _one_of(wire.FromCloud, data)
+    match kind:
+        case "ack":
             return _ack_from_wire(content)
-        case wire.Heartbeat():
+        case "heartbeat":
             return Heartbeat(content.bytes_received, content.clock_us)
-        case wire.Start():
+        case "start":
             return _start_from_wire(content)
-        case wire.Drain():
+        case "drain":
             return Drain(content.retry_after_s, content.reason)
     raise _malformed(f"unknown content {kind!r}")
 
@@ -114,7 +116,7 @@ def decode_append_request(data: bytes) -> LocalAppend:
 
     The digest is left empty: the intake computes it when there is a key.
     """
-    message = _parse(wire.AppendRequest(), data)
+    message = _parse(wire.AppendRequest, data)
     events = message.events
     n = len(events.persistence_id)
     for name in (
@@ -143,17 +145,18 @@ def decode_append_request(data: bytes) -> LocalAppend:
 
 def encode_append_request(request: LocalAppend) -> bytes:
     """The client's side of ``decode_append_request``."""
-    beside = wire.AppendRequest(
+    beside = small_messages.write(
+        wire.AppendRequest,
         expected_persistence_id=list(request.expected),
         expected_seq_nr=list(request.expected.values()),
         idempotency_key=request.append_id,
     )
-    return bytes(beside) + length_delimited(_APPEND_EVENTS, encode_batch(request.events))
+    return beside + length_delimited(_APPEND_EVENTS, encode_batch(request.events))
 
 
 def encode_append_reply(first_position: int, seq_nr: list[int], repeated: bool) -> bytes:
     """The answer to a stored append."""
-    return bytes(wire.AppendReply(first_position=first_position, seq_nr=seq_nr, repeated_append=repeated))
+    return _bytes(wire.AppendReply, len(seq_nr), first_position=first_position, seq_nr=seq_nr, repeated_append=repeated)
 
 
 def encode_append_error(error: BackhaulError) -> bytes:
@@ -163,7 +166,7 @@ def encode_append_error(error: BackhaulError) -> bytes:
 
 def decode_append_reply(data: bytes) -> tuple[int, list[int], bool]:
     """First position, numbers, repeated; raises the refusal as a ``BackhaulError``."""
-    message = _parse(wire.AppendReply(), data)
+    message = _parse(wire.AppendReply, data)
     if message.error_code:
         raise BackhaulError(message.error_code, message.error_message, message.error_hint)
     return message.first_position, message.seq_nr, message.repeated_append
@@ -192,7 +195,7 @@ def encode_batch(batch: EventBatch) -> bytes:
         columns["metadata_key"], columns["metadata_value"] = parts[::2], parts[1::2]
     else:
         by_hand.append(zeros(_BATCH_METADATA_COUNT, n))
-    return b"".join([bytes(wire.EventBatch(**columns)), *by_hand])
+    return b"".join([_bytes(wire.EventBatch, n, **columns), *by_hand])
 
 
 def batch_from_wire(message: wire.EventBatch) -> EventBatch:
@@ -230,19 +233,21 @@ def _joined(counts: list[int], flat: list[str], name: str) -> list[str]:
 
 
 def _encode_push_batch(batch: PushBatch) -> bytes:
-    ranges = wire.StatedRanges(
+    ranges = small_messages.write(
+        wire.StatedRanges,
         persistence_id=[stated.persistence_id for stated in batch.ranges],
         from_seq_nr=[stated.from_seq_nr for stated in batch.ranges],
         to_seq_nr=[stated.to_seq_nr for stated in batch.ranges],
         reason=[stated.reason for stated in batch.ranges],
     )
-    beside = wire.PushBatch(
+    beside = small_messages.write(
+        wire.PushBatch,
         after_position=batch.after_position,
         through_position=batch.through_position,
         ranges=ranges,
         generation_id=batch.generation_id,
     )
-    return bytes(beside) + length_delimited(_PUSH_BATCH_EVENTS, encode_batch(batch.events))
+    return beside + length_delimited(_PUSH_BATCH_EVENTS, encode_batch(batch.events))
 
 
 def _push_batch_from_wire(message: wire.PushBatch) -> PushBatch:
@@ -336,8 +341,9 @@ def _start_from_wire(message: wire.Start) -> Start:
     )
 
 
-def _ack_to_wire(ack: Ack) -> wire.Ack:
-    return wire.Ack(
+def _ack_to_wire(ack: Ack) -> bytes:
+    return small_messages.write(
+        wire.Ack,
         position=ack.position,
         parked_position=[parked.position for parked in ack.parked],
         parked_persistence_id=[parked.persistence_id for parked in ack.parked],
@@ -362,15 +368,26 @@ def _heartbeat_to_wire(heartbeat: Heartbeat) -> wire.Heartbeat:
     return wire.Heartbeat(heartbeat.bytes_received, heartbeat.clock_us)
 
 
-def _parse(message: _Message, data: bytes) -> _Message:
+def _parse(kind: type[_Message], data: bytes) -> _Message:
+    """A message, or for a small one something with its attributes."""
     try:
-        return message.parse(data)
+        if len(data) <= small_messages.SMALL_BYTES:
+            return cast(_Message, small_messages.read(kind, data))
+        return kind().parse(data)
     except Exception as error:  # the codec raises many kinds for malformed input
-        raise _malformed(f"{type(message).__name__} does not decode: {type(error).__name__}") from error
+        raise _malformed(f"{kind.__name__} does not decode: {type(error).__name__}") from error
 
 
-def _one_of(message: betterproto.Message) -> tuple[str, object]:
-    return betterproto.which_one_of(message, "message")
+def _one_of(kind: type[_Message], data: bytes) -> tuple[str, Any]:
+    """Which content a stream's message has, and the content."""
+    message: Any = _parse(kind, data)
+    is_large = isinstance(message, betterproto.Message)
+    return betterproto.which_one_of(message, "message") if is_large else message.one_of
+
+
+def _bytes(kind: type[betterproto.Message], entries: int, **values: small_messages.Value) -> bytes:
+    """The bytes of a message whose columns have so many entries."""
+    return small_messages.write(kind, **values) if entries <= _FEW_ENTRIES else bytes(kind(**values))
 
 
 def _malformed(what: str) -> BackhaulError:
