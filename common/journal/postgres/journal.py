@@ -1,7 +1,7 @@
 """``Journal`` over a PostgreSQL database: which session does what, and what this process remembers.
 
 What is done is in the modules beside this one. Each kind of work has a session of its own, so none waits for another:
-appends, reads (two), the state of origins and parked events, projections, and hints.
+appends, reads (two), the state of origins and parked events, projections (two), and hints.
 """
 
 from __future__ import annotations
@@ -56,6 +56,9 @@ _WRITER_SETTINGS = {
     "enable_mergejoin": "off",
     "enable_bitmapscan": "off",
 }
+
+# A page of the log is a walk along an index, whatever a new table's statistics say: they have it sorted as a whole.
+_READER_SETTINGS = {"enable_seqscan": "off", "enable_bitmapscan": "off"}
 
 
 @asynccontextmanager
@@ -131,7 +134,7 @@ class PostgresJournal:
         self._writer = OwnedConnection(server, "writer", settings=_WRITER_SETTINGS, prepare=self._new_writer)
         self._readers = [_Reader(server, f"reader {number}") for number in (1, 2)]
         self._state = OwnedConnection(server, "state")
-        self._projections = OwnedConnection(server, "projections")
+        self._projections = [OwnedConnection(server, f"projections {number}") for number in (1, 2)]
 
     @property
     def history(self) -> History:
@@ -159,7 +162,7 @@ class PostgresJournal:
             self._writer,
             *(reader.connection for reader in self._readers),
             self._state,
-            self._projections,
+            *self._projections,
         ):
             await connection.aclose()
 
@@ -305,23 +308,28 @@ class PostgresJournal:
         await self._state.run(origins.save_cursor, name, offset)
 
     # -- projections -------------------------------------------------------------------------------------------------
+    def _projection_session(self) -> OwnedConnection:
+        return next((session for session in self._projections if not session.is_busy), self._projections[0])
+
     async def migrate(self, name: str, steps: Sequence[Sequence[str]]) -> None:
         """See ``ProjectionStore.migrate``."""
-        await self._projections.run(projections.migrate, name, steps)
+        await self._projection_session().run(projections.migrate, name, steps)
 
     async def acquire(self, name: str, slices: SliceRange, owner: str, lease_s: float) -> ProjectionLease | None:
         """See ``ProjectionStore.acquire``."""
-        return await self._projections.run(projections.acquire, name, slices, owner, lease_s, self._now_us())
+        return await self._projection_session().run(projections.acquire, name, slices, owner, lease_s, self._now_us())
 
     async def release(self, lease: ProjectionLease) -> None:
         """See ``ProjectionStore.release``."""
-        await self._projections.run(projections.release, lease)
+        await self._projection_session().run(projections.release, lease)
 
     async def commit(
         self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
     ) -> ProjectionLease:
         """See ``ProjectionStore.commit``."""
-        return await self._projections.run(projections.commit, lease, position, statements, lease_s, self._now_us())
+        return await self._projection_session().run(
+            projections.commit, lease, position, statements, lease_s, self._now_us()
+        )
 
     async def rows(self) -> list[ProjectionRow]:
         """See ``ProjectionStore.rows``."""
@@ -329,7 +337,7 @@ class PostgresJournal:
 
     async def set_paused(self, name: str, paused: bool) -> int:
         """See ``ProjectionStore.set_paused``."""
-        return await self._projections.run(projections.set_paused, name, paused)
+        return await self._projection_session().run(projections.set_paused, name, paused)
 
     async def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """See ``ProjectionStore.query``."""
@@ -341,7 +349,7 @@ class _Reader:
 
     def __init__(self, server: Server, purpose: str) -> None:
         self.names = log.EntityNames()
-        self.connection = OwnedConnection(server, purpose, prepare=self._forget_names)
+        self.connection = OwnedConnection(server, purpose, settings=_READER_SETTINGS, prepare=self._forget_names)
 
     async def _forget_names(self, _connection: asyncpg.Connection) -> None:
         # As for the writer: a new session may see another history.
