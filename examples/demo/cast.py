@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -76,6 +77,11 @@ class Cast:
             await service.ready.wait()
             return
         raise DemoFailure(f"{service.name} was not ready within {_READY_TIMEOUT_S:.0f} s: {service.said_last}")
+
+    def freeze(self, service: Service) -> None:
+        """SIGSTOP: from now on it answers nothing, and what is sent to it stays under way."""
+        assert service.process is not None
+        service.process.send_signal(signal.SIGSTOP)
 
     async def kill(self, service: Service) -> None:
         """SIGKILL, and wait until it is gone."""

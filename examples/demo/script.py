@@ -126,6 +126,8 @@ async def kill_the_process(edge: Edge, cast: Cast, acts: Acts, tell: Tell) -> No
     await edge.feed.posts_in_flight(1)
     # With the first answer the others may be committed and not yet answered; before it, more likely nothing is.
     await edge.feed.grown_by(1)
+    cast.freeze(edge.service)
+    await trio.sleep(_ALL_ARE_DUE_S)  # what it had answered is read; what is posted from now on is not answered
     await edge.feed.posts_in_flight(1)
     in_flight = frozenset(edge.feed.in_flight)
     await cast.kill(edge.service)
