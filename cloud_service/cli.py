@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from cloud_service.settings import PREFIX, CloudSettings
 from common.runtime import cli
+from common.runtime.append_command import APPEND
 from common.runtime.cli_questions import ASKING, ORIGINS, PARKED, PROJECTIONS
 
 if TYPE_CHECKING:
@@ -25,13 +26,13 @@ def _load_serve() -> Serve[CloudSettings]:
 CLOUD = cli.Program(
     name="cloud-service",
     service="cloud",
-    about="Takes in the journals of edges, each event once and in order, and runs projections over them.",
+    about="Takes in the journals of edges and events of its own, each once and in order, and runs projections over them.",
     prefix=PREFIX,
     settings_class=CloudSettings,
     http_address=lambda settings: (settings.http_host, settings.http_port),
     instance=lambda settings: settings.node or socket.gethostname(),
     load_serve=_load_serve,
-    commands=(*ASKING, *PARKED, *ORIGINS, *PROJECTIONS),
+    commands=(*ASKING, APPEND, *PARKED, *ORIGINS, *PROJECTIONS),
 )
 
 

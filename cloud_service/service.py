@@ -28,6 +28,8 @@ from common.projection.projection import run_projections
 from common.projection.tally import TALLY
 from common.runtime.health import Readiness, health_routes
 from common.runtime.http_app import HttpApp
+from common.runtime.intake import Intake
+from common.runtime.intake_http import events_route
 from common.runtime.journal_routes import origin_routes, parked_routes, projection_routes, read_routes
 from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import Registry
@@ -43,10 +45,11 @@ _REDIAL_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class CloudPorts:
-    """Where the started node listens."""
+    """Where the started node listens, and its door for code in the same process."""
 
     grpc: int
     http: int
+    intake: Intake
 
 
 async def serve(
@@ -65,12 +68,20 @@ async def serve(
     ):
         endpoint = PushEndpoint(journal, commit.submit, _endpoint_settings(settings), outside.now_us)
         report = CloudReport(journal, commit, endpoint, node=node, version=VERSION, now_us=outside.now_us)
+        intake = Intake(
+            commit,
+            entity_prefix="",
+            event_max_bytes=settings.event_max_bytes,
+            request_max_events=settings.batch_max_events,
+            request_max_bytes=settings.request_max_bytes,
+        )
         watch, readiness, metrics = JournalWatch(journal), Readiness(), Registry("backhaul_cloud")
         readiness.add("journal", lambda: watch.reason)
         readiness.add("draining", lambda: "the node is stopping" if stop.is_set() else None)
         report.register(metrics)
         app = HttpApp(
             [
+                events_route(intake),
                 *projection_query_routes(journal, frozenset(settings.projections)),
                 *read_routes(journal),
                 *parked_routes(journal),
@@ -115,7 +126,7 @@ async def serve(
                 http_port=http_port,
                 grpc_port=grpc_port,
             )
-            task_status.started(CloudPorts(grpc_port, http_port))
+            task_status.started(CloudPorts(grpc_port, http_port, intake))
             await stop.wait()
             await _drain(endpoint, settings.drain_s / 2)
             workers.cancel_scope.cancel()

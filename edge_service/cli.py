@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from common.runtime import cli
+from common.runtime.append_command import APPEND
 from common.runtime.cli_questions import ASKING, PARKED
-from edge_service.append_command import APPEND
 from edge_service.settings import PREFIX, EdgeSettings
 
 if TYPE_CHECKING:

@@ -18,15 +18,15 @@ from common.journal.group_commit import open_group_commit
 from common.journal.interface import Journal
 from common.runtime.health import Readiness, health_routes
 from common.runtime.http_app import HttpApp
+from common.runtime.intake import Intake
+from common.runtime.intake_grpc import intake_methods
+from common.runtime.intake_http import events_route
 from common.runtime.journal_routes import parked_routes, read_routes
 from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import Registry
 from common.runtime.outside import Outside, tls_files
 from common.transport.link import keep_link
 from common.transport.push_producer import LinkState, PushSettings
-from edge_service.intake import Intake
-from edge_service.intake_grpc import intake_methods
-from edge_service.intake_http import events_route
 from edge_service.report import EdgeReport
 from edge_service.retention import Retention, RetentionSettings
 from edge_service.settings import EdgeSettings

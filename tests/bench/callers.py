@@ -17,9 +17,9 @@ import trio
 
 from common import border
 from common.core.append import LocalAppend
+from common.runtime.intake_grpc import APPEND_PATH, APPEND_STREAM_PATH
 from common.transport import codec
 from common.transport.streams import GrpcChannel, open_channel
-from edge_service.intake_grpc import APPEND_PATH, APPEND_STREAM_PATH
 from tests.bench.echo_server import ECHO_PATH
 from tests.bench.http_door import http_body, open_http_door
 from tests.bench.processes import answer

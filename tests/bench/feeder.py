@@ -12,10 +12,10 @@ import trio
 
 from common import border
 from common.core.append import LocalAppend
+from common.runtime.intake_grpc import APPEND_STREAM_PATH
 from common.runtime.outside import utc_now_us
 from common.transport import codec
 from common.transport.streams import open_channel
-from edge_service.intake_grpc import APPEND_STREAM_PATH
 from tests.bench.http_door import http_body, open_http_door
 from tests.bench.processes import answer
 from tests.bench.workload import events

@@ -23,8 +23,8 @@ from common.core.history import Generation, History
 from common.core.push_messages import PUSH_PATH, Heartbeat, Hello
 from common.generated.backhaul import v1 as wire
 from common.journal.sqlite import open_sqlite_journal
+from common.runtime.intake_grpc import APPEND_PATH, APPEND_STREAM_PATH
 from common.transport import codec
-from edge_service.intake_grpc import APPEND_PATH, APPEND_STREAM_PATH
 from tests.e2e import strangers
 from tests.e2e.processes import Service, open_stage
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from common.core.errors import BackhaulError
-from edge_service.append_command import read_batches
+from common.runtime.append_command import read_batches
 from edge_service.cli import main as edge_main
 from tests.support.answering import AnsweringService
 

@@ -11,7 +11,7 @@ from common.core.errors import BackhaulError
 from common.journal.group_commit import open_group_commit
 from common.journal.memory import open_memory_journal
 from common.journal.memory_state import MemoryDatabase
-from edge_service.intake import Intake
+from common.runtime.intake import Intake
 from tests.support.builders import START_US, ids, local
 
 

@@ -26,7 +26,7 @@ from common.core.batch import join_metadata, join_tags, new_events
 from common.core.errors import BackhaulError
 from common.core.ids import persistence_id
 from common.runtime.http_app import json_response, read_json
-from edge_service.intake import Intake
+from common.runtime.intake import Intake
 
 _EVENT_KEYS = frozenset(
     {

@@ -1,7 +1,7 @@
 """Events of local programs on their way into the journal: checked, named, committed with others, answered.
 
-HTTP and gRPC are two doors to this one room. The answer comes after the synced commit. Entity ids get the edge's prefix
-here, so that 5,000 gateways may all have a ``temp1``.
+HTTP and gRPC are two doors to this one room. The answer comes after the synced commit. At an edge entity ids get its
+prefix here, so that 5,000 gateways may all have a ``temp1``; a cloud's own events keep the names they come with.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`edge-service append`: JSON lines on standard input, each one event as `POST /v1/events` takes it.
+"""`append`: JSON lines on standard input, each one event as `POST /v1/events` takes it.
 
 Lines go to the running service in batches, one at a time, and are held no longer than that: memory is bounded by one
 batch and one line. A batch is stored whole or not at all. With `--idempotency-prefix` the batches are cut by count

@@ -10,9 +10,9 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.journal.group_commit import Submitted
+from common.runtime.intake import Intake, stored
 from common.transport import codec
 from common.transport.stream import MessageStream, Methods, PeerClosed, PeerInfo, StreamMethod, UnaryMethod
-from edge_service.intake import Intake, stored
 
 APPEND_PATH = "/backhaul.v1.Intake/Append"
 APPEND_STREAM_PATH = "/backhaul.v1.Intake/AppendStream"
