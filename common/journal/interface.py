@@ -22,7 +22,29 @@ from common.core.batch import Envelope, EventBatch
 from common.core.history import History, Offset, OriginState, ResumeDecision
 from common.core.ids import ALL_SLICES, SliceRange
 from common.core.judge import EntityHead
+from common.journal.lease import ProjectionLease, Statement
 from common.journal.prompt import Prompt
+from common.journal.snapshot_store import SnapshotStore
+from common.journal.subscription_store import InboxRow, InboxStats, ReceivedCommit, SubscriptionStore
+
+__all__ = [
+    "InboxRow",
+    "InboxStats",
+    "Journal",
+    "JournalStats",
+    "LogPage",
+    "OpenJournal",
+    "ParkedRow",
+    "ProjectionLease",
+    "ProjectionRow",
+    "ProjectionStore",
+    "ReceivedCommit",
+    "SnapshotStore",
+    "Statement",
+    "StoredRange",
+    "SubscriptionStore",
+    "TrimLimit",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,27 +85,6 @@ class ParkedRow:
     code: str
     parked_us: int
     event: Envelope
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """One SQL statement of a projection's handler, run once for each row of ``rows``.
-
-    Parameters are written ``$1``, ``$2`` … on every database; values are str, int, float, bytes, bool or None.
-    """
-
-    sql: str
-    rows: Sequence[Sequence[Any]] = ((),)
-
-
-@dataclass(frozen=True, slots=True)
-class ProjectionLease:
-    """The right to commit for one projection's range until somebody takes it: ``epoch`` guards every commit."""
-
-    name: str
-    slices: SliceRange
-    epoch: int
-    position: int
 
 
 @dataclass(frozen=True, slots=True)

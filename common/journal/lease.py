@@ -1,0 +1,30 @@
+"""The right to commit for a range of a projection or a subscription, and the statements that are run in such a commit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from common.core.ids import SliceRange
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One SQL statement of a projection's handler, run once for each row of ``rows``.
+
+    Parameters are written ``$1``, ``$2`` … on every database; values are str, int, float, bytes, bool or None.
+    """
+
+    sql: str
+    rows: Sequence[Sequence[Any]] = ((),)
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionLease:
+    """The right to commit for one projection's range until somebody takes it: ``epoch`` guards every commit."""
+
+    name: str
+    slices: SliceRange
+    epoch: int
+    position: int
