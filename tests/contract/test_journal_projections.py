@@ -236,14 +236,64 @@ class TestCommits:
             counted = await tallies(journal)
             assert counted == ([("a", done)] if done else [])
 
-    async def test_every_type_of_value_goes_in_and_out(self, journal: Journal, lease: ProjectionLease) -> None:
+    @pytest.mark.parametrize("times", [1, 30], ids=["few_rows", "many_rows"])
+    async def test_every_type_of_value_goes_in_and_out(
+        self, journal: Journal, lease: ProjectionLease, times: int
+    ) -> None:
         await journal.migrate(
             "types",
-            [["CREATE TABLE types (i BIGINT, f DOUBLE PRECISION, t TEXT)"]],
+            [["CREATE TABLE types (i BIGINT, f DOUBLE PRECISION, t TEXT, o BOOLEAN, b BYTEA)"]],
         )
-        rows = [(2**62, 0.1, "日本 😀 'quoted'"), (-1, -2.5e300, ""), (None, None, None)]
-        await journal.commit(lease, 1, [Statement("INSERT INTO types VALUES ($1, $2, $3)", rows)], 60)
-        assert await journal.query("SELECT i, f, t FROM types") == rows
+        rows = [
+            (2**63 - 1, 0.1, "日本 😀 'quoted' \\' \\\\ $1 ; -- /*", True, bytes(range(256))),
+            (-(2**63), -2.5e300, "", False, b""),
+            (True, float("inf"), "a\nb\x1ec", None, b"'"),
+            (None, None, None, None, None),
+        ]
+        statement = Statement("INSERT INTO types VALUES ($1, $2, $3, $4, $5)", rows * times)
+        await journal.commit(lease, 1, [statement], 60)
+        assert await journal.query("SELECT i, f, t, o, b FROM types") == rows * times
+
+    @pytest.mark.parametrize("others", [0, 100], ids=["few_rows", "many_rows"])
+    @pytest.mark.parametrize("wrong", [2**63, ("x",)], ids=["too_large", "foreign"])
+    async def test_a_value_that_fits_no_column_fails_the_statement(
+        self, journal: Journal, lease: ProjectionLease, wrong: object, others: int
+    ) -> None:
+        with pytest.raises(BackhaulError) as failed:
+            await journal.commit(lease, 1, [Statement(COUNT, [*([("a", 1)] * others), ("b", wrong)])], 60)
+        assert failed.value.code == "projection.statement_failed"
+        assert await tallies(journal) == []
+
+    async def test_a_value_is_never_read_as_sql(self, journal: Journal, lease: ProjectionLease) -> None:
+        lease = await journal.commit(lease, 1, [Statement(COUNT, [("a", 1)])], 60)
+        note = "UPDATE tally SET note = $1"
+        for value in ("b');DELETE FROM tally;--", "\\');DELETE FROM tally;--", "$$;DELETE FROM tally;"):
+            lease = await journal.commit(lease, lease.position + 1, [Statement(note, [(value,)])], 60)
+            assert await journal.query("SELECT note FROM tally") == [(value,)]
+
+    async def test_statements_keep_their_order_whatever_their_size(
+        self, journal: Journal, lease: ProjectionLease
+    ) -> None:
+        for many in (1, 100):
+            steps = [
+                Statement("UPDATE tally SET n = 0"),
+                Statement(COUNT, [("a", 1)] * many),
+                Statement("UPDATE tally SET n = n * 10 WHERE name = $1", [("a",)]),
+                Statement("DELETE FROM tally WHERE name = $1", []),
+            ]
+            lease = await journal.commit(lease, lease.position + 1, steps, 60)
+            assert await tallies(journal) == [("a", 10 * many)]
+
+    async def test_a_table_that_changes_between_two_commits_is_met_as_it_is(
+        self, journal: Journal, lease: ProjectionLease
+    ) -> None:
+        fill = Statement("INSERT INTO changed (a) VALUES ($1)", [(7,)])
+        await journal.migrate("changed", [["CREATE TABLE changed (a BIGINT)"]])
+        lease = await journal.commit(lease, 1, [fill], 60)
+        again = ["DROP TABLE changed", "CREATE TABLE changed (b TEXT, a BIGINT)"]
+        await journal.migrate("changed", [["CREATE TABLE changed (a BIGINT)"], again])
+        await journal.commit(lease, 2, [fill], 60)
+        assert await journal.query("SELECT a FROM changed") == [(7,)]
 
     async def test_a_query_cannot_write(self, journal: Journal, lease: ProjectionLease) -> None:
         with pytest.raises(BackhaulError) as refused:

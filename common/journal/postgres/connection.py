@@ -89,6 +89,7 @@ class Server:
             "application_name": f"backhaul {purpose}",
             "search_path": f"{SCHEMA}, public",
             "client_min_messages": "warning",
+            "standard_conforming_strings": "on",
             "jit": "off",
             **self.limits.settings(),
             **settings,

@@ -40,6 +40,7 @@ from common.journal.postgres.connection import (
     say_goodbye,
     told_at_start,
 )
+from common.journal.postgres.exchange import Prepared
 from common.journal.postgres.hints import Hints
 from common.journal.prompt import Prompt
 
@@ -134,7 +135,7 @@ class PostgresJournal:
         self._writer = OwnedConnection(server, "writer", settings=_WRITER_SETTINGS, prepare=self._new_writer)
         self._readers = [_Reader(server, f"reader {number}") for number in (1, 2)]
         self._state = OwnedConnection(server, "state")
-        self._projections = [OwnedConnection(server, f"projections {number}") for number in (1, 2)]
+        self._projections = [_Committer(server, f"projections {number}") for number in (1, 2)]
 
     @property
     def history(self) -> History:
@@ -162,7 +163,7 @@ class PostgresJournal:
             self._writer,
             *(reader.connection for reader in self._readers),
             self._state,
-            *self._projections,
+            *(committer.connection for committer in self._projections),
         ):
             await connection.aclose()
 
@@ -308,27 +309,29 @@ class PostgresJournal:
         await self._state.run(origins.save_cursor, name, offset)
 
     # -- projections -------------------------------------------------------------------------------------------------
-    def _projection_session(self) -> OwnedConnection:
-        return next((session for session in self._projections if not session.is_busy), self._projections[0])
+    def _committer(self) -> _Committer:
+        return next((one for one in self._projections if not one.connection.is_busy), self._projections[0])
 
     async def migrate(self, name: str, steps: Sequence[Sequence[str]]) -> None:
         """See ``ProjectionStore.migrate``."""
-        await self._projection_session().run(projections.migrate, name, steps)
+        await self._committer().connection.run(projections.migrate, name, steps)
 
     async def acquire(self, name: str, slices: SliceRange, owner: str, lease_s: float) -> ProjectionLease | None:
         """See ``ProjectionStore.acquire``."""
-        return await self._projection_session().run(projections.acquire, name, slices, owner, lease_s, self._now_us())
+        connection = self._committer().connection
+        return await connection.run(projections.acquire, name, slices, owner, lease_s, self._now_us())
 
     async def release(self, lease: ProjectionLease) -> None:
         """See ``ProjectionStore.release``."""
-        await self._projection_session().run(projections.release, lease)
+        await self._committer().connection.run(projections.release, lease)
 
     async def commit(
         self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
     ) -> ProjectionLease:
         """See ``ProjectionStore.commit``."""
-        return await self._projection_session().run(
-            projections.commit, lease, position, statements, lease_s, self._now_us()
+        committer = self._committer()
+        return await committer.connection.run(
+            projections.commit, committer.prepared, lease, position, statements, lease_s, self._now_us()
         )
 
     async def rows(self) -> list[ProjectionRow]:
@@ -337,7 +340,7 @@ class PostgresJournal:
 
     async def set_paused(self, name: str, paused: bool) -> int:
         """See ``ProjectionStore.set_paused``."""
-        return await self._projection_session().run(projections.set_paused, name, paused)
+        return await self._committer().connection.run(projections.set_paused, name, paused)
 
     async def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """See ``ProjectionStore.query``."""
@@ -354,3 +357,14 @@ class _Reader:
     async def _forget_names(self, _connection: asyncpg.Connection) -> None:
         # As for the writer: a new session may see another history.
         self.names.clear()
+
+
+class _Committer:
+    """A session for projections' commits, with the statements it has prepared."""
+
+    def __init__(self, server: Server, purpose: str) -> None:
+        self.prepared = Prepared()
+        self.connection = OwnedConnection(server, purpose, prepare=self._forget_prepared)
+
+    async def _forget_prepared(self, _connection: asyncpg.Connection) -> None:
+        self.prepared.clear()

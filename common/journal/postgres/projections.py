@@ -12,10 +12,11 @@ import asyncpg
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.ids import SliceRange
 from common.core.ranges import check_ranges
-from common.fail_points import fail_point
+from common.fail_points import fail_point, is_aimed_at
 from common.journal.interface import ProjectionLease, ProjectionRow, Statement
 from common.journal.migrations import check_not_newer
 from common.journal.postgres.connection import is_passing
+from common.journal.postgres.exchange import Prepared
 
 _RANGES_LOCK = 22254285
 _RANGE = "name = $1 AND first_slice = $2 AND last_slice = $3"
@@ -78,31 +79,73 @@ async def release(connection: asyncpg.Connection, lease: ProjectionLease) -> Non
     )
 
 
+_MOVE = (
+    "UPDATE projection SET position = $6, updated_us = $8,"
+    f" lease_until = clock_timestamp() + make_interval(secs => $7) WHERE {_GUARD}"
+)
+# Divides by zero unless the guarded row moved. Only "it failed" is wanted of it: the steps then find out why.
+_MOVE_OR_FAIL = f"WITH moved AS ({_MOVE} RETURNING 1) SELECT 1 / count(*) FROM moved"
+_IN_TRANSACTION = "projection.in_transaction"
+
+
 async def commit(
     connection: asyncpg.Connection,
+    prepared: Prepared,
     lease: ProjectionLease,
     position: int,
     statements: Sequence[Statement],
     lease_s: float,
     now_us: int,
 ) -> ProjectionLease:
-    """See ``ProjectionStore.commit``."""
+    """See ``ProjectionStore.commit``; small ones take one exchange with the server.
+
+    A text of several statements is one transaction, so one that failed has written nothing and is done again in steps.
+    These know which statement failed, and whether it was only because another owner has written the same.
+    """
+    move = Statement(_MOVE_OR_FAIL, [(*_key(lease), position, float(lease_s), now_us)])
+    if not await _commit_in_one_exchange(connection, prepared, [*statements, move]):
+        await _commit_in_steps(connection, lease, position, statements, lease_s, now_us)
+    return replace(lease, position=position)
+
+
+async def _commit_in_one_exchange(
+    connection: asyncpg.Connection, prepared: Prepared, statements: Sequence[Statement]
+) -> bool:
+    try:
+        text = await prepared.text(connection, statements)
+        if text is None:
+            return False
+        if is_aimed_at(_IN_TRANSACTION):
+            # The same as two exchanges, since in one there is no moment between effect and commit.
+            async with connection.transaction():
+                await connection.execute(text)
+                fail_point(_IN_TRANSACTION)
+        else:
+            await connection.execute(text)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        if is_passing(error):
+            raise
+        return False
+    return True
+
+
+async def _commit_in_steps(
+    connection: asyncpg.Connection,
+    lease: ProjectionLease,
+    position: int,
+    statements: Sequence[Statement],
+    lease_s: float,
+    now_us: int,
+) -> None:
     try:
         async with connection.transaction():
             for statement in statements:
                 with _told(statement.sql):
                     await connection.executemany(statement.sql, statement.rows)
-            moved = await connection.execute(
-                "UPDATE projection SET position = $6, updated_us = $8,"
-                f" lease_until = clock_timestamp() + make_interval(secs => $7) WHERE {_GUARD}",
-                *_key(lease),
-                position,
-                lease_s,
-                now_us,
-            )
+            moved = await connection.execute(_MOVE, *_key(lease), position, lease_s, now_us)
             if moved != "UPDATE 1":
                 raise _fenced(lease)
-            fail_point("projection.in_transaction")
+            fail_point(_IN_TRANSACTION)
     except BackhaulError as error:
         # A statement may fail because another owner has written the same before: being fenced is the better answer.
         if error.code == "projection.statement_failed" and not await connection.fetchval(
@@ -110,7 +153,6 @@ async def commit(
         ):
             raise _fenced(lease) from error
         raise
-    return replace(lease, position=position)
 
 
 def _fenced(lease: ProjectionLease) -> BackhaulError:

@@ -1,0 +1,100 @@
+"""Several prepared statements and their values as one text: one exchange with the server, one transaction.
+
+A round trip costs a small transaction more than its work does. Values are written as literals of the type the server
+wants, and only those whose literal is beyond doubt; for anything else there is no text, and the caller goes step by step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import asyncpg
+
+from common.journal.interface import Statement
+
+# Above this, binding values to one statement again and again is cheaper than a text that has to be parsed.
+_MAX_ROWS: Final = 50
+_MAX_CHARACTERS: Final = 512 * 1024
+_PREPARED_MAX: Final = 100
+
+
+class Prepared:
+    """The statements that one session has prepared; cleared when another session takes its place."""
+
+    def __init__(self) -> None:
+        self._statements: dict[str, asyncpg.prepared_stmt.PreparedStatement] = {}
+
+    def clear(self) -> None:
+        """Forget them all."""
+        self._statements.clear()
+
+    async def text(self, connection: asyncpg.Connection, statements: Sequence[Statement]) -> str | None:
+        """A text that runs each row of each statement, in order; None when they are too many or a value is unusual.
+
+        Asyncio-flavoured. Raises what the server says of a statement that it sees for the first time.
+        """
+        if sum(len(statement.rows) for statement in statements) > _MAX_ROWS:
+            return None
+        calls: list[str] = []
+        for statement in statements:
+            prepared = self._statements.get(statement.sql) or await self._prepare(connection, statement.sql)
+            writers = [_WRITERS.get(parameter.name) for parameter in prepared.get_parameters()]
+            for row in statement.rows:
+                call = _call(prepared.get_name(), writers, row)
+                if call is None:
+                    return None
+                calls.append(call)
+        text = ";".join(calls)
+        return text if len(text) <= _MAX_CHARACTERS else None
+
+    async def _prepare(self, connection: asyncpg.Connection, sql: str) -> asyncpg.prepared_stmt.PreparedStatement:
+        if len(self._statements) >= _PREPARED_MAX:
+            self._statements.clear()
+        prepared = self._statements[sql] = await connection.prepare(sql)
+        return prepared
+
+
+def _call(name: str, writers: Sequence[Callable[[Any], str | None] | None], row: Sequence[Any]) -> str | None:
+    if len(writers) != len(row):
+        return None
+    literals = []
+    for writer, value in zip(writers, row, strict=True):
+        literal = "NULL" if value is None else writer(value) if writer else None
+        if literal is None:
+            return None
+        literals.append(literal)
+    return f"EXECUTE {name}({','.join(literals)})" if literals else f"EXECUTE {name}"
+
+
+def _integer(value: object) -> str | None:
+    return f"'{int(value)}'" if isinstance(value, int) else None
+
+
+def _float(value: object) -> str | None:
+    return f"'{float(value)!r}'" if isinstance(value, float | int) else None
+
+
+def _boolean(value: object) -> str | None:
+    return f"'{value}'" if isinstance(value, bool) else None
+
+
+def _text(value: object) -> str | None:
+    # standard_conforming_strings is on in every session (connection.py): a backslash means itself.
+    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) and "\0" not in value else None
+
+
+def _bytes(value: object) -> str | None:
+    return f"'\\x{value.hex()}'" if isinstance(value, bytes) else None
+
+
+_WRITERS: Final[dict[str, Callable[[Any], str | None]]] = {
+    "int2": _integer,
+    "int4": _integer,
+    "int8": _integer,
+    "float8": _float,
+    "bool": _boolean,
+    "text": _text,
+    "varchar": _text,
+    "bytea": _bytes,
+}

@@ -1,0 +1,80 @@
+"""A projection's small commit costs one exchange with PostgreSQL; a large one, or an unusual value, takes steps."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from common import border
+from common.core.errors import BackhaulError
+from common.core.ids import ALL_SLICES
+from common.journal.interface import ProjectionLease, Statement
+from common.journal.postgres import PostgresJournal, open_postgres_journal
+from tests.support.builders import START_US, ids
+
+TABLES = [["CREATE TABLE counted (name TEXT PRIMARY KEY, n NUMERIC, at BIGINT)"]]
+COUNT = "INSERT INTO counted VALUES ($1, 1, $2) ON CONFLICT (name) DO UPDATE SET n = counted.n + 1, at = excluded.at"
+
+
+@pytest.fixture
+async def journal(postgres_url: str) -> AsyncIterator[PostgresJournal]:
+    """A journal in a new database."""
+    new_id = ids("exchange").__next__
+    async with (
+        border.open_loop(),
+        open_postgres_journal(postgres_url, now_us=lambda: START_US, new_id=new_id, notify=False) as opened,
+    ):
+        yield opened
+
+
+class Exchanges:
+    """The statements that the sessions for projections have sent."""
+
+    def __init__(self, journal: PostgresJournal) -> None:
+        self.sent: list[str] = []
+        for committer in journal._projections:
+            session = committer.connection._connection
+            if session is not None:
+                session.add_query_logger(self._note)
+
+    def _note(self, record: asyncpg.connection.LoggedQuery) -> None:
+        self.sent.append(record.query)
+
+
+async def lease_of(journal: PostgresJournal) -> ProjectionLease:
+    await journal.migrate("counted", TABLES)
+    lease = await journal.acquire("counted", ALL_SLICES, "node-1", 60)
+    assert lease is not None
+    return lease
+
+
+async def test_a_small_commit_is_one_exchange_once_its_statements_are_known(journal: PostgresJournal) -> None:
+    lease = await lease_of(journal)
+    statements = [Statement(COUNT, [(f"sensor {i}", i) for i in range(20)]), Statement(COUNT, [("x", 1)])]
+    lease = await journal.commit(lease, 1, statements, 60)
+    exchanges = Exchanges(journal)
+    lease = await journal.commit(lease, 2, statements, 60)
+    await journal.commit(lease, 3, [], 60)
+    assert [query.partition(" ")[0] for query in exchanges.sent] == ["EXECUTE", "EXECUTE"]
+    assert await journal.query("SELECT count(*), sum(n)::int FROM counted") == [(21, 42)]
+
+
+async def test_what_has_no_plain_literal_goes_step_by_step(journal: PostgresJournal) -> None:
+    add = "INSERT INTO counted VALUES ('a', $1, 0) ON CONFLICT (name) DO UPDATE SET n = counted.n + $1"
+    lease = await lease_of(journal)
+    lease = await journal.commit(lease, 1, [Statement(add, [(1,)])], 60)
+    exchanges = Exchanges(journal)
+    await journal.commit(lease, 2, [Statement(add, [(2,)])], 60)
+    assert "COMMIT;" in exchanges.sent
+    assert await journal.query("SELECT n::int FROM counted") == [(3,)]
+
+
+async def test_a_fenced_commit_in_one_exchange_writes_nothing(journal: PostgresJournal) -> None:
+    lease = await lease_of(journal)
+    newer = await journal.commit(lease, 1, [Statement(COUNT, [("a", 1)])], 60)
+    with pytest.raises(BackhaulError, match=r"projection\.fenced"):
+        await journal.commit(lease, 1, [Statement(COUNT, [("a", 1)])], 60)
+    assert await journal.query("SELECT n::int FROM counted") == [(1,)]
+    await journal.commit(newer, 2, [Statement(COUNT, [("a", 1)])], 60)
