@@ -16,6 +16,8 @@ from typing import Any
 from common.core.errors import BackhaulError
 
 UNIT_SEPARATOR = "\x1f"
+# In ``prev_tags``: the predecessor had none.
+NO_TAGS = UNIT_SEPARATOR
 # What an event weighs beside its payload, for bounds in bytes: ids, numbers and framing, roughly.
 EVENT_OVERHEAD_BYTES = 120
 
@@ -161,6 +163,11 @@ def join_tags(tags: Iterable[str]) -> str:
 def split_tags(joined: str) -> tuple[str, ...]:
     """The tags of one column entry."""
     return tuple(joined.split(UNIT_SEPARATOR)) if joined else ()
+
+
+def predecessor_tags(tags: str, prev_tags: str) -> str:
+    """The tags an event's predecessor had, joined; ``prev_tags`` is '' when they are its own."""
+    return ("" if prev_tags == NO_TAGS else prev_tags) if prev_tags else tags
 
 
 def join_metadata(metadata: Mapping[str, str]) -> str:
