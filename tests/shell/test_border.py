@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 import trio
@@ -112,3 +113,99 @@ async def test_an_error_of_a_call_that_must_finish_is_its_own() -> None:
     async with border.open_loop():
         with pytest.raises(KeyError):
             await border.finish_asyncio(statement, deadline_s=5, cut=lambda: None)
+
+
+class Turns(trio.abc.Instrument):
+    """Counts the turns of trio's loop."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_io_wait(self, timeout: float) -> None:
+        self.count += 1
+
+
+async def test_a_call_over_a_socket_costs_two_turns_of_the_loop() -> None:
+    """One until the answer has come, one to the caller; as trio-asyncio comes it would be seven."""
+    here, there = socket.socketpair()
+    here.setblocking(False)
+    turns = Turns()
+
+    async def ask() -> bytes:
+        writer.write(b"?")
+        return await reader.readexactly(1)
+
+    async def answer_all() -> None:
+        server = trio.socket.from_stdlib_socket(there)
+        while await server.recv(1):
+            await server.send(b"!")
+
+    with there:
+        async with border.open_loop(), trio.open_nursery() as nursery:
+            nursery.start_soon(answer_all)
+            reader, writer = await border.call_asyncio(lambda: asyncio.open_connection(sock=here))
+            await border.finish_asyncio(ask, deadline_s=5, cut=writer.close)
+            trio.lowlevel.add_instrument(turns)
+            for _ in range(50):
+                assert await border.finish_asyncio(ask, deadline_s=5, cut=writer.close) == b"!"
+            trio.lowlevel.remove_instrument(turns)
+            writer.close()
+    assert turns.count <= 50 * 4, "two for us and two for the other end, which runs here too"
+
+
+async def test_callbacks_run_in_the_order_they_were_asked_for_whoever_runs_them() -> None:
+    ran: list[str] = []
+
+    async def statement() -> None:
+        loop.call_soon(ran.append, "first")
+        loop.call_soon(lambda: loop.call_soon(ran.append, "third"))
+        loop.call_later(0, ran.append, "timer")
+        loop.call_soon(ran.append, "second")
+        await asyncio.sleep(0.01)
+
+    async with border.open_loop():
+        loop = asyncio.get_event_loop()
+        loop.call_soon(ran.append, "before")
+        await border.finish_asyncio(statement, deadline_s=5, cut=lambda: None)
+        await border.call_asyncio(asyncio.sleep, 0)
+        assert [name for name in ran if name != "timer"] == ["before", "first", "second", "third"]
+        assert "timer" in ran
+
+
+async def test_callbacks_that_go_on_for_ever_leave_others_their_turn() -> None:
+    again = True
+    turns = 0
+
+    def chase() -> None:
+        if again:
+            loop.call_soon(chase)
+
+    async def statement() -> None:
+        chase()
+
+    async with border.open_loop():
+        loop = asyncio.get_event_loop()
+        await border.finish_asyncio(statement, deadline_s=5, cut=lambda: None)
+        for _ in range(10):
+            await trio.lowlevel.checkpoint()
+            turns += 1
+        again = False
+    assert turns == 10
+
+
+async def test_a_trio_task_that_asyncio_starts_has_begun_before_what_was_asked_for_after_it() -> None:
+    ran: list[str] = []
+
+    async def begin() -> None:
+        ran.append("task")
+
+    async def statement() -> None:
+        task = asyncio.ensure_future(border.from_asyncio(begin)())
+        await asyncio.sleep(0)
+        loop.call_soon(ran.append, "after")
+        await task
+
+    async with border.open_loop():
+        loop = asyncio.get_event_loop()
+        await border.finish_asyncio(statement, deadline_s=5, cut=lambda: None)
+    assert ran == ["task", "after"]
