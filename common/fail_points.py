@@ -20,6 +20,7 @@ NAMES = frozenset(
         "projection.in_transaction",
         "migration.in_transaction",
         "trim.before_commit",
+        "subscription.in_transaction",
     }
 )
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from common.core.batch import EventBatch
-from common.core.ids import entity_type_of
+from common.core.errors import BackhaulError, ErrorKind
+from common.core.ids import SEPARATOR, entity_type_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,41 @@ class Snapshot:
     metadata: str
     taken_position: int
     """Head of the log when it was stored."""
+
+
+def judge_snapshot(new: NewSnapshot, *, reached: int, deleted_to: int, stored: int) -> bool:
+    """Whether it becomes its entity's latest. ``reached`` is the entity's last number (0 = there is no such entity).
+
+    One below what is deleted is no news: the numbers between would be missing for whoever begins with it.
+
+    Raises:
+        BackhaulError: ``snapshot.no_entity``, ``snapshot.ahead``.
+    """
+    if not reached:
+        raise BackhaulError(
+            "snapshot.no_entity",
+            f"there is no entity {new.persistence_id}",
+            hint="take snapshots of entities that this journal has events of",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    if not 1 <= new.seq_nr <= reached:
+        raise BackhaulError(
+            "snapshot.ahead",
+            f"{new.persistence_id} is at {reached}: a snapshot of {new.seq_nr} says more than its events do",
+            hint="give the number of the last event that the snapshot includes, between 1 and the entity's last",
+            kind=ErrorKind.CONFLICT,
+            details={"persistence_id": new.persistence_id, "seq_nr": new.seq_nr, "reached": reached},
+        )
+    return new.seq_nr > stored and new.seq_nr >= deleted_to
+
+
+def id_ranges(after: str, entity_types: frozenset[str]) -> list[tuple[str, str | None]]:
+    """Stretches of persistence ids in byte order, each (after, before): all ids above ``after``, or those of the types."""
+    if not entity_types:
+        return [(after, None)]
+    past = chr(ord(SEPARATOR) + 1)
+    stretches = [(f"{name}{SEPARATOR}", f"{name}{past}") for name in entity_types]
+    return sorted((max(after, first), end) for first, end in stretches if after < end)
 
 
 def snapshot_batch(snapshots: Sequence[Snapshot]) -> EventBatch:

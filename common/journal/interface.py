@@ -114,7 +114,9 @@ class StoredRange:
 class TrimLimit:
     """What one chunk of retention may remove: events with position <= ``through`` and stored before ``stored_before_us``.
 
-    ``reason`` is kept with the entities ("trimmed" or "dropped"); ``entity_types`` limits it when not empty.
+    ``reason`` is kept with the entities ("trimmed" or "dropped"); ``entity_types`` limits it when not empty. Entities of
+    ``covered_types`` lose only what is at or below their latest snapshot: without it, nothing. Positions up to ``after``
+    are not looked at, so that a long log is gone through in stretches; entities with events there lose nothing.
     """
 
     through: int
@@ -122,6 +124,8 @@ class TrimLimit:
     max_events: int
     reason: str = "trimmed"
     entity_types: frozenset[str] = field(default_factory=frozenset)
+    covered_types: frozenset[str] = field(default_factory=frozenset)
+    after: int = 0
 
 
 class ProjectionStore(Protocol):
@@ -154,7 +158,7 @@ class ProjectionStore(Protocol):
         """
 
     async def rows(self) -> list[ProjectionRow]:
-        """All ranges of all projections."""
+        """All ranges of all projections; not what is held only for its lease (a name with a colon)."""
 
     async def set_paused(self, name: str, paused: bool) -> int:
         """Pause or resume all ranges of a projection; returns how many there are. Pausing bumps the epoch."""
@@ -163,7 +167,7 @@ class ProjectionStore(Protocol):
         """Rows of a read-only query over the application's tables, parameters as in ``Statement``."""
 
 
-class Journal(ProjectionStore, Protocol):
+class Journal(ProjectionStore, SnapshotStore, SubscriptionStore, Protocol):
     """The log of one service."""
 
     prompt: Prompt

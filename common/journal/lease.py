@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from common.core.errors import BackhaulError, ErrorKind
 from common.core.ids import SliceRange
+
+# In a name it says: held only for its lease, not a projection with an offset that retention must respect.
+LEASE_MARK = ":"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +32,13 @@ class ProjectionLease:
     slices: SliceRange
     epoch: int
     position: int
+
+
+def fenced(lease: ProjectionLease) -> BackhaulError:
+    """Somebody else has the lease, or it was paused: nothing is written any more under this one."""
+    return BackhaulError(
+        "projection.fenced",
+        f"{lease.name} {lease.slices} is paused, or somebody else has gone on from {lease.position}",
+        "nothing to do: the present owner goes on",
+        kind=ErrorKind.CONFLICT,
+    )

@@ -12,7 +12,6 @@ from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from itertools import takewhile
 
 import trio
 
@@ -54,10 +53,9 @@ from common.journal.interface import (
     LogPage,
     ParkedRow,
     StoredRange,
-    TrimLimit,
 )
-from common.journal.memory_projections import MemoryProjections
 from common.journal.memory_state import AppendIdEntry, DraftHeads, MemoryDatabase, MemoryState, ParkedEntry
+from common.journal.memory_subscriptions import MemorySubscriptions
 from common.journal.prompt import Prompt
 
 __all__ = ["MemoryDatabase", "MemoryJournal", "open_memory_journal"]
@@ -85,7 +83,7 @@ async def open_memory_journal(
         database.open_journals.remove(journal)
 
 
-class MemoryJournal(MemoryProjections):
+class MemoryJournal(MemorySubscriptions):
     """``common.journal.interface.Journal`` over a ``MemoryDatabase``."""
 
     def __init__(self, database: MemoryDatabase, now_us: Callable[[], int], commit_delay_s: float) -> None:
@@ -235,7 +233,7 @@ class MemoryJournal(MemoryProjections):
             head_timestamp_us=state.head_timestamp_us,
             deleted_through=state.deleted_through,
             first_position=state.log.position[0] if state.log.position else state.head_position + 1,
-            used_bytes=state.log.byte_size(),
+            used_bytes=state.log.byte_size() + sum(entry.inbox_bytes for entry in state.subscriptions.values()),
             wal_bytes=0,
             parked=len(state.parked),
         )
@@ -246,30 +244,6 @@ class MemoryJournal(MemoryProjections):
         heads = [head for head in self._database.state.heads.values() if after < head.deleted_position <= through]
         heads.sort(key=lambda head: head.deleted_position)
         return [StatedRange(head.persistence_id, 1, head.deleted_to, head.deleted_reason) for head in heads]
-
-    async def trim(self, limit: TrimLimit) -> int:
-        """See ``Journal.trim``."""
-        async with self._transaction() as draft:
-            log, heads = draft.log, DraftHeads(draft.heads)
-            wanted = [
-                index
-                for index in range(bisect_right(log.position, limit.through))
-                if not limit.entity_types or entity_type_of(log.persistence_id[index]) in limit.entity_types
-            ]
-            # Up to the first that is too young: the clock may have stepped back between two events of an entity.
-            removed = list(
-                takewhile(lambda index: log.stored_us[index] < limit.stored_before_us, wanted[: limit.max_events])
-            )
-            for index in removed:
-                head = heads[log.persistence_id[index]]
-                head.deleted_to = log.seq_nr[index]
-                head.deleted_position = log.position[index]
-                head.deleted_reason = limit.reason
-                draft.deleted_through = max(draft.deleted_through, log.position[index])
-            heads.keep()
-            gone = set(removed)
-            draft.log = log.select([index for index in range(len(log)) if index not in gone])
-            return len(removed)
 
     async def forget_append_ids(self, stored_before_us: int, max_rows: int) -> int:
         """See ``Journal.forget_append_ids``."""

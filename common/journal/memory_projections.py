@@ -13,9 +13,23 @@ from common.core.errors import BackhaulError
 from common.core.ids import SliceRange
 from common.core.ranges import check_ranges
 from common.journal.interface import ProjectionLease, ProjectionRow, Statement
+from common.journal.lease import LEASE_MARK, fenced
 from common.journal.memory_state import MemoryDatabase, MemoryState, ProjectionEntry
 
 _MICROSECONDS = 1_000_000
+
+
+def held_row(draft: MemoryState, lease: ProjectionLease) -> ProjectionEntry:
+    """The range's row, if the lease still gives the right to change it."""
+    row = draft.projections.get((lease.name, lease.slices))
+    if row is None or row.paused or (row.epoch, row.position) != (lease.epoch, lease.position):
+        raise fenced(lease)
+    return row
+
+
+def lease_end(now_us: int, lease_s: float) -> int:
+    """When a lease taken now ends."""
+    return now_us + round(lease_s * _MICROSECONDS)
 
 
 class MemoryProjections:
@@ -60,7 +74,7 @@ class MemoryProjections:
             check_ranges(name, slices, [stored for other, stored in draft.projections if other == name])
             now_us = self._now_us()
             row = draft.projections.get((name, slices)) or ProjectionEntry(0, 0, "", 0, False, now_us)
-            until_us = now_us + round(lease_s * _MICROSECONDS)
+            until_us = lease_end(now_us, lease_s)
             if row.paused or (row.owner not in {"", owner} and now_us < row.lease_until_us <= until_us):
                 return None
             epoch = row.epoch + (row.owner != owner)
@@ -80,18 +94,11 @@ class MemoryProjections:
     ) -> ProjectionLease:
         """See ``ProjectionStore.commit``."""
         async with self._transaction() as draft:
-            row = draft.projections.get((lease.name, lease.slices))
-            if row is None or row.paused or (row.epoch, row.position) != (lease.epoch, lease.position):
-                raise BackhaulError(
-                    "projection.fenced",
-                    f"{lease.name} {lease.slices} is paused, or somebody else has gone on from {lease.position}",
-                    "nothing to do: the present owner goes on",
-                )
+            row = held_row(draft, lease)
             self._database.tables.run(statements)
             now_us = self._now_us()
-            until_us = now_us + round(lease_s * _MICROSECONDS)
             draft.projections[lease.name, lease.slices] = replace(
-                row, position=position, lease_until_us=until_us, updated_us=now_us
+                row, position=position, lease_until_us=lease_end(now_us, lease_s), updated_us=now_us
             )
             return replace(lease, position=position)
 
@@ -111,6 +118,7 @@ class MemoryProjections:
                 updated_us=row.updated_us,
             )
             for (name, slices), row in sorted(self._database.state.projections.items())
+            if LEASE_MARK not in name
         ]
 
     async def set_paused(self, name: str, paused: bool) -> int:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from common.core.append import Appended
-from common.core.batch import EventBatch
+from common.core.batch import EVENT_OVERHEAD_BYTES, EventBatch
 from common.core.history import Generation, Offset, OriginState
 from common.core.ids import SliceRange
 from common.core.judge import EntityHead, ParkedNumbers
-from common.journal.interface import Journal, ParkedRow, StoredRange
+from common.core.snapshot import Snapshot
+from common.core.subscription import Subscription
+from common.journal.interface import InboxRow, Journal, ParkedRow, StoredRange
 from common.journal.sqlite.statements import TablesInMemory
 
 
@@ -62,6 +64,22 @@ class ProjectionEntry:
     updated_us: int
 
 
+@dataclass(frozen=True, slots=True)
+class SubscriptionEntry:
+    """A subscription with its entities' numbers and its inbox; replaced as a whole, so none of it is ever changed."""
+
+    told: Subscription
+    known: dict[str, int] = field(default_factory=dict)
+    awaiting: frozenset[str] = frozenset()
+    inbox: list[InboxRow] = field(default_factory=list)
+    last_id: int = 0
+    acked_id: int = 0
+
+    @property
+    def inbox_bytes(self) -> int:
+        return sum(len(row.event.payload) + EVENT_OVERHEAD_BYTES for row in self.inbox)
+
+
 @dataclass(slots=True)
 class MemoryState:
     """All that is durable but the projections' tables; once published it is never changed again."""
@@ -81,6 +99,8 @@ class MemoryState:
     cursors: dict[str, Offset] = field(default_factory=dict)
     projections: dict[tuple[str, SliceRange], ProjectionEntry] = field(default_factory=dict)
     migrated: dict[str, int] = field(default_factory=dict)
+    snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    subscriptions: dict[str, SubscriptionEntry] = field(default_factory=dict)
 
     def draft(self) -> MemoryState:
         """A copy to change; entity heads are copied one by one when they are touched (``DraftHeads``)."""
@@ -95,6 +115,8 @@ class MemoryState:
             cursors=dict(self.cursors),
             projections=dict(self.projections),
             migrated=dict(self.migrated),
+            snapshots=dict(self.snapshots),
+            subscriptions=dict(self.subscriptions),
         )
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from common.core.append import PushedAppend
 from common.core.batch import Envelope, EventBatch
+from common.core.errors import BackhaulError, ErrorKind
 from common.core.subscription import FilterState, Place, Subscription
 from common.journal.lease import ProjectionLease, Statement
 
@@ -107,3 +108,67 @@ class SubscriptionStore(Protocol):
 
     async def inbox_stats(self, name: str) -> InboxStats:
         """How full it is; all 0 for an unknown name."""
+
+
+def lease_name(subscription: str) -> str:
+    """The name under which the right to commit for a subscription is held."""
+    return f"subscription:{subscription}"
+
+
+def check_revision(name: str, stored: int, given: int) -> None:
+    """Refuse a commit that does not go on from what is stored.
+
+    Raises:
+        BackhaulError: ``subscription.out_of_step``.
+    """
+    if stored != given:
+        raise BackhaulError(
+            "subscription.out_of_step",
+            f"subscription {name} is at revision {stored}, not at {given}",
+            hint="nothing to do: the consumer reads the stored place and goes on from there",
+            kind=ErrorKind.CONFLICT,
+            details={"subscription": name, "stored": stored, "given": given},
+        )
+
+
+def check_room(name: str, waiting_bytes: int, more_bytes: int, max_bytes: int | None) -> None:
+    """Refuse what an inbox has no room for; an empty one takes any batch, or it would never get on.
+
+    Raises:
+        BackhaulError: ``inbox.full``.
+    """
+    if max_bytes is not None and waiting_bytes and waiting_bytes + more_bytes > max_bytes:
+        raise BackhaulError(
+            "inbox.full",
+            f"{waiting_bytes} bytes wait in the inbox of {name}, {more_bytes} more would be above {max_bytes}",
+            hint="fetch and acknowledge its rows, or raise inbox_max_bytes; nothing is lost meanwhile",
+            kind=ErrorKind.FULL,
+            details={"subscription": name, "inbox_bytes": waiting_bytes, "max_bytes": max_bytes},
+        )
+
+
+def check_ack(name: str, through_id: int, last_id: int) -> None:
+    """Refuse to acknowledge what was never there: it is somebody's mistake, and would free what comes later unseen.
+
+    Raises:
+        BackhaulError: ``inbox.ack_beyond``.
+    """
+    if through_id > last_id:
+        raise BackhaulError(
+            "inbox.ack_beyond",
+            f"the last id in the inbox of {name} is {last_id}, not {through_id}",
+            hint="acknowledge the id of a row that was fetched",
+            kind=ErrorKind.CONFLICT,
+            details={"subscription": name, "last_id": last_id, "acknowledged": through_id},
+        )
+
+
+def blocked(name: str, parked: int, parked_max: int) -> BackhaulError:
+    """What a subscription brings does not fit this journal's entities, and no more of it may be set aside."""
+    return BackhaulError(
+        "subscription.blocked",
+        f"{parked} events of subscription {name} are parked, the limit is {parked_max}",
+        hint="look at the parked events: retry or discard them",
+        kind=ErrorKind.FULL,
+        details={"subscription": name, "parked": parked, "parked_max": parked_max},
+    )

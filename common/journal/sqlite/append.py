@@ -54,6 +54,13 @@ def append_group(
     return outcomes, head
 
 
+def append_within(writer: apsw.Connection, entities: Entities, request: PushedAppend, now_us: int) -> AppendOutcome:
+    """Judge and store inside the caller's transaction. When that fails, ``entities`` must be forgotten."""
+    names = dict.fromkeys([*request.events.persistence_id, *(stated.persistence_id for stated in request.ranges)])
+    [outcome], _ = _Group(writer, entities, now_us).run([request], names)
+    return outcome
+
+
 class _Group:
     """One transaction's work."""
 

@@ -1,6 +1,6 @@
 """``Journal`` over one SQLite file: takes turns on its two connections and runs each piece of work through a runner.
 
-What is done is in the modules beside this one; here is who may do it when. All changes go through the writer, one
+What is done is in the modules beside this one, who may do it when in ``turns``. All changes go through the writer, one
 transaction at a time; reads go through the reader and never wait for a commit.
 """
 
@@ -29,7 +29,6 @@ from common.journal.interface import (
     StoredRange,
     TrimLimit,
 )
-from common.journal.prompt import Prompt
 from common.journal.sqlite import log, origins, parked, projections
 from common.journal.sqlite.append import append_group
 from common.journal.sqlite.connection import (
@@ -41,7 +40,8 @@ from common.journal.sqlite.connection import (
     thread_runner,
     transaction,
 )
-from common.journal.sqlite.entities import Entities, Names, entity_head
+from common.journal.sqlite.entities import Entities, entity_head
+from common.journal.sqlite.received import SqliteReceived
 from common.journal.sqlite.statements import run_query
 
 P = ParamSpec("P")
@@ -99,42 +99,8 @@ def _begin_generation(writer: apsw.Connection, new_id: Callable[[], str]) -> His
     return History(journal_id, generations, head)
 
 
-class SqliteJournal:
+class SqliteJournal(SqliteReceived):
     """``common.journal.interface.Journal`` over an open file; made by ``open_sqlite_journal``."""
-
-    def __init__(self, file: SqliteFile, run: Runner, history: History, now_us: Callable[[], int]) -> None:
-        self._file = file
-        self._run = run
-        self._now_us = now_us
-        self._history = history
-        self._entities = Entities(file.writer)
-        self._names = Names(file.reader)
-        self._writer_turn = trio.Lock()
-        self._reader_turn = trio.Lock()
-        self.prompt = Prompt(history.head_position)
-
-    @property
-    def history(self) -> History:
-        """Journal id and generations as of opening, head as last known here."""
-        return History(self._history.journal_id, self._history.generations, self.prompt.position)
-
-    async def _write(self, fn: Callable[Concatenate[apsw.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run ``fn`` in a transaction that may use the pages kept in reserve."""
-
-        def work() -> T:
-            with coded_errors(self._file.path), self._file.reserve(), transaction(self._file.writer):
-                return fn(self._file.writer, *args, **kwargs)
-
-        async with self._writer_turn:
-            return await self._run(work)
-
-    async def _read(self, fn: Callable[Concatenate[apsw.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        def work() -> T:
-            with coded_errors(self._file.path):
-                return fn(self._file.reader, *args, **kwargs)
-
-        async with self._reader_turn:
-            return await self._run(work)
 
     # -- the log -----------------------------------------------------------------------------------------------------
     async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:

@@ -36,7 +36,7 @@ def _batch(names: Names, rows: list[tuple[Any, ...]]) -> EventBatch:
     return EventBatch(*columns)
 
 
-def _of_types(entity_types: Collection[str]) -> tuple[str, list[str]]:
+def of_types(entity_types: Collection[str]) -> tuple[str, list[str]]:
     """A condition on events, and its arguments: '}' is the character after '|'."""
     ranges = " OR ".join(["persistence_id >= ? AND persistence_id < ?"] * len(entity_types))
     return _NAMED.format(f"({ranges})"), [f"{name}{end}" for name in sorted(entity_types) for end in "|}"]
@@ -65,7 +65,7 @@ def look(
         condition += " AND slice BETWEEN ? AND ?"
         args += [slices.first, slices.last]
     if entity_type is not None:
-        of_type, bounds = _of_types([entity_type])
+        of_type, bounds = of_types([entity_type])
         condition += f" AND {of_type}"
         args += bounds
     with snapshot(reader):
@@ -135,17 +135,34 @@ def deleted_ranges(reader: apsw.Connection, after: int, through: int) -> list[St
     return [StatedRange(*row) for row in rows]
 
 
+_COVERED = "event.seq_nr <= (SELECT snapshot.seq_nr FROM snapshot WHERE snapshot.entity_no = event.entity_no)"
+
+_OLDEST = "(SELECT oldest.position FROM event AS oldest WHERE oldest.entity_no = event.entity_no ORDER BY oldest.seq_nr LIMIT 1)"
+
+
+def _may_go(limit: TrimLimit) -> tuple[str, list[str]]:
+    """A condition on events, whatever their age and place, and its arguments."""
+    wanted, args = of_types(limit.entity_types) if limit.entity_types else ("true", [])
+    if limit.covered_types:
+        needs_cover, more = of_types(limit.covered_types)
+        wanted = f"{wanted} AND (NOT {needs_cover} OR coalesce({_COVERED}, false))"
+        args = args + more
+    # Whoever begins in the middle must not leave an entity's older events behind.
+    return (f"{wanted} AND {_OLDEST} > {limit.after}" if limit.after else wanted), args
+
+
 def trim(writer: apsw.Connection, limit: TrimLimit) -> int:
     """See ``Journal.trim``; the caller holds the transaction.
 
     Ends at the first event that is too young: an entity always loses its oldest events first, also when the clock
     stepped back between two of them.
     """
-    wanted, args = _of_types(limit.entity_types) if limit.entity_types else ("true", [])
+    wanted, args = _may_go(limit)
     oldest = select(
         writer,
-        f"SELECT position, stored_us FROM event WHERE position <= ? AND {wanted} ORDER BY position LIMIT ?",
-        (limit.through, *args, limit.max_events),
+        "SELECT position, stored_us FROM event"
+        f" WHERE position > ? AND position <= ? AND {wanted} ORDER BY position LIMIT ?",
+        (limit.after, limit.through, *args, limit.max_events),
     )
     old = list(takewhile(lambda row: row[1] < limit.stored_before_us, oldest))
     if not old:
@@ -154,10 +171,11 @@ def trim(writer: apsw.Connection, limit: TrimLimit) -> int:
     writer.execute(
         "UPDATE entity SET deleted_to = gone.seq_nr, deleted_position = gone.position, deleted_reason = ?"
         " FROM (SELECT entity_no, max(seq_nr) AS seq_nr, max(position) AS position FROM event"
-        f" WHERE position <= ? AND {wanted} GROUP BY entity_no) AS gone WHERE entity.entity_no = gone.entity_no",
-        (limit.reason, last, *args),
+        f" WHERE position > ? AND position <= ? AND {wanted} GROUP BY entity_no) AS gone"
+        " WHERE entity.entity_no = gone.entity_no",
+        (limit.reason, limit.after, last, *args),
     )
-    writer.execute(f"DELETE FROM event WHERE position <= ? AND {wanted}", (last, *args))
+    writer.execute(f"DELETE FROM event WHERE position > ? AND position <= ? AND {wanted}", (limit.after, last, *args))
     writer.execute("UPDATE journal SET deleted_through = max(deleted_through, ?)", (last,))
     free, pages = writer.execute("PRAGMA freelist_count").get, writer.execute("PRAGMA page_count").get
     if free > max(pages // 4, _VACUUM_PAGES):

@@ -10,11 +10,11 @@ from dataclasses import replace
 
 import apsw
 
-from common.core.errors import BackhaulError, ErrorKind
 from common.core.ids import SliceRange
 from common.core.ranges import check_ranges
 from common.fail_points import fail_point
 from common.journal.interface import ProjectionLease, ProjectionRow, Statement
+from common.journal.lease import LEASE_MARK, fenced
 from common.journal.migrations import check_not_newer
 from common.journal.sqlite.connection import select
 from common.journal.sqlite.statements import run_statements
@@ -89,12 +89,7 @@ def commit(
         ),
     )
     if not writer.changes():
-        raise BackhaulError(
-            "projection.fenced",
-            f"{lease.name} {lease.slices} is paused, or somebody else has gone on from {lease.position}",
-            hint="nothing to do: the present owner goes on",
-            kind=ErrorKind.CONFLICT,
-        )
+        raise fenced(lease)
     run_statements(writer, statements)
     fail_point("projection.in_transaction")
     return replace(lease, position=position)
@@ -109,7 +104,8 @@ def rows(reader: apsw.Connection, now_us: int) -> list[ProjectionRow]:
     stored = select(
         reader,
         "SELECT name, first_slice, last_slice, position, epoch, owner, lease_until_us, paused, updated_us"
-        " FROM projection ORDER BY name, first_slice, last_slice",
+        " FROM projection WHERE instr(name, ?) = 0 ORDER BY name, first_slice, last_slice",
+        (LEASE_MARK,),
     )
     return [
         ProjectionRow(

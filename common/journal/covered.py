@@ -1,0 +1,39 @@
+"""Up to where snapshots cover the log: looked for in short reads, and remembered, because it only ever goes up.
+
+An event that is deleted or at or below its entity's snapshot stays so: snapshots are replaced by later ones, and what is
+stored later is stored behind. So the search may go on where it last ended, in this process and for the same types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+_TYPES_KEPT = 64
+LOOK_EVENTS = 20_000
+
+Look = Callable[[int, int], Awaitable[tuple[int | None, int]]]
+"""Of the events with after < position <= through: the first that is not covered, if any, and how far was looked."""
+
+
+class CoveredMarks:
+    """For each set of entity types the position up to which all was covered when it was last asked for."""
+
+    def __init__(self) -> None:
+        self._marks: dict[frozenset[str], int] = {}
+
+    def clear(self) -> None:
+        """Forget them all: the log may be another one."""
+        self._marks.clear()
+
+    async def find(self, look: Look, through: int, entity_types: frozenset[str]) -> int:
+        """See ``SnapshotStore.uncovered_after``."""
+        position = self._marks.get(entity_types, 0)
+        while position < through:
+            first, looked = await look(position, through)
+            position = looked if first is None else first - 1
+            if first is not None:
+                break
+        if len(self._marks) >= _TYPES_KEPT:
+            self._marks.clear()
+        self._marks[entity_types] = max(position, self._marks.get(entity_types, 0))
+        return min(position, through)

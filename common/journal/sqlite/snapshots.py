@@ -1,0 +1,126 @@
+"""Snapshots in the journal's file, and up to where they cover the log. Runs in the storage's threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import repeat
+
+import apsw
+import orjson
+
+from common.core.batch import EVENT_OVERHEAD_BYTES
+from common.core.snapshot import NewSnapshot, Snapshot, id_ranges, judge_snapshot
+from common.journal.covered import LOOK_EVENTS
+from common.journal.sqlite.connection import insert_rows, select
+from common.journal.sqlite.connection import snapshot as one_state
+from common.journal.sqlite.log import head_position, of_types
+
+_COLUMNS = (
+    "persistence_id, seq_nr, position, timestamp_us, stored_us, event_time_us, event_type, codec, payload, tags,"
+    " metadata, taken_position"
+)
+_REPLACE = "ON CONFLICT (entity_no) DO UPDATE SET " + ", ".join(
+    f"{name} = excluded.{name}" for name in _COLUMNS.split(", ")[1:]
+)
+_Facts = tuple[int, int, int, int, str]
+"""Of the event that a snapshot stands for: position, order time, storing time, its own time, tags."""
+
+
+def put(writer: apsw.Connection, snapshots: Sequence[NewSnapshot], now_us: int) -> list[bool]:
+    """See ``SnapshotStore.put_snapshots``; the caller holds the transaction."""
+    names = orjson.dumps([new.persistence_id for new in snapshots]).decode()
+    rows = select(
+        writer,
+        "SELECT entity.persistence_id, entity_no, entity_head.seq_nr, deleted_to, coalesce(snapshot.seq_nr, 0)"
+        " FROM json_each(?) CROSS JOIN entity ON entity.persistence_id = value JOIN entity_head USING (entity_no)"
+        " LEFT JOIN snapshot USING (entity_no)",
+        (names,),
+    )
+    heads = {name: numbers for name, *numbers in rows}
+    stored = {name: seq_nr for name, *_, seq_nr in rows}
+    latest: dict[str, NewSnapshot] = {}
+    told = []
+    for new in snapshots:
+        _, reached, deleted_to, _ = heads.get(new.persistence_id, (0, 0, 0, 0))
+        is_news = judge_snapshot(new, reached=reached, deleted_to=deleted_to, stored=stored.get(new.persistence_id, 0))
+        if is_news:
+            stored[new.persistence_id] = new.seq_nr
+            latest[new.persistence_id] = new
+        told.append(is_news)
+    if latest:
+        _write(writer, list(latest.values()), {name: heads[name][0] for name in latest}, now_us)
+    return told
+
+
+def _write(writer: apsw.Connection, snapshots: list[NewSnapshot], entity_no: dict[str, int], now_us: int) -> None:
+    numbers = [entity_no[new.persistence_id] for new in snapshots]
+    found = select(
+        writer,
+        "SELECT entity_no, position, timestamp_us, stored_us, event_time_us, tags FROM json_each(?) AS wanted"
+        " CROSS JOIN event ON event.entity_no = json_extract(wanted.value, '$[0]')"
+        " AND event.seq_nr = json_extract(wanted.value, '$[1]')",
+        (orjson.dumps([(number, new.seq_nr) for number, new in zip(numbers, snapshots, strict=True)]).decode(),),
+    )
+    there: dict[int, _Facts] = {number: facts for number, *facts in found}  # type: ignore[misc]
+    facts = [there.get(number, (0, 0, now_us, 0, new.tags)) for number, new in zip(numbers, snapshots, strict=True)]
+    columns = (
+        numbers,
+        [new.persistence_id for new in snapshots],
+        [new.seq_nr for new in snapshots],
+        *([row[i] for row in facts] for i in range(4)),
+        [new.event_type for new in snapshots],
+        [new.codec for new in snapshots],
+        [new.payload for new in snapshots],
+        [row[4] for row in facts],
+        [new.metadata for new in snapshots],
+        repeat(head_position(writer), len(snapshots)),
+    )
+    insert_rows(writer, "snapshot", 13, columns, _REPLACE)
+
+
+def get(reader: apsw.Connection, persistence_id: str) -> Snapshot | None:
+    """See ``SnapshotStore.snapshot``."""
+    row = reader.execute(f"SELECT {_COLUMNS} FROM snapshot WHERE persistence_id = ?", (persistence_id,)).get
+    return Snapshot(*row) if row else None
+
+
+def page(
+    reader: apsw.Connection, after: str, *, max_rows: int, max_bytes: int, entity_types: frozenset[str]
+) -> list[Snapshot]:
+    """See ``SnapshotStore.snapshots``."""
+    found: list[Snapshot] = []
+    with one_state(reader):
+        for first, end in id_ranges(after, entity_types):
+            args = (first, end, end, max_rows - len(found))
+            where = "persistence_id > ? AND (? IS NULL OR persistence_id < ?) ORDER BY persistence_id LIMIT ?"
+            sizes = (
+                f"SELECT persistence_id, length(payload) + {EVENT_OVERHEAD_BYTES} AS size FROM snapshot WHERE {where}"
+            )
+            sums = f"SELECT sum(size) OVER (ORDER BY persistence_id) AS total FROM ({sizes})"
+            count, fit = reader.execute(
+                f"SELECT count(*), coalesce(sum(total <= ?), 0) FROM ({sums})", (max_bytes, *args)
+            ).get
+            wanted = max(fit, 1 if count and not found else 0)
+            rows = select(reader, f"SELECT {_COLUMNS} FROM snapshot WHERE {where}", (*args[:-1], wanted))
+            found += [Snapshot(*row) for row in rows]
+            max_bytes -= sum(len(snapshot.payload) + EVENT_OVERHEAD_BYTES for snapshot in found[-wanted:] if wanted)
+            if wanted < count or len(found) >= max_rows:
+                break
+    return found
+
+
+def look(reader: apsw.Connection, after: int, through: int, entity_types: frozenset[str]) -> tuple[int | None, int]:
+    """See ``covered.Look``."""
+    condition, args = of_types(entity_types) if entity_types else ("true", [])
+    with one_state(reader):
+        last = reader.execute(
+            "SELECT position FROM event WHERE position > ? ORDER BY position LIMIT 1 OFFSET ?", (after, LOOK_EVENTS)
+        ).get
+        looked = min(through, last or through)
+        first = reader.execute(
+            "SELECT event.position FROM event LEFT JOIN snapshot USING (entity_no)"
+            " WHERE event.position > ? AND event.position <= ? AND event.seq_nr > coalesce(snapshot.seq_nr, 0)"
+            f" AND {condition} ORDER BY event.position LIMIT 1",
+            (after, looked, *args),
+        ).get
+    return first, looked

@@ -1,0 +1,268 @@
+"""Subscriptions and their inboxes in the journal's file. Runs in the storage's threads; callers hold transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import repeat
+from typing import Any
+
+import apsw
+import orjson
+
+from common.core.append import OriginBlocked, PushedAppend
+from common.core.batch import EVENT_OVERHEAD_BYTES, Envelope, EventBatch, split_metadata, split_tags
+from common.core.subscription import (
+    NOWHERE_PLACE,
+    FilterState,
+    Subscription,
+    place_as_text,
+    place_of_text,
+)
+from common.fail_points import fail_point
+from common.journal.interface import InboxRow, InboxStats, ProjectionLease, ReceivedCommit
+from common.journal.lease import fenced
+from common.journal.sqlite.append import append_within
+from common.journal.sqlite.connection import insert_rows, select
+from common.journal.sqlite.connection import snapshot as one_state
+from common.journal.sqlite.entities import Entities
+from common.journal.sqlite.statements import run_statements
+from common.journal.subscription_store import blocked, check_ack, check_revision, check_room, lease_name
+
+_MICROSECONDS = 1_000_000
+_ROWS_EACH = 1 << 40
+_STATE = "name, place, desired_version, desired_criteria, revision, received, updated_us"
+_EVENT_COLUMNS = (
+    "position, timestamp_us, stored_us, event_time_us, persistence_id, seq_nr, prev_seq_nr, origin_seq_nr, event_type,"
+    " codec, payload, tags, metadata"
+)
+_SIZE = f"length(payload) + {EVENT_OVERHEAD_BYTES}"
+
+
+def _told(row: tuple[Any, ...]) -> Subscription:
+    name, place, version, criteria, revision, received, updated_us = row
+    return Subscription(name, place_of_text(place), FilterState(version, criteria), revision, received, updated_us)
+
+
+def subscriptions(reader: apsw.Connection) -> list[Subscription]:
+    """See ``SubscriptionStore.subscriptions``."""
+    return [_told(row) for row in select(reader, f"SELECT {_STATE} FROM subscription ORDER BY name")]
+
+
+def subscription(reader: apsw.Connection, name: str) -> Subscription | None:
+    """See ``SubscriptionStore.subscription``."""
+    row = reader.execute(f"SELECT {_STATE} FROM subscription WHERE name = ?", (name,)).get
+    return _told(row) if row else None
+
+
+def _number(connection: apsw.Connection, name: str) -> int:
+    """What stands for the name in rows; 0 when there is no such subscription."""
+    number: int = connection.execute("SELECT subscription_no FROM subscription WHERE name = ?", (name,)).get or 0
+    return number
+
+
+def _make(writer: apsw.Connection, name: str, now_us: int) -> None:
+    writer.execute(
+        "INSERT INTO subscription (name, place, desired_version, desired_criteria, revision, received, updated_us,"
+        " inbox_last_id, inbox_acked_id, inbox_bytes) VALUES (?, ?, 0, '', 0, 0, ?, 0, 0, 0) ON CONFLICT DO NOTHING",
+        (name, place_as_text(NOWHERE_PLACE), now_us),
+    )
+
+
+def set_desired(writer: apsw.Connection, name: str, criteria: str, now_us: int) -> FilterState:
+    """See ``SubscriptionStore.set_desired``."""
+    _make(writer, name, now_us)
+    writer.execute(
+        "UPDATE subscription SET desired_version = desired_version + 1, desired_criteria = ?"
+        " WHERE name = ? AND desired_criteria <> ?",
+        (criteria, name, criteria),
+    )
+    version = writer.execute("SELECT desired_version FROM subscription WHERE name = ?", (name,)).get
+    return FilterState(version, criteria)
+
+
+def forget(writer: apsw.Connection, name: str) -> bool:
+    """See ``SubscriptionStore.forget_subscription``."""
+    writer.execute("DELETE FROM projection WHERE name = ?", (lease_name(name),))
+    number = _number(writer, name)
+    if not number:
+        return False
+    writer.execute("DELETE FROM inbox WHERE row_no BETWEEN ? AND ?", _rows(number, 0, _ROWS_EACH - 1))
+    writer.execute("DELETE FROM subscription_known WHERE subscription_no = ?", (number,))
+    writer.execute("DELETE FROM subscription WHERE subscription_no = ?", (number,))
+    return True
+
+
+def known(reader: apsw.Connection, name: str, persistence_ids: Sequence[str]) -> dict[str, int]:
+    """See ``SubscriptionStore.known``."""
+    rows = select(
+        reader,
+        "SELECT persistence_id, known FROM json_each(?) CROSS JOIN subscription_known ON persistence_id = value"
+        " AND subscription_no = (SELECT subscription_no FROM subscription WHERE name = ?)",
+        (orjson.dumps(list(dict.fromkeys(persistence_ids))).decode(), name),
+    )
+    return dict(rows)
+
+
+def awaiting(reader: apsw.Connection, name: str, max_rows: int) -> list[tuple[str, int]]:
+    """See ``SubscriptionStore.awaiting``."""
+    return [
+        (persistence_id, number)
+        for persistence_id, number in select(
+            reader,
+            "SELECT persistence_id, known FROM subscription_known WHERE awaiting = 1 AND subscription_no ="
+            " (SELECT subscription_no FROM subscription WHERE name = ?) ORDER BY persistence_id LIMIT ?",
+            (name, max_rows),
+        )
+    ]
+
+
+def commit_received(
+    writer: apsw.Connection,
+    entities: Entities,
+    name: str,
+    lease: ProjectionLease,
+    revision: int,
+    commit: ReceivedCommit,
+    *,
+    lease_s: float,
+    inbox_max_bytes: int | None,
+    now_us: int,
+) -> int:
+    """See ``SubscriptionStore.commit_received``. When it fails, ``entities`` must be forgotten."""
+    _renew(writer, lease, now_us + round(lease_s * _MICROSECONDS), now_us)
+    _make(writer, name, now_us)
+    number, stored, last_id, waiting = writer.execute(
+        "SELECT subscription_no, revision, inbox_last_id, inbox_bytes FROM subscription WHERE name = ?", (name,)
+    ).get
+    check_revision(name, stored, revision)
+    if commit.inbox:
+        size = commit.inbox.byte_size()
+        check_room(name, waiting, size, inbox_max_bytes)
+        _store_inbox(writer, number, last_id, commit.inbox, commit.leaving, commit.replaces)
+        last_id, waiting = last_id + len(commit.inbox), waiting + size
+    _store_known(writer, number, commit)
+    writer.execute(
+        "UPDATE subscription SET place = ?, revision = revision + 1, received = received + ?, updated_us = ?,"
+        " inbox_last_id = ?, inbox_bytes = ? WHERE subscription_no = ?",
+        (place_as_text(commit.place), commit.received, now_us, last_id, waiting, number),
+    )
+    if commit.append:
+        _append(writer, entities, name, commit.append, now_us)
+    run_statements(writer, commit.statements)
+    fail_point("subscription.in_transaction")
+    return revision + 1
+
+
+def _renew(writer: apsw.Connection, lease: ProjectionLease, until_us: int, now_us: int) -> None:
+    writer.execute(
+        "UPDATE projection SET lease_until_us = ?, updated_us = ?"
+        " WHERE name = ? AND first_slice = ? AND last_slice = ? AND epoch = ? AND NOT paused",
+        (until_us, now_us, lease.name, lease.slices.first, lease.slices.last, lease.epoch),
+    )
+    if not writer.changes():
+        raise fenced(lease)
+
+
+def _store_known(writer: apsw.Connection, number: int, commit: ReceivedCommit) -> None:
+    if commit.known:
+        n = len(commit.known)
+        columns: tuple[Iterable[Any], ...] = (repeat(number, n), commit.known, commit.known.values(), repeat(0, n))
+        insert_rows(writer, "subscription_known", 4, columns, "ON CONFLICT DO UPDATE SET known = excluded.known")
+    if commit.awaiting:
+        n = len(commit.awaiting)
+        columns = (repeat(number, n), commit.awaiting, repeat(0, n), map(int, commit.awaiting.values()))
+        insert_rows(writer, "subscription_known", 4, columns, "ON CONFLICT DO UPDATE SET awaiting = excluded.awaiting")
+
+
+def _store_inbox(
+    writer: apsw.Connection,
+    number: int,
+    last_id: int,
+    events: EventBatch,
+    leaving: frozenset[int],
+    replaces: frozenset[int],
+) -> None:
+    n = len(events)
+    first, last = _rows(number, last_id + 1, last_id + n)
+    columns: tuple[Iterable[Any], ...] = (
+        range(first, last + 1),
+        [int(index in leaving) for index in range(n)] if leaving else repeat(0, n),
+        [int(index in replaces) for index in range(n)] if replaces else repeat(0, n),
+        *(getattr(events, name) for name in _EVENT_COLUMNS.split(", ")),
+    )
+    insert_rows(writer, "inbox", 16, columns)
+
+
+def _rows(number: int, first_id: int, last_id: int) -> tuple[int, int]:
+    return number * _ROWS_EACH + first_id, number * _ROWS_EACH + last_id
+
+
+def _append(writer: apsw.Connection, entities: Entities, name: str, append: PushedAppend, now_us: int) -> None:
+    # Lease and revision are the guard: the origin's row only counts where it is.
+    writer.execute(
+        "INSERT INTO origin VALUES (?, 1, '', ?, '', '', 0, 0, '', 0, '[]', '[]', ?, '') ON CONFLICT DO NOTHING",
+        (append.origin_id, append.branch, now_us),
+    )
+    session, position = writer.execute(
+        "SELECT session, position FROM origin WHERE origin_id = ?", (append.origin_id,)
+    ).get
+    request = replace(append, session=session, after_position=position)
+    outcome = append_within(writer, entities, request, now_us)
+    if isinstance(outcome, OriginBlocked):
+        raise blocked(name, outcome.parked, outcome.parked_max)
+
+
+def inbox(reader: apsw.Connection, name: str, after_id: int, *, max_rows: int, max_bytes: int) -> list[InboxRow]:
+    """See ``SubscriptionStore.inbox``."""
+    with one_state(reader):
+        number = _number(reader, name)
+        after, last = _rows(number, min(after_id, _ROWS_EACH - 1), _ROWS_EACH - 1)
+        where = "row_no > ? AND row_no <= ? ORDER BY row_no LIMIT ?"
+        sizes = f"SELECT row_no, {_SIZE} AS size FROM inbox WHERE {where}"
+        sums = f"SELECT sum(size) OVER (ORDER BY row_no) AS total FROM ({sizes})"
+        args = (after, last, max_rows)
+        count, fit = reader.execute(
+            f"SELECT count(*), coalesce(sum(total <= ?), 0) FROM ({sums})", (max_bytes, *args)
+        ).get
+        wanted = max(fit, 1) if count else 0
+        rows = select(
+            reader, f"SELECT row_no, leaving, replaces, {_EVENT_COLUMNS} FROM inbox WHERE {where}", (*args[:-1], wanted)
+        )
+    return [
+        _inbox_row(row_no - number * _ROWS_EACH, leaving, replaces, event) for row_no, leaving, replaces, *event in rows
+    ]
+
+
+def _inbox_row(row_id: int, leaving: int, replaces: int, values: Sequence[Any]) -> InboxRow:
+    *numbers, tags, metadata = values
+    event = Envelope(*numbers, split_tags(tags), split_metadata(metadata))
+    return InboxRow(row_id, event, bool(leaving), bool(replaces))
+
+
+def ack_inbox(writer: apsw.Connection, name: str, through_id: int) -> int:
+    """See ``SubscriptionStore.ack_inbox``."""
+    number, last_id, acked_id = writer.execute(
+        "SELECT subscription_no, inbox_last_id, inbox_acked_id FROM subscription WHERE name = ?", (name,)
+    ).get or (0, 0, 0)
+    check_ack(name, through_id, last_id)
+    if through_id <= acked_id:
+        return 0
+    rows = _rows(number, acked_id + 1, through_id)
+    size = writer.execute(f"SELECT coalesce(sum({_SIZE}), 0) FROM inbox WHERE row_no BETWEEN ? AND ?", rows).get
+    writer.execute("DELETE FROM inbox WHERE row_no BETWEEN ? AND ?", rows)
+    writer.execute(
+        "UPDATE subscription SET inbox_acked_id = ?, inbox_bytes = inbox_bytes - ? WHERE subscription_no = ?",
+        (through_id, size, number),
+    )
+    return through_id - acked_id
+
+
+def inbox_stats(reader: apsw.Connection, name: str) -> InboxStats:
+    """See ``SubscriptionStore.inbox_stats``."""
+    row = reader.execute(
+        "SELECT inbox_last_id - inbox_acked_id, inbox_bytes, inbox_acked_id + 1, inbox_last_id, inbox_acked_id"
+        " FROM subscription WHERE name = ?",
+        (name,),
+    ).get
+    return InboxStats(*row) if row else InboxStats(0, 0, 0, 0, 0)
