@@ -6,13 +6,18 @@ It prints one line for each thing that was acknowledged to it.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import trio
 
+from common.core.append import PushedAppend
+from common.core.history import Offset
 from common.core.ids import ALL_SLICES
-from common.journal.interface import Journal, Statement, TrimLimit
+from common.core.subscription import NOWHERE_PLACE, Cursor
+from common.journal.interface import Journal, ReceivedCommit, Statement, TrimLimit
 from common.journal.sqlite import open_sqlite_journal
-from tests.support.builders import START_US, appended, ids, local
+from common.journal.subscription_store import lease_name
+from tests.support.builders import START_US, appended, events, ids, local
 
 TABLE = "CREATE TABLE counted (position BIGINT PRIMARY KEY)"
 
@@ -50,7 +55,38 @@ async def _project(journal: Journal) -> None:
         tell("projected", position)
 
 
-WORKS = {"append": _append, "trim": _trim, "project": _project}
+async def _receive(journal: Journal) -> None:
+    lease = await journal.acquire(lease_name("orders"), ALL_SLICES, "me", 60)
+    assert lease
+    for number in range(1, 11):
+        revision = await journal.commit_received("orders", lease, number - 1, received(number), 60)
+        tell("received", revision)
+
+
+def received(number: int) -> ReceivedCommit:
+    """One event for the inbox, one for the own log, and the place behind both."""
+    batch = events("Order|1")
+    batch.position, batch.seq_nr, batch.prev_seq_nr = [number], [number], [number - 1]
+    append = PushedAppend("cloud", 0, 1, 0, Offset("cloud-1", "g1", number), batch)
+    place = replace(NOWHERE_PLACE, live=Cursor(number))
+    return ReceivedCommit(place, {"Order|1": number}, {}, batch, append=append, received=1)
+
+
+WORKS = {"append": _append, "trim": _trim, "project": _project, "receive": _receive}
+
+
+async def check_received(journal: Journal, number: int) -> None:
+    """Place, numbers, inbox and log have all of the first ``number`` commits and nothing of the next one."""
+    state = await journal.subscription("orders")
+    assert state is not None
+    assert (state.revision, state.received, state.place.live.position) == (number, number, number)
+    assert await journal.known("orders", ["Order|1"]) == {"Order|1": number}
+    rows = await journal.inbox("orders", 0, max_rows=100, max_bytes=10**6)
+    assert [(row.id, row.event.seq_nr) for row in rows] == [(n, n) for n in range(1, number + 1)]
+    assert (await journal.read_entity("Order|1", 1, 100, max_events=100)).seq_nr == list(range(1, number + 1))
+    lease = await journal.acquire(lease_name("orders"), ALL_SLICES, "me", 60)
+    assert lease is not None
+    assert await journal.commit_received("orders", lease, number, received(number + 1), 60) == number + 1
 
 
 async def main(path: str, work: str) -> None:

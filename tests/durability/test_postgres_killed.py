@@ -16,8 +16,9 @@ from common.core.append import Appended
 from common.core.errors import BackhaulError
 from common.core.ids import ALL_SLICES
 from common.journal.interface import Statement
+from common.journal.migrations import load_migrations
 from common.journal.postgres import PostgresJournal, open_postgres_journal
-from tests.durability.sqlite_victim import TABLE, request
+from tests.durability.sqlite_victim import TABLE, check_received, request
 from tests.support.builders import START_US, appended, ids, local, seq_nrs, whole_log
 
 
@@ -85,7 +86,7 @@ async def test_a_first_start_killed_in_its_migration_is_begun_again(postgres_url
 
 
 async def test_an_applications_migration_that_is_killed_has_made_no_table(postgres_url: str) -> None:
-    kill_at("migration.in_transaction:3", postgres_url, "project")
+    kill_at(f"migration.in_transaction:{len(load_migrations('postgres')) + 1}", postgres_url, "project")
     async with reopened(postgres_url) as journal:
         with pytest.raises(BackhaulError, match=r"projection\.statement_failed"):
             await journal.query("SELECT * FROM counted")
@@ -103,3 +104,10 @@ async def test_a_projections_effect_and_offset_are_there_together_or_not_at_all(
         lease = await journal.acquire("counted", ALL_SLICES, "me", 60)
         assert lease is not None
         await journal.commit(lease, 4, [Statement("INSERT INTO counted VALUES ($1)", [(4,)])], 60)
+
+
+async def test_what_a_subscription_brings_is_there_with_its_place_or_not_at_all(postgres_url: str) -> None:
+    told = kill_at("subscription.in_transaction:4", postgres_url, "receive")
+    assert told[-1] == ["received", "3"]
+    async with reopened(postgres_url) as journal:
+        await check_received(journal, 3)

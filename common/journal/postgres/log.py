@@ -79,7 +79,7 @@ _BOUND = (
     f"coalesce((SELECT position FROM event WHERE position > $1 ORDER BY position OFFSET {_LOOK_MAX_EVENTS} LIMIT 1),"
     " position)"
 )
-_TYPE_CONDITION = (
+TYPE_CONDITION = (
     " AND EXISTS (SELECT FROM entity WHERE entity.entity_no = event.entity_no"
     f" AND split_part(persistence_id, '{SEPARATOR}', 1) = ANY (${{}}::text[]))"
 )
@@ -103,7 +103,7 @@ async def read(
         args += [slices.first, slices.last]
     if entity_type is not None:
         args.append([entity_type])
-        condition += _TYPE_CONDITION.format(len(args))
+        condition += TYPE_CONDITION.format(len(args))
     whole = len(args) == 3
     sql = _WHOLE_PAGE if whole else _PAGE.format(through=_BOUND, condition=condition)
     rows = await connection.fetch(sql, *args)
@@ -176,10 +176,18 @@ async def deleted_ranges(connection: asyncpg.Connection, after: int, through: in
     return [StatedRange(*row) for row in rows]
 
 
+_COVERED = (
+    "EXISTS (SELECT FROM snapshot WHERE snapshot.entity_no = event.entity_no AND snapshot.seq_nr >= event.seq_nr)"
+)
+# Whoever begins in the middle must not leave an entity's older events behind.
+_OLDEST_IS_AFTER = (
+    " AND (SELECT oldest.position FROM event AS oldest WHERE oldest.entity_no = event.entity_no"
+    " ORDER BY oldest.seq_nr LIMIT 1) > $5"
+)
 _TRIM = """
 WITH oldest AS (
     SELECT position, entity_no, seq_nr, stored_us FROM event
-    WHERE position <= $1 {condition} ORDER BY position LIMIT $3
+    WHERE position > $5 AND position <= $1 {condition} ORDER BY position LIMIT $3
 ), doomed AS (  -- up to the first that is too young: the clock may have stepped back between two events of an entity
     SELECT position, entity_no, seq_nr FROM oldest
     WHERE position < coalesce((SELECT min(position) FROM oldest WHERE stored_us >= $2), $1 + 1)
@@ -199,11 +207,16 @@ SELECT count(*) FROM doomed
 
 async def trim(connection: asyncpg.Connection, limit: TrimLimit) -> int:
     """See ``Journal.trim``. Never waits for appends, nor they for it: no row of theirs is touched."""
-    args: list[Any] = [limit.through, limit.stored_before_us, limit.max_events, limit.reason]
+    args: list[Any] = [limit.through, limit.stored_before_us, limit.max_events, limit.reason, limit.after]
     condition = ""
     if limit.entity_types:
         args.append(sorted(limit.entity_types))
-        condition = _TYPE_CONDITION.format(len(args))
+        condition = TYPE_CONDITION.format(len(args))
+    if limit.covered_types:
+        args.append(sorted(limit.covered_types))
+        condition += f" AND ({_COVERED} OR NOT (true {TYPE_CONDITION.format(len(args))}))"
+    if limit.after:
+        condition += _OLDEST_IS_AFTER
     async with connection.transaction():
         # One at a time: two nodes may want the same events.
         await connection.execute("SELECT FROM journal FOR UPDATE")

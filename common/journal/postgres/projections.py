@@ -14,6 +14,7 @@ from common.core.ids import SliceRange
 from common.core.ranges import check_ranges
 from common.fail_points import fail_point, is_aimed_at
 from common.journal.interface import ProjectionLease, ProjectionRow, Statement
+from common.journal.lease import LEASE_MARK, fenced
 from common.journal.migrations import check_not_newer
 from common.journal.postgres.connection import is_passing
 from common.journal.postgres.exchange import Prepared
@@ -139,29 +140,29 @@ async def _commit_in_steps(
 ) -> None:
     try:
         async with connection.transaction():
-            for statement in statements:
-                with _told(statement.sql):
-                    await connection.executemany(statement.sql, statement.rows)
+            await run_statements(connection, statements)
             moved = await connection.execute(_MOVE, *_key(lease), position, lease_s, now_us)
             if moved != "UPDATE 1":
-                raise _fenced(lease)
+                raise fenced(lease)
             fail_point(_IN_TRANSACTION)
     except BackhaulError as error:
         # A statement may fail because another owner has written the same before: being fenced is the better answer.
         if error.code == "projection.statement_failed" and not await connection.fetchval(
             f"SELECT count(*) FROM projection WHERE {_GUARD}", *_key(lease)
         ):
-            raise _fenced(lease) from error
+            raise fenced(lease) from error
         raise
 
 
-def _fenced(lease: ProjectionLease) -> BackhaulError:
-    return BackhaulError(
-        "projection.fenced",
-        f"{lease.name} {lease.slices} is paused, or somebody else has gone on from {lease.position}",
-        "nothing to do: the present owner goes on",
-        kind=ErrorKind.CONFLICT,
-    )
+async def run_statements(connection: asyncpg.Connection, statements: Sequence[Statement]) -> None:
+    """Run every statement once for each of its rows; the caller holds the transaction.
+
+    Raises:
+        BackhaulError: ``projection.statement_failed``.
+    """
+    for statement in statements:
+        with _told(statement.sql):
+            await connection.executemany(statement.sql, statement.rows)
 
 
 async def rows(connection: asyncpg.Connection) -> list[ProjectionRow]:
@@ -170,7 +171,8 @@ async def rows(connection: asyncpg.Connection) -> list[ProjectionRow]:
         "SELECT name, first_slice, last_slice, position, epoch, owner,"
         " CASE WHEN owner = '' THEN 0"
         " ELSE greatest(0, extract(epoch FROM lease_until - clock_timestamp())) END::float8, paused, updated_us"
-        " FROM projection ORDER BY name, first_slice, last_slice"
+        " FROM projection WHERE strpos(name, $1) = 0 ORDER BY name, first_slice, last_slice",
+        LEASE_MARK,
     )
     return [ProjectionRow(name, SliceRange(first, last), *rest) for name, first, last, *rest in stored]
 

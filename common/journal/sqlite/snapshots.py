@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import repeat
+from typing import Any
 
 import apsw
 import orjson
@@ -22,8 +23,6 @@ _COLUMNS = (
 _REPLACE = "ON CONFLICT (entity_no) DO UPDATE SET " + ", ".join(
     f"{name} = excluded.{name}" for name in _COLUMNS.split(", ")[1:]
 )
-_Facts = tuple[int, int, int, int, str]
-"""Of the event that a snapshot stands for: position, order time, storing time, its own time, tags."""
 
 
 def put(writer: apsw.Connection, snapshots: Sequence[NewSnapshot], now_us: int) -> list[bool]:
@@ -61,9 +60,9 @@ def _write(writer: apsw.Connection, snapshots: list[NewSnapshot], entity_no: dic
         " AND event.seq_nr = json_extract(wanted.value, '$[1]')",
         (orjson.dumps([(number, new.seq_nr) for number, new in zip(numbers, snapshots, strict=True)]).decode(),),
     )
-    there: dict[int, _Facts] = {number: facts for number, *facts in found}  # type: ignore[misc]
-    facts = [there.get(number, (0, 0, now_us, 0, new.tags)) for number, new in zip(numbers, snapshots, strict=True)]
-    columns = (
+    there = {number: facts for number, *facts in found}
+    facts = [there.get(number, [0, 0, now_us, 0, new.tags]) for number, new in zip(numbers, snapshots, strict=True)]
+    columns: tuple[Iterable[Any], ...] = (
         numbers,
         [new.persistence_id for new in snapshots],
         [new.seq_nr for new in snapshots],

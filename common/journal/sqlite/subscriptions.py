@@ -32,10 +32,11 @@ from common.journal.subscription_store import blocked, check_ack, check_revision
 _MICROSECONDS = 1_000_000
 _ROWS_EACH = 1 << 40
 _STATE = "name, place, desired_version, desired_criteria, revision, received, updated_us"
-_EVENT_COLUMNS = (
-    "position, timestamp_us, stored_us, event_time_us, persistence_id, seq_nr, prev_seq_nr, origin_seq_nr, event_type,"
-    " codec, payload, tags, metadata"
-)
+_EVENT = (
+    "position", "timestamp_us", "stored_us", "event_time_us", "persistence_id", "seq_nr", "prev_seq_nr",
+    "origin_seq_nr", "event_type", "codec", "payload", "tags", "metadata",
+)  # fmt: skip
+_EVENT_COLUMNS = ", ".join(_EVENT)
 _SIZE = f"length(payload) + {EVENT_OVERHEAD_BYTES}"
 
 
@@ -189,7 +190,7 @@ def _store_inbox(
         range(first, last + 1),
         [int(index in leaving) for index in range(n)] if leaving else repeat(0, n),
         [int(index in replaces) for index in range(n)] if replaces else repeat(0, n),
-        *(getattr(events, name) for name in _EVENT_COLUMNS.split(", ")),
+        *(getattr(events, name) for name in _EVENT),
     )
     insert_rows(writer, "inbox", 16, columns)
 
@@ -235,9 +236,9 @@ def inbox(reader: apsw.Connection, name: str, after_id: int, *, max_rows: int, m
 
 
 def _inbox_row(row_id: int, leaving: int, replaces: int, values: Sequence[Any]) -> InboxRow:
-    *numbers, tags, metadata = values
-    event = Envelope(*numbers, split_tags(tags), split_metadata(metadata))
-    return InboxRow(row_id, event, bool(leaving), bool(replaces))
+    told = dict(zip(_EVENT, values, strict=True))
+    told["tags"], told["metadata"] = split_tags(told["tags"]), split_metadata(told["metadata"])
+    return InboxRow(row_id, Envelope(**told), bool(leaving), bool(replaces))
 
 
 def ack_inbox(writer: apsw.Connection, name: str, through_id: int) -> int:

@@ -1,0 +1,120 @@
+"""A node's sessions with its database, and what this process remembers of the log.
+
+What the parts of ``PostgresJournal`` stand on. Each kind of work has a session of its own, so none waits for another:
+appends, reads (two), the state of origins and parked events, projections (two), and hints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Concatenate, ParamSpec, TypeVar
+
+import asyncpg
+
+from common.core.history import History
+from common.journal.covered import CoveredMarks
+from common.journal.postgres import log, opening
+from common.journal.postgres.connection import OwnedConnection, Server
+from common.journal.postgres.exchange import Prepared
+from common.journal.postgres.hints import Hints
+from common.journal.prompt import Prompt
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# The writer runs one function over and over: its plans are made once, and only those whose cost does not grow with the
+# tables (a new table's statistics say it is small).
+_WRITER_SETTINGS = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_bitmapscan": "off",
+}
+
+# A page of the log is a walk along an index, whatever a new table's statistics say: they have it sorted as a whole.
+_READER_SETTINGS = {"enable_seqscan": "off", "enable_bitmapscan": "off"}
+
+
+class _Reader:
+    """A session for reading, with the names of entities it has met."""
+
+    def __init__(self, server: Server, purpose: str, covered: CoveredMarks) -> None:
+        self.names = log.EntityNames()
+        self._covered = covered
+        self.connection = OwnedConnection(server, purpose, settings=_READER_SETTINGS, prepare=self._forget)
+
+    async def _forget(self, _connection: asyncpg.Connection) -> None:
+        # As for the writer: a new session may see another history.
+        self.names.clear()
+        self._covered.clear()
+
+
+class _Committer:
+    """A session for projections' commits, with the statements it has prepared."""
+
+    def __init__(self, server: Server, purpose: str) -> None:
+        self.prepared = Prepared()
+        self.connection = OwnedConnection(server, purpose, prepare=self._forget_prepared)
+
+    async def _forget_prepared(self, _connection: asyncpg.Connection) -> None:
+        self.prepared.clear()
+
+
+class PostgresSessions:
+    """The sessions, opened when they are first used."""
+
+    def __init__(self, server: Server, history: History, now_us: Callable[[], int], new_id: Callable[[], str]) -> None:
+        self._now_us = now_us
+        self._new_id = new_id
+        self._history = history
+        self._entity_no: dict[str, int] = {}
+        self._writer_sessions = 0
+        self.prompt = Prompt(history.head_position)
+        self._hints = Hints(server, self.prompt)
+        self._writer = OwnedConnection(server, "writer", settings=_WRITER_SETTINGS, prepare=self._new_writer)
+        self._covered = CoveredMarks()
+        self._readers = [_Reader(server, f"reader {number}", self._covered) for number in (1, 2)]
+        self._state = OwnedConnection(server, "state")
+        self._projections = [_Committer(server, f"projections {number}") for number in (1, 2)]
+
+    @property
+    def history(self) -> History:
+        """Journal id and generations as of opening, head as last known here."""
+        return self._history
+
+    def _saw_head(self, position: int) -> None:
+        if position > self._history.head_position:
+            self._history = History(self._history.journal_id, self._history.generations, position)
+        self.prompt.raise_to(position)
+
+    async def _new_writer(self, connection: asyncpg.Connection) -> None:
+        # A session never outlives a restore of its database, a new one may see another history.
+        self._entity_no.clear()
+        self._writer_sessions += 1
+        self._history = await opening.settle_history(connection, self._new_id, self._history)
+
+    async def run_hints(self) -> None:
+        """Tell other nodes of commits and hear of theirs, until cancelled."""
+        await self._hints.run()
+
+    async def aclose(self) -> None:
+        """Close every session; bounded."""
+        for connection in (
+            self._writer,
+            *(reader.connection for reader in self._readers),
+            self._state,
+            *(committer.connection for committer in self._projections),
+        ):
+            await connection.aclose()
+
+    async def _read(
+        self, fn: Callable[Concatenate[asyncpg.Connection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        return await self._reader().connection.run(fn, *args, **kwargs)
+
+    def _reader(self) -> _Reader:
+        return next((reader for reader in self._readers if not reader.connection.is_busy), self._readers[0])
+
+    def _committer(self) -> _Committer:
+        return next((one for one in self._projections if not one.connection.is_busy), self._projections[0])

@@ -1,0 +1,138 @@
+"""Snapshots, and up to where they cover the log. Asyncio-flavoured functions on a session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import asyncpg
+
+from common.core.batch import EVENT_OVERHEAD_BYTES
+from common.core.snapshot import NewSnapshot, Snapshot, id_ranges, judge_snapshot
+from common.journal.covered import LOOK_EVENTS
+from common.journal.postgres.log import TYPE_CONDITION
+
+_COLUMNS = (
+    "persistence_id, seq_nr, position, timestamp_us, stored_us, event_time_us, event_type, codec, payload, tags,"
+    " metadata, taken_position"
+)
+# Another node may have stored a later one meanwhile: that one stays.
+_PUT = f"""
+INSERT INTO snapshot (entity_no, {_COLUMNS})
+SELECT u.no, u.name, u.seq_nr, coalesce(event.position, 0), coalesce(event.timestamp_us, 0),
+       coalesce(event.stored_us, $8), coalesce(event.event_time_us, 0), u.type, u.codec, u.payload,
+       coalesce(event.tags, u.tags), u.metadata, head.position
+FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bytea[], $7::text[], $9::text[])
+     AS u (no, name, seq_nr, type, codec, payload, tags, metadata)
+CROSS JOIN head LEFT JOIN event ON event.entity_no = u.no AND event.seq_nr = u.seq_nr
+ON CONFLICT (entity_no) DO UPDATE
+SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS.split(", ")[1:])}
+WHERE snapshot.seq_nr < excluded.seq_nr
+RETURNING persistence_id
+"""
+
+
+async def put(connection: asyncpg.Connection, snapshots: Sequence[NewSnapshot], now_us: int) -> list[bool]:
+    """See ``SnapshotStore.put_snapshots``."""
+    async with connection.transaction():
+        rows = await connection.fetch(
+            "SELECT entity.persistence_id, entity_no, entity.seq_nr, coalesce(deleted_to, 0),"
+            " coalesce(snapshot.seq_nr, 0)"
+            " FROM entity LEFT JOIN entity_deleted USING (entity_no) LEFT JOIN snapshot USING (entity_no)"
+            " WHERE entity.persistence_id = ANY ($1::text[])",
+            list({new.persistence_id for new in snapshots}),
+        )
+        heads = {name: (number, reached, deleted_to) for name, number, reached, deleted_to, _ in rows}
+        stored = {row[0]: row[4] for row in rows}
+        latest: dict[str, NewSnapshot] = {}
+        told = []
+        for new in snapshots:
+            name = new.persistence_id
+            _, reached, deleted_to = heads.get(name, (0, 0, 0))
+            is_news = judge_snapshot(new, reached=reached, deleted_to=deleted_to, stored=stored.get(name, 0))
+            if is_news:
+                stored[name] = new.seq_nr
+                latest[name] = new
+            told.append(is_news)
+        written = await _write(connection, {name: row[0] for name, row in heads.items()}, latest, now_us)
+    return [is_news and new.persistence_id in written for is_news, new in zip(told, snapshots, strict=True)]
+
+
+async def _write(
+    connection: asyncpg.Connection, entity_no: dict[str, int], latest: dict[str, NewSnapshot], now_us: int
+) -> set[str]:
+    """Who was written. In the order of their names: two nodes must not wait for each other."""
+    if not latest:
+        return set()
+    snapshots = [latest[name] for name in sorted(latest)]
+    rows = await connection.fetch(
+        _PUT,
+        [entity_no[new.persistence_id] for new in snapshots],
+        [new.persistence_id for new in snapshots],
+        [new.seq_nr for new in snapshots],
+        [new.event_type for new in snapshots],
+        [new.codec for new in snapshots],
+        [new.payload for new in snapshots],
+        [new.tags for new in snapshots],
+        now_us,
+        [new.metadata for new in snapshots],
+    )
+    return {row[0] for row in rows}
+
+
+async def get(connection: asyncpg.Connection, persistence_id: str) -> Snapshot | None:
+    """See ``SnapshotStore.snapshot``."""
+    row = await connection.fetchrow(f"SELECT {_COLUMNS} FROM snapshot WHERE persistence_id = $1", persistence_id)
+    return Snapshot(*row) if row else None
+
+
+_SIZE = f"octet_length(payload) + {EVENT_OVERHEAD_BYTES}"
+_PAGE = f"""
+SELECT {_COLUMNS} FROM snapshot WHERE persistence_id = ANY (ARRAY (
+    SELECT persistence_id FROM (
+        SELECT persistence_id, row_number() OVER named AS number, sum({_SIZE}) OVER named AS total
+        FROM (
+            SELECT persistence_id, payload FROM snapshot
+            WHERE persistence_id > $1 AND ($2::text IS NULL OR persistence_id < $2)
+            ORDER BY persistence_id LIMIT $3
+        ) AS next
+        WINDOW named AS (ORDER BY persistence_id ROWS UNBOUNDED PRECEDING)
+    ) AS measured
+    WHERE total <= $4 OR number = 1 AND $5
+))
+ORDER BY persistence_id
+"""
+
+
+async def page(
+    connection: asyncpg.Connection, after: str, max_rows: int, max_bytes: int, entity_types: frozenset[str]
+) -> list[Snapshot]:
+    """See ``SnapshotStore.snapshots``."""
+    found: list[Snapshot] = []
+    for first, end in id_ranges(after, entity_types):
+        rows = await connection.fetch(_PAGE, first, end, max_rows - len(found), max_bytes, not found)
+        found += [Snapshot(*row) for row in rows]
+        max_bytes -= sum(len(row["payload"]) + EVENT_OVERHEAD_BYTES for row in rows)
+        if len(found) >= max_rows:
+            break
+        last = found[-1].persistence_id if rows else first
+        more = "SELECT 1 FROM snapshot WHERE persistence_id > $1 AND ($2::text IS NULL OR persistence_id < $2) LIMIT 1"
+        if await connection.fetchval(more, last, end):
+            break  # the next one does not fit
+    return found
+
+
+async def look(
+    connection: asyncpg.Connection, after: int, through: int, entity_types: frozenset[str]
+) -> tuple[int | None, int]:
+    """See ``covered.Look``."""
+    last = await connection.fetchval(
+        "SELECT position FROM event WHERE position > $1 ORDER BY position OFFSET $2 LIMIT 1", after, LOOK_EVENTS
+    )
+    looked = min(through, last or through)
+    first = await connection.fetchval(
+        "SELECT event.position FROM event LEFT JOIN snapshot USING (entity_no)"
+        " WHERE event.position > $1 AND event.position <= $2 AND event.seq_nr > coalesce(snapshot.seq_nr, 0)"
+        f" {TYPE_CONDITION.format(3) if entity_types else ''} ORDER BY event.position LIMIT 1",
+        *(after, looked, *([sorted(entity_types)] if entity_types else ())),
+    )
+    return first, looked

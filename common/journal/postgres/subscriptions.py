@@ -1,0 +1,261 @@
+"""Subscriptions and their inboxes. Asyncio-flavoured functions on a session; lease time is the database's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import repeat
+from typing import Any
+
+import asyncpg
+
+from common.core.append import OriginBlocked, PushedAppend
+from common.core.batch import EVENT_OVERHEAD_BYTES, Envelope, EventBatch, split_metadata, split_tags
+from common.core.subscription import NOWHERE_PLACE, FilterState, Subscription, place_as_text, place_of_text
+from common.fail_points import fail_point
+from common.journal.interface import InboxRow, InboxStats, ProjectionLease, ReceivedCommit
+from common.journal.lease import fenced
+from common.journal.postgres.append import APPEND_SQL, AppendCall
+from common.journal.postgres.connection import SCHEMA
+from common.journal.postgres.projections import run_statements
+from common.journal.subscription_store import blocked, check_ack, check_revision, check_room, lease_name
+
+_STATE = "name, place, desired_version, desired_criteria, revision, received, updated_us"
+_EVENT = (
+    "position", "timestamp_us", "stored_us", "event_time_us", "persistence_id", "seq_nr", "prev_seq_nr",
+    "origin_seq_nr", "event_type", "codec", "payload", "tags", "metadata",
+)  # fmt: skip
+_EVENT_COLUMNS = ", ".join(_EVENT)
+_NUMBER = "(SELECT subscription_no FROM subscription WHERE name = $1)"
+_SIZE = f"octet_length(payload) + {EVENT_OVERHEAD_BYTES}"
+_MAKE = (
+    "INSERT INTO subscription (name, place, desired_version, desired_criteria, revision, received, updated_us,"
+    " inbox_last_id, inbox_acked_id, inbox_bytes) VALUES ($1, $2, 0, '', 0, 0, $3, 0, 0, 0) ON CONFLICT DO NOTHING"
+)
+
+
+def _told(row: asyncpg.Record) -> Subscription:
+    name, place, version, criteria, revision, received, updated_us = row
+    return Subscription(name, place_of_text(place), FilterState(version, criteria), revision, received, updated_us)
+
+
+async def subscription(connection: asyncpg.Connection, name: str) -> Subscription | None:
+    """See ``SubscriptionStore.subscription``."""
+    row = await connection.fetchrow(f"SELECT {_STATE} FROM subscription WHERE name = $1", name)
+    return _told(row) if row else None
+
+
+async def subscriptions(connection: asyncpg.Connection) -> list[Subscription]:
+    """See ``SubscriptionStore.subscriptions``."""
+    return [_told(row) for row in await connection.fetch(f"SELECT {_STATE} FROM subscription ORDER BY name")]
+
+
+async def set_desired(connection: asyncpg.Connection, name: str, criteria: str, now_us: int) -> FilterState:
+    """See ``SubscriptionStore.set_desired``."""
+    async with connection.transaction():
+        await connection.execute(_MAKE, name, place_as_text(NOWHERE_PLACE), now_us)
+        version = await connection.fetchval(
+            "UPDATE subscription SET desired_version = desired_version + (desired_criteria <> $2)::int,"
+            " desired_criteria = $2 WHERE name = $1 RETURNING desired_version",
+            name,
+            criteria,
+        )
+    return FilterState(version, criteria)
+
+
+async def forget(connection: asyncpg.Connection, name: str) -> bool:
+    """See ``SubscriptionStore.forget_subscription``."""
+    async with connection.transaction():
+        await connection.execute("DELETE FROM projection WHERE name = $1", lease_name(name))
+        number = await connection.fetchval("DELETE FROM subscription WHERE name = $1 RETURNING subscription_no", name)
+        if number is None:
+            return False
+        await connection.execute("DELETE FROM inbox WHERE subscription_no = $1", number)
+        await connection.execute("DELETE FROM subscription_known WHERE subscription_no = $1", number)
+    return True
+
+
+async def known(connection: asyncpg.Connection, name: str, persistence_ids: Sequence[str]) -> dict[str, int]:
+    """See ``SubscriptionStore.known``."""
+    rows = await connection.fetch(
+        f"SELECT persistence_id, known FROM subscription_known WHERE subscription_no = {_NUMBER}"
+        " AND persistence_id = ANY ($2::text[])",
+        name,
+        list(dict.fromkeys(persistence_ids)),
+    )
+    return dict(map(tuple, rows))
+
+
+async def awaiting(connection: asyncpg.Connection, name: str, max_rows: int) -> list[tuple[str, int]]:
+    """See ``SubscriptionStore.awaiting``."""
+    rows = await connection.fetch(
+        f"SELECT persistence_id, known FROM subscription_known WHERE awaiting AND subscription_no = {_NUMBER}"
+        " ORDER BY persistence_id LIMIT $2",
+        name,
+        max_rows,
+    )
+    return [(persistence_id, number) for persistence_id, number in rows]
+
+
+async def commit_received(
+    connection: asyncpg.Connection,
+    name: str,
+    lease: ProjectionLease,
+    revision: int,
+    commit: ReceivedCommit,
+    lease_s: float,
+    inbox_max_bytes: int | None,
+    now_us: int,
+) -> tuple[int, int]:
+    """See ``SubscriptionStore.commit_received``; the new revision, and the log's head if events were appended, else 0."""
+    async with connection.transaction():
+        await run_statements(connection, commit.statements)
+        await _renew(connection, lease, lease_s, now_us)
+        await connection.execute(_MAKE, name, place_as_text(NOWHERE_PLACE), now_us)
+        number, stored, last_id, waiting = await connection.fetchrow(
+            "SELECT subscription_no, revision, inbox_last_id, inbox_bytes FROM subscription WHERE name = $1 FOR UPDATE",
+            name,
+        )
+        check_revision(name, stored, revision)
+        if commit.inbox:
+            size = commit.inbox.byte_size()
+            check_room(name, waiting, size, inbox_max_bytes)
+            await _store_inbox(connection, number, last_id, commit.inbox, commit)
+            last_id, waiting = last_id + len(commit.inbox), waiting + size
+        await _store_known(connection, number, commit)
+        await connection.execute(
+            "UPDATE subscription SET place = $2, revision = revision + 1, received = received + $3, updated_us = $4,"
+            " inbox_last_id = $5, inbox_bytes = $6 WHERE subscription_no = $1",
+            *(number, place_as_text(commit.place), commit.received, now_us, last_id, waiting),
+        )
+        head = await _append(connection, name, commit.append, now_us) if commit.append else 0
+        fail_point("subscription.in_transaction")
+    return revision + 1, head
+
+
+async def _renew(connection: asyncpg.Connection, lease: ProjectionLease, lease_s: float, now_us: int) -> None:
+    moved = await connection.execute(
+        "UPDATE projection SET updated_us = $6, lease_until = clock_timestamp() + make_interval(secs => $5)"
+        " WHERE name = $1 AND first_slice = $2 AND last_slice = $3 AND epoch = $4 AND NOT paused",
+        *(lease.name, lease.slices.first, lease.slices.last, lease.epoch, lease_s, now_us),
+    )
+    if moved != "UPDATE 1":
+        raise fenced(lease)
+
+
+async def _store_known(connection: asyncpg.Connection, number: int, commit: ReceivedCommit) -> None:
+    if commit.known:
+        await connection.execute(
+            "INSERT INTO subscription_known SELECT $1, u.name, u.known, false"
+            " FROM unnest($2::text[], $3::bigint[]) AS u (name, known)"
+            " ON CONFLICT (subscription_no, persistence_id) DO UPDATE SET known = excluded.known",
+            *(number, list(commit.known), list(commit.known.values())),
+        )
+    if commit.awaiting:
+        await connection.execute(
+            "INSERT INTO subscription_known SELECT $1, u.name, 0, u.awaiting"
+            " FROM unnest($2::text[], $3::boolean[]) AS u (name, awaiting)"
+            " ON CONFLICT (subscription_no, persistence_id) DO UPDATE SET awaiting = excluded.awaiting",
+            *(number, list(commit.awaiting), list(commit.awaiting.values())),
+        )
+
+
+async def _store_inbox(
+    connection: asyncpg.Connection, number: int, last_id: int, events: EventBatch, commit: ReceivedCommit
+) -> None:
+    n = len(events)
+    columns = (
+        repeat(number, n),
+        range(last_id + 1, last_id + n + 1),
+        [index in commit.leaving for index in range(n)],
+        [index in commit.replaces for index in range(n)],
+        *(getattr(events, name) for name in _EVENT),
+    )
+    await connection.copy_records_to_table(
+        "inbox",
+        schema_name=SCHEMA,
+        columns=["subscription_no", "id", "leaving", "replaces", *_EVENT],
+        records=zip(*columns, strict=True),
+    )
+
+
+async def _append(connection: asyncpg.Connection, name: str, append: PushedAppend, now_us: int) -> int:
+    # Lease and revision are the guard: the origin's row only counts where it is.
+    await connection.execute(
+        "INSERT INTO origin VALUES ($1, 1, '', $2, '', '', 0, 0, '', 0, '[]', '[]', $3, '', 0) ON CONFLICT DO NOTHING",
+        *(append.origin_id, append.branch, now_us),
+    )
+    session, position = await connection.fetchrow(
+        "SELECT session, position FROM origin WHERE origin_id = $1 FOR UPDATE", append.origin_id
+    )
+    call = AppendCall.of([replace(append, session=session, after_position=position)], now_us, {})
+    answer = await connection.fetchrow(APPEND_SQL, *call.arguments)
+    [outcome] = call.outcomes(answer)
+    if isinstance(outcome, OriginBlocked):
+        raise blocked(name, outcome.parked, outcome.parked_max)
+    head: int = answer["head_position"]
+    return head
+
+
+_INBOX = f"""
+SELECT id, leaving, replaces, {_EVENT_COLUMNS} FROM inbox
+WHERE subscription_no = $1 AND id > $2 AND id <= (
+    SELECT max(id) FROM (
+        SELECT id, row_number() OVER numbered AS number, sum({_SIZE}) OVER numbered AS total
+        FROM (SELECT id, payload FROM inbox WHERE subscription_no = $1 AND id > $2 ORDER BY id LIMIT $3) AS next
+        WINDOW numbered AS (ORDER BY id ROWS UNBOUNDED PRECEDING)
+    ) AS measured
+    WHERE number = 1 OR total <= $4
+)
+ORDER BY id
+"""
+
+
+async def inbox(
+    connection: asyncpg.Connection, name: str, after_id: int, max_rows: int, max_bytes: int
+) -> list[InboxRow]:
+    """See ``SubscriptionStore.inbox``."""
+    number = await connection.fetchval("SELECT subscription_no FROM subscription WHERE name = $1", name)
+    if number is None:
+        return []
+    rows = await connection.fetch(_INBOX, number, after_id, max_rows, max_bytes)
+    return [_inbox_row(row_id, leaving, replaces, values) for row_id, leaving, replaces, *values in rows]
+
+
+def _inbox_row(row_id: int, leaving: bool, replaces: bool, values: Sequence[Any]) -> InboxRow:
+    told = dict(zip(_EVENT, values, strict=True))
+    told["tags"], told["metadata"] = split_tags(told["tags"]), split_metadata(told["metadata"])
+    return InboxRow(row_id, Envelope(**told), leaving, replaces)
+
+
+async def ack_inbox(connection: asyncpg.Connection, name: str, through_id: int) -> int:
+    """See ``SubscriptionStore.ack_inbox``."""
+    async with connection.transaction():
+        row = await connection.fetchrow(
+            "SELECT subscription_no, inbox_last_id, inbox_acked_id FROM subscription WHERE name = $1 FOR UPDATE", name
+        )
+        number, last_id, acked_id = row or (0, 0, 0)
+        check_ack(name, through_id, last_id)
+        if through_id <= acked_id:
+            return 0
+        size = await connection.fetchval(
+            "WITH gone AS (DELETE FROM inbox WHERE subscription_no = $1 AND id <= $2 RETURNING payload)"
+            f" SELECT coalesce(sum({_SIZE}), 0)::bigint FROM gone",
+            *(number, through_id),
+        )
+        await connection.execute(
+            "UPDATE subscription SET inbox_acked_id = $2, inbox_bytes = inbox_bytes - $3 WHERE subscription_no = $1",
+            *(number, through_id, size),
+        )
+    freed: int = through_id - acked_id
+    return freed
+
+
+async def inbox_stats(connection: asyncpg.Connection, name: str) -> InboxStats:
+    """See ``SubscriptionStore.inbox_stats``."""
+    row = await connection.fetchrow(
+        "SELECT inbox_last_id - inbox_acked_id, inbox_bytes, inbox_acked_id + 1, inbox_last_id, inbox_acked_id"
+        " FROM subscription WHERE name = $1",
+        name,
+    )
+    return InboxStats(*row) if row else InboxStats(0, 0, 0, 0, 0)
