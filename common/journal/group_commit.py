@@ -11,7 +11,7 @@ on every storage: two that touch one entity may only when both are plain local a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import NoReturn
 
@@ -69,12 +69,19 @@ class Group:
         return True
 
 
-class Submitted:
-    """A request in the queue; its place in the log's order is taken."""
+OnSettled = Callable[[outcome.Outcome[AppendOutcome]], None]
 
-    def __init__(self, request: AppendRequest) -> None:
+
+class Submitted:
+    """A request in the queue; its place in the log's order is taken.
+
+    ``on_settled`` is called with the outcome by the task that committed: it must be quick and not raise.
+    """
+
+    def __init__(self, request: AppendRequest, on_settled: OnSettled | None = None) -> None:
         self.request = request
         self.weight = request.events.byte_size()
+        self._on_settled = on_settled
         self._done = trio.Event()
         self._result: outcome.Outcome[AppendOutcome] | None = None
 
@@ -89,6 +96,8 @@ class Submitted:
         if self._result is None:
             self._result = result
             self._done.set()
+            if self._on_settled is not None:
+                self._on_settled(result)
 
 
 class GroupCommit:
@@ -124,16 +133,40 @@ class GroupCommit:
         Raises ``journal.closing`` once the service stops.
         """
         submitted = Submitted(request)
-        while not self._is_closed and (len(self._queue) >= QUEUE_MAX_REQUESTS or self._queued_bytes >= QUEUE_MAX_BYTES):
+        await self.wait_room()
+        self._enqueue(submitted)
+        return submitted
+
+    async def wait_room(self) -> None:
+        """Return when the queue takes a request. Raises ``journal.closing`` once the service stops."""
+        while not self._is_closed and self.is_full:
             await self._room.park()
         if self._is_closed:
             raise _closing()
+
+    def submit_nowait(self, request: AppendRequest, on_settled: OnSettled) -> bool:
+        """Take a place in the queue at once, or none when it is full; ``on_settled`` is told the outcome, once.
+
+        Raises ``journal.closing`` once the service stops.
+        """
+        if self._is_closed:
+            raise _closing()
+        if self.is_full:
+            return False
+        self._enqueue(Submitted(request, on_settled))
+        return True
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the queue takes no request now."""
+        return len(self._queue) >= QUEUE_MAX_REQUESTS or self._queued_bytes >= QUEUE_MAX_BYTES
+
+    def _enqueue(self, submitted: Submitted) -> None:
         self._queue.append(submitted)
         self._queued_bytes += submitted.weight
-        self._queued_events += len(request.events)
+        self._queued_events += len(submitted.request.events)
         if self._may_take():
             self._work.unpark()
-        return submitted
 
     async def run(self) -> None:
         """Commit groups until cancelled; callers left waiting then are told ``journal.closing``."""

@@ -1,0 +1,125 @@
+"""An entity's state from the journal: the latest snapshot, and the events after it, page by page.
+
+Also what a decided command needs of the past: the state at a number, and whether an append in doubt was stored.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+
+import structlog
+import trio
+
+from common.core.batch import split_metadata
+from common.core.errors import BackhaulError, ErrorKind
+from common.entity.deciding import replay
+from common.entity.definition import Definition
+from common.entity.live import MARK_KEY, Batch, LiveEntity
+from common.journal.interface import Journal
+from common.journal.snapshot_store import SnapshotStore
+from common.watchdog import Watchdog
+
+_log = structlog.get_logger()
+
+_FIRST_PAGE: Final = 50
+_PAGE_MAX: Final = 2_000
+_PAGE_BYTES: Final = 2 * 1024 * 1024
+_LAST: Final = 2**62
+
+
+class EntityJournal(Journal, SnapshotStore, Protocol):
+    """What entities need of a journal."""
+
+
+async def bring_up(journal: EntityJournal, entity: LiveEntity, watchdog: Watchdog) -> None:
+    """Bring a live entity's state to the end of its events. On an error the entity is as it was, or further on.
+
+    Raises:
+        BackhaulError: ``entity.history_missing``, what ``replay`` and the journal raise.
+    """
+    if entity.is_new:
+        if entity.definition.has_snapshots:
+            found = await _from_snapshot(journal, entity.definition, entity.persistence_id, _LAST)
+            if found is not None:
+                entity.state, entity.seq_nr = found
+                entity.snapshot_seq_nr = entity.seq_nr
+        entity.is_new = False
+    entity.state, entity.seq_nr = await _follow(
+        journal, entity.definition, entity.persistence_id, entity.state, entity.seq_nr, _LAST, watchdog
+    )
+    if entity.seq_nr < entity.seen_seq_nr:
+        raise _missing(entity.persistence_id, entity.seq_nr + 1)
+    entity.is_stale = False
+
+
+async def state_at(
+    journal: EntityJournal, definition: Definition, persistence_id: str, seq_nr: int, watchdog: Watchdog
+) -> Any:  # noqa: ANN401  the application's state
+    """The state after event ``seq_nr``; raises as ``bring_up``."""
+    state, at = definition.entity.empty, 0
+    if definition.has_snapshots:
+        state, at = await _from_snapshot(journal, definition, persistence_id, seq_nr) or (state, at)
+    state, at = await _follow(journal, definition, persistence_id, state, at, seq_nr, watchdog)
+    if at != seq_nr:
+        raise _missing(persistence_id, at + 1)
+    return state
+
+
+async def _from_snapshot(
+    journal: EntityJournal, definition: Definition, persistence_id: str, seq_nr_max: int
+) -> tuple[Any, int] | None:
+    snapshot = await journal.snapshot(persistence_id)
+    if snapshot is None or snapshot.seq_nr > seq_nr_max:
+        return None
+    try:
+        state = definition.registry.decode(snapshot.event_type, snapshot.codec, snapshot.payload, snapshot.metadata)
+        if type(state) is definition.entity.state_type:
+            return state, snapshot.seq_nr
+        reason = f"a stored {snapshot.event_type!r} is not its state"
+    except BackhaulError as error:
+        reason = error.message
+    # Its events may still be there; if not, the gap that they leave is told.
+    _log.warning("entity.snapshot_unreadable", entity=persistence_id, seq_nr=snapshot.seq_nr, reason=reason)
+    return None
+
+
+async def _follow(
+    journal: EntityJournal,
+    definition: Definition,
+    persistence_id: str,
+    state: Any,  # noqa: ANN401
+    seq_nr: int,
+    through: int,
+    watchdog: Watchdog,
+) -> tuple[Any, int]:
+    page_max = _FIRST_PAGE
+    while seq_nr < through:
+        page = await journal.read_entity(persistence_id, seq_nr + 1, through, max_events=page_max)
+        if not len(page):
+            break
+        if page.seq_nr[0] != seq_nr + 1:
+            raise _missing(persistence_id, seq_nr + 1)
+        with watchdog.over(definition.evolve_place):
+            state = replay(definition, state, page)
+        seq_nr = page.seq_nr[-1]
+        if len(page) < page_max:
+            break
+        page_max = max(1, min(_PAGE_MAX, _PAGE_BYTES * len(page) // page.byte_size()))
+        await trio.lowlevel.checkpoint()
+    return state, seq_nr
+
+
+async def was_stored(journal: EntityJournal, persistence_id: str, seq_nr: int, batch: Batch) -> bool:
+    """Whether the events after ``seq_nr`` are those of this batch, whose append went unanswered."""
+    page = await journal.read_entity(persistence_id, seq_nr + 1, seq_nr + 1, max_events=1)
+    return len(page) == 1 and split_metadata(page.metadata[0]).get(MARK_KEY) == batch.mark
+
+
+def _missing(persistence_id: str, seq_nr: int) -> BackhaulError:
+    return BackhaulError(
+        "entity.history_missing",
+        f"{persistence_id} has no event {seq_nr} any more, and no snapshot that covers it",
+        "let retention delete only what snapshots cover: its state cannot be made again",
+        kind=ErrorKind.INTERNAL,
+        details={"seq_nr": seq_nr},
+    )

@@ -1,0 +1,417 @@
+"""Runs a service's event-sourced entities: commands in, events through the journal's one writer, answers out.
+
+The usual way has no task of its own: who asks decides at once when the entity is in memory and idle, takes a place in
+the group commit, and is woken by the commit. Only what needs the journal first (recovery, a conflict, an append in doubt)
+goes through ``_attend``, a few tasks that take such entities one after the other. Commands to one entity are decided in
+the order in which they were asked; entities do not wait for each other. Any number of nodes may run the same entities.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from random import Random
+from typing import Final, NoReturn
+
+import outcome
+import structlog
+import trio
+
+from common.core.append import Appended, AppendOutcome, AppendRefused, LocalAppend
+from common.core.batch import EventBatch
+from common.core.errors import BackhaulError, ErrorKind
+from common.core.ids import persistence_id
+from common.entity.deciding import LOOK, Accepted, Answer, Current, Rejected, decide_all
+from common.entity.definition import Definition
+from common.entity.live import Asked, LiveEntity, Phase, Repeated
+from common.entity.recovery import EntityJournal, bring_up, state_at, was_stored
+from common.entity.settings import EntitySettings
+from common.entity.snapshots import SnapshotWriter
+from common.journal.group_commit import GroupCommit
+from common.watchdog import Watchdog
+
+_log = structlog.get_logger()
+
+# An append with this expectation is never stored: it only asks whether its id was used.
+_NEVER: Final = 2**62
+
+
+@asynccontextmanager
+async def open_entities(
+    journal: EntityJournal,
+    commit: GroupCommit,
+    definitions: Mapping[str, Definition],
+    settings: EntitySettings,
+    *,
+    node: str,
+    chance: Random,
+    watchdog: Watchdog | None = None,
+    id_prefix: str = "",
+) -> AsyncIterator[Entities]:
+    """The entities of ``definitions`` while the block runs. ``node`` is unique among all that write to the journal.
+
+    ``id_prefix`` is put before every entity id (an edge's own). Who still waits at the end is told ``entity.stopping``.
+    """
+    entities = Entities(
+        journal, commit, definitions, settings, node=node, chance=chance, watchdog=watchdog, id_prefix=id_prefix
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(entities.run)
+        try:
+            yield entities
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+class Entities:
+    """See ``open_entities``. ``run`` is started by its owner; ``ask`` and ``look`` are for everybody."""
+
+    def __init__(
+        self,
+        journal: EntityJournal,
+        commit: GroupCommit,
+        definitions: Mapping[str, Definition],
+        settings: EntitySettings,
+        *,
+        node: str,
+        chance: Random,
+        watchdog: Watchdog | None = None,
+        id_prefix: str = "",
+    ) -> None:
+        self.definitions = definitions
+        self.conflicts = 0
+        """Decisions that were made again because another writer was first."""
+        self._journal = journal
+        self._commit = commit
+        self._settings = settings
+        self._node = node
+        self._chance = chance
+        self._watchdog = watchdog or Watchdog()
+        self._id_prefix = id_prefix
+        self._live: OrderedDict[str, LiveEntity] = OrderedDict()
+        self._waiting = 0
+        self._marks = 0
+        self._is_closed = False
+        self._to_attend: deque[LiveEntity] = deque()
+        self._attention = trio.lowlevel.ParkingLot()
+        self._again: deque[LiveEntity] = deque()
+        self._more = trio.lowlevel.ParkingLot()
+        self._snapshots = SnapshotWriter(journal, settings.snapshots_waiting_max, settings.retry_s)
+
+    @property
+    def cached(self) -> int:
+        """Entities in memory."""
+        return len(self._live)
+
+    # -- asking ----------------------------------------------------------------------------------------------------
+    async def ask(
+        self, entity_type: str, entity_id: str, command: object, *, key: str = "", deadline_s: float | None = None
+    ) -> Accepted | Rejected:
+        """Have the entity decide on a command; answered when what it decided is on disk.
+
+        With ``key`` a repeat is answered as the first time, without deciding again. Cancelled, the command may still
+        take effect, unless it has not begun.
+
+        Raises:
+            BackhaulError: ``entity.invalid_name``, ``entity.unknown_type``, ``entity.unknown_command``,
+                ``entity.busy``, ``entity.deadline`` (nothing was begun), ``entity.outcome_unknown``,
+                ``entity.stopping``, the application's faults, and what the journal raises.
+        """
+        definition = self._definition(entity_type)
+        if type(command) not in definition.commands:
+            raise BackhaulError(
+                "entity.unknown_command",
+                f"{type(command).__qualname__} is not a command of {entity_type}",
+                f"its commands are {', '.join(definition.commands.names)}",
+            )
+        name = persistence_id(entity_type, self._id_prefix + entity_id)
+        asked = Asked(command, key)
+        answer = await self._answer(definition, name, asked, deadline_s)
+        if key and isinstance(answer, Accepted | Rejected) and not (isinstance(answer, Accepted) and answer.events):
+            # Nothing was stored with the key now, so it may be the state after the first time that says no.
+            answer = await self._used_before(name, asked) or answer
+        if isinstance(answer, Repeated):
+            return await self._told_again(definition, name, command, answer.seq_nrs)
+        assert isinstance(answer, Accepted | Rejected)
+        return answer
+
+    async def look(self, entity_type: str, entity_id: str, *, deadline_s: float | None = None) -> Current:
+        """The present state, as of a moment within this call; raises as ``ask``."""
+        definition = self._definition(entity_type)
+        name = persistence_id(entity_type, self._id_prefix + entity_id)
+        answer = await self._answer(definition, name, Asked(LOOK, ""), deadline_s)
+        assert isinstance(answer, Current)
+        return answer
+
+    def _definition(self, entity_type: str) -> Definition:
+        definition = self.definitions.get(entity_type)
+        if definition is None:
+            raise BackhaulError(
+                "entity.unknown_type",
+                f"there are no entities of type {entity_type[:80]!r} here",
+                f"known are {', '.join(sorted(self.definitions)) or 'none'}",
+                kind=ErrorKind.NOT_FOUND,
+            )
+        return definition
+
+    async def _answer(
+        self, definition: Definition, name: str, asked: Asked, deadline_s: float | None
+    ) -> Answer | Repeated:
+        limit_s = self._settings.deadline_s if deadline_s is None else deadline_s
+        if self._is_closed:
+            raise _stopping()
+        entity = self._entity(definition, name)
+        if self._waiting >= self._settings.waiting_max or len(entity.waiting) >= self._settings.entity_waiting_max:
+            raise BackhaulError(
+                "entity.busy",
+                f"too many commands wait{' for ' + name if len(entity.waiting) else ''}",
+                "send fewer at a time; the same command may be accepted later",
+                retry_after_s=0.5,
+            )
+        self._waiting += 1
+        try:
+            entity.waiting.append(asked)
+            self._step(entity)
+            with trio.move_on_after(limit_s):
+                return await asked.wait()
+            raise _too_late(name, asked, limit_s)
+        finally:
+            self._waiting -= 1
+
+    async def _used_before(self, name: str, asked: Asked) -> Repeated | None:
+        probe = LocalAppend(EventBatch(), {name: _NEVER}, asked.key, asked.digest())
+        told = await self._commit.append(probe)
+        if isinstance(told, Appended):
+            return Repeated(told.seq_nr)
+        assert isinstance(told, AppendRefused)
+        if told.code == "append.id_reused":
+            raise _refused(told)
+        return None
+
+    async def _told_again(self, definition: Definition, name: str, command: object, seq_nrs: list[int]) -> Accepted:
+        """The answer to the first use of a key: deciding is pure, so it is what the state of then leads to."""
+        reply: object = None
+        try:
+            state = await state_at(self._journal, definition, name, seq_nrs[0] - 1, self._watchdog)
+            again = decide_all(definition, state, seq_nrs[0] - 1, [command], self._settings.event_max_bytes)
+            [first] = again.answers
+            reply = first.reply if isinstance(first, Accepted) else None
+        except BackhaulError as error:
+            # The past is gone (a snapshot covers it); that the command was accepted is known all the same.
+            _log.info("entity.reply_lost", entity=name, seq_nr=seq_nrs[0], code=error.code, reason=error.message)
+        return Accepted(reply, seq_nrs[-1], len(seq_nrs), repeated=True)
+
+    # -- one entity's turn -------------------------------------------------------------------------------------------
+    def _entity(self, definition: Definition, name: str) -> LiveEntity:
+        entity = self._live.get(name)
+        if entity is None:
+            entity = self._live[name] = LiveEntity(definition, name)
+            if len(self._live) > self._settings.cached_max:
+                self._passivate()
+        else:
+            self._live.move_to_end(name)
+        entity.used_at = trio.current_time()
+        return entity
+
+    def _passivate(self) -> None:
+        """Let the one that was used longest ago go; busy ones stay, there are no more of them than commands wait."""
+        for _ in range(len(self._live)):
+            name, entity = self._live.popitem(last=False)
+            if not entity.is_busy and entity.phase is Phase.IDLE:
+                return
+            self._live[name] = entity
+
+    def _step(self, entity: LiveEntity) -> None:
+        """Go on with an entity that commands wait for; what needs the journal first is left to the attendants."""
+        if entity.phase is not Phase.IDLE or not entity.waiting:
+            return
+        if entity.is_stale or self._commit.is_full or entity.contended_until > trio.current_time():
+            self._attend_to(entity)
+        else:
+            self._decide(entity)
+
+    def _attend_to(self, entity: LiveEntity) -> None:
+        entity.phase = Phase.ATTENDED
+        self._to_attend.append(entity)
+        self._attention.unpark()
+
+    def _decide(self, entity: LiveEntity) -> None:
+        settings = self._settings
+        self._marks += 1
+        self._watchdog.begin(entity.definition.decide_place)
+        try:
+            batch = entity.decide(f"{self._node}.{self._marks}", settings.append_commands_max, settings.event_max_bytes)
+        finally:
+            self._watchdog.end()
+        if batch is None:
+            return
+        try:
+            is_taken = self._commit.submit_nowait(batch.request, partial(self._settled, entity))
+        except BackhaulError as error:
+            self._drop(entity, error)
+        else:
+            assert is_taken, "there is room: nothing was awaited since that was seen"
+
+    def _settled(self, entity: LiveEntity, result: outcome.Outcome[AppendOutcome]) -> None:
+        """What became of an entity's append; called by the task that committed."""
+        if isinstance(result, outcome.Error):
+            error = result.error
+            assert isinstance(error, BackhaulError), error
+            if _leaves_doubt(error):
+                self._attend_to(entity)
+                return
+            entity.refused(error)
+        else:
+            self._told(entity, result.unwrap())
+        if entity.waiting:
+            # Not at once: those who were just told may have more for it.
+            self._again.append(entity)
+            self._more.unpark()
+
+    def _told(self, entity: LiveEntity, told: AppendOutcome) -> None:
+        if isinstance(told, Appended):
+            if told.repeated:
+                entity.repeats(told.seq_nr)
+            elif entity.stored():
+                self._snapshots.add(entity)
+            return
+        assert isinstance(told, AppendRefused), told
+        if told.code != "append.wrong_expected_seq_nr":
+            entity.refused(_refused(told))
+            return
+        self.conflicts += 1
+        entity.overtaken(told.actual)
+        entity.contended_until = trio.current_time() + self._settings.contended_s
+
+    # -- tasks -----------------------------------------------------------------------------------------------------
+    async def run(self) -> None:
+        """Attend to entities until cancelled; who waits then is told ``entity.stopping``."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._step_again)
+                nursery.start_soon(self._forget_idle)
+                nursery.start_soon(self._snapshots.run)
+                for _ in range(self._settings.recoveries):
+                    nursery.start_soon(self._attend)
+        finally:
+            self._is_closed = True
+            for entity in self._live.values():
+                entity.stop(_stopping())
+
+    async def _step_again(self) -> NoReturn:
+        while True:
+            while not self._again:
+                await self._more.park()
+            self._step(self._again.popleft())
+
+    async def _forget_idle(self) -> NoReturn:
+        while True:
+            await trio.sleep(self._settings.idle_s / 4)
+            before = trio.current_time() - self._settings.idle_s
+            while self._live:
+                name, entity = next(iter(self._live.items()))
+                if entity.used_at > before or entity.is_busy or entity.phase is not Phase.IDLE:
+                    break
+                del self._live[name]
+
+    async def _attend(self) -> NoReturn:
+        while True:
+            while not self._to_attend:
+                await self._attention.park()
+            entity = self._to_attend.popleft()
+            try:
+                await self._make_ready(entity)
+            except BackhaulError as error:
+                self._drop(entity, error)
+            else:
+                entity.phase = Phase.IDLE
+                if entity.waiting:
+                    self._decide(entity)
+
+    async def _make_ready(self, entity: LiveEntity) -> None:
+        """All that an entity may have to wait for before it decides."""
+        if entity.batch is not None:
+            await self._resolve(entity)
+            entity.phase = Phase.ATTENDED
+        elif not entity.is_stale and entity.contended_until > trio.current_time():
+            await trio.sleep(self._chance.uniform(0, self._settings.contended_pause_s))
+            entity.is_stale = True
+        if entity.is_stale:
+            await bring_up(self._journal, entity, self._watchdog)
+        await self._commit.wait_room()
+
+    async def _resolve(self, entity: LiveEntity) -> None:
+        """Find out what became of an append that went unanswered: it is repeated until the journal says.
+
+        The entity's number lets it be stored once only; if that was the first time, its mark is on the event.
+        """
+        batch = entity.batch
+        assert batch is not None
+        while batch.is_awaited:
+            await trio.sleep(self._settings.retry_s)
+            try:
+                told = await self._commit.append(batch.request)
+                is_new = isinstance(told, Appended) and not told.repeated
+                if not is_new and await was_stored(self._journal, entity.persistence_id, entity.seq_nr, batch):
+                    entity.stored()
+                    entity.is_stale = True
+                    return
+            except BackhaulError as error:
+                if _leaves_doubt(error):
+                    continue
+                entity.refused(error)
+                return
+            self._told(entity, told)
+            return
+        entity.overtaken(entity.seq_nr)  # nobody waits for it: it is enough to read what there is
+
+    def _drop(self, entity: LiveEntity, error: BackhaulError) -> None:
+        """Answer everybody with the error and forget the entity: the next command starts it from the journal."""
+        if error.kind is ErrorKind.INTERNAL:
+            _log.error(
+                "entity.failed",
+                entity=entity.persistence_id,
+                code=error.code,
+                reason=error.message,
+                hint=error.hint,
+                details=error.details,
+                repeat_key=f"{entity.definition.entity_type} {error.code}",
+            )
+        if self._live.get(entity.persistence_id) is entity:
+            del self._live[entity.persistence_id]
+        entity.fail(error)
+
+
+def _leaves_doubt(error: BackhaulError) -> bool:
+    """Whether what failed may have been stored all the same."""
+    return error.kind is ErrorKind.UNAVAILABLE and error.code != "journal.closing"
+
+
+def _refused(told: AppendRefused) -> BackhaulError:
+    return BackhaulError(
+        told.code, told.message, "see docs/errors.md", kind=ErrorKind.CONFLICT, details={"entity": told.persistence_id}
+    )
+
+
+def _stopping() -> BackhaulError:
+    return BackhaulError(
+        "entity.stopping", "the service is stopping", "repeat the command when it is back", retry_after_s=1.0
+    )
+
+
+def _too_late(name: str, asked: Asked, limit_s: float) -> BackhaulError:
+    if asked.has_begun:
+        return BackhaulError(
+            "entity.outcome_unknown",
+            f"{name} did not answer within {limit_s:g} s; the command may still take effect",
+            "repeat it with the same idempotency key, or look at the state",
+            retry_after_s=1.0,
+        )
+    return BackhaulError(
+        "entity.deadline",
+        f"{name} did not come to the command within {limit_s:g} s; it has no effect",
+        "the same command may be accepted later",
+        retry_after_s=1.0,
+    )

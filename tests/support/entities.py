@@ -1,0 +1,140 @@
+"""A small application for tests of entities: counters that cannot fall below zero."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from random import Random
+from typing import Any, cast
+
+from common.core.append import AppendOutcome, AppendRequest
+from common.core.errors import BackhaulError
+from common.core.event_types import Registry
+from common.entity.definition import AnyEntity, Decision, EventSourced, accept, define, reject
+from common.entity.recovery import EntityJournal
+from common.entity.runtime import Entities, open_entities
+from common.entity.settings import EntitySettings
+from common.journal.group_commit import GroupCommit
+from common.journal.interface import Journal
+
+
+@dataclass(frozen=True)
+class Count:
+    value: int = 0
+
+
+@dataclass(frozen=True)
+class Add:
+    by: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Take:
+    by: int
+
+
+@dataclass(frozen=True)
+class AddEach:
+    by: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Break:
+    how: str
+
+
+@dataclass(frozen=True)
+class Added:
+    by: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Taken:
+    by: int
+
+
+class Counters(EventSourced[Count, Add | Take | AddEach | Break, Added | Taken]):
+    entity_type = "Counter"
+    empty = Count()
+
+    def decide(self, state: Count, command: Add | Take | AddEach | Break) -> Decision:
+        match command:
+            case Add(by, note):
+                return accept(Added(by, note), reply=state.value + by)
+            case Take(by) if by > state.value:
+                return reject(f"only {state.value} are there")
+            case Take(by):
+                return accept(Taken(by)).then(lambda after: after.value)
+            case AddEach(steps):
+                return accept(*map(Added, steps))
+            case Break(how):
+                return cast(Decision, broken(how))
+
+    def evolve(self, state: Count, event: Added | Taken) -> Count:
+        if isinstance(event, Added) and event.note == "evolve raises":
+            raise ArithmeticError("no such step")
+        return Count(state.value + (event.by if isinstance(event, Added) else -event.by))
+
+    def tags(self, state: Count, event: Added | Taken) -> Iterable[str]:
+        return {"high"} if state.value >= 100 else ()
+
+
+def broken(how: str) -> Any:  # noqa: ANN401  whatever a careless application returns
+    match how:
+        case "raises":
+            raise ZeroDivisionError("of mine")
+        case "returns none":
+            return None
+        case "unregistered":
+            return accept(Break("not an event"))
+        case "evolve raises":
+            return accept(Added(1), Added(1, how))
+        case "too large":
+            return accept(Added(1, "x" * 2_000_000))
+        case "not its type":
+            return accept(Added(cast(int, object())))
+    raise AssertionError(how)
+
+
+@asynccontextmanager
+async def entities_over(
+    journal: Journal,
+    commit: GroupCommit,
+    *definitions: type[AnyEntity],
+    settings: EntitySettings | None = None,
+    node: str = "node-1",
+    registry: Registry | None = None,
+) -> AsyncIterator[Entities]:
+    """The counters, or other entities, over a journal."""
+    found = define(definitions or (Counters,), registry or Registry())
+    async with open_entities(
+        cast(EntityJournal, journal), commit, found, settings or EntitySettings(), node=node, chance=Random(1)
+    ) as entities:
+        yield entities
+
+
+class DoubtfulCommits:
+    """A journal whose appends may go unanswered: ``faults`` says of each group to come what becomes of it.
+
+    "" is well, "before" is a connection lost before the commit, "after" one lost after it.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self.faults: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self._journal, name)
+
+    async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
+        fault = self.faults.pop(0) if self.faults else ""
+        lost = BackhaulError("journal.unavailable", "cut", retry_after_s=0.01)
+        if fault == "before":
+            raise lost
+        told = await self._journal.append_group(requests)
+        if fault == "after":
+            raise lost
+        return told
