@@ -23,6 +23,7 @@ from common.core.append import Appended, AppendOutcome, AppendRefused, LocalAppe
 from common.core.batch import EventBatch
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.ids import persistence_id
+from common.entity import refusals
 from common.entity.deciding import LOOK, Accepted, Answer, Current, Rejected, decide_all
 from common.entity.definition import Definition
 from common.entity.live import Asked, LiveEntity, Phase, Repeated
@@ -121,11 +122,7 @@ class Entities:
         """
         definition = self._definition(entity_type)
         if type(command) not in definition.commands:
-            raise BackhaulError(
-                "entity.unknown_command",
-                f"{type(command).__qualname__} is not a command of {entity_type}",
-                f"its commands are {', '.join(definition.commands.names)}",
-            )
+            raise refusals.unknown_command(type(command).__qualname__, entity_type, definition.commands.names)
         name = persistence_id(entity_type, self._id_prefix + entity_id)
         asked = Asked(command, key)
         answer = await self._answer(definition, name, asked, deadline_s)
@@ -148,12 +145,7 @@ class Entities:
     def _definition(self, entity_type: str) -> Definition:
         definition = self.definitions.get(entity_type)
         if definition is None:
-            raise BackhaulError(
-                "entity.unknown_type",
-                f"there are no entities of type {entity_type[:80]!r} here",
-                f"known are {', '.join(sorted(self.definitions)) or 'none'}",
-                kind=ErrorKind.NOT_FOUND,
-            )
+            raise refusals.unknown_type(entity_type, self.definitions)
         return definition
 
     async def _answer(
@@ -161,22 +153,17 @@ class Entities:
     ) -> Answer | Repeated:
         limit_s = self._settings.deadline_s if deadline_s is None else deadline_s
         if self._is_closed:
-            raise _stopping()
+            raise refusals.stopping()
         entity = self._entity(definition, name)
         if self._waiting >= self._settings.waiting_max or len(entity.waiting) >= self._settings.entity_waiting_max:
-            raise BackhaulError(
-                "entity.busy",
-                f"too many commands wait{' for ' + name if len(entity.waiting) else ''}",
-                "send fewer at a time; the same command may be accepted later",
-                retry_after_s=0.5,
-            )
+            raise refusals.busy(name)
         self._waiting += 1
         try:
             entity.waiting.append(asked)
             self._step(entity)
             with trio.move_on_after(limit_s):
                 return await asked.wait()
-            raise _too_late(name, asked, limit_s)
+            raise refusals.too_late(name, limit_s, has_begun=asked.has_begun)
         finally:
             self._waiting -= 1
 
@@ -187,7 +174,7 @@ class Entities:
             return Repeated(told.seq_nr)
         assert isinstance(told, AppendRefused)
         if told.code == "append.id_reused":
-            raise _refused(told)
+            raise refusals.refused(told)
         return None
 
     async def _told_again(self, definition: Definition, name: str, command: object, seq_nrs: list[int]) -> Accepted:
@@ -259,7 +246,7 @@ class Entities:
         if isinstance(result, outcome.Error):
             error = result.error
             assert isinstance(error, BackhaulError), error
-            if _leaves_doubt(error):
+            if refusals.leaves_doubt(error):
                 self._attend_to(entity)
                 return
             entity.refused(error)
@@ -279,7 +266,7 @@ class Entities:
             return
         assert isinstance(told, AppendRefused), told
         if told.code != "append.wrong_expected_seq_nr":
-            entity.refused(_refused(told))
+            entity.refused(refusals.refused(told))
             return
         self.conflicts += 1
         entity.overtaken(told.actual)
@@ -298,7 +285,7 @@ class Entities:
         finally:
             self._is_closed = True
             for entity in self._live.values():
-                entity.stop(_stopping())
+                entity.stop(refusals.stopping())
 
     async def _step_again(self) -> NoReturn:
         while True:
@@ -359,7 +346,7 @@ class Entities:
                     entity.is_stale = True
                     return
             except BackhaulError as error:
-                if _leaves_doubt(error):
+                if refusals.leaves_doubt(error):
                     continue
                 entity.refused(error)
                 return
@@ -382,36 +369,3 @@ class Entities:
         if self._live.get(entity.persistence_id) is entity:
             del self._live[entity.persistence_id]
         entity.fail(error)
-
-
-def _leaves_doubt(error: BackhaulError) -> bool:
-    """Whether what failed may have been stored all the same."""
-    return error.kind is ErrorKind.UNAVAILABLE and error.code != "journal.closing"
-
-
-def _refused(told: AppendRefused) -> BackhaulError:
-    return BackhaulError(
-        told.code, told.message, "see docs/errors.md", kind=ErrorKind.CONFLICT, details={"entity": told.persistence_id}
-    )
-
-
-def _stopping() -> BackhaulError:
-    return BackhaulError(
-        "entity.stopping", "the service is stopping", "repeat the command when it is back", retry_after_s=1.0
-    )
-
-
-def _too_late(name: str, asked: Asked, limit_s: float) -> BackhaulError:
-    if asked.has_begun:
-        return BackhaulError(
-            "entity.outcome_unknown",
-            f"{name} did not answer within {limit_s:g} s; the command may still take effect",
-            "repeat it with the same idempotency key, or look at the state",
-            retry_after_s=1.0,
-        )
-    return BackhaulError(
-        "entity.deadline",
-        f"{name} did not come to the command within {limit_s:g} s; it has no effect",
-        "the same command may be accepted later",
-        retry_after_s=1.0,
-    )
