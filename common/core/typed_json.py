@@ -18,7 +18,6 @@ from decimal import Decimal, InvalidOperation
 from enum import Enum
 from functools import lru_cache
 from typing import Annotated, Any, Literal, NewType, Union, get_args, get_origin, get_type_hints
-from uuid import UUID
 
 import orjson
 
@@ -92,6 +91,8 @@ class _Compiler:
         if origin is not None:
             return self._container(shape, origin, get_args(shape))
         if isinstance(shape, type):
+            if shape.__module__ == "uuid" and shape.__name__ == "UUID":  # not imported: it could also make ids
+                return _parsed(shape, "a UUID")
             if issubclass(shape, Enum):
                 return _enum(shape)
             if dataclasses.is_dataclass(shape):
@@ -298,7 +299,6 @@ _PLAIN: dict[Any, Read] = {
     datetime: _parsed(datetime.fromisoformat, "a time in ISO 8601"),
     date: _parsed(date.fromisoformat, "a date in ISO 8601"),
     time: _parsed(time.fromisoformat, "a time of day in ISO 8601"),
-    UUID: _parsed(UUID, "a UUID"),
     Decimal: _parsed(Decimal, "a decimal number as text"),
     types.NoneType: _none,
     None: _none,
