@@ -5,7 +5,7 @@ Also what a decided command needs of the past: the state at a number, and whethe
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 import trio
@@ -16,7 +16,6 @@ from common.entity.deciding import replay
 from common.entity.definition import Definition
 from common.entity.live import MARK_KEY, Batch, LiveEntity
 from common.journal.interface import Journal
-from common.journal.snapshot_store import SnapshotStore
 from common.watchdog import Watchdog
 
 _log = structlog.get_logger()
@@ -27,11 +26,7 @@ _PAGE_BYTES: Final = 2 * 1024 * 1024
 _LAST: Final = 2**62
 
 
-class EntityJournal(Journal, SnapshotStore, Protocol):
-    """What entities need of a journal."""
-
-
-async def bring_up(journal: EntityJournal, entity: LiveEntity, watchdog: Watchdog) -> None:
+async def bring_up(journal: Journal, entity: LiveEntity, watchdog: Watchdog) -> None:
     """Bring a live entity's state to the end of its events. On an error the entity is as it was, or further on.
 
     Raises:
@@ -53,7 +48,7 @@ async def bring_up(journal: EntityJournal, entity: LiveEntity, watchdog: Watchdo
 
 
 async def state_at(
-    journal: EntityJournal, definition: Definition, persistence_id: str, seq_nr: int, watchdog: Watchdog
+    journal: Journal, definition: Definition, persistence_id: str, seq_nr: int, watchdog: Watchdog
 ) -> Any:  # noqa: ANN401  the application's state
     """The state after event ``seq_nr``; raises as ``bring_up``."""
     state, at = definition.entity.empty, 0
@@ -66,7 +61,7 @@ async def state_at(
 
 
 async def _from_snapshot(
-    journal: EntityJournal, definition: Definition, persistence_id: str, seq_nr_max: int
+    journal: Journal, definition: Definition, persistence_id: str, seq_nr_max: int
 ) -> tuple[Any, int] | None:
     snapshot = await journal.snapshot(persistence_id)
     if snapshot is None or snapshot.seq_nr > seq_nr_max:
@@ -84,7 +79,7 @@ async def _from_snapshot(
 
 
 async def _follow(
-    journal: EntityJournal,
+    journal: Journal,
     definition: Definition,
     persistence_id: str,
     state: Any,  # noqa: ANN401
@@ -109,7 +104,7 @@ async def _follow(
     return state, seq_nr
 
 
-async def was_stored(journal: EntityJournal, persistence_id: str, seq_nr: int, batch: Batch) -> bool:
+async def was_stored(journal: Journal, persistence_id: str, seq_nr: int, batch: Batch) -> bool:
     """Whether the events after ``seq_nr`` are those of this batch, whose append went unanswered."""
     page = await journal.read_entity(persistence_id, seq_nr + 1, seq_nr + 1, max_events=1)
     return len(page) == 1 and split_metadata(page.metadata[0]).get(MARK_KEY) == batch.mark

@@ -27,10 +27,11 @@ from common.entity import refusals
 from common.entity.deciding import LOOK, Accepted, Answer, Current, Rejected, decide_all
 from common.entity.definition import Definition
 from common.entity.live import Asked, LiveEntity, Phase, Repeated
-from common.entity.recovery import EntityJournal, bring_up, state_at, was_stored
+from common.entity.recovery import bring_up, state_at, was_stored
 from common.entity.settings import EntitySettings
 from common.entity.snapshots import SnapshotWriter
 from common.journal.group_commit import GroupCommit
+from common.journal.interface import Journal
 from common.watchdog import Watchdog
 
 _log = structlog.get_logger()
@@ -41,7 +42,7 @@ _NEVER: Final = 2**62
 
 @asynccontextmanager
 async def open_entities(
-    journal: EntityJournal,
+    journal: Journal,
     commit: GroupCommit,
     definitions: Mapping[str, Definition],
     settings: EntitySettings,
@@ -71,7 +72,7 @@ class Entities:
 
     def __init__(
         self,
-        journal: EntityJournal,
+        journal: Journal,
         commit: GroupCommit,
         definitions: Mapping[str, Definition],
         settings: EntitySettings,

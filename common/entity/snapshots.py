@@ -14,7 +14,7 @@ from common.core.errors import BackhaulError
 from common.core.snapshot import NewSnapshot
 from common.entity.definition import Definition
 from common.entity.live import LiveEntity
-from common.entity.recovery import EntityJournal
+from common.journal.interface import Journal
 
 _log = structlog.get_logger()
 
@@ -24,7 +24,7 @@ _AT_A_TIME: Final = 100
 class SnapshotWriter:
     """``add`` is called after a commit; ``run`` is started by the owner."""
 
-    def __init__(self, journal: EntityJournal, waiting_max: int, retry_s: float) -> None:
+    def __init__(self, journal: Journal, waiting_max: int, retry_s: float) -> None:
         self._journal = journal
         self._waiting_max = waiting_max
         self._retry_s = retry_s

@@ -12,7 +12,6 @@ from common.core.append import AppendOutcome, AppendRequest
 from common.core.errors import BackhaulError
 from common.core.event_types import Registry
 from common.entity.definition import AnyEntity, Decision, EventSourced, accept, define, reject
-from common.entity.recovery import EntityJournal
 from common.entity.runtime import Entities, open_entities
 from common.entity.settings import EntitySettings
 from common.journal.group_commit import GroupCommit
@@ -111,7 +110,7 @@ async def entities_over(
     """The counters, or other entities, over a journal."""
     found = define(definitions or (Counters,), registry or Registry())
     async with open_entities(
-        cast(EntityJournal, journal), commit, found, settings or EntitySettings(), node=node, chance=Random(1)
+        journal, commit, found, settings or EntitySettings(), node=node, chance=Random(1)
     ) as entities:
         yield entities
 
