@@ -5,6 +5,7 @@ columns become database arrays, and no object per event is made on the way. ``En
 
 Every column has one entry an event. Tags and metadata hold one string an event, their parts joined by U+001F, which
 no tag, key or value may contain: so they are plain columns too, and an event without them costs one empty string.
+``prev_tags`` alone is no part of the event: a journal stores it beside, for those who select entities by their tags.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from common.core.errors import BackhaulError
 
 UNIT_SEPARATOR = "\x1f"
-# In ``prev_tags``: the predecessor had none.
+# In ``prev_tags``: the predecessor had none, and this event has some.
 NO_TAGS = UNIT_SEPARATOR
 # What an event weighs beside its payload, for bounds in bytes: ids, numbers and framing, roughly.
 EVENT_OVERHEAD_BYTES = 120
@@ -58,6 +59,8 @@ class EventBatch:
     payload: list[bytes] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
     metadata: list[str] = field(default_factory=list)
+    prev_tags: list[str] = field(default_factory=list)
+    """Tags of the entity's previous event in this journal where they differ as a set, else ''. Never sent."""
 
     def __len__(self) -> int:
         return len(self.persistence_id)
@@ -105,7 +108,7 @@ class EventBatch:
 
     def envelope(self, index: int) -> Envelope:
         """Event ``index`` as a row."""
-        row: dict[str, Any] = {name: getattr(self, name)[index] for name in COLUMNS}
+        row: dict[str, Any] = {name: getattr(self, name)[index] for name in EVENT_COLUMNS}
         row["tags"] = split_tags(row["tags"])
         row["metadata"] = split_metadata(row["metadata"])
         return Envelope(**row)
@@ -116,6 +119,13 @@ class EventBatch:
 
 
 COLUMNS = tuple(column.name for column in fields(EventBatch))
+# What an event is, wherever it is kept or sent; the rest is about its neighbours in one journal.
+EVENT_COLUMNS = COLUMNS[:-1]
+
+
+def batch_of_row(values: Sequence[Any]) -> EventBatch:
+    """A batch of one event, its values in the order of ``EVENT_COLUMNS``."""
+    return EventBatch(*([value] for value in (*values, "")))
 
 
 def new_events(
@@ -144,6 +154,7 @@ def new_events(
         payload=payload,
         tags=tags or [""] * n,
         metadata=metadata or [""] * n,
+        prev_tags=[""] * n,
     )
 
 
@@ -162,12 +173,26 @@ def join_tags(tags: Iterable[str]) -> str:
 
 def split_tags(joined: str) -> tuple[str, ...]:
     """The tags of one column entry."""
-    return tuple(joined.split(UNIT_SEPARATOR)) if joined else ()
+    return tuple(joined.split(UNIT_SEPARATOR)) if joined and joined != NO_TAGS else ()
+
+
+def tags_before(before: str, tags: str) -> str:
+    """The entry in ``prev_tags`` of an event with ``tags`` whose predecessor had the tags ``before``."""
+    if before == tags or set(split_tags(before)) == set(split_tags(tags)):
+        return ""
+    return before or NO_TAGS
 
 
 def predecessor_tags(tags: str, prev_tags: str) -> str:
-    """The tags an event's predecessor had, joined; ``prev_tags`` is '' when they are its own."""
-    return ("" if prev_tags == NO_TAGS else prev_tags) if prev_tags else tags
+    """The tags that the entity's previous event had, from both entries of an event; one without predecessor: its own."""
+    if not prev_tags:
+        return tags
+    return "" if prev_tags == NO_TAGS else prev_tags
+
+
+def tags_to_find_by(tags: str, prev_tags: str) -> set[str]:
+    """The tags under which an index must find an event: its own and its predecessor's."""
+    return set(split_tags(tags)).union(split_tags(prev_tags))
 
 
 def join_metadata(metadata: Mapping[str, str]) -> str:

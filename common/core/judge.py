@@ -21,6 +21,7 @@ from common.core.append import (
     PushedAppend,
     StatedRange,
 )
+from common.core.batch import EventBatch, tags_before
 
 
 @dataclass(slots=True)
@@ -29,6 +30,7 @@ class EntityHead:
 
     ``origin_seq_nr`` is the last number known in the owner's numbering on ``branch`` of its history; ``parked`` counts
     its parked events; ``deleted_to`` is the last number that retention removed, ``deleted_position`` where it stood.
+    ``tags`` are those of its last event, kept when that is deleted.
     """
 
     persistence_id: str
@@ -40,9 +42,23 @@ class EntityHead:
     deleted_to: int = 0
     deleted_position: int = 0
     deleted_reason: str = ""
+    tags: str = ""
 
 
 Heads = MutableMapping[str, EntityHead]
+
+
+def link_tags(events: EventBatch, heads: Heads) -> list[str]:
+    """The column ``prev_tags`` of numbered events that are being stored, in log order; their heads go on to their tags."""
+    names = events.persistence_id
+    if not any(events.tags) and not any(heads[name].tags for name in set(names)):
+        return [""] * len(events)
+    column = []
+    for name, seq_nr, tags in zip(names, events.seq_nr, events.tags, strict=True):
+        head = heads[name]
+        column.append(tags_before(head.tags, tags) if seq_nr > 1 else "")
+        head.tags = tags
+    return column
 
 
 def judge_local(request: LocalAppend, heads: Heads) -> list[int] | AppendRefused:

@@ -102,6 +102,7 @@ def snapshot_batch(snapshots: Sequence[Snapshot]) -> EventBatch:
         payload=[snapshot.payload for snapshot in snapshots],
         tags=[snapshot.tags for snapshot in snapshots],
         metadata=[snapshot.metadata for snapshot in snapshots],
+        prev_tags=[""] * len(snapshots),
     )
 
 

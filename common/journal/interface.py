@@ -22,6 +22,8 @@ from common.core.batch import Envelope, EventBatch
 from common.core.history import History, Offset, OriginState, ResumeDecision
 from common.core.ids import ALL_SLICES, SliceRange
 from common.core.judge import EntityHead
+from common.core.selection import EVERYTHING, Selection
+from common.journal.commit_feed import CommitFeed
 from common.journal.lease import ProjectionLease, Statement
 from common.journal.prompt import Prompt
 from common.journal.snapshot_store import SnapshotStore
@@ -51,9 +53,9 @@ __all__ = [
 class LogPage:
     """A stretch of the log: the events wanted, and how far it was looked through.
 
-    ``through`` is the position up to which everything was examined (at least that of the last event; the head when the
-    end was reached); a reader goes on from there, also when a condition left nothing. ``head`` was read in the same
-    statement.
+    ``through`` is the position up to which everything was examined (at least that of the last event; the head, or the
+    bound that was asked for, when the end was reached); a reader goes on from there, also when a condition left
+    nothing: one look is bounded. ``head`` was read with it or before.
     """
 
     events: EventBatch
@@ -173,6 +175,9 @@ class Journal(ProjectionStore, SnapshotStore, SubscriptionStore, Protocol):
     prompt: Prompt
     """Raised after each commit that moved the head, as far as this process knows; a hint, never the truth."""
 
+    feed: CommitFeed
+    """What this process's commits stored, for whoever wants it before reading it."""
+
     @property
     def history(self) -> History:
         """Journal id and generations as of opening, head as last known here."""
@@ -191,12 +196,16 @@ class Journal(ProjectionStore, SnapshotStore, SubscriptionStore, Protocol):
         self,
         after: int,
         *,
+        through: int | None = None,
         max_events: int,
         max_bytes: int,
         slices: SliceRange = ALL_SLICES,
-        entity_type: str | None = None,
+        selection: Selection = EVERYTHING,
     ) -> LogPage:
-        """Events with position > ``after`` in order, at least one if there is one, else up to the bounds."""
+        """Events with ``after`` < position <= ``through`` in order, up to the bounds, but the first one whatever its size.
+
+        ``selection`` is found by indexes: what is read is about what is wanted, however much lies between.
+        """
 
     async def read_entity(
         self, persistence_id: str, from_seq_nr: int, to_seq_nr: int, *, max_events: int

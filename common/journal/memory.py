@@ -39,7 +39,7 @@ from common.core.history import (
     begin_generation,
     decide_resume,
 )
-from common.core.ids import ALL_SLICES, SliceRange, entity_type_of, slice_of
+from common.core.ids import ALL_SLICES, SliceRange, slice_of
 from common.core.judge import (
     EntityHead,
     discard_parked,
@@ -47,7 +47,9 @@ from common.core.judge import (
     judge_parked,
     judge_pushed,
     judge_repeat,
+    link_tags,
 )
+from common.core.selection import EVERYTHING, Selection
 from common.journal.interface import (
     JournalStats,
     LogPage,
@@ -116,9 +118,9 @@ class MemoryJournal(MemorySubscriptions):
         judged = judge_local(request, heads)
         if isinstance(judged, AppendRefused):
             return judged
-        heads.keep()
         appended = Appended(draft.head_position + 1, judged)
-        self._store(draft, request.events, judged, [0] * len(judged))
+        self._store(draft, heads, replace(request.events, seq_nr=judged, origin_seq_nr=[0] * len(judged)))
+        heads.keep()
         if request.append_id:
             draft.append_ids[request.append_id] = AppendIdEntry(request.digest, appended, self._now_us())
         return appended
@@ -134,10 +136,10 @@ class MemoryJournal(MemorySubscriptions):
         already = sum(parked.origin_id == request.origin_id for parked in draft.parked)
         if judgement.parked and already + len(judgement.parked) > request.parked_max:
             return OriginBlocked(already, request.parked_max)
-        heads.keep()
         now_us = self._now_us()
         accepted = request.events.select(judgement.accepted)
-        self._store(draft, accepted, judgement.seq_nr, accepted.seq_nr)
+        self._store(draft, heads, replace(accepted, seq_nr=judgement.seq_nr, origin_seq_nr=accepted.seq_nr))
+        heads.keep()
         for index, parked in judgement.parked:
             draft.last_parked_id += 1
             event = request.events.slice(index, index + 1)
@@ -149,9 +151,7 @@ class MemoryJournal(MemorySubscriptions):
         told = tuple(parked for _, parked in judgement.parked)
         return Pushed(request.through.position, len(accepted), told)
 
-    def _store(
-        self, draft: MemoryState, events: EventBatch, seq_nr: Sequence[int], origin_seq_nr: Sequence[int]
-    ) -> None:
+    def _store(self, draft: MemoryState, heads: DraftHeads, events: EventBatch) -> None:
         n = len(events)
         now_us = self._now_us()
         first = draft.head_position + 1
@@ -162,9 +162,8 @@ class MemoryJournal(MemorySubscriptions):
                 position=list(range(first, first + n)),
                 timestamp_us=list(range(first_us, first_us + n)),
                 stored_us=[now_us] * n,
-                seq_nr=list(seq_nr),
-                prev_seq_nr=[number - 1 for number in seq_nr],
-                origin_seq_nr=list(origin_seq_nr),
+                prev_seq_nr=[number - 1 for number in events.seq_nr],
+                prev_tags=link_tags(events, heads),
             )
         )
         if n:
@@ -179,10 +178,11 @@ class MemoryJournal(MemorySubscriptions):
         self,
         after: int,
         *,
+        through: int | None = None,
         max_events: int,
         max_bytes: int,
         slices: SliceRange = ALL_SLICES,
-        entity_type: str | None = None,
+        selection: Selection = EVERYTHING,
     ) -> LogPage:
         """See ``Journal.read``."""
         await trio.lowlevel.checkpoint()
@@ -191,18 +191,19 @@ class MemoryJournal(MemorySubscriptions):
         weights = log.weights()
         chosen: list[int] = []
         size = 0
-        for index in range(bisect_right(log.position, after), len(log)):
+        end = state.head_position if through is None else min(through, state.head_position)
+        for index in range(bisect_right(log.position, after), bisect_right(log.position, end)):
             persistence_id = log.persistence_id[index]
             if slice_of(persistence_id) not in slices:
                 continue
-            if entity_type is not None and entity_type_of(persistence_id) != entity_type:
+            if not selection.wants(persistence_id, log.tags[index], log.prev_tags[index]):
                 continue
             size += weights[index]
             if chosen and (len(chosen) >= max_events or size > max_bytes):
                 break
             chosen.append(index)
         else:
-            return LogPage(log.select(chosen), state.head_position, state.head_position)
+            return LogPage(log.select(chosen), max(end, min(after, state.head_position)), state.head_position)
         return LogPage(log.select(chosen), log.position[chosen[-1]], state.head_position)
 
     async def read_entity(
@@ -312,9 +313,9 @@ class MemoryJournal(MemorySubscriptions):
             ranges = _ranges_of(draft, head)
             numbers = [parked.numbers for parked in own.values()]
             judgement = judge_parked(head, numbers, ranges, accept_gap=accept_gap)
-            heads.keep()
             events = concat(own[row_id].event for row_id in judgement.accepted)
-            self._store(draft, events, judgement.seq_nr, events.seq_nr)
+            self._store(draft, heads, replace(events, seq_nr=judgement.seq_nr, origin_seq_nr=events.seq_nr))
+            heads.keep()
             draft.parked = [parked for parked in draft.parked if parked.id not in judgement.accepted]
             self._keep_ranges(draft, head.owner, numbers[0].branch, judgement.skipped)
             return len(events), judgement.left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -12,6 +13,7 @@ import trio
 from common.core.errors import BackhaulError
 from common.core.ids import SliceRange
 from common.core.ranges import check_ranges
+from common.journal.commit_feed import CommitFeed
 from common.journal.interface import ProjectionLease, ProjectionRow, Statement
 from common.journal.lease import LEASE_MARK, fenced
 from common.journal.memory_state import MemoryDatabase, MemoryState, ProjectionEntry
@@ -39,6 +41,7 @@ class MemoryProjections:
         self._database = database
         self._now_us = now_us
         self._commit_delay_s = commit_delay_s
+        self.feed = CommitFeed()
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[MemoryState]:
@@ -49,7 +52,9 @@ class MemoryProjections:
             with database.tables.transaction():
                 yield draft
                 await trio.sleep(self._commit_delay_s)
-            database.state = draft
+            before, database.state = database.state, draft
+            if self.feed.is_wanted:
+                self.feed.give(draft.log.slice(bisect_right(draft.log.position, before.head_position), len(draft.log)))
             for journal in database.open_journals:
                 journal.prompt.raise_to(draft.head_position)
         await trio.lowlevel.checkpoint()

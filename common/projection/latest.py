@@ -5,9 +5,9 @@ A batch costs one upsert per entity in it, not per event: the last one of each w
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from common.core.batch import COLUMNS, Envelope, EventBatch
+from common.core.batch import EVENT_COLUMNS, Envelope, EventBatch, batch_of_row
 from common.core.ids import persistence_id
 from common.journal.interface import ProjectionStore, Statement
 from common.projection.handlers import Handler
@@ -30,19 +30,23 @@ CREATE TABLE latest (
 )
 """
 
-# The table's columns are the batch's, so a row is an event and back without a mapping between them.
+# The table's columns are an event's, so a row is an event and back without a mapping between them.
 _UPSERT: Final = (
-    f"INSERT INTO latest ({', '.join(COLUMNS)}) "
-    f"VALUES ({', '.join(f'${number}' for number in range(1, len(COLUMNS) + 1))}) "
+    f"INSERT INTO latest ({', '.join(EVENT_COLUMNS)}) "
+    f"VALUES ({', '.join(f'${number}' for number in range(1, len(EVENT_COLUMNS) + 1))}) "
     "ON CONFLICT (persistence_id) DO UPDATE SET "
-    + ", ".join(f"{name} = excluded.{name}" for name in COLUMNS if name != "persistence_id")
+    + ", ".join(f"{name} = excluded.{name}" for name in EVENT_COLUMNS if name != "persistence_id")
 )
-_SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM latest WHERE persistence_id = $1"
+_SELECT: Final = f"SELECT {', '.join(EVENT_COLUMNS)} FROM latest WHERE persistence_id = $1"
+
+
+def _rows(batch: EventBatch) -> list[tuple[Any, ...]]:
+    return list(zip(*(getattr(batch, name) for name in EVENT_COLUMNS), strict=True))
 
 
 def _statements(batch: EventBatch) -> list[Statement]:
     last = {entity: index for index, entity in enumerate(batch.persistence_id)}
-    return [Statement(_UPSERT, list(zip(*batch.select(list(last.values())).columns(), strict=True)))]
+    return [Statement(_UPSERT, _rows(batch.select(list(last.values()))))]
 
 
 LATEST: Final = Handler("latest", ((_CREATE,),), _statements)
@@ -55,4 +59,4 @@ async def latest_of(store: ProjectionStore, entity_type: str, entity_id: str) ->
         BackhaulError: ``entity.invalid_name``, or what the store raises.
     """
     rows = await store.query(_SELECT, (persistence_id(entity_type, entity_id),))
-    return EventBatch(*([value] for value in rows[0])).envelope(0) if rows else None
+    return batch_of_row(rows[0]).envelope(0) if rows else None

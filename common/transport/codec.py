@@ -208,6 +208,7 @@ def batch_from_wire(message: wire.EventBatch) -> EventBatch:
         payload=message.payload,
         tags=_joined(message.tag_count, message.tag, "tag"),
         metadata=_joined([2 * count for count in message.metadata_count], parts, "metadata"),
+        prev_tags=[""] * len(message.persistence_id),
     )
     batch.check()
     return batch

@@ -58,8 +58,8 @@ def _copy_data(total: int, batch: int) -> list[bytes]:
                 events.seq_nr[i],
                 events.seq_nr[i],
             )
-            texts = (events.event_type[i].encode(), events.codec[i].encode(), b"", b"", events.payload[i])
-            out.write(struct.pack("!h", 13))
+            texts = (events.event_type[i].encode(), events.codec[i].encode(), b"", b"", events.payload[i], b"")
+            out.write(struct.pack("!h", 14))
             out.write(b"".join(struct.pack("!iq", 8, integer) for integer in integers))
             out.write(struct.pack("!ih", 2, number % 1024))
             out.write(b"".join(struct.pack("!i", len(text)) + text for text in texts))

@@ -13,12 +13,17 @@ from common.core.append import Appended, AppendOutcome, AppendRefused, LocalAppe
 from common.core.batch import COLUMNS, EVENT_OVERHEAD_BYTES, new_events
 from common.core.history import Offset
 from common.core.ids import SliceRange, slice_of, slice_ranges
+from common.core.selection import Selection
 from common.journal.group_commit import GroupCommit
 from common.journal.interface import Journal, TrimLimit
 from tests.contract.journals import Storage
 from tests.support.builders import append, appended, local, seq_nrs, whole_log
 
 FAR_US = 2**60
+
+
+def of_type(entity_type: str | None) -> Selection:
+    return Selection(frozenset({entity_type} if entity_type else ()))
 
 
 class TestOrderAndTime:
@@ -269,7 +274,7 @@ class TestReading:
                 found, position = [], 0
                 while position < 80:
                     page = await journal.read(
-                        position, max_events=3, max_bytes=1_000_000, slices=slices, entity_type=entity_type
+                        position, max_events=3, max_bytes=1_000_000, slices=slices, selection=of_type(entity_type)
                     )
                     assert len(page.events) <= 3
                     assert position < page.through <= page.head == 80
@@ -284,7 +289,7 @@ class TestReading:
 
     async def test_a_condition_that_leaves_nothing_still_moves_the_reader_on(self, journal: Journal) -> None:
         await appended(journal, local(*[f"A|{number}" for number in range(50)]))
-        page = await journal.read(0, max_events=5, max_bytes=1_000_000, entity_type="B")
+        page = await journal.read(0, max_events=5, max_bytes=1_000_000, selection=of_type("B"))
         assert (len(page.events), page.head) == (0, 50)
         assert page.through == 50
         empty = SliceRange(slice_of("A|1"), slice_of("A|1"))
@@ -294,7 +299,7 @@ class TestReading:
     async def test_an_entity_type_is_not_a_prefix(self, journal: Journal) -> None:
         await appended(journal, local("Sensor|1", "SensorGroup|1", "Sensor%|1", "Sens_r|1"))
         for entity_type in ("Sensor", "Sensor%", "Sens_r"):
-            page = await journal.read(0, max_events=9, max_bytes=1_000_000, entity_type=entity_type)
+            page = await journal.read(0, max_events=9, max_bytes=1_000_000, selection=of_type(entity_type))
             assert page.events.persistence_id == [f"{entity_type}|1"]
 
     async def test_one_entity_is_read_by_number(self, journal: Journal) -> None:

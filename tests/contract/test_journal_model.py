@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from common.core.append import AppendRequest, LocalAppend, Pushed, PushedAppend, StatedRange
 from common.core.errors import BackhaulError
+from common.core.selection import Selection
 from common.journal.group_commit import Group
 from common.journal.interface import Journal, TrimLimit
 from tests.contract.journals import Storage, open_storage
@@ -43,6 +44,7 @@ class Append:
     off: list[int]
     looks_at: str | None
     append_id: str
+    tags: list[str]
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Push:
     session_off: int
     parked_max: int
     withheld: int
+    tags: list[str]
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,14 @@ class Trim:
 Step = Append | Push | Dial | Clock | Retry | Discard | Trim
 
 entities = st.sampled_from(ENTITIES)
+# Joined tags, used in turn by the events of a request: none, some, the same in another order, one twice.
+TAGS = ["", "t:a", "t:b", "t:a\x1ft:b", "t:b\x1ft:a", "t:a\x1ft:a"]
+tags = st.just([""]) | st.lists(st.sampled_from(TAGS), min_size=1, max_size=4)
+SELECTIONS = [
+    Selection(frozenset({"A", "S"})),
+    Selection(tags=frozenset({"t:a"})),
+    Selection(frozenset({"B"}), tag_prefixes=frozenset({"t:"}), persistence_ids=frozenset({"B|1", "S|1"})),
+]
 
 
 def names_for(writer: str) -> st.SearchStrategy[str]:
@@ -112,6 +123,7 @@ appends = st.builds(
     off=st.lists(st.sampled_from([0, 0, 0, 0, -1, 1]), max_size=2),
     looks_at=st.none() | st.none() | entities,
     append_id=st.sampled_from(["", "", "", "k1", "k2", "k3"]),
+    tags=tags,
 )
 
 
@@ -129,6 +141,7 @@ def pushes(origin: str) -> st.SearchStrategy[Push]:
         session_off=st.sampled_from([0] * 12 + [-1]),
         parked_max=st.sampled_from([100, 100, 100, 2]),
         withheld=st.sampled_from([0, 0, 3]),
+        tags=tags,
     )
 
 
@@ -184,7 +197,14 @@ class Peer(Origin):
         if step.loose_range:
             name, first, more = step.loose_range
             ranges.append(StatedRange(name, first, first + more, "trimmed"))
-        batch = self.batch(*rows, ranges=ranges, poison=poison, parked_max=step.parked_max, withheld=step.withheld)
+        batch = self.batch(
+            *rows,
+            ranges=ranges,
+            poison=poison,
+            parked_max=step.parked_max,
+            withheld=step.withheld,
+            tags=step.tags,
+        )
         return replace(
             batch,
             session=batch.session + step.session_off,
@@ -266,7 +286,7 @@ class Both:
         }
         if step.looks_at:
             expected.setdefault(step.looks_at, self.seq_nr.get(step.looks_at, 0))
-        return local(*step.names, expected=expected, append_id=step.append_id)
+        return local(*step.names, expected=expected, append_id=step.append_id, tags=step.tags)
 
     async def queue(self, request: AppendRequest, pusher: Peer | None) -> None:
         if not self.group.admit(request, request.events.byte_size()):
@@ -308,6 +328,7 @@ async def all_that_is_stored(journal: Journal) -> list[object]:
         [replace(row, id=0) for row in await journal.parked()],
         await journal.deleted_ranges(0, EVERYTHING),
         (stats.head_position, stats.head_timestamp_us, stats.deleted_through, stats.first_position, stats.parked),
+        [(await whole_log(journal, selection=wanted, page=2)).position for wanted in SELECTIONS],
     ]
 
 

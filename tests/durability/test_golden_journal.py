@@ -7,8 +7,9 @@ from itertools import count
 from pathlib import Path
 
 from common.core.append import Appended, LocalAppend
-from common.core.batch import new_events, split_metadata, split_tags
+from common.core.batch import new_events, predecessor_tags, split_metadata, split_tags
 from common.core.history import Offset
+from common.core.selection import Selection
 from common.journal.sqlite import open_sqlite_journal
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "journal.v1.db"
@@ -28,6 +29,20 @@ async def test_the_first_versions_file_is_read_and_gone_on_with(tmp_path: Path) 
         assert log.payload[0] == bytes(range(256))
         assert split_tags(log.tags[0]) == ("t:site/1", "door")
         assert split_metadata(log.metadata[1]) == {"trace": "abc"}
+        # The indexes of later versions know what was stored before them.
+        assert [predecessor_tags(*tags) for tags in zip(log.tags, log.prev_tags, strict=True)] == [
+            log.tags[0],
+            log.tags[1],
+            log.tags[0],
+        ]
+        for selection, positions in (
+            (Selection(tags=frozenset({"door"})), [2, 4]),
+            (Selection(tag_prefixes=frozenset({"t:"})), [2, 4]),
+            (Selection(frozenset({"Sensor"})), [3]),
+            (Selection(persistence_ids=frozenset({"Türsensor|edge-1/日本"})), [2, 4]),
+        ):
+            page = await journal.read(0, max_events=100, max_bytes=10**6, selection=selection)
+            assert page.events.position == positions
         assert await journal.load_cursor("push") == Offset("cloud", "g", 1, 2, "Sensor|edge-1/temp1", 1)
         head = await journal.entity_head("Sensor|edge-1/temp1")
         assert head is not None

@@ -11,10 +11,13 @@ import pytest
 import trio
 
 from common import border
+from common.core.batch import NO_TAGS
 from common.core.errors import BackhaulError, ConfigurationError
+from common.core.selection import Selection
+from common.journal.migrations import load_migrations
 from common.journal.postgres import PostgresJournal, SessionLimits, open_postgres_journal, opening
 from examples.support.postgres import Databases, postgres_server
-from tests.support.builders import START_US, appended, ids, local
+from tests.support.builders import START_US, appended, ids, local, whole_log
 
 FRESH_IDS = ids("new")
 
@@ -227,3 +230,42 @@ async def test_a_pool_that_refuses_session_settings_is_named(postgres_url: str) 
         error = await refusal(with_netloc(postgres_url, port=listener.socket.getsockname()[1]))
         assert (type(error), error.code) == (ConfigurationError, "postgres.pooler")
         nursery.cancel_scope.cancel()
+
+
+async def test_what_an_earlier_version_stored_is_indexed_when_it_is_opened(
+    postgres: Databases, postgres_url: str
+) -> None:
+    first_steps = "".join(step.sql for step in load_migrations("postgres")[:2])
+    events = ", ".join(
+        f"({position}, {position}, 1, 0, {entity}, {seq_nr}, 0, 0, 'happened', 'json', {tags}, '', '')"
+        for position, entity, seq_nr, tags in (
+            (1, 1, 1, "E't:a\\x1fdoor'"),
+            (2, 2, 1, "''"),
+            (70, 1, 2, "'t:b'"),
+            (71, 2, 2, "'t:a'"),
+            (72, 1, 3, "''"),
+        )
+    )
+    run(
+        postgres,
+        postgres_url,
+        "CREATE SCHEMA backhaul; SET search_path = backhaul; SET client_min_messages = warning;"
+        "CREATE TABLE schema_version (version int PRIMARY KEY, name text NOT NULL);"
+        f"{first_steps}"
+        "INSERT INTO schema_version VALUES (1, 'journal'), (2, 'append_batch');"
+        "INSERT INTO entity VALUES (1, 3, 0, 0, 0, '', 'Door|1'), (2, 2, 0, 0, 0, '', 'Lamp|1');"
+        f"INSERT INTO event VALUES {events};"
+        "UPDATE head SET position = 72, timestamp_us = 72, entities = 2",
+    )
+    async with opened(postgres_url) as journal:
+        log = await whole_log(journal)
+        assert log.prev_tags == ["", "", "t:a\x1fdoor", NO_TAGS, "t:b"]
+        for selection, positions in (
+            (Selection(tags=frozenset({"t:a"})), [1, 70, 71]),
+            (Selection(tag_prefixes=frozenset({"t:"})), [1, 70, 71, 72]),
+            (Selection(frozenset({"Lamp"})), [2, 71]),
+            (Selection(persistence_ids=frozenset({"Door|1"})), [1, 70, 72]),
+        ):
+            assert (await whole_log(journal, selection=selection)).position == positions
+        await appended(journal, local("Door|1", "Lamp|1", tags=["t:c"]))
+        assert (await whole_log(journal)).prev_tags[-2:] == [NO_TAGS, "t:a"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.core.append import LocalAppend, ParkedEvent, StatedRange
-from common.core.batch import COLUMNS, EventBatch, concat, join_metadata, join_tags, new_events
+from common.core.batch import EVENT_COLUMNS, EventBatch, concat, join_metadata, join_tags, new_events
 from common.core.errors import BackhaulError
 from common.core.history import Generation, History, Offset, Resume
 from common.core.push_messages import Ack, Drain, FromCloud, FromEdge, Heartbeat, Hello, PushBatch, PushLimits, Start
@@ -26,7 +26,7 @@ TEXT = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max
 def batches(draw: st.DrawFn) -> EventBatch:
     n = draw(st.integers(0, 5))
     columns: dict[str, list[object]] = {}
-    for name in COLUMNS:
+    for name in EVENT_COLUMNS:
         values: st.SearchStrategy[object] = INT64
         if name in ("persistence_id", "event_type", "codec"):
             values = TEXT
@@ -37,7 +37,7 @@ def batches(draw: st.DrawFn) -> EventBatch:
         elif name == "metadata":
             values = st.dictionaries(TEXT, TEXT, max_size=3).map(join_metadata)
         columns[name] = draw(st.lists(values, min_size=n, max_size=n))
-    return EventBatch(**columns)  # type: ignore[arg-type]
+    return EventBatch(**columns, prev_tags=[""] * n)  # type: ignore[arg-type]
 
 
 def sample_batch() -> EventBatch:

@@ -29,6 +29,7 @@ from common.core.window import AdaptiveWindow
 from common.journal.group_commit import GROUP_MAX_BYTES, GROUP_MAX_EVENTS
 from common.journal.interface import ProjectionLease, Statement
 from common.journal.memory import MemoryJournal
+from common.journal.memory_state import DraftHeads
 from common.journal.prompt import Prompt
 from common.transport.push_endpoint import _EndpointStream
 from common.transport.push_producer import _PushStream
@@ -141,12 +142,10 @@ async def _watch_nothing(_stream: object) -> None:
 _store = MemoryJournal._store
 
 
-def _store_by_the_clock(
-    self: MemoryJournal, draft: State, events: EventBatch, seq_nr: Sequence[int], origin_seq_nr: Sequence[int]
-) -> None:
+def _store_by_the_clock(self: MemoryJournal, draft: State, heads: DraftHeads, events: EventBatch) -> None:
     if len(events):
         draft.head_timestamp_us = 0
-    _store(self, draft, events, seq_nr, origin_seq_nr)
+    _store(self, draft, heads, events)
 
 
 def _state_nothing(*_deleted: object) -> tuple[()]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, cycle, islice
 
 from common.core.append import Appended, AppendOutcome, LocalAppend, Pushed, PushedAppend, StatedRange
 from common.core.batch import EventBatch, new_events
 from common.core.history import Generation, History, Offset, ResumeDecision
+from common.core.selection import EVERYTHING, Selection
 from common.journal.interface import Journal
 
 START_US = 1_700_000_000_000_000
@@ -34,11 +35,13 @@ def ids(prefix: str = "id") -> Iterator[str]:
     return (f"{prefix}-{number}" for number in count(1))
 
 
-def events(*persistence_ids: str, payload: bytes = b"{}", event_type: str = "happened") -> EventBatch:
-    """New events, one for each id; payloads differ so that a mix-up shows."""
+def events(
+    *persistence_ids: str, payload: bytes = b"{}", event_type: str = "happened", tags: Sequence[str] = ("",)
+) -> EventBatch:
+    """New events, one for each id; payloads differ so that a mix-up shows. ``tags`` (joined) are used in turn."""
     n = len(persistence_ids)
     payloads = [payload + b"%d" % index for index in range(n)]
-    return new_events(list(persistence_ids), [event_type] * n, payloads)
+    return new_events(list(persistence_ids), [event_type] * n, payloads, tags=[*islice(cycle(tags), n)])
 
 
 def local(
@@ -47,9 +50,10 @@ def local(
     append_id: str = "",
     payload: bytes = b"{}",
     event_type: str = "happened",
+    tags: Sequence[str] = ("",),
 ) -> LocalAppend:
     """A local append of one event for each id."""
-    batch = events(*persistence_ids, payload=payload, event_type=event_type)
+    batch = events(*persistence_ids, payload=payload, event_type=event_type, tags=tags)
     digest = hashlib.sha256(repr(batch).encode()).digest() if append_id else b""
     return LocalAppend(batch, expected or {}, append_id, digest)
 
@@ -91,10 +95,11 @@ class Origin:
         parked_max: int = 10_000,
         withheld: int = 0,
         payload: bytes = b"{}",
+        tags: Sequence[str] = ("",),
     ) -> PushedAppend:
         """The next stretch of this origin's log: ``rows``, then ``withheld`` positions without an event."""
         n = len(rows)
-        batch = events(*(row[0] for row in rows), payload=payload)
+        batch = events(*(row[0] for row in rows), payload=payload, tags=tags)
         batch.position = list(range(self.position + 1, self.position + 1 + n))
         batch.timestamp_us = [START_US + position for position in batch.position]
         batch.stored_us = list(batch.timestamp_us)
@@ -141,14 +146,20 @@ async def appended(journal: Journal, request: LocalAppend) -> Appended:
     return outcome
 
 
-async def whole_log(journal: Journal) -> EventBatch:
-    """Every event that is stored."""
+async def whole_log(
+    journal: Journal, *, selection: Selection = EVERYTHING, page: int = 1_000, through: int | None = None
+) -> EventBatch:
+    """Every event that is stored and wanted, in pages of so many events."""
     log, position = EventBatch(), 0
     while True:
-        page = await journal.read(position, max_events=1_000, max_bytes=100_000_000)
-        log.extend(page.events)
-        position = page.through
-        if position >= page.head:
+        found = await journal.read(
+            position, through=through, max_events=page, max_bytes=100_000_000, selection=selection
+        )
+        assert len(found.events) <= page
+        assert found.through > position or found.through in (found.head, through)
+        log.extend(found.events)
+        position = found.through
+        if position >= (found.head if through is None else min(through, found.head)):
             return log
 
 

@@ -14,6 +14,7 @@ from common.core.append import Appended, LocalAppend
 from common.core.batch import EventBatch, new_events
 from common.core.errors import BackhaulError
 from common.core.ids import ALL_SLICES, SliceRange
+from common.core.selection import EVERYTHING, Selection
 from common.journal.interface import Journal, LogPage, ProjectionLease, Statement
 from common.journal.memory import MemoryDatabase, MemoryJournal
 from common.projection.handlers import Handler
@@ -133,16 +134,22 @@ class StagedJournal(MemoryJournal):
         self,
         after: int,
         *,
+        through: int | None = None,
         max_events: int,
         max_bytes: int,
         slices: SliceRange = ALL_SLICES,
-        entity_type: str | None = None,
+        selection: Selection = EVERYTHING,
     ) -> LogPage:
         self.reads += 1
         if self.before_read is not None:
             await self.before_read()
         return await super().read(
-            after, max_events=max_events, max_bytes=max_bytes, slices=slices, entity_type=entity_type
+            after,
+            through=through,
+            max_events=max_events,
+            max_bytes=max_bytes,
+            slices=slices,
+            selection=selection,
         )
 
     async def commit(

@@ -1,6 +1,6 @@
 """A group of append requests as the arguments of ``append_batch``, and its answer as their outcomes; pure.
 
-The server function judges (``sql/postgres/0002_append_batch.sql``); here requests become arrays and back. What a batch
+The server function judges (``sql/postgres/0004_tags.sql``); here requests become arrays and back. What a batch
 says about itself is found out here, where it costs the database nothing: which entities it has, and whether its events
 follow each other within each of them, so that the server need only look at the entities' heads.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice
 from typing import Any, TypeVar
 
@@ -27,15 +27,15 @@ from common.core.append import (
     Pushed,
     PushedAppend,
 )
-from common.core.batch import concat
-from common.core.ids import slice_of
+from common.core.batch import EventBatch, concat
+from common.core.ids import entity_type_of, slice_of
 from common.core.judge import judge_repeat
 
 T = TypeVar("T")
 
 _TYPES = [
-    *("bigint", "boolean", "int[]", *["text[]"] * 6, *["bigint[]"] * 7),
-    *("text[]", "bigint[]", *["int[]"] * 3, *["bigint[]"] * 3, "int[]"),
+    *("bigint", *["boolean"] * 2, "int[]", *["text[]"] * 6, *["bigint[]"] * 7),
+    *("text[]", "bigint[]", *["int[]"] * 3, *["bigint[]"] * 3, *["int[]"] * 2, "text[]"),
     *(*["int[]"] * 4, "bigint[]", "bigint[]", "int[]", "text[]", "int[]", "text[]"),
     *("int[]", *["bigint[]"] * 3, *["text[]"] * 4, "int[]", "bytea"),
     *("bigint", *["text"] * 4, *["bytea"] * 4),
@@ -85,16 +85,23 @@ class AppendCall:
     """One call of ``append_batch``: its arguments in order, and what is needed to read the answer."""
 
     requests: Sequence[AppendRequest]
+    events: EventBatch
+    now_us: int
+    wants_all: bool
     arguments: tuple[Any, ...]
     entities: list[str]
+    entity_sub: list[int]
     event_entity: list[int]
     event_seq: list[int]
 
     @classmethod
-    def of(cls, requests: Sequence[AppendRequest], now_us: int, entity_no: Mapping[str, int]) -> AppendCall:
+    def of(
+        cls, requests: Sequence[AppendRequest], now_us: int, entity_no: Mapping[str, int], *, wants_all: bool = False
+    ) -> AppendCall:
         """Arrays of a group whose requests may share one (``group_commit.Group``).
 
         ``entity_no`` holds the numbers of entities that are known from earlier answers on the same connection.
+        ``wants_all`` asks for what ``stored`` needs.
         """
         entities = _Entities()
         event_entity: list[int] = []
@@ -119,6 +126,7 @@ class AppendCall:
             _chain_ranges(request, sub, entities, ranges, range_next)
         events = requests[0].events if len(requests) == 1 else concat(request.events for request in requests)
         names = list(entities.index)
+        types, n_type = _types(entities)
         columns = [_column(column) for column in (events.event_type, events.codec, events.tags, events.metadata)]
         times, time = _column(events.event_time_us)
         s_events, s_origin, *s_numbers, journal, generation, entity, append_id, digest = _sub_batches(requests)
@@ -128,6 +136,7 @@ class AppendCall:
         arguments = (
             now_us,
             regular,
+            wants_all,
             _ints(s_events),
             *map(_texts, (s_origin, journal, generation, entity, append_id, digest)),
             *map(_ints, s_numbers),
@@ -137,6 +146,8 @@ class AppendCall:
             *map(_ints, (entities.sub, entities.count, entities.prev, entities.last)),
             _ints(entities.expect if expectations else []),
             _ints(entities.range if ranges else []),
+            _ints(n_type),
+            _texts(types),
             *map(_ints, (x_sub, x_ent, r_sub, r_ent, r_from, r_to, range_next)),
             _texts(r_reason),
             _ints(p_event),
@@ -152,14 +163,41 @@ class AppendCall:
             *(value or "" for _, value in columns),
             *map(_packed, (events.position, events.timestamp_us, events.stored_us, events.origin_seq_nr)),
         )
-        return cls(requests, arguments, names, event_entity, event_seq)
+        return cls(requests, events, now_us, wants_all, arguments, names, entities.sub, event_entity, event_seq)
+
+    def _numbers(self, answer: Mapping[str, Any]) -> list[int]:
+        """Each event's number, 0 = not stored; empty when nobody asked."""
+        base: list[int] = answer["n_base"]
+        if base:
+            return [base[ent - 1] + seq for ent, seq in zip(self.event_entity, self.event_seq, strict=True)]
+        numbers: list[int] = answer["stored_seq"]
+        return numbers
+
+    def stored(self, answer: Mapping[str, Any]) -> EventBatch:
+        """The events that were stored, as a reader will find them; the call must have been made with ``wants_all``."""
+        numbers = self._numbers(answer)
+        kept = [index for index, number in enumerate(numbers) if number]
+        events = self.events if len(kept) == len(numbers) else self.events.select(kept)
+        numbers = numbers if events is self.events else [numbers[index] for index in kept]
+        n = len(events)
+        first, first_us = answer["head_position"] + 1 - n, answer["first_timestamp"]
+        before: list[str] = answer["e_before"] or [""] * len(self.events)
+        is_pushed = [sub > 0 for sub in self.entity_sub]
+        pushed = (is_pushed[self.event_entity[index] - 1] for index in kept)
+        return replace(
+            events,
+            position=list(range(first, first + n)),
+            timestamp_us=list(range(first_us, first_us + n)),
+            stored_us=[self.now_us] * n,
+            seq_nr=numbers,
+            prev_seq_nr=[number - 1 for number in numbers],
+            origin_seq_nr=[seq if was else 0 for seq, was in zip(events.seq_nr, pushed, strict=True)],
+            prev_tags=[before[index] for index in kept],
+        )
 
     def outcomes(self, answer: Mapping[str, Any]) -> list[AppendOutcome]:
         """One outcome a request, in order."""
-        numbers: list[int] = answer["stored_seq"]
-        base: list[int] = answer["n_base"]
-        if base:
-            numbers = [base[ent - 1] + seq for ent, seq in zip(self.event_entity, self.event_seq, strict=True)]
+        numbers = self._numbers(answer)
         parked = list(zip(answer["parked_event"], answer["parked_code"], strict=True))
         seen_seq = iter(answer["seen_seq"])
         told: list[AppendOutcome] = []
@@ -180,6 +218,15 @@ class AppendCall:
                 told.append(_refused(code, name, answer["s_owner"][sub], expected=first, actual=number))
             start = stop
         return told
+
+
+def _types(entities: _Entities) -> tuple[list[str], list[int]]:
+    """The entity types of the events, and for each entity the place of its type (from 1); no places for a single type."""
+    places: dict[str, int] = {}
+    n_type = []
+    for name, count in zip(entities.index, entities.count, strict=True):
+        n_type.append(places.setdefault(entity_type_of(name), len(places) + 1) if count else 0)
+    return list(places), n_type if len(places) > 1 else []
 
 
 def _pushed_outcome(request: PushedAppend, code: int, number: int, parked: Sequence[tuple[int, str]]) -> AppendOutcome:

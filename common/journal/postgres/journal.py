@@ -17,6 +17,7 @@ from common.core.batch import EventBatch
 from common.core.history import History, Offset, OriginState, ResumeDecision
 from common.core.ids import ALL_SLICES, SliceRange
 from common.core.judge import EntityHead
+from common.core.selection import EVERYTHING, Selection
 from common.fail_points import fail_point
 from common.journal.interface import (
     JournalStats,
@@ -90,7 +91,7 @@ async def _look_and_migrate(server: Server, new_id: Callable[[], str]) -> Histor
             if not await finish(first, server.limits, opening.has_own_session, first):
                 await _refuse_shared_session(server, first)
             await finish(first, server.limits, opening.check_server, first, server.name)
-            await finish(first, server.limits, opening.migrate, first, server.name)
+            await finish(first, opening.MIGRATION_LIMITS, opening.migrate, first, server.name)
             return await finish(first, server.limits, opening.settle_history, first, new_id, None)
         finally:
             await say_goodbye(first)
@@ -114,17 +115,18 @@ class PostgresJournal(PostgresReceived):
 
         Its arguments are made before the writer's turn comes, while the server is busy with the group before.
         """
-        call = AppendCall.of(requests, self._now_us(), self._entity_no)
-        outcomes, head = await self._writer.run(self._append, call, self._writer_sessions)
+        call = AppendCall.of(requests, self._now_us(), self._entity_no, wants_all=self.feed.is_wanted)
+        outcomes, stored, head = await self._writer.run(self._append, call, self._writer_sessions)
+        self.feed.give(stored)
         self._saw_head(head)
         self._hints.committed(head)
         return outcomes
 
     async def _append(
         self, connection: asyncpg.Connection, call: AppendCall, made_for_session: int
-    ) -> tuple[list[AppendOutcome], int]:
+    ) -> tuple[list[AppendOutcome], EventBatch, int]:
         if made_for_session != self._writer_sessions:  # its entity numbers may be those of another history
-            call = AppendCall.of(call.requests, self._now_us(), self._entity_no)
+            call = AppendCall.of(call.requests, self._now_us(), self._entity_no, wants_all=call.wants_all)
         fail_point("append.before_commit")
         answer = await connection.fetchrow(APPEND_SQL, *call.arguments)
         fail_point("append.after_commit")
@@ -135,16 +137,18 @@ class PostgresJournal(PostgresReceived):
             self._entity_no.update(
                 (name, number) for name, number in zip(call.entities, numbers, strict=True) if number
             )
-        return call.outcomes(answer), answer["head_position"]
+        stored = call.stored(answer) if call.wants_all else EventBatch()
+        return call.outcomes(answer), stored, answer["head_position"]
 
     async def read(
         self,
         after: int,
         *,
+        through: int | None = None,
         max_events: int,
         max_bytes: int,
         slices: SliceRange = ALL_SLICES,
-        entity_type: str | None = None,
+        selection: Selection = EVERYTHING,
     ) -> LogPage:
         """See ``Journal.read``."""
         reader = self._reader()
@@ -154,10 +158,11 @@ class PostgresJournal(PostgresReceived):
                 connection,
                 reader.names,
                 after,
+                through=through,
                 max_events=max_events,
                 max_bytes=max_bytes,
                 slices=slices,
-                entity_type=entity_type,
+                selection=selection,
             )
 
         found = await reader.connection.run(page, after)

@@ -11,19 +11,19 @@ from common.core.append import StatedRange
 from common.core.batch import EVENT_OVERHEAD_BYTES, EventBatch
 from common.core.ids import SEPARATOR, SliceRange
 from common.core.judge import EntityHead
+from common.core.selection import BLOCK_BITS, Selection
 from common.fail_points import fail_point
 from common.journal.interface import JournalStats, LogPage, TrimLimit
+from common.journal.postgres import selected
 from common.journal.postgres.connection import SCHEMA
 
-# With a condition a statement looks through at most so many events, however few it finds.
-_LOOK_MAX_EVENTS = 50_000
 _NAMES_MAX = 100_000
 
 _COLUMNS = (
     "position, timestamp_us, stored_us, event_time_us, entity_no, seq_nr, seq_nr - 1, origin_seq_nr,"
-    " event_type, codec, payload, tags, metadata"
+    " event_type, codec, payload, tags, metadata, prev_tags"
 )
-_ENTITY_COLUMN = 4
+_ENTITY_COLUMN, _PAYLOAD_COLUMN = 4, 10
 
 
 class EntityNames:
@@ -55,29 +55,36 @@ async def _batch(connection: asyncpg.Connection, names: EntityNames, columns: li
     return EventBatch(*columns)
 
 
-# Head and rows come from one snapshot, so a position that is missing at or below the head was deleted. The first event
-# always fits; the first one that does not comes without its payload and says that there is more.
+# The first event always fits; the first one that does not comes without its payload and says that there is more.
 _PAGE = f"""
-SELECT h.position, h.through, e.* FROM (SELECT position, {{through}} AS through FROM head) AS h
-LEFT JOIN LATERAL (
     SELECT position, timestamp_us, stored_us, event_time_us, entity_no, seq_nr, prev, origin_seq_nr, event_type, codec,
-           CASE WHEN number = 1 OR number <= $2 AND size <= $3 THEN payload END AS payload, tags, metadata
+           CASE WHEN number = 1 OR number <= $2 AND size <= $3 THEN payload END AS payload, tags, metadata, prev_tags
     FROM (
         SELECT *, row_number() OVER log AS number,
                sum(octet_length(payload) + {EVENT_OVERHEAD_BYTES}) OVER log AS size
-        FROM (
-            SELECT {_COLUMNS.replace("seq_nr - 1", "seq_nr - 1 AS prev")} FROM event
-            WHERE position > $1 {{condition}} ORDER BY position LIMIT $2 + 1
-        ) AS wanted
+        FROM ({{wanted}}) AS wanted
         WINDOW log AS (ORDER BY position ROWS UNBOUNDED PRECEDING)
     ) AS measured
     WHERE number <= 2 OR size - octet_length(payload) - {EVENT_OVERHEAD_BYTES} <= $3
+"""
+_WANTED = _COLUMNS.replace("seq_nr - 1", "seq_nr - 1 AS prev")
+# Head and rows come from one snapshot, so a position that is missing at or below the head was deleted.
+_ALONG_THE_LOG = f"""
+SELECT h.position, h.through, e.* FROM (SELECT position, {{through}} AS through FROM head) AS h
+LEFT JOIN LATERAL (
+    {_PAGE.format(wanted=f"SELECT {_WANTED} FROM event WHERE position > $1 {{condition}} ORDER BY position LIMIT $2 + 1")}
 ) AS e ON true ORDER BY e.position
 """
-_WHOLE_PAGE = _PAGE.format(through="position", condition="")
+_WHOLE_PAGE = _ALONG_THE_LOG.format(through="position", condition="")
 _BOUND = (
-    f"coalesce((SELECT position FROM event WHERE position > $1 ORDER BY position OFFSET {_LOOK_MAX_EVENTS} LIMIT 1),"
-    " position)"
+    f"coalesce((SELECT position FROM event WHERE position > $1 ORDER BY position OFFSET {selected.POSITIONS_PER_LOOK}"
+    " LIMIT 1), position)"
+)
+# Only positions that a look before it found, all of them at or below its head. The order is that of the stretches.
+_IN_STRETCHES = _PAGE.format(
+    wanted=f"SELECT {_WANTED} FROM unnest($1::bigint[], $4::bigint[]) WITH ORDINALITY AS s (low, high, i)"
+    " CROSS JOIN LATERAL (SELECT * FROM event WHERE position BETWEEN s.low AND s.high {condition} ORDER BY position"
+    " LIMIT $2 + 1) AS event ORDER BY s.i, position LIMIT $2 + 1"
 )
 TYPE_CONDITION = (
     " AND EXISTS (SELECT FROM entity WHERE entity.entity_no = event.entity_no"
@@ -90,35 +97,47 @@ async def read(
     names: EntityNames,
     after: int,
     *,
+    through: int | None,
     max_events: int,
     max_bytes: int,
     slices: SliceRange,
-    entity_type: str | None,
+    selection: Selection,
 ) -> LogPage:
     """See ``Journal.read``; with a condition a page may end before its bounds (``through`` says where)."""
-    args: list[Any] = [after, max_events, max_bytes]
-    condition = "AND position <= h.through"
-    if not slices.is_all:
-        condition += f" AND slice BETWEEN ${len(args) + 1} AND ${len(args) + 2}"
-        args += [slices.first, slices.last]
-    if entity_type is not None:
-        args.append([entity_type])
-        condition += TYPE_CONDITION.format(len(args))
-    whole = len(args) == 3
-    sql = _WHOLE_PAGE if whole else _PAGE.format(through=_BOUND, condition=condition)
-    rows = await connection.fetch(sql, *args)
-    head, through, *_ = rows[0]
-    if rows[0][2] is None:
-        return LogPage(EventBatch(), max(through, min(after, head)), head)
-    _, _, *columns = map(list, zip(*rows, strict=True))
-    payloads = columns[10]
+    in_slices = "" if slices.is_all else f" AND slice BETWEEN {slices.first} AND {slices.last}"
+    args: list[Any]
+    if selection.is_all:
+        sql, args = _WHOLE_PAGE, [after, max_events, max_bytes]
+        if in_slices or through is not None:
+            bound = _BOUND if in_slices else "position"
+            if through is not None:
+                bound = f"least({bound}, $4)"
+                args.append(through)
+            sql = _ALONG_THE_LOG.format(through=bound, condition=f"AND position <= h.through{in_slices}")
+        rows = await connection.fetch(sql, *args)
+        head, done, *_ = rows[0]
+        rows = [] if rows[0][2] is None else [row[2:] for row in map(tuple, rows)]
+    else:
+        where, done, head = await selected.look(
+            connection, selection, after=after, through=through, max_events=max_events
+        )
+        args = [[low for low, _ in where], max_events, max_bytes, [high for _, high in where]]
+        condition = in_slices
+        if not selection.has_keys:
+            args.append(sorted(selection.entity_types))
+            condition += TYPE_CONDITION.format(len(args))
+        rows = where and await connection.fetch(_IN_STRETCHES.format(condition=condition), *args)
+    if not rows:
+        return LogPage(EventBatch(), max(done, min(after, head)), head)
+    columns = list(map(list, zip(*rows, strict=True)))
+    payloads = columns[_PAYLOAD_COLUMN]
     fit = len(payloads)
     while payloads[fit - 1] is None:
         fit -= 1
     if fit < len(payloads):
         columns = [column[:fit] for column in columns]
-        through = columns[0][-1]
-    return LogPage(await _batch(connection, names, columns), through, head)
+        done = columns[0][-1]
+    return LogPage(selection.of(await _batch(connection, names, columns)), done, head)
 
 
 async def read_entity(
@@ -145,7 +164,7 @@ async def entity_head(connection: asyncpg.Connection, persistence_id: str) -> En
     """See ``Journal.entity_head``."""
     row = await connection.fetchrow(
         "SELECT persistence_id, seq_nr, owner, origin_seq_nr, branch, parked, coalesce(deleted_to, 0),"
-        " coalesce(deleted_position, 0), coalesce(reason, '')"
+        " coalesce(deleted_position, 0), coalesce(reason, ''), tags"
         " FROM entity LEFT JOIN entity_deleted USING (entity_no) WHERE persistence_id = $1",
         persistence_id,
     )
@@ -193,6 +212,11 @@ WITH oldest AS (
     WHERE position < coalesce((SELECT min(position) FROM oldest WHERE stored_us >= $2), $1 + 1)
 ), gone AS (
     DELETE FROM event USING doomed WHERE event.position = doomed.position
+    RETURNING event.position, tags || E'\\x1f' || prev_tags AS tags
+), forgotten AS (
+    DELETE FROM event_tag USING (
+        SELECT DISTINCT tag, position FROM gone, unnest(string_to_array(gone.tags, E'\\x1f')) AS t (tag) WHERE tag <> ''
+    ) AS t WHERE event_tag.tag = t.tag AND event_tag.position = t.position
 ), kept AS (
     INSERT INTO entity_deleted AS d (entity_no, deleted_to, deleted_position, reason)
     SELECT entity_no, max(seq_nr), max(position), $4 FROM doomed GROUP BY entity_no
@@ -201,7 +225,29 @@ WITH oldest AS (
 ), floor AS (
     UPDATE journal SET deleted_through = greatest(deleted_through, (SELECT max(position) FROM doomed))
 )
-SELECT count(*) FROM doomed
+SELECT count(*), array_agg(DISTINCT position >> {BLOCK_BITS}), (SELECT position FROM head) FROM doomed
+"""
+# Blocks that have no event of a type any more, but not that of the head as it was before: an append may count on it.
+_TRIM_BLOCKS = f"""
+WITH RECURSIVE types (entity_type) AS (
+    (SELECT entity_type FROM type_block ORDER BY entity_type LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT b.entity_type FROM type_block AS b WHERE b.entity_type > types.entity_type ORDER BY b.entity_type LIMIT 1
+    ) FROM types WHERE types.entity_type IS NOT NULL
+), floor AS (
+    SELECT least(coalesce((SELECT min(position) FROM event), $2 + 1), $2 + 1) >> {BLOCK_BITS} AS block
+), below AS (
+    DELETE FROM type_block AS b USING types, floor WHERE b.entity_type = types.entity_type AND b.block < floor.block
+)
+DELETE FROM type_block AS b USING types, floor, unnest($1::bigint[]) AS lost (block)
+WHERE b.entity_type = types.entity_type AND b.block = lost.block
+  AND b.block >= floor.block AND b.block < $2 >> {BLOCK_BITS}
+  AND NOT EXISTS (
+    SELECT FROM event JOIN entity USING (entity_no)
+    WHERE position >= b.block << {BLOCK_BITS} AND position < (b.block + 1) << {BLOCK_BITS}
+      AND split_part(persistence_id, '{SEPARATOR}', 1) = b.entity_type
+  )
 """
 
 
@@ -220,7 +266,10 @@ async def trim(connection: asyncpg.Connection, limit: TrimLimit) -> int:
     async with connection.transaction():
         # One at a time: two nodes may want the same events.
         await connection.execute("SELECT FROM journal FOR UPDATE")
-        removed: int = await connection.fetchval(_TRIM.format(condition=condition), *args)
+        row = await connection.fetchrow(_TRIM.format(condition=condition, BLOCK_BITS=BLOCK_BITS), *args)
+        removed: int = row[0]
+        if removed:
+            await connection.execute(_TRIM_BLOCKS, row[1], row[2])
         fail_point("trim.before_commit")
     return removed
 

@@ -14,11 +14,13 @@ from common.core.errors import ConfigurationError
 from common.core.history import Generation, History, begin_generation
 from common.fail_points import fail_point
 from common.journal.migrations import load_migrations, pending
-from common.journal.postgres.connection import SCHEMA
+from common.journal.postgres.connection import SCHEMA, SessionLimits
 
 _OLDEST_VERSION = 15
 # Any number will do that others do not use: "backhaul" by telephone keypad.
 _LOCK = "SELECT pg_advisory_xact_lock(22254285)"
+# A step may go through the whole log: a statement of it may take as long as that takes.
+MIGRATION_LIMITS = SessionLimits(statement_timeout_s=6 * 3_600)
 _DURABLE = {"fsync": "on", "full_page_writes": "on"}
 
 
@@ -79,6 +81,8 @@ async def migrate(connection: asyncpg.Connection, server: str) -> None:
     """
     async with connection.transaction():
         await connection.execute(_LOCK)
+        timeout = MIGRATION_LIMITS.settings()["statement_timeout"]
+        await connection.execute(f"SET LOCAL statement_timeout = '{timeout}'")
         tables = {
             row[0]
             for row in await connection.fetch(

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import asyncpg
 
 from common.core.append import StatedRange
-from common.core.batch import COLUMNS, Envelope, split_metadata, split_tags
+from common.core.batch import EVENT_COLUMNS, Envelope, new_events, split_metadata, split_tags
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.ids import slice_of
-from common.core.judge import EntityHead, ParkedNumbers, discard_parked, judge_parked
+from common.core.ids import entity_type_of, slice_of
+from common.core.judge import EntityHead, ParkedNumbers, discard_parked, judge_parked, link_tags
+from common.core.selection import BLOCK_BITS
 from common.journal.interface import ParkedRow
 
-_COLUMNS = f"id, origin_id, code, parked_us, {', '.join(COLUMNS)}"
+_COLUMNS = f"id, origin_id, code, parked_us, {', '.join(EVENT_COLUMNS)}"
 
 
 def _row(record: asyncpg.Record) -> ParkedRow:
@@ -50,7 +51,7 @@ async def retry(
     async with connection.transaction():
         head, position = await _lock(connection, persistence_id)
         rows = await connection.fetch(
-            "SELECT id, origin_id, code, branch, seq_nr, prev_seq_nr FROM parked WHERE persistence_id = $1 ORDER BY id",
+            "SELECT id, origin_id, code, branch, seq_nr, prev_seq_nr, tags FROM parked WHERE persistence_id = $1 ORDER BY id",
             persistence_id,
         )
         own = [row for row in rows if head and row["origin_id"] == head.owner]
@@ -64,11 +65,29 @@ async def retry(
         )
         accepted = judgement.accepted
         if accepted:
-            position = await connection.fetchval(
-                _STORE_PARKED, accepted, judgement.seq_nr, now_us, persistence_id, slice_of(persistence_id)
+            prev_tags = _prev_tags(head, own[: len(accepted)], judgement.seq_nr)
+            before, position = (
+                position,
+                await connection.fetchval(
+                    _STORE_PARKED,
+                    accepted,
+                    judgement.seq_nr,
+                    now_us,
+                    persistence_id,
+                    slice_of(persistence_id),
+                    prev_tags,
+                ),
             )
+            await connection.execute(_INDEX, before + 1, position, entity_type_of(persistence_id))
         await _keep(connection, head, head.owner, head.branch, len(accepted), judgement.skipped, now_us)
     return len(accepted), judgement.left, position
+
+
+def _prev_tags(head: EntityHead, rows: Sequence[asyncpg.Record], seq_nr: list[int]) -> list[str]:
+    n = len(rows)
+    events = new_events([head.persistence_id] * n, [""] * n, [b""] * n, tags=[row["tags"] for row in rows])
+    events.seq_nr = seq_nr
+    return link_tags(events, {head.persistence_id: head})
 
 
 async def discard(connection: asyncpg.Connection, row_id: int, now_us: int) -> bool:
@@ -113,7 +132,8 @@ async def _lock(connection: asyncpg.Connection, persistence_id: str) -> tuple[En
     )
     position: int = await connection.fetchval("SELECT position FROM head FOR UPDATE")
     row = await connection.fetchrow(
-        "SELECT persistence_id, seq_nr, owner, origin_seq_nr, branch, parked FROM entity WHERE persistence_id = $1",
+        "SELECT persistence_id, seq_nr, owner, origin_seq_nr, branch, parked, 0, 0, '', tags FROM entity"
+        " WHERE persistence_id = $1",
         persistence_id,
     )
     return EntityHead(*row) if row else None, position
@@ -132,20 +152,27 @@ async def _ranges_of(connection: asyncpg.Connection, head: EntityHead) -> list[t
 
 _STORE_PARKED = """
 WITH taken AS (
-    DELETE FROM parked USING unnest($1::bigint[], $2::bigint[]) WITH ORDINALITY AS u (id, seq_nr, i)
-    WHERE parked.id = u.id RETURNING parked.*, u.seq_nr AS seq_here, u.i
+    DELETE FROM parked USING unnest($1::bigint[], $2::bigint[], $6::text[]) WITH ORDINALITY AS u (id, seq_nr, before, i)
+    WHERE parked.id = u.id RETURNING parked.*, u.seq_nr AS seq_here, u.before, u.i
 ), before AS (
     SELECT position, greatest($3::bigint - 1, timestamp_us) AS timestamp_us FROM head
 ), stored AS (
     INSERT INTO event (position, timestamp_us, stored_us, event_time_us, entity_no, seq_nr, origin_seq_nr, slice,
-                       event_type, codec, tags, metadata, payload)
+                       event_type, codec, tags, metadata, payload, prev_tags)
     SELECT before.position + i, before.timestamp_us + i, $3::bigint, event_time_us,
            (SELECT entity_no FROM entity WHERE persistence_id = $4), seq_here, seq_nr, $5::int,
-           event_type, codec, tags, metadata, payload
+           event_type, codec, tags, metadata, payload, taken.before
     FROM taken, before
 )
-UPDATE head SET position = head.position + n, timestamp_us = before.timestamp_us + n
-FROM before, (SELECT count(*) AS n FROM taken) AS counted RETURNING head.position
+UPDATE head SET position = head.position + n, timestamp_us = before.timestamp_us + n, is_tagged = is_tagged OR any_tags
+FROM before, (SELECT count(*) AS n, bool_or(tags <> '') AS any_tags FROM taken) AS counted RETURNING head.position
+"""
+_INDEX = f"""
+WITH types AS (
+    INSERT INTO type_block SELECT $3, block
+    FROM generate_series($1::bigint >> {BLOCK_BITS}, $2::bigint >> {BLOCK_BITS}) AS b (block) ON CONFLICT DO NOTHING
+)
+SELECT index_tags($1, $2)
 """
 
 
@@ -161,12 +188,14 @@ async def _keep(
     await connection.execute("UPDATE origin SET parked = parked - $2 WHERE origin_id = $1", origin_id, removed)
     if head:
         await connection.execute(
-            "UPDATE entity SET seq_nr = $2, origin_seq_nr = $3, branch = $4, parked = $5 WHERE persistence_id = $1",
+            "UPDATE entity SET seq_nr = $2, origin_seq_nr = $3, branch = $4, parked = $5, tags = $6"
+            " WHERE persistence_id = $1",
             head.persistence_id,
             head.seq_nr,
             head.origin_seq_nr,
             head.branch,
             head.parked,
+            head.tags,
         )
     await connection.executemany(
         "INSERT INTO stated_range (origin_id, branch, persistence_id, from_seq_nr, to_seq_nr, reason, received_us)"

@@ -12,6 +12,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import asyncpg
 
 from common.core.history import History
+from common.journal.commit_feed import CommitFeed
 from common.journal.covered import CoveredMarks
 from common.journal.postgres import log, opening
 from common.journal.postgres.connection import OwnedConnection, Server
@@ -71,6 +72,7 @@ class PostgresSessions:
         self._entity_no: dict[str, int] = {}
         self._writer_sessions = 0
         self.prompt = Prompt(history.head_position)
+        self.feed = CommitFeed()
         self._hints = Hints(server, self.prompt)
         self._writer = OwnedConnection(server, "writer", settings=_WRITER_SETTINGS, prepare=self._new_writer)
         self._covered = CoveredMarks()

@@ -23,8 +23,9 @@ from common.core.append import (
 )
 from common.core.batch import EventBatch
 from common.core.ids import slice_of
-from common.core.judge import PushJudgement, judge_local, judge_pushed, judge_repeat
+from common.core.judge import PushJudgement, judge_local, judge_pushed, judge_repeat, link_tags
 from common.fail_points import fail_point
+from common.journal.sqlite import indexes
 from common.journal.sqlite.connection import insert_rows, select, transaction
 from common.journal.sqlite.entities import Entities
 from common.journal.sqlite.log import head_position
@@ -33,8 +34,8 @@ from common.journal.sqlite.origins import Origins
 
 def append_group(
     writer: apsw.Connection, entities: Entities, requests: Sequence[AppendRequest], now_us: int
-) -> tuple[list[AppendOutcome], int]:
-    """The outcomes and the head's position after the synced commit."""
+) -> tuple[list[AppendOutcome], EventBatch, int]:
+    """The outcomes, the events stored and the head's position after the synced commit."""
     names: dict[str, None] = {}
     for request in requests:
         names.update(dict.fromkeys(request.events.persistence_id))
@@ -44,20 +45,20 @@ def append_group(
             names.update(dict.fromkeys(stated.persistence_id for stated in request.ranges))
     try:
         with transaction(writer):
-            outcomes, head = _Group(writer, entities, now_us).run(requests, names)
+            outcomes, stored, head = _Group(writer, entities, now_us).run(requests, names)
             fail_point("append.before_commit")
     except BaseException:
         entities.forget(names)
         raise
     fail_point("append.after_commit")
     entities.bound()
-    return outcomes, head
+    return outcomes, stored, head
 
 
 def append_within(writer: apsw.Connection, entities: Entities, request: PushedAppend, now_us: int) -> AppendOutcome:
     """Judge and store inside the caller's transaction. When that fails, ``entities`` must be forgotten."""
     names = dict.fromkeys([*request.events.persistence_id, *(stated.persistence_id for stated in request.ranges)])
-    [outcome], _ = _Group(writer, entities, now_us).run([request], names)
+    [outcome], _, _ = _Group(writer, entities, now_us).run([request], names)
     return outcome
 
 
@@ -75,19 +76,23 @@ class _Group:
         self._new_append_ids: list[str] = []
         self._head_position = head_position(writer)
 
-    def run(self, requests: Sequence[AppendRequest], names: Iterable[str]) -> tuple[list[AppendOutcome], int]:
+    def run(
+        self, requests: Sequence[AppendRequest], names: Iterable[str]
+    ) -> tuple[list[AppendOutcome], EventBatch, int]:
         """Judge in order, then write what was accepted."""
         self._heads = self._entities.heads(names)
         self._load_append_ids(requests)
         outcomes: list[AppendOutcome] = [
             self._local(request) if isinstance(request, LocalAppend) else self._pushed(request) for request in requests
         ]
+        self._accepted.prev_tags = link_tags(self._accepted, self._heads)
         self._entities.write(self._touched)
-        if self._accepted:
-            store_events(self._writer, self._entities, self._accepted, self._now_us)
+        stored = self._accepted
+        if stored:
+            stored = store_events(self._writer, self._entities, stored, self._now_us)
         if self._new_append_ids:
             self._store_append_ids()
-        return outcomes, self._head_position + len(self._accepted)
+        return outcomes, stored, self._head_position + len(stored)
 
     def _load_append_ids(self, requests: Sequence[AppendRequest]) -> None:
         asked = [request.append_id for request in requests if isinstance(request, LocalAppend) and request.append_id]
@@ -157,19 +162,27 @@ def _accepted_events(request: PushedAppend, judgement: PushJudgement) -> EventBa
     return request.events if whole else request.events.select(judgement.accepted)
 
 
-def store_events(writer: apsw.Connection, entities: Entities, events: EventBatch, now_us: int) -> None:
+def store_events(writer: apsw.Connection, entities: Entities, events: EventBatch, now_us: int) -> EventBatch:
     """Write the events after the head and move it: positions and times go up by one from event to event.
 
-    Their entities are written and their numbers set by the caller, their positions and times here.
+    Their entities are written and their numbers and ``prev_tags`` set by the caller, their positions and times here;
+    answers the events as a reader will find them.
     """
     n = len(events)
     before, head_timestamp_us = writer.execute("SELECT head_position, head_timestamp_us FROM journal").get
     position = before + 1
     timestamp_us = max(now_us, head_timestamp_us + 1)
+    events = replace(
+        events,
+        position=list(range(position, position + n)),
+        timestamp_us=list(range(timestamp_us, timestamp_us + n)),
+        stored_us=[now_us] * n,
+        prev_seq_nr=[seq_nr - 1 for seq_nr in events.seq_nr],
+    )
     columns = (
-        range(position, position + n),
-        range(timestamp_us, timestamp_us + n),
-        repeat(now_us, n),
+        events.position,
+        events.timestamp_us,
+        events.stored_us,
         events.event_time_us,
         entities.numbers(events.persistence_id),
         map(slice_of, events.persistence_id),
@@ -180,8 +193,11 @@ def store_events(writer: apsw.Connection, entities: Entities, events: EventBatch
         events.payload,
         events.tags,
         events.metadata,
+        events.prev_tags,
     )
-    insert_rows(writer, "event", 13, columns)
+    insert_rows(writer, "event", 14, columns)
+    indexes.add(writer, events)
     writer.execute(
         "UPDATE journal SET head_position = ?, head_timestamp_us = ?", (position + n - 1, timestamp_us + n - 1)
     )
+    return events

@@ -20,7 +20,7 @@ from common.journal.sqlite.connection import insert_rows, select
 ENTITIES_KEPT = 20_000
 
 _HEAD_COLUMNS = (
-    "persistence_id, seq_nr, owner, origin_seq_nr, branch, parked, deleted_to, deleted_position, deleted_reason"
+    "persistence_id, seq_nr, owner, origin_seq_nr, branch, parked, deleted_to, deleted_position, deleted_reason, tags"
 )
 
 
@@ -68,14 +68,15 @@ class Entities:
             [head.origin_seq_nr for head in heads],
             [head.branch for head in heads],
             [head.parked for head in heads],
+            [head.tags for head in heads],
         )
         insert_rows(
             self._writer,
             "entity_head",
-            5,
+            6,
             columns,
             "ON CONFLICT DO UPDATE SET seq_nr = excluded.seq_nr, origin_seq_nr = excluded.origin_seq_nr,"
-            " branch = excluded.branch, parked = excluded.parked",
+            " branch = excluded.branch, parked = excluded.parked, tags = excluded.tags",
         )
 
     def numbers(self, names: Iterable[str]) -> Iterator[int]:

@@ -19,6 +19,7 @@ from common.core.batch import EventBatch
 from common.core.history import Generation, History, Offset, OriginState, ResumeDecision, begin_generation
 from common.core.ids import ALL_SLICES, SliceRange
 from common.core.judge import EntityHead
+from common.core.selection import EVERYTHING, Selection
 from common.journal.interface import (
     JournalStats,
     LogPage,
@@ -106,12 +107,13 @@ class SqliteJournal(SqliteReceived):
     async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
         """See ``Journal.append_group``."""
 
-        def work() -> tuple[list[AppendOutcome], int]:
+        def work() -> tuple[list[AppendOutcome], EventBatch, int]:
             with coded_errors(self._file.path):
                 return append_group(self._file.writer, self._entities, requests, self._now_us())
 
         async with self._writer_turn:
-            outcomes, head = await self._run(work)
+            outcomes, stored, head = await self._run(work)
+        self.feed.give(stored)
         self.prompt.raise_to(head)
         return outcomes
 
@@ -119,10 +121,11 @@ class SqliteJournal(SqliteReceived):
         self,
         after: int,
         *,
+        through: int | None = None,
         max_events: int,
         max_bytes: int,
         slices: SliceRange = ALL_SLICES,
-        entity_type: str | None = None,
+        selection: Selection = EVERYTHING,
     ) -> LogPage:
         """See ``Journal.read``. A condition that leaves nothing of a stretch makes it look at the next one."""
 
@@ -131,14 +134,15 @@ class SqliteJournal(SqliteReceived):
                 log.look,
                 self._names,
                 after=after,
+                through=through,
                 max_events=max_events,
                 max_bytes=max_bytes,
                 slices=slices,
-                entity_type=entity_type,
+                selection=selection,
             )
 
         page = await look(after)
-        while not page.events and page.through < page.head:
+        while not page.events and page.through < (page.head if through is None else min(through, page.head)):
             page = await look(page.through)
         return page
 

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from itertools import takewhile
+from itertools import accumulate, takewhile
 from typing import Any
 
 import apsw
+import orjson
 
 from common.core.append import StatedRange
 from common.core.batch import EVENT_OVERHEAD_BYTES, EventBatch
 from common.core.ids import SliceRange
+from common.core.selection import Selection
 from common.fail_points import fail_point
 from common.journal.interface import JournalStats, LogPage, TrimLimit
+from common.journal.sqlite import indexes, selected
 from common.journal.sqlite.connection import SqliteFile, select, snapshot
 from common.journal.sqlite.entities import Names
 
-# A condition may leave little of the log; a look is a short read, so that the WAL can always be taken over.
-_POSITIONS_PER_LOOK = 20_000
 # Free pages are used again; what is beyond a quarter of the file goes back to the file system, some at each trim.
 _VACUUM_PAGES = 256
 
 _COLUMNS = (
     "position, timestamp_us, stored_us, event_time_us, entity_no, seq_nr, seq_nr - 1, origin_seq_nr,"
-    " event_type, codec, payload, tags, metadata"
+    " event_type, codec, payload, tags, metadata, prev_tags"
 )
-_NAMED = "EXISTS (SELECT 1 FROM entity WHERE entity.entity_no = event.entity_no AND {})"
 
 
 def _batch(names: Names, rows: list[tuple[Any, ...]]) -> EventBatch:
@@ -34,12 +33,6 @@ def _batch(names: Names, rows: list[tuple[Any, ...]]) -> EventBatch:
     columns = list(map(list, zip(*rows, strict=True)))
     columns[4] = names.of(columns[4])
     return EventBatch(*columns)
-
-
-def of_types(entity_types: Collection[str]) -> tuple[str, list[str]]:
-    """A condition on events, and its arguments: '}' is the character after '|'."""
-    ranges = " OR ".join(["persistence_id >= ? AND persistence_id < ?"] * len(entity_types))
-    return _NAMED.format(f"({ranges})"), [f"{name}{end}" for name in sorted(entity_types) for end in "|}"]
 
 
 def head_position(connection: apsw.Connection) -> int:
@@ -53,39 +46,60 @@ def look(
     names: Names,
     *,
     after: int,
+    through: int | None,
     max_events: int,
     max_bytes: int,
     slices: SliceRange,
-    entity_type: str | None,
+    selection: Selection,
 ) -> LogPage:
     """One look at the log: as ``Journal.read``, but it may end short of the first event that fits a condition."""
-    condition = ""
-    args: list[int | str] = []
-    if not slices.is_all:
-        condition += " AND slice BETWEEN ? AND ?"
-        args += [slices.first, slices.last]
-    if entity_type is not None:
-        of_type, bounds = of_types([entity_type])
-        condition += f" AND {of_type}"
-        args += bounds
     with snapshot(reader):
         head = head_position(reader)
-        last = head
-        if condition:
-            first = reader.execute("SELECT min(position) FROM event WHERE position > ?", (after,)).get or head
-            last = min(head, first + _POSITIONS_PER_LOOK)
-        where = f"WHERE position > ? AND position <= ?{condition} ORDER BY position LIMIT ?"
-        args = [after, last, *args, max_events]
-        sizes = f"SELECT position, length(payload) + {EVENT_OVERHEAD_BYTES} AS size FROM event {where}"
-        count, size = reader.execute(f"SELECT count(*), sum(size) FROM ({sizes})", args).get
-        fitting = count
-        if count and size > max_bytes:
-            sums = f"SELECT sum(size) OVER (ORDER BY position) AS total FROM ({sizes})"
-            fits = reader.execute(f"SELECT count(*) FROM ({sums}) WHERE total <= ?", (*args, max_bytes)).get
-            fitting = max(1, fits)
-        if not fitting:
-            return LogPage(EventBatch(), max(after, last), head)
-        events = _batch(names, select(reader, f"SELECT {_COLUMNS} FROM event {where}", (*args[:-1], fitting)))
+        last = head if through is None else min(head, through)
+        if selection.is_all:
+            return _look_at_all(reader, names, head, last, after, max_events, max_bytes, slices)
+        rows, last = selected.look(reader, selection, after=after, last=last, max_events=max_events, slices=slices)
+        sizes = accumulate(size for _, size in rows)
+        positions = [position for (position, _), size in zip(rows, sizes, strict=True) if size <= max_bytes]
+        if len(positions) < len(rows):
+            positions = positions or [rows[0][0]]
+            last = positions[-1]
+        found = select(
+            reader,
+            f"SELECT {_COLUMNS} FROM event WHERE position IN (SELECT value FROM json_each(?)) ORDER BY position",
+            (orjson.dumps(positions).decode(),),
+        )
+        return LogPage(selection.of(_batch(names, found)), max(last, min(after, head)), head)
+
+
+def _look_at_all(
+    reader: apsw.Connection,
+    names: Names,
+    head: int,
+    last: int,
+    after: int,
+    max_events: int,
+    max_bytes: int,
+    slices: SliceRange,
+) -> LogPage:
+    condition = ""
+    args: list[int] = []
+    if not slices.is_all:
+        condition = " AND slice BETWEEN ? AND ?"
+        last = selected.end_of_look(reader, after, last)
+        args = [slices.first, slices.last]
+    where = f"WHERE position > ? AND position <= ?{condition} ORDER BY position LIMIT ?"
+    args = [after, last, *args, max_events]
+    sizes = f"SELECT position, length(payload) + {EVENT_OVERHEAD_BYTES} AS size FROM event {where}"
+    count, size = reader.execute(f"SELECT count(*), sum(size) FROM ({sizes})", args).get
+    fitting = count
+    if count and size > max_bytes:
+        sums = f"SELECT sum(size) OVER (ORDER BY position) AS total FROM ({sizes})"
+        fits = reader.execute(f"SELECT count(*) FROM ({sums}) WHERE total <= ?", (*args, max_bytes)).get
+        fitting = max(1, fits)
+    if not fitting:
+        return LogPage(EventBatch(), max(last, min(after, head)), head)
+    events = _batch(names, select(reader, f"SELECT {_COLUMNS} FROM event {where}", (*args[:-1], fitting)))
     through = last if fitting == count < max_events else events.position[-1]
     return LogPage(events, through, head)
 
@@ -142,9 +156,9 @@ _OLDEST = "(SELECT oldest.position FROM event AS oldest WHERE oldest.entity_no =
 
 def _may_go(limit: TrimLimit) -> tuple[str, list[str]]:
     """A condition on events, whatever their age and place, and its arguments."""
-    wanted, args = of_types(limit.entity_types) if limit.entity_types else ("true", [])
+    wanted, args = selected.of_types(limit.entity_types) if limit.entity_types else ("true", [])
     if limit.covered_types:
-        needs_cover, more = of_types(limit.covered_types)
+        needs_cover, more = selected.of_types(limit.covered_types)
         wanted = f"{wanted} AND (NOT {needs_cover} OR coalesce({_COVERED}, false))"
         args = args + more
     # Whoever begins in the middle must not leave an entity's older events behind.
@@ -160,7 +174,7 @@ def trim(writer: apsw.Connection, limit: TrimLimit) -> int:
     wanted, args = _may_go(limit)
     oldest = select(
         writer,
-        "SELECT position, stored_us FROM event"
+        "SELECT position, stored_us, tags, prev_tags FROM event"
         f" WHERE position > ? AND position <= ? AND {wanted} ORDER BY position LIMIT ?",
         (limit.after, limit.through, *args, limit.max_events),
     )
@@ -176,6 +190,8 @@ def trim(writer: apsw.Connection, limit: TrimLimit) -> int:
         (limit.reason, limit.after, last, *args),
     )
     writer.execute(f"DELETE FROM event WHERE position > ? AND position <= ? AND {wanted}", (limit.after, last, *args))
+    indexes.remove_tags(writer, ((position, tags, prev_tags) for position, _, tags, prev_tags in old))
+    indexes.remove_blocks(writer, (row[0] for row in old), head_position(writer))
     writer.execute("UPDATE journal SET deleted_through = max(deleted_through, ?)", (last,))
     free, pages = writer.execute("PRAGMA freelist_count").get, writer.execute("PRAGMA page_count").get
     if free > max(pages // 4, _VACUUM_PAGES):

@@ -14,6 +14,7 @@ import apsw
 import orjson
 
 from common.core.append import Fenced, OutOfStep, ParkedEvent, PushedAppend, StatedRange
+from common.core.batch import EVENT_COLUMNS
 from common.core.history import Generation, History, Offset, OriginState, Resume, ResumeDecision, decide_resume
 from common.journal.interface import StoredRange
 from common.journal.sqlite.connection import insert_rows, select
@@ -62,7 +63,7 @@ class Origins:
             repeat(request.branch, n),
             [event.code for _, event in parked],
             repeat(self._now_us, n),
-            *events.columns(),
+            *(getattr(events, name) for name in EVENT_COLUMNS),
         )
         insert_rows(self._writer, "parked", 18, columns)
 

@@ -8,21 +8,21 @@ from dataclasses import replace
 import apsw
 
 from common.core.append import StatedRange
-from common.core.batch import COLUMNS, Envelope, EventBatch, concat, split_metadata, split_tags
+from common.core.batch import EVENT_COLUMNS, Envelope, batch_of_row, concat, split_metadata, split_tags
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.judge import EntityHead, ParkedNumbers, discard_parked, judge_parked
+from common.core.judge import EntityHead, ParkedNumbers, discard_parked, judge_parked, link_tags
 from common.journal.interface import ParkedRow
 from common.journal.sqlite.append import store_events
 from common.journal.sqlite.connection import select
 from common.journal.sqlite.entities import Entities
 from common.journal.sqlite.origins import Origins, stored_ranges
 
-_COLUMNS = f"id, origin_id, code, parked_us, {', '.join(COLUMNS)}"
+_COLUMNS = f"id, origin_id, code, parked_us, {', '.join(EVENT_COLUMNS)}"
 
 
 def _row(values: Sequence[object]) -> ParkedRow:
     row_id, origin_id, code, parked_us, *event = values
-    named = dict(zip(COLUMNS, event, strict=True))
+    named = dict(zip(EVENT_COLUMNS, event, strict=True))
     named["tags"] = split_tags(str(named["tags"]))
     named["metadata"] = split_metadata(str(named["metadata"]))
     return ParkedRow(row_id, origin_id, code, parked_us, Envelope(**named))  # type: ignore[arg-type]
@@ -53,7 +53,7 @@ def retry(
     own = {values[1]: values for values in rows if head and values[2] == head.owner}
     if head is None or not own:
         return 0, rows[0][3] if rows else ""
-    events = {row_id: EventBatch(*([value] for value in values[5:])) for row_id, values in own.items()}
+    events = {row_id: batch_of_row(values[5:]) for row_id, values in own.items()}
     numbers = [
         ParkedNumbers(row_id, values[0], events[row_id].seq_nr[0], events[row_id].prev_seq_nr[0])
         for row_id, values in own.items()
@@ -62,6 +62,7 @@ def retry(
     accepted = concat(events[row_id] for row_id in judgement.accepted)
     if accepted:
         accepted = replace(accepted, seq_nr=judgement.seq_nr, origin_seq_nr=accepted.seq_nr)
+        accepted.prev_tags = link_tags(accepted, {persistence_id: head})
         store_events(writer, entities, accepted, now_us)
         writer.executemany("DELETE FROM parked WHERE id = ?", [(row_id,) for row_id in judgement.accepted])
     entities.write([persistence_id])

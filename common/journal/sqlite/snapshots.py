@@ -14,7 +14,8 @@ from common.core.snapshot import NewSnapshot, Snapshot, id_ranges, judge_snapsho
 from common.journal.covered import LOOK_EVENTS
 from common.journal.sqlite.connection import insert_rows, select
 from common.journal.sqlite.connection import snapshot as one_state
-from common.journal.sqlite.log import head_position, of_types
+from common.journal.sqlite.log import head_position
+from common.journal.sqlite.selected import of_types
 
 _COLUMNS = (
     "persistence_id, seq_nr, position, timestamp_us, stored_us, event_time_us, event_type, codec, payload, tags,"

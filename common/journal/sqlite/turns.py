@@ -12,6 +12,7 @@ import apsw
 import trio
 
 from common.core.history import History
+from common.journal.commit_feed import CommitFeed
 from common.journal.covered import CoveredMarks
 from common.journal.prompt import Prompt
 from common.journal.sqlite.connection import Runner, SqliteFile, coded_errors, transaction
@@ -35,6 +36,7 @@ class SqliteTurns:
         self._writer_turn = trio.Lock()
         self._reader_turn = trio.Lock()
         self.prompt = Prompt(history.head_position)
+        self.feed = CommitFeed()
 
     @property
     def history(self) -> History:

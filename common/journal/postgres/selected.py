@@ -1,0 +1,103 @@
+"""Reading what a selection wants: positions from the indexes first, then the events at them. Asyncio-flavoured.
+
+Each key (a tag, an entity) gives its next positions in order; together they say which events come next and how far the
+log has been looked through. One look does a bounded amount of work, whatever the selection is and however long the log.
+Every part is a walk along one index, so that no statistics can make it anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import asyncpg
+
+from common.core.selection import BLOCK_BITS, BLOCK_POSITIONS, KEYS_MAX, Selection, prefix_end, stretches
+
+# With a condition a look goes through at most so many positions, however few events it finds.
+POSITIONS_PER_LOOK = 50_000
+
+# Where a look ends that must not go on to the head: positions deleted meanwhile do not count.
+_END_OF_LOOK = "(SELECT e.position + $3 FROM event AS e WHERE e.position > $1 ORDER BY e.position LIMIT 1)"
+_BOUND = f"(SELECT position, least(position, $2, CASE WHEN $4 THEN {_END_OF_LOOK} END) AS bound FROM head) AS h"
+
+_BY_KEYS = f"""
+SELECT h.position, h.bound, ARRAY(
+    SELECT DISTINCT f.position FROM (
+        SELECT p.position FROM unnest($6::text[]) AS k (tag) CROSS JOIN LATERAL (
+            SELECT t.position FROM event_tag AS t WHERE t.tag = k.tag AND t.position > $1 AND t.position <= h.bound
+            ORDER BY t.position LIMIT $5
+        ) AS p
+        UNION ALL
+        SELECT p.position FROM unnest($7::bigint[]) AS k (entity_no) CROSS JOIN LATERAL (
+            SELECT e.position FROM event AS e
+            WHERE e.entity_no = k.entity_no AND e.seq_nr >= seq_above(k.entity_no, $1) ORDER BY e.seq_nr LIMIT $5
+        ) AS p WHERE p.position <= h.bound
+    ) AS f ORDER BY f.position LIMIT $5
+) FROM {_BOUND}
+"""
+_BY_TYPES = f"""
+SELECT h.position, h.bound, ARRAY(
+    SELECT DISTINCT p.block FROM unnest($6::text[]) AS k (entity_type) CROSS JOIN LATERAL (
+        SELECT b.block FROM type_block AS b
+        WHERE b.entity_type = k.entity_type AND b.block >= ($1 + 1) >> {BLOCK_BITS} AND b.block <= h.bound >> {BLOCK_BITS}
+        ORDER BY b.block LIMIT $5
+    ) AS p ORDER BY p.block LIMIT $5
+) FROM {_BOUND}
+"""
+_HEAD_ONLY = f"SELECT h.position, h.bound, '{{}}'::bigint[] FROM {_BOUND} WHERE $5::int IS NOT NULL"
+_TAGS_BELOW = """
+WITH RECURSIVE found (tag) AS (
+    (SELECT t.tag FROM event_tag AS t WHERE t.tag >= $1 AND ($2::text IS NULL OR t.tag < $2) ORDER BY t.tag LIMIT 1)
+    UNION ALL
+    SELECT (
+        SELECT t.tag FROM event_tag AS t WHERE t.tag > found.tag AND ($2::text IS NULL OR t.tag < $2)
+        ORDER BY t.tag LIMIT 1
+    ) FROM found WHERE found.tag IS NOT NULL
+)
+SELECT tag FROM found WHERE tag IS NOT NULL LIMIT $3
+"""
+
+Stretches = list[tuple[int, int]]
+
+
+async def look(
+    connection: asyncpg.Connection, selection: Selection, *, after: int, through: int | None, max_events: int
+) -> tuple[Stretches, int, int]:
+    """Where wanted events may be: stretches (from, to) of positions; how far that is all; and the head it was read with.
+
+    ``after`` < position <= ``through``. Events at them are those wanted and perhaps others: the caller judges them.
+    """
+    keys = await _keys(connection, selection) if selection.has_keys else None
+    if keys is not None:
+        tags, entities = keys
+        is_wide = (len(tags) + len(entities)) * max_events > POSITIONS_PER_LOOK
+        args = (after, through, POSITIONS_PER_LOOK, is_wide, max_events)
+        head, bound, positions = await connection.fetchrow(_BY_KEYS, *args, tags, entities)
+        # Fewer than asked for: no key has more up to the bound.
+        done = bound if len(positions) < max_events else positions[-1]
+        return [(position, position) for position in positions], done, head
+    if selection.has_keys:
+        head, bound, _ = await connection.fetchrow(_HEAD_ONLY, after, through, POSITIONS_PER_LOOK, True, 0)
+        return [(after + 1, bound)] if after < bound else [], bound, head
+    wanted = POSITIONS_PER_LOOK // BLOCK_POSITIONS
+    args = (after, through, POSITIONS_PER_LOOK, False, wanted)
+    head, bound, blocks = await connection.fetchrow(_BY_TYPES, *args, sorted(selection.entity_types))
+    if len(blocks) == wanted:
+        bound = min(bound, (blocks[-1] << BLOCK_BITS) + BLOCK_POSITIONS - 1)
+    return list(stretches(blocks, after + 1, bound)), bound, head
+
+
+async def _keys(connection: asyncpg.Connection, selection: Selection) -> tuple[Sequence[str], Sequence[int]] | None:
+    """The tags (those below prefixes one by one) and entities to look up; None when they are too many."""
+    tags = set(selection.tags)
+    for prefix in sorted(selection.tag_prefixes):
+        room = KEYS_MAX - len(tags) - len(selection.persistence_ids)
+        if room <= 0:
+            return None
+        tags.update(row[0] for row in await connection.fetch(_TAGS_BELOW, prefix, prefix_end(prefix), room + 1))
+    if len(tags) + len(selection.persistence_ids) > KEYS_MAX:
+        return None
+    names = sorted(selection.persistence_ids)
+    find = "SELECT entity_no FROM entity WHERE persistence_id = ANY ($1::text[])"
+    rows = await connection.fetch(find, names) if names else []
+    return sorted(tags), [row[0] for row in rows]
