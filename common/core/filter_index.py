@@ -11,7 +11,7 @@ from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 from common.core.batch import UNIT_SEPARATOR, EventBatch, predecessor_tags
-from common.core.filters import EntityPredicate, Matched, previous_tags
+from common.core.filters import EntityPredicate, Matched
 from common.core.ids import SEPARATOR
 from common.core.topics import TOPIC_PREFIX, TopicTree
 
@@ -76,7 +76,7 @@ class FilterIndex(Generic[Key]):
     def match(self, events: EventBatch) -> dict[Key, Matched]:
         """For everyone whom some event of the batch concerns: which events, as ``match_batch`` would tell."""
         found: dict[_Group[Key], Matched] = {}
-        rows = zip(events.persistence_id, events.tags, previous_tags(events), strict=True)
+        rows = zip(events.persistence_id, events.tags, events.prev_tags, strict=True)
         for index, (persistence_id, tags, prev_tags) in enumerate(rows):
             before_tags = predecessor_tags(tags, prev_tags)
             for group in self._candidates(persistence_id, tags, before_tags):

@@ -8,7 +8,7 @@ brings it in is marked as entering. Expressions are decided once for an entity.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -246,17 +246,12 @@ class Matched:
 def match_batch(predicate: EntityPredicate, events: EventBatch) -> Matched:
     """Which events of a batch are delivered: by their own tags or by those their predecessor had."""
     matches, matched = predicate.matches, Matched()
-    rows = zip(events.persistence_id, events.tags, previous_tags(events), strict=True)
+    rows = zip(events.persistence_id, events.tags, events.prev_tags, strict=True)
     for index, (persistence_id, tags, prev_tags) in enumerate(rows):
         now = matches(persistence_id, tags)
         before = matches(persistence_id, predecessor_tags(tags, prev_tags)) if prev_tags else now
         matched.add(index, now, before)
     return matched
-
-
-def previous_tags(events: EventBatch) -> Sequence[str]:
-    """The column of predecessors' tags."""
-    return getattr(events, "prev_tags", None) or [""] * len(events)
 
 
 def _any_matches(patterns: list[Callable[[str], bool]], entity_id: str) -> bool:

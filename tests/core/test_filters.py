@@ -184,18 +184,11 @@ def test_of_two_filters_the_narrower_one_finds_what_both_select() -> None:
     assert AllOf((parse_filter("[]"),)).keys() is None
 
 
-@dataclass(slots=True)
-class Log(EventBatch):
-    """With the column of predecessors' tags."""
-
-    prev_tags: list[str] = field(default_factory=list)
-
-
 @dataclass
 class History:
     """A log in which entities change their tags, and what a naive reader would be given of it."""
 
-    events: Log = field(default_factory=Log)
+    events: EventBatch = field(default_factory=EventBatch)
 
     def add(self, who: str, tags: str) -> None:
         before = [tag for name, tag in zip(self.events.persistence_id, self.events.tags, strict=True) if name == who]
@@ -203,7 +196,7 @@ class History:
         one.position = [len(self.events) + 1]
         one.seq_nr = [len(before) + 1]
         differs = before and set(split_tags(before[-1])) != set(split_tags(tags))
-        self.events.prev_tags.append((before[-1] or NO_TAGS) if differs else "")
+        one.prev_tags = [(before[-1] or NO_TAGS) if differs else ""]
         self.events.extend(one)
 
     def walk(self, predicate: EntityPredicate) -> Matched:
