@@ -10,7 +10,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from enum import StrEnum
+from itertools import pairwise
 from typing import Any
+
+from common.core.history import History
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,3 +107,54 @@ def place_of_text(text: str) -> Place:
 def _cursor(told: dict[str, Any]) -> Cursor:
     scan = told["scan"]
     return Cursor(told["position"], told["digest"], told["timestamp_us"], SnapshotScan(**scan) if scan else None)
+
+
+class PlaceVerdict(StrEnum):
+    """What a source says of the place a consumer comes with (DESIGN.md 3.5)."""
+
+    FIRST = "first"
+    """It was never here."""
+    RESUME = "resume"
+    TRIMMED = "trimmed"
+    """Events after it may have been deleted."""
+    DIVERGED = "diverged"
+    """Histories part below it: the source has lost what the consumer has seen."""
+    OTHER_JOURNAL = "other_journal"
+    """It is a place in another journal."""
+    BEYOND_HEAD = "beyond_head"
+    """The log does not go so far."""
+
+
+def decide_place(place: Place, history: History, floor_position: int, digest_here: str = "") -> PlaceVerdict:
+    """Compare a consumer's place with the source's own history.
+
+    ``history`` has the head as it is now, ``floor_position`` is the highest position that retention ever removed, and
+    ``digest_here`` the digest of the own event at the live position ('' when there is none to be seen).
+    """
+    live = place.live
+    reached = max(live.position, live.scan.head if live.scan else 0)
+    if not place.journal_id:
+        return PlaceVerdict.FIRST if not reached else PlaceVerdict.OTHER_JOURNAL
+    if place.journal_id != history.journal_id:
+        return PlaceVerdict.OTHER_JOURNAL
+    if _parts_below(history, place.generation_id, reached):
+        return PlaceVerdict.DIVERGED
+    if reached > history.head_position:
+        return PlaceVerdict.BEYOND_HEAD
+    if digest_here and live.digest and digest_here != live.digest:
+        return PlaceVerdict.DIVERGED
+    # A consumer that is in its snapshots has been told of the trimming before.
+    if live.position < floor_position and live.scan is None:
+        return PlaceVerdict.TRIMMED
+    return PlaceVerdict.RESUME
+
+
+def _parts_below(history: History, generation_id: str, position: int) -> bool:
+    """Whether ``position`` of this generation is not a part of the history. A generation without events leaves no trace."""
+    generations = history.generations
+    ends = {one.id: following.first_position - 1 for one, following in pairwise(generations)}
+    ends[generations[-1].id] = position
+    if generation_id in ends:
+        return position > ends[generation_id]
+    was_forgotten = generations[0].first_position > max(position, 1)
+    return position > 0 and not was_forgotten

@@ -6,14 +6,13 @@ with a code before anything of it is used.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import astuple
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import common.border  # noqa: F401  (trio-asyncio must be imported before grpclib, which the generated code imports)
 
 # isort: split
-import betterproto
-
 from common.core.append import LocalAppend, ParkedEvent, StatedRange
 from common.core.batch import UNIT_SEPARATOR, EventBatch
 from common.core.errors import BackhaulError
@@ -31,9 +30,8 @@ from common.core.push_messages import (
 )
 from common.generated.backhaul import v1 as wire
 from common.transport import small_messages
+from common.transport.parsing import malformed, message_bytes, one_of, parse, ragged
 from common.transport.wire_format import length_delimited, repeated_bytes, same_text, zeros
-
-_Message = TypeVar("_Message", bound=betterproto.Message)
 
 _PLAIN_COLUMNS = (
     "position",
@@ -54,7 +52,6 @@ _BATCH_METADATA_COUNT = 14
 _OFTEN_ZERO = {"event_time_us": 4, "origin_seq_nr": 8}
 _OFTEN_SAME = {"event_type": 9, "codec": 10}
 _PUSH_BATCH_EVENTS = 3
-_FEW_ENTRIES = 32
 _FROM_EDGE_BATCH = 2
 _APPEND_EVENTS = 1
 
@@ -72,7 +69,7 @@ def encode_from_edge(message: FromEdge) -> bytes:
 
 def decode_from_edge(data: bytes) -> FromEdge:
     """Raises ``link.malformed`` or ``events.ragged``."""
-    kind, content = _one_of(wire.FromEdge, data)
+    kind, content = one_of(wire.FromEdge, data)
     match kind:
         case "batch":
             return _push_batch_from_wire(content)
@@ -80,7 +77,7 @@ def decode_from_edge(data: bytes) -> FromEdge:
             return Heartbeat(content.bytes_received, content.clock_us)
         case "hello":
             return _hello_from_wire(content)
-    raise _malformed(f"unknown content {kind!r}")
+    raise malformed(f"unknown content {kind!r}")
 
 
 def encode_from_cloud(message: FromCloud) -> bytes:
@@ -98,7 +95,7 @@ def encode_from_cloud(message: FromCloud) -> bytes:
 
 def decode_from_cloud(data: bytes) -> FromCloud:
     """Raises ``link.malformed``."""
-    kind, content = _one_of(wire.FromCloud, data)
+    kind, content = one_of(wire.FromCloud, data)
     match kind:
         case "ack":
             return _ack_from_wire(content)
@@ -108,7 +105,7 @@ def decode_from_cloud(data: bytes) -> FromCloud:
             return _start_from_wire(content)
         case "drain":
             return Drain(content.retry_after_s, content.reason)
-    raise _malformed(f"unknown content {kind!r}")
+    raise malformed(f"unknown content {kind!r}")
 
 
 def decode_append_request(data: bytes) -> LocalAppend:
@@ -116,7 +113,7 @@ def decode_append_request(data: bytes) -> LocalAppend:
 
     The digest is left empty: the intake computes it when there is a key.
     """
-    message = _parse(wire.AppendRequest, data)
+    message = parse(wire.AppendRequest, data)
     events = message.events
     n = len(events.persistence_id)
     for name in (
@@ -156,7 +153,9 @@ def encode_append_request(request: LocalAppend) -> bytes:
 
 def encode_append_reply(first_position: int, seq_nr: list[int], repeated: bool) -> bytes:
     """The answer to a stored append."""
-    return _bytes(wire.AppendReply, len(seq_nr), first_position=first_position, seq_nr=seq_nr, repeated_append=repeated)
+    return message_bytes(
+        wire.AppendReply, len(seq_nr), first_position=first_position, seq_nr=seq_nr, repeated_append=repeated
+    )
 
 
 def encode_append_error(error: BackhaulError) -> bytes:
@@ -166,7 +165,7 @@ def encode_append_error(error: BackhaulError) -> bytes:
 
 def decode_append_reply(data: bytes) -> tuple[int, list[int], bool]:
     """First position, numbers, repeated; raises the refusal as a ``BackhaulError``."""
-    message = _parse(wire.AppendReply, data)
+    message = parse(wire.AppendReply, data)
     if message.error_code:
         raise BackhaulError(message.error_code, message.error_message, message.error_hint)
     return message.first_position, message.seq_nr, message.repeated_append
@@ -195,13 +194,13 @@ def encode_batch(batch: EventBatch) -> bytes:
         columns["metadata_key"], columns["metadata_value"] = parts[::2], parts[1::2]
     else:
         by_hand.append(zeros(_BATCH_METADATA_COUNT, n))
-    return b"".join([_bytes(wire.EventBatch, n, **columns), *by_hand])
+    return b"".join([message_bytes(wire.EventBatch, n, **columns), *by_hand])
 
 
 def batch_from_wire(message: wire.EventBatch) -> EventBatch:
     """Checks all lengths. Raises ``events.ragged``."""
     if len(message.metadata_key) != len(message.metadata_value):
-        raise _ragged("metadata_key and metadata_value differ in length")
+        raise ragged("metadata_key and metadata_value differ in length")
     parts = [part for item in zip(message.metadata_key, message.metadata_value, strict=True) for part in item]
     batch = EventBatch(
         **{name: getattr(message, name) for name in _PLAIN_COLUMNS},
@@ -223,7 +222,7 @@ def _joined(counts: list[int], flat: list[str], name: str) -> list[str]:
     if not flat and not any(counts):
         return [""] * len(counts)
     if any(count < 0 for count in counts) or sum(counts) != len(flat):
-        raise _ragged(f"{name}_count adds up to {sum(counts)}, there are {len(flat)} entries")
+        raise ragged(f"{name}_count adds up to {sum(counts)}, there are {len(flat)} entries")
     if any(UNIT_SEPARATOR in part for part in flat):
         raise BackhaulError("events.invalid", f"a {name} contains a control character", "remove it")
     joined, start = [], 0
@@ -233,35 +232,43 @@ def _joined(counts: list[int], flat: list[str], name: str) -> list[str]:
     return joined
 
 
-def _encode_push_batch(batch: PushBatch) -> bytes:
-    ranges = small_messages.write(
+def encode_ranges(ranges: Sequence[StatedRange]) -> bytes:
+    """The bytes of a ``StatedRanges`` message; none for none."""
+    return small_messages.write(
         wire.StatedRanges,
-        persistence_id=[stated.persistence_id for stated in batch.ranges],
-        from_seq_nr=[stated.from_seq_nr for stated in batch.ranges],
-        to_seq_nr=[stated.to_seq_nr for stated in batch.ranges],
-        reason=[stated.reason for stated in batch.ranges],
+        persistence_id=[stated.persistence_id for stated in ranges],
+        from_seq_nr=[stated.from_seq_nr for stated in ranges],
+        to_seq_nr=[stated.to_seq_nr for stated in ranges],
+        reason=[stated.reason for stated in ranges],
     )
+
+
+def ranges_from_wire(columns: wire.StatedRanges) -> tuple[StatedRange, ...]:
+    """Checks all lengths. Raises ``events.ragged``."""
+    if not (len(columns.persistence_id) == len(columns.from_seq_nr) == len(columns.to_seq_nr) == len(columns.reason)):
+        raise ragged("the columns of the stated ranges differ in length")
+    rows = zip(columns.persistence_id, columns.from_seq_nr, columns.to_seq_nr, columns.reason, strict=True)
+    return tuple(StatedRange(*row) for row in rows)
+
+
+def _encode_push_batch(batch: PushBatch) -> bytes:
     beside = small_messages.write(
         wire.PushBatch,
         after_position=batch.after_position,
         through_position=batch.through_position,
-        ranges=ranges,
+        ranges=encode_ranges(batch.ranges),
         generation_id=batch.generation_id,
     )
     return beside + length_delimited(_PUSH_BATCH_EVENTS, encode_batch(batch.events))
 
 
 def _push_batch_from_wire(message: wire.PushBatch) -> PushBatch:
-    columns = message.ranges
-    if not (len(columns.persistence_id) == len(columns.from_seq_nr) == len(columns.to_seq_nr) == len(columns.reason)):
-        raise _ragged("the columns of the stated ranges differ in length")
-    ranges = map(StatedRange, columns.persistence_id, columns.from_seq_nr, columns.to_seq_nr, columns.reason)
     return PushBatch(
         message.after_position,
         message.through_position,
         message.generation_id,
         batch_from_wire(message.events),
-        tuple(ranges),
+        ranges_from_wire(message.ranges),
     )
 
 
@@ -280,7 +287,7 @@ def _hello_to_wire(hello: Hello) -> wire.Hello:
 
 def _hello_from_wire(message: wire.Hello) -> Hello:
     if not message.journal_id or not message.generation:
-        raise _malformed("a hello without journal id or generations")
+        raise malformed("a hello without journal id or generations")
     generations = tuple(Generation(entry.id, entry.first_position) for entry in message.generation)
     return Hello(
         message.origin_id,
@@ -320,10 +327,10 @@ def _start_from_wire(message: wire.Start) -> Start:
     try:
         resume = Resume(message.resume)
     except ValueError:
-        raise _malformed(f"unknown resume {message.resume!r}") from None
+        raise malformed(f"unknown resume {message.resume!r}") from None
     limits = PushLimits(message.window_events, message.window_bytes, message.batch_bytes, message.event_bytes)
     if stored.position < 0 or min(astuple(limits)) < 1:
-        raise _malformed("a start from where, or with limits by which, nothing can be sent")
+        raise malformed("a start from where, or with limits by which, nothing can be sent")
     return Start(
         message.session,
         Offset(
@@ -361,39 +368,9 @@ def _ack_from_wire(message: wire.Ack) -> Ack:
         message.parked_code,
     )
     if len({len(column) for column in columns}) > 1:
-        raise _ragged("the parked columns of an ack differ in length")
+        raise ragged("the parked columns of an ack differ in length")
     return Ack(message.position, tuple(map(ParkedEvent, *columns)))
 
 
 def _heartbeat_to_wire(heartbeat: Heartbeat) -> wire.Heartbeat:
     return wire.Heartbeat(heartbeat.bytes_received, heartbeat.clock_us)
-
-
-def _parse(kind: type[_Message], data: bytes) -> _Message:
-    """A message, or for a small one something with its attributes."""
-    try:
-        if len(data) <= small_messages.SMALL_BYTES:
-            return cast(_Message, small_messages.read(kind, data))
-        return kind().parse(data)
-    except Exception as error:  # the codec raises many kinds for malformed input
-        raise _malformed(f"{kind.__name__} does not decode: {type(error).__name__}") from error
-
-
-def _one_of(kind: type[_Message], data: bytes) -> tuple[str, Any]:
-    """Which content a stream's message has, and the content."""
-    message: Any = _parse(kind, data)
-    is_large = isinstance(message, betterproto.Message)
-    return betterproto.which_one_of(message, "message") if is_large else message.one_of
-
-
-def _bytes(kind: type[betterproto.Message], entries: int, **values: small_messages.Value) -> bytes:
-    """The bytes of a message whose columns have so many entries."""
-    return small_messages.write(kind, **values) if entries <= _FEW_ENTRIES else bytes(kind(**values))
-
-
-def _malformed(what: str) -> BackhaulError:
-    return BackhaulError("link.malformed", what, "speak protos/backhaul/v1; check that both sides are Backhaul")
-
-
-def _ragged(what: str) -> BackhaulError:
-    return BackhaulError("events.ragged", what, "give every column exactly one entry an event")
