@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from common.core.batch import EventBatch
 from common.core.history import Offset
+from common.core.statement import Statement
 
 LOCAL_OWNER = ""
 
@@ -22,13 +23,15 @@ class LocalAppend:
 
     ``expected`` maps a persistence id to the number its entity must have before this append (0 = does not exist).
     ``append_id`` makes repeats safe: the first outcome is stored with it, and the same id with another ``digest`` is
-    refused.
+    refused. ``statements`` are run in the same transaction when the events are stored; those of one group may be run
+    together, text by text, so they must not depend on another request's.
     """
 
     events: EventBatch
     expected: Mapping[str, int] = field(default_factory=dict)
     append_id: str = ""
     digest: bytes = b""
+    statements: tuple[Statement, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

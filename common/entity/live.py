@@ -31,6 +31,12 @@ from common.entity.definition import Definition
 MARK_KEY: Final = "decision"
 
 
+def marked(metadata: str, mark: str) -> str:
+    """An event's metadata with the mark of the decision that made it."""
+    own = f"{MARK_KEY}{UNIT_SEPARATOR}{mark}"
+    return f"{metadata}{UNIT_SEPARATOR}{own}" if metadata else own
+
+
 class Phase(Enum):
     """Who has an entity in hand."""
 
@@ -175,8 +181,7 @@ class LiveEntity:
         decided = decide_all(self.definition, self.state, self.seq_nr, [one.command for one in asked], event_max_bytes)
         events = decided.events
         if events:
-            marked = f"{MARK_KEY}{UNIT_SEPARATOR}{mark}"
-            events.metadata[0] = f"{events.metadata[0]}{UNIT_SEPARATOR}{marked}" if events.metadata[0] else marked
+            events.metadata[0] = marked(events.metadata[0], mark)
         key = asked[0].key if events else ""
         request = LocalAppend(
             events.batch(self.persistence_id),

@@ -14,7 +14,7 @@ from common.core.batch import split_metadata
 from common.core.errors import BackhaulError, ErrorKind
 from common.entity.deciding import replay
 from common.entity.definition import Definition
-from common.entity.live import MARK_KEY, Batch, LiveEntity
+from common.entity.live import MARK_KEY, LiveEntity
 from common.journal.interface import Journal
 from common.watchdog import Watchdog
 
@@ -104,10 +104,10 @@ async def _follow(
     return state, seq_nr
 
 
-async def was_stored(journal: Journal, persistence_id: str, seq_nr: int, batch: Batch) -> bool:
-    """Whether the events after ``seq_nr`` are those of this batch, whose append went unanswered."""
+async def was_stored(journal: Journal, persistence_id: str, seq_nr: int, mark: str) -> bool:
+    """Whether the event after ``seq_nr`` has this mark, so that an append that went unanswered was stored."""
     page = await journal.read_entity(persistence_id, seq_nr + 1, seq_nr + 1, max_events=1)
-    return len(page) == 1 and split_metadata(page.metadata[0]).get(MARK_KEY) == batch.mark
+    return len(page) == 1 and split_metadata(page.metadata[0]).get(MARK_KEY) == mark
 
 
 def _missing(persistence_id: str, seq_nr: int) -> BackhaulError:

@@ -342,7 +342,7 @@ class Entities:
             try:
                 told = await self._commit.append(batch.request)
                 is_new = isinstance(told, Appended) and not told.repeated
-                if not is_new and await was_stored(self._journal, entity.persistence_id, entity.seq_nr, batch):
+                if not is_new and await was_stored(self._journal, entity.persistence_id, entity.seq_nr, batch.mark):
                     entity.stored()
                     entity.is_stale = True
                     return

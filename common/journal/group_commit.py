@@ -215,7 +215,7 @@ class GroupCommit:
                 self.events += len(submitted.request.events)
                 submitted.settle(outcome.Value(told))
         except BackhaulError as error:
-            if error.code == "journal.broken" and len(taken) > 1:
+            if error.code in {"journal.broken", "projection.statement_failed"} and len(taken) > 1:
                 # The storage refused and kept nothing: it may be one request's fault, and only that one's.
                 for submitted in taken:
                     await self._commit([submitted])

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.ids import SliceRange
+from common.core.statement import Statement
+
+__all__ = ["LEASE_MARK", "ProjectionLease", "Statement", "fenced"]
 
 # In a name it says: held only for its lease, not a projection with an offset that retention must respect.
 LEASE_MARK = ":"
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """One SQL statement of a projection's handler, run once for each row of ``rows``.
-
-    Parameters are written ``$1``, ``$2`` … on every database; values are str, int, float, bytes, bool or None.
-    """
-
-    sql: str
-    rows: Sequence[Sequence[Any]] = ((),)
 
 
 @dataclass(frozen=True, slots=True)

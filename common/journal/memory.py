@@ -121,6 +121,7 @@ class MemoryJournal(MemorySubscriptions):
         appended = Appended(draft.head_position + 1, judged)
         self._store(draft, heads, replace(request.events, seq_nr=judged, origin_seq_nr=[0] * len(judged)))
         heads.keep()
+        self._database.tables.run(request.statements)
         if request.append_id:
             draft.append_ids[request.append_id] = AppendIdEntry(request.digest, appended, self._now_us())
         return appended

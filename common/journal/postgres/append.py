@@ -30,6 +30,7 @@ from common.core.append import (
 from common.core.batch import EventBatch, concat
 from common.core.ids import entity_type_of, slice_of
 from common.core.judge import judge_repeat
+from common.core.statement import Statement, merged
 
 T = TypeVar("T")
 
@@ -194,6 +195,20 @@ class AppendCall:
             origin_seq_nr=[seq if was else 0 for seq, was in zip(events.seq_nr, pushed, strict=True)],
             prev_tags=[before[index] for index in kept],
         )
+
+    @property
+    def has_statements(self) -> bool:
+        """Whether any request has statements to run with it."""
+        return any(isinstance(request, LocalAppend) and request.statements for request in self.requests)
+
+    def statements_of(self, outcomes: Sequence[AppendOutcome]) -> list[Statement]:
+        """Those of the requests that were stored now."""
+        return merged([
+            statement
+            for request, told in zip(self.requests, outcomes, strict=True)
+            if isinstance(request, LocalAppend) and isinstance(told, Appended) and not told.repeated
+            for statement in request.statements
+        ])  # fmt: skip
 
     def outcomes(self, answer: Mapping[str, Any]) -> list[AppendOutcome]:
         """One outcome a request, in order."""

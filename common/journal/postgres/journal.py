@@ -128,7 +128,13 @@ class PostgresJournal(PostgresReceived):
         if made_for_session != self._writer_sessions:  # its entity numbers may be those of another history
             call = AppendCall.of(call.requests, self._now_us(), self._entity_no, wants_all=call.wants_all)
         fail_point("append.before_commit")
-        answer = await connection.fetchrow(APPEND_SQL, *call.arguments)
+        if call.has_statements:
+            # The head is held for as long as they take; what they touch nobody else writes.
+            async with connection.transaction():
+                answer = await connection.fetchrow(APPEND_SQL, *call.arguments)
+                await projections.run_statements(connection, call.statements_of(call.outcomes(answer)))
+        else:
+            answer = await connection.fetchrow(APPEND_SQL, *call.arguments)
         fail_point("append.after_commit")
         numbers = answer["n_no"]
         if numbers:

@@ -24,12 +24,14 @@ from common.core.append import (
 from common.core.batch import EventBatch
 from common.core.ids import slice_of
 from common.core.judge import PushJudgement, judge_local, judge_pushed, judge_repeat, link_tags
+from common.core.statement import Statement, merged
 from common.fail_points import fail_point
 from common.journal.sqlite import indexes
 from common.journal.sqlite.connection import insert_rows, select, transaction
 from common.journal.sqlite.entities import Entities
 from common.journal.sqlite.log import head_position
 from common.journal.sqlite.origins import Origins
+from common.journal.sqlite.statements import run_statements
 
 
 def append_group(
@@ -74,6 +76,7 @@ class _Group:
         self._touched: dict[str, None] = {}
         self._append_ids: dict[str, tuple[bytes, Appended]] = {}
         self._new_append_ids: list[str] = []
+        self._statements: list[Statement] = []
         self._head_position = head_position(writer)
 
     def run(
@@ -92,6 +95,8 @@ class _Group:
             stored = store_events(self._writer, self._entities, stored, self._now_us)
         if self._new_append_ids:
             self._store_append_ids()
+        if self._statements:
+            run_statements(self._writer, merged(self._statements))
         return outcomes, stored, self._head_position + len(stored)
 
     def _load_append_ids(self, requests: Sequence[AppendRequest]) -> None:
@@ -120,6 +125,7 @@ class _Group:
         if request.append_id:
             self._append_ids[request.append_id] = (request.digest, appended)
             self._new_append_ids.append(request.append_id)
+        self._statements += request.statements
         return appended
 
     def _pushed(self, request: PushedAppend) -> Pushed | Fenced | OutOfStep | OriginBlocked:
