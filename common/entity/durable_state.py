@@ -1,6 +1,6 @@
 """Entities kept as one value: read it, replace it if its revision is still the one that was read, ask by tag or column.
 
-Every change is an event in the log under the entity's id (the value's type, or ``state.deleted``), and its number is the
+Every change is an event in the log under the entity's id (the value's type, or ``StateDeleted``), and its number is the
 revision; the value's row is written in the same transaction. So the log is the change feed, the journal arbitrates between
 writers as it does for events, and a deleted value's revisions go on. The tables are made for each definition and may be
 read by anybody with ``Journal.query``.
@@ -30,7 +30,7 @@ _OWN: Final = ("persistence_id", "revision", "updated_us", "value_type", "codec"
 _OPERATORS: Final = frozenset({"=", "<", "<=", ">", ">=", "<>"})
 
 
-@named("state.deleted")
+@named("StateDeleted")
 @dataclass(frozen=True)
 class Deleted:
     """What the change feed has for a value that was deleted."""

@@ -117,7 +117,7 @@ async def test_every_change_is_an_event_with_the_values_tags(states: States, jou
     log = await whole_log(journal)
     assert log.persistence_id == ["DroneState|d1"] * 2
     assert log.seq_nr == [1, 2]
-    assert log.event_type == ["Drone", "state.deleted"]
+    assert log.event_type == ["Drone", "StateDeleted"]
     assert [split_tags(tags) for tags in log.tags] == [("blue",), ("blue",)]
     registry = states.definitions["DroneState"].registry
     assert registry.decode_all(log) == [Drone("oslo", 80.0, ("blue",)), Deleted()]
