@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from common.core.append import AppendOutcome, AppendRequest, StatedRange
 from common.core.batch import Envelope, EventBatch
@@ -24,7 +24,8 @@ from common.core.ids import ALL_SLICES, SliceRange
 from common.core.judge import EntityHead
 from common.core.selection import EVERYTHING, Selection
 from common.journal.commit_feed import CommitFeed
-from common.journal.lease import ProjectionLease, Statement
+from common.journal.lease import ProjectionLease, SqlValue, Statement, Tables
+from common.journal.projection_store import ProjectionRow, ProjectionStore
 from common.journal.prompt import Prompt
 from common.journal.snapshot_store import SnapshotStore
 from common.journal.subscription_store import InboxRow, InboxStats, ReceivedCommit, SubscriptionStore
@@ -42,9 +43,11 @@ __all__ = [
     "ProjectionStore",
     "ReceivedCommit",
     "SnapshotStore",
+    "SqlValue",
     "Statement",
     "StoredRange",
     "SubscriptionStore",
+    "Tables",
     "TrimLimit",
 ]
 
@@ -90,20 +93,6 @@ class ParkedRow:
 
 
 @dataclass(frozen=True, slots=True)
-class ProjectionRow:
-    """A projection's range as stored. ``owner`` is '' when nobody holds the lease."""
-
-    name: str
-    slices: SliceRange
-    position: int
-    epoch: int
-    owner: str
-    lease_left_s: float
-    paused: bool
-    updated_us: int
-
-
-@dataclass(frozen=True, slots=True)
 class StoredRange:
     """A stated range as it was received and kept."""
 
@@ -128,45 +117,6 @@ class TrimLimit:
     entity_types: frozenset[str] = field(default_factory=frozenset)
     covered_types: frozenset[str] = field(default_factory=frozenset)
     after: int = 0
-
-
-class ProjectionStore(Protocol):
-    """Offsets, leases and effects of projections; a part of every journal."""
-
-    async def migrate(self, name: str, steps: Sequence[Sequence[str]]) -> None:
-        """Bring an application's tables to ``len(steps)`` under a lock; step i is a list of SQL statements.
-
-        Raises ``journal.schema_newer`` when the database has more steps than given.
-        """
-
-    async def acquire(self, name: str, slices: SliceRange, owner: str, lease_s: float) -> ProjectionLease | None:
-        """Take or renew the lease of a range (created at position 0 when new); None while another owner's holds or paused.
-
-        Taking it over from another owner bumps the epoch; renewing by the same owner does not. Times are the database's.
-        A lease that lasts longer than ``lease_s`` from now is of a clock that has stepped back since: it is not respected.
-        Raises ``projection.ranges_changed`` (``core.ranges``) when it would cut across another range with an offset.
-        """
-
-    async def release(self, lease: ProjectionLease) -> None:
-        """Give the lease up at once (a clean stop), if it is still ours."""
-
-    async def commit(
-        self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
-    ) -> ProjectionLease:
-        """Run ``statements`` and move the offset to ``position`` in one transaction, guarded by the epoch; renews the lease.
-
-        Raises ``projection.fenced`` when the epoch is not ours or the range is paused or its stored position is not the
-        lease's; nothing is written then. Other errors of the statements: ``projection.statement_failed``, nothing written.
-        """
-
-    async def rows(self) -> list[ProjectionRow]:
-        """All ranges of all projections; not what is held only for its lease (a name with a colon)."""
-
-    async def set_paused(self, name: str, paused: bool) -> int:
-        """Pause or resume all ranges of a projection; returns how many there are. Pausing bumps the epoch."""
-
-    async def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Rows of a read-only query over the application's tables, parameters as in ``Statement``."""
 
 
 class Journal(ProjectionStore, SnapshotStore, SubscriptionStore, Protocol):

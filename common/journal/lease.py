@@ -1,17 +1,36 @@
-"""The right to commit for a range of a projection or a subscription, and the statements that are run in such a commit."""
+"""The right to commit for a range of a projection or a subscription, and what is run in such a commit."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.ids import SliceRange
+from common.core.ranges import Ahead
 from common.core.statement import Statement
 
-__all__ = ["LEASE_MARK", "ProjectionLease", "Statement", "fenced"]
+__all__ = ["LEASE_MARK", "ProjectionLease", "SqlValue", "Statement", "Tables", "fenced"]
 
 # In a name it says: held only for its lease, not a projection with an offset that retention must respect.
 LEASE_MARK = ":"
+
+SqlValue = str | int | float | bytes | bool | None
+
+
+class Tables(Protocol):
+    """The application's tables, within a transaction: what a function that runs inside it is given.
+
+    Synchronous on every database, parameters as in ``Statement``; called in the thread the function runs in. Both
+    methods raise ``projection.statement_failed``, after which nothing of the transaction is kept whatever is done about
+    it, and ``projection.tables_closed`` when the transaction is over.
+    """
+
+    def query(self, sql: str, *args: SqlValue) -> list[tuple[Any, ...]]:
+        """The rows of a query; it sees what this transaction has written."""
+
+    def execute(self, sql: str, *args: SqlValue) -> None:
+        """Run a statement once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +41,7 @@ class ProjectionLease:
     slices: SliceRange
     epoch: int
     position: int
+    ahead: tuple[Ahead, ...] = ()
 
 
 def fenced(lease: ProjectionLease) -> BackhaulError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -14,7 +14,7 @@ from common.core.errors import BackhaulError
 from common.core.ids import SliceRange
 from common.core.ranges import check_ranges
 from common.journal.commit_feed import CommitFeed
-from common.journal.interface import ProjectionLease, ProjectionRow, Statement
+from common.journal.interface import ProjectionLease, ProjectionRow, Statement, Tables
 from common.journal.lease import LEASE_MARK, fenced
 from common.journal.memory_state import MemoryDatabase, MemoryState, ProjectionEntry
 
@@ -99,13 +99,50 @@ class MemoryProjections:
     ) -> ProjectionLease:
         """See ``ProjectionStore.commit``."""
         async with self._transaction() as draft:
-            row = held_row(draft, lease)
+            moved = self._move(draft, lease, position, lease_s)
             self._database.tables.run(statements)
-            now_us = self._now_us()
-            draft.projections[lease.name, lease.slices] = replace(
-                row, position=position, lease_until_us=lease_end(now_us, lease_s), updated_us=now_us
-            )
-            return replace(lease, position=position)
+            return moved
+
+    async def commit_inside(
+        self,
+        lease: ProjectionLease,
+        position: int,
+        work: Callable[[Tables], Awaitable[None]],
+        statements: Sequence[Statement],
+        lease_s: float,
+    ) -> ProjectionLease:
+        """See ``ProjectionStore.commit_inside``."""
+        async with self._transaction() as draft:
+            moved = self._move(draft, lease, position, lease_s)
+            tables = self._database.tables.open()
+            try:
+                await work(tables)
+            finally:
+                tables.close()
+            if tables.failure is not None:
+                raise tables.failure
+            self._database.tables.run(statements)
+            return moved
+
+    def _move(self, draft: MemoryState, lease: ProjectionLease, position: int, lease_s: float) -> ProjectionLease:
+        row, now_us = held_row(draft, lease), self._now_us()
+        draft.projections[lease.name, lease.slices] = replace(
+            row, position=position, lease_until_us=lease_end(now_us, lease_s), updated_us=now_us
+        )
+        return replace(lease, position=position)
+
+    async def intervene(self, name: str, statements: Sequence[Statement], *, restart: bool = False) -> int:
+        """See ``ProjectionStore.intervene``."""
+        async with self._transaction() as draft:
+            self._database.tables.run(statements)
+            keys = [key for key in draft.projections if key[0] == name]
+            for key in keys:
+                row = draft.projections[key]
+                position = 0 if restart else row.position
+                draft.projections[key] = replace(
+                    row, position=position, epoch=row.epoch + 1, owner="", lease_until_us=0
+                )
+            return len(keys)
 
     async def rows(self) -> list[ProjectionRow]:
         """See ``ProjectionStore.rows``."""

@@ -1,8 +1,10 @@
-"""What a projection does with events: a pure function from a batch to SQL statements, and the tables they write.
+"""What a projection does with events, as the application writes it: one function in one of four forms, and its tables.
 
-The run loop (``projection``) commits the statements together with the projection's offset, so each event takes effect
-exactly once and a handler need not be idempotent. In turn a handler reads nothing and remembers nothing between
-batches: what depends on an earlier value is written as SQL (``count = t.count + excluded.count``).
+``statements`` and ``each`` are pure: they return SQL, which is buffered and committed together with the projection's
+offset, so each event takes effect exactly once and the function need not be idempotent. What depends on an earlier
+value is written as SQL (``count = t.count + excluded.count``), or done by ``inside``, a plain function that reads and
+writes within that transaction, under a deadline. ``effect`` is an async function for effects elsewhere: the offset is
+saved after it, so after a crash some events come again.
 
 One SQL text serves SQLite and PostgreSQL: parameters are ``$1``, ``$2`` …; columns are ``TEXT``, ``BIGINT``,
 ``DOUBLE PRECISION``, ``BOOLEAN`` and ``BYTEA``, by which SQLite stores a ``bytes`` value unchanged; an upsert names the
@@ -11,23 +13,114 @@ old row by the table and the new one by ``excluded``. An integer must stay below
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
+from enum import StrEnum
+from typing import Any
 
-from common.core.batch import EventBatch
-from common.journal.interface import Statement
+from common.core.batch import Envelope, EventBatch
+from common.core.errors import ConfigurationError
+from common.core.ids import text_problem
+from common.journal.interface import Statement, Tables
+from common.journal.lease import LEASE_MARK
+
+_NAME_MAX_BYTES = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event as a handler sees it: ``value`` is what its payload means, ``envelope`` all that goes with it.
+
+    ``value`` is the payload as it is (bytes) where no event type of this name is registered.
+    """
+
+    value: Any
+    envelope: Envelope
+
+    @property
+    def entity_id(self) -> str:
+        """The id without the entity type."""
+        return self.envelope.persistence_id.partition("|")[2]
+
+
+class OnFailure(StrEnum):
+    """What becomes of an event that the handler cannot digest, ``attempts`` times in a row."""
+
+    RETRY = "retry"  # the range waits for it, for ever, with backoff
+    PARK = "park"  # it is set aside, and later events of its entity queue behind it; the rest flows on
+    STOP = "stop"  # the projection is paused until an operator resumes it
+
+
+Returned = Statement | Sequence[Statement] | None
+FORMS = ("statements", "each", "inside", "effect")
 
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A projection's name, its tables and what it does with a batch.
+    """A projection: its name, its tables, and a function in exactly one of the four forms.
 
     ``migrations`` holds the steps that bring the tables up, each a list of SQL statements; steps are only ever added.
-    ``statements`` gets events in log order, at least one, and only those of one range of slices: rows it writes must
-    belong to an entity, since another node may write those of other slices at the same time. What it raises stops
-    this projection before the batch, which is retried with backoff; no event is skipped.
+    A function gets events in log order and only those of one range of slices: rows it writes must belong to an entity,
+    since another node may write those of other slices at the same time.
     """
 
     name: str
     migrations: Sequence[Sequence[str]]
-    statements: Callable[[EventBatch], Sequence[Statement]]
+    statements: Callable[[EventBatch], Sequence[Statement]] | None = None
+    """Columns of at least one event → statements."""
+    _: KW_ONLY
+    each: Callable[[Event], Returned] | None = None
+    """One event → its statements; None for an event that means nothing here."""
+    inside: Callable[[Tables, Event], None] | None = None
+    """Runs inside the transaction, in a thread of the storage: reads and writes with ``tables``, waits for nothing else."""
+    effect: Callable[[Event], Awaitable[None]] | None = None
+    """At least once: sends, calls, publishes."""
+    entity_types: frozenset[str] = frozenset()
+    """Only events of these; empty for all."""
+    group_events: int | None = None
+    """Most events in one commit (else a page of the log; for ``inside`` and ``effect`` 100)."""
+    group_wait_s: float = 0.0
+    """At the end of the log, how long to wait for a group to fill; 0 commits what there is."""
+    deadline_s: float = 5.0
+    """A group's time in ``statements``, ``each`` and ``inside``, an event's in ``effect``."""
+    on_failure: OnFailure = OnFailure.RETRY
+    attempts: int = 3
+    parked_max: int = 10_000
+    """Most events of each range set aside; when so many are, the next one is retried instead."""
+    reset: Sequence[str] = ()
+    """SQL that empties the tables, for ``projections reset``; without it a reset is refused."""
+    is_quick: bool = False
+    """Never long and never waiting: called where the service's own code runs, and not in a thread."""
+
+    def __post_init__(self) -> None:
+        problem = _problem(self)
+        if problem:
+            raise ConfigurationError(
+                "projection.invalid_handler",
+                f"projection {self.name!r} {problem}",
+                "give a name, and one function as statements=, each=, inside= or effect=",
+            )
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The one function, whatever its form."""
+        given: list[Callable[..., Any]] = [getattr(self, form) for form in FORMS if getattr(self, form) is not None]
+        return given[0]
+
+
+def _problem(handler: Handler) -> str:
+    name_problem = text_problem(handler.name, _NAME_MAX_BYTES) if handler.name else "is empty"
+    if name_problem or "/" in handler.name or LEASE_MARK in handler.name:
+        return f"has a name that {name_problem or 'contains a slash or a colon'}"
+    given = [form for form in FORMS if getattr(handler, form) is not None]
+    if len(given) != 1:
+        return f"has {len(given)} functions ({', '.join(given) or 'none'})"
+    is_async = inspect.iscoroutinefunction(handler.function)
+    if is_async and given != ["effect"]:
+        return f"has an async function as {given[0]}=, which must be a plain one"
+    if not is_async and given == ["effect"] and inspect.isfunction(handler.function):
+        return "has a plain function as effect=, which must be async"
+    if min(handler.attempts, handler.deadline_s, handler.group_events or 1) <= 0 or handler.group_wait_s < 0:
+        return "has a bound that is not above 0"
+    return ""

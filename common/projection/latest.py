@@ -44,12 +44,13 @@ def _rows(batch: EventBatch) -> list[tuple[Any, ...]]:
     return list(zip(*(getattr(batch, name) for name in EVENT_COLUMNS), strict=True))
 
 
-def _statements(batch: EventBatch) -> list[Statement]:
+def latest_statements(batch: EventBatch) -> list[Statement]:
+    """The last event of each entity in a stretch of the log."""
     last = {entity: index for index, entity in enumerate(batch.persistence_id)}
     return [Statement(_UPSERT, _rows(batch.select(list(last.values()))))]
 
 
-LATEST: Final = Handler("latest", ((_CREATE,),), _statements)
+LATEST: Final = Handler("latest", ((_CREATE,),), latest_statements, reset=("DELETE FROM latest",), is_quick=True)
 
 
 async def latest_of(store: ProjectionStore, entity_type: str, entity_id: str) -> Envelope | None:

@@ -1,4 +1,4 @@
-"""Pages of the log, read and turned into statements: what a projection's range commits one after another.
+"""Pages of the log, read and given to the handler: what a projection's range commits one after another.
 
 Nothing here changes the store, so a page may be prepared while another one commits. Page size adapts to faults: after
 one, pages of a single event pass the good ones before it and name the bad one; then they double again.
@@ -6,32 +6,44 @@ one, pages of a single event pass the good ones before it and name the bad one; 
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from common.core.batch import EventBatch
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.ids import SliceRange
+from common.core.ids import SliceRange, entity_type_of
+from common.core.ranges import Ahead, not_yet_done
 from common.journal.interface import Journal, Statement
-from common.projection.handlers import Handler
+from common.projection import parking
+from common.projection.aside import Aside
 from common.projection.progress import ProjectionSettings
+from common.projection.work import Prepared, Work
 
 # What a page's own content may be to blame for.
-PAGE_FAULTS: Final = frozenset({"projection.handler_failed", "projection.statement_failed"})
+PAGE_FAULTS: Final = frozenset(
+    {
+        "projection.handler_failed",
+        "projection.handler_returned",
+        "projection.handler_timeout",
+        "projection.statement_failed",
+    }
+)
+_SMALL_GROUP: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """A stretch of the log up to ``through``, ready to commit.
 
-    ``is_full`` says that there was more than a page. ``heard`` is the journal's prompt from before the page was read:
-    everything up to there was in the log then.
+    ``events`` take effect by ``prepared``, ``parked`` are set aside by ``parking``. ``is_full`` says that there was more
+    than a page. ``heard`` is the journal's prompt from before the page was read: everything up to there was in the log.
     """
 
     events: EventBatch
-    statements: Sequence[Statement]
+    prepared: Prepared
+    parked: EventBatch
+    parking: Sequence[Statement]
     through: int
     is_full: bool
     heard: int
@@ -40,12 +52,26 @@ class Page:
 class Pages:
     """Prepares the pages of one range."""
 
-    def __init__(self, journal: Journal, handler: Handler, slices: SliceRange, settings: ProjectionSettings) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        work: Work,
+        slices: SliceRange,
+        settings: ProjectionSettings,
+        aside: Aside | None,
+        now_us: Callable[[], int],
+    ) -> None:
         self._journal = journal
-        self._handler = handler
+        self._work = work
         self._slices = slices
-        self._settings = settings
-        self._max_events = settings.page_max_events
+        self._aside = aside
+        self._now_us = now_us
+        self._max_bytes = settings.page_max_bytes
+        handler = work.handler
+        is_small = handler.inside is not None or handler.effect is not None
+        largest = min(settings.page_max_events, _SMALL_GROUP) if is_small else settings.page_max_events
+        self.group_events = handler.group_events or largest
+        self._max_events = self.group_events
 
     def narrow(self) -> None:
         """Go on with single events: one of them is at fault."""
@@ -53,46 +79,44 @@ class Pages:
 
     def widen(self) -> None:
         """A page went well."""
-        self._max_events = min(self._settings.page_max_events, 2 * self._max_events)
+        self._max_events = min(self.group_events, 2 * self._max_events)
 
-    async def prepare(self, after: int) -> Page:
-        """The page that follows position ``after``; it may hold no events.
+    async def prepare(self, after: int, ahead: Sequence[Ahead] = ()) -> Page:
+        """The page that follows position ``after``; it may hold no events. What slices are ``ahead`` by is left out.
 
         Raises:
-            BackhaulError: ``projection.handler_failed``, ``projection.ahead_of_log``, or what the journal raises.
+            BackhaulError: one of ``PAGE_FAULTS``, ``projection.ahead_of_log``, ``projection.parked_full``, or what the
+                journal raises.
         """
         heard = self._journal.prompt.position
         read = await self._journal.read(
-            after,
-            max_events=self._max_events,
-            max_bytes=self._settings.page_max_bytes,
-            slices=self._slices,
+            after, max_events=self._max_events, max_bytes=self._max_bytes, slices=self._slices
         )
         if read.head < after:
-            # Waiting would leave out whatever is written there next.
-            raise BackhaulError(
-                "projection.ahead_of_log",
-                f"the offset {after} is beyond the last position {read.head} of the log",
-                hint="the log was restored without its projections: restore both from one backup",
-                kind=ErrorKind.CONFLICT,
-                details={"position": after, "head": read.head},
-            )
-        statements = self._statements(read.events) if read.events else ()
-        return Page(read.events, statements, read.through, read.through < read.head, heard)
-
-    def _statements(self, events: EventBatch) -> Sequence[Statement]:
+            raise _ahead_of_log(after, read.head)
+        events, parked, reasons = self._sorted_out(self._wanted(read.events, ahead))
         try:
-            return self._handler.statements(events)
-        except Exception as error:
-            # Foreign code: whatever it raises concerns this projection only. Its words may quote a payload.
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            raise BackhaulError(
-                "projection.handler_failed",
-                f"the handler raised {type(error).__name__} at {place.filename}:{place.lineno}",
-                hint="mend the handler; the projection then goes on from this event",
-                kind=ErrorKind.INTERNAL,
-                details=place_of(events),
-            ) from error
+            prepared = await self._work.prepare(events)
+        except BackhaulError as error:
+            error.details.update(place_of(events))
+            raise
+        set_aside = [parking.park(self._work.handler.name, parked, reasons, self._now_us())] if parked else []
+        return Page(events, prepared, parked, set_aside, read.through, read.through < read.head, heard)
+
+    def _wanted(self, events: EventBatch, ahead: Sequence[Ahead]) -> EventBatch:
+        wanted = not_yet_done(ahead, events.persistence_id, events.position)
+        types = self._work.handler.entity_types
+        if types:
+            wanted = [index for index in wanted if entity_type_of(events.persistence_id[index]) in types]
+        return events if len(wanted) == len(events) else events.select(wanted)
+
+    def _sorted_out(self, events: EventBatch) -> tuple[EventBatch, EventBatch, Sequence[tuple[str, str]]]:
+        if self._aside is None or not events:
+            return events, EventBatch(), ()
+        kept, parked, reasons = self._aside.split(events)
+        if not parked:
+            return events, EventBatch(), ()
+        return events.select(kept), events.select(parked), reasons
 
 
 def place_of(events: EventBatch) -> dict[str, str | int]:
@@ -105,3 +129,14 @@ def place_of(events: EventBatch) -> dict[str, str | int]:
     if len(events) == 1:
         place |= {"persistence_id": events.persistence_id[0], "seq_nr": events.seq_nr[0]}
     return place
+
+
+def _ahead_of_log(after: int, head: int) -> BackhaulError:
+    # Waiting would leave out whatever is written there next.
+    return BackhaulError(
+        "projection.ahead_of_log",
+        f"the offset {after} is beyond the last position {head} of the log",
+        hint="the log was restored without its projections: restore both from one backup",
+        kind=ErrorKind.CONFLICT,
+        details={"position": after, "head": head},
+    )

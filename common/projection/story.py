@@ -6,7 +6,7 @@ said when it raised, since that may quote one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import structlog
@@ -14,7 +14,7 @@ import trio
 
 from common.core.batch import EventBatch
 from common.core.errors import BackhaulError
-from common.journal.interface import Journal, JournalStats, ProjectionLease, ProjectionRow
+from common.journal.interface import Journal, JournalStats, ProjectionLease, ProjectionRow, Statement
 from common.projection.progress import ProjectionProgress, ProjectionState
 from common.projection.status import measure_lag
 
@@ -119,6 +119,39 @@ class RangeStory:
             retry_in_s=round(retry_in_s, 2),
             repeat_key=f"{self._key} {error.code} {self.progress.position}",
         )
+
+    def halted(self, error: BackhaulError) -> None:
+        """The policy for an event that keeps failing has paused the projection."""
+        self._log.error("projection.halted", code=error.code, reason=error.message, details=error.details)
+
+    def parked(self, events: EventBatch, statements: Sequence[Statement]) -> None:
+        """Events were set aside: the first of each entity with the reason, those behind it by number only."""
+        about = [row for statement in statements for row in statement.rows]
+        for index, row in enumerate(about):
+            self._log.warning(
+                "projection.parked",
+                persistence_id=events.persistence_id[index],
+                seq_nr=events.seq_nr[index],
+                position=events.position[index],
+                code=row[2],
+                reason=row[3],
+                repeat_key=f"{self._key} {events.persistence_id[index]} {row[2]}",
+            )
+
+    def parked_again(self, event: EventBatch, error: BackhaulError) -> None:
+        """A parked event was tried again, as an operator wished, and failed again."""
+        self._log.warning(
+            "projection.parked_again",
+            persistence_id=event.persistence_id[0],
+            seq_nr=event.seq_nr[0],
+            position=event.position[0],
+            code=error.code,
+            reason=error.message,
+        )
+
+    def unparked(self, persistence_id: str, events: int) -> None:
+        """All parked events of an entity have taken effect; what follows goes its normal way."""
+        self._log.info("projection.unparked", persistence_id=persistence_id, events=events)
 
     def release_failed(self, error: BackhaulError) -> None:
         """The lease could not be given back; it lapses by itself."""

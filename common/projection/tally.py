@@ -102,7 +102,8 @@ def _event_hash(entity: str, seq_nr: int, payload: bytes) -> int:
     return int.from_bytes(digest.digest()) & _CHECKSUM_MASK
 
 
-def _statements(batch: EventBatch) -> list[Statement]:
+def tally_statements(batch: EventBatch) -> list[Statement]:
+    """What a stretch of the log adds to the table."""
     rows = [
         (entity, tally.events, tally.checksum, tally.first_seq_nr, tally.last_seq_nr, tally.out_of_order)
         for entity, tally in fold(batch).items()
@@ -110,7 +111,7 @@ def _statements(batch: EventBatch) -> list[Statement]:
     return [Statement(_UPSERT, rows)]
 
 
-TALLY: Final = Handler("tally", ((_CREATE,),), _statements)
+TALLY: Final = Handler("tally", ((_CREATE,),), tally_statements, reset=("DELETE FROM tally",), is_quick=True)
 
 
 async def tally_of(store: ProjectionStore, persistence_id: str) -> Tally | None:

@@ -16,7 +16,7 @@ from common.journal.interface import Journal
 from common.projection.latest import LATEST, latest_of
 from common.projection.progress import ProjectionSettings, ProjectionState
 from common.projection.status import projection_status
-from common.projection.tally import TALLY, all_tallies, fold_all, tally_of
+from common.projection.tally import TALLY, all_tallies, fold_all, tally_of, tally_statements
 from tests.contract.journals import Storage
 from tests.support.projections import (
     SMALL_PAGES,
@@ -104,7 +104,7 @@ async def test_the_table_joins_pages_as_a_fold_does(journal: Journal) -> None:
     lease = await journal.acquire(TALLY.name, ALL_SLICES, "test", 60)
     assert lease is not None
     for position, page in enumerate(pages, start=1):
-        lease = await journal.commit(lease, position, TALLY.statements(page), 60)
+        lease = await journal.commit(lease, position, tally_statements(page), 60)
     assert await all_tallies(journal) == fold_all(pages)
     assert sum(tally.out_of_order for tally in fold_all(pages).values()) > 20
 
@@ -146,7 +146,7 @@ async def test_a_second_node_takes_over_and_the_first_one_writes_nothing_more(st
             await commits.reach(100)
             page = await first.read(0, max_events=10, max_bytes=1 << 20)
             with pytest.raises(BackhaulError) as refused:
-                await first.commit(stale, page.through, TALLY.statements(page.events), 1)
+                await first.commit(stale, page.through, tally_statements(page.events), 1)
             assert refused.value.code == "projection.fenced"
         assert await all_tallies(first) == await expected_tallies(first)
 

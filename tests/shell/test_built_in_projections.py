@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.core.batch import EVENT_COLUMNS, EventBatch, new_events
-from common.projection.latest import LATEST
+from common.projection.latest import latest_statements
 from common.projection.tally import Tally, fold, fold_all
 
 numbered = st.tuples(st.sampled_from(["A|1", "A|2", "B|1"]), st.integers(1, 9), st.binary(max_size=3))
@@ -66,7 +66,7 @@ def test_a_checksum_is_the_same_for_ever() -> None:
 
 @given(st.lists(numbered, min_size=1, max_size=30))
 def test_latest_writes_one_row_an_entity_with_its_last_event(rows: list[tuple[str, int, bytes]]) -> None:
-    [statement] = LATEST.statements(batch_of(rows))
+    [statement] = latest_statements(batch_of(rows))
     position, entity = EVENT_COLUMNS.index("position"), EVENT_COLUMNS.index("persistence_id")
     written = {row[entity]: row[position] for row in statement.rows}
     assert len(written) == len(statement.rows)

@@ -17,10 +17,12 @@ from common.core.ids import ALL_SLICES, SliceRange
 from common.core.selection import EVERYTHING, Selection
 from common.journal.interface import Journal, LogPage, ProjectionLease, Statement
 from common.journal.memory import MemoryDatabase, MemoryJournal
+from common.projection.calls import ThreadCalls, call_inline
 from common.projection.handlers import Handler
 from common.projection.progress import ProjectionProgress, ProjectionSettings
 from common.projection.projection import run_projections
-from common.projection.tally import TALLY, Tally, fold_all
+from common.projection.tally import TALLY, Tally, fold_all, tally_statements
+from common.projection.work import Decode, undecoded
 
 SMALL_PAGES = ProjectionSettings(page_max_events=10)
 UNAVAILABLE = BackhaulError("journal.unavailable", "cut", retry_after_s=0.1)
@@ -63,6 +65,15 @@ class Commits:
             await self._more.park()
 
 
+async def until(condition: Callable[[], bool], at_most_s: float = 20.0) -> None:
+    """Wait, in real time, for something that other tasks bring about."""
+    with trio.fail_after(at_most_s):
+        while True:
+            if condition():
+                return
+            await trio.sleep(0.01)
+
+
 def clock_us() -> int:
     """UTC microseconds that follow trio's clock, so that the two cannot part under a mock clock."""
     return 1_700_000_000_000_000 + round(trio.current_time() * 1e6)
@@ -76,8 +87,13 @@ async def running(
     settings: ProjectionSettings | None = None,
     commits: Commits | None = None,
     seed: int = 1,
+    decode: Decode = undecoded,
+    in_threads: bool = False,
 ) -> AsyncIterator[list[ProjectionProgress]]:
-    """Projections (``tally`` if none is named) that run until the block is left."""
+    """Projections (``tally`` if none is named) that run until the block is left.
+
+    ``in_threads`` calls their functions as a service does, which a mock clock would not wait for.
+    """
     async with trio.open_nursery() as nursery:
 
         async def run(task_status: trio.TaskStatus[list[ProjectionProgress]]) -> None:
@@ -89,6 +105,8 @@ async def running(
                 now_us=clock_us,
                 random=Random(seed),
                 on_commit=commits,
+                decode=decode,
+                plain_calls=ThreadCalls if in_threads else lambda: call_inline,
                 task_status=task_status,
             )
 
@@ -112,9 +130,9 @@ class Mendable:
             if len(batch) == 1:
                 self.was_met_alone.set()
             if self._bad_sql:
-                return [*TALLY.statements(batch), Statement("INSERT INTO nowhere VALUES (1)")]
+                return [*tally_statements(batch), Statement("INSERT INTO nowhere VALUES (1)")]
             raise ZeroDivisionError("secret payload")
-        return TALLY.statements(batch)
+        return tally_statements(batch)
 
 
 class StagedJournal(MemoryJournal):

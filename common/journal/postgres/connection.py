@@ -6,10 +6,10 @@ the next use opens another. What asyncpg and the server raise becomes one of our
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import trio
@@ -121,6 +121,14 @@ def address_of(url: str) -> str:
     return f"{host}{f':{port}' if port else ''}{parts.path}"
 
 
+class Call(Protocol):
+    """Awaits an asyncio-flavoured function of a connection to its end, whatever happens to the caller."""
+
+    async def __call__(
+        self, fn: Callable[Concatenate[asyncpg.Connection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+
+
 class OwnedConnection:
     """A connection for one purpose. ``prepare`` is run on each new session before its first use; asyncio-flavoured."""
 
@@ -153,19 +161,47 @@ class OwnedConnection:
             BackhaulError: ``journal.unavailable``, ``journal.full``, ``journal.broken``; the connection is gone then
                 unless the server itself refused the statement. What ``fn`` did is not known after the first.
         """
-        async with self._turn:
-            with told(self._server.name):
-                connection = self._connection
-                if connection is None or connection.is_closed():
-                    connection = self._connection = await self._server.connect(self._purpose, self._settings)
-                    if self._prepare:
-                        try:
-                            await self._finish(connection, self._prepare, connection)
-                        except BaseException:
-                            self.cut()
-                            raise
+        async with self.held() as call:
+            return await call(fn, *args, **kwargs)
 
-                return await self._finish(connection, fn, connection, *args, **kwargs)
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[Call]:
+        """The connection for several calls in a row, those of one transaction; each is as ``run``.
+
+        A session that is still in a transaction when the block is left is cut, and so undone; one that is lost within
+        the block is not replaced there, since the next call would take effect without what went before.
+        """
+        async with self._turn:
+            used: asyncpg.Connection | None = None
+
+            async def call(
+                fn: Callable[Concatenate[asyncpg.Connection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+            ) -> T:
+                nonlocal used
+                with told(self._server.name):
+                    if used is not None and used.is_closed():
+                        raise asyncpg.ConnectionDoesNotExistError("the session was lost between two statements")
+                    used = used or await self._ready()
+                    return await self._finish(used, fn, used, *args, **kwargs)
+
+            try:
+                yield call
+            finally:
+                connection = self._connection
+                if connection is not None and not connection.is_closed() and connection.is_in_transaction():
+                    self.cut()
+
+    async def _ready(self) -> asyncpg.Connection:
+        connection = self._connection
+        if connection is None or connection.is_closed():
+            connection = self._connection = await self._server.connect(self._purpose, self._settings)
+            if self._prepare:
+                try:
+                    await self._finish(connection, self._prepare, connection)
+                except BaseException:
+                    self.cut()
+                    raise
+        return connection
 
     async def _finish(
         self, connection: asyncpg.Connection, fn: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs

@@ -5,7 +5,7 @@ What is done is in the modules beside this one, on which session in ``sessions``
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ParamSpec, TypeVar
 
@@ -27,9 +27,10 @@ from common.journal.interface import (
     ProjectionRow,
     Statement,
     StoredRange,
+    Tables,
     TrimLimit,
 )
-from common.journal.postgres import log, opening, origins, parked, projections
+from common.journal.postgres import inside, log, opening, origins, parked, projections
 from common.journal.postgres.append import APPEND_SQL, AppendCall
 from common.journal.postgres.connection import (
     Server,
@@ -274,6 +275,22 @@ class PostgresJournal(PostgresReceived):
         return await committer.connection.run(
             projections.commit, committer.prepared, lease, position, statements, lease_s, self._now_us()
         )
+
+    async def commit_inside(
+        self,
+        lease: ProjectionLease,
+        position: int,
+        work: Callable[[Tables], Awaitable[None]],
+        statements: Sequence[Statement],
+        lease_s: float,
+    ) -> ProjectionLease:
+        """See ``ProjectionStore.commit_inside``."""
+        session = next((session for session in self._inside if not session.is_busy), self._inside[0])
+        return await inside.commit_inside(session, lease, position, work, statements, lease_s, self._now_us())
+
+    async def intervene(self, name: str, statements: Sequence[Statement], *, restart: bool = False) -> int:
+        """See ``ProjectionStore.intervene``."""
+        return await self._committer().connection.run(projections.intervene, name, statements, restart)
 
     async def rows(self) -> list[ProjectionRow]:
         """See ``ProjectionStore.rows``."""

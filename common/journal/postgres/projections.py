@@ -165,6 +165,53 @@ async def run_statements(connection: asyncpg.Connection, statements: Sequence[St
             await connection.executemany(statement.sql, statement.rows)
 
 
+async def begin(connection: asyncpg.Connection, lease: ProjectionLease) -> asyncpg.transaction.Transaction:
+    """Open a transaction for a function that runs inside it, unless the range is no longer ours."""
+    transaction = connection.transaction()
+    await transaction.start()
+    if not await connection.fetchval(f"SELECT count(*) FROM projection WHERE {_GUARD}", *_key(lease)):
+        await transaction.rollback()
+        raise fenced(lease)
+    return transaction
+
+
+async def ask(connection: asyncpg.Connection, sql: str, args: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """One statement of such a function."""
+    with _told(sql):
+        return list(map(tuple, await connection.fetch(sql, *args)))
+
+
+async def end(
+    connection: asyncpg.Connection,
+    transaction: asyncpg.transaction.Transaction,
+    lease: ProjectionLease,
+    position: int,
+    statements: Sequence[Statement],
+    lease_s: float,
+    now_us: int,
+) -> ProjectionLease:
+    """Run the last statements, move the offset and commit. The guard comes last: rows of applications are locked first."""
+    await run_statements(connection, statements)
+    if await connection.execute(_MOVE, *_key(lease), position, lease_s, now_us) != "UPDATE 1":
+        raise fenced(lease)
+    fail_point(_IN_TRANSACTION)
+    await transaction.commit()
+    return replace(lease, position=position)
+
+
+async def intervene(connection: asyncpg.Connection, name: str, statements: Sequence[Statement], restart: bool) -> int:
+    """See ``ProjectionStore.intervene``."""
+    async with connection.transaction():
+        await run_statements(connection, statements)
+        done: str = await connection.execute(
+            "UPDATE projection SET epoch = epoch + 1, owner = '', lease_until = '-infinity',"
+            " position = CASE WHEN $2 THEN 0 ELSE position END WHERE name = $1",
+            name,
+            restart,
+        )
+    return int(done.split()[-1])
+
+
 async def rows(connection: asyncpg.Connection) -> list[ProjectionRow]:
     """See ``ProjectionStore.rows``."""
     stored = await connection.fetch(

@@ -1,7 +1,8 @@
 """A node's sessions with its database, and what this process remembers of the log.
 
 What the parts of ``PostgresJournal`` stand on. Each kind of work has a session of its own, so none waits for another:
-appends, reads (two), the state of origins and parked events, projections (two), and hints.
+appends, reads (two), the state of origins and parked events, projections (two, and two more for functions that run
+inside a transaction), and hints.
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ class PostgresSessions:
         self._readers = [_Reader(server, f"reader {number}", self._covered) for number in (1, 2)]
         self._state = OwnedConnection(server, "state")
         self._projections = [_Committer(server, f"projections {number}") for number in (1, 2)]
+        # Apart: an application's function may keep its transaction open for seconds.
+        self._inside = [OwnedConnection(server, f"inside projections {number}") for number in (1, 2)]
 
     @property
     def history(self) -> History:
@@ -107,6 +110,7 @@ class PostgresSessions:
             *(reader.connection for reader in self._readers),
             self._state,
             *(committer.connection for committer in self._projections),
+            *self._inside,
         ):
             await connection.aclose()
 

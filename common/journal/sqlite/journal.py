@@ -6,7 +6,7 @@ transaction at a time; reads go through the reader and never wait for a commit.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -28,6 +28,7 @@ from common.journal.interface import (
     ProjectionRow,
     Statement,
     StoredRange,
+    Tables,
     TrimLimit,
 )
 from common.journal.sqlite import log, origins, parked, projections
@@ -42,6 +43,7 @@ from common.journal.sqlite.connection import (
     transaction,
 )
 from common.journal.sqlite.entities import Entities, entity_head
+from common.journal.sqlite.inside import InsideTransaction
 from common.journal.sqlite.received import SqliteReceived
 from common.journal.sqlite.statements import run_query
 
@@ -258,6 +260,39 @@ class SqliteJournal(SqliteReceived):
         return await self._write(
             projections.commit, lease, position, statements, lease_s=lease_s, now_us=self._now_us()
         )
+
+    async def commit_inside(
+        self,
+        lease: ProjectionLease,
+        position: int,
+        work: Callable[[Tables], Awaitable[None]],
+        statements: Sequence[Statement],
+        lease_s: float,
+    ) -> ProjectionLease:
+        """See ``ProjectionStore.commit_inside``."""
+        inside = InsideTransaction(self._file)
+
+        def begin() -> ProjectionLease:
+            return inside.begin(
+                lambda writer: projections.move(writer, lease, position, lease_s=lease_s, now_us=now_us)
+            )
+
+        async with self._writer_turn:
+            now_us = self._now_us()
+            moved = await self._run(begin)
+            try:
+                await work(inside.tables)
+            except BaseException:
+                with trio.CancelScope(shield=True):  # bounded: what runs is interrupted
+                    await self._run(inside.roll_back)
+                raise
+            with trio.CancelScope(shield=True):
+                await self._run(inside.commit, statements)
+        return moved
+
+    async def intervene(self, name: str, statements: Sequence[Statement], *, restart: bool = False) -> int:
+        """See ``ProjectionStore.intervene``."""
+        return await self._write(projections.intervene, name, statements, restart=restart)
 
     async def rows(self) -> list[ProjectionRow]:
         """See ``ProjectionStore.rows``."""

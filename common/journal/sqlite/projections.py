@@ -74,6 +74,16 @@ def commit(
     now_us: int,
 ) -> ProjectionLease:
     """See ``ProjectionStore.commit``."""
+    moved = move(writer, lease, position, lease_s=lease_s, now_us=now_us)
+    run_statements(writer, statements)
+    fail_point("projection.in_transaction")
+    return moved
+
+
+def move(
+    writer: apsw.Connection, lease: ProjectionLease, position: int, *, lease_s: float, now_us: int
+) -> ProjectionLease:
+    """Move the offset and renew the lease, if both are still ours."""
     writer.execute(
         f"UPDATE projection SET position = ?, lease_until_us = ?, updated_us = ?"
         f" WHERE {_RANGE} AND epoch = ? AND position = ? AND NOT paused",
@@ -90,9 +100,18 @@ def commit(
     )
     if not writer.changes():
         raise fenced(lease)
-    run_statements(writer, statements)
-    fail_point("projection.in_transaction")
     return replace(lease, position=position)
+
+
+def intervene(writer: apsw.Connection, name: str, statements: Sequence[Statement], *, restart: bool) -> int:
+    """See ``ProjectionStore.intervene``."""
+    run_statements(writer, statements)
+    writer.execute(
+        "UPDATE projection SET epoch = epoch + 1, owner = '', lease_until_us = 0,"
+        " position = CASE WHEN ? THEN 0 ELSE position END WHERE name = ?",
+        (restart, name),
+    )
+    return writer.changes()
 
 
 def _lease_end(now_us: int, lease_s: float) -> int:

@@ -7,14 +7,17 @@ says ``$2`` before ``$1`` means the same here as on PostgreSQL.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import apsw
 
-from common.core.errors import BackhaulError
-from common.journal.interface import Statement
+from common.core.errors import BackhaulError, ErrorKind
+from common.journal.interface import SqlValue, Statement
+from common.journal.sqlite.connection import coded_errors
 
 
 def run_statements(connection: apsw.Connection, statements: Sequence[Statement]) -> None:
@@ -36,6 +39,52 @@ def run_query(connection: apsw.Connection, sql: str, args: Sequence[Any]) -> lis
     """
     with _told(sql):
         return list(connection.execute(sql, _named(args)))
+
+
+class OpenTables:
+    """``Tables`` within a transaction that the caller holds; also from another thread, until it is closed."""
+
+    def __init__(self, connection: apsw.Connection, path: Path = Path("memory")) -> None:
+        self._connection = connection
+        self._path = path
+        self._turn = threading.Lock()
+        self._is_closed = False
+        self.failure: BackhaulError | None = None
+        """Why nothing of the transaction may be kept, whatever the application makes of the error."""
+
+    def query(self, sql: str, *args: SqlValue) -> list[tuple[Any, ...]]:
+        """See ``Tables.query``."""
+        with self._turn:
+            if self._is_closed:
+                raise tables_closed()
+            if self.failure is not None:
+                raise self.failure
+            try:
+                with coded_errors(self._path), _told(sql):
+                    return list(self._connection.execute(sql, _named(args)))
+            except BackhaulError as error:
+                self.failure = error
+                raise
+
+    def execute(self, sql: str, *args: SqlValue) -> None:
+        """See ``Tables.execute``."""
+        self.query(sql, *args)
+
+    def close(self) -> None:
+        """End what runs now, and refuse what would come."""
+        self._connection.interrupt()
+        with self._turn:
+            self._is_closed = True
+
+
+def tables_closed() -> BackhaulError:
+    """The refusal for a function that goes on after its transaction is over."""
+    return BackhaulError(
+        "projection.tables_closed",
+        "the transaction is over: the function had not returned when its deadline came",
+        "use the tables only before the function returns, and within its deadline",
+        kind=ErrorKind.CONFLICT,
+    )
 
 
 class TablesInMemory:
@@ -60,6 +109,10 @@ class TablesInMemory:
     def run(self, statements: Sequence[Statement]) -> None:
         """See ``run_statements``."""
         run_statements(self._connection, statements)
+
+    def open(self) -> OpenTables:
+        """For a function that runs inside the transaction."""
+        return OpenTables(self._connection)
 
     def query(self, sql: str, args: Sequence[Any]) -> list[tuple[Any, ...]]:
         """See ``run_query``."""

@@ -1,0 +1,301 @@
+"""One range of a projection while it runs on this node: its lease, its pages, and what is done about faults.
+
+No state is kept that the store does not have, but for the count of an event's failures: after any error the range
+starts from its offset. Behind, the next page is read and prepared while the current one commits. At the end of the log
+that would only split small batches in two, so there a commit ends before the next read begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Final, NoReturn
+
+import trio
+
+from common.core.backoff import Backoff
+from common.core.batch import EventBatch
+from common.core.errors import BackhaulError, ErrorKind
+from common.core.ids import SliceRange
+from common.journal.interface import Journal, ProjectionLease, ProjectionRow, Statement
+from common.projection import parking
+from common.projection.aside import Aside
+from common.projection.handlers import OnFailure
+from common.projection.pages import PAGE_FAULTS, Page, Pages, place_of
+from common.projection.progress import OnCommit, ProjectionSettings
+from common.projection.story import RangeStory
+from common.projection.work import Prepared, Work
+
+# Also a cancelled range finishes taking a lease, so that it knows what to give back, and gives it back.
+_ACQUIRE_DEADLINE_S: Final = 3.0
+_RELEASE_DEADLINE_S: Final = 2.0
+
+
+@dataclass(slots=True)
+class _Ahead:
+    """The page that was prepared while another one committed, or why it could not be."""
+
+    page: Page | None = None
+    error: BackhaulError | None = None
+
+
+class RangeTask:
+    """One range; ``run`` is its task."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        work: Work,
+        slices: SliceRange,
+        owner: str,
+        settings: ProjectionSettings,
+        now_us: Callable[[], int],
+        random: Random,
+        story: RangeStory,
+        on_commit: OnCommit | None,
+    ) -> None:
+        self._journal = journal
+        self._work = work
+        self._handler = handler = work.handler
+        self._slices = slices
+        self._aside = Aside(handler, slices) if handler.on_failure is OnFailure.PARK else None
+        self._pages = Pages(journal, work, slices, settings, self._aside, now_us)
+        self._owner = owner
+        self._settings = settings
+        self._random = random
+        self._story = story
+        self._on_commit = on_commit
+        self._backoff = Backoff(settings.backoff_min_s, settings.backoff_max_s)
+        self._lease = ProjectionLease(handler.name, slices, 0, 0)
+        self._renew_at = 0.0
+        self._fault = (0, 0)
+
+    async def run(self) -> NoReturn:
+        """Take the lease, follow the log, and begin again after whatever ends that."""
+        has_tables = False
+        while True:
+            try:
+                if not has_tables:
+                    await self._journal.migrate(self._handler.name, self._handler.migrations)
+                    if self._aside is not None:
+                        await parking.make_tables(self._journal)
+                    has_tables = True
+                await self._hold()
+            except BackhaulError as error:
+                retry_in_s = await self._after(error)
+            await trio.sleep(retry_in_s)
+
+    # -- faults --------------------------------------------------------------------------------------------------
+    async def _after(self, error: BackhaulError) -> float:
+        """Seconds to wait before beginning again."""
+        if error.code == "projection.fenced":
+            self._story.fenced(self._lease)
+            return self._settings.standby_poll_s
+        is_last_chance = False
+        if error.code in PAGE_FAULTS:
+            self._pages.narrow()
+            is_last_chance = self._has_had_its_chances(error)
+        retry_in_s = self._backoff.next_delay(self._random.random(), at_least_s=error.retry_after_s or 0.0)
+        self._story.failed(error, self._backoff.failures, retry_in_s)
+        if is_last_chance and self._aside is not None:
+            self._aside.condemn(self._fault[0], error)
+            return 0.0
+        if is_last_chance:
+            try:
+                await self._journal.set_paused(self._handler.name, True)
+            except BackhaulError:
+                return retry_in_s  # the event is tried once more, and then this
+            self._story.halted(error)
+        return retry_in_s
+
+    def _has_had_its_chances(self, error: BackhaulError) -> bool:
+        """Whether the policy takes over: an event, by itself, failed so often."""
+        position = error.details.get("from_position")
+        if "persistence_id" not in error.details or not isinstance(position, int):
+            return False
+        at, times = self._fault
+        self._fault = (position, times + 1 if at == position else 1)
+        return self._handler.on_failure is not OnFailure.RETRY and self._fault[1] >= self._handler.attempts
+
+    # -- the lease -----------------------------------------------------------------------------------------------
+    async def _hold(self) -> NoReturn:
+        self._lease = await self._acquire()
+        try:
+            self._story.started(self._lease, self._owner, await self._journal.stats())
+            if self._aside is not None:
+                await self._aside.load(self._journal)
+                await self._retry_wanted(self._aside)
+            await self._follow()
+        finally:
+            with trio.move_on_after(_RELEASE_DEADLINE_S, shield=True):
+                await self._release()
+
+    async def _acquire(self) -> ProjectionLease:
+        """Wait until the range is ours."""
+        while True:
+            # Shielded: a lease that was taken unheard would keep others out until it lapses.
+            with trio.move_on_after(_ACQUIRE_DEADLINE_S, shield=True) as asking:
+                lease = await self._journal.acquire(
+                    self._handler.name, self._slices, self._owner, self._settings.lease_s
+                )
+                if lease is not None:
+                    return lease
+            if asking.cancelled_caught:
+                raise BackhaulError(
+                    "projection.acquire_timeout",
+                    f"the store did not answer within {_ACQUIRE_DEADLINE_S:g} s",
+                    hint="look at the database's load and locks",
+                    kind=ErrorKind.UNAVAILABLE,
+                )
+            row = self._own_row(await self._journal.rows())
+            if row is not None:
+                self._story.not_ours(row)
+            await trio.sleep(self._settings.standby_poll_s * (0.5 + self._random.random() / 2))
+
+    def _own_row(self, rows: Sequence[ProjectionRow]) -> ProjectionRow | None:
+        wanted = (self._handler.name, self._slices)
+        return next((row for row in rows if (row.name, row.slices) == wanted), None)
+
+    async def _release(self) -> None:
+        try:
+            await self._journal.release(self._lease)
+        except BackhaulError as error:
+            self._story.release_failed(error)
+
+    # -- the log -------------------------------------------------------------------------------------------------
+    async def _follow(self) -> NoReturn:
+        idle_s = min(self._settings.poll_s, self._settings.lease_s / 3)
+        self._renew_at = trio.current_time() + self._settings.lease_s / 3
+        page = await self._prepare(self._lease.position)
+        while True:
+            if page.is_full:
+                self._story.behind()
+                page = await self._commit_and_prepare(page)
+                continue
+            if page.events or page.parked or trio.current_time() >= self._renew_at:
+                # Without events this renews the lease, and moves the offset over what other ranges have.
+                await self._commit(page)
+            self._story.at_end_of_log()
+            # Also above what was heard: a prompt that knows of more than the log has must not make this spin.
+            await self._journal.prompt.wait_above(max(page.through, page.heard), idle_s)
+            await self._let_group_fill(page.through)
+            page = await self._prepare(page.through)
+
+    async def _let_group_fill(self, after: int) -> None:
+        wait_s = min(self._handler.group_wait_s, self._settings.lease_s / 3)
+        if wait_s and self._journal.prompt.position > after:
+            await self._journal.prompt.wait_above(after + self._pages.group_events - 1, wait_s)
+
+    async def _prepare(self, after: int) -> Page:
+        return await self._pages.prepare(after, self._lease.ahead)
+
+    async def _commit(self, page: Page) -> None:
+        events = page.events
+        try:
+            if page.prepared.effects:
+                events = await self._let_effects_happen(page)
+                await self._store(page.through, page.prepared)
+            else:
+                await self._store(page.through, page.prepared, page.parking)
+        except BackhaulError as error:
+            if error.code in PAGE_FAULTS and page.events and "from_position" not in error.details:
+                error.details.update(place_of(page.events))
+            raise
+        if page.parked:
+            self._story.parked(page.parked, page.parking)
+        self._committed(events)
+        if page.events or page.parked:
+            self._backoff.progressed()
+            self._pages.widen()
+
+    def _committed(self, events: EventBatch) -> None:
+        self._story.committed(self._lease, events)
+        if self._on_commit is not None and events:
+            self._on_commit(self._story.progress, events)
+
+    async def _store(self, through: int, prepared: Prepared, more: Sequence[Statement] = ()) -> None:
+        """Commit, and hold the range with what came of it."""
+        lease_s, inside = self._settings.lease_s, prepared.inside
+        if inside is None:
+            self._lease = await self._journal.commit(self._lease, through, [*prepared.statements, *more], lease_s)
+        else:
+            self._lease = await self._journal.commit_inside(
+                self._lease, through, inside, [*prepared.statements, *more], lease_s
+            )
+        self._renew_at = trio.current_time() + lease_s / 3
+
+    async def _let_effects_happen(self, page: Page) -> EventBatch:
+        """One event after the other; what is done is kept in time, and before the fault of one that follows.
+
+        Returns the events whose offset is not saved yet.
+        """
+        events, kept = page.events, 0
+        if page.parking:
+            await self._store(self._lease.position, Prepared(), page.parking)
+        for index, event in enumerate(page.prepared.effects):
+            error: BackhaulError | None = None
+            try:
+                await self._work.effect(event)
+            except BackhaulError as fault:
+                error = fault
+                error.details.update(place_of(events.slice(index, index + 1)))
+            done = index if error else index + 1
+            if kept < done and (error or trio.current_time() >= self._renew_at):
+                await self._store(events.position[done - 1], Prepared())
+                self._committed(events.slice(kept, done))
+                kept = done
+            if error:
+                raise error
+        return events.slice(kept, len(events))
+
+    async def _commit_and_prepare(self, page: Page) -> Page:
+        """Commit ``page`` and prepare the next one meanwhile; an error of the latter waits for the commit."""
+        ahead, failure = _Ahead(), None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._prepare_ahead, page.through, ahead)
+            try:
+                await self._commit(page)
+            except BackhaulError as error:
+                failure = error
+                nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if ahead.error is not None:
+            raise ahead.error
+        assert ahead.page is not None
+        return ahead.page
+
+    async def _prepare_ahead(self, after: int, ahead: _Ahead) -> None:
+        try:
+            ahead.page = await self._prepare(after)
+        except BackhaulError as error:
+            ahead.error = error
+
+    # -- parked events ---------------------------------------------------------------------------------------------
+    async def _retry_wanted(self, aside: Aside) -> None:
+        """Try again what an operator wants tried, an entity's events in order, each in a commit of its own."""
+        name = self._handler.name
+        for persistence_id in await parking.wanted_entities(self._journal, name, self._slices):
+            stored = 0
+            while event := await parking.first_parked(self._journal, name, persistence_id):
+                try:
+                    await self._take_parked(event)
+                except BackhaulError as error:
+                    if error.code not in PAGE_FAULTS:
+                        raise
+                    statements = parking.failed_again(name, persistence_id, event.position[0], error)
+                    await self._store(self._lease.position, Prepared(statements))
+                    self._story.parked_again(event, error)
+                    break
+                stored += 1
+            else:
+                aside.entities.pop(persistence_id, None)
+                self._story.unparked(persistence_id, stored)
+
+    async def _take_parked(self, event: EventBatch) -> None:
+        prepared = await self._work.prepare(event)
+        for one in prepared.effects:
+            await self._work.effect(one)
+        await self._store(self._lease.position, prepared, [parking.done(self._handler.name, event.position[0])])
