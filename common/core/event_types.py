@@ -127,6 +127,11 @@ class Registry:
         """The stable name of a registered class."""
         return self._by_class[cls].stored.name
 
+    def class_of(self, name: str) -> type | None:
+        """The class with this stable name."""
+        known = self._by_name.get(name)
+        return known.stored.cls if known else None
+
     def encode(self, value: object) -> Encoded:
         """The value as the columns of a batch hold it.
 

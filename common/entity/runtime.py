@@ -125,7 +125,8 @@ class Entities:
         if type(command) not in definition.commands:
             raise refusals.unknown_command(type(command).__qualname__, entity_type, definition.commands.names)
         name = persistence_id(entity_type, self._id_prefix + entity_id)
-        asked = Asked(command, key)
+        # A key belongs to its entity: it is used as an append id, which all of the journal shares.
+        asked = Asked(command, f"{name} {key}" if key else "")
         answer = await self._answer(definition, name, asked, deadline_s)
         if key and isinstance(answer, Accepted | Rejected) and not (isinstance(answer, Accepted) and answer.events):
             # Nothing was stored with the key now, so it may be the state after the first time that says no.
