@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 from common.core.batch import EventBatch
 from common.core.history import Offset
@@ -44,12 +45,20 @@ class StatedRange:
     reason: str
 
 
+class Lane(Enum):
+    """Which of an origin's two cursors a stretch moves (``push_lanes``)."""
+
+    LIVE = "live"
+    BACKFILL = "backfill"
+
+
 @dataclass(frozen=True, slots=True)
 class PushedAppend:
     """Positions ``after_position`` < p <= ``through.position`` of an origin's journal.
 
     ``events`` keeps the origin's numbering. ``poison`` maps an index in ``events`` to the code of what makes that event
-    unfit to store. ``session`` must be the origin's newest, ``branch`` is the one its Hello opened.
+    unfit to store. ``session`` must be the origin's newest, ``branch`` is the one its Hello opened. In the backfill lane
+    positions are compared with the origin's backfill cursor, and events whose number is known are passed over.
     """
 
     origin_id: str
@@ -61,6 +70,7 @@ class PushedAppend:
     ranges: tuple[StatedRange, ...] = ()
     poison: Mapping[int, str] = field(default_factory=dict)
     parked_max: int = 10_000
+    lane: Lane = Lane.LIVE
 
 
 AppendRequest = LocalAppend | PushedAppend

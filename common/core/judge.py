@@ -8,7 +8,7 @@ so one call after another sees what the earlier ones stored.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 
@@ -16,6 +16,7 @@ from common.core.append import (
     LOCAL_OWNER,
     Appended,
     AppendRefused,
+    Lane,
     LocalAppend,
     ParkedEvent,
     PushedAppend,
@@ -112,13 +113,15 @@ class PushJudgement:
     skipped: list[StatedRange] = field(default_factory=list)
 
 
-def judge_pushed(request: PushedAppend, heads: Heads) -> PushJudgement:
+def judge_pushed(request: PushedAppend, heads: Heads, parked_to: Mapping[str, int] | None = None) -> PushJudgement:
     """Judge the events of a pushed batch in order, each after the entity's stated ranges that begin below it.
 
     An event is accepted when its entity is owned by the origin, has nothing parked, and the event follows the last known
     one: ``prev_seq_nr`` is what is known and ``seq_nr`` is one more. On the first event of a new branch the known number
     is what the peer says, as long as it is not above what the old branch had: the fork is rebased onto the head.
     A range and the events around it may come in one batch: within an entity, numbers say what comes first.
+    In the backfill lane an event whose number is known, or is parked (``parked_to``: the last number an entity has
+    parked), is passed over, on whichever branch it came: up to where a log was forked its branches are one.
     """
     judgement = PushJudgement()
     waiting: dict[str, deque[StatedRange]] = {}
@@ -137,6 +140,8 @@ def judge_pushed(request: PushedAppend, heads: Heads) -> PushJudgement:
         if persistence_id in waiting:
             skip(waiting[persistence_id], seq_nr)
         head = _head_for(request, persistence_id, heads)
+        if request.lane is Lane.BACKFILL and _has(request, head, seq_nr, parked_to or {}):
+            continue
         code = request.poison.get(index) or _objection(request, head, seq_nr, prev_seq_nr)
         if code:
             head.parked += head.owner == request.origin_id
@@ -155,6 +160,13 @@ def _head_for(request: PushedAppend, persistence_id: str, heads: Heads) -> Entit
     if head is None:
         head = heads[persistence_id] = EntityHead(persistence_id, owner=request.origin_id, branch=request.branch)
     return head
+
+
+def _has(request: PushedAppend, head: EntityHead, seq_nr: int, parked_to: Mapping[str, int]) -> bool:
+    """Whether the owner's event with this number is stored, stated or parked already."""
+    if head.owner != request.origin_id:
+        return False
+    return seq_nr <= head.origin_seq_nr or (head.parked > 0 and seq_nr <= parked_to.get(head.persistence_id, 0))
 
 
 def _accept(head: EntityHead, seq_nr: int, branch: int) -> int:
@@ -189,7 +201,10 @@ def _skip(request: PushedAppend, stated: StatedRange, heads: Heads) -> StatedRan
     head = _head_for(request, stated.persistence_id, heads)
     if head.owner != request.origin_id:
         return None
-    return stated if head.parked else _pass_over(head, request.branch, stated)
+    if head.parked:
+        return stated
+    # What is backfilled lies where the branches of the log are one still: there is nothing to go back to.
+    return _pass_over(head, head.branch if request.lane is Lane.BACKFILL else request.branch, stated)
 
 
 def _pass_over(head: EntityHead, branch: int, stated: StatedRange) -> StatedRange | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.core.append import ParkedEvent, StatedRange
+from common.core.append import Lane, ParkedEvent, StatedRange
 from common.core.batch import EventBatch
 from common.core.history import History, Offset, Resume
+from common.core.push_lanes import NO_FILTER, UNFILTERED, FilterApplied, PushFilter, PushPlace
 
 PROTOCOL_VERSION = 1
 PUSH_PATH = "/backhaul.v1.Push/Connect"
@@ -36,7 +37,7 @@ class PushLimits:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where to go on, and under which session."""
+    """Where to go on, under which session, and with which filter: ``place`` is what is, ``desired`` what is asked for."""
 
     session: int
     stored: Offset
@@ -45,25 +46,37 @@ class Start:
     cloud_generation_id: str
     limits: PushLimits
     clock_us: int
+    place: PushPlace = UNFILTERED
+    desired: PushFilter = NO_FILTER
+
+
+@dataclass(frozen=True, slots=True)
+class FilterUpdate:
+    """The cloud asks for another filter; the edge answers ``FilterApplied`` when it comes to it, or to a later one."""
+
+    version: int
+    criteria: str
 
 
 @dataclass(frozen=True, slots=True)
 class PushBatch:
-    """Positions ``after_position`` < p <= ``through_position``; ``generation_id`` wrote the last of them."""
+    """Positions ``after_position`` < p <= ``through_position`` of a lane; ``generation_id`` wrote the last of them."""
 
     after_position: int
     through_position: int
     generation_id: str
     events: EventBatch
     ranges: tuple[StatedRange, ...] = ()
+    lane: Lane = Lane.LIVE
 
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """Every position up to this one is durable at the receiver."""
+    """Every position of the lane up to this one is durable at the receiver, or was withheld."""
 
     position: int
     parked: tuple[ParkedEvent, ...] = ()
+    lane: Lane = Lane.LIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,5 +95,5 @@ class Drain:
     reason: str
 
 
-FromEdge = Hello | PushBatch | Heartbeat
-FromCloud = Start | Ack | Heartbeat | Drain
+FromEdge = Hello | PushBatch | FilterApplied | Heartbeat
+FromCloud = Start | Ack | FilterUpdate | Heartbeat | Drain

@@ -28,7 +28,7 @@ from common.core.push_messages import (
     PushLimits,
     Start,
 )
-from common.core.push_session import Endpoint, fenced
+from common.core.push_receiving import Endpoint, fenced
 from common.fail_points import fail_point
 from common.journal.group_commit import AHEAD_MIN_EVENTS, GROUP_MAX_BYTES, GROUP_MAX_EVENTS, Submitted
 from common.journal.interface import Journal

@@ -12,7 +12,8 @@ from common.core.errors import BackhaulError
 from common.core.history import Generation, History, Offset, Resume
 from common.core.judge import judge_pushed
 from common.core.push_messages import Ack, PushBatch, PushLimits, Start
-from common.core.push_session import Endpoint, Producer, StartVerdict, judge_start, ranges_to_state
+from common.core.push_receiving import Endpoint
+from common.core.push_session import Producer, StartVerdict, judge_start, ranges_to_state
 
 LIMITS = PushLimits(window_events=20, window_bytes=20_000, batch_bytes=2_000, event_bytes=1_000)
 HISTORY = History("j", (Generation("g", 1),), 100)
