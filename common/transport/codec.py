@@ -7,28 +7,28 @@ with a code before anything of it is used.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple
 from typing import Any
 
 import common.border  # noqa: F401  (trio-asyncio must be imported before grpclib, which the generated code imports)
 
 # isort: split
-from common.core.append import LocalAppend, ParkedEvent, StatedRange
+from common.core.append import Lane, LocalAppend, ParkedEvent, StatedRange
 from common.core.batch import UNIT_SEPARATOR, EventBatch
 from common.core.errors import BackhaulError
-from common.core.history import Generation, History, Offset, Resume
+from common.core.push_lanes import FilterApplied
 from common.core.push_messages import (
     Ack,
     Drain,
+    FilterUpdate,
     FromCloud,
     FromEdge,
     Heartbeat,
     Hello,
     PushBatch,
-    PushLimits,
     Start,
 )
 from common.generated.backhaul import v1 as wire
+from common.transport import push_control_codec as control
 from common.transport import small_messages
 from common.transport.parsing import malformed, message_bytes, one_of, parse, ragged
 from common.transport.wire_format import length_delimited, repeated_bytes, same_text, zeros
@@ -64,7 +64,9 @@ def encode_from_edge(message: FromEdge) -> bytes:
         case Heartbeat():
             return bytes(wire.FromEdge(heartbeat=_heartbeat_to_wire(message)))
         case Hello():
-            return bytes(wire.FromEdge(hello=_hello_to_wire(message)))
+            return bytes(wire.FromEdge(hello=control.hello_to_wire(message)))
+        case FilterApplied():
+            return bytes(wire.FromEdge(filter_applied=control.applied_to_wire(message)))
 
 
 def decode_from_edge(data: bytes) -> FromEdge:
@@ -76,7 +78,9 @@ def decode_from_edge(data: bytes) -> FromEdge:
         case "heartbeat":
             return Heartbeat(content.bytes_received, content.clock_us)
         case "hello":
-            return _hello_from_wire(content)
+            return control.hello_from_wire(content)
+        case "filter_applied":
+            return control.applied_from_wire(content)
     raise malformed(f"unknown content {kind!r}")
 
 
@@ -88,7 +92,9 @@ def encode_from_cloud(message: FromCloud) -> bytes:
         case Heartbeat():
             return bytes(wire.FromCloud(heartbeat=_heartbeat_to_wire(message)))
         case Start():
-            return bytes(wire.FromCloud(start=_start_to_wire(message)))
+            return bytes(wire.FromCloud(start=control.start_to_wire(message)))
+        case FilterUpdate():
+            return bytes(wire.FromCloud(filter_update=control.update_to_wire(message)))
         case Drain():
             return bytes(wire.FromCloud(drain=wire.Drain(retry_after_s=message.retry_after_s, reason=message.reason)))
 
@@ -102,9 +108,11 @@ def decode_from_cloud(data: bytes) -> FromCloud:
         case "heartbeat":
             return Heartbeat(content.bytes_received, content.clock_us)
         case "start":
-            return _start_from_wire(content)
+            return control.start_from_wire(content)
         case "drain":
             return Drain(content.retry_after_s, content.reason)
+        case "filter_update":
+            return control.update_from_wire(content)
     raise malformed(f"unknown content {kind!r}")
 
 
@@ -258,6 +266,7 @@ def _encode_push_batch(batch: PushBatch) -> bytes:
         through_position=batch.through_position,
         ranges=encode_ranges(batch.ranges),
         generation_id=batch.generation_id,
+        backfill=batch.lane is Lane.BACKFILL,
     )
     return beside + length_delimited(_PUSH_BATCH_EVENTS, encode_batch(batch.events))
 
@@ -269,83 +278,7 @@ def _push_batch_from_wire(message: wire.PushBatch) -> PushBatch:
         message.generation_id,
         batch_from_wire(message.events),
         ranges_from_wire(message.ranges),
-    )
-
-
-def _hello_to_wire(hello: Hello) -> wire.Hello:
-    return wire.Hello(
-        protocol_version=hello.protocol_version,
-        origin_id=hello.origin_id,
-        instance=hello.instance,
-        journal_id=hello.history.journal_id,
-        generation=[wire.Generation(entry.id, entry.first_position) for entry in hello.history.generations],
-        head_position=hello.history.head_position,
-        entity_type=list(hello.entity_types),
-        clock_us=hello.clock_us,
-    )
-
-
-def _hello_from_wire(message: wire.Hello) -> Hello:
-    if not message.journal_id or not message.generation:
-        raise malformed("a hello without journal id or generations")
-    generations = tuple(Generation(entry.id, entry.first_position) for entry in message.generation)
-    return Hello(
-        message.origin_id,
-        message.instance,
-        History(message.journal_id, generations, message.head_position),
-        message.clock_us,
-        tuple(message.entity_type),
-        message.protocol_version,
-    )
-
-
-def _start_to_wire(start: Start) -> wire.Start:
-    stored = start.stored
-    return wire.Start(
-        session=start.session,
-        stored=wire.Offset(
-            stored.journal_id,
-            stored.generation_id,
-            stored.position,
-            stored.timestamp_us,
-            stored.persistence_id,
-            stored.seq_nr,
-        ),
-        resume=start.resume.value,
-        cloud_journal_id=start.cloud_journal_id,
-        cloud_generation_id=start.cloud_generation_id,
-        window_events=start.limits.window_events,
-        window_bytes=start.limits.window_bytes,
-        batch_bytes=start.limits.batch_bytes,
-        event_bytes=start.limits.event_bytes,
-        clock_us=start.clock_us,
-    )
-
-
-def _start_from_wire(message: wire.Start) -> Start:
-    stored = message.stored
-    try:
-        resume = Resume(message.resume)
-    except ValueError:
-        raise malformed(f"unknown resume {message.resume!r}") from None
-    limits = PushLimits(message.window_events, message.window_bytes, message.batch_bytes, message.event_bytes)
-    if stored.position < 0 or min(astuple(limits)) < 1:
-        raise malformed("a start from where, or with limits by which, nothing can be sent")
-    return Start(
-        message.session,
-        Offset(
-            stored.journal_id,
-            stored.generation_id,
-            stored.position,
-            stored.timestamp_us,
-            stored.persistence_id,
-            stored.seq_nr,
-        ),
-        resume,
-        message.cloud_journal_id,
-        message.cloud_generation_id,
-        limits,
-        message.clock_us,
+        _lane(message.backfill),
     )
 
 
@@ -357,6 +290,7 @@ def _ack_to_wire(ack: Ack) -> bytes:
         parked_persistence_id=[parked.persistence_id for parked in ack.parked],
         parked_seq_nr=[parked.seq_nr for parked in ack.parked],
         parked_code=[parked.code for parked in ack.parked],
+        backfill=ack.lane is Lane.BACKFILL,
     )
 
 
@@ -369,7 +303,11 @@ def _ack_from_wire(message: wire.Ack) -> Ack:
     )
     if len({len(column) for column in columns}) > 1:
         raise ragged("the parked columns of an ack differ in length")
-    return Ack(message.position, tuple(map(ParkedEvent, *columns)))
+    return Ack(message.position, tuple(map(ParkedEvent, *columns)), _lane(message.backfill))
+
+
+def _lane(backfill: bool) -> Lane:
+    return Lane.BACKFILL if backfill else Lane.LIVE
 
 
 def _heartbeat_to_wire(heartbeat: Heartbeat) -> wire.Heartbeat:

@@ -158,6 +158,7 @@ class FromEdge(betterproto.Message):
     hello: "Hello" = betterproto.message_field(1, group="message")
     batch: "PushBatch" = betterproto.message_field(2, group="message")
     heartbeat: "Heartbeat" = betterproto.message_field(3, group="message")
+    filter_applied: "FilterApplied" = betterproto.message_field(4, group="message")
 
 
 @dataclass(eq=False, repr=False)
@@ -166,6 +167,42 @@ class FromCloud(betterproto.Message):
     ack: "Ack" = betterproto.message_field(2, group="message")
     heartbeat: "Heartbeat" = betterproto.message_field(3, group="message")
     drain: "Drain" = betterproto.message_field(4, group="message")
+    filter_update: "FilterUpdate" = betterproto.message_field(5, group="message")
+
+
+@dataclass(eq=False, repr=False)
+class PushFilter(betterproto.Message):
+    """
+    What of an edge's journal is pushed. Criteria are JSON, canonical; empty = everything.
+    """
+
+    version: int = betterproto.int64_field(1)
+    criteria: str = betterproto.string_field(2)
+    """The cloud's for this edge."""
+
+    producer: str = betterproto.string_field(3)
+    """The edge's own, which always holds too."""
+
+
+@dataclass(eq=False, repr=False)
+class FilterUpdate(betterproto.Message):
+    """
+    The cloud asks for another filter. A later one takes the place of one that was not begun yet.
+    """
+
+    filter: "PushFilter" = betterproto.message_field(1)
+
+
+@dataclass(eq=False, repr=False)
+class FilterApplied(betterproto.Message):
+    """
+    Sent when everything before it is acknowledged. After `position` the live lane obeys `filter`.
+    """
+
+    filter: "PushFilter" = betterproto.message_field(1)
+    position: int = betterproto.int64_field(2)
+    needs_backfill: bool = betterproto.bool_field(3)
+    """Whether positions up to there follow in the backfill lane."""
 
 
 @dataclass(eq=False, repr=False)
@@ -224,6 +261,19 @@ class Start(betterproto.Message):
     batch_bytes: int = betterproto.int64_field(8)
     event_bytes: int = betterproto.int64_field(9)
     clock_us: int = betterproto.int64_field(10)
+    old_filter: "PushFilter" = betterproto.message_field(11)
+    """
+    Where the two lanes are: live obeyed old_filter up to change_position; positions up to backfill_position of that
+     have been backfilled with what only new_filter selects. When both are equal, live obeys new_filter.
+    """
+
+    new_filter: "PushFilter" = betterproto.message_field(12)
+    change_position: int = betterproto.int64_field(13)
+    backfill_position: int = betterproto.int64_field(14)
+    desired_filter: "PushFilter" = betterproto.message_field(15)
+    """
+    What is asked for now; the edge begins a change when it is something else.
+    """
 
 
 @dataclass(eq=False, repr=False)
@@ -239,10 +289,15 @@ class PushBatch(betterproto.Message):
     generation_id: str = betterproto.string_field(5)
     """Generation of the last position."""
 
+    backfill: bool = betterproto.bool_field(6)
+    """Whether these are positions of the backfill lane."""
+
 
 @dataclass(eq=False, repr=False)
 class Ack(betterproto.Message):
-    """Every position <= position is durable in the cloud. Cumulative."""
+    """
+    Every position <= position of the lane is durable in the cloud, or was withheld. Cumulative.
+    """
 
     position: int = betterproto.int64_field(1)
     parked_position: List[int] = betterproto.int64_field(2)
@@ -251,6 +306,7 @@ class Ack(betterproto.Message):
     parked_persistence_id: List[str] = betterproto.string_field(3)
     parked_seq_nr: List[int] = betterproto.int64_field(4)
     parked_code: List[str] = betterproto.string_field(5)
+    backfill: bool = betterproto.bool_field(6)
 
 
 @dataclass(eq=False, repr=False)
