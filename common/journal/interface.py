@@ -27,6 +27,7 @@ from common.journal.commit_feed import CommitFeed
 from common.journal.lease import ProjectionLease, SqlValue, Statement, Tables
 from common.journal.projection_store import ProjectionRow, ProjectionStore
 from common.journal.prompt import Prompt
+from common.journal.push_filter_store import PushFilterStore
 from common.journal.snapshot_store import SnapshotStore
 from common.journal.subscription_store import InboxRow, InboxStats, ReceivedCommit, SubscriptionStore
 
@@ -41,6 +42,7 @@ __all__ = [
     "ProjectionLease",
     "ProjectionRow",
     "ProjectionStore",
+    "PushFilterStore",
     "ReceivedCommit",
     "SnapshotStore",
     "SqlValue",
@@ -119,7 +121,7 @@ class TrimLimit:
     after: int = 0
 
 
-class Journal(ProjectionStore, SnapshotStore, SubscriptionStore, Protocol):
+class Journal(ProjectionStore, SnapshotStore, SubscriptionStore, PushFilterStore, Protocol):
     """The log of one service."""
 
     prompt: Prompt

@@ -21,6 +21,7 @@ from common.core.append import (
     AppendRefused,
     AppendRequest,
     Fenced,
+    Lane,
     LocalAppend,
     OriginBlocked,
     OutOfStep,
@@ -49,6 +50,7 @@ from common.core.judge import (
     judge_repeat,
     link_tags,
 )
+from common.core.push_lanes import UNFILTERED
 from common.core.selection import EVERYTHING, Selection
 from common.journal.interface import (
     JournalStats,
@@ -56,8 +58,8 @@ from common.journal.interface import (
     ParkedRow,
     StoredRange,
 )
+from common.journal.memory_push_filters import MemoryPushFilters
 from common.journal.memory_state import AppendIdEntry, DraftHeads, MemoryDatabase, MemoryState, ParkedEntry
-from common.journal.memory_subscriptions import MemorySubscriptions
 from common.journal.prompt import Prompt
 
 __all__ = ["MemoryDatabase", "MemoryJournal", "open_memory_journal"]
@@ -85,7 +87,7 @@ async def open_memory_journal(
         database.open_journals.remove(journal)
 
 
-class MemoryJournal(MemorySubscriptions):
+class MemoryJournal(MemoryPushFilters):
     """``common.journal.interface.Journal`` over a ``MemoryDatabase``."""
 
     def __init__(self, database: MemoryDatabase, now_us: Callable[[], int], commit_delay_s: float) -> None:
@@ -130,11 +132,15 @@ class MemoryJournal(MemorySubscriptions):
         origin = draft.origins.get(request.origin_id)
         if origin is None or origin.session != request.session:
             return Fenced(origin.session if origin else 0)
-        if origin.stored.position != request.after_position:
-            return OutOfStep(origin.stored.position)
+        place = draft.push_places.get(request.origin_id, UNFILTERED)
+        position = origin.stored.position if request.lane is Lane.LIVE else place.backfill_position
+        if position != request.after_position:
+            return OutOfStep(position)
         heads = DraftHeads(draft.heads)
-        judgement = judge_pushed(request, heads)
-        already = sum(parked.origin_id == request.origin_id for parked in draft.parked)
+        own_parked = [parked for parked in draft.parked if parked.origin_id == request.origin_id]
+        parked_to = {parked.persistence_id: parked.numbers.seq_nr for parked in own_parked}
+        judgement = judge_pushed(request, heads, parked_to)
+        already = len(own_parked)
         if judgement.parked and already + len(judgement.parked) > request.parked_max:
             return OriginBlocked(already, request.parked_max)
         now_us = self._now_us()
@@ -148,7 +154,10 @@ class MemoryJournal(MemorySubscriptions):
                 ParkedEntry(draft.last_parked_id, request.origin_id, request.branch, parked.code, now_us, event)
             )
         self._keep_ranges(draft, request.origin_id, request.branch, judgement.skipped)
-        draft.origins[request.origin_id] = replace(origin, stored=request.through)
+        if request.lane is Lane.LIVE:
+            draft.origins[request.origin_id] = replace(origin, stored=request.through)
+        else:
+            draft.push_places[request.origin_id] = replace(place, backfill_position=request.through.position)
         told = tuple(parked for _, parked in judgement.parked)
         return Pushed(request.through.position, len(accepted), told)
 
@@ -263,6 +272,9 @@ class MemoryJournal(MemorySubscriptions):
             decision = decide_resume(known, origin_id, instance, history, self._now_us())
             if decision.resume is not Resume.SUPERSEDED:
                 draft.origins[origin_id] = decision.state
+                if origin_id in draft.push_places:
+                    place = draft.push_places[origin_id]
+                    draft.push_places[origin_id] = place.at(decision.state.stored.position)
             return decision
 
     async def origins(self) -> list[OriginState]:

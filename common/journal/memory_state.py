@@ -12,6 +12,8 @@ from common.core.batch import EVENT_OVERHEAD_BYTES, EventBatch
 from common.core.history import Generation, Offset, OriginState
 from common.core.ids import SliceRange
 from common.core.judge import EntityHead, ParkedNumbers
+from common.core.push_asked import AskedFilter
+from common.core.push_lanes import PushPlace
 from common.core.snapshot import Snapshot
 from common.core.subscription import Subscription
 from common.journal.interface import InboxRow, Journal, ParkedRow, StoredRange
@@ -101,6 +103,9 @@ class MemoryState:
     migrated: dict[str, int] = field(default_factory=dict)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     subscriptions: dict[str, SubscriptionEntry] = field(default_factory=dict)
+    asked_filters: dict[str, AskedFilter] = field(default_factory=dict)
+    last_filter_version: int = 0
+    push_places: dict[str, PushPlace] = field(default_factory=dict)
 
     def draft(self) -> MemoryState:
         """A copy to change; entity heads are copied one by one when they are touched (``DraftHeads``)."""
@@ -117,6 +122,8 @@ class MemoryState:
             migrated=dict(self.migrated),
             snapshots=dict(self.snapshots),
             subscriptions=dict(self.subscriptions),
+            asked_filters=dict(self.asked_filters),
+            push_places=dict(self.push_places),
         )
 
 

@@ -376,18 +376,18 @@ class TestWhatAPeerMustNotSend:
         ],
     )
     def test_a_change_elsewhere_than_where_it_is(self, change: FilterApplied) -> None:
-        with pytest.raises(BackhaulError, match="link.protocol"):
+        with pytest.raises(BackhaulError, match=r"link\.protocol"):
             self.endpoint().receive_change(change)
 
     def test_a_change_during_a_change(self) -> None:
         change = FilterApplied(PushFilter(1, only()), 5, needs_backfill=True)
         endpoint = self.endpoint()
         endpoint.receive_change(change)
-        with pytest.raises(BackhaulError, match="link.protocol"):
+        with pytest.raises(BackhaulError, match=r"link\.protocol"):
             endpoint.receive_change(change)
 
     def test_a_filter_that_is_none(self) -> None:
-        with pytest.raises(BackhaulError, match="filter.invalid"):
+        with pytest.raises(BackhaulError, match=r"filter\.invalid"):
             self.endpoint().receive_change(FilterApplied(PushFilter(1, "{}"), 5, needs_backfill=True))
 
     @pytest.mark.parametrize(
@@ -400,5 +400,5 @@ class TestWhatAPeerMustNotSend:
         ],
     )
     def test_a_batch_of_a_lane_that_is_not_served(self, place: PushPlace, batch: PushBatch) -> None:
-        with pytest.raises(BackhaulError, match="link.protocol"):
+        with pytest.raises(BackhaulError, match=r"link\.protocol"):
             self.endpoint(place).receive(batch, 10)

@@ -40,7 +40,7 @@ from common.journal.postgres.connection import (
     say_goodbye,
     told_at_start,
 )
-from common.journal.postgres.received import PostgresReceived
+from common.journal.postgres.push_filters import PostgresPushFilters
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -107,7 +107,7 @@ async def _refuse_shared_session(server: Server, first: asyncpg.Connection) -> N
         await say_goodbye(second)
 
 
-class PostgresJournal(PostgresReceived):
+class PostgresJournal(PostgresPushFilters):
     """``common.journal.interface.Journal`` over an open database; made by ``open_postgres_journal``."""
 
     # -- the log -----------------------------------------------------------------------------------------------------

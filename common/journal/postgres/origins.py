@@ -13,6 +13,7 @@ from common.core.append import StatedRange
 from common.core.history import History, Offset, OriginState, Resume, ResumeDecision, decide_resume
 from common.journal.interface import StoredRange
 from common.journal.postgres.opening import dump_generations, load_generations
+from common.journal.postgres.push_places import load_place, write_place
 
 _COLUMNS = (
     "origin_id, session, instance, branch, journal_id, generation_id, position, timestamp_us, persistence_id, seq_nr,"
@@ -77,6 +78,10 @@ async def open_session(
             stored = await connection.execute(
                 f"UPDATE origin SET ({_COLUMNS}) = ({numbers}) WHERE origin_id = $1", *values
             )
+        place = await load_place(connection, origin_id)
+        there = place.at(state.stored.position)
+        if there != place:
+            await write_place(connection, origin_id, there)
     if stored == "INSERT 0 0":
         # Two first Hellos at once: the other one was first.
         return await open_session(connection, origin_id, instance, history, now_us)

@@ -132,7 +132,7 @@ class _Group:
         refused = self._origins.compare(request)
         if refused:
             return refused
-        judgement = judge_pushed(request, self._heads)
+        judgement = judge_pushed(request, self._heads, self._origins.parked_to(request))
         touched = dict.fromkeys(request.events.persistence_id)
         touched.update(dict.fromkeys(stated.persistence_id for stated in request.ranges))
         if judgement.parked:
@@ -144,7 +144,7 @@ class _Group:
                 return OriginBlocked(already, request.parked_max)
             self._origins.park(request, judgement.parked)
         self._origins.keep_ranges(request.origin_id, request.branch, judgement.skipped)
-        self._origins.move(request.origin_id, request.through)
+        self._origins.move(request)
         self._touched.update(touched)
         accepted = _accepted_events(request, judgement)
         self._accepted.extend(replace(accepted, seq_nr=judgement.seq_nr, origin_seq_nr=accepted.seq_nr))

@@ -44,7 +44,7 @@ from common.journal.sqlite.connection import (
 )
 from common.journal.sqlite.entities import Entities, entity_head
 from common.journal.sqlite.inside import InsideTransaction
-from common.journal.sqlite.received import SqliteReceived
+from common.journal.sqlite.push_filters import SqlitePushFilters
 from common.journal.sqlite.statements import run_query
 
 P = ParamSpec("P")
@@ -102,7 +102,7 @@ def _begin_generation(writer: apsw.Connection, new_id: Callable[[], str]) -> His
     return History(journal_id, generations, head)
 
 
-class SqliteJournal(SqliteReceived):
+class SqliteJournal(SqlitePushFilters):
     """``common.journal.interface.Journal`` over an open file; made by ``open_sqlite_journal``."""
 
     # -- the log -----------------------------------------------------------------------------------------------------

@@ -13,11 +13,12 @@ from typing import Any
 import apsw
 import orjson
 
-from common.core.append import Fenced, OutOfStep, ParkedEvent, PushedAppend, StatedRange
+from common.core.append import Fenced, Lane, OutOfStep, ParkedEvent, PushedAppend, StatedRange
 from common.core.batch import EVENT_COLUMNS
 from common.core.history import Generation, History, Offset, OriginState, Resume, ResumeDecision, decide_resume
 from common.journal.interface import StoredRange
 from common.journal.sqlite.connection import insert_rows, select
+from common.journal.sqlite.push_places import load_place, write_place
 
 _ORIGIN_COLUMNS = (
     "origin_id, session, instance, branch, journal_id, generation_id, position, timestamp_us, persistence_id, seq_nr,"
@@ -38,15 +39,34 @@ class Origins:
         session, position = row or (0, 0)
         if session != request.session or not session:
             return Fenced(session)
+        if request.lane is Lane.BACKFILL:
+            position = load_place(self._writer, request.origin_id).backfill_position
         return None if position == request.after_position else OutOfStep(position)
 
-    def move(self, origin_id: str, through: Offset) -> None:
-        """Everything up to ``through`` is stored or parked by this transaction."""
+    def move(self, request: PushedAppend) -> None:
+        """Everything of the lane up to the batch's end is stored or parked by this transaction."""
+        origin_id, through = request.origin_id, request.through
+        if request.lane is Lane.BACKFILL:
+            self._writer.execute(
+                "UPDATE push_place SET backfill_position = ? WHERE origin_id = ?", (through.position, origin_id)
+            )
+            return
         self._writer.execute(
             "UPDATE origin SET journal_id = ?, generation_id = ?, position = ?, timestamp_us = ?, persistence_id = ?,"
             " seq_nr = ? WHERE origin_id = ?",
             (*_offset_values(through), origin_id),
         )
+
+    def parked_to(self, request: PushedAppend) -> dict[str, int]:
+        """The last number each entity of the origin has parked; asked for where repeats are to be told."""
+        if request.lane is Lane.LIVE:
+            return {}
+        rows = select(
+            self._writer,
+            "SELECT persistence_id, max(seq_nr) FROM parked WHERE origin_id = ? GROUP BY persistence_id",
+            (request.origin_id,),
+        )
+        return dict(rows)
 
     def parked_count(self, origin_id: str) -> int:
         """How many events of the origin are parked."""
@@ -91,6 +111,10 @@ def open_session(
     decision = decide_resume(known, origin_id, instance, history, now_us)
     if decision.resume is not Resume.SUPERSEDED:
         _write_origin(writer, decision.state)
+        place = load_place(writer, origin_id)
+        there = place.at(decision.state.stored.position)
+        if there != place:
+            write_place(writer, origin_id, there)
     return decision
 
 

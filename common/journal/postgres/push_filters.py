@@ -1,0 +1,41 @@
+"""Filters of origins: the part of a ``PostgresJournal`` that keeps them (``push_places``)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from common.core.append import Fenced, OutOfStep, StatedRange
+from common.core.push_asked import AskedFilter
+from common.core.push_lanes import FilterApplied, PushPlace
+from common.journal.postgres import push_places
+from common.journal.postgres.received import PostgresReceived
+
+
+class PostgresPushFilters(PostgresReceived):
+    """``common.journal.push_filter_store.PushFilterStore`` over an open database."""
+
+    async def ask_filter(self, pattern: str, criteria: str) -> AskedFilter:
+        """See ``PushFilterStore.ask_filter``."""
+        return await self._state.run(push_places.ask, pattern, criteria, self._now_us())
+
+    async def withdraw_filter(self, pattern: str) -> bool:
+        """See ``PushFilterStore.withdraw_filter``."""
+        return await self._state.run(push_places.withdraw, pattern)
+
+    async def asked_filters(self) -> list[AskedFilter]:
+        """See ``PushFilterStore.asked_filters``."""
+        return await self._read(push_places.asked_filters)
+
+    async def push_place(self, origin_id: str) -> PushPlace:
+        """See ``PushFilterStore.push_place``."""
+        return await self._read(push_places.load_place, origin_id)
+
+    async def change_push_filter(
+        self, origin_id: str, session: int, change: FilterApplied
+    ) -> Fenced | OutOfStep | None:
+        """See ``PushFilterStore.change_push_filter``."""
+        return await self._state.run(push_places.change_filter, origin_id, session, change)
+
+    async def deleted_of(self, persistence_ids: Collection[str]) -> list[StatedRange]:
+        """See ``PushFilterStore.deleted_of``."""
+        return await self._read(push_places.deleted_of, persistence_ids)

@@ -1,0 +1,91 @@
+"""Filters of origins: what is asked for, and where their lanes are. Asyncio-flavoured functions on a session."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import asyncpg
+
+from common.core.append import Fenced, OutOfStep, StatedRange
+from common.core.push_asked import AskedFilter
+from common.core.push_lanes import UNFILTERED, FilterApplied, PushFilter, PushPlace
+
+_ASKED = "SELECT pattern, version, criteria, set_us FROM asked_filter"
+_PLACE = (
+    "old_version, old_criteria, old_producer, new_version, new_criteria, new_producer, change_position,"
+    " backfill_position"
+)
+
+
+async def ask(connection: asyncpg.Connection, pattern: str, criteria: str, now_us: int) -> AskedFilter:
+    """See ``PushFilterStore.ask_filter``."""
+    async with connection.transaction():
+        # One at a time: two may set the same pattern.
+        await connection.execute("LOCK TABLE asked_filter IN SHARE ROW EXCLUSIVE MODE")
+        row = await connection.fetchrow(f"{_ASKED} WHERE pattern = $1", pattern)
+        if row is None or row["criteria"] != criteria:
+            await connection.execute("DELETE FROM asked_filter WHERE pattern = $1", pattern)
+            row = await connection.fetchrow(
+                "INSERT INTO asked_filter (pattern, criteria, set_us) VALUES ($1, $2, $3)"
+                " RETURNING pattern, version, criteria, set_us",
+                pattern,
+                criteria,
+                now_us,
+            )
+    return AskedFilter(*row)
+
+
+async def withdraw(connection: asyncpg.Connection, pattern: str) -> bool:
+    """See ``PushFilterStore.withdraw_filter``."""
+    return bool(await connection.execute("DELETE FROM asked_filter WHERE pattern = $1", pattern) == "DELETE 1")
+
+
+async def asked_filters(connection: asyncpg.Connection) -> list[AskedFilter]:
+    """See ``PushFilterStore.asked_filters``."""
+    return [AskedFilter(*row) for row in await connection.fetch(f"{_ASKED} ORDER BY pattern")]
+
+
+async def load_place(connection: asyncpg.Connection, origin_id: str) -> PushPlace:
+    """See ``PushFilterStore.push_place``."""
+    row = await connection.fetchrow(f"SELECT {_PLACE} FROM push_place WHERE origin_id = $1", origin_id)
+    return PushPlace(PushFilter(*row[:3]), PushFilter(*row[3:6]), *row[6:]) if row else UNFILTERED
+
+
+async def write_place(connection: asyncpg.Connection, origin_id: str, place: PushPlace) -> None:
+    """Store an origin's place; the caller holds a transaction and the origin's row."""
+    old, new = place.old, place.new
+    await connection.execute(
+        f"INSERT INTO push_place (origin_id, {_PLACE}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+        f" ON CONFLICT (origin_id) DO UPDATE SET ({_PLACE}) = ($2, $3, $4, $5, $6, $7, $8, $9)",
+        origin_id,
+        *(old.version, old.criteria, old.producer, new.version, new.criteria, new.producer),
+        *(place.change_position, place.backfill_position),
+    )
+
+
+async def change_filter(
+    connection: asyncpg.Connection, origin_id: str, session: int, change: FilterApplied
+) -> Fenced | OutOfStep | None:
+    """See ``PushFilterStore.change_push_filter``."""
+    async with connection.transaction():
+        row = await connection.fetchrow(
+            "SELECT session, position FROM origin WHERE origin_id = $1 FOR UPDATE", origin_id
+        )
+        newest, position = row or (0, 0)
+        if newest != session or not newest:
+            return Fenced(newest)
+        place = await load_place(connection, origin_id)
+        if position != change.position or not place.is_settled:
+            return OutOfStep(position)
+        await write_place(connection, origin_id, place.changed(change.filter, change.position, change.needs_backfill))
+    return None
+
+
+async def deleted_of(connection: asyncpg.Connection, persistence_ids: Collection[str]) -> list[StatedRange]:
+    """See ``PushFilterStore.deleted_of``."""
+    rows = await connection.fetch(
+        "SELECT persistence_id, 1, deleted_to, reason FROM entity_deleted JOIN entity USING (entity_no)"
+        " WHERE persistence_id = ANY ($1) ORDER BY persistence_id",
+        sorted(set(persistence_ids)),
+    )
+    return [StatedRange(*row) for row in rows]

@@ -1,0 +1,87 @@
+"""Filters of origins: what is asked for, and where their lanes are. Functions on a connection."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import apsw
+import orjson
+
+from common.core.append import Fenced, OutOfStep, StatedRange
+from common.core.push_asked import AskedFilter
+from common.core.push_lanes import UNFILTERED, FilterApplied, PushFilter, PushPlace
+from common.journal.sqlite.connection import select
+
+_ASKED = "SELECT pattern, version, criteria, set_us FROM asked_filter"
+
+
+def ask(writer: apsw.Connection, pattern: str, criteria: str, now_us: int) -> AskedFilter:
+    """See ``PushFilterStore.ask_filter``; the caller holds the transaction."""
+    row = writer.execute(f"{_ASKED} WHERE pattern = ?", (pattern,)).get
+    if row is None or row[2] != criteria:
+        writer.execute("DELETE FROM asked_filter WHERE pattern = ?", (pattern,))
+        writer.execute(
+            "INSERT INTO asked_filter (pattern, criteria, set_us) VALUES (?, ?, ?)", (pattern, criteria, now_us)
+        )
+        row = writer.execute(f"{_ASKED} WHERE pattern = ?", (pattern,)).get
+    return AskedFilter(*row)
+
+
+def withdraw(writer: apsw.Connection, pattern: str) -> bool:
+    """See ``PushFilterStore.withdraw_filter``; the caller holds the transaction."""
+    writer.execute("DELETE FROM asked_filter WHERE pattern = ?", (pattern,))
+    return writer.changes() > 0
+
+
+def asked_filters(reader: apsw.Connection) -> list[AskedFilter]:
+    """See ``PushFilterStore.asked_filters``."""
+    return [AskedFilter(*row) for row in select(reader, f"{_ASKED} ORDER BY pattern")]
+
+
+def load_place(connection: apsw.Connection, origin_id: str) -> PushPlace:
+    """See ``PushFilterStore.push_place``."""
+    row = connection.execute(
+        "SELECT old_version, old_criteria, old_producer, new_version, new_criteria, new_producer, change_position,"
+        " backfill_position FROM push_place WHERE origin_id = ?",
+        (origin_id,),
+    ).get
+    return PushPlace(PushFilter(*row[:3]), PushFilter(*row[3:6]), *row[6:]) if row else UNFILTERED
+
+
+def write_place(writer: apsw.Connection, origin_id: str, place: PushPlace) -> None:
+    """Store an origin's place; the caller holds the transaction."""
+    old, new = place.old, place.new
+    writer.execute(
+        "INSERT OR REPLACE INTO push_place VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            origin_id,
+            *(old.version, old.criteria, old.producer, new.version, new.criteria, new.producer),
+            *(place.change_position, place.backfill_position),
+        ),
+    )
+
+
+def change_filter(
+    writer: apsw.Connection, origin_id: str, session: int, change: FilterApplied
+) -> Fenced | OutOfStep | None:
+    """See ``PushFilterStore.change_push_filter``; the caller holds the transaction."""
+    row = writer.execute("SELECT session, position FROM origin WHERE origin_id = ?", (origin_id,)).get
+    newest, position = row or (0, 0)
+    if newest != session or not newest:
+        return Fenced(newest)
+    place = load_place(writer, origin_id)
+    if position != change.position or not place.is_settled:
+        return OutOfStep(position)
+    write_place(writer, origin_id, place.changed(change.filter, change.position, change.needs_backfill))
+    return None
+
+
+def deleted_of(reader: apsw.Connection, persistence_ids: Collection[str]) -> list[StatedRange]:
+    """See ``PushFilterStore.deleted_of``."""
+    rows = select(
+        reader,
+        "SELECT persistence_id, 1, deleted_to, deleted_reason FROM json_each(?) CROSS JOIN entity"
+        " ON persistence_id = value WHERE deleted_to > 0 ORDER BY persistence_id",
+        (orjson.dumps(sorted(set(persistence_ids))).decode(),),
+    )
+    return [StatedRange(*row) for row in rows]
