@@ -163,10 +163,9 @@ def _head_for(request: PushedAppend, persistence_id: str, heads: Heads) -> Entit
 
 
 def _has(request: PushedAppend, head: EntityHead, seq_nr: int, parked_to: Mapping[str, int]) -> bool:
-    """Whether the owner's event with this number is stored, stated or parked already."""
-    if head.owner != request.origin_id:
-        return False
-    return seq_nr <= head.origin_seq_nr or (head.parked > 0 and seq_nr <= parked_to.get(head.persistence_id, 0))
+    """Whether the origin's event with this number is stored, stated or parked already."""
+    is_known = head.owner == request.origin_id and seq_nr <= head.origin_seq_nr
+    return is_known or seq_nr <= parked_to.get(head.persistence_id, 0)
 
 
 def _accept(head: EntityHead, seq_nr: int, branch: int) -> int:

@@ -201,15 +201,16 @@ class TestBackfill:
         told = [("A|1", 1), ("A|1", 2), ("A|1", 3), ("B|1", 1), ("A|1", 4), ("B|1", 2)]
         assert seq_nrs(await whole_log(journal)) == told
 
-    async def test_an_entity_of_another_owner_is_parked_here_too(self, journal: Journal) -> None:
+    async def test_an_entity_of_another_owner_is_parked_here_too_once(self, journal: Journal) -> None:
         edge = Origin()
         await edge.dial(journal)
         await appended(journal, local("L|1"))
         await edge.push(journal, withheld=3)
         await widened(journal, edge)
-        outcome = await append(journal, backfill(edge, 0, 3, ("L|1", 1)))
+        outcome = await append(journal, backfill(edge, 0, 2, ("L|1", 1)))
         assert isinstance(outcome, Pushed)
         assert [parked.code for parked in outcome.parked] == ["parked.foreign_owner"]
+        assert await append(journal, backfill(edge, 2, 3, ("L|1", 1))) == Pushed(3, 0), "and is not parked twice"
 
     async def test_it_may_share_a_group_with_others(self, journal: Journal) -> None:
         edge, other = Origin(), Origin("edge-2")

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.core.append import Lane, OutOfStep, Pushed, StatedRange
-from common.core.batch import NO_TAGS, EventBatch, new_events
+from common.core.batch import EventBatch, new_events, tags_before
 from common.core.errors import BackhaulError
 from common.core.filters import match_batch, parse_filter
 from common.core.history import Offset, Resume
@@ -24,7 +24,6 @@ from common.core.push_lanes import EVERYTHING, NO_FILTER, UNFILTERED, FilterAppl
 from common.core.push_messages import Ack, PushBatch, PushLimits, Start
 from common.core.push_receiving import Endpoint
 from common.core.push_session import Producer
-from tests.core.test_filters import Log as Columns
 
 LIMITS = PushLimits(window_events=8, window_bytes=20_000, batch_bytes=2_000, event_bytes=1_000)
 IDS = ("S|a", "S|b", "S|c", "S|d")
@@ -32,7 +31,8 @@ TAGS = ("", "red", "blue", "t:site/1", "t:site/2")
 
 
 def only(**includes: list[object]) -> str:
-    criteria: list[dict[str, object]] = [{"exclude_all": True}, *({name: value} for name, value in includes.items())]
+    criteria: list[object] = [{"exclude_all": True}]
+    criteria += [{name: value} for name, value in includes.items()]
     return parse_filter(json.dumps(criteria)).criteria
 
 
@@ -59,8 +59,7 @@ BY_TAG = (
 class Log:
     """An edge's journal: every event it ever took."""
 
-    events: Columns = field(default_factory=Columns)
-    prev_tags: list[str] = field(default_factory=list)
+    events: EventBatch = field(default_factory=EventBatch)
     last: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def add(self, name: str, tags: str) -> None:
@@ -69,15 +68,12 @@ class Log:
         one = new_events([name], ["happened"], [b""], tags=[tags])
         one.position = [len(self.events) + 1]
         one.seq_nr, one.prev_seq_nr = [seq_nr + 1], [seq_nr]
-        self.prev_tags.append("" if before == tags else before or NO_TAGS)
+        one.prev_tags = [tags_before(before, tags)]
         self.events.extend(one)
-        self.events.prev_tags = self.prev_tags
 
     def read(self, after: int, through: int | None, max_events: int) -> tuple[EventBatch, int]:
         stop = min(len(self.events) if through is None else through, after + max_events)
-        page = Columns(*self.events.slice(after, stop).columns())
-        page.prev_tags = self.prev_tags[after:stop]
-        return page, stop
+        return self.events.slice(after, stop), stop
 
 
 @dataclass

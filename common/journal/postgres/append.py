@@ -1,6 +1,6 @@
 """A group of append requests as the arguments of ``append_batch``, and its answer as their outcomes; pure.
 
-The server function judges (``sql/postgres/0004_tags.sql``); here requests become arrays and back. What a batch
+The server function judges (``sql/postgres/0005_push_filters.sql``); here requests become arrays and back. What a batch
 says about itself is found out here, where it costs the database nothing: which entities it has, and whether its events
 follow each other within each of them, so that the server need only look at the entities' heads.
 """
@@ -20,6 +20,7 @@ from common.core.append import (
     AppendRefused,
     AppendRequest,
     Fenced,
+    Lane,
     LocalAppend,
     OriginBlocked,
     OutOfStep,
@@ -35,7 +36,7 @@ from common.core.statement import Statement, merged
 T = TypeVar("T")
 
 _TYPES = [
-    *("bigint", *["boolean"] * 2, "int[]", *["text[]"] * 6, *["bigint[]"] * 7),
+    *("bigint", *["boolean"] * 2, "int[]", *["text[]"] * 6, *["bigint[]"] * 8),
     *("text[]", "bigint[]", *["int[]"] * 3, *["bigint[]"] * 3, *["int[]"] * 2, "text[]"),
     *(*["int[]"] * 4, "bigint[]", "bigint[]", "int[]", "text[]", "int[]", "text[]"),
     *("int[]", *["bigint[]"] * 3, *["text[]"] * 4, "int[]", "bytea"),
@@ -319,7 +320,7 @@ def _chain_ranges(
 
 
 def _sub_batches(requests: Sequence[AppendRequest]) -> list[list[Any]]:
-    """A list per attribute: events, origin, six numbers, and texts."""
+    """A list per attribute: events, origin, eight numbers, and texts."""
     rows: list[tuple[Any, ...]] = []
     for request in requests:
         n = len(request.events)
@@ -327,12 +328,13 @@ def _sub_batches(requests: Sequence[AppendRequest]) -> list[list[Any]]:
             to = request.through
             rows.append((
                 n, request.origin_id, request.session, request.branch, request.after_position, request.parked_max,
-                to.position, to.timestamp_us, to.seq_nr, to.journal_id, to.generation_id, to.persistence_id, "", "",
+                to.position, to.timestamp_us, to.seq_nr, int(request.lane is Lane.BACKFILL),
+                to.journal_id, to.generation_id, to.persistence_id, "", "",
             ))  # fmt: skip
         else:
-            local = ("", 0, 0, 0, 0, 0, 0, 0, "", "", "")
+            local = ("", 0, 0, 0, 0, 0, 0, 0, 0, "", "", "")
             rows.append((n, *local, request.append_id, request.digest.hex()))
-    return _transposed(rows, 14)
+    return _transposed(rows, 15)
 
 
 def _transposed(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
