@@ -124,22 +124,22 @@ def _place_of(message: wire.Start) -> PushPlace:
     )
 
 
-def applied_to_wire(applied: FilterApplied) -> wire.FilterApplied:
+def applied_to_wire(applied: FilterApplied) -> wire.PushFilterApplied:
     """From where on the live lane obeys a filter."""
-    return wire.FilterApplied(_filter_to_wire(applied.filter), applied.position, applied.needs_backfill)
+    return wire.PushFilterApplied(_filter_to_wire(applied.filter), applied.position, applied.needs_backfill)
 
 
-def applied_from_wire(message: wire.FilterApplied) -> FilterApplied:
+def applied_from_wire(message: wire.PushFilterApplied) -> FilterApplied:
     """Criteria are looked at by whoever uses them."""
     return FilterApplied(_filter_from_wire(message.filter), message.position, message.needs_backfill)
 
 
-def update_to_wire(update: FilterUpdate) -> wire.FilterUpdate:
+def update_to_wire(update: FilterUpdate) -> wire.PushFilterUpdate:
     """What the cloud asks for now."""
-    return wire.FilterUpdate(_filter_to_wire(PushFilter(update.version, update.criteria)))
+    return wire.PushFilterUpdate(_filter_to_wire(PushFilter(update.version, update.criteria)))
 
 
-def update_from_wire(message: wire.FilterUpdate) -> FilterUpdate:
+def update_from_wire(message: wire.PushFilterUpdate) -> FilterUpdate:
     """Criteria are looked at by whoever uses them."""
     told = _filter_from_wire(message.filter)
     return FilterUpdate(told.version, told.criteria)

@@ -158,7 +158,7 @@ class FromEdge(betterproto.Message):
     hello: "Hello" = betterproto.message_field(1, group="message")
     batch: "PushBatch" = betterproto.message_field(2, group="message")
     heartbeat: "Heartbeat" = betterproto.message_field(3, group="message")
-    filter_applied: "FilterApplied" = betterproto.message_field(4, group="message")
+    filter_applied: "PushFilterApplied" = betterproto.message_field(4, group="message")
 
 
 @dataclass(eq=False, repr=False)
@@ -167,7 +167,7 @@ class FromCloud(betterproto.Message):
     ack: "Ack" = betterproto.message_field(2, group="message")
     heartbeat: "Heartbeat" = betterproto.message_field(3, group="message")
     drain: "Drain" = betterproto.message_field(4, group="message")
-    filter_update: "FilterUpdate" = betterproto.message_field(5, group="message")
+    filter_update: "PushFilterUpdate" = betterproto.message_field(5, group="message")
 
 
 @dataclass(eq=False, repr=False)
@@ -185,7 +185,7 @@ class PushFilter(betterproto.Message):
 
 
 @dataclass(eq=False, repr=False)
-class FilterUpdate(betterproto.Message):
+class PushFilterUpdate(betterproto.Message):
     """
     The cloud asks for another filter. A later one takes the place of one that was not begun yet.
     """
@@ -194,7 +194,7 @@ class FilterUpdate(betterproto.Message):
 
 
 @dataclass(eq=False, repr=False)
-class FilterApplied(betterproto.Message):
+class PushFilterApplied(betterproto.Message):
     """
     Sent when everything before it is acknowledged. After `position` the live lane obeys `filter`.
     """
