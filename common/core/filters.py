@@ -53,6 +53,10 @@ class Keys:
 class EntityPredicate(Protocol):
     """Something that selects entities. Asked with the tags of an event, joined as in their column; must not change."""
 
+    @property
+    def is_everything(self) -> bool:
+        """Whether it is known to withhold nothing: then nobody need ask."""
+
     def matches(self, persistence_id: str, tags: str) -> bool:
         """Whether an entity whose last event has ``tags`` is selected."""
 
@@ -188,6 +192,10 @@ class AllOf:
 
     parts: tuple[EntityPredicate, ...]
 
+    @property
+    def is_everything(self) -> bool:
+        return all(part.is_everything for part in self.parts)
+
     def matches(self, persistence_id: str, tags: str) -> bool:
         return all(part.matches(persistence_id, tags) for part in self.parts)
 
@@ -210,6 +218,10 @@ class OnlyNew:
 
     new: EntityPredicate
     old: EntityPredicate
+
+    @property
+    def is_everything(self) -> bool:
+        return False
 
     def matches(self, persistence_id: str, tags: str) -> bool:
         return self.new.matches(persistence_id, tags) and not self.old.matches(persistence_id, tags)

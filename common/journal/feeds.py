@@ -7,28 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from enum import StrEnum
 from typing import Protocol
 
+from common.core.filters import EntityPredicate
+from common.core.standing import Standing
 from common.core.stretch import Stretch
 
-
-class Standing(StrEnum):
-    """Where a cursor is served from."""
-
-    TAIL = "tail"
-    """From memory, as events come."""
-    CATCHING_UP = "catching_up"
-    """From the journal, until it is near the head."""
-    DEMOTED = "demoted"
-    """From the journal, because it was too slow for the memory."""
-
-
-class EntityPredicate(Protocol):
-    """Which entities a cursor selects."""
-
-    def matches(self, persistence_id: str, tags: str) -> bool:
-        """Whether an entity with these (joined) tags is selected."""
+__all__ = ["Feed", "Feeds", "Standing"]
 
 
 class Feed(Protocol):

@@ -1,0 +1,252 @@
+"""Who reads the journal when: pages for cursors behind the ring, one at a time for each, first come first served.
+
+Cursors that no index helps read the same blocks of the log, so one page serves all whose place is in it: those who wait
+for it, and those who come while it is still on the shelf. Pages get smaller the more cursors wait, so what all of them
+have in hand together stays bounded. A cursor asks again only when it has taken what it was given; one that is not read
+from asks for nothing and holds nobody up.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from common.core.append import StatedRange
+from common.core.batch import EventBatch
+from common.core.errors import BackhaulError
+from common.core.filters import EntityPredicate
+from common.core.ids import entity_type_of
+from common.core.ring import Page
+from common.core.selection import Selection
+from common.core.step import Stated
+from common.core.stretch import Encode
+
+# Below this a page is not worth a look at the journal.
+PAGE_LEAST_BYTES = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """An entity of which events were removed within a page: what is gone, and what is left to judge and to tell.
+
+    ``tags`` are those of its last removed event, as far as they can be known. ``snapshot`` is one event, or none.
+    """
+
+    gone: StatedRange
+    tags: str | None
+    snapshot: EventBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A page of the journal with what was deleted in it; ``head`` is the log's at that time."""
+
+    page: Page
+    deleted: Sequence[Deleted]
+    head: int
+
+
+@dataclass(eq=False, slots=True)
+class Request:
+    """One cursor's wish for a page that begins at or before ``after``; ``bound`` is where it must end at the latest."""
+
+    selection: Selection
+    is_narrow: bool
+    after: int
+    bound: int | None
+    max_events: int
+    max_bytes: int
+    wake: Callable[[], object]
+    """To be called when there is an answer."""
+    found: Found | None = None
+    error: BackhaulError | None = None
+    is_of_another_log: bool = False
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is an answer."""
+        return self.found is not None or self.error is not None
+
+    def is_answered_by(self, selection: Selection, page: Page) -> bool:
+        """Whether this page is what it wants."""
+        if self.selection != selection or not page.after <= self.after < page.through:
+            return False
+        return self.bound is None or page.through <= self.bound
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What to read for a request: positions after ``after``, up to ``through`` if that is not None."""
+
+    after: int
+    through: int | None
+    max_events: int
+    max_bytes: int
+
+
+@dataclass(slots=True)
+class Counts:
+    """How often the journal was read for cursors behind, what it gave, and how many pages served another one too."""
+
+    reads: int = 0
+    events: int = 0
+    shared: int = 0
+
+
+class CatchUps:
+    """The queue of requests and the shelf of shared pages; pure. Each request is asked, begun and answered once."""
+
+    def __init__(self, *, in_hand_max_bytes: int, shelf_max_bytes: int, block_events: int) -> None:
+        self._in_hand_max_bytes = in_hand_max_bytes
+        self._shelf_max_bytes = shelf_max_bytes
+        self._block_events = block_events
+        self._waiting: dict[Request, None] = {}
+        self._running: dict[Request, None] = {}
+        self._shelf: OrderedDict[tuple[Selection, int], Found] = OrderedDict()
+        self._shelf_bytes = 0
+        self.counts = Counts()
+
+    @property
+    def waiting(self) -> int:
+        """Requests without an answer."""
+        return len(self._waiting) + len(self._running)
+
+    @property
+    def shelf_bytes(self) -> int:
+        """Bytes of the pages on the shelf."""
+        return self._shelf_bytes
+
+    def ask(self, request: Request) -> bool:
+        """Take a request in; True when it is answered from the shelf at once."""
+        if not request.is_narrow:
+            found = self._on_shelf(request)
+            if found is not None:
+                request.found = found
+                self.counts.shared += 1
+                return True
+        self._waiting[request] = None
+        return False
+
+    def withdraw(self, request: Request) -> None:
+        """Nobody waits for the answer any more."""
+        self._waiting.pop(request, None)
+
+    def begin(self) -> tuple[Request, Look] | None:
+        """The next to be read for, and what to read; None when nobody waits, or only for what is being read."""
+        for request in self._waiting:
+            if not any(self._is_near(request, running) for running in self._running):
+                del self._waiting[request]
+                self._running[request] = None
+                return request, self._look(request)
+        return None
+
+    def put_back(self, request: Request) -> None:
+        """It could not be read now: it is first again."""
+        del self._running[request]
+        self._waiting = {request: None, **self._waiting}
+
+    def failed(self, request: Request, error: BackhaulError) -> None:
+        """It cannot be read at all."""
+        del self._running[request]
+        request.error = error
+
+    def answered(self, request: Request, found: Found) -> list[Request]:
+        """What was read for it; tells whom it answers, this one first."""
+        del self._running[request]
+        self.counts.reads += 1
+        self.counts.events += len(found.page.events)
+        request.found = found
+        answered = [request]
+        for other in [other for other in self._waiting if other.is_answered_by(request.selection, found.page)]:
+            del self._waiting[other]
+            other.found = found
+            answered.append(other)
+        self.counts.shared += len(answered) - 1
+        if not (request.is_narrow or request.is_of_another_log):
+            self._put_on_shelf(request.selection, found)
+        return answered
+
+    def forget_pages(self) -> None:
+        """The log is another one: what is on the shelf, or still being read, is not of it."""
+        for request in self._running:
+            request.is_of_another_log = True
+        self._shelf.clear()
+        self._shelf_bytes = 0
+
+    def _look(self, request: Request) -> Look:
+        share = self._in_hand_max_bytes // max(1, self.waiting)
+        max_bytes = max(min(request.max_bytes, share), min(request.max_bytes, PAGE_LEAST_BYTES))
+        if request.is_narrow:
+            return Look(request.after, request.bound, request.max_events, max_bytes)
+        # Blocks end at the same places for all, so that those who are near each other meet.
+        block_end = (request.after // self._block_events + 1) * self._block_events
+        through = block_end if request.bound is None else min(block_end, request.bound)
+        return Look(request.after, through, self._block_events, max_bytes)
+
+    def _is_near(self, request: Request, running: Request) -> bool:
+        """Whether what is being read will probably answer it too."""
+        if request.selection != running.selection or request.after < running.after:
+            return False
+        if request.is_narrow:
+            return request.after == running.after and request.bound == running.bound
+        block = self._block_events
+        return request.after // block == running.after // block and request.bound == running.bound
+
+    def _on_shelf(self, request: Request) -> Found | None:
+        block = request.after // self._block_events
+        found = self._shelf.get((request.selection, block))
+        if found is None or not request.is_answered_by(request.selection, found.page):
+            return None
+        self._shelf.move_to_end((request.selection, block))
+        return found
+
+    def _put_on_shelf(self, selection: Selection, found: Found) -> None:
+        key = (selection, found.page.after // self._block_events)
+        before = self._shelf.pop(key, None)
+        if before is not None:
+            self._shelf_bytes -= before.page.weight
+        self._shelf[key] = found
+        self._shelf_bytes += found.page.weight
+        while self._shelf_bytes > self._shelf_max_bytes:
+            _, oldest = self._shelf.popitem(last=False)
+            self._shelf_bytes -= oldest.page.weight
+
+
+def cap_to_stored(gone: Sequence[StatedRange], events: EventBatch) -> list[StatedRange]:
+    """What is gone, but for numbers that were still there when the page was read: those are handed over."""
+    entities = {stated.persistence_id for stated in gone}
+    first: dict[str, int] = {}
+    for entity, seq_nr in zip(events.persistence_id, events.seq_nr, strict=True):
+        if entity in entities:
+            first.setdefault(entity, seq_nr)
+    capped: list[StatedRange] = []
+    for stated in gone:
+        to_seq_nr = min(stated.to_seq_nr, first.get(stated.persistence_id, stated.to_seq_nr + 1) - 1)
+        if to_seq_nr >= stated.from_seq_nr:
+            capped.append(StatedRange(stated.persistence_id, stated.from_seq_nr, to_seq_nr, stated.reason))
+    return capped
+
+
+def stated_for(
+    predicate: EntityPredicate, entity_types: frozenset[str], deleted: Sequence[Deleted], encode: Encode
+) -> Stated:
+    """What one cursor is told in place of what was deleted: only of entities it selects.
+
+    A snapshot stands for everything up to its number; without one that reaches so far the numbers are stated.
+    """
+    stated = Stated()
+    for one in deleted:
+        gone, snapshot = one.gone, one.snapshot
+        if entity_types and entity_type_of(gone.persistence_id) not in entity_types:
+            continue
+        # Of an entity that left nothing behind, the id must say enough.
+        if not predicate.matches(gone.persistence_id, one.tags or ""):
+            continue
+        if snapshot and snapshot.seq_nr[0] >= gone.to_seq_nr:
+            stated.snapshots.extend(snapshot)
+        else:
+            stated.ranges.append(gone)
+    if stated.snapshots:
+        stated.encoded = encode(stated.snapshots)
+    return stated
