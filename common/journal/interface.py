@@ -170,8 +170,11 @@ class Journal(ProjectionStore, SnapshotStore, SubscriptionStore, PushFilterStore
     async def stats(self) -> JournalStats:
         """Head, floor and sizes."""
 
-    async def deleted_ranges(self, after: int, through: int) -> list[StatedRange]:
-        """Entities whose last removed event stood at ``after`` < position <= ``through``: 1 … deleted_to, with reason."""
+    async def deleted_ranges(self, after: int, through: int, *, max_rows: int | None = None) -> list[StatedRange]:
+        """Entities whose last removed event stood at ``after`` < position <= ``through``: 1 … deleted_to, with reason.
+
+        In the order of those positions; ``max_rows`` gives the first so many.
+        """
 
     async def trim(self, limit: TrimLimit) -> int:
         """Remove at most ``limit.max_events`` of the oldest events that ``limit`` allows; returns how many."""

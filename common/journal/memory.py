@@ -249,12 +249,12 @@ class MemoryJournal(MemoryPushFilters):
             parked=len(state.parked),
         )
 
-    async def deleted_ranges(self, after: int, through: int) -> list[StatedRange]:
+    async def deleted_ranges(self, after: int, through: int, *, max_rows: int | None = None) -> list[StatedRange]:
         """See ``Journal.deleted_ranges``."""
         await trio.lowlevel.checkpoint()
         heads = [head for head in self._database.state.heads.values() if after < head.deleted_position <= through]
         heads.sort(key=lambda head: head.deleted_position)
-        return [StatedRange(head.persistence_id, 1, head.deleted_to, head.deleted_reason) for head in heads]
+        return [StatedRange(head.persistence_id, 1, head.deleted_to, head.deleted_reason) for head in heads[:max_rows]]
 
     async def forget_append_ids(self, stored_before_us: int, max_rows: int) -> int:
         """See ``Journal.forget_append_ids``."""

@@ -425,6 +425,7 @@ class TestTrimming:
         assert await journal.deleted_ranges(2, 3) == [StatedRange("A|1", 1, 2, "trimmed")]
         assert await journal.deleted_ranges(1, 2) == [StatedRange("A|2", 1, 1, "trimmed")]
         assert await journal.deleted_ranges(3, 9) == []
+        assert await journal.deleted_ranges(0, 4, max_rows=1) == [StatedRange("A|2", 1, 1, "trimmed")]
         head = await journal.entity_head("A|1")
         assert head is not None
         assert (head.deleted_to, head.deleted_position, head.deleted_reason) == (2, 3, "trimmed")

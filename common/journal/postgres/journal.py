@@ -193,9 +193,9 @@ class PostgresJournal(PostgresPushFilters):
         """See ``Journal.stats``."""
         return await self._read(log.stats)
 
-    async def deleted_ranges(self, after: int, through: int) -> list[StatedRange]:
+    async def deleted_ranges(self, after: int, through: int, *, max_rows: int | None = None) -> list[StatedRange]:
         """See ``Journal.deleted_ranges``."""
-        return await self._read(log.deleted_ranges, after, through)
+        return await self._read(log.deleted_ranges, after, through, max_rows)
 
     async def trim(self, limit: TrimLimit) -> int:
         """See ``Journal.trim``."""

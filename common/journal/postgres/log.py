@@ -184,13 +184,16 @@ async def stats(connection: asyncpg.Connection) -> JournalStats:
     return JournalStats(*row)
 
 
-async def deleted_ranges(connection: asyncpg.Connection, after: int, through: int) -> list[StatedRange]:
+async def deleted_ranges(
+    connection: asyncpg.Connection, after: int, through: int, max_rows: int | None
+) -> list[StatedRange]:
     """See ``Journal.deleted_ranges``."""
     rows = await connection.fetch(
         "SELECT persistence_id, 1, deleted_to, reason FROM entity_deleted JOIN entity USING (entity_no)"
-        " WHERE deleted_position > $1 AND deleted_position <= $2 ORDER BY deleted_position",
+        " WHERE deleted_position > $1 AND deleted_position <= $2 ORDER BY deleted_position LIMIT $3",
         after,
         through,
+        max_rows,
     )
     return [StatedRange(*row) for row in rows]
 

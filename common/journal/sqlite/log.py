@@ -138,13 +138,14 @@ def stats(file: SqliteFile) -> JournalStats:
     )
 
 
-def deleted_ranges(reader: apsw.Connection, after: int, through: int) -> list[StatedRange]:
+def deleted_ranges(reader: apsw.Connection, after: int, through: int, max_rows: int | None) -> list[StatedRange]:
     """See ``Journal.deleted_ranges``."""
     rows = select(
         reader,
         "SELECT persistence_id, 1, deleted_to, deleted_reason FROM entity"
-        " WHERE deleted_position > 0 AND deleted_position > ? AND deleted_position <= ? ORDER BY deleted_position",
-        (after, through),
+        " WHERE deleted_position > 0 AND deleted_position > ? AND deleted_position <= ? ORDER BY deleted_position"
+        " LIMIT ?",
+        (after, through, -1 if max_rows is None else max_rows),
     )
     return [StatedRange(*row) for row in rows]
 

@@ -1,0 +1,54 @@
+"""What a page of the journal lacks because it was deleted, looked up once for all who are given the page.
+
+The page is read first and what is gone after it, so an event is in the page or is known to be gone; what was removed in
+between is handed over, not stated. A removal that has gone on beyond the page is told with the page it has reached.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from common.core.append import StatedRange
+from common.core.batch import EventBatch, predecessor_tags
+from common.core.catch_up import Deleted, cap_to_stored
+from common.core.selection import Selection
+from common.core.snapshot import snapshot_batch
+from common.journal.interface import Journal, LogPage
+
+
+async def find_deleted(
+    journal: Journal, selection: Selection, after: int, page: LogPage, *, max_entities: int
+) -> tuple[LogPage, list[Deleted]]:
+    """What is gone of positions after ``after`` up to the page's end; the page is cut where there is too much of it."""
+    if selection.is_all and len(page.events) == page.through - after:
+        return page, []
+    gone = await journal.deleted_ranges(after, page.through, max_rows=max_entities + 1)
+    if len(gone) > max_entities:
+        gone = gone[:max_entities]
+        page = _cut(page, await _deleted_position(journal, gone[-1]))
+    capped = cap_to_stored(gone, page.events)
+    return page, [await _what_is_left(journal, stated) for stated in capped]
+
+
+async def _deleted_position(journal: Journal, stated: StatedRange) -> int:
+    head = await journal.entity_head(stated.persistence_id)
+    assert head is not None, stated
+    return head.deleted_position
+
+
+def _cut(page: LogPage, through: int) -> LogPage:
+    if through >= page.through:  # more of that entity has been removed meanwhile
+        return page
+    fitting = sum(position <= through for position in page.events.position)
+    return replace(page, events=page.events.slice(0, fitting), through=through)
+
+
+async def _what_is_left(journal: Journal, gone: StatedRange) -> Deleted:
+    """Tags of the last removed event are known from the one after it, else from the snapshot, if it is that event's."""
+    snapshot = await journal.snapshot(gone.persistence_id)
+    next_seq_nr = gone.to_seq_nr + 1
+    following = await journal.read_entity(gone.persistence_id, next_seq_nr, next_seq_nr, max_events=1)
+    tags = snapshot.tags if snapshot else None
+    if following:
+        tags = predecessor_tags(following.tags[0], following.prev_tags[0])
+    return Deleted(gone, tags, snapshot_batch([snapshot]) if snapshot else EventBatch())

@@ -1,0 +1,204 @@
+"""One subscriber's side of the firehose: it waits for what concerns it, and takes it when it is ready for it.
+
+Nothing is done on its behalf while it does not ask, but that one page of the journal may be read ahead: so one that is
+never read from costs what it has in hand, and nobody else notices. A stretch is handed over by moving the position with
+no await after it: cancelled, it was handed over or it was not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from common.core.catch_up import Request, stated_for
+from common.core.cursor import Cursor
+from common.core.errors import BackhaulError, ErrorKind
+from common.core.fan_out import FanOut
+from common.core.filters import EntityPredicate
+from common.core.ring import Source
+from common.core.standing import Standing
+from common.core.step import Limits
+from common.core.stretch import Stretch
+from common.firehose.catch_ups import CatchUpReaders
+
+
+class Hub(Protocol):
+    """What a feed needs of its firehose."""
+
+    fan_out: FanOut
+    readers: CatchUpReaders
+    source: Source
+    outside: trio.lowlevel.ParkingLot
+    """Where those wait who are level with the ring and not in it yet."""
+    log_number: int
+    """Goes up when the log is another one."""
+
+    @property
+    def head(self) -> int:
+        """The highest position of the log that is known here."""
+
+    @property
+    def look_again_s(self) -> float:
+        """How often one that may not join looks at the head."""
+
+    def lot_of(self, entity_types: frozenset[str]) -> trio.lowlevel.ParkingLot:
+        """Where those wait who take everything of these types from the ring."""
+
+    def tell_changes(self) -> None:
+        """Log who was demoted and who came back."""
+
+
+class CursorFeed:
+    """``common.journal.feeds.Feed``. With ``through`` it is a scan: from the journal only, up to there."""
+
+    def __init__(self, hub: Hub, cursor: Cursor, through: Callable[[], int] | None = None) -> None:
+        self._hub = hub
+        self._through = through
+        self._log_number = hub.log_number
+        self._request: Request | None = None
+        self._look_at_s = 0.0
+        self._waits_in: trio.lowlevel.ParkingLot | None = None
+        self.cursor = cursor
+        self.lot = trio.lowlevel.ParkingLot()
+
+    @property
+    def position(self) -> int:
+        """See ``Feed.position``."""
+        return self.cursor.position
+
+    @property
+    def lag(self) -> int:
+        """See ``Feed.lag``."""
+        return max(0, self._hub.head - self.cursor.seen(self._hub.fan_out.ring))
+
+    @property
+    def standing(self) -> Standing:
+        """See ``Feed.standing``."""
+        return self.cursor.record.standing
+
+    def change(self, predicate: EntityPredicate) -> None:
+        """See ``Feed.change``."""
+        self._forget_request()
+        self._hub.fan_out.change(self.cursor, predicate)
+        if self._waits_in is not None:
+            self._waits_in.unpark_all()
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self._forget_request()
+        self._hub.fan_out.leave(self.cursor)
+
+    def next_nowait(self, *, max_events: int, max_bytes: int) -> Stretch | None:
+        """See ``Feed.next_nowait``."""
+        self._check_log()
+        return self._take_from_ring(Limits(max_events, max_bytes))
+
+    async def next(self, *, max_events: int, max_bytes: int, at_most_s: float) -> Stretch | None:
+        """See ``Feed.next``."""
+        await trio.lowlevel.checkpoint()
+        limits = Limits(max_events, max_bytes)
+        deadline_s = trio.current_time() + at_most_s
+        while True:
+            self._check_log()
+            stretch = self._take_from_ring(limits) or self._take_from_journal(limits)
+            if stretch is not None:
+                return stretch
+            if self._is_over() or trio.current_time() >= deadline_s:
+                return self._withheld()
+            await self._wait(limits, deadline_s)
+
+    def _take_from_ring(self, limits: Limits) -> Stretch | None:
+        if self._through is not None:
+            return None
+        stretch = self._hub.fan_out.take(self.cursor, limits, trio.current_time())
+        self._hub.tell_changes()
+        if self._request is not None and (stretch is not None or self.cursor.is_member):
+            self._forget_request()
+        return stretch
+
+    def _take_from_journal(self, limits: Limits) -> Stretch | None:
+        request = self._request
+        if request is None or not request.is_settled:
+            return None
+        if request.error is not None:
+            self._request = None
+            raise request.error
+        found = request.found
+        assert found is not None
+        cursor, ring = self.cursor, self._hub.fan_out.ring
+        stated = stated_for(cursor.predicate, cursor.entity_types, found.deleted, self._hub.source.encode)
+        is_news = found.page.through > cursor.seen(ring)
+        stretch = cursor.take_page(found.page, stated, limits, max(found.head, self._hub.head))
+        if cursor.seen(ring) >= found.page.through:
+            self._request = None
+            if not is_news:
+                self._look_at_s = trio.current_time() + self._hub.look_again_s
+            elif found.page.through < found.head and not self._is_over():
+                self._ask(limits)  # read while this one is being sent
+        return stretch
+
+    def _is_over(self) -> bool:
+        """Whether a scan has got where it was to go."""
+        return self._through is not None and self.cursor.seen(self._hub.fan_out.ring) >= self._through()
+
+    def _withheld(self) -> Stretch | None:
+        return None if self.cursor.has_pending else self.cursor.take_withheld(self._hub.fan_out.ring, self._hub.head)
+
+    def _check_log(self) -> None:
+        if self._log_number != self._hub.log_number:
+            raise log_changed()
+
+    # -- waiting -------------------------------------------------------------------------------------------------
+    async def _wait(self, limits: Limits, deadline_s: float) -> None:
+        """Until something may have changed for this one."""
+        hub, cursor = self._hub, self.cursor
+        now_s = trio.current_time()
+        if self._through is None and hub.fan_out.has_more(cursor, now_s):  # much was judged, and nothing of it selected
+            await trio.lowlevel.checkpoint()
+            return
+        lot = self.lot
+        if cursor.is_member:
+            lot = hub.lot_of(cursor.entity_types) if cursor.is_plain else lot
+        elif self._request is None:
+            seen = cursor.seen(hub.fan_out.ring)
+            if seen < (hub.head if self._through is None else self._through()) and now_s >= self._look_at_s:
+                if self._ask(limits).is_settled:
+                    return
+            elif self._through is None and cursor.record.may_join(now_s):
+                lot = hub.outside
+            else:
+                deadline_s = min(deadline_s, max(self._look_at_s, now_s + hub.look_again_s))
+        self._waits_in = lot
+        try:
+            with trio.move_on_at(deadline_s):
+                await lot.park()
+        finally:
+            self._waits_in = None
+
+    def _ask(self, limits: Limits) -> Request:
+        cursor = self.cursor
+        bound = None if self._through is None else self._through()
+        seen = cursor.seen(self._hub.fan_out.ring)
+        self._request = Request(
+            cursor.selection, cursor.is_narrow, seen, bound, limits.max_events, limits.max_bytes, self.lot.unpark_all
+        )
+        self._hub.readers.ask(self._request)
+        return self._request
+
+    def _forget_request(self) -> None:
+        if self._request is not None:
+            self._hub.readers.withdraw(self._request)
+            self._request = None
+
+
+def log_changed() -> BackhaulError:
+    """The end of every feed when the journal turns out to be another one."""
+    return BackhaulError(
+        "firehose.log_changed",
+        "the journal this subscription was reading has been replaced by another history",
+        "subscribe again: the place is then compared with the journal as it is now",
+        kind=ErrorKind.UNAVAILABLE,
+        retry_after_s=1.0,
+    )

@@ -1,0 +1,258 @@
+"""The firehose of a node: one reader of the journal, any number of subscribers, none of which can hold up another.
+
+Joins the parts: the follower keeps the ring at the head; the ring wakes whom an event concerns; readers serve those
+behind it from the journal, a few at a time; each subscriber takes what it is given in its own task and its own time.
+While nobody subscribes nothing is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NoReturn
+
+import structlog
+import trio
+
+from common.core.batch import EventBatch
+from common.core.cursor import Cursor
+from common.core.fan_out import FanOut
+from common.core.filters import EntityPredicate
+from common.core.ring import Ring, Source
+from common.core.standing import Record, Standing
+from common.core.stretch import Encode
+from common.firehose.catch_ups import CatchUpReaders
+from common.firehose.feed import CursorFeed
+from common.firehose.follower import Follower
+from common.firehose.settings import FirehoseSettings
+from common.journal.feeds import Feed
+from common.journal.interface import Journal
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class FirehoseReport:
+    """What the firehose has and does, for summaries and metrics. Counts since the start but for the first lines."""
+
+    subscribers: int
+    members: int
+    """Served from the ring."""
+    waiting: int
+    """Wait for a page of the journal."""
+    ring_after: int
+    ring_through: int
+    ring_lag: int
+    """Positions that are known to be in the log and not in the ring."""
+    ring_events: int
+    ring_bytes: int
+    reads: int
+    """Of the journal, by the one who follows it."""
+    read_events: int
+    fed_events: int
+    """That came directly from a commit of this process."""
+    catch_up_reads: int
+    catch_up_events: int
+    shared_pages: int
+    evaluations: int
+    demotions: int
+
+
+class Firehose:
+    """``common.journal.feeds.Feeds`` of one journal. ``run`` is started by its owner."""
+
+    def __init__(self, journal: Journal, encode: Encode, settings: FirehoseSettings | None = None) -> None:
+        self._journal = journal
+        self._encode = encode
+        self._settings = settings or FirehoseSettings()
+        self.source = Source(journal.history.journal_id, encode)
+        ring = Ring(
+            self.source,
+            journal.history.head_position,
+            max_events=self._settings.ring_max_events,
+            max_bytes=self._settings.ring_max_bytes,
+        )
+        self.fan_out = FanOut(ring)
+        self.readers = CatchUpReaders(journal, lambda: self.source, self._settings)
+        self.outside = trio.lowlevel.ParkingLot()
+        self.log_number = 1
+        self._feeds: dict[Cursor, CursorFeed] = {}
+        self._lots: dict[frozenset[str], trio.lowlevel.ParkingLot] = {}
+        self._follower = Follower(
+            journal,
+            ring,
+            self._settings,
+            is_wanted=lambda: bool(self._feeds),
+            extend=self._extend,
+            restart=self._restart,
+            changed=self._change_log,
+        )
+
+    async def run(self) -> NoReturn:
+        """Follow the journal and serve those behind, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follower.run)
+            nursery.start_soon(self.readers.run)
+            nursery.start_soon(self._summarise)
+            while True:
+                await trio.sleep(self._settings.sweep_s)
+                self.fan_out.sweep(trio.current_time())
+                self.tell_changes()
+
+    @contextmanager
+    def subscribe(
+        self, name: str, predicate: EntityPredicate, entity_types: frozenset[str], after: int
+    ) -> Iterator[Feed]:
+        """See ``Feeds.subscribe``. ``name`` is for the log."""
+        feed = CursorFeed(self, self._cursor(name, predicate, entity_types, after))
+        self._feeds[feed.cursor] = feed
+        self._follower.wake()
+        try:
+            yield feed
+        finally:
+            del self._feeds[feed.cursor]
+            feed.close()
+            if not any(cursor.entity_types == entity_types for cursor in self._feeds):
+                self._lots.pop(entity_types, None)
+
+    @contextmanager
+    def scan(
+        self,
+        name: str,
+        predicate: EntityPredicate,
+        entity_types: frozenset[str],
+        after: int,
+        through: Callable[[], int],
+    ) -> Iterator[Feed]:
+        """See ``Feeds.scan``."""
+        feed = CursorFeed(self, self._cursor(name, predicate, entity_types, after), through)
+        try:
+            yield feed
+        finally:
+            feed.close()
+
+    def _cursor(self, name: str, predicate: EntityPredicate, entity_types: frozenset[str], after: int) -> Cursor:
+        record = Record(self._settings.standing)
+        return Cursor(name, predicate, entity_types, after, record, self._settings.pending_max)
+
+    def report(self) -> FirehoseReport:
+        """How it is now."""
+        ring, counts = self.fan_out.ring, self.readers.queue.counts
+        return FirehoseReport(
+            subscribers=len(self._feeds),
+            members=self.fan_out.members,
+            waiting=self.readers.queue.waiting,
+            ring_after=ring.after,
+            ring_through=ring.through,
+            ring_lag=self.head - ring.through if self._feeds else 0,
+            ring_events=ring.events,
+            ring_bytes=ring.bytes,
+            reads=self._follower.reads,
+            read_events=self._follower.read_events,
+            fed_events=self._follower.fed_events,
+            catch_up_reads=counts.reads,
+            catch_up_events=counts.events,
+            shared_pages=counts.shared,
+            evaluations=self.fan_out.evaluations,
+            demotions=self.fan_out.demotions,
+        )
+
+    # -- for its feeds -------------------------------------------------------------------------------------------
+    @property
+    def head(self) -> int:
+        """The highest position of the log that is known here."""
+        return max(self._journal.prompt.position, self.fan_out.ring.through)
+
+    @property
+    def look_again_s(self) -> float:
+        """How often one that may not join looks at the head."""
+        return self._settings.look_again_s
+
+    def lot_of(self, entity_types: frozenset[str]) -> trio.lowlevel.ParkingLot:
+        """Where those wait who take everything of these types from the ring."""
+        lot = self._lots.get(entity_types)
+        if lot is None:
+            lot = self._lots[entity_types] = trio.lowlevel.ParkingLot()
+        return lot
+
+    def tell_changes(self) -> None:
+        """Log who was demoted and who came back."""
+        if not self.fan_out.changes:
+            return
+        changes, self.fan_out.changes = self.fan_out.changes, []
+        ring = self.fan_out.ring
+        for cursor in changes:
+            record = cursor.record
+            if record.standing is Standing.DEMOTED:
+                _log.warning(
+                    "consumer.demoted",
+                    consumer=cursor.name,
+                    position=cursor.position,
+                    head=self.head,
+                    ring_after=ring.after,
+                    demotions=record.demotions,
+                    stays_s=record.stays_s,
+                    repeat_key=cursor.name,
+                )
+            else:
+                _log.info(
+                    "consumer.rejoined",
+                    consumer=cursor.name,
+                    position=cursor.position,
+                    head=self.head,
+                    demotions=record.demotions,
+                    repeat_key=cursor.name,
+                )
+
+    # -- for its parts -------------------------------------------------------------------------------------------
+    def _extend(self, events: EventBatch) -> None:
+        news = self.fan_out.extend(events, trio.current_time())
+        for entity_types in news.entity_types:
+            lot = self._lots.get(entity_types)
+            if lot is not None:
+                lot.unpark_all()
+        for cursor in news.selecting:
+            self._feeds[cursor].lot.unpark_all()
+        self.outside.unpark_all()
+        self.tell_changes()
+
+    def _restart(self, after: int) -> None:
+        self.fan_out.restart(after)
+        self._wake_all()
+
+    def _change_log(self) -> None:
+        self.log_number += 1
+        self.source = Source(self._journal.history.journal_id, self._encode)
+        self.readers.queue.forget_pages()
+        self._wake_all()
+
+    def _wake_all(self) -> None:
+        for feed in self._feeds.values():
+            feed.lot.unpark_all()
+        for lot in self._lots.values():
+            lot.unpark_all()
+        self.outside.unpark_all()
+
+    async def _summarise(self) -> NoReturn:
+        while True:
+            await trio.sleep(self._settings.summary_s)
+            if not self._feeds:
+                continue
+            now = self.report()
+            _log.info(
+                "firehose.summary",
+                subscribers=now.subscribers,
+                members=now.members,
+                waiting=now.waiting,
+                ring_after=now.ring_after,
+                ring_through=now.ring_through,
+                ring_lag=now.ring_lag,
+                ring_bytes=now.ring_bytes,
+                reads=now.reads,
+                fed_events=now.fed_events,
+                catch_up_reads=now.catch_up_reads,
+                catch_up_events=now.catch_up_events,
+                shared_pages=now.shared_pages,
+                demotions=now.demotions,
+            )

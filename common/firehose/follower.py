@@ -1,0 +1,192 @@
+"""The one reader that keeps a node's ring at the head of the log.
+
+What this process commits comes to it directly and needs no read, as long as it follows what the ring has. Everything
+else is read: when the journal's prompt knows of more (other nodes' commits, heard of by ``LISTEN``), and after a while
+without a sign, so that a log of which nothing is heard is followed too. What it takes waits for nobody.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import NoReturn
+
+import structlog
+import trio
+
+from common.core.backoff import Backoff
+from common.core.batch import EventBatch
+from common.core.errors import BackhaulError
+from common.core.ring import Ring
+from common.firehose.settings import FirehoseSettings
+from common.journal.interface import Journal, LogPage
+
+_log = structlog.get_logger()
+
+# Commits that wait for the ring; when it is full they are read instead.
+_OFFERED_MAX_EVENTS = 20_000
+_OFFERED_MAX_BYTES = 16 * 1024 * 1024
+
+
+class Follower:
+    """Follows the log while ``is_wanted``; ``extend`` and ``restart`` change the ring, ``changed`` says it is another log."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        ring: Ring,
+        settings: FirehoseSettings,
+        *,
+        is_wanted: Callable[[], bool],
+        extend: Callable[[EventBatch], None],
+        restart: Callable[[int], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._journal = journal
+        self._ring = ring
+        self._settings = settings
+        self._is_wanted = is_wanted
+        self._extend = extend
+        self._restart = restart
+        self._changed = changed
+        self._offered: deque[EventBatch] = deque()
+        self._offered_events = 0
+        self._offered_bytes = 0
+        self._wanted = trio.lowlevel.ParkingLot()
+        self._history = _identity(journal)
+        self._is_fresh = True
+        self.reads = 0
+        self.read_events = 0
+        self.fed_events = 0
+
+    def wake(self) -> None:
+        """Somebody wants it now."""
+        self._wanted.unpark_all()
+
+    async def run(self) -> NoReturn:
+        """Follow whenever it is wanted, until cancelled. While the journal cannot be read, try again and again."""
+        backoff = Backoff(self._settings.retry_min_s, self._settings.retry_max_s)
+        failing_since_s: float | None = None
+
+        def is_well() -> None:
+            nonlocal failing_since_s
+            backoff.progressed()
+            if failing_since_s is not None:
+                _log.info(
+                    "firehose.resumed",
+                    position=self._ring.through,
+                    after_s=round(trio.current_time() - failing_since_s, 1),
+                )
+                failing_since_s = None
+
+        while True:
+            while not self._is_wanted():
+                await self._wanted.park()
+            try:
+                await self._follow(is_well)
+            except BackhaulError as error:
+                if failing_since_s is None:
+                    failing_since_s = trio.current_time()
+                    _log.warning("firehose.stalled", code=error.code, reason=error.message, position=self._ring.through)
+                await trio.sleep(backoff.next_delay(0.5, at_least_s=error.retry_after_s or 0.0))
+
+    async def _follow(self, is_well: Callable[[], None]) -> None:
+        ring, prompt = self._ring, self._journal.prompt
+        with self._journal.feed.listen(self._offer):
+            self._forget_offered()
+            heard = prompt.position
+            page = await self._read(max(heard, ring.through), max_events=1)
+            if self._is_fresh or page.head - ring.through > self._settings.ring_max_events:
+                self._restart(page.head)
+                self._is_fresh = False
+            is_behind = page.head > ring.through
+            while self._is_wanted():
+                is_well()
+                self._take_offered()
+                if not is_behind and prompt.position <= max(heard, ring.through):
+                    is_prompted = await self._wait(max(heard, ring.through))
+                    self._take_offered()
+                    if is_prompted and prompt.position <= ring.through:
+                        continue  # it came directly
+                heard = prompt.position
+                page = await self._read(ring.through, max_events=self._settings.read_max_events)
+                self._take_page(page)
+                is_behind = page.through < page.head
+                await trio.lowlevel.checkpoint()
+        self._restart(ring.through)
+        self._is_fresh = True
+
+    async def _wait(self, position: int) -> bool:
+        """Wait for a sign; False when there was none and it is time to look."""
+        await self._journal.prompt.wait_above(position, self._settings.poll_s)
+        return self._journal.prompt.position > position
+
+    async def _read(self, after: int, *, max_events: int) -> LogPage:
+        self.reads += 1
+        page = await self._journal.read(after, max_events=max_events, max_bytes=self._settings.read_max_bytes)
+        self.read_events += len(page.events)
+        if page.head < self._ring.through or _identity(self._journal) != self._history:
+            self._another_log(page.head)
+        return page
+
+    def _take_page(self, page: LogPage) -> None:
+        ring = self._ring
+        events = page.events
+        if events and events.position[0] <= ring.through:  # some came directly while this was being read
+            events = events.slice(_index_after(events, ring.through), len(events))
+        if page.through <= ring.through:
+            return
+        if len(events) < page.through - ring.through:
+            # Deleted before it was followed: those who need it are told from the journal.
+            self._restart(page.through)
+        else:
+            self._extend(events)
+
+    # -- directly ------------------------------------------------------------------------------------------------
+    def _offer(self, events: EventBatch) -> None:
+        """Called in the commit's task: only kept here."""
+        weight = events.byte_size()
+        if (
+            self._offered_events + len(events) > _OFFERED_MAX_EVENTS
+            or self._offered_bytes + weight > _OFFERED_MAX_BYTES
+        ):
+            return
+        self._offered.append(events)
+        self._offered_events += len(events)
+        self._offered_bytes += weight
+
+    def _take_offered(self) -> None:
+        ring = self._ring
+        while self._offered:
+            events = self._offered[0]
+            if events.position[0] > ring.through + 1:
+                break  # another's commit lies between: that is read
+            self._offered.popleft()
+            self._offered_events -= len(events)
+            self._offered_bytes -= events.byte_size()
+            if events.position[-1] <= ring.through:
+                continue
+            if events.position[0] <= ring.through:
+                events = events.slice(_index_after(events, ring.through), len(events))
+            self.fed_events += len(events)
+            self._extend(events)
+
+    def _forget_offered(self) -> None:
+        self._offered.clear()
+        self._offered_events = self._offered_bytes = 0
+
+    def _another_log(self, head: int) -> None:
+        _log.error("firehose.log_changed", position=self._ring.through, head=head)
+        self._history = _identity(self._journal)
+        self._forget_offered()
+        self._changed()
+        self._restart(head)
+
+
+def _identity(journal: Journal) -> tuple[object, ...]:
+    history = journal.history
+    return history.journal_id, history.generations
+
+
+def _index_after(events: EventBatch, position: int) -> int:
+    return position - events.position[0] + 1

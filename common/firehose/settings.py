@@ -1,0 +1,39 @@
+"""How much the firehose may keep, read and wait."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from common.core.standing import StandingRule
+
+
+@dataclass(frozen=True, slots=True)
+class FirehoseSettings:
+    """Bounds of one node's firehose. Times in seconds, sizes in bytes."""
+
+    ring_max_events: int = 100_000
+    ring_max_bytes: int = 64 * 1024 * 1024
+    poll_s: float = 1.0
+    """How long after the last sign of a commit the journal is read anyway."""
+    read_max_events: int = 2_000
+    read_max_bytes: int = 1024 * 1024
+    pending_max: int = 8_192
+    """Positions that may wait for one selecting subscriber."""
+    catch_ups_at_once: int = 2
+    """How many subscribers behind the ring the journal is read for at a time."""
+    block_events: int = 2_000
+    """Where the pages end that subscribers behind the ring share."""
+    in_hand_max_bytes: int = 64 * 1024 * 1024
+    """What all subscribers behind the ring may have in hand together."""
+    shelf_max_bytes: int = 16 * 1024 * 1024
+    """Pages kept for those who come to them a little later."""
+    deleted_max: int = 500
+    """Entities of which something was deleted that one page may tell of."""
+    look_again_s: float = 0.25
+    """How often one that must stay on the journal looks for something new at the head."""
+    sweep_s: float = 1.0
+    """How often those are looked for that have fallen out of the ring and do not ask."""
+    retry_min_s: float = 0.1
+    retry_max_s: float = 5.0
+    summary_s: float = 60.0
+    standing: StandingRule = field(default_factory=StandingRule)

@@ -1,0 +1,117 @@
+"""A firehose over any journal, what it may hear of, and subscribers that check what they get."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, cast
+
+import trio
+
+from common.core.append import LocalAppend
+from common.core.batch import EventBatch, join_tags, new_events
+from common.core.filters import EVERY_ENTITY, EntityPredicate, parse_filter
+from common.firehose.firehose import Firehose
+from common.firehose.settings import FirehoseSettings
+from common.journal.commit_feed import CommitFeed
+from common.journal.feeds import Feed
+from common.journal.interface import Journal, LogPage
+from common.journal.prompt import Prompt
+from tests.support.growing_log import Consumer, plain_encoding
+
+SMALL = FirehoseSettings(
+    ring_max_events=60,
+    poll_s=0.02,
+    read_max_events=20,
+    block_events=16,
+    look_again_s=0.01,
+    sweep_s=0.02,
+    retry_min_s=0.01,
+    retry_max_s=0.02,
+    pending_max=10,
+)
+NEXT: dict[str, Any] = {"max_events": 25, "max_bytes": 100_000}
+TOPICS = [f"t:site/{number}" for number in range(4)]
+
+
+class Muffled:
+    """A journal of which a firehose hears only what ``hears`` names: "feed", "prompt", both, or nothing. Counts reads."""
+
+    def __init__(self, journal: Journal, *hears: str) -> None:
+        self._journal = journal
+        self.reads = 0
+        self.feed = journal.feed if "feed" in hears else CommitFeed()
+        self.prompt = journal.prompt if "prompt" in hears else Prompt(journal.prompt.position)
+        self.fails: Exception | None = None
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (whatever the journal has)
+        return getattr(self._journal, name)
+
+    async def read(self, after: int, **more: Any) -> LogPage:  # noqa: ANN401
+        self.reads += 1
+        if self.fails is not None:
+            raise self.fails
+        return await self._journal.read(after, **more)
+
+
+def muffled(journal: Journal, *hears: str) -> Journal:
+    """See ``Muffled``."""
+    return cast(Journal, Muffled(journal, *hears))
+
+
+@asynccontextmanager
+async def running(journal: Journal, settings: FirehoseSettings = SMALL) -> AsyncIterator[Firehose]:
+    """A firehose that runs while the block does."""
+    firehose = Firehose(journal, plain_encoding, settings)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(firehose.run)
+        yield firehose
+        nursery.cancel_scope.cancel()
+
+
+@dataclass
+class Subscriber:
+    """Takes what its feed gives until it has seen a position."""
+
+    feed: Feed
+    predicate: EntityPredicate = EVERY_ENTITY
+    entity_types: frozenset[str] = frozenset()
+    consumer: Consumer = field(default_factory=Consumer)
+    pause_s: Callable[[], float] = lambda: 0.0
+
+    async def reach(self, position: int) -> None:
+        while self.consumer.position < position:
+            stretch = await self.feed.next(**NEXT, at_most_s=0.02)
+            if stretch is not None:
+                assert stretch.encoded == plain_encoding(stretch.events)
+                self.consumer.take(stretch)
+            pause_s = self.pause_s()
+            if pause_s:
+                await trio.sleep(pause_s)
+
+
+async def store(journal: Journal, chance: Random, count: int) -> None:
+    """Some events of some entities, whose tags change now and then."""
+    entities = [f"{chance.choice(['Pump', 'Valve'])}|{chance.randrange(6)}" for _ in range(count)]
+    tags = [join_tags(chance.sample(TOPICS, chance.randrange(0, 3))) for _ in range(count)]
+    events = new_events(entities, ["happened"] * count, [b"%d" % n for n in range(count)], tags=tags)
+    await journal.append_group([LocalAppend(events)])
+
+
+def topic_filter(*topics: str) -> EntityPredicate:
+    """Everything with one of these topics, and nothing else."""
+    names = ", ".join(f'"{topic}"' for topic in topics)
+    return parse_filter(f'[{{"exclude_all": true}}, {{"include_topics": [{names}]}}]')
+
+
+async def log_of(journal: Journal) -> EventBatch:
+    """Every event that is stored."""
+    log, position = EventBatch(), 0
+    while True:
+        page = await journal.read(position, max_events=1_000, max_bytes=10_000_000)
+        log.extend(page.events)
+        position = page.through
+        if position >= page.head:
+            return log
