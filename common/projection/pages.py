@@ -6,15 +6,17 @@ one, pages of a single event pass the good ones before it and name the bad one; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from common.core.batch import EventBatch
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.ids import SliceRange, entity_type_of
+from common.core.ids import SliceRange, entity_type_of, slice_of
 from common.core.ranges import Ahead, not_yet_done
-from common.journal.interface import Journal, Statement
+from common.core.tail import Tail
+from common.journal.interface import Journal, LogPage, Statement
 from common.projection import parking
 from common.projection.aside import Aside
 from common.projection.progress import ProjectionSettings
@@ -72,6 +74,14 @@ class Pages:
         largest = min(settings.page_max_events, _SMALL_GROUP) if is_small else settings.page_max_events
         self.group_events = handler.group_events or largest
         self._max_events = self.group_events
+        self._tail = Tail(max(self.group_events, settings.page_max_events), settings.page_max_bytes)
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """While the block runs, what this process commits is at hand without reading it."""
+        self._tail.clear()  # the store may have been put back since: what is older than the lease is asked of it
+        with self._journal.feed.listen(self._tail.add):
+            yield
 
     def narrow(self) -> None:
         """Go on with single events: one of them is at fault."""
@@ -89,7 +99,7 @@ class Pages:
                 journal raises.
         """
         heard = self._journal.prompt.position
-        read = await self._journal.read(
+        read = self._fresh(after) or await self._journal.read(
             after, max_events=self._max_events, max_bytes=self._max_bytes, slices=self._slices
         )
         if read.head < after:
@@ -102,6 +112,18 @@ class Pages:
             raise
         set_aside = [parking.park(self._work.handler.name, parked, reasons, self._now_us())] if parked else []
         return Page(events, prepared, parked, set_aside, read.through, read.through < read.head, heard)
+
+    def _fresh(self, after: int) -> LogPage | None:
+        """As a read would give it, from the commits of this process; None when what is next is not among them."""
+        events = self._tail.after(after, self._max_events, self._max_bytes)
+        if events is None:
+            return None
+        through, head = events.position[-1], max(events.position[-1], self._journal.prompt.position)
+        if not self._slices.is_all:
+            first, last = self._slices.first, self._slices.last
+            mine = [index for index, name in enumerate(events.persistence_id) if first <= slice_of(name) <= last]
+            events = events.select(mine)
+        return LogPage(events, through, head)
 
     def _wanted(self, events: EventBatch, ahead: Sequence[Ahead]) -> EventBatch:
         wanted = not_yet_done(ahead, events.persistence_id, events.position)

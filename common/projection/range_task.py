@@ -127,7 +127,8 @@ class RangeTask:
             if self._aside is not None:
                 await self._aside.load(self._journal)
                 await self._retry_wanted(self._aside)
-            await self._follow()
+            with self._pages.following():
+                await self._follow()
         finally:
             with trio.move_on_after(_RELEASE_DEADLINE_S, shield=True):
                 await self._release()

@@ -20,6 +20,7 @@ from common.core.errors import BackhaulError
 from common.core.history import Offset
 from common.core.push_messages import Ack, Drain, Heartbeat, Hello, PushBatch, PushLimits, Start
 from common.core.push_session import Producer, StartVerdict, judge_start, ranges_to_state
+from common.core.tail import Tail
 from common.journal.interface import Journal
 from common.transport import codec
 from common.transport.stream import DialledStream, PeerClosed, PeerGone
@@ -165,6 +166,7 @@ class _PushStream:
             batches_max=settings.window_max_batches,
             ack_target_s=settings.progress_timeout_s / 3,
         )
+        self._tail = Tail(settings.batch_max_events, settings.limits.batch_bytes)
         self._acked_or_told = trio.lowlevel.ParkingLot()
         self._drain: Drain | None = None
         self._peer_received = 0
@@ -173,30 +175,39 @@ class _PushStream:
     async def run(self) -> Drain | None:
         """The stream's whole life; whichever child's end means "over" cancels the rest."""
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._receive, nursery.cancel_scope)
-                nursery.start_soon(self._watch_progress)
-                nursery.start_soon(self._keep_cursor)
-                await self._send_journal()
+            with self._journal.feed.listen(self._tail.add):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._receive, nursery.cancel_scope)
+                    nursery.start_soon(self._watch_progress)
+                    nursery.start_soon(self._keep_cursor)
+                    await self._send_journal()
         finally:
             self._state.in_flight_bytes = 0
         return self._drain
 
     # -- sending: the only task that does ---------------------------------------------------------------------------
     async def _send_journal(self) -> None:
-        producer, settings = self._producer, self._settings
+        producer, journal, settings = self._producer, self._journal, self._settings
+        look_s = min(settings.poll_interval_s, settings.heartbeat_s)
+        heard, must_look = 0, True  # heard: the log was read after the prompt had told of this position
         while not producer.draining:
             room = producer.room_bytes()
             if not room:
                 await self._acked_or_told.park()
                 continue
-            page = await self._journal.read(producer.position, max_events=settings.batch_max_events, max_bytes=room)
-            if page.through > producer.position:
-                await self._send_page(page.events, page.through)
+            fresh = self._tail.after(producer.position, settings.batch_max_events, room)
+            if fresh is not None:
+                await self._send_page(fresh, fresh.position[-1])
+            elif must_look or journal.prompt.position > max(heard, producer.position):
+                heard = journal.prompt.position
+                page = await journal.read(producer.position, max_events=settings.batch_max_events, max_bytes=room)
+                must_look = page.through > producer.position
+                if must_look:
+                    await self._send_page(page.events, page.through)
             else:
-                await self._journal.prompt.wait_above(
-                    producer.position, min(settings.poll_interval_s, settings.heartbeat_s)
-                )
+                known = max(heard, producer.position)
+                await journal.prompt.wait_above(known, look_s)
+                must_look = journal.prompt.position <= known  # a hint may have been lost
                 await self._heartbeat_if_due()
         while not producer.window.is_empty:
             await self._acked_or_told.park()

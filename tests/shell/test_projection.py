@@ -241,11 +241,12 @@ async def test_another_number_of_ranges_is_refused_and_nothing_is_repeated(autoj
 
 # -- waiting -----------------------------------------------------------------------------------------------------
 async def test_an_event_takes_effect_as_soon_as_the_prompt_says_so(autojump_clock: MockClock) -> None:
-    journal, commits = StagedJournal(), Commits()
+    database, commits = MemoryDatabase(), Commits()
+    journal, other = StagedJournal(database), StagedJournal(database)
     async with running(journal, commits=commits):
         await trio.sleep(0.1)
         reads, since = journal.reads, trio.current_time()
-        await store(journal, Random(16), 1)
+        await store(other, Random(16), 1)
         await commits.reach(1)
         assert trio.current_time() == since
         assert (journal.reads - reads, journal.commits) == (1, [1])
@@ -271,3 +272,40 @@ async def test_a_prompt_that_promises_too_much_does_not_make_it_spin(autojump_cl
         journal.prompt.raise_to(1_000_000)
         await trio.sleep(10)
     assert journal.reads < 40
+
+
+# -- the short way -------------------------------------------------------------------------------------------------
+async def test_what_was_just_committed_takes_effect_without_being_read(autojump_clock: MockClock) -> None:
+    journal, commits = StagedJournal(), Commits()
+    ranges = ProjectionSettings(ranges=4, poll_s=1_000, lease_s=10_000)
+    async with running(journal, settings=ranges, commits=commits):
+        await store(journal, Random(3), 20)
+        await commits.reach(20)
+        reads = journal.reads
+        for number in range(30):
+            await store(journal, Random(number), 5)
+            await commits.reach(20 + 5 * (number + 1))
+        assert journal.reads == reads
+        assert await all_tallies(journal) == await expected_tallies(journal)
+
+
+async def test_what_another_node_commits_in_between_is_read(autojump_clock: MockClock) -> None:
+    database, commits = MemoryDatabase(), Commits()
+    journal, other = StagedJournal(database), StagedJournal(database)
+    async with running(journal, commits=commits):
+        for number in range(20):
+            await store(journal if number % 3 else other, Random(number), 5)
+            if number % 4 == 0:
+                await commits.reach(5 * (number + 1))
+        await commits.reach(100)
+    assert await all_tallies(journal) == await expected_tallies(journal)
+
+
+async def test_commits_that_come_faster_than_pages_are_all_taken(autojump_clock: MockClock) -> None:
+    journal, commits = StagedJournal(commit_s=0.05), Commits()
+    async with running(journal, settings=SMALL_PAGES, commits=commits):
+        for number in range(40):
+            await store(journal, Random(number), 3 + number % 14)
+            await trio.sleep(0.01)
+        await commits.reach((await journal.stats()).head_position)
+    assert await all_tallies(journal) == await expected_tallies(journal)

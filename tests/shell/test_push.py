@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import structlog
@@ -15,8 +16,8 @@ from common.core.batch import new_events
 from common.core.errors import BackhaulError
 from common.core.history import Generation, History, Offset, Resume
 from common.core.push_messages import PUSH_PATH, Hello, Start
-from common.journal.interface import TrimLimit
-from common.journal.memory import MemoryDatabase, open_memory_journal
+from common.journal.interface import LogPage, TrimLimit
+from common.journal.memory import MemoryDatabase, MemoryJournal, open_memory_journal
 from common.transport.codec import encode_from_cloud, encode_from_edge
 from common.transport.memory_line import Direction
 from common.transport.stream import MessageStream, StreamMethod
@@ -375,3 +376,40 @@ async def test_events_dropped_while_earlier_ones_are_in_flight_park_nothing(
         await trio.sleep(100)
         assert (await cloud.stats()).parked == 0
         assert (await whole_log(cloud)).origin_seq_nr == [*range(1, 26), *range(71, 86)]
+
+
+async def test_what_was_just_committed_is_pushed_without_being_read(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = PushWorld(poll_s=1_000)
+    reads = 0
+    plain = MemoryJournal.read
+
+    async def counted(self: MemoryJournal, after: int, **how: Any) -> LogPage:  # noqa: ANN401
+        nonlocal reads
+        reads += 1
+        return await plain(self, after, **how)
+
+    async with world.cloud() as (cloud, _), world.edge() as (edge, link):
+        await append(edge, NAMES[:3])
+        await wait_for_head(cloud, 3)
+        await trio.sleep(5)
+        monkeypatch.setattr(MemoryJournal, "read", counted)
+        for number in range(20):
+            await append(edge, NAMES[: 1 + number % 3])
+            await trio.sleep(0.1 * (number % 2))
+        await trio.sleep(5)
+        assert link.acked_position == edge.history.head_position
+        assert reads == 0
+        monkeypatch.undo()
+        assert same_story(await whole_log(edge), await whole_log(cloud))
+
+
+async def test_a_commit_larger_than_the_tail_is_read_and_what_follows_is_not_lost(autojump_clock: MockClock) -> None:
+    world = PushWorld(poll_s=1_000)
+    async with world.cloud() as (cloud, _), world.edge() as (edge, _link):
+        for size in (3, 120, 1, 500, 2, 2, 51, 50):
+            await append(edge, NAMES[:size])
+            await trio.sleep(0.0005)
+        await wait_for_head(cloud, 729)
+        assert same_story(await whole_log(edge), await whole_log(cloud))
