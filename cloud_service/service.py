@@ -18,14 +18,12 @@ from cloud_service.queries import projection_query_routes
 from cloud_service.report import CloudReport
 from cloud_service.settings import CloudSettings
 from common import VERSION
-from common.core.errors import ConfigurationError
 from common.core.push_messages import PUSH_PATH, PushLimits
-from common.journal.group_commit import open_group_commit
-from common.projection.handlers import Handler
-from common.projection.latest import LATEST
+from common.journal.group_commit import GroupCommit, open_group_commit
 from common.projection.progress import ProjectionSettings
 from common.projection.projection import run_projections
-from common.projection.tally import TALLY
+from common.runtime.application import Application, load_application
+from common.runtime.application_running import built_in_handler, open_application
 from common.runtime.health import Readiness, health_routes
 from common.runtime.http_app import HttpApp
 from common.runtime.intake import Intake
@@ -39,7 +37,6 @@ from common.transport.stream import StreamMethod
 
 _log = structlog.get_logger()
 
-_HANDLERS = {handler.name: handler for handler in (LATEST, TALLY)}
 _REDIAL_S = 1.0
 
 
@@ -57,37 +54,47 @@ async def serve(
     outside: Outside,
     stop: trio.Event,
     *,
+    application: Application | None = None,
     task_status: trio.TaskStatus[CloudPorts] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run the node until ``stop`` is set, then drain. Raises ConfigurationError and what must end the process."""
-    handlers = [_handler(name) for name in settings.projections]
+    """Run the node until ``stop`` is set, then drain. Raises ConfigurationError and what must end the process.
+
+    ``application`` is the one that the settings name, unless it is given.
+    """
+    application = application or load_application(settings.app)
+    built_in = [built_in_handler(name) for name in settings.projections]
     node = settings.node or socket.gethostname()
+    owner = f"{node}/{outside.new_id()[:8]}"
     async with (
         outside.open_journal(settings.journal, max_bytes=None, prompted=not settings.poll_only) as journal,
         open_group_commit(journal) as commit,
+        open_application(
+            application,
+            journal,
+            commit,
+            _intake(settings, commit),
+            node=owner,
+            now_us=outside.now_us,
+            chance=outside.chance,
+            event_max_bytes=settings.event_max_bytes,
+        ) as running,
     ):
         endpoint = PushEndpoint(journal, commit.submit, _endpoint_settings(settings), outside.now_us)
         report = CloudReport(journal, commit, endpoint, node=node, version=VERSION, now_us=outside.now_us)
-        intake = Intake(
-            commit,
-            entity_prefix="",
-            event_max_bytes=settings.event_max_bytes,
-            request_max_events=settings.batch_max_events,
-            request_max_bytes=settings.request_max_bytes,
-        )
         watch, readiness, metrics = JournalWatch(journal), Readiness(), Registry("backhaul_cloud")
         readiness.add("journal", lambda: watch.reason)
         readiness.add("draining", lambda: "the node is stopping" if stop.is_set() else None)
         report.register(metrics)
         app = HttpApp(
             [
-                events_route(intake),
+                events_route(running.intake),
                 *projection_query_routes(journal, frozenset(settings.projections)),
                 *read_routes(journal),
                 *parked_routes(journal),
                 *origin_routes(journal),
                 *projection_routes(journal),
                 *health_routes(readiness, report.status, metrics),
+                *running.routes(),
             ],
             body_max_bytes=settings.request_max_bytes,
         )
@@ -110,11 +117,14 @@ async def serve(
                 partial(
                     run_projections,
                     journal,
-                    handlers,
-                    owner=f"{node}/{outside.new_id()[:8]}",
+                    [*built_in, *running.handlers],
+                    owner=owner,
                     settings=_projection_settings(settings),
                     now_us=outside.now_us,
                     random=outside.chance,
+                    decode=running.decode,
+                    plain_calls=outside.plain_calls,
+                    watchdog=running.watchdog,
                 )
             )
             workers.start_soon(watch.run)
@@ -126,7 +136,7 @@ async def serve(
                 http_port=http_port,
                 grpc_port=grpc_port,
             )
-            task_status.started(CloudPorts(grpc_port, http_port, intake))
+            task_status.started(CloudPorts(grpc_port, http_port, running.intake))
             await stop.wait()
             await _drain(endpoint, settings.drain_s / 2)
             workers.cancel_scope.cancel()
@@ -138,14 +148,14 @@ async def _drain(endpoint: PushEndpoint, at_most_s: float) -> None:
         await endpoint.drain(_REDIAL_S)
 
 
-def _handler(name: str) -> Handler:
-    if name not in _HANDLERS:
-        raise ConfigurationError(
-            "settings.unknown_projection",
-            f"there is no projection {name!r}",
-            f"built in are {', '.join(sorted(_HANDLERS))}",
-        )
-    return _HANDLERS[name]
+def _intake(settings: CloudSettings, commit: GroupCommit) -> Intake:
+    return Intake(
+        commit,
+        entity_prefix="",
+        event_max_bytes=settings.event_max_bytes,
+        request_max_events=settings.batch_max_events,
+        request_max_bytes=settings.request_max_bytes,
+    )
 
 
 def _endpoint_settings(settings: CloudSettings) -> EndpointSettings:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from common.runtime import cli
 from common.runtime.append_command import APPEND
-from common.runtime.cli_questions import ASKING, PARKED
+from common.runtime.cli_questions import ASKING, PARKED, PROJECTIONS
 from edge_service.settings import PREFIX, EdgeSettings
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ EDGE = cli.Program(
     http_address=lambda settings: (settings.http_host, settings.http_port),
     instance=lambda settings: settings.id,
     load_serve=_load_serve,
-    commands=(*ASKING, APPEND, *PARKED),
+    commands=(*ASKING, APPEND, *PARKED, *PROJECTIONS),
     stand_ins=("--id=asking", "--cloud=localhost"),
 )
 

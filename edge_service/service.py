@@ -7,6 +7,7 @@ other way: the link lets go, the doors finish their requests, the writer commits
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 import trio
@@ -14,14 +15,18 @@ import trio
 from common import VERSION
 from common.core.backoff import Backoff
 from common.core.push_messages import PushLimits
-from common.journal.group_commit import open_group_commit
+from common.journal.group_commit import GroupCommit, open_group_commit
 from common.journal.interface import Journal
+from common.projection.progress import ProjectionSettings
+from common.projection.projection import run_projections
+from common.runtime.application import Application, load_application
+from common.runtime.application_running import open_application
 from common.runtime.health import Readiness, health_routes
 from common.runtime.http_app import HttpApp
 from common.runtime.intake import Intake
 from common.runtime.intake_grpc import intake_methods
 from common.runtime.intake_http import events_route
-from common.runtime.journal_routes import parked_routes, read_routes
+from common.runtime.journal_routes import parked_routes, projection_routes, read_routes
 from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import Registry
 from common.runtime.outside import Outside, tls_files
@@ -48,15 +53,33 @@ async def serve(
     outside: Outside,
     stop: trio.Event,
     *,
+    application: Application | None = None,
     task_status: trio.TaskStatus[EdgePorts] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run the edge until ``stop`` is set, then drain. Raises ConfigurationError and what must end the process."""
+    """Run the edge until ``stop`` is set, then drain. Raises ConfigurationError and what must end the process.
+
+    ``application`` is the one that the settings name, unless it is given.
+    """
+    application = application or load_application(settings.app)
     is_file = not settings.journal.startswith("postgres")
     cap_bytes = settings.journal_max_bytes if is_file else None
+    # A file has one process at a time: what it held before it was killed is its own, and needs no waiting.
+    owner = settings.id if is_file else f"{settings.id}/{outside.new_id()[:8]}"
     link = LinkState()
     async with (
         outside.open_journal(settings.journal, max_bytes=cap_bytes, prompted=not settings.poll_only) as journal,
         open_group_commit(journal) as commit,
+        open_application(
+            application,
+            journal,
+            commit,
+            _intake(settings, commit),
+            node=f"{settings.id}/{outside.new_id()[:8]}",
+            now_us=outside.now_us,
+            chance=outside.chance,
+            id_prefix=settings.entity_id_prefix,
+            event_max_bytes=settings.event_max_bytes,
+        ) as running,
     ):
         retention = Retention(journal, link, _retention_settings(settings, cap_bytes), outside.now_us)
         report = EdgeReport(
@@ -69,29 +92,24 @@ async def serve(
             cap_bytes=cap_bytes,
             now_us=outside.now_us,
         )
-        intake = Intake(
-            commit,
-            entity_prefix=settings.entity_id_prefix,
-            event_max_bytes=settings.event_max_bytes,
-            request_max_events=settings.batch_max_events,
-            request_max_bytes=settings.request_max_bytes,
-        )
         watch, readiness, metrics = JournalWatch(journal), Readiness(), Registry("backhaul_edge")
         readiness.add("journal", lambda: watch.reason)
         readiness.add("draining", lambda: "the service is stopping" if stop.is_set() else None)
         report.register(metrics)
         app = HttpApp(
             [
-                events_route(intake),
+                events_route(running.intake),
                 *read_routes(journal, link.whereabouts),
                 *parked_routes(journal),
+                *projection_routes(journal),
                 *health_routes(readiness, report.status, metrics),
+                *running.routes(),
             ],
             body_max_bytes=settings.request_max_bytes,
         )
         async with (
             outside.serve_grpc(
-                intake_methods(intake),
+                intake_methods(running.intake),
                 host=settings.grpc_host,
                 port=settings.grpc_port,
                 tls=None,
@@ -105,6 +123,20 @@ async def serve(
             trio.open_nursery() as workers,
         ):
             workers.start_soon(_push, settings, outside, journal, link)
+            workers.start_soon(
+                partial(
+                    run_projections,
+                    journal,
+                    running.handlers,
+                    owner=owner,
+                    settings=ProjectionSettings(poll_s=settings.poll_interval_s, summary_s=settings.summary_interval_s),
+                    now_us=outside.now_us,
+                    random=outside.chance,
+                    decode=running.decode,
+                    plain_calls=outside.plain_calls,
+                    watchdog=running.watchdog,
+                )
+            )
             workers.start_soon(retention.run)
             workers.start_soon(watch.run)
             workers.start_soon(report.summarise, settings.summary_interval_s)
@@ -115,9 +147,19 @@ async def serve(
                 http_port=http_port,
                 grpc_port=grpc_port,
             )
-            task_status.started(EdgePorts(grpc_port, http_port, intake))
+            task_status.started(EdgePorts(grpc_port, http_port, running.intake))
             await stop.wait()
             workers.cancel_scope.cancel()
+
+
+def _intake(settings: EdgeSettings, commit: GroupCommit) -> Intake:
+    return Intake(
+        commit,
+        entity_prefix=settings.entity_id_prefix,
+        event_max_bytes=settings.event_max_bytes,
+        request_max_events=settings.batch_max_events,
+        request_max_bytes=settings.request_max_bytes,
+    )
 
 
 async def _push(settings: EdgeSettings, outside: Outside, journal: Journal, link: LinkState) -> None:

@@ -12,19 +12,15 @@ import sys
 import threading
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from types import FrameType, TracebackType
-from typing import Any, Final, Protocol, TypeVar
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
 
-import structlog
 import trio
 
 from common.core.errors import BackhaulError, ErrorKind
+from common.watchdog import Watchdog
 
 T = TypeVar("T")
-
-_log = structlog.get_logger()
-
-BLOCKED_S: Final = 1.0
 
 
 class PlainCalls(Protocol):
@@ -110,8 +106,10 @@ def returned_wrong(what: Callable[..., Any], returned: object, expected: str) ->
     )
 
 
-async def call_async(fn: Callable[[], Awaitable[None]], deadline_s: float, what: Callable[..., Any]) -> None:
-    """Await an async function of the application's, under a deadline; told in the log when it blocks the whole service.
+async def call_async(
+    fn: Callable[[], Awaitable[None]], deadline_s: float, what: Callable[..., Any], watchdog: Watchdog
+) -> None:
+    """Await an async function of the application's, under a deadline; the watchdog names it when it holds the loop.
 
     Raises:
         BackhaulError: ``projection.handler_failed``, ``projection.handler_timeout``, ``projection.handler_returned``.
@@ -121,7 +119,7 @@ async def call_async(fn: Callable[[], Awaitable[None]], deadline_s: float, what:
             coroutine = fn()
             if not isinstance(coroutine, Coroutine):
                 raise returned_wrong(what, coroutine, "a coroutine: write it as an async function")
-            await _watched(coroutine, what)
+            await _watched(coroutine, place_of(what), watchdog)
         except BackhaulError as error:
             if error.code == "projection.handler_returned":
                 raise
@@ -133,17 +131,17 @@ async def call_async(fn: Callable[[], Awaitable[None]], deadline_s: float, what:
 
 
 @types.coroutine
-def _watched(coroutine: Coroutine[Any, Any, None], what: Callable[..., Any]) -> Generator[Any, Any, None]:
-    """The same coroutine, with each of its steps timed: nothing else runs during one."""
+def _watched(coroutine: Coroutine[Any, Any, None], place: str, watchdog: Watchdog) -> Generator[Any, Any, None]:
+    """The same coroutine, watched during each of its steps: nothing else runs meanwhile."""
     step: Callable[[], Any] = lambda: coroutine.send(None)  # noqa: E731
     while True:
-        began_at, began_s = _place_of_coroutine(coroutine, what), trio.current_time()
+        watchdog.begin(place)
         try:
             waits_for = step()
         except StopIteration:
-            _tell_if_blocked(what, began_at, "its end", trio.current_time() - began_s)
             return
-        _tell_if_blocked(what, began_at, _place_of_coroutine(coroutine, what), trio.current_time() - began_s)
+        finally:
+            watchdog.end()
         try:
             sent = yield waits_for
         except BaseException as error:  # noqa: BLE001  handed on: it is meant for the coroutine
@@ -151,18 +149,6 @@ def _watched(coroutine: Coroutine[Any, Any, None], what: Callable[..., Any]) -> 
             step = lambda: coroutine.throw(thrown)  # noqa: E731, B023
         else:
             step = lambda: coroutine.send(sent)  # noqa: E731, B023
-
-
-def _tell_if_blocked(what: Callable[..., Any], began_at: str, ended_at: str, seconds: float) -> None:
-    if seconds > BLOCKED_S:
-        _log.warning(
-            "projection.blocked_loop",
-            handler=name_of(what),
-            began_at=began_at,
-            ended_at=ended_at,
-            blocked_s=round(seconds, 3),
-            repeat_key=began_at,
-        )
 
 
 # -- places in the application's code -----------------------------------------------------------------------------
@@ -194,11 +180,6 @@ def place_of_thread(thread: int | None, what: Callable[..., Any]) -> str:
         lines.append((frame.f_code.co_filename, frame.f_lineno))
         frame = frame.f_back
     return _nearest(lines, what)
-
-
-def _place_of_coroutine(coroutine: Coroutine[Any, Any, Any], what: Callable[..., Any]) -> str:
-    frame: FrameType | None = getattr(coroutine, "cr_frame", None)
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else place_of(what)
 
 
 def _nearest(innermost_first: list[tuple[str, int]], what: Callable[..., Any]) -> str:

@@ -32,7 +32,7 @@ _NAME_MAX_BYTES = 128
 class Event:
     """An event as a handler sees it: ``value`` is what its payload means, ``envelope`` all that goes with it.
 
-    ``value`` is the payload as it is (bytes) where no event type of this name is registered.
+    ``value`` is ``Unknown`` where the application has no type of this name, and bytes where it has no types at all.
     """
 
     value: Any

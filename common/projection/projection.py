@@ -25,6 +25,7 @@ from common.projection.progress import OnCommit, ProjectionProgress, ProjectionS
 from common.projection.range_task import RangeTask
 from common.projection.story import RangeStory
 from common.projection.work import Decode, Work, undecoded
+from common.watchdog import Watchdog
 
 
 async def run_projections(
@@ -38,12 +39,13 @@ async def run_projections(
     on_commit: OnCommit | None = None,
     decode: Decode = undecoded,
     plain_calls: Callable[[], PlainCalls] = ThreadCalls,
+    watchdog: Watchdog | None = None,
     task_status: trio.TaskStatus[list[ProjectionProgress]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run every range of all ``handlers``, each on its own, until cancelled; starts with their progress.
 
     ``decode`` gives handlers of single events what a payload means; ``plain_calls`` makes what plain functions are
-    called by, one a range. The rest is as in ``run_projection``.
+    called by, one a range; ``watchdog`` names async ones that hold the loop. The rest is as in ``run_projection``.
     """
     assert len({handler.name for handler in handlers}) == len(handlers), "two projections share a name"
     ranges = slice_ranges(settings.ranges)
@@ -53,7 +55,7 @@ async def run_projections(
     async def run_range(handler: Handler, progress: ProjectionProgress) -> None:
         await run_projection(
             journal,
-            Work(handler, decode, plain_calls()),
+            Work(handler, decode, plain_calls(), watchdog or Watchdog()),
             progress.slices,
             owner=owner,
             settings=settings,

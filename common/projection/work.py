@@ -15,6 +15,7 @@ from common.core.errors import BackhaulError
 from common.journal.interface import Statement, Tables
 from common.projection.calls import PlainCalls, call_async, call_inline, raised, returned_wrong
 from common.projection.handlers import Event, Handler
+from common.watchdog import Watchdog
 
 
 class Decode(Protocol):
@@ -40,8 +41,9 @@ class Prepared:
 class Work:
     """One handler's function, ready to be called for one range."""
 
-    def __init__(self, handler: Handler, decode: Decode, plain_calls: PlainCalls) -> None:
+    def __init__(self, handler: Handler, decode: Decode, plain_calls: PlainCalls, watchdog: Watchdog) -> None:
         self.handler = handler
+        self._watchdog = watchdog
         self._decode = decode
         self._plain_calls = call_inline if handler.is_quick else plain_calls
 
@@ -69,7 +71,7 @@ class Work:
         """Let one event have its effect elsewhere."""
         effect = self.handler.effect
         assert effect is not None
-        await call_async(lambda: effect(event), self.handler.deadline_s, effect)
+        await call_async(lambda: effect(event), self.handler.deadline_s, effect, self._watchdog)
 
     def _seen(self, events: EventBatch) -> list[Event]:
         try:

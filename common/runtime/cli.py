@@ -95,7 +95,12 @@ def _dispatch(program: Program[S], words: Sequence[str], environ: Mapping[str, s
 
         return run_from(program.service, partial(load_from, flags), program.instance, program.load_serve())
     if args.command == "check-config":
-        return _check_config(load_from(flags), as_json=args.json)
+        loaded = load_from(flags)
+        if loaded.settings.app:
+            from common.runtime.application import load_application  # noqa: PLC0415 - an application may be heavy
+
+            load_application(loaded.settings.app)
+        return _check_config(loaded, as_json=args.json)
     command: Command = args.command
     settings = load_from([*program.stand_ins, *flags]).settings
     host, port = program.http_address(settings)

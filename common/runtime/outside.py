@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 
 from common.core.errors import ConfigurationError
 from common.journal.interface import Journal
+from common.projection.calls import PlainCalls, ThreadCalls
 from common.runtime.service_settings import ServiceSettings
 from common.transport.stream import Channel, Methods
 from common.transport.streams.tls import TlsFiles
@@ -79,6 +80,8 @@ class Outside:
     dial: Dial
     serve_grpc: ServeGrpc
     serve_http: ServeHttp
+    plain_calls: Callable[[], PlainCalls] = ThreadCalls
+    """What an application's plain functions are called by."""
 
 
 def tls_files(settings: ServiceSettings) -> TlsFiles | None:

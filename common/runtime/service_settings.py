@@ -12,6 +12,8 @@ from typing import Final, Literal
 
 from common.runtime.settings import SettingsConflict, about
 
+# Of an application: a module and the name it gives its App.
+TARGET_PATTERN: Final = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
@@ -20,6 +22,13 @@ GIB: Final = 1024 * MIB
 @dataclass(frozen=True, kw_only=True)
 class ServiceSettings:
     """What edge and cloud share; each adds its own fields."""
+
+    app: str = field(
+        default="",
+        metadata=about(
+            "Application to run, as module:name of its App.", may_be_empty=True, pattern=rf"({TARGET_PATTERN})?"
+        ),
+    )
 
     tls_ca: Path | None = field(
         default=None,

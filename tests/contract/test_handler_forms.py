@@ -16,6 +16,7 @@ from common.journal.interface import Journal, Statement, Tables
 from common.projection import parking
 from common.projection.handlers import FORMS, Event, Handler, OnFailure
 from common.projection.progress import ProjectionSettings, ProjectionState
+from common.watchdog import Watchdog
 from tests.contract.journals import Storage
 from tests.support.ledgers import Ledger, decode, fold
 from tests.support.projections import Commits, log_of, logged, running, store, until
@@ -214,18 +215,21 @@ class TestWrongThings:
         assert {line["code"] for line in logged(lines, "projection.failed")} == {"projection.handler_timeout"}
         assert all("test_handler_forms.py:" in line["details"]["place"] for line in logged(lines, "projection.failed"))
 
-    async def test_an_async_function_that_blocks_everything_is_named(self, journal: Journal) -> None:
+    async def test_an_async_function_that_holds_the_loop_is_named_while_it_does(self, journal: Journal) -> None:
         async def block(event: Event) -> None:
-            threading.Event().wait(1.1)
+            await trio.sleep(0.01)
+            threading.Event().wait(0.5)
 
         await store(journal, Random(8), 1)
-        commits = Commits()
-        with structlog.testing.capture_logs() as lines:
-            async with running(journal, Handler("block", [], effect=block), commits=commits, in_threads=True):
+        commits, watchdog = Commits(), Watchdog()
+        with structlog.testing.capture_logs() as lines, watchdog.watching(0.1):
+            async with running(
+                journal, Handler("block", [], effect=block), commits=commits, in_threads=True, watchdog=watchdog
+            ):
                 await commits.reach(1)
-        [line] = logged(lines, "projection.blocked_loop")
-        assert line["handler"].endswith("block")
-        assert "test_handler_forms.py:" in line["began_at"]
+        [line] = logged(lines, "code.slow")
+        assert "test_handler_forms.py:" in line["place"]
+        assert "block" in line["at"][-2] + line["at"][-3]
 
 
 class TestFailurePolicies:

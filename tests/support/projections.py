@@ -23,6 +23,7 @@ from common.projection.progress import ProjectionProgress, ProjectionSettings
 from common.projection.projection import run_projections
 from common.projection.tally import TALLY, Tally, fold_all, tally_statements
 from common.projection.work import Decode, undecoded
+from common.watchdog import Watchdog
 
 SMALL_PAGES = ProjectionSettings(page_max_events=10)
 UNAVAILABLE = BackhaulError("journal.unavailable", "cut", retry_after_s=0.1)
@@ -89,6 +90,7 @@ async def running(
     seed: int = 1,
     decode: Decode = undecoded,
     in_threads: bool = False,
+    watchdog: Watchdog | None = None,
 ) -> AsyncIterator[list[ProjectionProgress]]:
     """Projections (``tally`` if none is named) that run until the block is left.
 
@@ -107,6 +109,7 @@ async def running(
                 on_commit=commits,
                 decode=decode,
                 plain_calls=ThreadCalls if in_threads else lambda: call_inline,
+                watchdog=watchdog,
                 task_status=task_status,
             )
 

@@ -1,0 +1,195 @@
+"""What an application plugs into a service, and how it is found: ``EDGE_APP=module:name``, as ASGI servers do.
+
+The module defines one ``App``. It is imported and checked before anything is opened, also by ``check-config``, so that
+a mistake in it is told by its place and ends the start with status 2. The same ``App`` may serve an edge and a cloud.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+from starlette.routing import BaseRoute
+
+from common.core.errors import BackhaulError, ConfigurationError
+from common.core.event_types import Registry, StoredAs, place_of
+from common.entity.definition import AnyEntity, Definition
+from common.entity.durable_state import AnyState, StateDefinition
+from common.projection.handlers import Handler
+from common.projection.latest import LATEST
+from common.projection.tally import TALLY
+
+if TYPE_CHECKING:
+    from common.runtime.application_running import Running
+
+BUILT_IN: Final = MappingProxyType({handler.name: handler for handler in (LATEST, TALLY)})
+
+
+def _no_routes(_running: Running) -> Sequence[BaseRoute]:
+    return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class App:
+    """An application, as its module defines it; everything is optional.
+
+    ``event_types`` are classes that no entity or state names already. ``migrations`` make tables of the application as
+    a whole, a step each, before anything runs. ``routes`` makes HTTP routes of what runs, served beside the service's own.
+    """
+
+    event_types: Sequence[type | StoredAs] = ()
+    entities: Sequence[AnyEntity] = ()
+    states: Sequence[AnyState] = ()
+    projections: Sequence[Handler] = ()
+    migrations: Sequence[Sequence[str]] = ()
+    routes: Callable[[Running], Sequence[BaseRoute]] = _no_routes
+
+
+@dataclass(frozen=True)
+class Application:
+    """A checked ``App``: names are unique, types have their codecs."""
+
+    app: App
+    target: str = ""
+    registry: Registry = field(default_factory=Registry)
+    entities: Mapping[str, Definition] = field(default_factory=dict)
+    states: Mapping[str, StateDefinition] = field(default_factory=dict)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether there is any type that a payload can be read as."""
+        return bool(self.registry.names)
+
+
+NO_APPLICATION: Final = Application(App())
+
+
+def load_application(target: str) -> Application:
+    """The application that ``module:name`` names; without a target there is none.
+
+    The working directory is looked in first, as by an interpreter that is started there.
+
+    Raises:
+        ConfigurationError: ``application.no_module``, ``application.import_failed``, ``application.no_such_name``,
+            ``application.wrong_object``, and what ``check_application`` raises.
+    """
+    if not target:
+        return NO_APPLICATION
+    module_name, _, path = target.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    found: Any = _import(module_name)
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise ConfigurationError(
+                "application.no_such_name",
+                f"{_file_of(module_name)} has no {path}",
+                "name the App it defines: app = App(…) and module:app",
+                details={"application": target},
+            )
+        found = getattr(found, name)
+    return check_application(found, target)
+
+
+def check_application(app: object, target: str = "") -> Application:
+    """Refuse what is no ``App``, and one whose parts do not fit together.
+
+    Raises:
+        ConfigurationError: ``application.wrong_object``, ``application.name_taken``, and what the parts are refused with.
+    """
+    if not isinstance(app, App):
+        raise ConfigurationError(
+            "application.wrong_object",
+            f"{target or 'the application'} is {type(app).__name__}, not an App",
+            "from common.runtime.application import App; app = App(…)",
+        )
+    for handler in app.projections:
+        if not isinstance(handler, Handler):
+            raise _wrong_part(target, "projection", handler)
+    if not callable(app.routes):
+        raise _wrong_part(target, "maker of routes", app.routes)
+    registry = Registry()
+    try:
+        for event_type in app.event_types:
+            registry.add(event_type)
+        entities = [Definition(entity, registry) for entity in app.entities]
+        states = [StateDefinition(state, registry) for state in app.states]
+    except BackhaulError as error:
+        raise ConfigurationError(error.code, error.message, error.hint, details=error.details) from error
+    written: list[tuple[str, object]] = [(one.entity_type, type(one.entity)) for one in entities]
+    written += [(one.entity_type, type(one.state)) for one in states]
+    _check_unique("entity type", written)
+    _check_unique("projection", [(one.name, one.function) for one in (*BUILT_IN.values(), *app.projections)])
+    return Application(
+        app,
+        target,
+        registry,
+        {one.entity_type: one for one in entities},
+        {one.entity_type: one for one in states},
+    )
+
+
+def _check_unique(what: str, named: Iterable[tuple[str, object]]) -> None:
+    """``named`` are names, each with what has it in the user's code."""
+    places: dict[str, str] = {}
+    for name, written in named:
+        if name in places:
+            raise ConfigurationError(
+                "application.name_taken",
+                f"two have the name {name!r} as {what}: {places[name]} and {place_of(written)}",
+                "give one of them another name",
+                details={"name": name},
+            )
+        places[name] = place_of(written)
+
+
+def _import(module_name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise ConfigurationError(
+                "application.no_module",
+                f"there is no module {module_name!r}: {error.name} was not found",
+                f"start in the directory it is in, or set PYTHONPATH; looked in {', '.join(sys.path[:3])} …",
+            ) from error
+        raise _import_failed(module_name, error) from error
+    except (Exception, SystemExit) as error:
+        raise _import_failed(module_name, error) from error
+
+
+def _import_failed(module_name: str, error: BaseException) -> ConfigurationError:
+    """Names the deepest line that is the application's, not the import machinery's."""
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if "importlib" not in one.filename]
+    own = [one for one in frames if one.filename != __file__]
+    if isinstance(error, SyntaxError):
+        place = f"{error.filename}:{error.lineno}"
+    else:
+        place = f"{own[-1].filename}:{own[-1].lineno}" if own else _file_of(module_name)
+    told = str(error) if isinstance(error, BackhaulError | ImportError | SyntaxError) else ""
+    return ConfigurationError(
+        "application.import_failed",
+        f"importing {module_name} raised {type(error).__name__} at {place}{f': {told}' if told else ''}",
+        "mend the module: `python -c 'import …'` shows the whole traceback",
+        details={"place": place},
+    )
+
+
+def _file_of(module_name: str) -> str:
+    module = sys.modules.get(module_name)
+    return str(getattr(module, "__file__", None) or module_name)
+
+
+def _wrong_part(target: str, what: str, given: object) -> ConfigurationError:
+    return ConfigurationError(
+        "application.wrong_object",
+        f"{target or 'the application'} has {type(given).__name__} as a {what}",
+        "see docs/guide for what an App is made of",
+    )

@@ -1,0 +1,131 @@
+"""An application while its service runs: its tables are made, its entities take commands, its routes answer.
+
+Both composition roots open it around their doors. Without an application everything here is empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from random import Random
+
+import structlog
+from starlette.routing import BaseRoute
+
+from common.core.batch import Envelope
+from common.core.errors import ConfigurationError
+from common.entity.runtime import Entities, open_entities
+from common.entity.settings import EntitySettings
+from common.entity.states import States
+from common.journal.group_commit import GroupCommit
+from common.journal.interface import Journal
+from common.projection.handlers import Handler
+from common.projection.work import Decode, undecoded
+from common.runtime.application import BUILT_IN, NO_APPLICATION, Application
+from common.runtime.intake import Intake
+from common.watchdog import Watchdog
+
+_log = structlog.get_logger()
+
+TABLES = "application tables"
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What an application's own routes may use."""
+
+    application: Application
+    journal: Journal
+    intake: Intake
+    entities: Entities
+    states: States
+    now_us: Callable[[], int]
+    watchdog: Watchdog
+
+    @property
+    def decode(self) -> Decode:
+        """What handlers of single events are given as an event's value."""
+        return self._decode if self.application.decodes else undecoded
+
+    def _decode(self, envelope: Envelope) -> object:
+        return self.application.registry.decode_event(envelope)
+
+    @property
+    def handlers(self) -> Sequence[Handler]:
+        """The application's projections."""
+        return self.application.app.projections
+
+    def routes(self) -> list[BaseRoute]:
+        """The application's own routes."""
+        return [*self.application.app.routes(self)]
+
+
+@asynccontextmanager
+async def open_application(
+    application: Application,
+    journal: Journal,
+    commit: GroupCommit,
+    intake: Intake,
+    *,
+    node: str,
+    now_us: Callable[[], int],
+    chance: Random,
+    id_prefix: str = "",
+    event_max_bytes: int,
+) -> AsyncIterator[Running]:
+    """Bring the application's tables up and run its entities while the block runs.
+
+    ``node`` is unique among all that write to the journal, ``id_prefix`` an edge's own. Raises what migrations raise:
+    ``journal.schema_newer``, ``projection.statement_failed``.
+    """
+    app = application.app
+    if app.migrations:
+        await journal.migrate(TABLES, app.migrations)
+    states = States(
+        journal,
+        commit,
+        application.states,
+        node=node,
+        now_us=now_us,
+        id_prefix=id_prefix,
+        event_max_bytes=event_max_bytes,
+    )
+    await states.prepare()
+    watchdog = Watchdog()
+    async with open_entities(
+        journal,
+        commit,
+        application.entities,
+        EntitySettings(event_max_bytes=event_max_bytes),
+        node=node,
+        chance=chance,
+        watchdog=watchdog,
+        id_prefix=id_prefix,
+    ) as entities:
+        if application is NO_APPLICATION:
+            yield Running(application, journal, intake, entities, states, now_us, watchdog)
+            return
+        with watchdog.watching():
+            _log.info(
+                "application.loaded",
+                application=application.target,
+                entity_types=[*application.entities, *application.states],
+                projections=[handler.name for handler in app.projections],
+            )
+            yield Running(application, journal, intake, entities, states, now_us, watchdog)
+
+
+def built_in_handler(name: str) -> Handler:
+    """A built-in projection by name.
+
+    Raises:
+        ConfigurationError: ``settings.unknown_projection``.
+    """
+    if name not in BUILT_IN:
+        raise ConfigurationError(
+            "settings.unknown_projection",
+            f"there is no projection {name!r}",
+            f"built in are {', '.join(sorted(BUILT_IN))}",
+        )
+    return BUILT_IN[name]

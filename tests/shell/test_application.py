@@ -1,0 +1,159 @@
+"""Finding an application by its name, and what is said of one that cannot be used."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.core.errors import ConfigurationError
+from common.projection.handlers import Handler, OnFailure
+from common.runtime.application import NO_APPLICATION, App, check_application, load_application
+from tests.shell.test_cli import run
+
+GOOD = """
+from dataclasses import dataclass
+from common.projection.handlers import Event, Handler
+from common.runtime.application import App
+
+@dataclass(frozen=True)
+class Measured:
+    value: float
+
+def each(event: Event) -> None:
+    pass
+
+class inner:
+    app = App(event_types=[Measured], projections=[Handler("overview", [], each=each)])
+
+app = inner.app
+"""
+TWICE = """
+from dataclasses import dataclass
+from common.runtime.application import App
+from common.core.event_types import named
+
+@named("Measured")
+@dataclass(frozen=True)
+class One:
+    value: float
+
+@named("Measured")
+@dataclass(frozen=True)
+class Two:
+    value: float
+
+app = App(event_types=[One, Two])
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The directory a service was started in."""
+    monkeypatch.chdir(tmp_path)
+    path, known = list(sys.path), set(sys.modules)
+    yield tmp_path
+    sys.path[:] = path
+    for name in set(sys.modules) - known:
+        del sys.modules[name]
+
+
+def refused(target: str) -> ConfigurationError:
+    with pytest.raises(ConfigurationError) as error:
+        load_application(target)
+    return error.value
+
+
+def test_no_target_is_no_application() -> None:
+    assert load_application("") is NO_APPLICATION
+    assert not NO_APPLICATION.decodes
+
+
+@pytest.mark.parametrize("target", ["drones:app", "drones:inner.app"])
+def test_an_application_is_found_where_the_service_was_started(folder: Path, target: str) -> None:
+    (folder / "drones.py").write_text(GOOD)
+    application = load_application(target)
+    assert (application.target, application.registry.names) == (target, ["Measured"])
+    assert [handler.name for handler in application.app.projections] == ["overview"]
+
+
+def test_a_module_that_is_not_there_is_told_from_one_that_it_imports(folder: Path) -> None:
+    assert refused("dronez:app").code == "application.no_module"
+    assert refused("drones.dronez:app").code == "application.no_module"
+    (folder / "drones.py").write_text("x = 1\nimport numpie\n")
+    error = refused("drones:app")
+    assert error.code == "application.import_failed"
+    assert f"{folder}/drones.py:2" in error.message
+    assert "numpie" in error.message
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [("\n\n1 / 0\n", 3), ("x = (\n", 1), ("def f():\n    raise KeyError\n\nf()\n", 2), ("raise SystemExit(3)\n", 1)],
+)
+def test_a_module_that_does_not_import_is_named_with_its_line(folder: Path, text: str, line: int) -> None:
+    (folder / "drones.py").write_text(text)
+    error = refused("drones:app")
+    assert error.code == "application.import_failed"
+    assert f"{folder}/drones.py:{line}" in error.message
+
+
+def test_what_is_named_must_be_there_and_be_an_app(folder: Path) -> None:
+    (folder / "drones.py").write_text(GOOD)
+    assert refused("drones:application").code == "application.no_such_name"
+    assert refused("drones:Measured").code == "application.wrong_object"
+
+
+def test_types_and_projections_of_one_name_are_refused_with_both_places(folder: Path) -> None:
+    (folder / "drones.py").write_text(TWICE)
+    error = refused("drones:app")
+    assert error.code == "types.registered_twice"
+    assert "drones.One" in error.message
+    assert "drones.Two" in error.message
+    first, second = (Handler("overview", [], each=lambda _event: None) for _ in range(2))
+    with pytest.raises(ConfigurationError) as refusal:
+        check_application(App(projections=[first, second]))
+    assert refusal.value.code == "application.name_taken"
+    assert refusal.value.message.count("test_application.py:") == 2
+    with pytest.raises(ConfigurationError) as refusal:
+        check_application(App(projections=[Handler("tally", [], each=lambda _event: None)]))
+    assert refusal.value.code == "application.name_taken"
+
+
+@pytest.mark.parametrize("parts", [{"projections": [print]}, {"routes": 7}, {"event_types": [int]}, {"entities": [1]}])
+def test_parts_of_the_wrong_kind_are_refused(parts: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError):
+        check_application(App(**parts))  # type: ignore[arg-type]
+
+
+async def not_plain(_event: object) -> None:
+    """Async where a plain function is wanted."""
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": ""},
+        {"name": "a/b"},
+        {"name": "subscription:x"},
+        {"name": "none"},
+        {"name": "two", "each": print, "inside": print},
+        {"name": "async", "each": not_plain},
+        {"name": "plain", "effect": lambda _event: None},
+        {"name": "attempts", "each": print, "attempts": 0},
+    ],
+)
+def test_a_projection_without_a_usable_name_or_function_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        Handler(**{"migrations": (), "on_failure": OnFailure.PARK, **wrong})  # type: ignore[arg-type]
+    assert refusal.value.code == "projection.invalid_handler"
+
+
+def test_check_config_checks_the_application_too() -> None:
+    status, _, told = run("cloud_service", "check-config", CLOUD_APP="tests.nowhere:app")
+    assert (status, told.split(":")[0]) == (2, "application.no_module")
+    status, _, told = run("cloud_service", "check-config", CLOUD_APP="tests")
+    assert (status, told.split(":")[0]) == (2, "settings.invalid_value")
+    assert run("cloud_service", "check-config", CLOUD_APP="tests.support.counting_app:app")[0] == 0
