@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
 from common.core.errors import BackhaulError
@@ -83,7 +84,8 @@ class EventBatch:
 
     def columns(self) -> tuple[list[Any], ...]:
         """All columns in the order of ``COLUMNS``."""
-        return tuple(getattr(self, name) for name in COLUMNS)
+        columns: tuple[list[Any], ...] = _columns_of(self)
+        return columns
 
     def slice(self, start: int, stop: int) -> EventBatch:
         """Events ``start`` to ``stop - 1`` as a batch of their own."""
@@ -95,8 +97,8 @@ class EventBatch:
 
     def extend(self, other: EventBatch) -> None:
         """Append the events of ``other``."""
-        for name in COLUMNS:
-            getattr(self, name).extend(getattr(other, name))
+        for mine, theirs in zip(self.columns(), other.columns(), strict=True):
+            mine.extend(theirs)
 
     def weights(self) -> list[int]:
         """Bytes each event counts for in bounds: its payload and a flat share for what goes with it."""
@@ -119,6 +121,7 @@ class EventBatch:
 
 
 COLUMNS = tuple(column.name for column in fields(EventBatch))
+_columns_of = attrgetter(*COLUMNS)
 # What an event is, wherever it is kept or sent; the rest is about its neighbours in one journal.
 EVENT_COLUMNS = COLUMNS[:-1]
 

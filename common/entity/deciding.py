@@ -101,6 +101,8 @@ class Decided:
     answers: list[Answer | BackhaulError]
     events: NewEvents
     wants_snapshot: bool = False
+    is_plain: bool = True
+    """No tags and no events of unregistered types, so that only sizes can be wrong."""
 
 
 def decide_all(
@@ -114,7 +116,7 @@ def decide_all(
     refused: dict[int, BackhaulError] = {}
     while True:
         decided, owner = _decide_all(definition, state, seq_nr, commands, refused)
-        if not owner:
+        if not owner or (decided.is_plain and max(map(len, decided.events.payload)) <= event_max_bytes):
             return decided
         objections = problems(decided.events.batch(f"{definition.entity_type}|new"), event_max_bytes)
         if not objections:
@@ -161,7 +163,7 @@ def _decide(definition: Definition, decided: Decided, command: object) -> Answer
         return Rejected(decision.rejection, decided.seq_nr)
     state, wants_snapshot = decided.state, False
     for event in decision.events:
-        state, snapshot = _happen(definition, decided.events, state, event)
+        state, snapshot = _happen(definition, decided, state, event)
         wants_snapshot = wants_snapshot or snapshot
     reply = decision.reply
     if decision.reply_from is not None:
@@ -176,7 +178,7 @@ def _decide(definition: Definition, decided: Decided, command: object) -> Answer
     return Accepted(reply, decided.seq_nr, n)
 
 
-def _happen(definition: Definition, events: NewEvents, state: AnyState, event: object) -> tuple[AnyState, bool]:
+def _happen(definition: Definition, decided: Decided, state: AnyState, event: object) -> tuple[AnyState, bool]:
     # The state is made of the event as it will be read: then recovery cannot come to another one.
     (event_type, codec, payload, metadata), event = definition.registry.encode_checked(event)
     state = _evolve(definition, state, event)
@@ -192,6 +194,9 @@ def _happen(definition: Definition, events: NewEvents, state: AnyState, event: o
             wants_snapshot = entity.snapshot_when(state, event)
         except Exception as error:
             raise failed(definition, "snapshot_when", error) from error
+    if tags or type(event) is Unknown:
+        decided.is_plain = False
+    events = decided.events
     events.event_type.append(event_type)
     events.codec.append(codec)
     events.payload.append(payload)

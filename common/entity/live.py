@@ -56,11 +56,13 @@ class Repeated:
 class Asked:
     """One command and the task that waits for its answer. ``key`` is an idempotency key, or ''."""
 
-    __slots__ = ("answer", "command", "has_begun", "is_abandoned", "key", "task")
+    __slots__ = ("answer", "command", "deadline", "has_begun", "is_abandoned", "key", "name", "task")
 
-    def __init__(self, command: object, key: str) -> None:
+    def __init__(self, name: str, command: object, key: str, deadline: float) -> None:
+        self.name = name
         self.command = command
         self.key = key
+        self.deadline = deadline
         self.answer: Answer | Repeated | BackhaulError | None = None
         self.task: trio.lowlevel.Task | None = None
         self.has_begun = False
@@ -82,6 +84,11 @@ class Asked:
         self.task = None
         self.is_abandoned = True
         return trio.lowlevel.Abort.SUCCEEDED
+
+    def give_up(self, error: BackhaulError) -> None:
+        """Tell who waits that it took too long; what comes of the command is nobody's any more."""
+        self.is_abandoned = True
+        self.settle(error)
 
     def settle(self, answer: Answer | Repeated | BackhaulError) -> None:
         """Tell who waits, once."""

@@ -57,18 +57,18 @@ def stopping() -> BackhaulError:
     )
 
 
-def too_late(name: str, limit_s: float, *, has_begun: bool) -> BackhaulError:
+def too_late(name: str, *, has_begun: bool) -> BackhaulError:
     """The deadline passed, before the command's turn came or while it was being stored."""
     if has_begun:
         return BackhaulError(
             "entity.outcome_unknown",
-            f"{name} did not answer within {limit_s:g} s; the command may still take effect",
+            f"{name} did not answer in time; the command may still take effect",
             "repeat it with the same idempotency key, or look at the state",
             retry_after_s=1.0,
         )
     return BackhaulError(
         "entity.deadline",
-        f"{name} did not come to the command within {limit_s:g} s; it has no effect",
+        f"{name} did not come to the command in time; it has no effect",
         "the same command may be accepted later",
         retry_after_s=1.0,
     )

@@ -93,7 +93,8 @@ class Entities:
         self._watchdog = watchdog or Watchdog()
         self._id_prefix = id_prefix
         self._live: OrderedDict[str, LiveEntity] = OrderedDict()
-        self._waiting = 0
+        self._asked: set[Asked] = set()
+        self._asking = trio.lowlevel.ParkingLot()
         self._marks = 0
         self._is_closed = False
         self._to_attend: deque[LiveEntity] = deque()
@@ -126,11 +127,11 @@ class Entities:
             raise refusals.unknown_command(type(command).__qualname__, entity_type, definition.commands.names)
         name = persistence_id(entity_type, self._id_prefix + entity_id)
         # A key belongs to its entity: it is used as an append id, which all of the journal shares.
-        asked = Asked(command, f"{name} {key}" if key else "")
-        answer = await self._answer(definition, name, asked, deadline_s)
+        asked = Asked(name, command, f"{name} {key}" if key else "", self._deadline(deadline_s))
+        answer = await self._answer(definition, asked)
         if key and isinstance(answer, Accepted | Rejected) and not (isinstance(answer, Accepted) and answer.events):
             # Nothing was stored with the key now, so it may be the state after the first time that says no.
-            answer = await self._used_before(name, asked) or answer
+            answer = await self._used_before(asked) or answer
         if isinstance(answer, Repeated):
             return await self._told_again(definition, name, command, answer.seq_nrs)
         assert isinstance(answer, Accepted | Rejected)
@@ -140,7 +141,7 @@ class Entities:
         """The present state, as of a moment within this call; raises as ``ask``."""
         definition = self._definition(entity_type)
         name = persistence_id(entity_type, self._id_prefix + entity_id)
-        answer = await self._answer(definition, name, Asked(LOOK, ""), deadline_s)
+        answer = await self._answer(definition, Asked(name, LOOK, "", self._deadline(deadline_s)))
         assert isinstance(answer, Current)
         return answer
 
@@ -150,27 +151,27 @@ class Entities:
             raise refusals.unknown_type(entity_type, self.definitions)
         return definition
 
-    async def _answer(
-        self, definition: Definition, name: str, asked: Asked, deadline_s: float | None
-    ) -> Answer | Repeated:
-        limit_s = self._settings.deadline_s if deadline_s is None else deadline_s
+    def _deadline(self, deadline_s: float | None) -> float:
+        return trio.current_time() + (self._settings.deadline_s if deadline_s is None else deadline_s)
+
+    async def _answer(self, definition: Definition, asked: Asked) -> Answer | Repeated:
         if self._is_closed:
             raise refusals.stopping()
-        entity = self._entity(definition, name)
-        if self._waiting >= self._settings.waiting_max or len(entity.waiting) >= self._settings.entity_waiting_max:
-            raise refusals.busy(name)
-        self._waiting += 1
+        entity = self._entity(definition, asked.name)
+        if len(self._asked) >= self._settings.waiting_max or len(entity.waiting) >= self._settings.entity_waiting_max:
+            raise refusals.busy(asked.name)
+        if not self._asked:
+            self._asking.unpark()
+        self._asked.add(asked)
         try:
             entity.waiting.append(asked)
             self._step(entity)
-            with trio.move_on_after(limit_s):
-                return await asked.wait()
-            raise refusals.too_late(name, limit_s, has_begun=asked.has_begun)
+            return await asked.wait()
         finally:
-            self._waiting -= 1
+            self._asked.discard(asked)
 
-    async def _used_before(self, name: str, asked: Asked) -> Repeated | None:
-        probe = LocalAppend(EventBatch(), {name: _NEVER}, asked.key, asked.digest())
+    async def _used_before(self, asked: Asked) -> Repeated | None:
+        probe = LocalAppend(EventBatch(), {asked.name: _NEVER}, asked.key, asked.digest())
         told = await self._commit.append(probe)
         if isinstance(told, Appended):
             return Repeated(told.seq_nr)
@@ -280,14 +281,26 @@ class Entities:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._step_again)
+                nursery.start_soon(self._keep_deadlines)
                 nursery.start_soon(self._forget_idle)
                 nursery.start_soon(self._snapshots.run)
                 for _ in range(self._settings.recoveries):
                     nursery.start_soon(self._attend)
         finally:
             self._is_closed = True
+            stopping = refusals.stopping()
             for entity in self._live.values():
-                entity.stop(refusals.stopping())
+                entity.stop(stopping)
+
+    async def _keep_deadlines(self) -> NoReturn:
+        """One task for all: a cancel scope a command would cost as much as deciding it."""
+        while True:
+            while not self._asked:
+                await self._asking.park()
+            await trio.sleep(self._settings.deadline_look_s)
+            now = trio.current_time()
+            for asked in [asked for asked in self._asked if asked.deadline <= now]:
+                asked.give_up(refusals.too_late(asked.name, has_begun=asked.has_begun))
 
     async def _step_again(self) -> NoReturn:
         while True:

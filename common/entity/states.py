@@ -155,7 +155,7 @@ class States:
                     raise refusals.refused(told)
                 if expected is not None:
                     raise _wrong_revision(name, expected, told.actual)
-        raise refusals.too_late(name, self._deadline_s, has_begun=True)
+        raise refusals.too_late(name, has_begun=True)
 
     async def _append(self, request: LocalAppend, name: str, before: int, mark: str) -> AppendRefused | None:
         """None when it is stored. An answer that was lost is asked for again: the number lets it be stored once only."""

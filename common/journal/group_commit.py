@@ -82,12 +82,21 @@ class Submitted:
         self.request = request
         self.weight = request.events.byte_size()
         self._on_settled = on_settled
-        self._done = trio.Event()
+        self._done: trio.Event | None = None
         self._result: outcome.Outcome[AppendOutcome] | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the outcome is there."""
+        return self._result is not None
 
     async def wait(self) -> AppendOutcome:
         """The outcome, after the synced commit. Raises what the journal raised for the whole group."""
-        await self._done.wait()
+        if self._result is None:
+            self._done = self._done or trio.Event()
+            await self._done.wait()
+        else:
+            await trio.lowlevel.checkpoint()
         assert self._result is not None
         return self._result.unwrap()
 
@@ -95,7 +104,8 @@ class Submitted:
         """Tell who waits, once."""
         if self._result is None:
             self._result = result
-            self._done.set()
+            if self._done is not None:
+                self._done.set()
             if self._on_settled is not None:
                 self._on_settled(result)
 
@@ -222,8 +232,9 @@ class GroupCommit:
             for submitted in taken:
                 submitted.settle(outcome.Error(error))
         finally:
-            for submitted in taken:  # cancelled in the middle
-                submitted.settle(outcome.Error(_closing()))
+            for submitted in taken:
+                if not submitted.is_settled:  # cancelled in the middle
+                    submitted.settle(outcome.Error(_closing()))
 
 
 def _closing() -> BackhaulError:

@@ -82,7 +82,7 @@ class TestBounds:
 
 class TestDeadlines:
     async def test_a_command_that_was_not_begun_has_no_effect(self, autojump_clock: trio.testing.MockClock) -> None:
-        async with counting(EntitySettings(append_commands_max=1)) as (entities, _, _):
+        async with counting(EntitySettings(append_commands_max=1, deadline_look_s=0.01)) as (entities, _, _):
             codes = []
 
             async def caller(deadline_s: float) -> None:

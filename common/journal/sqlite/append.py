@@ -73,6 +73,8 @@ class _Group:
         self._now_us = now_us
         self._origins = Origins(writer, now_us)
         self._accepted = EventBatch()
+        self._seq_nr: list[int] = []
+        self._origin_seq_nr: list[int] = []
         self._touched: dict[str, None] = {}
         self._append_ids: dict[str, tuple[bytes, Appended]] = {}
         self._new_append_ids: list[str] = []
@@ -88,6 +90,7 @@ class _Group:
         outcomes: list[AppendOutcome] = [
             self._local(request) if isinstance(request, LocalAppend) else self._pushed(request) for request in requests
         ]
+        self._accepted.seq_nr, self._accepted.origin_seq_nr = self._seq_nr, self._origin_seq_nr
         self._accepted.prev_tags = link_tags(self._accepted, self._heads)
         self._entities.write(self._touched)
         stored = self._accepted
@@ -120,7 +123,7 @@ class _Group:
         if isinstance(judged, AppendRefused):
             return judged
         appended = Appended(self._head_position + 1 + len(self._accepted), judged)
-        self._accepted.extend(replace(request.events, seq_nr=judged, origin_seq_nr=[0] * len(judged)))
+        self._accept(request.events, judged, [0] * len(judged))
         self._touched.update(dict.fromkeys(request.events.persistence_id))
         if request.append_id:
             self._append_ids[request.append_id] = (request.digest, appended)
@@ -147,9 +150,15 @@ class _Group:
         self._origins.move(request)
         self._touched.update(touched)
         accepted = _accepted_events(request, judgement)
-        self._accepted.extend(replace(accepted, seq_nr=judgement.seq_nr, origin_seq_nr=accepted.seq_nr))
+        self._accept(accepted, judgement.seq_nr, accepted.seq_nr)
         told = tuple(parked for _, parked in judgement.parked)
         return Pushed(request.through.position, len(judgement.accepted), told)
+
+    def _accept(self, events: EventBatch, seq_nr: list[int], origin_seq_nr: list[int]) -> None:
+        """Take events into the group's batch; it gets their numbers when it is whole."""
+        self._accepted.extend(events)
+        self._seq_nr += seq_nr
+        self._origin_seq_nr += origin_seq_nr
 
     def _store_append_ids(self) -> None:
         stored = [self._append_ids[append_id] for append_id in self._new_append_ids]
