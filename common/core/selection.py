@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from common.core.batch import EventBatch, tags_to_find_by
-from common.core.ids import entity_type_of
+from common.core.ids import SEPARATOR, entity_type_of
 
 # Types are indexed by blocks of positions: an index entry an event would cost every append more than it saves a reader.
 BLOCK_BITS = 6
@@ -85,8 +85,12 @@ def block_of(position: int) -> int:
     return position >> BLOCK_BITS
 
 
-def blocks_by_type(positions: Iterable[int], persistence_ids: Sequence[str]) -> set[tuple[str, int]]:
-    """The index entries (type, block) that events at these positions need."""
+def blocks_by_type(positions: Sequence[int], persistence_ids: Sequence[str]) -> set[tuple[str, int]]:
+    """The index entries (type, block) that events at these positions, which follow each other, need."""
+    first = entity_type_of(persistence_ids[0])
+    of_first = f"{first}{SEPARATOR}"
+    if all(name.startswith(of_first) for name in persistence_ids):
+        return {(first, block) for block in range(positions[0] >> BLOCK_BITS, (positions[-1] >> BLOCK_BITS) + 1)}
     return {
         (entity_type_of(name), position >> BLOCK_BITS)
         for position, name in zip(positions, persistence_ids, strict=True)

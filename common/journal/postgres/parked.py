@@ -164,7 +164,8 @@ WITH taken AS (
            event_type, codec, tags, metadata, payload, taken.before
     FROM taken, before
 )
-UPDATE head SET position = head.position + n, timestamp_us = before.timestamp_us + n, is_tagged = is_tagged OR any_tags
+UPDATE head SET position = head.position + n, timestamp_us = before.timestamp_us + n, is_tagged = is_tagged OR any_tags,
+                block_type = ''
 FROM before, (SELECT count(*) AS n, bool_or(tags <> '') AS any_tags FROM taken) AS counted RETURNING head.position
 """
 _INDEX = f"""

@@ -53,12 +53,13 @@ def remove_blocks(writer: apsw.Connection, removed: Iterable[int], head: int) ->
 
 
 def _tag_entries(rows: Iterable[tuple[int, str, str]]) -> list[tuple[str, int]]:
-    return [
+    # In the order of the index, so that what goes to one page goes there at once.
+    return sorted(
         (tag, position)
         for position, tags, prev_tags in rows
         if tags or prev_tags
-        for tag in sorted(tags_to_find_by(tags, prev_tags))
-    ]
+        for tag in tags_to_find_by(tags, prev_tags)
+    )
 
 
 def _types(writer: apsw.Connection) -> Sequence[str]:
