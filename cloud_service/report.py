@@ -10,7 +10,7 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.journal.group_commit import GroupCommit
-from common.journal.interface import Journal, JournalStats
+from common.journal.interface import LOOK_KINDS, Journal, JournalStats
 from common.projection.status import projection_status
 from common.runtime.clock import warn_if_ahead
 from common.runtime.metrics import Registry
@@ -135,6 +135,9 @@ class CloudReport:
         metrics.gauge("journal_parked_events", "Parked events.", lambda: self._stats.parked if self._stats else 0)
         metrics.gauge("journal_commits", "Commits of this node since start.", lambda: commit.commits)
         metrics.gauge("journal_stored_events", "Events taken in by this node since start.", lambda: commit.events)
+        metrics.gauges(
+            "journal_looks", "Looks into the log since start.", "kind", LOOK_KINDS, lambda: self._journal.looks
+        )
         metrics.gauge("journal_queued_requests", "Appends that wait for the next commit.", lambda: commit.queued)
         metrics.gauge(
             "projection_lag_events",

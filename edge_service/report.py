@@ -13,7 +13,7 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.journal.group_commit import GroupCommit
-from common.journal.interface import Journal, JournalStats
+from common.journal.interface import LOOK_KINDS, Journal, JournalStats
 from common.runtime.clock import warn_if_ahead
 from common.runtime.metrics import Registry
 from common.transport.push_producer import LinkState
@@ -165,6 +165,9 @@ class EdgeReport:
         metrics.gauge("journal_used_bytes", "Bytes in use, with the write-ahead log.", lambda: self._of("used_bytes"))
         metrics.gauge("journal_wal_bytes", "Bytes of the write-ahead log.", lambda: self._of("wal_bytes"))
         metrics.gauge("journal_commits", "Commits since start.", lambda: commit.commits)
+        metrics.gauges(
+            "journal_looks", "Looks into the log since start.", "kind", LOOK_KINDS, lambda: self._journal.looks
+        )
         metrics.gauge("journal_appended_events", "Events appended since start.", lambda: commit.events)
         metrics.gauge("journal_trimmed_events", "Events removed by retention since start.", lambda: retention.trimmed)
         metrics.gauge("journal_dropped_events", "Events dropped at the cap since start.", lambda: retention.dropped)

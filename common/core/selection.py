@@ -80,6 +80,22 @@ def prefix_end(prefix: str) -> str | None:
     return bare[:-1] + chr(following)
 
 
+def widths(entries: int, wanted: int, at_most: int) -> Iterator[int | None]:
+    """Through how many positions to look for ``wanted`` events when all keys together may give ``entries``; None = all.
+
+    Few keys go as far as they need. Many would each give a page of which one page is used: those look a little way
+    first, and further only while that finds too little.
+    """
+    if entries <= at_most:
+        yield None
+        return
+    width = 4 * wanted
+    while width < at_most:
+        yield width
+        width *= 4
+    yield at_most
+
+
 def block_of(position: int) -> int:
     """The block of positions that ``position`` lies in."""
     return position >> BLOCK_BITS

@@ -12,6 +12,7 @@ called by ``group_commit`` only. Errors: ``journal.unavailable`` when the storag
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -52,6 +53,10 @@ __all__ = [
     "Tables",
     "TrimLimit",
 ]
+
+
+# All of the log or of some slices; by a selection; of one entity.
+LOOK_KINDS = ("log", "selected", "entity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,9 @@ class Journal(ProjectionStore, SnapshotStore, SubscriptionStore, PushFilterStore
 
     feed: CommitFeed
     """What this process's commits stored, for whoever wants it before reading it."""
+
+    looks: Counter[str]
+    """How often this process has looked into the log, by kind (``LOOK_KINDS``)."""
 
     @property
     def history(self) -> History:

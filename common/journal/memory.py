@@ -195,6 +195,7 @@ class MemoryJournal(MemoryPushFilters):
         selection: Selection = EVERYTHING,
     ) -> LogPage:
         """See ``Journal.read``."""
+        self.looks["log" if selection.is_all else "selected"] += 1
         await trio.lowlevel.checkpoint()
         state = self._database.state
         log = state.log
@@ -220,6 +221,7 @@ class MemoryJournal(MemoryPushFilters):
         self, persistence_id: str, from_seq_nr: int, to_seq_nr: int, *, max_events: int
     ) -> EventBatch:
         """See ``Journal.read_entity``."""
+        self.looks["entity"] += 1
         await trio.lowlevel.checkpoint()
         log = self._database.state.log
         chosen = [

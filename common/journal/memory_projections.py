@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -42,6 +43,7 @@ class MemoryProjections:
         self._now_us = now_us
         self._commit_delay_s = commit_delay_s
         self.feed = CommitFeed()
+        self.looks: Counter[str] = Counter()
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[MemoryState]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.lowlevel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from common.core import selection as core_selection
 from common.core.batch import NO_TAGS, EventBatch, predecessor_tags, split_tags
 from common.core.selection import Selection
 from common.journal.interface import Journal, TrimLimit
+from common.journal.memory import MemoryJournal
 from common.journal.sqlite import selected as sqlite_selected
 from tests.contract.journals import Storage, open_storage
 from tests.support.builders import Origin, appended, local, whole_log
@@ -135,6 +137,27 @@ class TestSelections:
         expected = [i + 1 for i in range(n) if i == 1 or str(i).startswith("3")]
         for page in (1, 7, 200):
             assert (await whole_log(journal, selection=wanted, page=page)).position == expected
+
+    async def test_a_plain_read_does_not_wait_for_the_many_that_search(self, journal: Journal) -> None:
+        await appended(journal, local(*["A|1"] * 200, tags=["t:a", "t:b"]))
+        found: list[int] = []
+
+        async def search() -> None:
+            wanted = Selection(tags=frozenset({"t:a"}))
+            page = await journal.read(0, max_events=100, max_bytes=10**6, selection=wanted)
+            found.append(len(page.events))
+
+        async with trio.open_nursery() as consumers:
+            for _ in range(300):
+                consumers.start_soon(search)
+            while not found:
+                await trio.lowlevel.checkpoint()
+            before = len(found)
+            await journal.read(0, max_events=1, max_bytes=1)
+            meanwhile = len(found) - before
+        assert found == [100] * 300
+        assert journal.looks["selected"] == 300
+        assert meanwhile < 100 or isinstance(journal, MemoryJournal)
 
     @pytest.mark.parametrize("types", [frozenset[str](), frozenset({"A"})])
     async def test_trimming_leaves_nothing_in_the_indexes(

@@ -158,11 +158,11 @@ class PostgresJournal(PostgresPushFilters):
         selection: Selection = EVERYTHING,
     ) -> LogPage:
         """See ``Journal.read``."""
-        reader = self._reader()
-
-        async def page(connection: asyncpg.Connection, after: int) -> LogPage:
-            return await log.read(
-                connection,
+        self.looks["log" if selection.is_all else "selected"] += 1
+        lane = self._readers if selection.is_all else self._searchers
+        async with lane.reader() as reader:
+            found = await reader.connection.run(
+                log.read,
                 reader.names,
                 after,
                 through=through,
@@ -171,8 +171,6 @@ class PostgresJournal(PostgresPushFilters):
                 slices=slices,
                 selection=selection,
             )
-
-        found = await reader.connection.run(page, after)
         self._saw_head(found.head)
         return found
 
@@ -180,10 +178,11 @@ class PostgresJournal(PostgresPushFilters):
         self, persistence_id: str, from_seq_nr: int, to_seq_nr: int, *, max_events: int
     ) -> EventBatch:
         """See ``Journal.read_entity``."""
-        reader = self._reader()
-        return await reader.connection.run(
-            log.read_entity, reader.names, persistence_id, from_seq_nr, to_seq_nr, max_events
-        )
+        self.looks["entity"] += 1
+        async with self._readers.reader() as reader:
+            return await reader.connection.run(
+                log.read_entity, reader.names, persistence_id, from_seq_nr, to_seq_nr, max_events
+            )
 
     async def entity_head(self, persistence_id: str) -> EntityHead | None:
         """See ``Journal.entity_head``."""

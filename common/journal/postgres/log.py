@@ -86,9 +86,10 @@ _IN_STRETCHES = _PAGE.format(
     " CROSS JOIN LATERAL (SELECT * FROM event WHERE position BETWEEN s.low AND s.high {condition} ORDER BY position"
     " LIMIT $2 + 1) AS event ORDER BY s.i, position LIMIT $2 + 1"
 )
+# A value to compare, not an EXISTS: that could become a join, which looks at every event before the first is found.
 TYPE_CONDITION = (
-    " AND EXISTS (SELECT FROM entity WHERE entity.entity_no = event.entity_no"
-    f" AND split_part(persistence_id, '{SEPARATOR}', 1) = ANY (${{}}::text[]))"
+    " AND split_part((SELECT persistence_id FROM entity WHERE entity.entity_no = event.entity_no),"
+    f" '{SEPARATOR}', 1) = ANY (${{}}::text[])"
 )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from common.core.selection import BLOCK_BITS, BLOCK_POSITIONS, KEYS_MAX, Selection, prefix_end, stretches
+from common.core.selection import BLOCK_BITS, BLOCK_POSITIONS, KEYS_MAX, Selection, prefix_end, stretches, widths
 
 # With a condition a look goes through at most so many positions, however few events it finds.
 POSITIONS_PER_LOOK = 50_000
@@ -70,12 +70,17 @@ async def look(
     keys = await _keys(connection, selection) if selection.has_keys else None
     if keys is not None:
         tags, entities = keys
-        is_wide = (len(tags) + len(entities)) * max_events > POSITIONS_PER_LOOK
-        args = (after, through, POSITIONS_PER_LOOK, is_wide, max_events)
-        head, bound, positions = await connection.fetchrow(_BY_KEYS, *args, tags, entities)
+        positions: list[int] = []
+        head = bound = after
+        for width in widths((len(tags) + len(entities)) * max_events, max_events, POSITIONS_PER_LOOK):
+            args = (after, through, width, width is not None, max_events)
+            head, bound, positions = await connection.fetchrow(_BY_KEYS, *args, tags, entities)
+            if len(positions) == max_events:
+                return [(position, position) for position in positions], positions[-1], head
+            if bound == (head if through is None else min(head, through)):
+                break
         # Fewer than asked for: no key has more up to the bound.
-        done = bound if len(positions) < max_events else positions[-1]
-        return [(position, position) for position in positions], done, head
+        return [(position, position) for position in positions], bound, head
     if selection.has_keys:
         head, bound, _ = await connection.fetchrow(_HEAD_ONLY, after, through, POSITIONS_PER_LOOK, True, 0)
         return [(after + 1, bound)] if after < bound else [], bound, head

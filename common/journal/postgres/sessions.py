@@ -1,16 +1,19 @@
 """A node's sessions with its database, and what this process remembers of the log.
 
 What the parts of ``PostgresJournal`` stand on. Each kind of work has a session of its own, so none waits for another:
-appends, reads (two), the state of origins and parked events, projections (two, and two more for functions that run
-inside a transaction), and hints.
+appends, reads (two), reads by a selection (two), the state of origins and parked events, projections (two, and two more
+for functions that run inside a transaction), and hints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Concatenate, ParamSpec, TypeVar
 
 import asyncpg
+import trio
 
 from common.core.history import History
 from common.journal.commit_feed import CommitFeed
@@ -52,6 +55,30 @@ class _Reader:
         self._covered.clear()
 
 
+class _Lane:
+    """Readers for one kind of reading: who has waited longest gets the first that is free.
+
+    Consumers that catch up by a selection, thousands at once, have a lane of their own: they hold up each other, one
+    bounded look at a time, and neither a push nor a projection.
+    """
+
+    def __init__(self, server: Server, purpose: str, covered: CoveredMarks) -> None:
+        self.readers = [_Reader(server, f"{purpose} {number}", covered) for number in (1, 2)]
+        self._free = list(self.readers)
+        self._turns = trio.Semaphore(len(self._free))
+
+    @asynccontextmanager
+    async def reader(self) -> AsyncIterator[_Reader]:
+        """One of them, while the block runs."""
+        async with self._turns:
+            reader = self._free.pop(0)
+            try:
+                yield reader
+            finally:
+                # The first in the row has its session open: a second one is opened when two are needed.
+                self._free.insert(0, reader)
+
+
 class _Committer:
     """A session for projections' commits, with the statements it has prepared."""
 
@@ -74,10 +101,12 @@ class PostgresSessions:
         self._writer_sessions = 0
         self.prompt = Prompt(history.head_position)
         self.feed = CommitFeed()
+        self.looks: Counter[str] = Counter()
         self._hints = Hints(server, self.prompt)
         self._writer = OwnedConnection(server, "writer", settings=_WRITER_SETTINGS, prepare=self._new_writer)
         self._covered = CoveredMarks()
-        self._readers = [_Reader(server, f"reader {number}", self._covered) for number in (1, 2)]
+        self._readers = _Lane(server, "reader", self._covered)
+        self._searchers = _Lane(server, "search", self._covered)
         self._state = OwnedConnection(server, "state")
         self._projections = [_Committer(server, f"projections {number}") for number in (1, 2)]
         # Apart: an application's function may keep its transaction open for seconds.
@@ -107,7 +136,7 @@ class PostgresSessions:
         """Close every session; bounded."""
         for connection in (
             self._writer,
-            *(reader.connection for reader in self._readers),
+            *(reader.connection for lane in (self._readers, self._searchers) for reader in lane.readers),
             self._state,
             *(committer.connection for committer in self._projections),
             *self._inside,
@@ -117,10 +146,8 @@ class PostgresSessions:
     async def _read(
         self, fn: Callable[Concatenate[asyncpg.Connection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        return await self._reader().connection.run(fn, *args, **kwargs)
-
-    def _reader(self) -> _Reader:
-        return next((reader for reader in self._readers if not reader.connection.is_busy), self._readers[0])
+        async with self._readers.reader() as reader:
+            return await reader.connection.run(fn, *args, **kwargs)
 
     def _committer(self) -> _Committer:
         return next((one for one in self._projections if not one.connection.is_busy), self._projections[0])

@@ -132,7 +132,9 @@ class SqliteJournal(SqlitePushFilters):
         """See ``Journal.read``. A condition that leaves nothing of a stretch makes it look at the next one."""
 
         async def look(after: int) -> LogPage:
-            return await self._read(
+            self.looks["log" if selection.is_all else "selected"] += 1
+            run = self._read if selection.is_all else self._search
+            return await run(
                 log.look,
                 self._names,
                 after=after,
@@ -152,6 +154,7 @@ class SqliteJournal(SqlitePushFilters):
         self, persistence_id: str, from_seq_nr: int, to_seq_nr: int, *, max_events: int
     ) -> EventBatch:
         """See ``Journal.read_entity``."""
+        self.looks["entity"] += 1
         return await self._read(
             log.read_entity,
             self._names,

@@ -13,7 +13,16 @@ import orjson
 
 from common.core.batch import EVENT_OVERHEAD_BYTES
 from common.core.ids import SliceRange
-from common.core.selection import BLOCK_BITS, BLOCK_POSITIONS, KEYS_MAX, Selection, block_of, prefix_end, stretches
+from common.core.selection import (
+    BLOCK_BITS,
+    BLOCK_POSITIONS,
+    KEYS_MAX,
+    Selection,
+    block_of,
+    prefix_end,
+    stretches,
+    widths,
+)
 from common.journal.sqlite.connection import select
 
 # A look is a short read, so that the WAL can always be taken over.
@@ -64,10 +73,10 @@ def _sizes(
     )
 
 
-def end_of_look(reader: apsw.Connection, after: int, last: int) -> int:
-    """``last``, or where one look ends if that is before; positions deleted meanwhile do not count."""
+def end_of_look(reader: apsw.Connection, after: int, last: int, width: int | None = None) -> int:
+    """``last``, or where a look so wide ends if that is before; positions deleted meanwhile do not count."""
     first: int = reader.execute("SELECT min(position) FROM event WHERE position > ?", (after,)).get or last
-    return min(last, first + POSITIONS_PER_LOOK)
+    return min(last, first + (width or POSITIONS_PER_LOOK))
 
 
 def _keys(reader: apsw.Connection, selection: Selection) -> tuple[list[str], list[int]] | None:
@@ -106,8 +115,21 @@ def _by_keys(
     reader: apsw.Connection, tags: Sequence[str], entities: Sequence[int], *, after: int, last: int, max_events: int
 ) -> tuple[list[int], int]:
     """The first ``max_events`` positions that any key has, and how far that is complete."""
-    if (len(tags) + len(entities)) * max_events > POSITIONS_PER_LOOK:
-        last = end_of_look(reader, after, last)
+    positions: list[int] = []
+    end = last
+    for width in widths((len(tags) + len(entities)) * max_events, max_events, POSITIONS_PER_LOOK):
+        end = last if width is None else end_of_look(reader, after, last, width)
+        positions = _of_keys(reader, tags, entities, after=after, last=end, max_events=max_events)
+        if len(positions) == max_events:
+            return positions, positions[-1]
+        if end == last:
+            break
+    return positions, end
+
+
+def _of_keys(
+    reader: apsw.Connection, tags: Sequence[str], entities: Sequence[int], *, after: int, last: int, max_events: int
+) -> list[int]:
     found: set[int] = set()
     for tag in tags:
         sql = (
@@ -118,8 +140,7 @@ def _by_keys(
         sql = "SELECT position FROM event WHERE entity_no = ? AND seq_nr >= ? ORDER BY seq_nr LIMIT ?"
         rows = select(reader, sql, (entity_no, _first_number_after(reader, entity_no, after), max_events))
         found.update(position for (position,) in rows if position <= last)
-    positions = sorted(found)[:max_events]
-    return positions, positions[-1] if len(positions) == max_events else last
+    return sorted(found)[:max_events]
 
 
 def _first_number_after(reader: apsw.Connection, entity_no: int, after: int) -> int:

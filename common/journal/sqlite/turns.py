@@ -5,6 +5,7 @@ What the parts of ``SqliteJournal`` stand on; what is done in a turn is in the m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -35,8 +36,10 @@ class SqliteTurns:
         self._covered = CoveredMarks()
         self._writer_turn = trio.Lock()
         self._reader_turn = trio.Lock()
+        self._search_turn = trio.Lock()
         self.prompt = Prompt(history.head_position)
         self.feed = CommitFeed()
+        self.looks: Counter[str] = Counter()
 
     @property
     def history(self) -> History:
@@ -52,6 +55,14 @@ class SqliteTurns:
 
         async with self._writer_turn:
             return await self._run(work)
+
+    async def _search(self, fn: Callable[Concatenate[apsw.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As ``_read``, for reading by a selection: one of these at a time waits for the reader, however many want it.
+
+        So consumers that catch up, thousands at once, hold up each other and nobody else.
+        """
+        async with self._search_turn:
+            return await self._read(fn, *args, **kwargs)
 
     async def _read(self, fn: Callable[Concatenate[apsw.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         def work() -> T:
