@@ -61,6 +61,7 @@ class Request:
     """To be called when there is an answer."""
     found: Found | None = None
     error: BackhaulError | None = None
+    is_unwanted: bool = False
     is_of_another_log: bool = False
 
     @property
@@ -130,6 +131,7 @@ class CatchUps:
 
     def withdraw(self, request: Request) -> None:
         """Nobody waits for the answer any more."""
+        request.is_unwanted = True
         self._waiting.pop(request, None)
 
     def begin(self) -> tuple[Request, Look] | None:
@@ -144,7 +146,8 @@ class CatchUps:
     def put_back(self, request: Request) -> None:
         """It could not be read now: it is first again."""
         del self._running[request]
-        self._waiting = {request: None, **self._waiting}
+        if not request.is_unwanted:
+            self._waiting = {request: None, **self._waiting}
 
     def failed(self, request: Request, error: BackhaulError) -> None:
         """It cannot be read at all."""

@@ -149,7 +149,8 @@ class Ring:
 
     def __init__(self, source: Source, after: int, *, max_events: int, max_bytes: int) -> None:
         assert max_events > 0 < max_bytes, (max_events, max_bytes)
-        self._source = source
+        self.source = source
+        """Of the pages to come: it changes with the log."""
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._pages: list[Page] = []
@@ -172,7 +173,7 @@ class Ring:
         new: list[Page] = []
         for start, stop in _cuts(events):
             part = events if stop - start == len(events) else events.slice(start, stop)
-            page = Page(self._source, self.through, part.position[-1], part)
+            page = Page(self.source, self.through, part.position[-1], part)
             self.through = page.through
             self._append(page)
             new.append(page)

@@ -223,7 +223,7 @@ class Firehose:
 
     def _change_log(self) -> None:
         self.log_number += 1
-        self.source = Source(self._journal.history.journal_id, self._encode)
+        self.source = self.fan_out.ring.source = Source(self._journal.history.journal_id, self._encode)
         self.readers.queue.forget_pages()
         self._wake_all()
 

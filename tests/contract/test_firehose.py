@@ -8,8 +8,11 @@ from random import Random
 import pytest
 import structlog
 import trio
+import trio.testing
 
-from common.core.batch import EventBatch
+from common.core.append import LocalAppend
+from common.core.batch import EventBatch, new_events
+from common.core.digest import place_digest
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.filters import EVERY_ENTITY, EntityPredicate, parse_filter
 from common.core.snapshot import NewSnapshot
@@ -17,8 +20,9 @@ from common.firehose.firehose import Firehose
 from common.firehose.settings import FirehoseSettings
 from common.journal.feeds import Feed, Standing
 from common.journal.interface import Journal, TrimLimit
+from common.journal.memory import MemoryDatabase, open_memory_journal
 from tests.contract.journals import Storage
-from tests.support.builders import appended, local
+from tests.support.builders import SettableClock, appended, ids, local
 from tests.support.firehose import NEXT, SMALL, Muffled, Subscriber, log_of, muffled, running, store, topic_filter
 from tests.support.growing_log import Consumer, plain_encoding, selected_positions
 
@@ -29,7 +33,8 @@ HEARS = {
     "directly": ("feed", "prompt"),
     "prompts only": ("prompt",),
     "nothing": (),
-    "of another node": ("feed", "prompt"),
+    "of its own commits only": ("feed",),
+    "of two nodes": ("feed", "prompt"),
 }
 KINDS: list[tuple[EntityPredicate, frozenset[str]]] = [
     (EVERY_ENTITY, ALL),
@@ -59,12 +64,12 @@ def expected(events: EventBatch, subscriber: Subscriber) -> list[int]:
 @pytest.mark.parametrize("hears", HEARS)
 async def test_everyone_gets_what_it_selects_once_in_order(storage: Storage, hears: str) -> None:
     chance = Random(7)
-    if hears == "of another node" and not storage.shared:
-        hears = "nothing"  # a file has one writer; what a poll finds is all there is
     async with AsyncExitStack() as stack:
         journal = await stack.enter_async_context(storage.open())
-        writer = await stack.enter_async_context(storage.open()) if hears == "of another node" else journal
-        await store(writer, chance, 150)
+        writers = [journal]
+        if hears in {"of its own commits only", "of two nodes"} and storage.shared:
+            writers.append(await stack.enter_async_context(storage.open()))
+        await store(journal, chance, 150)
         firehose = await stack.enter_async_context(running(muffled(journal, *HEARS[hears])))
         feeds = stack.enter_context(ExitStack())
         subscribers: list[Subscriber] = []
@@ -76,7 +81,7 @@ async def test_everyone_gets_what_it_selects_once_in_order(storage: Storage, hea
             for subscriber in subscribers:
                 nursery.start_soon(subscriber.reach, 150 + 40 * 9)
             for _ in range(40):
-                await store(writer, chance, 9)
+                await store(chance.choice(writers), chance, 9)
                 await trio.sleep(0.001)
         log = await log_of(journal)
         for subscriber in subscribers:
@@ -100,6 +105,42 @@ async def test_what_this_process_commits_needs_no_read(journal: Journal) -> None
             report = firehose.report()
             assert (report.subscribers, report.members, report.ring_lag) == (1, 1, 0)
             assert report.fed_events - fed == 100
+
+
+async def test_an_event_wakes_whom_it_concerns_and_nobody_waits_for_a_poll(journal: Journal) -> None:
+    async with running(journal, FirehoseSettings(poll_s=600.0)) as firehose:
+        with ExitStack() as feeds:
+            kinds = [(EVERY_ENTITY, ALL), (EVERY_ENTITY, PUMPS), (topic_filter("site/1"), ALL)]
+            opened = [feeds.enter_context(firehose.subscribe("c", *kind, 0)) for kind in kinds]
+            for feed in opened:
+                await _to_the_tail(feed)
+            got: list[int] = []
+
+            async def wait(feed: Feed) -> None:
+                stretch = await feed.next(**NEXT, at_most_s=600.0)
+                assert stretch is not None
+                got.append(stretch.n)
+
+            async with trio.open_nursery() as nursery:
+                for feed in opened:
+                    nursery.start_soon(wait, feed)
+                await trio.testing.wait_all_tasks_blocked()
+                event = new_events(["Pump|1"], ["happened"], [b"{}"], tags=["t:site/1"])
+                await journal.append_group([LocalAppend(event)])
+    assert got == [1, 1, 1]
+
+
+async def test_progress_is_told_when_nothing_concerns_one(journal: Journal) -> None:
+    async with running(journal) as firehose:
+        with firehose.subscribe("c", topic_filter("site/9"), ALL, 0) as feed:
+            await store(journal, Random(1), 30)
+            stretch = await feed.next(**NEXT, at_most_s=0.2)
+            while stretch is None or stretch.through < 30:
+                stretch = await feed.next(**NEXT, at_most_s=0.2)
+    log = await log_of(journal)
+    place = (log.timestamp_us[-1], log.persistence_id[-1], log.seq_nr[-1])
+    assert stretch.is_empty
+    assert (stretch.timestamp_us, stretch.digest) == (place[0], place_digest(journal.history.journal_id, *place))
 
 
 async def test_many_who_catch_up_share_the_reads(journal: Journal) -> None:
@@ -187,6 +228,11 @@ async def test_one_that_is_not_read_from_changes_nothing_for_the_others(journal:
 async def _to_the_tail(feed: Feed) -> None:
     while feed.standing is not Standing.TAIL:
         await feed.next(**NEXT, at_most_s=0.01)
+
+
+async def _to_the_end(feed: Feed) -> None:
+    while True:
+        await feed.next(**NEXT, at_most_s=0.02)
 
 
 class _Told:
@@ -354,6 +400,38 @@ async def test_while_the_journal_cannot_be_read_everyone_waits_and_goes_on(journ
     assert events.count("firehose.resumed") == 1
 
 
+async def test_what_is_deleted_before_the_ring_has_it_is_told_from_the_journal(journal: Journal) -> None:
+    away = Muffled(journal)
+    async with running(away) as firehose:
+        with firehose.subscribe("x", EVERY_ENTITY, ALL, 0) as feed, firehose.subscribe("y", KINDS[5][0], ALL, 0):
+            await _to_the_tail(feed)
+            away.fails = BackhaulError("journal.unavailable", "away", kind=ErrorKind.UNAVAILABLE)
+            await appended(journal, local("Pump|1", "Pump|1", "Pump|2", "Pump|1"))
+            await journal.trim(TrimLimit(3, FAR_US, 10))
+            away.fails = None
+            consumer = Consumer()
+            while consumer.position < 4:
+                stretch = await feed.next(**NEXT, at_most_s=0.05)
+                if stretch is not None:
+                    consumer.take(stretch)
+    assert consumer.positions == [4]
+    assert consumer.known == {"Pump|1": 3, "Pump|2": 1}
+
+
+async def test_who_leaves_while_the_journal_is_away_leaves_nothing(journal: Journal) -> None:
+    await store(journal, Random(1), 10)
+    away = Muffled(journal)
+    async with running(away) as firehose:
+        away.fails = BackhaulError("journal.unavailable", "away", kind=ErrorKind.UNAVAILABLE)
+        with ExitStack() as feeds:
+            opened = [feeds.enter_context(firehose.scan("x", EVERY_ENTITY, ALL, n, lambda: 10)) for n in range(6)]
+            for feed in opened:
+                await feed.next(**NEXT, at_most_s=0.005)
+            assert firehose.report().waiting == 6
+        await trio.sleep(0.1)
+        assert firehose.report().waiting == 0
+
+
 async def test_a_journal_that_must_not_be_used_ends_the_feed(journal: Journal) -> None:
     await store(journal, Random(1), 10)
     broken = Muffled(journal, "prompt")
@@ -382,3 +460,37 @@ async def test_a_changed_filter_selects_what_follows_the_position(journal: Journ
                 log = await log_of(journal)
                 wanted = selected_positions(log, second if number % 2 == 0 else first, ALL)
                 assert subscriber.consumer.positions == before + [p for p in wanted if p > changed_at]
+
+
+async def test_a_log_that_was_replaced_ends_every_feed_and_is_followed_from_then_on(storage: Storage) -> None:
+    database = MemoryDatabase()
+    async with (
+        storage.open() as journal,
+        open_memory_journal(database, now_us=SettableClock(), new_id=ids("other").__next__) as restored,
+    ):
+        await store(journal, Random(1), 30)
+        await store(restored, Random(2), 12)
+        replaced = Muffled(journal)
+        with structlog.testing.capture_logs() as lines:
+            async with running(replaced) as firehose:
+                with (
+                    firehose.subscribe("x", EVERY_ENTITY, ALL, 0) as feed,
+                    firehose.scan("y", EVERY_ENTITY, ALL, 30, lambda: 40) as scan,
+                ):
+                    await _to_the_tail(feed)
+                    replaced.journal = restored
+                    for one in (feed, scan):
+                        with pytest.raises(BackhaulError) as raised:
+                            await _to_the_end(one)
+                        assert raised.value.code == "firehose.log_changed"
+                with firehose.subscribe("x", EVERY_ENTITY, ALL, 0) as feed:
+                    subscriber = Subscriber(feed)
+                    await subscriber.reach(12)
+                    await _to_the_tail(feed)
+                    await store(restored, Random(3), 3)
+                    stretch = await feed.next(**NEXT, at_most_s=60)
+                    assert stretch is not None
+                    log = await log_of(restored)
+                    place = (log.timestamp_us[-1], log.persistence_id[-1], log.seq_nr[-1])
+                    assert stretch.digest == place_digest(restored.history.journal_id, *place)
+    assert [line["event"] for line in lines].count("firehose.log_changed") == 1

@@ -40,20 +40,20 @@ class Muffled:
     """A journal of which a firehose hears only what ``hears`` names: "feed", "prompt", both, or nothing. Counts reads."""
 
     def __init__(self, journal: Journal, *hears: str) -> None:
-        self._journal = journal
+        self.journal = journal
         self.reads = 0
         self.feed = journal.feed if "feed" in hears else CommitFeed()
         self.prompt = journal.prompt if "prompt" in hears else Prompt(journal.prompt.position)
         self.fails: Exception | None = None
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (whatever the journal has)
-        return getattr(self._journal, name)
+        return getattr(self.journal, name)
 
     async def read(self, after: int, **more: Any) -> LogPage:  # noqa: ANN401
         self.reads += 1
         if self.fails is not None:
             raise self.fails
-        return await self._journal.read(after, **more)
+        return await self.journal.read(after, **more)
 
 
 def muffled(journal: Journal, *hears: str) -> Journal:

@@ -1,0 +1,217 @@
+"""Whose turn it is to have the journal read, who shares a page, and what is told in place of what was deleted."""
+
+from __future__ import annotations
+
+from common.core.append import StatedRange
+from common.core.batch import EventBatch
+from common.core.catch_up import PAGE_LEAST_BYTES, CatchUps, Deleted, Found, Look, Request, cap_to_stored, stated_for
+from common.core.errors import BackhaulError
+from common.core.filters import EVERY_ENTITY, parse_filter
+from common.core.ring import Page, Source
+from common.core.selection import EVERYTHING, Selection
+from tests.support.growing_log import GrowingLog, plain_encoding
+
+SOURCE = Source("j", plain_encoding)
+NARROW = Selection(tags=frozenset({"t:a"}))
+OTHER = Selection(tags=frozenset({"t:b"}))
+LOG = GrowingLog()
+LOG.append(*[(f"Pump|{n % 7}", "") for n in range(1_000)])
+
+
+def catch_ups(*, in_hand: int = 100_000_000, shelf: int = 100_000_000, block: int = 100) -> CatchUps:
+    return CatchUps(in_hand_max_bytes=in_hand, shelf_max_bytes=shelf, block_events=block)
+
+
+def wish(after: int, selection: Selection = EVERYTHING, *, bound: int | None = None, max_bytes: int = 10**6) -> Request:
+    return Request(selection, selection is not EVERYTHING, after, bound, 50, max_bytes, lambda: None)
+
+
+def read(look: Look) -> Found:
+    through = min(LOG.head, look.through or LOG.head, look.after + look.max_events)
+    return Found(Page(SOURCE, look.after, through, LOG.between(look.after, through)), (), LOG.head)
+
+
+def serve(queue: CatchUps) -> list[Request]:
+    """Do the next read."""
+    begun = queue.begin()
+    assert begun is not None
+    request, look = begun
+    return queue.answered(request, read(look))
+
+
+def test_first_come_first_served_and_who_asks_again_is_last() -> None:
+    queue = catch_ups()
+    first, second, third = wish(0, NARROW), wish(0, OTHER), wish(500)
+    for one in (first, second, third):
+        queue.ask(one)
+    assert serve(queue) == [first]
+    again = wish(50, NARROW)
+    queue.ask(again)
+
+    assert [serve(queue), serve(queue), serve(queue)] == [[second], [third], [again]]
+    assert queue.waiting == 0
+
+
+def test_one_page_serves_all_whose_place_is_in_it() -> None:
+    queue = catch_ups()
+    near = [wish(0), wish(0), wish(40), wish(99)]
+    far = wish(100)
+    for one in [*near, far]:
+        queue.ask(one)
+
+    assert serve(queue) == near
+    assert serve(queue) == [far]
+    late = wish(70)
+    assert queue.ask(late)
+    assert late.found is near[0].found
+    assert (queue.counts.reads, queue.counts.shared) == (2, 4)
+
+
+def test_blocks_end_at_the_same_places_for_all() -> None:
+    queue = catch_ups()
+    for after in (37, 237):
+        queue.ask(wish(after))
+    looks = [queue.begin(), queue.begin()]
+
+    assert [(look.after, look.through) for begun in looks if begun for look in [begun[1]]] == [(37, 100), (237, 300)]
+
+
+def test_what_is_being_read_for_another_is_waited_for() -> None:
+    queue = catch_ups()
+    first, second, elsewhere = wish(0), wish(10), wish(200)
+    for one in (first, second, elsewhere):
+        queue.ask(one)
+    begun = queue.begin()
+    assert begun is not None
+    other = queue.begin()
+    assert other is not None
+    assert other[0] is elsewhere
+    assert queue.begin() is None
+
+    assert queue.answered(begun[0], read(begun[1])) == [first, second]
+
+
+def test_a_bound_is_never_passed() -> None:
+    queue = catch_ups()
+    free, bounded = wish(0), wish(0, bound=30)
+    queue.ask(free)
+    queue.ask(bounded)
+
+    assert serve(queue) == [free]
+    assert serve(queue) == [bounded]
+    assert bounded.found is not None
+    assert bounded.found.page.through == 30
+
+
+def test_pages_get_smaller_the_more_wait() -> None:
+    queue = catch_ups(in_hand=1_000_000)
+    for number in range(10):
+        queue.ask(wish(0, Selection(tags=frozenset({f"t:{number}"}))))
+    begun = queue.begin()
+    assert begun is not None
+    assert begun[1].max_bytes == 100_000
+    for number in range(100):
+        queue.ask(wish(0, Selection(tags=frozenset({f"u:{number}"}))))
+    begun = queue.begin()
+    assert begun is not None
+    assert begun[1].max_bytes == PAGE_LEAST_BYTES
+
+
+def test_the_shelf_is_bounded_and_keeps_what_was_wanted_last() -> None:
+    page_bytes = read(Look(0, 100, 100, 10**6)).page.weight
+    queue = catch_ups(shelf=3 * page_bytes + 100)
+    for after in range(0, 500, 100):
+        queue.ask(wish(after))
+        serve(queue)
+
+    assert queue.shelf_bytes <= 3 * page_bytes + 100
+    assert not queue.ask(wish(0))
+    assert queue.ask(wish(450))
+
+
+def test_pages_of_another_log_are_not_kept() -> None:
+    queue = catch_ups()
+    queue.ask(wish(0))
+    begun = queue.begin()
+    assert begun is not None
+    queue.forget_pages()
+    queue.answered(begun[0], read(begun[1]))
+
+    assert not queue.ask(wish(0))
+
+
+def test_a_wish_that_cannot_be_read_now_is_first_again_and_one_that_never_can_is_told() -> None:
+    queue = catch_ups()
+    first, second = wish(0, NARROW), wish(0, OTHER)
+    queue.ask(first)
+    queue.ask(second)
+    begun = queue.begin()
+    assert begun is not None
+    queue.put_back(first)
+    begun = queue.begin()
+    assert begun is not None
+    assert begun[0] is first
+    error = BackhaulError("journal.broken", "damaged")
+    queue.failed(first, error)
+
+    assert first.error is error
+    assert serve(queue) == [second]
+
+
+def test_nobody_is_served_who_has_left() -> None:
+    queue = catch_ups()
+    gone = wish(0)
+    queue.ask(gone)
+    queue.withdraw(gone)
+
+    assert queue.begin() is None
+    assert queue.waiting == 0
+
+    being_read = wish(0)
+    queue.ask(being_read)
+    queue.begin()
+    queue.withdraw(being_read)
+    queue.put_back(being_read)
+    assert queue.waiting == 0
+
+
+def test_what_was_still_there_is_not_stated_as_gone() -> None:
+    page = LOG.between(0, 20)  # Pump|0 has numbers 1, 2, 3 here
+    gone = [StatedRange("Pump|0", 1, 2, "trimmed"), StatedRange("Valve|1", 1, 4, "trimmed")]
+
+    assert cap_to_stored(gone, page) == [gone[1]]
+    assert cap_to_stored([StatedRange("Pump|0", 1, 2, "trimmed")], LOG.between(7, 20)) == [
+        StatedRange("Pump|0", 1, 1, "trimmed")
+    ]
+
+
+def snapshot(seq_nr: int) -> EventBatch:
+    batch = LOG.between(0, 1)
+    batch.seq_nr = [seq_nr]
+    return batch
+
+
+def test_a_snapshot_that_reaches_far_enough_stands_for_what_is_gone() -> None:
+    gone = StatedRange("Pump|0", 1, 5, "trimmed")
+    deleted = [Deleted(gone, None, snapshot(5)), Deleted(gone, None, snapshot(4)), Deleted(gone, None, EventBatch())]
+    stated = stated_for(EVERY_ENTITY, frozenset(), deleted, plain_encoding)
+
+    assert stated.snapshots.seq_nr == [5]
+    assert stated.ranges == [gone, gone]
+    assert stated.encoded == plain_encoding(snapshot(5))
+
+
+def test_only_what_is_selected_is_told() -> None:
+    gone = StatedRange("Pump|0", 1, 5, "trimmed")
+    by_topic = parse_filter('[{"exclude_all": true}, {"include_topics": ["a"]}]')
+    cases = [
+        (by_topic, frozenset(), "t:a", True),
+        (by_topic, frozenset(), "t:b", False),
+        (by_topic, frozenset(), None, False),
+        (EVERY_ENTITY, frozenset(), None, True),
+        (EVERY_ENTITY, frozenset({"Pump"}), None, True),
+        (EVERY_ENTITY, frozenset({"Valve"}), None, False),
+    ]
+    for predicate, entity_types, tags, is_told in cases:
+        stated = stated_for(predicate, entity_types, [Deleted(gone, tags, EventBatch())], plain_encoding)
+        assert bool(stated.ranges) is is_told, (predicate, entity_types, tags)
