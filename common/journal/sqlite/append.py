@@ -1,4 +1,4 @@
-"""Append: judge a group of requests and store what is accepted, all in one transaction. Runs in the writer's thread."""
+"""Append: judge a group of requests and store what is accepted, all in one transaction. Runs in the writer's turn."""
 
 from __future__ import annotations
 
@@ -27,17 +27,57 @@ from common.core.judge import PushJudgement, judge_local, judge_pushed, judge_re
 from common.core.statement import Statement, merged
 from common.fail_points import fail_point
 from common.journal.sqlite import indexes
-from common.journal.sqlite.connection import insert_rows, select, transaction
+from common.journal.sqlite.connection import insert_rows, roll_back, select
 from common.journal.sqlite.entities import Entities
 from common.journal.sqlite.log import head_position
 from common.journal.sqlite.origins import Origins
 from common.journal.sqlite.statements import run_statements
 
 
+class OpenAppend:
+    """A group that was judged and written in the transaction that is open, and is to be committed."""
+
+    def __init__(
+        self, writer: apsw.Connection, entities: Entities, requests: Sequence[AppendRequest], now_us: int
+    ) -> None:
+        self._writer = writer
+        self._entities = entities
+        self._names = _names(requests)
+        try:
+            self.outcomes, self.stored, self.head = _Group(writer, entities, now_us).run(requests, self._names)
+            fail_point("append.before_commit")
+        except BaseException:
+            self.undo()
+            raise
+
+    def commit(self) -> None:
+        """Synced when it returns; otherwise nothing is stored."""
+        try:
+            self._writer.execute("COMMIT")
+        except BaseException:
+            self.undo()
+            raise
+        fail_point("append.after_commit")
+        self._entities.bound()
+
+    def undo(self) -> None:
+        """Leave the transaction, if it is still open."""
+        roll_back(self._writer)
+        self._entities.forget(self._names)
+
+
 def append_group(
     writer: apsw.Connection, entities: Entities, requests: Sequence[AppendRequest], now_us: int
-) -> tuple[list[AppendOutcome], EventBatch, int]:
-    """The outcomes, the events stored and the head's position after the synced commit."""
+) -> OpenAppend:
+    """The whole of it: outcomes, events stored and the head's position, after the synced commit."""
+    writer.execute("BEGIN IMMEDIATE")
+    append = OpenAppend(writer, entities, requests, now_us)
+    append.commit()
+    return append
+
+
+def _names(requests: Sequence[AppendRequest]) -> dict[str, None]:
+    """All entities of a group."""
     names: dict[str, None] = {}
     for request in requests:
         names.update(dict.fromkeys(request.events.persistence_id))
@@ -45,16 +85,7 @@ def append_group(
             names.update(dict.fromkeys(request.expected))
         else:
             names.update(dict.fromkeys(stated.persistence_id for stated in request.ranges))
-    try:
-        with transaction(writer):
-            outcomes, stored, head = _Group(writer, entities, now_us).run(requests, names)
-            fail_point("append.before_commit")
-    except BaseException:
-        entities.forget(names)
-        raise
-    fail_point("append.after_commit")
-    entities.bound()
-    return outcomes, stored, head
+    return names
 
 
 def append_within(writer: apsw.Connection, entities: Entities, request: PushedAppend, now_us: int) -> AppendOutcome:

@@ -2,7 +2,8 @@
 
 Blocking calls go through a ``Runner``. Threads and Python's one lock do not go well together: SQLite gives the lock
 back around every step of a statement, and a busy event loop may keep it for 5 ms each time. So what is written is
-written in few statements of many rows (``insert_rows``), never in one step a row.
+written in few statements of many rows (``insert_rows``), never in one step a row; and a small append is written where
+its caller runs, so that only the sync is waited for in a thread (``journal``).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ APPLICATION_ID = int.from_bytes(b"BKHL")
 PAGE_BYTES = 4096
 WAL_BYTES = 8 * 1024 * 1024
 CAP_MIN_BYTES = 1024 * 1024
+BUSY_TIMEOUT_MS = 5_000
 # A statement's text depends on its number of rows; these many texts are kept prepared.
 ROWS_PER_STATEMENT = 64
 _STATEMENTS_PREPARED = 400
@@ -171,7 +173,7 @@ def open_file(path: Path, *, max_bytes: int | None, vfs: str | None, now_us: Cal
             opened.append(reader)
             for connection in opened:
                 # Nobody else should be here, but an operator may look in with the sqlite3 shell.
-                connection.set_busy_timeout(5_000)
+                connection.set_busy_timeout(BUSY_TIMEOUT_MS)
             reader.execute("PRAGMA query_only = 1")
             return SqliteFile(path, writer, reader, budget, lock)
     except BaseException:
@@ -294,10 +296,27 @@ def transaction(writer: apsw.Connection) -> Iterator[None]:
         yield
         writer.execute("COMMIT")
     except BaseException:
-        if writer.in_transaction:  # SQLite itself rolls back after some errors
-            with suppress(apsw.Error):
-                writer.execute("ROLLBACK")
+        roll_back(writer)
         raise
+
+
+def roll_back(writer: apsw.Connection) -> None:
+    """Leave a transaction that failed."""
+    if writer.in_transaction:  # SQLite itself rolls back after some errors
+        with suppress(apsw.Error):
+            writer.execute("ROLLBACK")
+
+
+def begin_at_once(writer: apsw.Connection) -> bool:
+    """Begin a transaction, unless somebody else writes now: then it would have to be waited for."""
+    writer.set_busy_timeout(0)
+    try:
+        writer.execute("BEGIN IMMEDIATE")
+    except apsw.BusyError:
+        return False
+    finally:
+        writer.set_busy_timeout(BUSY_TIMEOUT_MS)
+    return True
 
 
 @contextmanager
