@@ -34,7 +34,9 @@ Tell = Callable[[str], None]
 EDGE_POINTS: Final = ("append.before_commit", "append.after_commit", "trim.before_commit")
 CLOUD_POINTS: Final = ("append.before_commit", "append.after_commit", "push.before_ack", "projection.in_transaction")
 MIGRATION: Final = "migration.in_transaction"
-assert {*EDGE_POINTS, *CLOUD_POINTS, MIGRATION} == NAMES, "a new fail point: say where it is reached"
+# Reached where a service consumes another one's log: tests/durability kills it there, on every storage.
+CONSUMER: Final = "subscription.in_transaction"
+assert {*EDGE_POINTS, *CLOUD_POINTS, MIGRATION, CONSUMER} == NAMES, "a new fail point: say where it is reached"
 
 _FEEDERS: Final = 3
 _POINT_TIMEOUT_S: Final = 40.0
