@@ -24,13 +24,17 @@ _SOON_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class RetentionSettings:
-    """Times in seconds; ``cap_bytes`` is None without a cap; ``plain_types`` may be dropped when it is reached."""
+    """Times in seconds; ``cap_bytes`` is None without a cap; ``plain_types`` may be dropped when it is reached.
+
+    Entities of ``covered_types`` have code behind them: only what their snapshots cover may go.
+    """
 
     interval_s: float
     keep_acked_s: float
     keep_keys_s: float
     cap_bytes: int | None
     plain_types: frozenset[str]
+    covered_types: frozenset[str] = frozenset()
 
 
 class Retention:
@@ -66,7 +70,7 @@ class Retention:
         acked = self._link.acked_position if self._link.acked_is_known else None
         through = deletable_through(acked, [row.position for row in await journal.rows()])
         before_us = stored_before(self._now_us(), settings.keep_acked_s, stats.used_bytes, settings.cap_bytes)
-        trimmed = await journal.trim(TrimLimit(through, before_us, _CHUNK_EVENTS)) if through else 0
+        trimmed = await journal.trim(self._limit(through, before_us, "trimmed")) if through else 0
         keys_before_us = self._now_us() - int(settings.keep_keys_s * 1e6)
         forgotten = await journal.forget_append_ids(keys_before_us, _KEYS_CHUNK)
         self.trimmed += trimmed
@@ -87,10 +91,14 @@ class Retention:
                 _log.warning("journal.dropping_ended", used_bytes=stats.used_bytes, dropped=self.dropped)
         if not dropping:
             return 0
-        limit = TrimLimit(2**62, 2**62, _CHUNK_EVENTS, "dropped", settings.plain_types)
-        dropped = await self._journal.trim(limit)
+        dropped = await self._journal.trim(self._limit(2**62, 2**62, "dropped", settings.plain_types))
         self.dropped += dropped
         return dropped
+
+    def _limit(
+        self, through: int, before_us: int, reason: str, entity_types: frozenset[str] = frozenset()
+    ) -> TrimLimit:
+        return TrimLimit(through, before_us, _CHUNK_EVENTS, reason, entity_types, self._settings.covered_types)
 
     def _is_tight(self) -> bool:
         cap_bytes = self._settings.cap_bytes

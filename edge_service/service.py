@@ -81,7 +81,7 @@ async def serve(
             event_max_bytes=settings.event_max_bytes,
         ) as running,
     ):
-        retention = Retention(journal, link, _retention_settings(settings, cap_bytes), outside.now_us)
+        retention = Retention(journal, link, _retention_settings(settings, cap_bytes, application), outside.now_us)
         report = EdgeReport(
             journal,
             commit,
@@ -195,11 +195,12 @@ async def _push(settings: EdgeSettings, outside: Outside, journal: Journal, link
     )
 
 
-def _retention_settings(settings: EdgeSettings, cap_bytes: int | None) -> RetentionSettings:
+def _retention_settings(settings: EdgeSettings, cap_bytes: int | None, application: Application) -> RetentionSettings:
     return RetentionSettings(
         settings.retention_interval_s,
         settings.keep_acked_s,
         settings.idempotency_keep_s,
         cap_bytes,
         frozenset(settings.plain_types if settings.on_full == "drop_oldest" else ()),
+        frozenset(application.entities),
     )

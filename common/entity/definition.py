@@ -66,9 +66,10 @@ class EventSourced(ABC, Generic[S, C, E]):
     empty: S
     """The state before the first event."""
     snapshot_every: int = 0
-    """Keep a snapshot after at least so many events; 0 = only when ``snapshot_when`` says so."""
-    deletes_covered_events: bool = False
-    """Whether retention may delete events at or below the latest snapshot."""
+    """Keep a snapshot after at least so many events; 0 = only when ``snapshot_when`` says so.
+
+    Retention may delete the events at and below an entity's latest snapshot; without snapshots it deletes none.
+    """
     ignored_events: Sequence[str] = ()
     """Stored event types that no longer matter to the state."""
 
@@ -111,13 +112,14 @@ AnyEntity = EventSourced[Any, Any, Any]
 class Definition:
     """A checked definition with its codecs, as the runtime and the test kit use it."""
 
-    def __init__(self, entity: AnyEntity, registry: Registry) -> None:
+    def __init__(self, given: AnyEntity | type[AnyEntity], registry: Registry) -> None:
         """Adds the entity's events and state to ``registry``, which the application shares.
 
         Raises:
             BackhaulError: ``entity.bad_definition``, ``entity.invalid_name``, ``types.registered_twice``,
                 ``types.unfit``.
         """
+        entity = given() if isinstance(given, type) else given
         self.entity = entity
         self.registry = registry
         self.entity_type: str = getattr(entity, "entity_type", "")
@@ -168,14 +170,13 @@ def define(entities: Iterable[AnyEntity | type[AnyEntity]], registry: Registry) 
     """
     found: dict[str, Definition] = {}
     for given in entities:
-        entity = given() if isinstance(given, type) else given
-        one = Definition(entity, registry)
+        one = Definition(given, registry)
         other = found.get(one.entity_type)
         if other is not None:
             raise BackhaulError(
                 "types.registered_twice",
                 f"entity type {one.entity_type!r} is that of {place_of(type(other.entity))} and of"
-                f" {place_of(type(entity))}",
+                f" {place_of(type(one.entity))}",
                 "give one of them another entity_type",
             )
         found[one.entity_type] = one

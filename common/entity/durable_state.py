@@ -89,12 +89,13 @@ class Where:
 class StateDefinition:
     """A checked definition, its codec and its SQL."""
 
-    def __init__(self, state: AnyState, registry: Registry) -> None:
+    def __init__(self, given: AnyState | type[AnyState], registry: Registry) -> None:
         """Adds the value's type to ``registry``.
 
         Raises:
             BackhaulError: ``state.bad_definition``, ``entity.invalid_name``, ``types.registered_twice``, ``types.unfit``.
         """
+        state = given() if isinstance(given, type) else given
         self.state = state
         self.registry = registry
         self.entity_type: str = getattr(state, "entity_type", "")
@@ -287,7 +288,7 @@ def define_states(states: Iterable[AnyState | type[AnyState]], registry: Registr
     """
     found: dict[str, StateDefinition] = {}
     for given in states:
-        one = StateDefinition(given() if isinstance(given, type) else given, registry)
+        one = StateDefinition(given, registry)
         for other in found.values():
             if one.entity_type == other.entity_type or one.table == other.table:
                 raise BackhaulError(

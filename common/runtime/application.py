@@ -44,8 +44,8 @@ class App:
     """
 
     event_types: Sequence[type | StoredAs] = ()
-    entities: Sequence[AnyEntity] = ()
-    states: Sequence[AnyState] = ()
+    entities: Sequence[AnyEntity | type[AnyEntity]] = ()
+    states: Sequence[AnyState | type[AnyState]] = ()
     projections: Sequence[Handler] = ()
     migrations: Sequence[Sequence[str]] = ()
     routes: Callable[[Running], Sequence[BaseRoute]] = _no_routes
@@ -126,6 +126,7 @@ def check_application(app: object, target: str = "") -> Application:
     written: list[tuple[str, object]] = [(one.entity_type, type(one.entity)) for one in entities]
     written += [(one.entity_type, type(one.state)) for one in states]
     _check_unique("entity type", written)
+    _check_unique("table", [(one.table, type(one.state)) for one in states])
     _check_unique("projection", [(one.name, one.function) for one in (*BUILT_IN.values(), *app.projections)])
     return Application(
         app,

@@ -23,6 +23,7 @@ from common.journal.interface import Journal
 from common.projection.handlers import Handler
 from common.projection.work import Decode, undecoded
 from common.runtime.application import BUILT_IN, NO_APPLICATION, Application
+from common.runtime.entity_routes import entity_routes, state_routes
 from common.runtime.intake import Intake
 from common.watchdog import Watchdog
 
@@ -57,8 +58,12 @@ class Running:
         return self.application.app.projections
 
     def routes(self) -> list[BaseRoute]:
-        """The application's own routes."""
-        return [*self.application.app.routes(self)]
+        """Commands to the application's entities, its durable state, and its own routes."""
+        return [
+            *(entity_routes(self.entities) if self.application.entities else ()),
+            *(state_routes(self.states) if self.application.states else ()),
+            *self.application.app.routes(self),
+        ]
 
 
 @asynccontextmanager

@@ -40,7 +40,7 @@ class EntityKit:
     """One entity under test; made by ``given``."""
 
     def __init__(self, entity: AnyEntity | type[AnyEntity], registry: Registry | None = None) -> None:
-        self.definition = Definition(entity() if isinstance(entity, type) else entity, registry or Registry())
+        self.definition = Definition(entity, registry or Registry())
         self.state: Any = self._read_again(self.definition.entity.empty)
         self.seq_nr = 0
 
