@@ -17,6 +17,8 @@ NAMES = frozenset(
         "append.before_commit",
         "append.after_commit",
         "push.before_ack",
+        "push.before_filter_change",
+        "push.after_filter_change",
         "projection.in_transaction",
         "migration.in_transaction",
         "trim.before_commit",

@@ -18,6 +18,7 @@ from common.core.append import Lane, StatedRange
 from common.core.batch import EventBatch
 from common.core.criteria import FilterLimits
 from common.core.filters import AllOf, EntityPredicate, match_batch, parse_filter
+from common.core.selection import Selection
 
 EVERYTHING = "[]"
 # What one side has accepted and stored is good for the other, whatever its limits are now.
@@ -147,8 +148,13 @@ class Lanes:
 
     @property
     def predicate(self) -> EntityPredicate:
-        """Whatever the lane sends, this matches it: for reading by an index, and for what has no events any more."""
+        """What selects the lane's entities: for those too that have no events any more."""
         return self._new
+
+    @property
+    def selection(self) -> Selection:
+        """The same, as an index can find it."""
+        return self._selection
 
     def choose(self, events: EventBatch) -> Chosen:
         """What of a stretch of the own log the lane sends."""
@@ -174,6 +180,7 @@ class Lanes:
             new = AllOf((new, replace(self._desired, criteria=EVERYTHING).predicate()))
             self._old = self.place.old.predicate()
         self._new: EntityPredicate = new
+        self._selection = new.selection(frozenset())
 
 
 def _delivered(predicate: EntityPredicate, events: EventBatch) -> tuple[list[int], set[int]]:

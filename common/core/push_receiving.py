@@ -144,8 +144,16 @@ class Endpoint:
         self.change = change
         self._backfill_received = self._expected_place().backfill_position
 
-    def changed(self) -> Ack:
-        """The change that was queued is stored."""
+    def changed_or_refused(self, refused: Fenced | OutOfStep | None) -> Ack:
+        """The ack of the change that was queued, once it is stored.
+
+        Raises:
+            BackhaulError: ``push.fenced`` or ``push.out_of_step``: it was not, and the stream must end.
+        """
+        if isinstance(refused, Fenced):
+            raise fenced(self.origin_id, refused.session)
+        if isinstance(refused, OutOfStep):
+            raise _out_of_step(self.origin_id, refused.position)
         self.place = self._expected_place()
         self.change = None
         return Ack(self.place.backfill_position, lane=Lane.BACKFILL)
@@ -202,12 +210,7 @@ class Endpoint:
             case OutOfStep(position) if position >= through:
                 pass  # a repeat of what had been stored
             case OutOfStep(position):
-                raise BackhaulError(
-                    "push.out_of_step",
-                    f"the stored position of {self.origin_id} is {position}, not where this stream goes on",
-                    "dial again: the stream resumes at the stored position",
-                    retry_after_s=1.0,
-                )
+                raise _out_of_step(self.origin_id, position)
             case Fenced(session):
                 raise fenced(self.origin_id, session)
             case OriginBlocked(count, maximum):
@@ -234,6 +237,15 @@ def fenced(origin_id: str, session: int) -> BackhaulError:
         f"session {session} of {origin_id} has taken over",
         "if two services run with this edge id, stop one; else nothing is to be done",
         kind=ErrorKind.CONFLICT,
+    )
+
+
+def _out_of_step(origin_id: str, position: int) -> BackhaulError:
+    return BackhaulError(
+        "push.out_of_step",
+        f"the stored position of {origin_id} is {position}, not where this stream goes on",
+        "dial again: the stream resumes at the stored position",
+        retry_after_s=1.0,
     )
 
 

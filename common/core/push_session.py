@@ -106,6 +106,12 @@ class Producer:
         self._change_is_told = False
 
     @property
+    def progress(self) -> tuple[int, ...]:
+        """What is acknowledged, and of which change: differs whenever something has moved."""
+        place = self.lanes.place
+        return (self.acked, place.change_position, place.backfill_position)
+
+    @property
     def cursor(self) -> int:
         """Where the lane that is served goes on."""
         return self.position if self.lanes.lane is Lane.LIVE else self._backfill_sent

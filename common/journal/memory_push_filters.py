@@ -54,13 +54,13 @@ class MemoryPushFilters(MemorySubscriptions):
             draft.push_places[origin_id] = place.changed(change.filter, change.position, change.needs_backfill)
             return None
 
-    async def deleted_of(self, persistence_ids: Collection[str]) -> list[StatedRange]:
+    async def deleted_of(self, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
         """See ``PushFilterStore.deleted_of``."""
         await trio.lowlevel.checkpoint()
         heads = self._database.state.heads
         known = (heads[name] for name in sorted(set(persistence_ids)) if name in heads)
         return [
-            StatedRange(head.persistence_id, 1, head.deleted_to, head.deleted_reason)
+            (StatedRange(head.persistence_id, 1, head.deleted_to, head.deleted_reason), head.tags)
             for head in known
             if head.deleted_to
         ]

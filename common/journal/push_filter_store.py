@@ -34,5 +34,5 @@ class PushFilterStore(Protocol):
         change's or another change is under way.
         """
 
-    async def deleted_of(self, persistence_ids: Collection[str]) -> list[StatedRange]:
-        """For those of these entities that lost events to retention: 1 … deleted_to, with the reason."""
+    async def deleted_of(self, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
+        """For those of these entities that lost events to retention: 1 … deleted_to, and the tags of their last event."""

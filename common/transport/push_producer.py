@@ -14,22 +14,22 @@ from dataclasses import dataclass
 import structlog
 import trio
 
-from common.core.append import StatedRange
+from common.core.append import Lane
 from common.core.batch import EventBatch
 from common.core.errors import BackhaulError
 from common.core.history import Offset
-from common.core.push_messages import Ack, Drain, Heartbeat, Hello, PushBatch, PushLimits, Start
-from common.core.push_session import Producer, StartVerdict, judge_start, ranges_to_state
-from common.core.tail import Tail
+from common.core.push_lanes import EVERYTHING, FilterApplied
+from common.core.push_messages import Ack, Drain, FilterUpdate, Heartbeat, Hello, PushLimits, Start
+from common.core.push_session import Producer, StartVerdict, judge_start
 from common.journal.interface import Journal
 from common.transport import codec
+from common.transport.push_source import PushSource
 from common.transport.stream import DialledStream, PeerClosed, PeerGone
 
 _log = structlog.get_logger()
 
 CURSOR = "push"
 _CURSOR_SAVE_S = 1.0
-_ANYWHERE = 2**62
 _WRONG_PEER = "is the address that of a cloud service of ours?"
 
 
@@ -45,6 +45,8 @@ class PushSettings:
     heartbeat_s: float
     progress_timeout_s: float
     poll_interval_s: float
+    own_filter: str = EVERYTHING
+    """Criteria (canonical JSON) of what this edge ever pushes, whatever the cloud asks for."""
 
 
 @dataclass(slots=True)
@@ -67,6 +69,10 @@ class LinkState:
     last_progress_us: int = 0
     connects: int = 0
     parked: int = 0
+    filter_version: int = 0
+    """Of what the cloud asked for and is in force."""
+    backfill_left: int = 0
+    """Positions still to be looked through for what only that filter selects."""
     last_code: str = ""
 
     def whereabouts(self, position: int) -> dict[str, bool]:
@@ -165,8 +171,15 @@ class _PushStream:
             settings.limits,
             batches_max=settings.window_max_batches,
             ack_target_s=settings.progress_timeout_s / 3,
+            own_filter=settings.own_filter,
         )
-        self._tail = Tail(settings.batch_max_events, settings.limits.batch_bytes)
+        self._source = PushSource(
+            journal,
+            self._producer,
+            batch_max_events=settings.batch_max_events,
+            batch_max_bytes=settings.limits.batch_bytes,
+        )
+        self._tell_filter()
         self._acked_or_told = trio.lowlevel.ParkingLot()
         self._drain: Drain | None = None
         self._peer_received = 0
@@ -175,7 +188,7 @@ class _PushStream:
     async def run(self) -> Drain | None:
         """The stream's whole life; whichever child's end means "over" cancels the rest."""
         try:
-            with self._journal.feed.listen(self._tail.add):
+            with self._source.listening():
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._receive, nursery.cancel_scope)
                     nursery.start_soon(self._watch_progress)
@@ -187,27 +200,21 @@ class _PushStream:
 
     # -- sending: the only task that does ---------------------------------------------------------------------------
     async def _send_journal(self) -> None:
-        producer, journal, settings = self._producer, self._journal, self._settings
-        look_s = min(settings.poll_interval_s, settings.heartbeat_s)
-        heard, must_look = 0, True  # heard: the log was read after the prompt had told of this position
+        producer, source, settings = self._producer, self._source, self._settings
         while not producer.draining:
+            change = producer.change_filter()
+            if change:
+                await self._send_change(change)
+                continue
             room = producer.room_bytes()
             if not room:
                 await self._acked_or_told.park()
                 continue
-            fresh = self._tail.after(producer.position, settings.batch_max_events, room)
-            if fresh is not None:
-                await self._send_page(fresh, fresh.position[-1])
-            elif must_look or journal.prompt.position > max(heard, producer.position):
-                heard = journal.prompt.position
-                page = await journal.read(producer.position, max_events=settings.batch_max_events, max_bytes=room)
-                must_look = page.through > producer.position
-                if must_look:
-                    await self._send_page(page.events, page.through)
+            page = await source.next(room)
+            if page:
+                await self._send_page(*page)
             else:
-                known = max(heard, producer.position)
-                await journal.prompt.wait_above(known, look_s)
-                must_look = journal.prompt.position <= known  # a hint may have been lost
+                await source.wait(min(settings.poll_interval_s, settings.heartbeat_s))
                 await self._heartbeat_if_due()
         while not producer.window.is_empty:
             await self._acked_or_told.park()
@@ -215,13 +222,13 @@ class _PushStream:
 
     async def _send_page(self, events: EventBatch, through: int) -> None:
         producer = self._producer
-        is_whole = len(events) == through - producer.position
-        ranges = () if is_whole else await self._ranges_of(events, through)
-        batch = PushBatch(producer.position, through, self._journal.history.generation_at(through), events, ranges)
+        batch = await self._source.batch_of(events, through)
+        if batch is None:
+            return
         message = codec.encode_from_edge(batch)
-        if len(message) > producer.message_bytes and through - producer.position > 1:
+        if len(message) > producer.message_bytes and through - producer.cursor > 1:
             # Tags, metadata and ranges can outweigh the payloads by which the page was cut.
-            middle = (producer.position + through) // 2
+            middle = (producer.cursor + through) // 2
             await self._send_page(events.slice(0, bisect_right(events.position, middle)), middle)
             return
         # Counted before the bytes leave: the ack may be there before `send` returns.
@@ -230,15 +237,21 @@ class _PushStream:
         self._state.in_flight_bytes = producer.window.in_flight_bytes
         await self._send(message)
 
-    async def _ranges_of(self, events: EventBatch, through: int) -> tuple[StatedRange, ...]:
-        """What to say of the events that are missing up to ``through``.
+    async def _send_change(self, change: FilterApplied) -> None:
+        self._source.restart()
+        self._tell_filter()
+        _log.info(
+            "push.filter_changed",
+            version=change.filter.version,
+            position=change.position,
+            needs_backfill=change.needs_backfill,
+        )
+        await self._send(codec.encode_from_edge(change))
 
-        An entity that lost more since the page was read is found further on: that matters here if the page has it.
-        """
-        deleted = await self._journal.deleted_ranges(self._producer.position, through)
-        here = set(events.persistence_id)
-        beyond = await self._journal.deleted_ranges(through, _ANYWHERE)
-        return ranges_to_state(events, [*deleted, *(stated for stated in beyond if stated.persistence_id in here)])
+    def _tell_filter(self) -> None:
+        place = self._producer.lanes.place
+        self._state.filter_version = place.new.version
+        self._state.backfill_left = place.change_position - place.backfill_position
 
     async def _heartbeat_if_due(self) -> None:
         # Silent while data is in flight: then whatever growth the cloud reports was made by data.
@@ -264,6 +277,9 @@ class _PushStream:
                         self._on_ack(message)
                     case Heartbeat():
                         self._peer_received = message.bytes_received
+                    case FilterUpdate():
+                        self._producer.lanes.desire(message.version, message.criteria)
+                        self._source.wake()
                     case Drain():
                         _log.info("push.draining", reason=message.reason, retry_after_s=message.retry_after_s)
                         self._drain = message
@@ -276,14 +292,16 @@ class _PushStream:
 
     def _on_ack(self, ack: Ack) -> None:
         producer, state = self._producer, self._state
-        moved = ack.position > producer.acked
+        before = producer.progress
         age_s = producer.ack(ack, trio.current_time())
         state.acked_position = producer.acked
+        if ack.lane is Lane.BACKFILL:
+            self._on_backfilled(ack)
         state.in_flight_bytes = producer.window.in_flight_bytes
         state.window_bytes = producer.window.bytes_limit
         if age_s is not None:
             state.ack_age_s = age_s
-        if moved:
+        if producer.progress != before:
             state.last_progress_us = self._now_us()
             self._on_progress()
         for parked in ack.parked:
@@ -296,6 +314,12 @@ class _PushStream:
                 code=parked.code,
                 repeat_key=f"{parked.persistence_id} {parked.code}",
             )
+
+    def _on_backfilled(self, ack: Ack) -> None:
+        self._tell_filter()
+        if ack.position and not self._state.backfill_left:
+            self._source.restart()
+            _log.info("push.backfilled", version=self._state.filter_version, position=ack.position)
 
     # -- watching ---------------------------------------------------------------------------------------------------------
     async def _watch_progress(self) -> None:
@@ -321,8 +345,8 @@ class _PushStream:
 
     def _evidence(self) -> tuple[int, ...]:
         if self._producer.window.is_empty:
-            return (self._producer.acked, self._stream.bytes_received)
-        return (self._producer.acked, self._stream.bytes_sent, self._peer_received)
+            return (*self._producer.progress, self._stream.bytes_received)
+        return (*self._producer.progress, self._stream.bytes_sent, self._peer_received)
 
     async def _keep_cursor(self) -> None:
         """Remember what the cloud had, so that a cloud that lost history is noticed after our own restart too."""

@@ -98,7 +98,7 @@ class Cloud:
             assert change.position == self.position
             self.place = self.place.changed(change.filter, change.position, change.needs_backfill)
             self.applied.append(change.filter)
-            ack = endpoint.changed()
+            ack = endpoint.changed_or_refused(None)
             assert endpoint.place == self.place
             return ack
         request = endpoint.take(4, 10_000)

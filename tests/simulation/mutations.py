@@ -31,7 +31,7 @@ from common.journal.interface import ProjectionLease, Statement
 from common.journal.memory import MemoryJournal
 from common.journal.memory_state import DraftHeads
 from common.journal.prompt import Prompt
-from common.transport.push_endpoint import _EndpointStream
+from common.transport.push_endpoint_stream import EndpointStream
 from common.transport.push_producer import _PushStream
 from tests.simulation.disks import State
 
@@ -64,7 +64,7 @@ def _all_patched(*patches: Callable[[], Applied]) -> Callable[[], Applied]:
     return applied
 
 
-async def _commit_after_ack(self: _EndpointStream) -> None:
+async def _commit_after_ack(self: EndpointStream) -> None:
     request = self._endpoint.take(GROUP_MAX_EVENTS, GROUP_MAX_BYTES)
     self._room.unpark_all()
     await self._send(Ack(request.through.position))
@@ -95,7 +95,7 @@ def _append_of_any_session(self: MemoryJournal, draft: State, request: PushedApp
     return _append_pushed(self, draft, replace(request, session=origin.session) if origin else request)
 
 
-def _not_fenced(_stream: _EndpointStream, _session: int) -> None: ...
+def _not_fenced(_stream: EndpointStream, _session: int) -> None: ...
 
 
 _commit = MemoryJournal.commit
@@ -158,7 +158,7 @@ async def _wait_for_the_prompt(self: Prompt, position: int, _at_most_s: float) -
 
 
 MUTATIONS: Final[Mapping[str, Mutation]] = {
-    "ack_before_commit": Mutation((9,), "AckIsDurable", _patched(_EndpointStream, "_commit", _commit_after_ack)),
+    "ack_before_commit": Mutation((9,), "AckIsDurable", _patched(EndpointStream, "_commit", _commit_after_ack)),
     "no_deduplication": Mutation(
         (9, 1), "NothingTwice", _patched(common.journal.memory, "decide_resume", _resume_from_the_start)
     ),
@@ -168,7 +168,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         "FencedAreSilent",
         _all_patched(
             _patched(MemoryJournal, "_append_pushed", _append_of_any_session),
-            _patched(_EndpointStream, "fence", _not_fenced),
+            _patched(EndpointStream, "fence", _not_fenced),
         ),
     ),
     "offset_before_effect": Mutation(

@@ -12,6 +12,7 @@ import trio
 from common.core.append import LocalAppend
 from common.core.backoff import Backoff
 from common.core.batch import EventBatch, new_events
+from common.core.push_lanes import EVERYTHING
 from common.core.push_messages import PUSH_PATH, PushLimits
 from common.journal.group_commit import open_group_commit
 from common.journal.interface import Journal
@@ -71,10 +72,18 @@ class PushWorld:
 
     @asynccontextmanager
     async def edge(
-        self, origin_id: str = "edge-1", *, disk: MemoryDatabase | None = None, address: str = ADDRESS, seed: int = 1
+        self,
+        origin_id: str = "edge-1",
+        *,
+        disk: MemoryDatabase | None = None,
+        address: str = ADDRESS,
+        seed: int = 1,
+        own_filter: str = EVERYTHING,
     ) -> AsyncIterator[tuple[Journal, LinkState]]:
         """An edge that keeps its link while the block runs."""
-        settings = PushSettings(origin_id, self.ids(), LIMITS, self.batch_events, 4, 10.0, 30.0, self.poll_s)
+        settings = PushSettings(
+            origin_id, self.ids(), LIMITS, self.batch_events, 4, 10.0, 30.0, self.poll_s, own_filter
+        )
         state = LinkState()
         async with (
             open_memory_journal(disk or self.edge_disk, now_us=now_us, new_id=self.ids) as journal,
@@ -108,11 +117,11 @@ class PushWorld:
         return self
 
 
-async def append(journal: Journal, names: Sequence[str], payload_bytes: int = 20) -> None:
+async def append(journal: Journal, names: Sequence[str], payload_bytes: int = 20, tags: str = "") -> None:
     """Append one event for each name; payloads tell their place in the journal."""
-    first = journal.history.head_position
-    payloads = [b"%d;" % (first + index) + b"x" * payload_bytes for index in range(len(names))]
-    await journal.append_group([LocalAppend(new_events(list(names), ["Read"] * len(names), payloads))])
+    first, n = journal.history.head_position, len(names)
+    payloads = [b"%d;" % (first + index) + b"x" * payload_bytes for index in range(n)]
+    await journal.append_group([LocalAppend(new_events(list(names), ["Read"] * n, payloads, tags=[tags] * n))])
 
 
 async def whole_log(journal: Journal) -> EventBatch:

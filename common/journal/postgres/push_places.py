@@ -81,11 +81,11 @@ async def change_filter(
     return None
 
 
-async def deleted_of(connection: asyncpg.Connection, persistence_ids: Collection[str]) -> list[StatedRange]:
+async def deleted_of(connection: asyncpg.Connection, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
     """See ``PushFilterStore.deleted_of``."""
     rows = await connection.fetch(
-        "SELECT persistence_id, 1, deleted_to, reason FROM entity_deleted JOIN entity USING (entity_no)"
+        "SELECT persistence_id, 1, deleted_to, reason, tags FROM entity_deleted JOIN entity USING (entity_no)"
         " WHERE persistence_id = ANY ($1) ORDER BY persistence_id",
         sorted(set(persistence_ids)),
     )
-    return [StatedRange(*row) for row in rows]
+    return [(StatedRange(*row[:4]), row[4]) for row in rows]

@@ -36,6 +36,6 @@ class SqlitePushFilters(SqliteReceived):
         """See ``PushFilterStore.change_push_filter``."""
         return await self._write(push_places.change_filter, origin_id, session, change)
 
-    async def deleted_of(self, persistence_ids: Collection[str]) -> list[StatedRange]:
+    async def deleted_of(self, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
         """See ``PushFilterStore.deleted_of``."""
         return await self._read(push_places.deleted_of, persistence_ids)

@@ -76,12 +76,12 @@ def change_filter(
     return None
 
 
-def deleted_of(reader: apsw.Connection, persistence_ids: Collection[str]) -> list[StatedRange]:
+def deleted_of(reader: apsw.Connection, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
     """See ``PushFilterStore.deleted_of``."""
     rows = select(
         reader,
-        "SELECT persistence_id, 1, deleted_to, deleted_reason FROM json_each(?) CROSS JOIN entity"
-        " ON persistence_id = value WHERE deleted_to > 0 ORDER BY persistence_id",
+        "SELECT persistence_id, 1, deleted_to, deleted_reason, tags FROM json_each(?) CROSS JOIN entity"
+        " ON persistence_id = value JOIN entity_head USING (entity_no) WHERE deleted_to > 0 ORDER BY persistence_id",
         (orjson.dumps(sorted(set(persistence_ids))).decode(),),
     )
-    return [StatedRange(*row) for row in rows]
+    return [(StatedRange(*row[:4]), row[4]) for row in rows]
