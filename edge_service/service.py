@@ -30,7 +30,7 @@ from common.runtime.journal_routes import parked_routes, projection_routes, read
 from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import Registry
 from common.runtime.outside import Outside, tls_files
-from common.transport.link import keep_link
+from common.transport.push_link import keep_push_link
 from common.transport.push_producer import LinkState, PushSettings
 from edge_service.report import EdgeReport
 from edge_service.retention import Retention, RetentionSettings
@@ -164,7 +164,7 @@ def _intake(settings: EdgeSettings, commit: GroupCommit) -> Intake:
 
 async def _push(settings: EdgeSettings, outside: Outside, journal: Journal, link: LinkState) -> None:
     tls = tls_files(settings)
-    await keep_link(
+    await keep_push_link(
         lambda: outside.dial(
             str(settings.cloud),
             tls=tls,

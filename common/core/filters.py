@@ -8,7 +8,7 @@ brings it in is marked as entering. Expressions are decided once for an entity.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -142,6 +142,11 @@ class Filter:
 
     def keys(self) -> Keys | None:
         return self._keys
+
+    @property
+    def starts(self) -> Mapping[str, int]:
+        """Ids whose events are wanted from a stated number on."""
+        return {one: first for one, first in self._meaning.include_ids.items() if first}
 
     def changed(self, criteria_json: str | bytes, limits: FilterLimits = DEFAULT_LIMITS) -> Filter:
         """This filter with more criteria applied after its own. Raises as ``parse_filter``."""

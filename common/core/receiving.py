@@ -8,9 +8,10 @@ for a replay while all others flow on (DESIGN.md 3.4). Nothing is ever taken in 
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, MutableSet
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field, replace
 from operator import lt
+from typing import Protocol
 
 from common.core import event_rules
 from common.core.append import StatedRange
@@ -22,16 +23,27 @@ from common.core.subscription_messages import BackfillDone, Deliver, FilterAppli
 
 _ANY_SIZE = 2**62
 DIGEST_MAX_BYTES = 64
+SNAPSHOT = "snapshot"
+
+
+class Waiting(Protocol):
+    """Entities that wait for a replay: a set, or something that does as much."""
+
+    def __contains__(self, name: object, /) -> bool: ...
+    def add(self, name: str, /) -> None: ...
+    def discard(self, name: str, /) -> None: ...
 
 
 @dataclass(slots=True)
 class Received:
     """What a delivery does: indexes of the events that take effect, what is known now, who begins or ends to wait.
 
-    ``parked`` are entities that a replay did not heal: they go on waiting.
+    ``passed`` are the numbers that are led over: stated, or replaced by a snapshot. ``parked`` are entities that a replay did
+    not heal: they go on waiting.
     """
 
     accepted: list[int] = field(default_factory=list)
+    passed: list[StatedRange] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)
     awaiting: dict[str, bool] = field(default_factory=dict)
     parked: list[str] = field(default_factory=list)
@@ -39,7 +51,7 @@ class Received:
     dropped: int = 0
 
 
-def judge_received(message: Deliver, known: MutableMapping[str, int], awaiting: MutableSet[str]) -> Received:
+def judge_received(message: Deliver, known: MutableMapping[str, int], awaiting: Waiting) -> Received:
     """Judge a delivery's ranges and events in their order; ``known`` and ``awaiting`` are moved along.
 
     ``known`` has the last number of every entity in the message that has one; ``awaiting`` those that wait for a replay:
@@ -51,6 +63,12 @@ def judge_received(message: Deliver, known: MutableMapping[str, int], awaiting: 
     def move(persistence_id: str, seq_nr: int) -> None:
         known[persistence_id] = received.known[persistence_id] = seq_nr
 
+    def lead_over(persistence_id: str, to_seq_nr: int, reason: str) -> None:
+        first = known.get(persistence_id, 0) + 1
+        if to_seq_nr >= first:
+            received.passed.append(StatedRange(persistence_id, first, to_seq_nr, reason))
+            move(persistence_id, to_seq_nr)
+
     def begin_to_wait(persistence_id: str) -> None:
         received.dropped += 1
         if in_replay:
@@ -58,6 +76,9 @@ def judge_received(message: Deliver, known: MutableMapping[str, int], awaiting: 
         else:
             awaiting.add(persistence_id)
             received.awaiting[persistence_id] = True
+            move(
+                persistence_id, known.get(persistence_id, 0)
+            )  # it is kept with an entity of which nothing is known yet
 
     for stated in message.ranges:
         name, last = stated.persistence_id, known.get(stated.persistence_id, 0)
@@ -65,8 +86,8 @@ def judge_received(message: Deliver, known: MutableMapping[str, int], awaiting: 
             continue
         if stated.from_seq_nr > last + 1:
             begin_to_wait(name)
-        elif stated.to_seq_nr > last:
-            move(name, stated.to_seq_nr)
+        else:
+            lead_over(name, stated.to_seq_nr, stated.reason)
     events = message.events
     rows = zip(events.persistence_id, events.seq_nr, events.prev_seq_nr, strict=True)
     for index, (name, seq_nr, prev_seq_nr) in enumerate(rows):
@@ -76,6 +97,8 @@ def judge_received(message: Deliver, known: MutableMapping[str, int], awaiting: 
         elif seq_nr <= last:
             received.repeated += 1
         elif index < message.snapshots or prev_seq_nr == last:
+            if index < message.snapshots:
+                lead_over(name, seq_nr - 1, SNAPSHOT)
             received.accepted.append(index)
             move(name, seq_nr)
         else:
@@ -156,7 +179,8 @@ class Receiving:
             raise _broken(f"the {lane.value} lane is not open")
         is_scanning = cursor.scan is not None
         moved_in_scan = scan is not None and cursor.scan is not None and scan.after > cursor.scan.after
-        goes_on = message.through > message.after or moved_in_scan or (is_scanning and scan is None)
+        has_content = isinstance(message, Deliver) and bool(message.snapshots or message.ranges)
+        goes_on = message.through > message.after or moved_in_scan or has_content or (is_scanning and scan is None)
         if message.after != cursor.position or message.through < message.after or not goes_on:
             raise _broken(f"positions {message.after} to {message.through} after {cursor.position}")
         if scan is not None and (not moved_in_scan or message.through != message.after):

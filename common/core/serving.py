@@ -115,6 +115,15 @@ class Serving:
             if not wanted.matches(events.persistence_id[at[position]], events.tags[at[position]])
         )
 
+    @property
+    def states_first(self) -> bool:
+        """Whether numbers that the filter wants entities from are still to be stated: no lane goes on before."""
+        return bool(self._own_replays)
+
+    def is_own(self, replay: Replay) -> bool:
+        """Whether nobody asked for it but the filter."""
+        return replay.persistence_id in self._own_replays
+
     # -- what was sent ---------------------------------------------------------------------------------------------
     def move(
         self,
@@ -163,6 +172,7 @@ class Serving:
 
     def replay_goes_on(self, from_seq_nr: int) -> None:
         """A part of the first replay was sent: the rest begins there, after the others had a turn."""
+        self._own_replays.discard(self._replays[0].persistence_id)
         self._replays.append(replace(self._replays.popleft(), from_seq_nr=from_seq_nr))
 
     def replay_ends(self) -> None:

@@ -75,6 +75,20 @@ class LinkState:
     """Positions still to be looked through for what only that filter selects."""
     last_code: str = ""
 
+    @property
+    def position(self) -> int:
+        """How far the cloud has this journal."""
+        return self.acked_position
+
+    @property
+    def moved(self) -> int:
+        """What was acknowledged since the present link, or the last one, began."""
+        return self.acked_position - self.resumed_position
+
+    def begins(self) -> None:
+        """The cloud is dialled."""
+        self.resumed_position = self.acked_position
+
     def whereabouts(self, position: int) -> dict[str, bool]:
         """How far the event at ``position`` has come, as far as this process knows."""
         return {"sent": position <= self.sent_position, "acked": position <= self.acked_position}

@@ -31,8 +31,8 @@ from common.projection.progress import ProjectionSettings
 from common.projection.projection import run_projections
 from common.projection.tally import TALLY, all_tallies, fold
 from common.runtime.outside import Outside, real_outside, utc_now_us
-from common.transport.link import keep_link
 from common.transport.push_endpoint import EndpointSettings, PushEndpoint
+from common.transport.push_link import keep_push_link
 from common.transport.push_producer import LinkState, PushSettings
 from common.transport.stream import StreamMethod
 from examples.support.postgres import Databases
@@ -63,7 +63,7 @@ class World:
     committed: trio.Event = field(default_factory=trio.Event)
 
     async def keep_link(self) -> None:
-        await keep_link(
+        await keep_push_link(
             lambda: self.outside.dial(
                 f"127.0.0.1:{self.port}",
                 tls=None,

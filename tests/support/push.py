@@ -17,10 +17,10 @@ from common.core.push_messages import PUSH_PATH, PushLimits
 from common.journal.group_commit import open_group_commit
 from common.journal.interface import Journal
 from common.journal.memory import MemoryDatabase, open_memory_journal
-from common.transport.link import keep_link
 from common.transport.memory_line import MemoryConnection
 from common.transport.memory_streams import MemoryNetwork
 from common.transport.push_endpoint import EndpointSettings, PushEndpoint
+from common.transport.push_link import keep_push_link
 from common.transport.push_producer import LinkState, PushSettings
 from common.transport.stream import PeerInfo, StreamMethod
 from tests.support.builders import START_US, ids
@@ -91,7 +91,7 @@ class PushWorld:
         ):
 
             async def keep() -> None:
-                await keep_link(
+                await keep_push_link(
                     lambda: self.network.open_channel(
                         address,
                         tls=None,

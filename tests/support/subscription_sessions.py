@@ -53,27 +53,20 @@ class Consumer:
 
     def take(self, message: Deliver, wanted: EntityPredicate) -> None:
         """Let a delivery take effect, and check that it says nothing but the truth."""
-        before = dict(self.known)
+        reached = dict(self.known)
         received = judge_received(message, self.known, self.awaiting)
         assert not received.parked, "a replay is whole"
         taken, _, replaces = effect_of(message, received)
-        reached = dict(before)
-        for stated in message.ranges:
-            if self.known.get(stated.persistence_id, 0) >= stated.to_seq_nr > reached.get(stated.persistence_id, 0):
-                first = reached.get(stated.persistence_id, 0) + 1
-                if received.known.get(stated.persistence_id, 0) >= stated.to_seq_nr:
-                    self._pass(stated.persistence_id, first, stated.to_seq_nr, stated.reason, wanted)
-                    reached[stated.persistence_id] = stated.to_seq_nr
-        for index, (name, seq_nr) in enumerate(zip(taken.persistence_id, taken.seq_nr, strict=True)):
-            last = reached.get(name, 0)
-            assert seq_nr > last, "in order, and once"
-            if index in replaces:
-                self._pass(name, last + 1, seq_nr - 1, "snapshot", wanted)
-            else:
-                assert seq_nr == last + 1
+        for stated in received.passed:
+            assert stated.from_seq_nr == reached.get(stated.persistence_id, 0) + 1
+            self._pass(stated.persistence_id, stated.from_seq_nr, stated.to_seq_nr, stated.reason, wanted)
+            reached[stated.persistence_id] = stated.to_seq_nr
+        for name, seq_nr in zip(taken.persistence_id, taken.seq_nr, strict=True):
+            assert seq_nr == reached.get(name, 0) + 1, "in order, and once"
             self.accepted.setdefault(name, []).append(seq_nr)
             reached[name] = seq_nr
-        assert reached == self.known
+        assert {name: number for name, number in self.known.items() if number} == reached
+        assert len(replaces) <= message.snapshots
 
     def _pass(self, name: str, first: int, last: int, reason: str, wanted: EntityPredicate) -> None:
         self.passed.setdefault(name, set()).update(range(first, last + 1))

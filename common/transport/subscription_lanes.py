@@ -1,0 +1,355 @@
+"""One consumer's stream at the source, after Subscribed: the lanes from the log to the line.
+
+One nursery a stream. *Live* is a child for the stream's whole life; *backfill* and *replay* are children while there is
+something for them; a child receives; this task watches that something moves. All send through one turn, so that what
+is decided and what is sent are one step: a lane's place moves when its message goes, and a replay's end is read in
+the turn in which it goes, so that no event falls between it and the live lane. What may be sent is ``core.serving``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import trio
+
+from common.core.errors import BackhaulError
+from common.core.filters import EVERY_ENTITY, AllOf, EntityPredicate, Filter, OnlyNew, parse_filter
+from common.core.ids import SEPARATOR
+from common.core.push_messages import Drain, Heartbeat
+from common.core.serving import Serving
+from common.core.stretch import Stretch
+from common.core.subscription import Cursor, SnapshotScan
+from common.core.subscription_messages import Begin, ConsumerAck, FilterUpdate, Lane, Replay, Subscribed
+from common.journal.feeds import Feed, Feeds
+from common.journal.interface import Journal
+from common.transport.stream import MessageStream, PeerClosed, PeerGone
+from common.transport.stream_catalogue import ServedStream
+from common.transport.subscription_codec import decode_from_consumer
+from common.transport.subscription_replays import send_replay_page, send_snapshot_page
+from common.transport.subscription_sender import ConsumerStream, Sender
+
+_BACKFILL_WAIT_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class LaneSettings:
+    """Times of every consumer's stream, in seconds."""
+
+    heartbeat_s: float
+    progress_timeout_s: float
+
+
+class SourceStream:
+    """See the module. ``allowed`` is what the consumer may see at most."""
+
+    def __init__(
+        self,
+        stream: MessageStream,
+        serving: Serving,
+        state: ConsumerStream,
+        *,
+        journal: Journal,
+        feeds: Feeds,
+        served: ServedStream,
+        allowed: Filter,
+        start: Begin,
+        settings: LaneSettings,
+        now_us: Callable[[], int],
+    ) -> None:
+        self._stream = stream
+        self._serving = serving
+        self._sender = Sender(
+            stream, serving, state, transform=served.transform, heartbeat_s=settings.heartbeat_s, now_us=now_us
+        )
+        self.state = state
+        self._journal = journal
+        self._feeds = feeds
+        self._served = served
+        self._allowed = allowed
+        self._start = start
+        self._settings = settings
+        self._name = f"{state.consumer_id}/{state.subscription}"
+        self._work = trio.lowlevel.ParkingLot()  # for the task that watches and starts lanes
+        self._live_wait: trio.CancelScope | None = None
+        self._running: set[Lane] = set()
+        self._drain: Drain | None = None
+        self._replaced = False
+        self._peer_ended = False
+        self._peer_received = 0
+
+    def drain(self, drain: Drain) -> None:
+        """Ask the consumer to leave; nothing new is sent."""
+        self._drain = drain
+        self._wake()
+
+    def replaced(self) -> None:
+        """A newer stream of the same consumer and subscription has come."""
+        self._replaced = True
+        self._wake()
+
+    async def run(self, subscribed: Subscribed) -> None:
+        """Until the consumer ends the stream. Raises what the consumer must be told."""
+        await self._sender.say(subscribed)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._receive)
+            nursery.start_soon(self._serve_live)
+            is_drain_told = False
+            evidence, since_s = self._evidence(), trio.current_time()
+            while not self._peer_ended:
+                if self._replaced:
+                    raise BackhaulError(
+                        "subscription.replaced",
+                        f"{self._name} has opened a newer stream",
+                        "if two services subscribe under one name, stop one; else nothing is to be done",
+                    )
+                if self._drain and not is_drain_told:
+                    is_drain_told = True
+                    await self._sender.say(self._drain)
+                for lane, serve in ((Lane.BACKFILL, self._serve_backfill), (Lane.REPLAY, self._serve_replays)):
+                    if self._has_work(lane) and lane not in self._running:
+                        self._running.add(lane)
+                        nursery.start_soon(serve)
+                seen = self._evidence()
+                if seen != evidence:
+                    evidence, since_s = seen, trio.current_time()
+                self._check_progress(trio.current_time() - since_s)
+                with trio.move_on_after(self._settings.progress_timeout_s / 3):
+                    await self._work.park()
+            nursery.cancel_scope.cancel()
+
+    def _has_work(self, lane: Lane) -> bool:
+        place = self._serving.place
+        return place.backfill is not None if lane is Lane.BACKFILL else self._serving.next_replay is not None
+
+    def _wake(self) -> None:
+        """Have every task look around."""
+        self._work.unpark_all()
+        self._sender.moved.unpark_all()
+        if self._live_wait is not None and self._wants_live:
+            self._live_wait.cancel()
+
+    @property
+    def _wants_live(self) -> bool:
+        serving = self._serving
+        return serving.wants_change or serving.has_met or self._drain is not None
+
+    # -- what the lanes select -------------------------------------------------------------------------------------
+    @property
+    def _wanted(self) -> EntityPredicate:
+        """What the consumer is to have in the end."""
+        place = self._serving.place
+        return _all_of(self._allowed, filter_of((place.next or place.applied).criteria))
+
+    @property
+    def _live_predicate(self) -> EntityPredicate:
+        place = self._serving.place
+        following = filter_of(place.next.criteria) if place.next else EVERY_ENTITY
+        return _all_of(self._allowed, filter_of(place.applied.criteria), following)
+
+    @property
+    def _backfill_predicate(self) -> EntityPredicate:
+        place = self._serving.place
+        assert place.next is not None
+        return AllOf((self._allowed, OnlyNew(filter_of(place.next.criteria), filter_of(place.applied.criteria))))
+
+    # -- live ------------------------------------------------------------------------------------------------------
+    async def _serve_live(self) -> None:
+        serving = self._serving
+        await self._serve_snapshots(Lane.LIVE, self._live_predicate)
+        position = serving.place.live.position
+        with self._feeds.subscribe(self._name, self._live_predicate, self._served.entity_types, position) as feed:
+            while self._drain is None:
+                if serving.has_met:
+                    await self._end_change(feed)
+                elif serving.wants_change:
+                    await self._begin_change(feed)
+                elif serving.states_first or serving.holds_live or not serving.room_bytes():
+                    await self._wait_for_others()
+                else:
+                    stretch = await self._next_live(feed, serving.room_bytes())
+                    if stretch is not None:
+                        await self._send(Lane.LIVE, stretch)
+                    await self._sender.heartbeat_if_due()
+                self.state.standing = feed.standing.value
+
+    async def _send(self, lane: Lane, stretch: Stretch) -> None:
+        await self._sender.send_stretch(lane, stretch, lambda: self._wanted)
+        if self._serving.place.next is not None:  # the lanes look where the other one is
+            self._tell_filters()
+            self._wake()
+
+    async def _next_live(self, feed: Feed, room: int) -> Stretch | None:
+        limits, settings = self._serving.limits, self._settings
+        scope = self._live_wait = trio.CancelScope()
+        with scope:
+            try:
+                return await feed.next(max_events=limits.batch_events, max_bytes=room, at_most_s=settings.heartbeat_s)
+            finally:
+                self._live_wait = None
+        return None
+
+    async def _wait_for_others(self) -> None:
+        with trio.move_on_after(self._settings.heartbeat_s):
+            await self._sender.moved.park()
+        await self._sender.heartbeat_if_due()
+
+    async def _begin_change(self, feed: Feed) -> None:
+        """Called between two stretches: the feed has given nothing that was not sent."""
+        serving, pending = self._serving, self._serving.pending
+        assert pending is not None
+        following, applied = filter_of(pending.criteria), filter_of(serving.place.applied.criteria)
+        is_wider = not applied.is_everything and applied != following
+        begin = await self._beginning() if is_wider else None
+        async with self._sender.turn:
+            if serving.pending is not pending:
+                return  # another one has taken its place meanwhile
+            applied_now = serving.begin_change(begin)
+            feed.change(self._live_predicate)
+            self.state_starts(following)
+            await self._sender.send(applied_now)
+        self._tell_filters()
+        self._wake()
+
+    async def _beginning(self) -> Cursor:
+        """Where a backfill begins."""
+        if self._start is not Begin.SNAPSHOTS:
+            return Cursor(0)
+        head = self._serving.place.live.position
+        low = await self._journal.uncovered_after(head, entity_types=self._served.entity_types)
+        return Cursor(0, scan=SnapshotScan(head, low, ""))
+
+    async def _end_change(self, feed: Feed) -> None:
+        async with self._sender.turn:
+            done = self._serving.end_change()
+            feed.change(self._live_predicate)
+            await self._sender.send(done)
+        self._tell_filters()
+        self._wake()
+
+    def state_starts(self, wanted: Filter) -> None:
+        """Have it stated which numbers a new filter does not want of the entities it names."""
+        for name, first in wanted.starts.items():
+            kinds = sorted(self._served.entity_types)
+            for persistence_id in [name] if SEPARATOR in name else [f"{kind}{SEPARATOR}{name}" for kind in kinds]:
+                self._serving.replay_on_own_account(persistence_id, first)
+
+    def _tell_filters(self) -> None:
+        place = self._serving.place
+        self.state.filter_version = place.applied.version
+        self.state.backfill_position = place.backfill.position if place.backfill else -1
+
+    # -- backfill --------------------------------------------------------------------------------------------------
+    async def _serve_backfill(self) -> None:
+        serving = self._serving
+        change, predicate = serving.place.next, self._backfill_predicate
+        while serving.states_first:
+            await self._sender.moved.park()
+        await self._serve_snapshots(Lane.BACKFILL, predicate)
+        assert serving.place.backfill is not None
+        with self._feeds.scan(
+            f"{self._name} (backfill)",
+            predicate,
+            self._served.entity_types,
+            serving.place.backfill.position,
+            lambda: serving.place.live.position,
+        ) as feed:
+            while serving.place.next is change and self._drain is None:
+                room = serving.room_bytes()
+                if serving.has_met or not room:
+                    self._wake()
+                    await self._sender.moved.park()
+                    continue
+                stretch = await feed.next(
+                    max_events=serving.limits.batch_events, max_bytes=room, at_most_s=_BACKFILL_WAIT_S
+                )
+                if stretch is not None:
+                    await self._send(Lane.BACKFILL, stretch)
+        self._running.discard(Lane.BACKFILL)
+        self._work.unpark_all()
+
+    # -- beside the log --------------------------------------------------------------------------------------------
+    async def _serve_snapshots(self, lane: Lane, predicate: EntityPredicate) -> None:
+        while self._drain is None and await send_snapshot_page(
+            lane, predicate, self._serving, self._sender, self._journal, self._served
+        ):
+            pass
+
+    async def _serve_replays(self) -> None:
+        serving, sender = self._serving, self._sender
+        while serving.next_replay is not None and self._drain is None:
+            await sender.room()
+            async with sender.turn:
+                replay = serving.next_replay
+                await send_replay_page(replay, self._wanted, serving, sender, self._journal, self._served)
+            self.state.replays += serving.next_replay is not replay
+            self._wake()
+        self._running.discard(Lane.REPLAY)
+
+    # -- receiving -------------------------------------------------------------------------------------------------
+    async def _receive(self) -> None:
+        serving = self._serving
+        try:
+            while True:
+                message = decode_from_consumer(await self._stream.receive())
+                now_s = trio.current_time()
+                match message:
+                    case ConsumerAck():
+                        serving.ack(message, now_s)
+                        self.state.acked_deliveries = serving.acked
+                        self.state.in_flight_bytes = serving.window.in_flight_bytes
+                        self._sender.moved.unpark_all()
+                        continue
+                    case FilterUpdate():
+                        filter_of(message.criteria)
+                        serving.ask_filter(message, now_s)
+                    case Replay():
+                        serving.ask_replay(message)
+                    case Heartbeat():
+                        self._peer_received = message.bytes_received
+                        continue
+                    case _:
+                        raise protocol_error("a second Subscribe came")
+                self._wake()
+        except PeerClosed:
+            self._peer_ended = True
+            self._wake()
+
+    # -- watching --------------------------------------------------------------------------------------------------
+    def _evidence(self) -> tuple[int, ...]:
+        return (self._serving.acked, self._stream.bytes_sent, self._peer_received, self._serving.deliveries)
+
+    def _check_progress(self, silent_s: float) -> None:
+        """Leave a consumer that owes an ack, or does not read, when nothing has moved for the timeout."""
+        owes = not self._serving.window.is_empty
+        is_stuck = owes or self._sender.is_sending or self._stream.unsent_bytes > 0
+        if not is_stuck or silent_s < self._settings.progress_timeout_s:
+            return
+        if owes and not self._sender.is_sending and not self._stream.unsent_bytes:
+            raise BackhaulError(
+                "subscription.not_acked",
+                f"{self._serving.deliveries - self._serving.acked} deliveries were not acknowledged for {silent_s:.0f} s",
+                "look why the consumer does not get on: a full inbox, a slow disk or handler; it dials again",
+                retry_after_s=1.0,
+            )
+        self._stream.abort()
+        raise PeerGone("link.stalled", f"nothing moved for {silent_s:.0f} s", "the line or the consumer stands still")
+
+
+@lru_cache(1024)
+def filter_of(criteria: str) -> Filter:
+    """The filter of criteria that many consumers may have. Raises as ``parse_filter``."""
+    return parse_filter(criteria)
+
+
+def _all_of(*parts: Filter) -> EntityPredicate:
+    narrowing = [part for part in parts if not part.is_everything]
+    if not narrowing:
+        return EVERY_ENTITY
+    return narrowing[0] if len(narrowing) == 1 else AllOf(tuple(narrowing))
+
+
+def protocol_error(what: str) -> BackhaulError:
+    """The refusal of what breaks the protocol's steps."""
+    return BackhaulError("link.protocol", what, "speak the steps of protos/backhaul/v1/subscribe.proto")
