@@ -62,6 +62,10 @@ class _EagerLoop(trio_asyncio._async.TrioEventLoop):  # type: ignore[misc]  # it
         self._is_ending = False
         self._q_send = self  # for call_soon_threadsafe and signals, which call `send_nowait`
 
+    def call_soon(self, callback: Callable[..., object], *args: object, **context: Any) -> asyncio.Handle:  # noqa: ANN401
+        # Without trio-asyncio's look at what `callback` is, which costs as much as all the rest.
+        return self._queue_handle(asyncio.Handle(callback, args, self, **context))
+
     def send_nowait(self, handle: asyncio.Handle) -> None:
         self._queue_handle(handle)
 

@@ -96,7 +96,7 @@ class Submitted:
             self._done = self._done or trio.Event()
             await self._done.wait()
         else:
-            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint_if_cancelled()
         assert self._result is not None
         return self._result.unwrap()
 

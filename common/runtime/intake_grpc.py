@@ -6,6 +6,8 @@ A refused request is answered in its place and ends nothing.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import trio
 
 from common.core.errors import BackhaulError
@@ -33,7 +35,11 @@ def intake_methods(intake: Intake) -> Methods:
             async with to_answer:
                 try:
                     while True:
-                        await to_answer.send(await submit(await stream.receive()))
+                        submitted = await submit(await stream.receive())
+                        try:
+                            to_answer.send_nowait(submitted)
+                        except trio.WouldBlock:
+                            await to_answer.send(submitted)
                 except PeerClosed:
                     pass
 
@@ -47,12 +53,20 @@ def intake_methods(intake: Intake) -> Methods:
 
 
 async def _answer(answers: trio.MemoryReceiveChannel[Submitted | BackhaulError], stream: MessageStream) -> None:
-    async for waiting in answers:
-        try:
-            if isinstance(waiting, BackhaulError):
-                raise waiting
-            done = await stored(waiting)
-            answer = codec.encode_append_reply(done.first_position, done.seq_nr, done.repeated)
-        except BackhaulError as error:
-            answer = codec.encode_append_error(error)
-        await stream.send(answer)
+    with suppress(trio.EndOfChannel):
+        while True:
+            try:  # a turn of the loop for each of many that wait already would cost as much as the answer
+                waiting = answers.receive_nowait()
+            except trio.WouldBlock:
+                waiting = await answers.receive()
+            await stream.send(await _answer_to(waiting))
+
+
+async def _answer_to(waiting: Submitted | BackhaulError) -> bytes:
+    try:
+        if isinstance(waiting, BackhaulError):
+            raise waiting
+        done = await stored(waiting)
+    except BackhaulError as error:
+        return codec.encode_append_error(error)
+    return codec.encode_append_reply(done.first_position, done.seq_nr, done.repeated)

@@ -22,14 +22,14 @@ from common.runtime.outside import utc_now_us
 from tests.bench.processes import answer
 from tests.bench.workload import ENTITIES, events
 
-_INSERT = f"INSERT INTO event VALUES ({','.join('?' * 13)})"
+_INSERT = f"INSERT INTO event VALUES ({','.join('?' * 14)})"
 
 
 def _rows(first: int, count: int) -> list[tuple[Any, ...]]:
     batch = events("raw", first, count)
     positions = range(first + 1, first + count + 1)
     return [
-        (p, p, 0, 0, p % ENTITIES, p % 1024, p, 0, event_type, codec, payload, "", "")
+        (p, p, 0, 0, p % ENTITIES, p % 1024, p, 0, event_type, codec, payload, "", "", "")
         for p, event_type, codec, payload in zip(positions, batch.event_type, batch.codec, batch.payload, strict=True)
     ]
 

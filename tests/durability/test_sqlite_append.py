@@ -62,6 +62,7 @@ async def test_small_appends_ask_the_thread_for_the_sync_and_large_ones_for_all(
 async def test_another_writer_keeps_an_append_waiting_and_nobody_else(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     async with open_sqlite_journal(path, now_us=lambda: START_US, new_id=ids("id").__next__) as journal:
+        journal._file.writer.set_busy_timeout(3_600_000)  # who waits here would never be done
         operator = apsw.Connection(str(path))
         operator.execute("BEGIN IMMEDIATE")
         done: list[object] = []

@@ -16,6 +16,7 @@ import trio
 
 from common import border
 from common.core.errors import BackhaulError, ConfigurationError, ErrorKind
+from common.journal.turn import Turn
 
 import asyncpg  # isort: skip  # after border, which prepares asyncio
 
@@ -141,16 +142,17 @@ class OwnedConnection:
         prepare: Callable[[asyncpg.Connection], Awaitable[None]] | None = None,
     ) -> None:
         self._server = server
+        self._name = server.name
         self._purpose = purpose
         self._settings = settings or {}
         self._prepare = prepare
         self._connection: asyncpg.Connection | None = None
-        self._turn = trio.Lock()
+        self._turn = Turn()
 
     @property
     def is_busy(self) -> bool:
         """Whether somebody uses it now."""
-        return self._turn.locked()
+        return self._turn.is_taken
 
     async def run(
         self, fn: Callable[Concatenate[asyncpg.Connection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
@@ -161,8 +163,10 @@ class OwnedConnection:
             BackhaulError: ``journal.unavailable``, ``journal.full``, ``journal.broken``; the connection is gone then
                 unless the server itself refused the statement. What ``fn`` did is not known after the first.
         """
-        async with self.held() as call:
-            return await call(fn, *args, **kwargs)
+        async with self._turn:
+            with told(self._name):
+                connection = await self._ready()
+                return await self._finish(connection, fn, connection, *args, **kwargs)
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[Call]:
@@ -178,7 +182,7 @@ class OwnedConnection:
                 fn: Callable[Concatenate[asyncpg.Connection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
             ) -> T:
                 nonlocal used
-                with told(self._server.name):
+                with told(self._name):
                     if used is not None and used.is_closed():
                         raise asyncpg.ConnectionDoesNotExistError("the session was lost between two statements")
                     used = used or await self._ready()

@@ -7,6 +7,7 @@ wants, and only those whose literal is beyond doubt; for anything else there is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import asyncpg
@@ -18,12 +19,14 @@ _MAX_ROWS: Final = 50
 _MAX_CHARACTERS: Final = 512 * 1024
 _PREPARED_MAX: Final = 100
 
+_Writer = Callable[[Any], str | None]
+
 
 class Prepared:
     """The statements that one session has prepared; cleared when another session takes its place."""
 
     def __init__(self) -> None:
-        self._statements: dict[str, asyncpg.prepared_stmt.PreparedStatement] = {}
+        self._statements: dict[str, _Known] = {}
 
     def clear(self) -> None:
         """Forget them all."""
@@ -38,24 +41,34 @@ class Prepared:
             return None
         calls: list[str] = []
         for statement in statements:
-            prepared = self._statements.get(statement.sql) or await self._prepare(connection, statement.sql)
-            writers = [_WRITERS.get(parameter.name) for parameter in prepared.get_parameters()]
+            known = self._statements.get(statement.sql) or await self._prepare(connection, statement.sql)
             for row in statement.rows:
-                call = _call(prepared.get_name(), writers, row)
+                call = _call(known.name, known.writers, row)
                 if call is None:
                     return None
                 calls.append(call)
         text = ";".join(calls)
         return text if len(text) <= _MAX_CHARACTERS else None
 
-    async def _prepare(self, connection: asyncpg.Connection, sql: str) -> asyncpg.prepared_stmt.PreparedStatement:
+    async def _prepare(self, connection: asyncpg.Connection, sql: str) -> _Known:
         if len(self._statements) >= _PREPARED_MAX:
             self._statements.clear()
-        prepared = self._statements[sql] = await connection.prepare(sql)
-        return prepared
+        prepared = await connection.prepare(sql)
+        writers = [_WRITERS.get(parameter.name) for parameter in prepared.get_parameters()]
+        known = self._statements[sql] = _Known(prepared, prepared.get_name(), writers)
+        return known
 
 
-def _call(name: str, writers: Sequence[Callable[[Any], str | None] | None], row: Sequence[Any]) -> str | None:
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A statement, the server's name for it, and what writes each of its values. It lives as long as ``prepared``."""
+
+    prepared: asyncpg.prepared_stmt.PreparedStatement
+    name: str
+    writers: Sequence[_Writer | None]
+
+
+def _call(name: str, writers: Sequence[_Writer | None], row: Sequence[Any]) -> str | None:
     if len(writers) != len(row):
         return None
     literals = []
@@ -88,7 +101,7 @@ def _bytes(value: object) -> str | None:
     return f"'\\x{value.hex()}'" if isinstance(value, bytes) else None
 
 
-_WRITERS: Final[dict[str, Callable[[Any], str | None]]] = {
+_WRITERS: Final[dict[str, _Writer]] = {
     "int2": _integer,
     "int4": _integer,
     "int8": _integer,

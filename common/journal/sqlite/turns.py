@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar
 
 import apsw
-import trio
 
 from common.core.history import History
 from common.journal.commit_feed import CommitFeed
@@ -18,6 +17,7 @@ from common.journal.covered import CoveredMarks
 from common.journal.prompt import Prompt
 from common.journal.sqlite.connection import Runner, SqliteFile, coded_errors, transaction
 from common.journal.sqlite.entities import Entities, Names
+from common.journal.turn import Turn
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -34,9 +34,9 @@ class SqliteTurns:
         self._entities = Entities(file.writer)
         self._names = Names(file.reader)
         self._covered = CoveredMarks()
-        self._writer_turn = trio.Lock()
-        self._reader_turn = trio.Lock()
-        self._search_turn = trio.Lock()
+        self._writer_turn = Turn()
+        self._reader_turn = Turn()
+        self._search_turn = Turn()
         self.prompt = Prompt(history.head_position)
         self.feed = CommitFeed()
         self.looks: Counter[str] = Counter()
