@@ -53,7 +53,12 @@ class CloudSettings(ServiceSettings):
         default=("latest", "tally"), metadata=about("Built-in projections to run; empty for none.")
     )
     projection_ranges: int = field(
-        default=1, metadata=about("Slice ranges each projection is divided into.", minimum=1, maximum=1024)
+        default=1,
+        metadata=about(
+            "Slice ranges a new projection is divided into; later `projections split` and `merge`.",
+            minimum=1,
+            maximum=1024,
+        ),
     )
     lease_s: float = field(
         default=15.0, metadata=about("Time after which a silent node's ranges are taken over.", minimum=0.5)

@@ -129,6 +129,16 @@ def unknown_projection(name: str) -> BackhaulError:
     )
 
 
+def projection_in_use(name: str, owner: str) -> BackhaulError:
+    """A node still runs it."""
+    return BackhaulError(
+        "projection.in_use",
+        f"{owner} runs projection {name}, which would begin again from the start of the log",
+        hint="take it out of the application or the settings, and restart the service first",
+        kind=ErrorKind.CONFLICT,
+    )
+
+
 def _overlap(one: SliceRange, other: SliceRange) -> bool:
     return one.first <= other.last and other.first <= one.last
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.ids import SliceRange
-from common.core.ranges import Ahead
+from common.core.ranges import Ahead, still_ahead
 from common.core.statement import Statement
 
-__all__ = ["LEASE_MARK", "ProjectionLease", "SqlValue", "Statement", "Tables", "fenced"]
+__all__ = ["LEASE_MARK", "ProjectionLease", "SqlValue", "Statement", "Tables", "fenced", "moved_to"]
 
 # In a name it says: held only for its lease, not a projection with an offset that retention must respect.
 LEASE_MARK = ":"
@@ -42,6 +42,11 @@ class ProjectionLease:
     epoch: int
     position: int
     ahead: tuple[Ahead, ...] = ()
+
+
+def moved_to(lease: ProjectionLease, position: int) -> ProjectionLease:
+    """The lease after a commit: what was ahead of the range is so no longer once the range has passed it."""
+    return replace(lease, position=position, ahead=still_ahead(lease.ahead, position))
 
 
 def fenced(lease: ProjectionLease) -> BackhaulError:

@@ -13,10 +13,17 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.core.ids import SliceRange
-from common.core.ranges import check_ranges
+from common.core.ranges import (
+    RangeOffset,
+    check_ranges,
+    divide,
+    missing_ranges,
+    projection_in_use,
+    unknown_projection,
+)
 from common.journal.commit_feed import CommitFeed
 from common.journal.interface import ProjectionLease, ProjectionRow, Statement, Tables
-from common.journal.lease import LEASE_MARK, fenced
+from common.journal.lease import LEASE_MARK, fenced, moved_to
 from common.journal.memory_state import MemoryDatabase, MemoryState, ProjectionEntry
 
 _MICROSECONDS = 1_000_000
@@ -87,7 +94,7 @@ class MemoryProjections:
             epoch = row.epoch + (row.owner != owner)
             row = replace(row, epoch=epoch, owner=owner, lease_until_us=until_us)
             draft.projections[name, slices] = row
-            return ProjectionLease(name, slices, row.epoch, row.position)
+            return ProjectionLease(name, slices, row.epoch, row.position, row.ahead)
 
     async def release(self, lease: ProjectionLease) -> None:
         """See ``ProjectionStore.release``."""
@@ -127,11 +134,12 @@ class MemoryProjections:
             return moved
 
     def _move(self, draft: MemoryState, lease: ProjectionLease, position: int, lease_s: float) -> ProjectionLease:
-        row, now_us = held_row(draft, lease), self._now_us()
+        row, now_us, moved = held_row(draft, lease), self._now_us(), moved_to(lease, position)
+        until_us = lease_end(now_us, lease_s)
         draft.projections[lease.name, lease.slices] = replace(
-            row, position=position, lease_until_us=lease_end(now_us, lease_s), updated_us=now_us
+            row, position=position, lease_until_us=until_us, updated_us=now_us, ahead=moved.ahead
         )
-        return replace(lease, position=position)
+        return moved
 
     async def intervene(self, name: str, statements: Sequence[Statement], *, restart: bool = False) -> int:
         """See ``ProjectionStore.intervene``."""
@@ -140,11 +148,49 @@ class MemoryProjections:
             keys = [key for key in draft.projections if key[0] == name]
             for key in keys:
                 row = draft.projections[key]
-                position = 0 if restart else row.position
-                draft.projections[key] = replace(
-                    row, position=position, epoch=row.epoch + 1, owner="", lease_until_us=0
-                )
+                if restart:
+                    row = replace(row, position=0, ahead=())
+                draft.projections[key] = replace(row, epoch=row.epoch + 1, owner="", lease_until_us=0)
             return len(keys)
+
+    async def declare(self, name: str, ranges: Sequence[SliceRange]) -> list[SliceRange]:
+        """See ``ProjectionStore.declare``."""
+        async with self._transaction() as draft:
+            stored = [slices for other, slices in draft.projections if other == name]
+            missing = missing_ranges(stored, ranges)
+            for slices in missing:
+                draft.projections[name, slices] = ProjectionEntry(0, 0, "", 0, False, self._now_us())
+            return sorted([*stored, *missing])
+
+    async def reshape(self, name: str, ranges: Sequence[SliceRange]) -> list[RangeOffset]:
+        """See ``ProjectionStore.reshape``."""
+        async with self._transaction() as draft:
+            stored = {slices: row for (other, slices), row in draft.projections.items() if other == name}
+            offsets = [RangeOffset(slices, row.position, row.ahead) for slices, row in stored.items()]
+            divided = divide(name, offsets, ranges)
+            epoch = max(row.epoch for row in stored.values()) + 1
+            paused = any(row.paused for row in stored.values())
+            for slices in stored:
+                del draft.projections[name, slices]
+            for one in divided:
+                draft.projections[name, one.slices] = ProjectionEntry(
+                    one.position, epoch, "", 0, paused, self._now_us(), one.ahead
+                )
+            return divided
+
+    async def forget(self, name: str, statements: Sequence[Statement]) -> int:
+        """See ``ProjectionStore.forget``."""
+        async with self._transaction() as draft:
+            stored = {key: row for key, row in draft.projections.items() if key[0] == name}
+            for row in stored.values():
+                if row.owner and row.lease_until_us > self._now_us():
+                    raise projection_in_use(name, row.owner)
+            if not stored:
+                raise unknown_projection(name)
+            self._database.tables.run(statements)
+            for key in stored:
+                del draft.projections[key]
+            return len(stored)
 
     async def rows(self) -> list[ProjectionRow]:
         """See ``ProjectionStore.rows``."""
@@ -160,6 +206,7 @@ class MemoryProjections:
                 lease_left_s=max(0.0, (row.lease_until_us - now_us) / _MICROSECONDS),
                 paused=row.paused,
                 updated_us=row.updated_us,
+                ahead=row.ahead,
             )
             for (name, slices), row in sorted(self._database.state.projections.items())
             if LEASE_MARK not in name

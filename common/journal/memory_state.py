@@ -14,6 +14,7 @@ from common.core.ids import SliceRange
 from common.core.judge import EntityHead, ParkedNumbers
 from common.core.push_asked import AskedFilter
 from common.core.push_lanes import PushPlace
+from common.core.ranges import Ahead
 from common.core.snapshot import Snapshot
 from common.core.subscription import Subscription
 from common.journal.interface import InboxRow, Journal, ParkedRow, StoredRange
@@ -64,6 +65,7 @@ class ProjectionEntry:
     lease_until_us: int
     paused: bool
     updated_us: int
+    ahead: tuple[Ahead, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

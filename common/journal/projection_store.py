@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from common.core.ids import SliceRange
-from common.core.ranges import Ahead
+from common.core.ranges import Ahead, RangeOffset
 from common.journal.lease import ProjectionLease, Statement, Tables
 
 
@@ -46,6 +46,25 @@ class ProjectionStore(Protocol):
         Taking it over from another owner bumps the epoch; renewing by the same owner does not. Times are the database's.
         A lease that lasts longer than ``lease_s`` from now is of a clock that has stepped back since: it is not respected.
         Raises ``projection.ranges_changed`` (``core.ranges``) when it would cut across another range with an offset.
+        """
+
+    async def declare(self, name: str, ranges: Sequence[SliceRange]) -> list[SliceRange]:
+        """The ranges that a projection has, in one step for all nodes: those stored, and ``ranges`` where there are none.
+
+        So the first start makes ``ranges``, each at position 0; afterwards they change by ``reshape`` only.
+        """
+
+    async def reshape(self, name: str, ranges: Sequence[SliceRange]) -> list[RangeOffset]:
+        """Split and merge: keep the same offsets for other ranges, in one transaction that takes all from their owners.
+
+        Each new range begins where the least advanced of its slices is, and knows what the others are ahead by
+        (``core.ranges``). Raises ``projection.unknown``, ``projection.other_slices``.
+        """
+
+    async def forget(self, name: str, statements: Sequence[Statement]) -> int:
+        """Remove a projection's offsets, and run statements, in one transaction; returns how many ranges it had.
+
+        Its tables stay. Raises ``projection.in_use`` while any range is held.
         """
 
     async def release(self, lease: ProjectionLease) -> None:

@@ -14,7 +14,8 @@ from common.core.ids import SliceRange
 class ProjectionSettings:
     """How projections run on this node.
 
-    ``ranges`` must be the same on every node and cannot change once there are offsets. ``lease_s`` is how
+    ``ranges`` is how many a new projection is divided into; those with offsets have the ranges that the store has for
+    them (``ProjectionStore.reshape``). ``lease_s`` is how
     long a dead owner's range rests before another takes it; ``poll_s`` bounds how late an event is seen when
     no prompt arrives.
     """

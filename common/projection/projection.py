@@ -14,9 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import Final, NoReturn
 
+import structlog
 import trio
 
+from common.core.backoff import Backoff
+from common.core.errors import BackhaulError
 from common.core.ids import SliceRange, slice_ranges
 from common.journal.interface import Journal
 from common.projection.calls import PlainCalls, ThreadCalls
@@ -26,6 +30,8 @@ from common.projection.range_task import RangeTask
 from common.projection.story import RangeStory
 from common.projection.work import Decode, Work, undecoded
 from common.watchdog import Watchdog
+
+_log: Final = structlog.get_logger()
 
 
 async def run_projections(
@@ -48,26 +54,109 @@ async def run_projections(
     called by, one a range; ``watchdog`` names async ones that hold the loop. The rest is as in ``run_projection``.
     """
     assert len({handler.name for handler in handlers}) == len(handlers), "two projections share a name"
-    ranges = slice_ranges(settings.ranges)
-    work = [(one, ProjectionProgress(one.name, slices)) for one in handlers for slices in ranges]
-    task_status.started([progress for _, progress in work])
+    shown: list[ProjectionProgress] = []
 
-    async def run_range(handler: Handler, progress: ProjectionProgress) -> None:
-        await run_projection(
+    def new_work(handler: Handler) -> Work:
+        return Work(handler, decode, plain_calls(), watchdog or Watchdog())
+
+    projections = [
+        _Projection(
             journal,
-            Work(handler, decode, plain_calls(), watchdog or Watchdog()),
-            progress.slices,
+            handler,
+            new_work,
+            shown=shown,
             owner=owner,
             settings=settings,
             now_us=now_us,
             random=random,
-            progress=progress,
             on_commit=on_commit,
         )
-
+        for handler in handlers
+    ]
+    task_status.started(shown)
     async with trio.open_nursery() as nursery:
-        for handler, progress in work:
-            nursery.start_soon(run_range, handler, progress, name=f"projection {handler.name} {progress.slices}")
+        for one in projections:
+            nursery.start_soon(one.run, name=f"projection {one.handler.name}")
+
+
+class _Projection:
+    """One projection: runs the ranges that the store has, and looks again when they have changed."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        handler: Handler,
+        new_work: Callable[[Handler], Work],
+        *,
+        shown: list[ProjectionProgress],
+        owner: str,
+        settings: ProjectionSettings,
+        now_us: Callable[[], int],
+        random: Random,
+        on_commit: OnCommit | None,
+    ) -> None:
+        self.handler = handler
+        self._journal = journal
+        self._new_work = new_work
+        self._shown = shown
+        self._owner = owner
+        self._settings = settings
+        self._now_us = now_us
+        self._random = random
+        self._on_commit = on_commit
+        self._backoff = Backoff(settings.backoff_min_s, settings.backoff_max_s)
+        shown.extend(self._progress_of(slice_ranges(settings.ranges)))
+
+    async def run(self) -> NoReturn:
+        """Until cancelled."""
+        while True:
+            ranges = await self._ranges()
+            self._show(ranges)
+            async with trio.open_nursery() as nursery:
+                for progress in self._own:
+                    name = f"projection {self.handler.name} {progress.slices}"
+                    nursery.start_soon(self._run_range, progress, nursery.cancel_scope, name=name)
+
+    async def _ranges(self) -> list[SliceRange]:
+        while True:
+            try:
+                found = await self._journal.declare(self.handler.name, slice_ranges(self._settings.ranges))
+            except BackhaulError as error:
+                retry_in_s = self._backoff.next_delay(self._random.random(), at_least_s=error.retry_after_s or 0.0)
+                RangeStory(self._own[0]).failed(error, self._backoff.failures, retry_in_s)
+                await trio.sleep(retry_in_s)
+            else:
+                self._backoff.progressed()
+                return found
+
+    async def _run_range(self, progress: ProjectionProgress, siblings: trio.CancelScope) -> None:
+        await run_projection(
+            self._journal,
+            self._new_work(self.handler),
+            progress.slices,
+            owner=self._owner,
+            settings=self._settings,
+            now_us=self._now_us,
+            random=self._random,
+            progress=progress,
+            on_commit=self._on_commit,
+        )
+        # The range is no more, so others have changed too: all are looked up again.
+        _log.info("projection.ranges_changed", projection=self.handler.name, slices=str(progress.slices))
+        siblings.cancel()
+
+    @property
+    def _own(self) -> list[ProjectionProgress]:
+        return [progress for progress in self._shown if progress.name == self.handler.name]
+
+    def _progress_of(self, ranges: Sequence[SliceRange]) -> list[ProjectionProgress]:
+        known = {progress.slices: progress for progress in self._own}
+        return [known.get(slices) or ProjectionProgress(self.handler.name, slices) for slices in ranges]
+
+    def _show(self, ranges: Sequence[SliceRange]) -> None:
+        own = self._own
+        at = self._shown.index(own[0])
+        self._shown[at : at + len(own)] = self._progress_of(ranges)
 
 
 async def run_projection(
@@ -82,11 +171,12 @@ async def run_projection(
     progress: ProjectionProgress | None = None,
     on_commit: OnCommit | None = None,
 ) -> None:
-    """Run one range until cancelled; a ``BackhaulError`` and whatever the handler raises is retried.
+    """Run one range until cancelled, or until the store no longer has it.
 
-    ``owner`` names this process and this start of it: two that share a name would share a lease. Cancelled at
-    any point, the page in hand is either committed or not, no transaction stays open, and the lease is given
-    back (within seconds, if the store answers). Other errors of the journal come out: they are bugs.
+    A ``BackhaulError`` and whatever the handler raises is retried. ``owner`` names this process and this start of it: two
+    that share a name would share a lease. Cancelled at any point, the page in hand is either committed or not, no
+    transaction stays open, and the lease is given back (within seconds, if the store answers). Other errors of the
+    journal come out: they are bugs.
     """
     story = RangeStory(progress or ProjectionProgress(work.handler.name, slices))
     task = RangeTask(
@@ -104,5 +194,6 @@ async def run_projection(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(story.summarise, journal, settings.summary_s, now_us)
             await task.run()
+            nursery.cancel_scope.cancel()
     finally:
         story.stopped()

@@ -72,8 +72,8 @@ class RangeTask:
         self._renew_at = 0.0
         self._fault = (0, 0)
 
-    async def run(self) -> NoReturn:
-        """Take the lease, follow the log, and begin again after whatever ends that."""
+    async def run(self) -> None:
+        """Take the lease, follow the log, and begin again after whatever ends that; returns when the range is no more."""
         has_tables = False
         while True:
             try:
@@ -84,6 +84,8 @@ class RangeTask:
                     has_tables = True
                 await self._hold()
             except BackhaulError as error:
+                if error.code == "projection.ranges_changed":
+                    return
                 retry_in_s = await self._after(error)
             await trio.sleep(retry_in_s)
 

@@ -226,15 +226,14 @@ async def test_the_offset_of_a_range_without_events_moves_on(autojump_clock: Moc
         assert busy in range(4)
 
 
-async def test_another_number_of_ranges_is_refused_and_nothing_is_repeated(autojump_clock: MockClock) -> None:
+async def test_the_stored_ranges_are_run_whatever_the_setting_says(autojump_clock: MockClock) -> None:
     journal, commits = StagedJournal(), Commits()
     await store(journal, Random(15), 100, entities=50)
     async with running(journal, settings=ProjectionSettings(ranges=4), commits=commits):
         await commits.reach(100)
-    with structlog.testing.capture_logs() as lines:
-        async with running(journal, settings=ProjectionSettings(ranges=2), commits=commits):
-            await trio.sleep(60)
-    assert {line["code"] for line in logged(lines, "projection.failed")} == {"projection.ranges_changed"}
+    async with running(journal, settings=ProjectionSettings(ranges=2), commits=commits) as progress:
+        await trio.sleep(60)
+        assert [one.slices for one in progress] == slice_ranges(4)
     assert len(await journal.rows()) == 4
     assert commits.events == 100
 

@@ -17,6 +17,7 @@ from common.core.batch import EventBatch
 from common.core.history import History, Offset, OriginState, ResumeDecision
 from common.core.ids import ALL_SLICES, SliceRange
 from common.core.judge import EntityHead
+from common.core.ranges import RangeOffset
 from common.core.selection import EVERYTHING, Selection
 from common.fail_points import fail_point
 from common.journal.interface import (
@@ -31,6 +32,7 @@ from common.journal.interface import (
     TrimLimit,
 )
 from common.journal.postgres import inside, log, opening, origins, parked, projections
+from common.journal.postgres import ranges as range_changes
 from common.journal.postgres.append import APPEND_SQL, AppendCall
 from common.journal.postgres.connection import (
     Server,
@@ -289,7 +291,19 @@ class PostgresJournal(PostgresPushFilters):
 
     async def intervene(self, name: str, statements: Sequence[Statement], *, restart: bool = False) -> int:
         """See ``ProjectionStore.intervene``."""
-        return await self._committer().connection.run(projections.intervene, name, statements, restart)
+        return await self._committer().connection.run(range_changes.intervene, name, statements, restart)
+
+    async def declare(self, name: str, ranges: Sequence[SliceRange]) -> list[SliceRange]:
+        """See ``ProjectionStore.declare``."""
+        return await self._committer().connection.run(range_changes.declare, name, ranges, self._now_us())
+
+    async def reshape(self, name: str, ranges: Sequence[SliceRange]) -> list[RangeOffset]:
+        """See ``ProjectionStore.reshape``."""
+        return await self._committer().connection.run(range_changes.reshape, name, ranges, self._now_us())
+
+    async def forget(self, name: str, statements: Sequence[Statement]) -> int:
+        """See ``ProjectionStore.forget``."""
+        return await self._committer().connection.run(range_changes.forget, name, statements)
 
     async def rows(self) -> list[ProjectionRow]:
         """See ``ProjectionStore.rows``."""

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import asyncpg
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.ids import SliceRange
-from common.core.ranges import check_ranges
+from common.core.ranges import ahead_as_text, ahead_of_text, check_ranges
 from common.fail_points import fail_point, is_aimed_at
 from common.journal.interface import ProjectionLease, ProjectionRow, Statement
-from common.journal.lease import LEASE_MARK, fenced
+from common.journal.lease import LEASE_MARK, fenced, moved_to
 from common.journal.migrations import check_not_newer
 from common.journal.postgres.connection import is_passing
 from common.journal.postgres.exchange import Prepared
@@ -55,22 +54,28 @@ async def acquire(
         " lease_until = clock_timestamp() + make_interval(secs => $5)"
         f" WHERE {_RANGE} AND NOT paused AND (owner IN ('', $4)"
         " OR lease_until <= clock_timestamp() OR lease_until > clock_timestamp() + make_interval(secs => $5))"
-        " RETURNING epoch, position"
+        " RETURNING epoch, position, ahead"
     )
     async with connection.transaction():
         row = await connection.fetchrow(take, *key, owner, lease_s)
         if row is None and not await connection.fetchval(f"SELECT count(*) FROM projection WHERE {_RANGE}", *key):
             # A new range: two nodes with ranges that cut across each other must not both find room for theirs.
-            await connection.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", _RANGES_LOCK, name)
+            await lock_ranges(connection, name)
             stored = await connection.fetch("SELECT first_slice, last_slice FROM projection WHERE name = $1", name)
             check_ranges(name, slices, [SliceRange(*row) for row in stored])
             await connection.execute(
-                "INSERT INTO projection VALUES ($1, $2, $3, 0, 0, '', '-infinity', false, $4) ON CONFLICT DO NOTHING",
+                "INSERT INTO projection VALUES ($1, $2, $3, 0, 0, '', '-infinity', false, $4, '')"
+                " ON CONFLICT DO NOTHING",
                 *key,
                 now_us,
             )
             row = await connection.fetchrow(take, *key, owner, lease_s)
-    return ProjectionLease(name, slices, *row) if row else None
+    return ProjectionLease(name, slices, row["epoch"], row["position"], ahead_of_text(row["ahead"])) if row else None
+
+
+async def lock_ranges(connection: asyncpg.Connection, name: str) -> None:
+    """Until the end of the transaction nobody else makes ranges of this projection."""
+    await connection.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", _RANGES_LOCK, name)
 
 
 async def release(connection: asyncpg.Connection, lease: ProjectionLease) -> None:
@@ -81,7 +86,7 @@ async def release(connection: asyncpg.Connection, lease: ProjectionLease) -> Non
 
 
 _MOVE = (
-    "UPDATE projection SET position = $6, updated_us = $8,"
+    "UPDATE projection SET position = $6, updated_us = $8, ahead = $9,"
     f" lease_until = clock_timestamp() + make_interval(secs => $7) WHERE {_GUARD}"
 )
 # Divides by zero unless the guarded row moved. Only "it failed" is wanted of it: the steps then find out why.
@@ -103,10 +108,11 @@ async def commit(
     A text of several statements is one transaction, so one that failed has written nothing and is done again in steps.
     These know which statement failed, and whether it was only because another owner has written the same.
     """
-    move = Statement(_MOVE_OR_FAIL, [(*_key(lease), position, float(lease_s), now_us)])
-    if not await _commit_in_one_exchange(connection, prepared, [*statements, move]):
-        await _commit_in_steps(connection, lease, position, statements, lease_s, now_us)
-    return replace(lease, position=position)
+    moved = moved_to(lease, position)
+    arguments = (*_key(lease), position, float(lease_s), now_us, ahead_as_text(moved.ahead))
+    if not await _commit_in_one_exchange(connection, prepared, [*statements, Statement(_MOVE_OR_FAIL, [arguments])]):
+        await _commit_in_steps(connection, lease, arguments, statements)
+    return moved
 
 
 async def _commit_in_one_exchange(
@@ -133,16 +139,13 @@ async def _commit_in_one_exchange(
 async def _commit_in_steps(
     connection: asyncpg.Connection,
     lease: ProjectionLease,
-    position: int,
+    arguments: tuple[object, ...],
     statements: Sequence[Statement],
-    lease_s: float,
-    now_us: int,
 ) -> None:
     try:
         async with connection.transaction():
             await run_statements(connection, statements)
-            moved = await connection.execute(_MOVE, *_key(lease), position, lease_s, now_us)
-            if moved != "UPDATE 1":
+            if await connection.execute(_MOVE, *arguments) != "UPDATE 1":
                 raise fenced(lease)
             fail_point(_IN_TRANSACTION)
     except BackhaulError as error:
@@ -191,25 +194,14 @@ async def end(
     now_us: int,
 ) -> ProjectionLease:
     """Run the last statements, move the offset and commit. The guard comes last: rows of applications are locked first."""
+    moved = moved_to(lease, position)
+    arguments = (*_key(lease), position, lease_s, now_us, ahead_as_text(moved.ahead))
     await run_statements(connection, statements)
-    if await connection.execute(_MOVE, *_key(lease), position, lease_s, now_us) != "UPDATE 1":
+    if await connection.execute(_MOVE, *arguments) != "UPDATE 1":
         raise fenced(lease)
     fail_point(_IN_TRANSACTION)
     await transaction.commit()
-    return replace(lease, position=position)
-
-
-async def intervene(connection: asyncpg.Connection, name: str, statements: Sequence[Statement], restart: bool) -> int:
-    """See ``ProjectionStore.intervene``."""
-    async with connection.transaction():
-        await run_statements(connection, statements)
-        done: str = await connection.execute(
-            "UPDATE projection SET epoch = epoch + 1, owner = '', lease_until = '-infinity',"
-            " position = CASE WHEN $2 THEN 0 ELSE position END WHERE name = $1",
-            name,
-            restart,
-        )
-    return int(done.split()[-1])
+    return moved
 
 
 async def rows(connection: asyncpg.Connection) -> list[ProjectionRow]:
@@ -217,11 +209,16 @@ async def rows(connection: asyncpg.Connection) -> list[ProjectionRow]:
     stored = await connection.fetch(
         "SELECT name, first_slice, last_slice, position, epoch, owner,"
         " CASE WHEN owner = '' THEN 0"
-        " ELSE greatest(0, extract(epoch FROM lease_until - clock_timestamp())) END::float8, paused, updated_us"
+        " ELSE greatest(0, extract(epoch FROM lease_until - clock_timestamp())) END::float8, paused, updated_us, ahead"
         " FROM projection WHERE strpos(name, $1) = 0 ORDER BY name, first_slice, last_slice",
         LEASE_MARK,
     )
-    return [ProjectionRow(name, SliceRange(first, last), *rest) for name, first, last, *rest in stored]
+    return [
+        ProjectionRow(
+            name, SliceRange(first, last), position, epoch, owner, left_s, paused, updated_us, ahead_of_text(ahead)
+        )
+        for name, first, last, position, epoch, owner, left_s, paused, updated_us, ahead in stored
+    ]
 
 
 async def set_paused(connection: asyncpg.Connection, name: str, paused: bool) -> int:

@@ -19,6 +19,7 @@ from common.core.batch import EventBatch
 from common.core.history import Generation, History, Offset, OriginState, ResumeDecision, begin_generation
 from common.core.ids import ALL_SLICES, SliceRange
 from common.core.judge import EntityHead
+from common.core.ranges import RangeOffset
 from common.core.selection import EVERYTHING, Selection
 from common.journal.interface import (
     JournalStats,
@@ -32,6 +33,7 @@ from common.journal.interface import (
     TrimLimit,
 )
 from common.journal.sqlite import log, origins, parked, projections
+from common.journal.sqlite import ranges as range_changes
 from common.journal.sqlite.append import OpenAppend, append_group
 from common.journal.sqlite.connection import (
     Runner,
@@ -323,7 +325,19 @@ class SqliteJournal(SqlitePushFilters):
 
     async def intervene(self, name: str, statements: Sequence[Statement], *, restart: bool = False) -> int:
         """See ``ProjectionStore.intervene``."""
-        return await self._write(projections.intervene, name, statements, restart=restart)
+        return await self._write(range_changes.intervene, name, statements, restart=restart)
+
+    async def declare(self, name: str, ranges: Sequence[SliceRange]) -> list[SliceRange]:
+        """See ``ProjectionStore.declare``."""
+        return await self._write(range_changes.declare, name, ranges, self._now_us())
+
+    async def reshape(self, name: str, ranges: Sequence[SliceRange]) -> list[RangeOffset]:
+        """See ``ProjectionStore.reshape``."""
+        return await self._write(range_changes.reshape, name, ranges, self._now_us())
+
+    async def forget(self, name: str, statements: Sequence[Statement]) -> int:
+        """See ``ProjectionStore.forget``."""
+        return await self._write(range_changes.forget, name, statements, self._now_us())
 
     async def rows(self) -> list[ProjectionRow]:
         """See ``ProjectionStore.rows``."""

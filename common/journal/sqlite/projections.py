@@ -6,15 +6,14 @@ Lease time is this process's clock: one process has the file. Runs in the storag
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import apsw
 
 from common.core.ids import SliceRange
-from common.core.ranges import check_ranges
+from common.core.ranges import ahead_as_text, ahead_of_text, check_ranges
 from common.fail_points import fail_point
 from common.journal.interface import ProjectionLease, ProjectionRow, Statement
-from common.journal.lease import LEASE_MARK, fenced
+from common.journal.lease import LEASE_MARK, fenced, moved_to
 from common.journal.migrations import check_not_newer
 from common.journal.sqlite.connection import select
 from common.journal.sqlite.statements import run_statements
@@ -41,9 +40,9 @@ def acquire(
     stored = select(writer, "SELECT first_slice, last_slice FROM projection WHERE name = ?", (name,))
     check_ranges(name, slices, [SliceRange(first, last) for first, last in stored])
     key = (name, slices.first, slices.last)
-    writer.execute("INSERT OR IGNORE INTO projection VALUES (?, ?, ?, 0, 0, '', 0, 0, ?)", (*key, now_us))
-    position, epoch, holder, lease_until_us, paused = writer.execute(
-        f"SELECT position, epoch, owner, lease_until_us, paused FROM projection WHERE {_RANGE}", key
+    writer.execute("INSERT OR IGNORE INTO projection VALUES (?, ?, ?, 0, 0, '', 0, 0, ?, '')", (*key, now_us))
+    position, epoch, holder, lease_until_us, paused, ahead = writer.execute(
+        f"SELECT position, epoch, owner, lease_until_us, paused, ahead FROM projection WHERE {_RANGE}", key
     ).get
     until_us = _lease_end(now_us, lease_s)
     if paused or (holder not in {"", owner} and now_us < lease_until_us <= until_us):
@@ -53,7 +52,7 @@ def acquire(
         f"UPDATE projection SET epoch = ?, owner = ?, lease_until_us = ? WHERE {_RANGE}",
         (epoch, owner, until_us, *key),
     )
-    return ProjectionLease(name, slices, epoch, position)
+    return ProjectionLease(name, slices, epoch, position, ahead_of_text(ahead))
 
 
 def release(writer: apsw.Connection, lease: ProjectionLease) -> None:
@@ -84,11 +83,13 @@ def move(
     writer: apsw.Connection, lease: ProjectionLease, position: int, *, lease_s: float, now_us: int
 ) -> ProjectionLease:
     """Move the offset and renew the lease, if both are still ours."""
+    moved = moved_to(lease, position)
     writer.execute(
-        f"UPDATE projection SET position = ?, lease_until_us = ?, updated_us = ?"
+        f"UPDATE projection SET position = ?, ahead = ?, lease_until_us = ?, updated_us = ?"
         f" WHERE {_RANGE} AND epoch = ? AND position = ? AND NOT paused",
         (
             position,
+            ahead_as_text(moved.ahead),
             _lease_end(now_us, lease_s),
             now_us,
             lease.name,
@@ -100,18 +101,7 @@ def move(
     )
     if not writer.changes():
         raise fenced(lease)
-    return replace(lease, position=position)
-
-
-def intervene(writer: apsw.Connection, name: str, statements: Sequence[Statement], *, restart: bool) -> int:
-    """See ``ProjectionStore.intervene``."""
-    run_statements(writer, statements)
-    writer.execute(
-        "UPDATE projection SET epoch = epoch + 1, owner = '', lease_until_us = 0,"
-        " position = CASE WHEN ? THEN 0 ELSE position END WHERE name = ?",
-        (restart, name),
-    )
-    return writer.changes()
+    return moved
 
 
 def _lease_end(now_us: int, lease_s: float) -> int:
@@ -122,7 +112,7 @@ def rows(reader: apsw.Connection, now_us: int) -> list[ProjectionRow]:
     """See ``ProjectionStore.rows``."""
     stored = select(
         reader,
-        "SELECT name, first_slice, last_slice, position, epoch, owner, lease_until_us, paused, updated_us"
+        "SELECT name, first_slice, last_slice, position, epoch, owner, lease_until_us, paused, updated_us, ahead"
         " FROM projection WHERE instr(name, ?) = 0 ORDER BY name, first_slice, last_slice",
         (LEASE_MARK,),
     )
@@ -136,8 +126,9 @@ def rows(reader: apsw.Connection, now_us: int) -> list[ProjectionRow]:
             lease_left_s=max(0.0, (lease_until_us - now_us) / _MICROSECONDS),
             paused=bool(paused),
             updated_us=updated_us,
+            ahead=ahead_of_text(ahead),
         )
-        for name, first_slice, last_slice, position, epoch, owner, lease_until_us, paused, updated_us in stored
+        for name, first_slice, last_slice, position, epoch, owner, lease_until_us, paused, updated_us, ahead in stored
     ]
 
 

@@ -1,0 +1,99 @@
+"""What an operator changes about a projection: its ranges, its offsets, whether it has any. Asyncio-flavoured.
+
+Every change raises epochs under the rows' locks: a commit that runs meanwhile is either seen or refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import asyncpg
+
+from common.core.ids import SliceRange
+from common.core.ranges import (
+    RangeOffset,
+    ahead_as_text,
+    ahead_of_text,
+    divide,
+    missing_ranges,
+    projection_in_use,
+    unknown_projection,
+)
+from common.journal.interface import Statement
+from common.journal.postgres.projections import lock_ranges, run_statements
+
+_INSERT = "INSERT INTO projection VALUES ($1, $2, $3, $4, $5, '', '-infinity', $6, $7, $8)"
+
+
+async def declare(
+    connection: asyncpg.Connection, name: str, ranges: Sequence[SliceRange], now_us: int
+) -> list[SliceRange]:
+    """See ``ProjectionStore.declare``."""
+    async with connection.transaction():
+        await lock_ranges(connection, name)
+        stored = [
+            SliceRange(*row)
+            for row in await connection.fetch("SELECT first_slice, last_slice FROM projection WHERE name = $1", name)
+        ]
+        missing = missing_ranges(stored, ranges)
+        for slices in missing:
+            await connection.execute(_INSERT, name, slices.first, slices.last, 0, 0, False, now_us, "")
+    return sorted([*stored, *missing])
+
+
+async def reshape(
+    connection: asyncpg.Connection, name: str, ranges: Sequence[SliceRange], now_us: int
+) -> list[RangeOffset]:
+    """See ``ProjectionStore.reshape``."""
+    async with connection.transaction():
+        await lock_ranges(connection, name)
+        rows = await connection.fetch(
+            "SELECT first_slice, last_slice, position, ahead, epoch, paused FROM projection WHERE name = $1"
+            " ORDER BY first_slice FOR UPDATE",
+            name,
+        )
+        stored = [
+            RangeOffset(SliceRange(row["first_slice"], row["last_slice"]), row["position"], ahead_of_text(row["ahead"]))
+            for row in rows
+        ]
+        divided = divide(name, stored, ranges)
+        epoch, paused = max(row["epoch"] for row in rows) + 1, any(row["paused"] for row in rows)
+        await connection.execute("DELETE FROM projection WHERE name = $1", name)
+        for one in divided:
+            ahead = ahead_as_text(one.ahead)
+            await connection.execute(
+                _INSERT, name, one.slices.first, one.slices.last, one.position, epoch, paused, now_us, ahead
+            )
+    return divided
+
+
+async def forget(connection: asyncpg.Connection, name: str, statements: Sequence[Statement]) -> int:
+    """See ``ProjectionStore.forget``."""
+    async with connection.transaction():
+        await run_statements(connection, statements)
+        await lock_ranges(connection, name)
+        rows = await connection.fetch(
+            "SELECT owner, owner <> '' AND lease_until > clock_timestamp() AS is_held FROM projection"
+            " WHERE name = $1 ORDER BY first_slice FOR UPDATE",
+            name,
+        )
+        for row in rows:
+            if row["is_held"]:
+                raise projection_in_use(name, row["owner"])
+        if not rows:
+            raise unknown_projection(name)
+        await connection.execute("DELETE FROM projection WHERE name = $1", name)
+    return len(rows)
+
+
+async def intervene(connection: asyncpg.Connection, name: str, statements: Sequence[Statement], restart: bool) -> int:
+    """See ``ProjectionStore.intervene``."""
+    async with connection.transaction():
+        await run_statements(connection, statements)
+        done: str = await connection.execute(
+            "UPDATE projection SET epoch = epoch + 1, owner = '', lease_until = '-infinity',"
+            " position = CASE WHEN $2 THEN 0 ELSE position END, ahead = CASE WHEN $2 THEN '' ELSE ahead END WHERE name = $1",
+            name,
+            restart,
+        )
+    return int(done.split()[-1])
