@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cloud_service.settings import PREFIX, CloudSettings
 from common.runtime import cli
 from common.runtime.append_command import APPEND
+from common.runtime.cli_filters import FILTERS
 from common.runtime.cli_questions import ASKING, ORIGINS, PARKED, PROJECTIONS
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ CLOUD = cli.Program(
     http_address=lambda settings: (settings.http_host, settings.http_port),
     instance=lambda settings: settings.node or socket.gethostname(),
     load_serve=_load_serve,
-    commands=(*ASKING, APPEND, *PARKED, *ORIGINS, *PROJECTIONS),
+    commands=(*ASKING, APPEND, *PARKED, *ORIGINS, *FILTERS, *PROJECTIONS),
 )
 
 

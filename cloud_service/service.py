@@ -24,6 +24,7 @@ from common.projection.progress import ProjectionSettings
 from common.projection.projection import run_projections
 from common.runtime.application import Application, load_application
 from common.runtime.application_running import built_in_handler, open_application
+from common.runtime.filter_routes import filter_routes
 from common.runtime.health import Readiness, health_routes
 from common.runtime.http_app import HttpApp
 from common.runtime.intake import Intake
@@ -92,6 +93,7 @@ async def serve(
                 *read_routes(journal),
                 *parked_routes(journal),
                 *origin_routes(journal),
+                *filter_routes(journal, endpoint.refresh_filters),
                 *projection_routes(journal),
                 *health_routes(readiness, report.status, metrics),
                 *running.routes(),
@@ -127,6 +129,7 @@ async def serve(
                     watchdog=running.watchdog,
                 )
             )
+            workers.start_soon(endpoint.follow_filters, settings.poll_interval_s)
             workers.start_soon(watch.run)
             workers.start_soon(report.summarise, settings.summary_interval_s)
             _log.info(

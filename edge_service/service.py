@@ -14,6 +14,7 @@ import trio
 
 from common import VERSION
 from common.core.backoff import Backoff
+from common.core.filters import parse_filter
 from common.core.push_messages import PushLimits
 from common.journal.group_commit import GroupCommit, open_group_commit
 from common.journal.interface import Journal
@@ -187,6 +188,7 @@ async def _push(settings: EdgeSettings, outside: Outside, journal: Journal, link
             heartbeat_s=settings.heartbeat_s,
             progress_timeout_s=settings.progress_timeout_s,
             poll_interval_s=settings.poll_interval_s,
+            own_filter=parse_filter(settings.push_filter).criteria,
         ),
         link,
         backoff=Backoff(settings.backoff_min_s, settings.backoff_max_s),

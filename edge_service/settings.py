@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from common.core.errors import BackhaulError
+from common.core.filters import parse_filter
 from common.runtime.service_settings import GIB, KIB, ServiceSettings
 from common.runtime.setting_values import Address
 from common.runtime.settings import SettingsConflict, about
@@ -64,6 +66,14 @@ class EdgeSettings(ServiceSettings):
         ),
     )
 
+    push_filter: str = field(
+        default="",
+        metadata=about(
+            "Criteria (a JSON list) of what is ever pushed, whatever the cloud asks for; empty for everything.",
+            may_be_empty=True,
+        ),
+    )
+
     connect_timeout_s: float = field(
         default=10.0, metadata=about("Time to reach the cloud in one try.", minimum=0.1, maximum=600)
     )
@@ -100,6 +110,12 @@ class EdgeSettings(ServiceSettings):
                 "set tls_ca, tls_cert and tls_key, or allow plaintext with insecure = true",
                 keys=("cloud", "insecure", "tls_ca", "tls_cert", "tls_key"),
             )
+        try:
+            parse_filter(self.push_filter)
+        except BackhaulError as error:
+            raise SettingsConflict(
+                "settings.invalid_value", f"push_filter: {error.message}", error.hint, keys=("push_filter",)
+            ) from None
         if self.on_full == "drop_oldest" and not self.plain_types:
             raise SettingsConflict(
                 "settings.conflict",
