@@ -23,7 +23,7 @@ from common.journal.group_commit import GroupCommit, open_group_commit
 from common.projection.progress import ProjectionSettings
 from common.projection.projection import run_projections
 from common.runtime.application import Application, load_application
-from common.runtime.application_running import built_in_handler, open_application
+from common.runtime.application_running import Running, built_in_handler, open_application
 from common.runtime.filter_routes import filter_routes
 from common.runtime.health import Readiness, health_routes
 from common.runtime.http_app import HttpApp
@@ -43,11 +43,16 @@ _REDIAL_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class CloudPorts:
-    """Where the started node listens, and its door for code in the same process."""
+    """Where the started node listens, and its doors for code in the same process."""
 
     grpc: int
     http: int
-    intake: Intake
+    running: Running
+
+    @property
+    def intake(self) -> Intake:
+        """The door for events."""
+        return self.running.intake
 
 
 async def serve(
@@ -139,7 +144,7 @@ async def serve(
                 http_port=http_port,
                 grpc_port=grpc_port,
             )
-            task_status.started(CloudPorts(grpc_port, http_port, running.intake))
+            task_status.started(CloudPorts(grpc_port, http_port, running))
             await stop.wait()
             await _drain(endpoint, settings.drain_s / 2)
             workers.cancel_scope.cancel()

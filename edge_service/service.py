@@ -21,7 +21,7 @@ from common.journal.interface import Journal
 from common.projection.progress import ProjectionSettings
 from common.projection.projection import run_projections
 from common.runtime.application import Application, load_application
-from common.runtime.application_running import open_application
+from common.runtime.application_running import Running, open_application
 from common.runtime.health import Readiness, health_routes
 from common.runtime.http_app import HttpApp
 from common.runtime.intake import Intake
@@ -42,11 +42,16 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class EdgePorts:
-    """Where the started service listens, and its door for code in the same process."""
+    """Where the started service listens, and its doors for code in the same process."""
 
     grpc: int
     http: int
-    intake: Intake
+    running: Running
+
+    @property
+    def intake(self) -> Intake:
+        """The door for events."""
+        return self.running.intake
 
 
 async def serve(
@@ -148,7 +153,7 @@ async def serve(
                 http_port=http_port,
                 grpc_port=grpc_port,
             )
-            task_status.started(EdgePorts(grpc_port, http_port, running.intake))
+            task_status.started(EdgePorts(grpc_port, http_port, running))
             await stop.wait()
             workers.cancel_scope.cancel()
 

@@ -193,9 +193,10 @@ class Registry:
         columns = zip(events.event_type, events.codec, events.payload, events.metadata, strict=True)
         return [self.decode(*row) for row in columns]
 
-    def decode_event(self, event: Envelope) -> object:
+    def decode_event(self, envelope: Envelope) -> object:
         """The content of one event; raises as ``decode``."""
-        return self.decode(event.event_type, event.codec, event.payload, join_metadata(event.metadata))
+        metadata = join_metadata(envelope.metadata)
+        return self.decode(envelope.event_type, envelope.codec, envelope.payload, metadata)
 
 
 def _stored_as(cls: type) -> StoredAs:

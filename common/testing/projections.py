@@ -1,0 +1,99 @@
+"""A projection over given events: the handler that a service would run, on a journal in memory, with its offset.
+
+    async with projecting(OVERVIEW, registry=registry) as overview:
+        await overview.given("Drone", "d1", Moved("a1"), Moved("a2"))
+        assert await overview.rows("SELECT drone, cell FROM overview") == [("d1", "a2")]
+
+Events pass through their codecs, and types that the registry does not know come as ``Unknown``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import count
+from random import Random
+from typing import Any
+
+import trio
+
+from common.core.append import Appended, LocalAppend
+from common.core.batch import join_tags, new_events
+from common.core.event_types import Registry
+from common.core.ids import persistence_id
+from common.journal.memory import MemoryDatabase, MemoryJournal, open_memory_journal
+from common.projection.calls import call_inline
+from common.projection.handlers import Handler
+from common.projection.progress import ProjectionProgress, ProjectionSettings
+from common.projection.projection import run_projections
+from common.testing.world import now_us
+
+
+class ProjectionKit:
+    """One projection under test; made by ``projecting``."""
+
+    def __init__(self, journal: MemoryJournal, registry: Registry, progress: Sequence[ProjectionProgress]) -> None:
+        self.journal = journal
+        self._registry = registry
+        self._progress = progress
+
+    async def given(self, entity_type: str, entity_id: str, *events: object, tags: Iterable[str] = ()) -> None:
+        """These happened to an entity, each with these tags; returns when the projection has seen them."""
+        rows = [self._registry.encode_checked(event)[0] for event in events]
+        types, codecs, payloads, metadata = (list(column) for column in zip(*rows, strict=True))
+        batch = new_events(
+            [persistence_id(entity_type, entity_id)] * len(rows),
+            types,
+            payloads,
+            codec=codecs,
+            metadata=metadata,
+            tags=[join_tags(tags)] * len(rows),
+        )
+        [told] = await self.journal.append_group([LocalAppend(batch)])
+        assert isinstance(told, Appended), told
+        await self.seen()
+
+    async def seen(self, at_most_s: float = 60.0) -> None:
+        """Wait until the projection has seen the whole log.
+
+        Raises:
+            AssertionError: with the error that it fails with.
+        """
+        until_s = trio.current_time() + at_most_s
+        while True:
+            head = (await self.journal.stats()).head_position
+            if all(one.position >= head for one in self._progress):
+                return
+            failing = [one.error_code for one in self._progress if one.failures > 2]
+            assert not failing, f"the projection fails with {failing[0]}; the log has its reason"
+            assert trio.current_time() < until_s, f"it has not come to position {head} in {at_most_s:g} s"
+            await trio.sleep(0.01)
+
+    async def rows(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of the projection's tables."""
+        return await self.journal.query(sql, args)
+
+
+@asynccontextmanager
+async def projecting(handler: Handler, *, registry: Registry | None = None) -> AsyncIterator[ProjectionKit]:
+    """Run one projection on a journal of its own while the block runs; for a mock clock or a real one."""
+    types = registry or Registry()
+    ids = (f"{number:08d}-id" for number in count(1))
+    async with open_memory_journal(MemoryDatabase(), now_us=now_us, new_id=lambda: next(ids)) as journal:
+        async with trio.open_nursery() as nursery:
+            progress: list[ProjectionProgress] = await nursery.start(
+                partial(
+                    run_projections,
+                    journal,
+                    [handler],
+                    owner="test",
+                    settings=ProjectionSettings(poll_s=0.05),
+                    now_us=now_us,
+                    random=Random(1),
+                    decode=types.decode_event,
+                    plain_calls=lambda: call_inline,
+                )
+            )
+            yield ProjectionKit(journal, types, progress)
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,303 @@
+"""Both services in one process: memory journals, lines in memory, one clock. What `serve` runs is what runs in the field.
+
+    async with open_world(edge_app=app, cloud_app=app, edges=("site-7",)) as world:
+        edge = world.edges["site-7"]
+        await edge.entities.ask("Drone", "d1", Report(59.9, 10.7))
+        await world.settled()
+        rows = await world.cloud.query("SELECT …")
+
+Use it under a mock clock (pytest-trio's ``autojump_clock``, or ``run``): hours of an outage then cost nothing. A service can be
+stopped and started again on its journal, and an edge's line be cut and mended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import count
+from random import Random
+from typing import Any, Final, NoReturn, Protocol
+
+import structlog
+import trio
+import trio.testing
+from starlette.types import ASGIApp
+
+import cloud_service.service
+import edge_service.service
+from cloud_service.settings import CloudSettings
+from common.entity.runtime import Entities
+from common.entity.states import States
+from common.journal.interface import Journal
+from common.journal.memory import MemoryDatabase, open_memory_journal
+from common.projection.calls import call_inline
+from common.runtime.application import NO_APPLICATION, App, Application, check_application
+from common.runtime.application_running import Running
+from common.runtime.outside import Outside
+from common.runtime.setting_values import Address
+from common.testing.http_in_memory import HttpAnswer, http_request
+from common.transport.memory_line import MemoryConnection
+from common.transport.memory_streams import MemoryNetwork
+from common.transport.stream import Channel, Methods, PeerGone, PeerInfo
+from edge_service.settings import EdgeSettings
+
+_CLOUD: Final = "cloud"
+_PORT: Final = 7443
+START_US: Final = 1_767_225_600_000_000  # the first of January 2026
+
+
+class Serve(Protocol):
+    """A composition root with its settings and application."""
+
+    async def __call__(self, outside: Outside, stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None: ...
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    """Run a test under a clock that jumps over every wait, where no pytest plugin does."""
+    trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def now_us() -> int:
+    """The world's wall clock: it goes with trio's, so the two cannot part."""
+    return START_US + round(trio.current_time() * 1e6)
+
+
+class Service:
+    """An edge or the cloud: its journal, which outlives it, and what runs now."""
+
+    def __init__(self, name: str, serve: Serve, world: World) -> None:
+        self.name = name
+        self.database = MemoryDatabase()
+        self._serve = serve
+        self._world = world
+        self._running: Running | None = None
+        self._app: ASGIApp | None = None
+        self._stop = trio.Event()
+        self._wanted = trio.Event()
+        self._changed = trio.lowlevel.ParkingLot()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it is started."""
+        return self._running is not None
+
+    @property
+    def running(self) -> Running:
+        """The application as it runs now."""
+        assert self._running is not None, f"{self.name} is stopped"
+        return self._running
+
+    @property
+    def journal(self) -> Journal:
+        """The journal of the running service."""
+        return self.running.journal
+
+    @property
+    def entities(self) -> Entities:
+        """Its event-sourced entities."""
+        return self.running.entities
+
+    @property
+    def states(self) -> States:
+        """Its durable state."""
+        return self.running.states
+
+    async def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of the application's tables."""
+        return await self.journal.query(sql, args)
+
+    async def http(self, method: str, path: str, body: object = None, **headers: str) -> HttpAnswer:
+        """A request to its HTTP port; ``body`` is sent as JSON."""
+        assert self._app is not None, f"{self.name} is stopped"
+        return await http_request(self._app, method, path, body, headers)
+
+    async def start(self) -> None:
+        """Start it on its journal; returns when it is ready."""
+        self._wanted.set()
+        while not self.is_running:
+            await self._changed.park()
+
+    async def stop(self) -> None:
+        """Stop it as SIGTERM does; returns when it is gone."""
+        self._wanted = trio.Event()
+        self._stop.set()
+        while self.is_running:
+            await self._changed.park()
+
+    async def run(self) -> NoReturn:
+        """Run it whenever it is wanted; started by the world."""
+        while True:
+            await self._wanted.wait()
+            self._stop = trio.Event()
+            with structlog.contextvars.bound_contextvars(service=self.name):
+                try:
+                    async with trio.open_nursery() as nursery:
+                        ports = await nursery.start(self._serve, self._world.outside(self), self._stop)
+                        self._running = ports.running
+                        self._changed.unpark_all()
+                finally:
+                    self._running = self._app = None
+                    self._changed.unpark_all()
+
+    @asynccontextmanager
+    async def serve_http(self, app: ASGIApp, host: str, port: int, *, connections_max: int) -> AsyncIterator[int]:
+        """Its port in memory: whoever asks calls the application."""
+        self._app = app
+        yield port
+
+
+class World:
+    """Made by ``open_world``."""
+
+    def __init__(self) -> None:
+        self.network = MemoryNetwork()
+        self.edges: Mapping[str, Service] = {}
+        self.cloud: Service
+        self._cut: set[str] = set()
+        self._ids = count(1)
+
+    # -- lines -----------------------------------------------------------------------------------------------------
+    def cut(self, edge: str) -> None:
+        """The edge's line is down: connections break, dialling finds nobody."""
+        self._cut.add(edge)
+        for connection in self._lines(edge):
+            connection.cut("the line is down")
+
+    def mend(self, edge: str) -> None:
+        """The line is up again; the edge finds out when it dials next."""
+        self._cut.discard(edge)
+
+    def _lines(self, edge: str) -> list[MemoryConnection]:
+        return [connection for connection in self.network.connections if connection.dialler.address == edge]
+
+    # -- waiting ---------------------------------------------------------------------------------------------------
+    async def settled(self, at_most_s: float = 600.0) -> None:
+        """Wait until the cloud has what every edge stored, and every projection has seen its whole log.
+
+        Raises:
+            AssertionError: naming what is behind, when that takes longer than ``at_most_s``.
+        """
+        until_s = trio.current_time() + at_most_s
+        while behind := await self._behind():
+            assert trio.current_time() < until_s, f"after {at_most_s:g} s {behind}"
+            await trio.sleep(0.1)
+
+    async def _behind(self) -> str:
+        stored = {origin.origin_id: origin.stored.position for origin in await self.cloud.journal.origins()}
+        for name, edge in self.edges.items():
+            if edge.is_running:
+                head = (await edge.journal.stats()).head_position
+                if stored.get(name, 0) < head and name not in self._cut:
+                    return f"the cloud has {stored.get(name, 0)} of {head} events of {name}"
+        for service in (self.cloud, *self.edges.values()):
+            if not service.is_running:
+                continue
+            head = (await service.journal.stats()).head_position
+            names = {handler.name for handler in service.running.handlers}
+            for row in await service.journal.rows():
+                if row.position < head and row.name in names and not row.paused:
+                    return f"{row.name} at {service.name} is at {row.position} of {head}"
+        return ""
+
+    # -- what a service gets of the world ----------------------------------------------------------------------------
+    def outside(self, service: Service) -> Outside:
+        """Clock, chance, storage and lines for one life of a service."""
+
+        def open_journal(url: str, *, max_bytes: int | None, prompted: bool) -> AbstractAsyncContextManager[Journal]:
+            return open_memory_journal(service.database, now_us=now_us, new_id=self._new_id)
+
+        @asynccontextmanager
+        async def dial(
+            address: str, *, tls: object, connect_timeout_s: float, message_max_bytes: int, user_timeout_s: float
+        ) -> AsyncIterator[Channel]:
+            if service.name in self._cut:
+                raise PeerGone("link.unreachable", f"{address} cannot be reached")
+            async with self.network.open_channel(
+                address,
+                connect_timeout_s=connect_timeout_s,
+                message_max_bytes=message_max_bytes,
+                dialler=PeerInfo(service.name),
+            ) as channel:
+                yield channel
+
+        @asynccontextmanager
+        async def serve_grpc(
+            methods: Methods,
+            *,
+            host: str,
+            port: int,
+            tls: object,
+            message_max_bytes: int,
+            connections_max: int,
+            user_timeout_s: float,
+        ) -> AsyncIterator[int]:
+            async with self.network.serve(
+                methods,
+                host=service.name,
+                port=port,
+                message_max_bytes=message_max_bytes,
+                connections_max=connections_max,
+            ) as bound:
+                yield bound
+
+        return Outside(
+            now_us=now_us,
+            new_id=self._new_id,
+            chance=Random(service.name),
+            open_journal=open_journal,
+            dial=dial,
+            serve_grpc=serve_grpc,
+            serve_http=service.serve_http,
+            plain_calls=lambda: call_inline,
+        )
+
+    def _new_id(self) -> str:
+        return f"{next(self._ids):08d}-id"
+
+
+def _checked(app: App | None) -> Application:
+    return NO_APPLICATION if app is None else check_application(app, "the application under test")
+
+
+@asynccontextmanager
+async def open_world(
+    *, edge_app: App | None = None, cloud_app: App | None = None, edges: Sequence[str] = ("edge-1",)
+) -> AsyncIterator[World]:
+    """A cloud and some edges, started. Entity ids at an edge have no prefix in ``ask`` and ``edge/`` in the journal.
+
+    Raises:
+        ConfigurationError: what a service would refuse to start with.
+    """
+    edge_application, cloud_application = _checked(edge_app), _checked(cloud_app)
+
+    def edge(name: str, world: World) -> Service:
+        settings = EdgeSettings(id=name, cloud=Address(_CLOUD, _PORT), insecure=True, backoff_max_s=2.0)
+
+        async def serve(outside: Outside, stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
+            await edge_service.service.serve(
+                settings, outside, stop, application=edge_application, task_status=task_status
+            )
+
+        return Service(name, serve, world)
+
+    async def serve_cloud(outside: Outside, stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
+        settings = CloudSettings(node="cloud", insecure=True, grpc_host=_CLOUD, grpc_port=_PORT)
+        await cloud_service.service.serve(
+            settings, outside, stop, application=cloud_application, task_status=task_status
+        )
+
+    try:
+        async with trio.open_nursery() as nursery:
+            world = World()
+            world.cloud = Service(_CLOUD, serve_cloud, world)
+            world.edges = {name: edge(name, world) for name in edges}
+            for service in (world.cloud, *world.edges.values()):
+                nursery.start_soon(service.run)
+                await service.start()
+            yield world
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # The nursery is our affair: what the block raised, or the start, comes out as it was.
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
