@@ -138,6 +138,30 @@ class TestSelections:
         for page in (1, 7, 200):
             assert (await whole_log(journal, selection=wanted, page=page)).position == expected
 
+    async def test_types_are_found_wherever_groups_and_blocks_of_positions_begin(self, journal: Journal) -> None:
+        groups = [
+            ["A"],
+            ["B"],
+            ["A"] * 60,
+            ["A"],
+            ["B"],
+            ["A"],
+            ["B", "A"],
+            ["B"],
+            ["C"],
+            ["A"] * 130,
+            ["A"] * 70,
+            ["C"],
+        ]
+        for types in groups:
+            await appended(journal, local(*(f"{name}|1" for name in types)))
+        types = [name for group in groups for name in group]
+        for wanted in ("A", "B", "C"):
+            expected = [position for position, name in enumerate(types, start=1) if name == wanted]
+            for page in (3, 1_000):
+                found = await whole_log(journal, selection=Selection(frozenset({wanted})), page=page)
+                assert found.position == expected
+
     async def test_a_plain_read_does_not_wait_for_the_many_that_search(self, journal: Journal) -> None:
         await appended(journal, local(*["A|1"] * 200, tags=["t:a", "t:b"]))
         found: list[int] = []

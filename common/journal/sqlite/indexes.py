@@ -32,16 +32,13 @@ def remove_tags(writer: apsw.Connection, removed: Iterable[tuple[int, str, str]]
 
 
 def remove_blocks(writer: apsw.Connection, removed: Iterable[int], head: int) -> None:
-    """Forget blocks that lost events at the positions ``removed`` and have none of a type any more; ends well below ``head``.
-
-    The block of the head stays, as the next append may count on it; it goes when the log begins above it.
-    """
+    """Forget blocks that lost events at the positions ``removed``, for the types of which they have none any more."""
     types = _types(writer)
     first = writer.execute("SELECT min(position) FROM event").get or head + 1
     below = block_of(first)
     for entity_type in types:
         writer.execute("DELETE FROM type_block WHERE entity_type = ? AND block < ?", (entity_type, below))
-    blocks = [block for block in sorted(set(map(block_of, removed))) if below <= block < block_of(head)]
+    blocks = [block for block in sorted(set(map(block_of, removed))) if below <= block]
     if blocks:
         writer.execute(
             "DELETE FROM type_block WHERE (entity_type, block) IN (SELECT t.value, b.value FROM json_each(?) AS t,"

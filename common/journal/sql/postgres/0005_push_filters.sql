@@ -22,7 +22,7 @@ CREATE TABLE push_place (
     backfill_position bigint NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
 
--- A program from before this step would move the wrong cursor: to it the function is gone.
+-- A program from before this step would move the wrong cursor and index nothing: to it the function is gone.
 DROP FUNCTION append_batch;
 
 -- Judge and store one group of sub-batches: one call, one transaction, one round trip (DESIGN.md 3.3).
@@ -109,6 +109,7 @@ DECLARE
     h_owner  text[];
     h_dirty  boolean[];
     stored_position bigint[];
+    block_type text;           -- head.block_type, before and after
     has_tags   boolean;        -- an event of the log or of this group has tags
     n_tags     text[];         -- by entity: tags of its last event before this group, NULL when it has none
     event_code      text[];
@@ -177,8 +178,8 @@ BEGIN
     END IF;
 
     -- 2. The head: from here to the commit we are the only writer of the log.
-    SELECT h.position, h.timestamp_us, h.entities, h.is_tagged
-    INTO before_position, before_timestamp, entity_count, has_tags
+    SELECT h.position, h.timestamp_us, h.entities, h.is_tagged, h.block_type
+    INTO before_position, before_timestamp, entity_count, has_tags, block_type
     FROM head AS h FOR UPDATE;
     has_tags := has_tags OR o_tags <> '' OR cardinality(e_tags) > 0;
     before_timestamp := greatest(now_us - 1, before_timestamp);
@@ -510,11 +511,15 @@ BEGIN
     -- 5c. What makes the events findable, and the tags their entities go on from.
     IF n > 0 THEN
         IF cardinality(y_type) = 1 THEN
-            INSERT INTO type_block (entity_type, block)
-            SELECT y_type[1], b.block
-            FROM generate_series((before_position + 1) >> 6, (before_position + n) >> 6) AS b (block)
-            ON CONFLICT DO NOTHING;
+            IF block_type <> y_type[1] OR before_position >> 6 <> (before_position + n) >> 6 THEN
+                INSERT INTO type_block (entity_type, block)
+                SELECT y_type[1], b.block
+                FROM generate_series((before_position + 1) >> 6, (before_position + n) >> 6) AS b (block)
+                ON CONFLICT DO NOTHING;
+                block_type := y_type[1];
+            END IF;
         ELSE
+            block_type := '';
             INSERT INTO type_block (entity_type, block)
             SELECT DISTINCT y_type[n_type[e.ent]],
                    CASE WHEN is_whole THEN before_position + e.i ELSE e.position END >> 6
@@ -581,7 +586,7 @@ BEGIN
     IF n > 0 OR has_new THEN
         UPDATE head AS h
         SET position = before_position + n, entities = entity_count,
-            is_tagged = has_tags AND (h.is_tagged OR n > 0),
+            is_tagged = has_tags AND (h.is_tagged OR n > 0), block_type = block_type,
             timestamp_us = CASE WHEN n > 0 THEN before_timestamp + n ELSE h.timestamp_us END;
     END IF;
     head_position := before_position + n;
