@@ -115,14 +115,13 @@ def blocks_by_type(positions: Sequence[int], persistence_ids: Sequence[str]) -> 
 
 def stretches(blocks: Iterable[int], first: int, last: int) -> Iterator[tuple[int, int]]:
     """The stretches (from, to) of positions that increasing ``blocks`` cover, cut to ``first`` … ``last``."""
-    low = high = 0
+    low = high = -1
     for block in blocks:
         start = block << BLOCK_BITS
-        if high and start == high + 1:
-            high += BLOCK_POSITIONS
-            continue
-        if high and low <= last:
-            yield max(low, first), min(high, last)
-        low, high = start, start + BLOCK_POSITIONS - 1
-    if high and low <= last:
+        if start != high + 1 or high < 0:
+            if max(low, first) <= min(high, last):
+                yield max(low, first), min(high, last)
+            low = start
+        high = start + BLOCK_POSITIONS - 1
+    if max(low, first) <= min(high, last):
         yield max(low, first), min(high, last)
