@@ -22,6 +22,7 @@ from common.core.push_messages import PUSH_PATH, PushLimits
 from common.journal.group_commit import GroupCommit, open_group_commit
 from common.projection.progress import ProjectionSettings
 from common.projection.projection import run_projections
+from common.projection.snapshot_rule import run_snapshot_rule
 from common.runtime.application import Application, load_application
 from common.runtime.application_running import Running, built_in_handler, open_application
 from common.runtime.filter_routes import filter_routes
@@ -33,6 +34,7 @@ from common.runtime.journal_routes import origin_routes, parked_routes, projecti
 from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import Registry
 from common.runtime.outside import Outside, tls_files
+from common.runtime.snapshot_routes import snapshot_routes
 from common.transport.push_endpoint import EndpointSettings, PushEndpoint
 from common.transport.stream import StreamMethod
 
@@ -97,6 +99,7 @@ async def serve(
                 *projection_query_routes(journal, frozenset(settings.projections)),
                 *read_routes(journal),
                 *parked_routes(journal),
+                *snapshot_routes(journal, settings.event_max_bytes),
                 *origin_routes(journal),
                 *filter_routes(journal, endpoint.refresh_filters),
                 *projection_routes(journal),
@@ -135,6 +138,17 @@ async def serve(
                 )
             )
             workers.start_soon(endpoint.follow_filters, settings.poll_interval_s)
+            if settings.snapshot_rule:
+                workers.start_soon(
+                    partial(
+                        run_snapshot_rule,
+                        journal,
+                        settings.snapshot_rule,
+                        owner=owner,
+                        settings=_projection_settings(settings),
+                        random=outside.chance,
+                    )
+                )
             workers.start_soon(watch.run)
             workers.start_soon(report.summarise, settings.summary_interval_s)
             _log.info(

@@ -20,6 +20,7 @@ from common.journal.group_commit import GroupCommit, open_group_commit
 from common.journal.interface import Journal
 from common.projection.progress import ProjectionSettings
 from common.projection.projection import run_projections
+from common.projection.snapshot_rule import SNAPSHOT_RULE, run_snapshot_rule
 from common.runtime.application import Application, load_application
 from common.runtime.application_running import Running, open_application
 from common.runtime.health import Readiness, health_routes
@@ -31,6 +32,7 @@ from common.runtime.journal_routes import parked_routes, projection_routes, read
 from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import Registry
 from common.runtime.outside import Outside, tls_files
+from common.runtime.snapshot_routes import snapshot_routes
 from common.transport.push_link import keep_push_link
 from common.transport.push_producer import LinkState, PushSettings
 from edge_service.report import EdgeReport
@@ -108,6 +110,7 @@ async def serve(
                 *read_routes(journal, link.whereabouts),
                 *parked_routes(journal),
                 *projection_routes(journal),
+                *snapshot_routes(journal, settings.event_max_bytes, settings.entity_id_prefix),
                 *health_routes(readiness, report.status, metrics),
                 *running.routes(),
             ],
@@ -144,6 +147,7 @@ async def serve(
                 )
             )
             workers.start_soon(retention.run)
+            workers.start_soon(_take_snapshots, settings, outside, journal)
             workers.start_soon(watch.run)
             workers.start_soon(report.summarise, settings.summary_interval_s)
             _log.info(
@@ -202,6 +206,20 @@ async def _push(settings: EdgeSettings, outside: Outside, journal: Journal, link
     )
 
 
+async def _take_snapshots(settings: EdgeSettings, outside: Outside, journal: Journal) -> None:
+    """By the rule in the settings. Without one, what an earlier start with one has left behind holds nothing back."""
+    if not settings.snapshot_rule:
+        await journal.forget(SNAPSHOT_RULE, [])
+        return
+    await run_snapshot_rule(
+        journal,
+        settings.snapshot_rule,
+        owner=outside.new_id(),
+        settings=ProjectionSettings(poll_s=settings.poll_interval_s),
+        random=outside.chance,
+    )
+
+
 def _retention_settings(settings: EdgeSettings, cap_bytes: int | None, application: Application) -> RetentionSettings:
     return RetentionSettings(
         settings.retention_interval_s,
@@ -209,5 +227,5 @@ def _retention_settings(settings: EdgeSettings, cap_bytes: int | None, applicati
         settings.idempotency_keep_s,
         cap_bytes,
         frozenset(settings.plain_types if settings.on_full == "drop_oldest" else ()),
-        frozenset(application.entities),
+        frozenset(application.entities) | frozenset(settings.snapshot_rule),
     )

@@ -263,8 +263,19 @@ def _set_paused(word: str) -> Callable[[Question], int]:
     return run
 
 
+def _projections_forget(question: Question) -> int:
+    answer = question.client.post(f"/v1/projections/{path_segment(question.args.name)}/forget", {})
+    return _print(question, answer, f"forgot {question.args.name}, {answer['ranges']} ranges; its tables stay")
+
+
 PROJECTIONS: Final = (
     Command(("projections", "list"), "list the projections' ranges, owners and offsets", _projections_list, _json_flag),
     Command(("projections", "pause"), "stop a projection on every node", _set_paused("pause"), _projection_argument),
     Command(("projections", "resume"), "let it go on from its offsets", _set_paused("resume"), _projection_argument),
+    Command(
+        ("projections", "forget"),
+        "drop the offsets of one that runs no more, so that retention waits for it no longer",
+        _projections_forget,
+        _projection_argument,
+    ),
 )

@@ -257,7 +257,16 @@ def projection_routes(journal: Journal) -> list[BaseRoute]:
         _log.info("operator.resumed_projection", projection=name, ranges=ranges)
         return json_response({"projection": name, "paused": False, "ranges": ranges})
 
+    async def forget(request: Request) -> Response:
+        name = request.path_params["name"]
+        ranges = await journal.forget(name, [])
+        if not ranges:
+            raise _no_projection(name)
+        _log.warning("operator.forgot_projection", projection=name, ranges=ranges)
+        return json_response({"projection": name, "forgotten": True, "ranges": ranges})
+
     return [
+        Route("/v1/projections/{name}/forget", forget, methods=["POST"]),
         Route("/v1/projections", listed, methods=["GET"]),
         Route("/v1/projections/{name}/pause", pause, methods=["POST"]),
         Route("/v1/projections/{name}/resume", resume, methods=["POST"]),
@@ -268,13 +277,17 @@ async def _set_paused(journal: Journal, request: Request, *, paused: bool) -> tu
     name = request.path_params["name"]
     ranges = await journal.set_paused(name, paused)
     if not ranges:
-        raise BackhaulError(
-            "projection.unknown",
-            f"no projection {name[:80]!r} ever ran on this journal",
-            "list the projections for their names",
-            kind=ErrorKind.NOT_FOUND,
-        )
+        raise _no_projection(name)
     return name, ranges
+
+
+def _no_projection(name: str) -> BackhaulError:
+    return BackhaulError(
+        "projection.unknown",
+        f"no projection {name[:80]!r} ever ran on this journal",
+        "list the projections for their names",
+        kind=ErrorKind.NOT_FOUND,
+    )
 
 
 def _projection_as_json(row: ProjectionRow, head: int) -> dict[str, object]:

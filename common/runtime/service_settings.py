@@ -6,10 +6,12 @@ queue is ever too large for the other.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from common.core.ids import NAME_MAX_BYTES, text_problem
 from common.runtime.settings import SettingsConflict, about
 
 # Of an application: a module and the name it gives its App.
@@ -17,6 +19,7 @@ TARGET_PATTERN: Final = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
+_EVERY: Final = re.compile(r"[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +66,13 @@ class ServiceSettings:
     )
     connections_max: int = field(default=256, metadata=about("Most open HTTP connections.", minimum=1, maximum=100_000))
 
+    snapshot_every: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "Entity types whose every N-th event is taken as snapshot, as Type=N; their events go only when one covers them."
+        ),
+    )
+
     heartbeat_s: float = field(
         default=10.0, metadata=about("Silence after which a heartbeat is sent.", minimum=0.05, maximum=3600)
     )
@@ -105,6 +115,23 @@ class ServiceSettings:
         """
         return 10 * self.progress_timeout_s
 
+    @property
+    def snapshot_rule(self) -> dict[str, int]:
+        """`snapshot_every` as entity type → N."""
+        rule: dict[str, int] = {}
+        for entry in self.snapshot_every:
+            entity_type, _, number = entry.rpartition("=")
+            every = int(number) if _EVERY.fullmatch(number) else 0
+            if not every or "|" in entity_type or text_problem(entity_type, NAME_MAX_BYTES) or not entity_type:
+                raise SettingsConflict(
+                    "settings.conflict",
+                    f"snapshot_every has {entry!r}, which is not Type=N with N from 1",
+                    "write for example Sensor=100",
+                    keys=("snapshot_every",),
+                )
+            rule[entity_type] = every
+        return rule
+
     def check(self) -> None:
         """Refuse settings that do not fit together (`SettingsConflict`)."""
         tls_keys = ("tls_ca", "tls_cert", "tls_key")
@@ -116,6 +143,7 @@ class ServiceSettings:
                 "set tls_ca, tls_cert and tls_key together, or none of them",
                 keys=tls_keys,
             )
+        _ = self.snapshot_rule  # raises for an entry that is none
         self._check_order("event_max_bytes", "batch_max_bytes")
         self._check_order("batch_max_bytes", "window_max_bytes")
         self._check_order("heartbeat_s", "progress_timeout_s")

@@ -215,6 +215,8 @@ def _boolean(raw: object) -> object:
 def _list(raw: object) -> object:
     if isinstance(raw, str):
         raw = [part.strip() for part in raw.split(",")] if raw.strip() else []
+    if isinstance(raw, dict):  # a TOML table: key = value, as a list has it in a variable
+        raw = [f"{key}={value}" for key, value in raw.items() if isinstance(value, str | int)]
     if not isinstance(raw, list):
         return _WRONG
     if not all(isinstance(part, str) and part and part.isprintable() for part in raw):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from functools import partial
+from random import Random
 
 import trio
 
@@ -17,6 +19,8 @@ from common.core.subscription import NOWHERE_PLACE, Cursor
 from common.journal.interface import Journal, ReceivedCommit, Statement, TrimLimit
 from common.journal.sqlite import open_sqlite_journal
 from common.journal.subscription_store import lease_name
+from common.projection.progress import ProjectionSettings
+from common.projection.snapshot_rule import run_snapshot_rule
 from tests.support.builders import START_US, appended, events, ids, local
 
 TABLE = "CREATE TABLE counted (position BIGINT PRIMARY KEY)"
@@ -72,7 +76,39 @@ def received(number: int) -> ReceivedCommit:
     return ReceivedCommit(place, {"Order|1": number}, {}, batch, append=append, received=1)
 
 
-WORKS = {"append": _append, "trim": _trim, "project": _project, "receive": _receive}
+async def _take_snapshots(journal: Journal) -> None:
+    await _append(journal)
+    await run_snapshot_rule(
+        journal, {"Sensor": 3}, owner="me", settings=ProjectionSettings(page_max_events=8), random=Random(1)
+    )
+
+
+WORKS = {"append": _append, "trim": _trim, "project": _project, "receive": _receive, "snapshots": _take_snapshots}
+
+
+async def check_snapshots(journal: Journal, seq_nr: int) -> None:
+    """The last killed page's snapshot is there, and the rule goes on from the offset that was stored before it."""
+    found = await journal.snapshot("Sensor|shared")
+    assert found is not None
+    assert found.seq_nr == seq_nr
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            partial(
+                run_snapshot_rule,
+                journal,
+                {"Sensor": 3},
+                owner="me",  # whose lease has not run out
+                settings=ProjectionSettings(standby_poll_s=0.05),
+                random=Random(1),
+            )
+        )
+        while found is None or found.seq_nr < 18:
+            await trio.sleep(0.02)
+            found = await journal.snapshot("Sensor|shared")
+        nursery.cancel_scope.cancel()
+    assert (await journal.snapshot("Sensor|1")) is None
+    [row] = await journal.rows()
+    assert (row.position, row.owner) == (40, "")
 
 
 async def check_received(journal: Journal, number: int) -> None:
