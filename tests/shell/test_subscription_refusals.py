@@ -66,12 +66,17 @@ async def dialled(world: SubscriptionWorld, *first: FromConsumer) -> AsyncIterat
         yield stream
 
 
+async def hear_out(stream: DialledStream) -> None:
+    """Receive until the stream ends."""
+    while True:
+        await stream.receive()
+
+
 async def refusal(world: SubscriptionWorld, *messages: FromConsumer) -> str:
     """The code with which a stream that says this ends."""
     async with dialled(world, *messages) as stream:
         with trio.fail_after(200), pytest.raises(BackhaulError) as refused:
-            while True:
-                await stream.receive()
+            await hear_out(stream)
     return refused.value.code
 
 
