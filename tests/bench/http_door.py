@@ -22,7 +22,11 @@ class HttpDoor:
 
     async def append(self, body: bytes) -> None:
         """Post events and wait for the answer; anything but 200 or 201 is an error."""
-        head = f"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
+        await self.ask("POST", "/v1/events", body)
+
+    async def ask(self, method: str, path: str, body: bytes) -> bytes:
+        """The body of the answer; anything but 200 or 201 is an error."""
+        head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
         await self._stream.send_all(head.encode() + body)
         answer = b""
         while b"\r\n\r\n" not in answer:
@@ -34,6 +38,7 @@ class HttpDoor:
         length = next(int(field.split(b":")[1]) for field in fields if field.lower().startswith(b"content-length:"))
         while len(rest) < length:
             rest += await self._part()
+        return rest
 
     async def _part(self) -> bytes:
         part = bytes(await self._stream.receive_some(65_536))
