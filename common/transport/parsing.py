@@ -14,7 +14,7 @@ from common.core.errors import BackhaulError
 from common.transport import small_messages
 
 _Message = TypeVar("_Message", bound=betterproto.Message)
-_FEW_ENTRIES = 32
+_FEW_ENTRIES = 128
 
 
 def parse(kind: type[_Message], data: bytes) -> _Message:

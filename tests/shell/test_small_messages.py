@@ -15,11 +15,16 @@ from common.transport import small_messages
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 TEXT = st.text(max_size=5)
+# The same again and again, as columns often are.
+RUNS = st.lists(st.tuples(TEXT, st.integers(1, 40)), max_size=3).map(
+    lambda runs: [text for text, times in runs for _ in range(times)]
+)
 COLUMNS = st.fixed_dictionaries(
     {},
     optional={
         "position": st.lists(INT64, max_size=4),
         "persistence_id": st.lists(TEXT, max_size=4),
+        "event_type": RUNS,
         "payload": st.lists(st.binary(max_size=9), max_size=4),
         "tag_count": st.lists(st.integers(-(2**31), 2**31 - 1), max_size=4),
         "metadata_value": st.lists(TEXT, max_size=4),
