@@ -116,6 +116,11 @@ class FanOut:
             self._demote(cursor, now_s)
         return fallen
 
+    def plain_members(self, entity_types: frozenset[str]) -> Iterable[Cursor]:
+        """The members that take everything of these types."""
+        view = self._views.get(entity_types)
+        return view.plain if view else ()
+
     # -- a cursor's side -----------------------------------------------------------------------------------------
     def take(self, cursor: Cursor, limits: Limits, now_s: float) -> Stretch | None:
         """What the ring has for it now. It joins, or is demoted, when that is so."""

@@ -22,6 +22,7 @@ from common.core.standing import Standing
 from common.core.step import Limits
 from common.core.stretch import Stretch
 from common.firehose.catch_ups import CatchUpReaders
+from common.firehose.waiting import Deadlines, Waiter
 
 
 class Hub(Protocol):
@@ -30,8 +31,9 @@ class Hub(Protocol):
     fan_out: FanOut
     readers: CatchUpReaders
     source: Source
-    outside: trio.lowlevel.ParkingLot
-    """Where those wait who are level with the ring and not in it yet."""
+    deadlines: Deadlines
+    outside: dict[Waiter, None]
+    """Those who are level with the ring, or beyond it, and not in it yet."""
     log_number: int
     """Goes up when the log is another one."""
 
@@ -42,9 +44,6 @@ class Hub(Protocol):
     @property
     def look_again_s(self) -> float:
         """How often one that may not join looks at the head."""
-
-    def lot_of(self, entity_types: frozenset[str]) -> trio.lowlevel.ParkingLot:
-        """Where those wait who take everything of these types from the ring."""
 
     def tell_changes(self) -> None:
         """Log who was demoted and who came back."""
@@ -59,9 +58,9 @@ class CursorFeed:
         self._log_number = hub.log_number
         self._request: Request | None = None
         self._look_at_s = 0.0
-        self._waits_in: trio.lowlevel.ParkingLot | None = None
+        self._limits = Limits(0, 0)
         self.cursor = cursor
-        self.lot = trio.lowlevel.ParkingLot()
+        self.waiter = Waiter(hub.deadlines)
 
     @property
     def position(self) -> int:
@@ -82,8 +81,7 @@ class CursorFeed:
         """See ``Feed.change``."""
         self._forget_request()
         self._hub.fan_out.change(self.cursor, predicate)
-        if self._waits_in is not None:
-            self._waits_in.unpark_all()
+        self.waiter.wake()
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -97,17 +95,26 @@ class CursorFeed:
 
     async def next(self, *, max_events: int, max_bytes: int, at_most_s: float) -> Stretch | None:
         """See ``Feed.next``."""
-        await trio.lowlevel.checkpoint()
-        limits = Limits(max_events, max_bytes)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        limits = self._limits
+        if limits.max_events != max_events or limits.max_bytes != max_bytes:
+            limits = self._limits = Limits(max_events, max_bytes)
         deadline_s = trio.current_time() + at_most_s
+        has_waited = False
         while True:
             self._check_log()
             stretch = self._take_from_ring(limits) or self._take_from_journal(limits)
-            if stretch is not None:
+            if stretch is None and (self._is_over() or trio.current_time() >= deadline_s):
+                stretch = self._withheld()
+                has_come = True
+            else:
+                has_come = stretch is not None
+            if has_come:
+                if not has_waited:  # others get their turn; this cannot be cancelled: it is handed over already
+                    await trio.lowlevel.cancel_shielded_checkpoint()
                 return stretch
-            if self._is_over() or trio.current_time() >= deadline_s:
-                return self._withheld()
             await self._wait(limits, deadline_s)
+            has_waited = True
 
     def _take_from_ring(self, limits: Limits) -> Stretch | None:
         if self._through is not None:
@@ -158,31 +165,32 @@ class CursorFeed:
         if self._through is None and hub.fan_out.has_more(cursor, now_s):  # much was judged, and nothing of it selected
             await trio.lowlevel.checkpoint()
             return
-        lot = self.lot
-        if cursor.is_member:
-            lot = hub.lot_of(cursor.entity_types) if cursor.is_plain else lot
-        elif self._request is None:
+        is_outside = False
+        if not cursor.is_member and self._request is None:
             seen = cursor.seen(hub.fan_out.ring)
             if seen < (hub.head if self._through is None else self._through()) and now_s >= self._look_at_s:
                 if self._ask(limits).is_settled:
+                    await trio.lowlevel.checkpoint()
                     return
             elif self._through is None and cursor.record.may_join(now_s):
-                lot = hub.outside
+                is_outside = True
             else:
                 deadline_s = min(deadline_s, max(self._look_at_s, now_s + hub.look_again_s))
-        self._waits_in = lot
+        if not is_outside:
+            await self.waiter.wait(deadline_s)
+            return
+        hub.outside[self.waiter] = None
         try:
-            with trio.move_on_at(deadline_s):
-                await lot.park()
+            await self.waiter.wait(deadline_s)
         finally:
-            self._waits_in = None
+            del hub.outside[self.waiter]
 
     def _ask(self, limits: Limits) -> Request:
         cursor = self.cursor
         bound = None if self._through is None else self._through()
         seen = cursor.seen(self._hub.fan_out.ring)
         self._request = Request(
-            cursor.selection, cursor.is_narrow, seen, bound, limits.max_events, limits.max_bytes, self.lot.unpark_all
+            cursor.selection, cursor.is_narrow, seen, bound, limits.max_events, limits.max_bytes, self.waiter.wake
         )
         self._hub.readers.ask(self._request)
         return self._request

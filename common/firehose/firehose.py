@@ -26,6 +26,7 @@ from common.firehose.catch_ups import CatchUpReaders
 from common.firehose.feed import CursorFeed
 from common.firehose.follower import Follower
 from common.firehose.settings import FirehoseSettings
+from common.firehose.waiting import Deadlines, Waiter
 from common.journal.feeds import Feed
 from common.journal.interface import Journal
 
@@ -75,10 +76,10 @@ class Firehose:
         )
         self.fan_out = FanOut(ring)
         self.readers = CatchUpReaders(journal, lambda: self.source, self._settings)
-        self.outside = trio.lowlevel.ParkingLot()
+        self.deadlines = Deadlines()
+        self.outside: dict[Waiter, None] = {}
         self.log_number = 1
         self._feeds: dict[Cursor, CursorFeed] = {}
-        self._lots: dict[frozenset[str], trio.lowlevel.ParkingLot] = {}
         self._follower = Follower(
             journal,
             ring,
@@ -94,6 +95,7 @@ class Firehose:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follower.run)
             nursery.start_soon(self.readers.run)
+            nursery.start_soon(self.deadlines.run)
             nursery.start_soon(self._summarise)
             while True:
                 await trio.sleep(self._settings.sweep_s)
@@ -113,8 +115,6 @@ class Firehose:
         finally:
             del self._feeds[feed.cursor]
             feed.close()
-            if not any(cursor.entity_types == entity_types for cursor in self._feeds):
-                self._lots.pop(entity_types, None)
 
     @contextmanager
     def scan(
@@ -169,13 +169,6 @@ class Firehose:
         """How often one that may not join looks at the head."""
         return self._settings.look_again_s
 
-    def lot_of(self, entity_types: frozenset[str]) -> trio.lowlevel.ParkingLot:
-        """Where those wait who take everything of these types from the ring."""
-        lot = self._lots.get(entity_types)
-        if lot is None:
-            lot = self._lots[entity_types] = trio.lowlevel.ParkingLot()
-        return lot
-
     def tell_changes(self) -> None:
         """Log who was demoted and who came back."""
         if not self.fan_out.changes:
@@ -209,12 +202,12 @@ class Firehose:
     def _extend(self, events: EventBatch) -> None:
         news = self.fan_out.extend(events, trio.current_time())
         for entity_types in news.entity_types:
-            lot = self._lots.get(entity_types)
-            if lot is not None:
-                lot.unpark_all()
+            for cursor in self.fan_out.plain_members(entity_types):
+                self._feeds[cursor].waiter.wake()
         for cursor in news.selecting:
-            self._feeds[cursor].lot.unpark_all()
-        self.outside.unpark_all()
+            self._feeds[cursor].waiter.wake()
+        for waiter in self.outside:
+            waiter.wake()
         self.tell_changes()
 
     def _restart(self, after: int) -> None:
@@ -229,10 +222,7 @@ class Firehose:
 
     def _wake_all(self) -> None:
         for feed in self._feeds.values():
-            feed.lot.unpark_all()
-        for lot in self._lots.values():
-            lot.unpark_all()
-        self.outside.unpark_all()
+            feed.waiter.wake()
 
     async def _summarise(self) -> NoReturn:
         while True:

@@ -364,7 +364,8 @@ async def test_cancelling_a_subscriber_at_any_moment_leaves_nothing_behind(journ
 
 
 def _nothing_is_kept(firehose: Firehose) -> bool:
-    return not (firehose._feeds or firehose._lots or firehose.fan_out._views or len(firehose.outside))
+    kept = (firehose._feeds, firehose.fan_out._views, firehose.outside, firehose.deadlines._due)
+    return not any(kept)
 
 
 async def test_a_cancelled_step_has_handed_over_all_or_nothing(journal: Journal) -> None:
