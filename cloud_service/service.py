@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import structlog
 import trio
@@ -35,8 +36,11 @@ from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import Registry
 from common.runtime.outside import Outside, tls_files
 from common.runtime.snapshot_routes import snapshot_routes
+from common.runtime.stream_serving import consumers_status, open_streams
+from common.runtime.subscribing import Subscriptions
 from common.transport.push_endpoint import EndpointSettings, PushEndpoint
 from common.transport.stream import StreamMethod
+from common.transport.subscription_endpoint import SubscriptionEndpoint
 
 _log = structlog.get_logger()
 
@@ -86,6 +90,7 @@ async def serve(
             chance=outside.chance,
             event_max_bytes=settings.event_max_bytes,
         ) as running,
+        open_streams(journal, settings, outside) as streams,
     ):
         endpoint = PushEndpoint(journal, commit.submit, _endpoint_settings(settings), outside.now_us)
         report = CloudReport(journal, commit, endpoint, node=node, version=VERSION, now_us=outside.now_us)
@@ -93,6 +98,20 @@ async def serve(
         readiness.add("journal", lambda: watch.reason)
         readiness.add("draining", lambda: "the node is stopping" if stop.is_set() else None)
         report.register(metrics)
+        subscriptions = Subscriptions(
+            journal,
+            settings,
+            outside,
+            consumer_id=settings.consumer_id,
+            owner=owner,
+            default=None,
+            parked_max=settings.parked_max_events,
+        )
+
+        async def status() -> dict[str, Any]:
+            told = await report.status()
+            return told | {"consumers": consumers_status(streams), "subscriptions": subscriptions.status()}
+
         app = HttpApp(
             [
                 events_route(running.intake),
@@ -103,14 +122,14 @@ async def serve(
                 *origin_routes(journal),
                 *filter_routes(journal, endpoint.refresh_filters),
                 *projection_routes(journal),
-                *health_routes(readiness, report.status, metrics),
+                *health_routes(readiness, status, metrics),
                 *running.routes(),
             ],
             body_max_bytes=settings.request_max_bytes,
         )
         async with (
             outside.serve_grpc(
-                {PUSH_PATH: StreamMethod(endpoint.serve)},
+                {PUSH_PATH: StreamMethod(endpoint.serve), **streams.methods},
                 host=settings.grpc_host,
                 port=settings.grpc_port,
                 tls=tls_files(settings),
@@ -149,6 +168,7 @@ async def serve(
                         random=outside.chance,
                     )
                 )
+            workers.start_soon(subscriptions.run)
             workers.start_soon(watch.run)
             workers.start_soon(report.summarise, settings.summary_interval_s)
             _log.info(
@@ -160,14 +180,16 @@ async def serve(
             )
             task_status.started(CloudPorts(grpc_port, http_port, running))
             await stop.wait()
-            await _drain(endpoint, settings.drain_s / 2)
+            await _drain(endpoint, streams, settings.drain_s / 2)
             workers.cancel_scope.cancel()
 
 
-async def _drain(endpoint: PushEndpoint, at_most_s: float) -> None:
-    """Ask the edges to leave, and wait for those that still have something in flight."""
+async def _drain(endpoint: PushEndpoint, streams: SubscriptionEndpoint, at_most_s: float) -> None:
+    """Ask edges and consumers to leave, and wait for those that still have something in flight."""
     with trio.move_on_after(at_most_s):
-        await endpoint.drain(_REDIAL_S)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(endpoint.drain, _REDIAL_S)
+            nursery.start_soon(streams.drain, _REDIAL_S)
 
 
 def _intake(settings: CloudSettings, commit: GroupCommit) -> Intake:

@@ -8,20 +8,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from common.runtime.service_settings import ServiceSettings
 from common.runtime.setting_values import is_loopback
 from common.runtime.settings import SettingsConflict, about
+from common.runtime.stream_settings import StreamSettings
 
 PREFIX = "CLOUD"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CloudSettings(ServiceSettings):
+class CloudSettings(StreamSettings):
     """Everything a cloud node can be told."""
 
     node: str = field(
         default="",
         metadata=about("Name of this node in its logs; the host's name if empty.", may_be_empty=True),
+    )
+    consumer_id: str = field(
+        default="cloud",
+        metadata=about(
+            "Who this cloud is to services whose streams it follows, the same on every node; "
+            "its certificates must name it (SAN).",
+            pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}",
+        ),
     )
     journal: str = field(
         default="cloud-journal.db",
@@ -60,13 +68,11 @@ class CloudSettings(ServiceSettings):
             maximum=1024,
         ),
     )
-    lease_s: float = field(
-        default=15.0, metadata=about("Time after which a silent node's ranges are taken over.", minimum=0.5)
-    )
 
     def check(self) -> None:
         """Refuse settings that do not fit together (`SettingsConflict`)."""
         super().check()
+        self.check_streams(None)
         if self.insecure:
             return
         if not self.uses_tls and not is_loopback(self.grpc_host):

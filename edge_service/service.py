@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import structlog
 import trio
@@ -33,6 +34,8 @@ from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import Registry
 from common.runtime.outside import Outside, tls_files
 from common.runtime.snapshot_routes import snapshot_routes
+from common.runtime.stream_serving import open_streams
+from common.runtime.subscribing import Subscriptions
 from common.transport.push_link import keep_push_link
 from common.transport.push_producer import LinkState, PushSettings
 from edge_service.report import EdgeReport
@@ -104,6 +107,13 @@ async def serve(
         readiness.add("journal", lambda: watch.reason)
         readiness.add("draining", lambda: "the service is stopping" if stop.is_set() else None)
         report.register(metrics)
+        subscriptions = Subscriptions(
+            journal, settings, outside, consumer_id=settings.id, owner=owner, default=settings.cloud
+        )
+
+        async def status() -> dict[str, Any]:
+            return await report.status() | {"subscriptions": subscriptions.status()}
+
         app = HttpApp(
             [
                 events_route(running.intake),
@@ -111,7 +121,7 @@ async def serve(
                 *parked_routes(journal),
                 *projection_routes(journal),
                 *snapshot_routes(journal, settings.event_max_bytes, settings.entity_id_prefix),
-                *health_routes(readiness, report.status, metrics),
+                *health_routes(readiness, status, metrics),
                 *running.routes(),
             ],
             body_max_bytes=settings.request_max_bytes,
@@ -132,6 +142,9 @@ async def serve(
             trio.open_nursery() as workers,
         ):
             workers.start_soon(_push, settings, outside, journal, link)
+            workers.start_soon(subscriptions.run)
+            if settings.serve is not None:
+                await workers.start(_serve_streams, settings, outside, journal, stop)
             workers.start_soon(
                 partial(
                     run_projections,
@@ -160,6 +173,33 @@ async def serve(
             task_status.started(EdgePorts(grpc_port, http_port, running))
             await stop.wait()
             workers.cancel_scope.cancel()
+
+
+async def _serve_streams(
+    settings: EdgeSettings,
+    outside: Outside,
+    journal: Journal,
+    stop: trio.Event,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """This edge's own streams, on a port of their own, for whoever may follow them."""
+    assert settings.serve is not None
+    async with (
+        open_streams(journal, settings, outside) as streams,
+        outside.serve_grpc(
+            streams.methods,
+            host=settings.serve.host,
+            port=settings.serve.port,
+            tls=tls_files(settings),
+            message_max_bytes=2 * settings.window_max_bytes,
+            connections_max=settings.connections_max,
+            user_timeout_s=settings.user_timeout_s,
+        ),
+    ):
+        _log.info("service.serving_streams", address=str(settings.serve))
+        task_status.started()
+        await stop.wait()
 
 
 def _intake(settings: EdgeSettings, commit: GroupCommit) -> Intake:

@@ -11,16 +11,18 @@ from typing import Literal
 
 from common.core.errors import BackhaulError
 from common.core.filters import parse_filter
-from common.runtime.service_settings import GIB, KIB, ServiceSettings
+from common.runtime.service_settings import GIB, KIB
 from common.runtime.setting_values import Address
 from common.runtime.settings import SettingsConflict, about
+from common.runtime.stream_settings import StreamSettings
 
 PREFIX = "EDGE"
 CLOUD_GRPC_PORT = 7443
+EDGE_STREAM_PORT = 7544
 
 
 @dataclass(frozen=True, kw_only=True)
-class EdgeSettings(ServiceSettings):
+class EdgeSettings(StreamSettings):
     """Everything an edge can be told."""
 
     id: str = field(
@@ -74,15 +76,12 @@ class EdgeSettings(ServiceSettings):
         ),
     )
 
-    connect_timeout_s: float = field(
-        default=10.0, metadata=about("Time to reach the cloud in one try.", minimum=0.1, maximum=600)
-    )
-    backoff_min_s: float = field(
-        default=0.5,
-        metadata=about("Shortest bound of the wait between two tries.", minimum=0.01, maximum=3600),
-    )
-    backoff_max_s: float = field(
-        default=30.0, metadata=about("Longest wait between two tries.", minimum=0.01, maximum=86400)
+    serve: Address | None = field(
+        default=None,
+        metadata=about(
+            "Where this edge's own streams are served, host:port; none is served if left out.",
+            default_port=EDGE_STREAM_PORT,
+        ),
     )
 
     http_host: str = field(default="127.0.0.1", metadata=about("Address of the HTTP intake and health pages."))
@@ -102,7 +101,14 @@ class EdgeSettings(ServiceSettings):
     def check(self) -> None:
         """Refuse settings that do not fit together (`SettingsConflict`)."""
         super().check()
-        self._check_order("backoff_min_s", "backoff_max_s")
+        self.check_streams(self.cloud)
+        if self.serve and not self.uses_tls and not self.insecure and not self.serve.is_loopback:
+            raise SettingsConflict(
+                "settings.plaintext_refused",
+                f"serve = {self.serve} can be reached from elsewhere and no TLS files are set",
+                "set tls_ca, tls_cert and tls_key, or allow plaintext with insecure = true",
+                keys=("serve", "insecure", "tls_ca", "tls_cert", "tls_key"),
+            )
         if not self.uses_tls and not self.insecure and not self.cloud.is_loopback:
             raise SettingsConflict(
                 "settings.plaintext_refused",

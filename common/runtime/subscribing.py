@@ -1,0 +1,146 @@
+"""The streams of other services that a service follows: one connection each, for as long as the service runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+import trio
+
+from common.core.backoff import Backoff
+from common.core.subscription_messages import Begin
+from common.journal.interface import Journal
+from common.runtime.outside import Outside, tls_files
+from common.runtime.setting_values import Address
+from common.runtime.stream_settings import Followed, StreamSettings
+from common.transport.subscription_link import keep_subscription
+from common.transport.subscription_sinks import InboxSink, JournalSink, Sink
+from common.transport.subscription_state import SubscriptionSettings, SubscriptionState
+
+_log = structlog.get_logger()
+
+
+class Subscriptions:
+    """All subscriptions of one service. ``run`` is started by its owner."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        settings: StreamSettings,
+        outside: Outside,
+        *,
+        consumer_id: str,
+        owner: str,
+        default: Address | None,
+        parked_max: int = 10_000,
+    ) -> None:
+        self._journal = journal
+        self._settings = settings
+        self._outside = outside
+        self._consumer_id = consumer_id
+        self._owner = owner
+        self._parked_max = parked_max
+        self._followed = settings.followed(default)
+        self._filters = settings.first_filters()
+        self.states = {one.name: SubscriptionState(one.name, one.stream_id) for one in self._followed}
+
+    def filter_changed(self, name: str) -> None:
+        """Another filter was stored: the open stream asks for it at once."""
+        if name in self.states:
+            self.states[name].filter_changed()
+
+    async def run(self) -> None:
+        """Follow all of them until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for one in self._followed:
+                nursery.start_soon(self._follow, one)
+            if self._followed:
+                nursery.start_soon(self._summarise)
+
+    async def _follow(self, one: Followed) -> None:
+        settings, outside, tls = self._settings, self._outside, tls_files(self._settings)
+        await keep_subscription(
+            lambda: outside.dial(
+                str(one.address),
+                tls=tls,
+                connect_timeout_s=settings.connect_timeout_s,
+                message_max_bytes=2 * settings.window_max_bytes,
+                user_timeout_s=settings.user_timeout_s,
+            ),
+            self._journal,
+            self._sink(one.name),
+            self._settings_of(one),
+            self.states[one.name],
+            owner=self._owner,
+            backoff=Backoff(settings.backoff_min_s, settings.backoff_max_s),
+            chance=outside.chance,
+            now_us=outside.now_us,
+        )
+
+    def _sink(self, name: str) -> Sink:
+        if name not in self._settings.into_journal:
+            return InboxSink()
+        return JournalSink(name, event_max_bytes=self._settings.event_max_bytes, parked_max=self._parked_max)
+
+    def _settings_of(self, one: Followed) -> SubscriptionSettings:
+        settings = self._settings
+        return SubscriptionSettings(
+            one.name,
+            one.stream_id,
+            self._consumer_id,
+            settings.stream_limits,
+            start=Begin(settings.start_from),
+            on_trimmed=Begin(settings.on_trimmed),
+            on_diverged=settings.on_diverged,
+            snapshots_if_behind=settings.snapshots_if_behind,
+            criteria=self._filters.get(one.name, ""),
+            inbox_max_bytes=settings.inbox_max_bytes,
+            heartbeat_s=settings.heartbeat_s,
+            progress_timeout_s=settings.progress_timeout_s,
+            lease_s=settings.lease_s,
+        )
+
+    def status(self) -> list[dict[str, Any]]:
+        """How they are, for ``/status``; positions are those of the source's journal."""
+        return [
+            {
+                "name": state.name,
+                "stream": state.stream_id,
+                "state": state.state,
+                "position": state.position,
+                "source_head": state.head_position,
+                "lag_s": self._lag_s(state),
+                "received": state.received,
+                "repeated": state.repeated,
+                "awaiting_replay": state.awaiting,
+                "filter": {"applied": state.applied_version, "desired": state.desired_version},
+                "backfill": state.backfill_position if state.backfill_position >= 0 else None,
+                "connects": state.connects,
+                "last_code": state.last_code,
+            }
+            for state in self.states.values()
+        ]
+
+    def _lag_s(self, state: SubscriptionState) -> float:
+        if state.position >= state.head_position or not state.timestamp_us:
+            return 0.0
+        return round(max(0.0, (self._outside.now_us() - state.timestamp_us) / 1e6), 3)
+
+    async def _summarise(self) -> None:
+        while True:
+            await trio.sleep(self._settings.summary_interval_s)
+            for state in self.states.values():
+                _log.info(
+                    "subscription.summary",
+                    subscription=state.name,
+                    state=state.state,
+                    position=state.position,
+                    source_head=state.head_position,
+                    lag_s=self._lag_s(state),
+                    received=state.received,
+                    awaiting=state.awaiting,
+                    applied=state.applied_version,
+                    desired=state.desired_version,
+                    connects=state.connects,
+                    last_code=state.last_code,
+                )
