@@ -15,6 +15,7 @@ import trio
 
 from common import VERSION
 from common.core.backoff import Backoff
+from common.core.errors import BackhaulError
 from common.core.filters import parse_filter
 from common.core.push_messages import PushLimits
 from common.journal.group_commit import GroupCommit, open_group_commit
@@ -249,7 +250,13 @@ async def _push(settings: EdgeSettings, outside: Outside, journal: Journal, link
 async def _take_snapshots(settings: EdgeSettings, outside: Outside, journal: Journal) -> None:
     """By the rule in the settings. Without one, what an earlier start with one has left behind holds nothing back."""
     if not settings.snapshot_rule:
-        await journal.forget(SNAPSHOT_RULE, [])
+        while any(row.name == SNAPSHOT_RULE for row in await journal.rows()):
+            try:
+                await journal.forget(SNAPSHOT_RULE, [])
+            except BackhaulError as error:  # a process that was killed holds it for a while yet
+                if error.code != "projection.in_use":
+                    raise
+                await trio.sleep(settings.retention_interval_s)
         return
     await run_snapshot_rule(
         journal,
