@@ -141,6 +141,7 @@ class LiveEntity:
         "batch",
         "contended_until",
         "definition",
+        "is_alone",
         "is_new",
         "is_stale",
         "persistence_id",
@@ -165,6 +166,8 @@ class LiveEntity:
         """Nothing was read yet, not even a snapshot."""
         self.is_stale = True
         """There may be events that are not in the state."""
+        self.is_alone = False
+        """It is not to be read together with others: it has more events, or a fault."""
         self.contended_until = 0.0
         """Until when another writer is to get its turns, in trio's time."""
         self.phase = Phase.IDLE

@@ -5,6 +5,8 @@ Also what a decided command needs of the past: the state at a number, and whethe
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from typing import Any, Final
 
 import structlog
@@ -24,6 +26,8 @@ _FIRST_PAGE: Final = 50
 _PAGE_MAX: Final = 2_000
 _PAGE_BYTES: Final = 2 * 1024 * 1024
 _LAST: Final = 2**62
+_TOGETHER: Final = 32
+_EACH_MAX: Final = 10
 
 
 async def bring_up(journal: Journal, entity: LiveEntity, watchdog: Watchdog) -> None:
@@ -45,6 +49,45 @@ async def bring_up(journal: Journal, entity: LiveEntity, watchdog: Watchdog) -> 
     if entity.seq_nr < entity.seen_seq_nr:
         raise _missing(entity.persistence_id, entity.seq_nr + 1)
     entity.is_stale = False
+
+
+def take_together(waiting: deque[LiveEntity]) -> list[LiveEntity]:
+    """The first that waits and, when it is new and small as far as is known, those behind it that are as well."""
+    taken = [waiting.popleft()]
+    while waiting and len(taken) < _TOGETHER and _is_small(taken[-1]) and _is_small(waiting[0]):
+        taken.append(waiting.popleft())
+    return taken
+
+
+def _is_small(entity: LiveEntity) -> bool:
+    return entity.is_new and not entity.is_alone and entity.batch is None and not entity.definition.has_snapshots
+
+
+async def bring_up_together(journal: Journal, entities: Sequence[LiveEntity], watchdog: Watchdog) -> None:
+    """Bring up what few events make, in one read; whatever stays stale is to be brought up alone.
+
+    Nothing is raised: who has a fault, in the journal or in its own events, finds it again alone.
+    """
+    for entity in entities:
+        entity.is_alone = True
+    try:
+        events = await journal.read_entities({one.persistence_id: one.seq_nr for one in entities}, each_max=_EACH_MAX)
+    except BackhaulError:
+        return
+    places: dict[str, list[int]] = {}
+    for index, name in enumerate(events.persistence_id):
+        places.setdefault(name, []).append(index)
+    for entity in entities:
+        page = events.select(places.get(entity.persistence_id, ()))
+        if len(page) >= _EACH_MAX or (page and page.seq_nr[0] != entity.seq_nr + 1):
+            continue
+        try:
+            with watchdog.over(entity.definition.evolve_place):
+                entity.state = replay(entity.definition, entity.state, page)
+        except BackhaulError:
+            continue
+        entity.seq_nr += len(page)
+        entity.is_new = entity.is_stale = False
 
 
 async def state_at(

@@ -27,7 +27,7 @@ from common.entity import refusals
 from common.entity.deciding import LOOK, Accepted, Answer, Current, Rejected, decide_all
 from common.entity.definition import Definition
 from common.entity.live import Asked, LiveEntity, Phase, Repeated
-from common.entity.recovery import bring_up, state_at, was_stored
+from common.entity.recovery import bring_up, bring_up_together, state_at, take_together, was_stored
 from common.entity.settings import EntitySettings
 from common.entity.snapshots import SnapshotWriter
 from common.journal.group_commit import GroupCommit
@@ -322,15 +322,25 @@ class Entities:
         while True:
             while not self._to_attend:
                 await self._attention.park()
-            entity = self._to_attend.popleft()
-            try:
-                await self._make_ready(entity)
-            except BackhaulError as error:
-                self._drop(entity, error)
-            else:
-                entity.phase = Phase.IDLE
-                if entity.waiting:
-                    self._decide(entity)
+            entities = take_together(self._to_attend)
+            if len(entities) > 1:
+                await bring_up_together(self._journal, entities, self._watchdog)
+                for entity in entities:
+                    if entity.is_stale:
+                        self._attend_to(entity)
+                entities = [entity for entity in entities if not entity.is_stale]
+            for entity in entities:
+                await self._attend_one(entity)
+
+    async def _attend_one(self, entity: LiveEntity) -> None:
+        try:
+            await self._make_ready(entity)
+        except BackhaulError as error:
+            self._drop(entity, error)
+        else:
+            entity.phase = Phase.IDLE
+            if entity.waiting:
+                self._decide(entity)
 
     async def _make_ready(self, entity: LiveEntity) -> None:
         """All that an entity may have to wait for before it decides."""

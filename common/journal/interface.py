@@ -13,7 +13,7 @@ called by ``group_commit`` only. Errors: ``journal.unavailable`` when the storag
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -171,6 +171,9 @@ class Journal(ProjectionStore, SnapshotStore, SubscriptionStore, PushFilterStore
         self, persistence_id: str, from_seq_nr: int, to_seq_nr: int, *, max_events: int
     ) -> EventBatch:
         """Stored events of one entity with from <= seq_nr <= to, in order."""
+
+    async def read_entities(self, known: Mapping[str, int], *, each_max: int) -> EventBatch:
+        """Of each entity the events numbered ``known`` + 1 … + ``each_max``, in order; one entity's follow each other."""
 
     async def entity_head(self, persistence_id: str) -> EntityHead | None:
         """The entity's head row, or None when it never existed."""

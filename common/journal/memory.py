@@ -9,7 +9,7 @@ right, not fast: every commit copies the lists of references that make up the st
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -230,6 +230,12 @@ class MemoryJournal(MemoryPushFilters):
             if stored_id == persistence_id and from_seq_nr <= seq_nr <= to_seq_nr
         ]
         return log.select(chosen[:max_events])
+
+    async def read_entities(self, known: Mapping[str, int], *, each_max: int) -> EventBatch:
+        """See ``Journal.read_entities``."""
+        return concat(
+            [await self.read_entity(name, at + 1, at + each_max, max_events=each_max) for name, at in known.items()]
+        )
 
     async def entity_head(self, persistence_id: str) -> EntityHead | None:
         """See ``Journal.entity_head``."""

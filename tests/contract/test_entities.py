@@ -303,3 +303,46 @@ class TestCancellation:
         total = await count(entities, "0") + await count(entities, "1")
         assert acknowledged <= total <= 300
         assert total == len(await whole_log(journal))
+
+
+class TestColdStart:
+    """Entities that are asked for at the same time are read together; each comes to its own state all the same."""
+
+    async def test_events_of_several_entities_are_read_each_in_order(self, journal: Journal) -> None:
+        for number in range(4):
+            await add_behind_their_back(journal, "a", number)
+            await add_behind_their_back(journal, "b", number)
+        found = await journal.read_entities({"Counter|b": 2, "Counter|none": 0, "Counter|a": 0}, each_max=3)
+        of = {
+            name: [i for i, other in enumerate(found.persistence_id) if other == name] for name in found.persistence_id
+        }
+        assert {name: [found.seq_nr[i] for i in places] for name, places in of.items()} == {
+            "Counter|a": [1, 2, 3],
+            "Counter|b": [3, 4],
+        }
+        assert all(places == list(range(places[0], places[-1] + 1)) for places in of.values())
+        assert [found.payload[i] for i in of["Counter|b"]] == [b'{"by":2}', b'{"by":3}']
+        assert len(await journal.read_entities({}, each_max=3)) == 0
+
+    async def test_new_small_large_and_broken_entities_do_not_disturb_each_other(
+        self, journal: Journal, commit: GroupCommit
+    ) -> None:
+        sizes = {f"e{n}": n for n in (0, 1, 2, 8, 9, 10, 11, 12, 60)}
+        async with entities_over(journal, commit) as first:
+            for name, size in sizes.items():
+                await first.ask("Counter", name, AddEach((1,) * size))
+        await journal.append_group([LocalAppend(new_events(["Counter|bad"], ["Vanished"], [b"{}"]))])
+        found: dict[str, int] = {}
+        codes: list[str] = []
+
+        async def look(entities: Entities, name: str) -> None:
+            try:
+                found[name] = await count(entities, name)
+            except BackhaulError as error:
+                codes.append(error.code)
+
+        async with entities_over(journal, commit) as second, trio.open_nursery() as nursery:
+            for name in ("bad", *sizes):
+                nursery.start_soon(look, second, name)
+        assert found == sizes
+        assert codes == ["entity.unknown_event"]

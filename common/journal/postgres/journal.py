@@ -5,7 +5,7 @@ What is done is in the modules beside this one, on which session in ``sessions``
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ParamSpec, TypeVar
 
@@ -185,6 +185,11 @@ class PostgresJournal(PostgresPushFilters):
             return await reader.connection.run(
                 log.read_entity, reader.names, persistence_id, from_seq_nr, to_seq_nr, max_events
             )
+
+    async def read_entities(self, known: Mapping[str, int], *, each_max: int) -> EventBatch:
+        """See ``Journal.read_entities``."""
+        async with self._readers.reader() as reader:
+            return await reader.connection.run(log.read_entities, reader.names, known, each_max)
 
     async def entity_head(self, persistence_id: str) -> EntityHead | None:
         """See ``Journal.entity_head``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -157,6 +157,23 @@ async def read_entity(
         from_seq_nr,
         to_seq_nr,
         max_events,
+    )
+    return await _batch(connection, names, list(map(list, zip(*rows, strict=True)))) if rows else EventBatch()
+
+
+async def read_entities(
+    connection: asyncpg.Connection, names: EntityNames, known: Mapping[str, int], each_max: int
+) -> EventBatch:
+    """See ``Journal.read_entities``."""
+    rows = await connection.fetch(
+        f"SELECT {_COLUMNS} FROM event JOIN ("
+        "  SELECT found.entity_no AS no, asked.known FROM unnest($1::text[], $2::bigint[]) AS asked (name, known)"
+        "  JOIN entity AS found ON found.persistence_id = asked.name"
+        ") AS asked ON event.entity_no = asked.no AND event.seq_nr BETWEEN asked.known + 1 AND asked.known + $3"
+        " ORDER BY event.entity_no, event.seq_nr",
+        list(known),
+        list(known.values()),
+        each_max,
     )
     return await _batch(connection, names, list(map(list, zip(*rows, strict=True)))) if rows else EventBatch()
 

@@ -6,7 +6,7 @@ transaction at a time; reads go through the reader and never wait for a commit.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -193,6 +193,10 @@ class SqliteJournal(SqlitePushFilters):
             to_seq_nr=to_seq_nr,
             max_events=max_events,
         )
+
+    async def read_entities(self, known: Mapping[str, int], *, each_max: int) -> EventBatch:
+        """See ``Journal.read_entities``."""
+        return await self._read(log.read_entities, self._names, known, each_max=each_max)
 
     async def entity_head(self, persistence_id: str) -> EntityHead | None:
         """See ``Journal.entity_head``."""

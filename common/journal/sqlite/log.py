@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import accumulate, takewhile
 from typing import Any
 
@@ -113,6 +114,18 @@ def read_entity(
         f"SELECT {_COLUMNS} FROM event WHERE entity_no = (SELECT entity_no FROM entity WHERE persistence_id = ?)"
         " AND seq_nr BETWEEN ? AND ? ORDER BY seq_nr LIMIT ?",
         (persistence_id, from_seq_nr, to_seq_nr, max_events),
+    )
+    return _batch(names, rows)
+
+
+def read_entities(reader: apsw.Connection, names: Names, known: Mapping[str, int], *, each_max: int) -> EventBatch:
+    """See ``Journal.read_entities``."""
+    rows = select(
+        reader,
+        f"SELECT {_COLUMNS} FROM (SELECT key AS name, value AS known FROM json_each(?))"
+        " CROSS JOIN entity ON persistence_id = name CROSS JOIN event USING (entity_no)"
+        " WHERE seq_nr BETWEEN known + 1 AND known + ? ORDER BY entity_no, seq_nr",
+        (orjson.dumps(known).decode(), each_max),
     )
     return _batch(names, rows)
 
