@@ -12,7 +12,8 @@ from cloud_service.settings import PREFIX, CloudSettings
 from common.runtime import cli
 from common.runtime.append_command import APPEND
 from common.runtime.cli_filters import FILTERS
-from common.runtime.cli_questions import ASKING, ORIGINS, PARKED, PROJECTIONS
+from common.runtime.cli_projections import PROJECTIONS
+from common.runtime.cli_questions import ASKING, ORIGINS, PARKED
 
 if TYPE_CHECKING:
     from common.runtime.run_command import Serve

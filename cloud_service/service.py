@@ -31,10 +31,11 @@ from common.runtime.health import Readiness, health_routes
 from common.runtime.http_app import HttpApp
 from common.runtime.intake import Intake
 from common.runtime.intake_http import events_route
-from common.runtime.journal_routes import origin_routes, parked_routes, projection_routes, read_routes
+from common.runtime.journal_routes import origin_routes, parked_routes, read_routes
 from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import Registry
 from common.runtime.outside import Outside, tls_files
+from common.runtime.projection_routes import projection_routes
 from common.runtime.snapshot_routes import snapshot_routes
 from common.runtime.stream_serving import consumers_status, open_streams
 from common.runtime.subscribing import Subscriptions
@@ -121,7 +122,7 @@ async def serve(
                 *snapshot_routes(journal, settings.event_max_bytes),
                 *origin_routes(journal),
                 *filter_routes(journal, endpoint.refresh_filters),
-                *projection_routes(journal),
+                *projection_routes(journal, [*built_in, *running.handlers], now_us=outside.now_us),
                 *health_routes(readiness, status, metrics),
                 *running.routes(),
             ],

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from common.runtime import cli
 from common.runtime.append_command import APPEND
-from common.runtime.cli_questions import ASKING, PARKED, PROJECTIONS
+from common.runtime.cli_projections import PROJECTIONS
+from common.runtime.cli_questions import ASKING, PARKED
 from edge_service.settings import PREFIX, EdgeSettings
 
 if TYPE_CHECKING:

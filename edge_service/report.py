@@ -14,8 +14,10 @@ import trio
 from common.core.errors import BackhaulError
 from common.journal.group_commit import GroupCommit
 from common.journal.interface import LOOK_KINDS, Journal, JournalStats
+from common.projection.status import projection_status
 from common.runtime.clock import warn_if_ahead
 from common.runtime.metrics import Registry
+from common.runtime.projection_routes import projection_as_json
 from common.transport.push_producer import LinkState
 from edge_service.retention import Retention
 
@@ -93,6 +95,7 @@ class EdgeReport:
                 "last_code": link.last_code,
             },
             "lag": self._lag(stats),
+            "projections": [projection_as_json(one) for one in await projection_status(self._journal, self._now_us)],
         }
 
     def _lag(self, stats: JournalStats) -> dict[str, Any]:

@@ -30,10 +30,11 @@ from common.runtime.http_app import HttpApp
 from common.runtime.intake import Intake
 from common.runtime.intake_grpc import intake_methods
 from common.runtime.intake_http import events_route
-from common.runtime.journal_routes import parked_routes, projection_routes, read_routes
+from common.runtime.journal_routes import parked_routes, read_routes
 from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import Registry
 from common.runtime.outside import Outside, tls_files
+from common.runtime.projection_routes import projection_routes
 from common.runtime.snapshot_routes import snapshot_routes
 from common.runtime.stream_serving import open_streams
 from common.runtime.subscribing import Subscriptions
@@ -120,7 +121,7 @@ async def serve(
                 events_route(running.intake),
                 *read_routes(journal, link.whereabouts),
                 *parked_routes(journal),
-                *projection_routes(journal),
+                *projection_routes(journal, running.handlers, now_us=outside.now_us),
                 *snapshot_routes(journal, settings.event_max_bytes, settings.entity_id_prefix),
                 *health_routes(readiness, status, metrics),
                 *running.routes(),

@@ -184,12 +184,7 @@ async def discard(store: ProjectionStore, name: str, position: int) -> ParkedEve
     await make_tables(store)
     found = await parked_events(store, name, after=position - 1, max_rows=1)
     if not found or found[0].event.position != position:
-        raise BackhaulError(
-            "parked.no_such_row",
-            f"projection {name[:80]!r} has no parked event {position}",
-            "list its parked events again: it may have taken effect or been discarded meanwhile",
-            kind=ErrorKind.NOT_FOUND,
-        )
+        raise no_such_row(name, position)
     persistence_id = found[0].event.persistence_id
     first = await first_parked(store, name, persistence_id)
     if first.position != [position]:
@@ -201,6 +196,16 @@ async def discard(store: ProjectionStore, name: str, position: int) -> ParkedEve
         )
     await store.intervene(name, [done(name, position)])
     return found[0]
+
+
+def no_such_row(name: str, position: int) -> BackhaulError:
+    """Nothing is parked there."""
+    return BackhaulError(
+        "parked.no_such_row",
+        f"projection {name[:80]!r} has no parked event {position}",
+        "list its parked events again: it may have taken effect or been discarded meanwhile",
+        kind=ErrorKind.NOT_FOUND,
+    )
 
 
 def forget_all(name: str) -> Statement:

@@ -51,11 +51,13 @@ def number(text: str) -> int:
     return int(text)
 
 
-def _json_flag(parser: ArgumentParser) -> None:
+def json_flag(parser: ArgumentParser) -> None:
+    """Let the command print JSON."""
     parser.add_argument("--json", action="store_true", help="print the service's answer as one line of JSON")
 
 
-def _print(question: Question, answer: dict[str, Any], text: str) -> int:
+def show(question: Question, answer: dict[str, Any], text: str) -> int:
+    """Print an answer as JSON if that is wanted, else as ``text``."""
     say(json_line(answer) if question.args.json else text)
     return 0
 
@@ -65,7 +67,7 @@ def _print(question: Question, answer: dict[str, Any], text: str) -> int:
 
 def _status(question: Question) -> int:
     answer = question.client.get("/status")
-    return _print(question, answer, fields(answer))
+    return show(question, answer, fields(answer))
 
 
 def _healthcheck_arguments(parser: ArgumentParser) -> None:
@@ -122,7 +124,7 @@ def _tailed(question: Question) -> Iterator[dict[str, Any]]:
 
 def _where_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("event", metavar="TYPE|ID:SEQ", help="an entity and the number of one of its events")
-    _json_flag(parser)
+    json_flag(parser)
 
 
 def _where(question: Question) -> int:
@@ -130,14 +132,12 @@ def _where(question: Question) -> int:
     if not colon:
         raise BackhaulError("cli.usage", f"{question.args.event!r} is not TYPE|ID:SEQ", "for example 'Sensor|temp1:7'")
     answer = question.client.get("/v1/where", entity=entity, seq_nr=seq_nr)
-    _print(question, answer, fields(answer))
+    show(question, answer, fields(answer))
     return 1 if answer.get("state") in ("unknown", "missing") else 0
 
 
 ASKING: Final = (
-    Command(
-        ("status",), "show the journal, the link or the edges, the projections, and their lag", _status, _json_flag
-    ),
+    Command(("status",), "show the journal, the link or the edges, the projections, and their lag", _status, json_flag),
     Command(
         ("healthcheck",),
         "exit 0 when the service is ready for requests, 1 when it is not",
@@ -159,28 +159,28 @@ def _list_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--origin", metavar="ID", help="only those of this edge")
     parser.add_argument("--after", type=number, metavar="ID", default=0, help="begin behind this row")
     parser.add_argument("--max", type=number, metavar="N", default=100, help="at most so many (default: 100)")
-    _json_flag(parser)
+    json_flag(parser)
 
 
 def _parked_list(question: Question) -> int:
     args = question.args
     answer = question.client.get("/v1/parked", origin=args.origin, after=args.after, max=args.max)
-    return _print(question, answer, table(answer["parked"]))
+    return show(question, answer, table(answer["parked"]))
 
 
 def _row_argument(parser: ArgumentParser) -> None:
     parser.add_argument("id", type=number, help="the row, as `parked list` shows it")
-    _json_flag(parser)
+    json_flag(parser)
 
 
 def _parked_show(question: Question) -> int:
     answer = question.client.get(f"/v1/parked/{question.args.id}")
-    return _print(question, answer, fields(answer))
+    return show(question, answer, fields(answer))
 
 
 def _parked_discard(question: Question) -> int:
     answer = question.client.post(f"/v1/parked/{question.args.id}/discard", {})
-    return _print(question, answer, f"discarded row {question.args.id}; its number is kept as never to come")
+    return show(question, answer, f"discarded row {question.args.id}; its number is kept as never to come")
 
 
 def _retry_arguments(parser: ArgumentParser) -> None:
@@ -188,14 +188,14 @@ def _retry_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--accept-gap", action="store_true", help="accept that the numbers before the first one are missing for good"
     )
-    _json_flag(parser)
+    json_flag(parser)
 
 
 def _parked_retry(question: Question) -> int:
     args = question.args
     answer = question.client.post("/v1/parked/retry", {"entity": args.entity, "accept_gap": args.accept_gap})
     left = answer.get("left")
-    _print(question, answer, f"stored {answer['stored']}" + (f"; the next one stays: {left}" if left else ""))
+    show(question, answer, f"stored {answer['stored']}" + (f"; the next one stays: {left}" if left else ""))
     return 1 if left else 0
 
 
@@ -214,68 +214,32 @@ PARKED: Final = (
 )
 
 
-# -- origins and projections --------------------------------------------------------------------------------------
+# -- origins --------------------------------------------------------------------------------------------------------
 
 
 def _origins_list(question: Question) -> int:
     answer = question.client.get("/v1/origins")
-    return _print(question, answer, table(answer["origins"]))
+    return show(question, answer, table(answer["origins"]))
 
 
 def _origin_argument(parser: ArgumentParser) -> None:
     parser.add_argument("id", help="the edge's id")
-    _json_flag(parser)
+    json_flag(parser)
 
 
 def _origins_readmit(question: Question) -> int:
     answer = question.client.post(f"/v1/origins/{path_segment(question.args.id)}/readmit", {})
-    return _print(question, answer, f"{question.args.id} may come back with any journal it had")
+    return show(question, answer, f"{question.args.id} may come back with any journal it had")
 
 
 ORIGINS: Final = (
     Command(
-        ("origins", "list"), "list the edges that were ever seen, and how far each is stored", _origins_list, _json_flag
+        ("origins", "list"), "list the edges that were ever seen, and how far each is stored", _origins_list, json_flag
     ),
     Command(
         ("origins", "readmit"),
         "let an edge back in with a journal that another one had replaced",
         _origins_readmit,
         _origin_argument,
-    ),
-)
-
-
-def _projections_list(question: Question) -> int:
-    answer = question.client.get("/v1/projections")
-    return _print(question, answer, table(answer["projections"]))
-
-
-def _projection_argument(parser: ArgumentParser) -> None:
-    parser.add_argument("name", help="the projection")
-    _json_flag(parser)
-
-
-def _set_paused(word: str) -> Callable[[Question], int]:
-    def run(question: Question) -> int:
-        answer = question.client.post(f"/v1/projections/{path_segment(question.args.name)}/{word}", {})
-        return _print(question, answer, f"{word}d {question.args.name}, {answer['ranges']} ranges")
-
-    return run
-
-
-def _projections_forget(question: Question) -> int:
-    answer = question.client.post(f"/v1/projections/{path_segment(question.args.name)}/forget", {})
-    return _print(question, answer, f"forgot {question.args.name}, {answer['ranges']} ranges; its tables stay")
-
-
-PROJECTIONS: Final = (
-    Command(("projections", "list"), "list the projections' ranges, owners and offsets", _projections_list, _json_flag),
-    Command(("projections", "pause"), "stop a projection on every node", _set_paused("pause"), _projection_argument),
-    Command(("projections", "resume"), "let it go on from its offsets", _set_paused("resume"), _projection_argument),
-    Command(
-        ("projections", "forget"),
-        "drop the offsets of one that runs no more, so that retention waits for it no longer",
-        _projections_forget,
-        _projection_argument,
     ),
 )

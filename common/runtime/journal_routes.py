@@ -1,4 +1,4 @@
-"""What a service answers about its journal over HTTP: events, where one is, parked ones, origins, projections.
+"""What a service answers about its journal over HTTP: events, where one is, parked ones, origins.
 
 The command line asks here, since it never opens the journal of a running service. Numbers and positions are those of
 the journal that is asked; `origin_seq_nr` is the number at the origin. What an operator changes is logged
@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Route
 from common.core.batch import EventBatch
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.history import OriginState
-from common.journal.interface import Journal, ParkedRow, ProjectionRow
+from common.journal.interface import Journal, ParkedRow
 from common.runtime.event_json import event_as_json, event_place_as_json
 from common.runtime.http_app import json_response
 from common.runtime.request_fields import check_query, entity, invalid, json_object, query_number, whole_number
@@ -235,70 +235,4 @@ def _origin_as_json(state: OriginState) -> dict[str, object]:
         "journal_id": state.stored.journal_id,
         "superseded": list(state.superseded),
         "last_seen_us": state.last_seen_us,
-    }
-
-
-def projection_routes(journal: Journal) -> list[BaseRoute]:
-    """`GET /v1/projections` and `POST /v1/projections/{name}/pause|resume`, for all nodes of the journal."""
-
-    async def listed(request: Request) -> Response:
-        check_query(request, ())
-        rows = sorted(await journal.rows(), key=lambda row: (row.name, row.slices))
-        head = (await journal.stats()).head_position
-        return json_response({"projections": [_projection_as_json(row, head) for row in rows], "head": head})
-
-    async def pause(request: Request) -> Response:
-        name, ranges = await _set_paused(journal, request, paused=True)
-        _log.warning("operator.paused_projection", projection=name, ranges=ranges)
-        return json_response({"projection": name, "paused": True, "ranges": ranges})
-
-    async def resume(request: Request) -> Response:
-        name, ranges = await _set_paused(journal, request, paused=False)
-        _log.info("operator.resumed_projection", projection=name, ranges=ranges)
-        return json_response({"projection": name, "paused": False, "ranges": ranges})
-
-    async def forget(request: Request) -> Response:
-        name = request.path_params["name"]
-        ranges = await journal.forget(name, [])
-        if not ranges:
-            raise _no_projection(name)
-        _log.warning("operator.forgot_projection", projection=name, ranges=ranges)
-        return json_response({"projection": name, "forgotten": True, "ranges": ranges})
-
-    return [
-        Route("/v1/projections/{name}/forget", forget, methods=["POST"]),
-        Route("/v1/projections", listed, methods=["GET"]),
-        Route("/v1/projections/{name}/pause", pause, methods=["POST"]),
-        Route("/v1/projections/{name}/resume", resume, methods=["POST"]),
-    ]
-
-
-async def _set_paused(journal: Journal, request: Request, *, paused: bool) -> tuple[str, int]:
-    name = request.path_params["name"]
-    ranges = await journal.set_paused(name, paused)
-    if not ranges:
-        raise _no_projection(name)
-    return name, ranges
-
-
-def _no_projection(name: str) -> BackhaulError:
-    return BackhaulError(
-        "projection.unknown",
-        f"no projection {name[:80]!r} ever ran on this journal",
-        "list the projections for their names",
-        kind=ErrorKind.NOT_FOUND,
-    )
-
-
-def _projection_as_json(row: ProjectionRow, head: int) -> dict[str, object]:
-    return {
-        "name": row.name,
-        "slices": str(row.slices),
-        "position": row.position,
-        "behind": max(0, head - row.position),
-        "epoch": row.epoch,
-        "owner": row.owner,
-        "lease_left_s": round(row.lease_left_s, 3),
-        "paused": row.paused,
-        "updated_us": row.updated_us,
     }

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from tests.e2e.processes import PATIENCE_S, Service, Stage
+from tests.shell.test_cli import run
 
 APP = "tests.support.counting_app:app"
 
@@ -45,3 +46,54 @@ def test_one_application_runs_at_the_edge_and_in_the_cloud(stage: Stage) -> None
         sensors(service, wanted)
     listed = edge.get("/v1/projections")["projections"]
     assert [(row["name"], row["position"]) for row in listed] == [("highest", 4), ("steps", 4)]
+
+
+def test_an_operator_sees_to_projections_by_command(stage: Stage) -> None:
+    cloud = stage.cloud().start()
+    edge = stage.edge(cloud=cloud, app=APP).start()
+    port = ("--http-port", str(edge.http_port))
+    measure(edge, 3, 13, 4)
+    measure(edge, 5, entity="temp2")
+    edge.wait_for("projection.parked", seq_nr=3)
+
+    def command(*words: str) -> str:
+        status, told, error = run("edge_service", "projections", *words, *port)
+        assert status == 0, error
+        return told
+
+    [first, behind] = edge.get("/v1/projections/highest/parked")["parked"]
+    assert (first["position"], first["code"], behind["code"]) == (
+        2,
+        "projection.handler_failed",
+        "projection.parked_behind",
+    )
+    assert "counting_app.py:" in first["reason"]
+    assert "unlucky" not in first["reason"]
+    assert "Measured" in command("parked", "highest")
+    assert run("edge_service", "projections", "parked", "highest", "--discard", "3", *port)[0] == 1
+    command("parked", "highest", "--discard", "2")
+    assert "1 events" in command("parked", "highest", "--retry", "Sensor|e1/temp1")
+    edge.wait_for("projection.unparked", persistence_id="Sensor|e1/temp1")
+    assert edge.get("/v1/projections/highest/parked")["parked"] == []
+    command("split", "highest", "--ranges", "4")
+    edge.wait_for("projection.ranges_changed", projection="highest")
+    measure(edge, 6, entity="temp2")
+    sensors(
+        edge,
+        [
+            {"sensor": "Sensor|e1/temp1", "highest": 4, "way": 19, "unit": "mm"},
+            {"sensor": "Sensor|e1/temp2", "highest": 6, "way": 1, "unit": "mm"},
+        ],
+    )
+    listed = [row["slices"] for row in edge.get("/v1/projections")["projections"] if row["name"] == "highest"]
+    assert listed == ["0-255", "256-511", "512-767", "768-1023"]
+    assert run("edge_service", "projections", "split", "highest", "--ranges", "2", *port)[0] == 1
+    command("merge", "highest", "--ranges", "1")
+    assert run("edge_service", "projections", "reset", "highest", *port)[0] == 2
+    assert "projection.no_reset" in run("edge_service", "projections", "reset", "steps", "--yes", *port)[2]
+    assert "projection.in_use" in run("edge_service", "projections", "forget", "highest", *port)[2]
+    mark = edge.mark()
+    command("reset", "highest", "--yes")
+    edge.wait_for("projection.parked", after=mark, seq_nr=2)
+    [lag] = {row["behind"] for row in edge.get("/status")["projections"] if row["name"] == "steps"}
+    assert lag == 0

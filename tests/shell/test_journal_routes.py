@@ -19,7 +19,8 @@ from common.journal.memory import MemoryDatabase, MemoryJournal, open_memory_jou
 from common.journal.prompt import Prompt
 from common.runtime.http import serve_http
 from common.runtime.http_app import HttpApp
-from common.runtime.journal_routes import origin_routes, parked_routes, projection_routes, read_routes
+from common.runtime.journal_routes import origin_routes, parked_routes, read_routes
+from common.runtime.projection_routes import projection_routes
 from tests.support.builders import Origin, SettableClock, append, appended, events, ids, local
 
 
@@ -62,7 +63,7 @@ async def serving() -> AsyncIterator[World]:
             *read_routes(journal, world.about),
             *parked_routes(journal),
             *origin_routes(journal),
-            *projection_routes(journal),
+            *projection_routes(journal, now_us=SettableClock()),
         ]
         async with serve_http(HttpApp(routes, body_max_bytes=100_000), "127.0.0.1", 0) as port:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as world.client:
