@@ -24,7 +24,7 @@ from common.journal.group_commit import GroupCommit, open_group_commit
 from common.projection.progress import ProjectionSettings
 from common.projection.projection import run_projections
 from common.projection.snapshot_rule import run_snapshot_rule
-from common.runtime.application import Application, load_application
+from common.runtime.application import Application, Transformations, load_application
 from common.runtime.application_running import Running, built_in_handler, open_application
 from common.runtime.filter_routes import filter_routes
 from common.runtime.health import Readiness, health_routes
@@ -75,6 +75,7 @@ async def serve(
     ``application`` is the one that the settings name, unless it is given.
     """
     application = application or load_application(settings.app)
+    on_serve = application.app.transformations.served if application.app.transformations.on_serve else None
     built_in = [built_in_handler(name) for name in settings.projections]
     node = settings.node or socket.gethostname()
     owner = f"{node}/{outside.new_id()[:8]}"
@@ -91,9 +92,11 @@ async def serve(
             chance=outside.chance,
             event_max_bytes=settings.event_max_bytes,
         ) as running,
-        open_streams(journal, settings, outside) as streams,
+        open_streams(journal, settings, outside, on_serve) as streams,
     ):
-        endpoint = PushEndpoint(journal, commit.submit, _endpoint_settings(settings), outside.now_us)
+        endpoint = PushEndpoint(
+            journal, commit.submit, _endpoint_settings(settings, application.app.transformations), outside.now_us
+        )
         report = CloudReport(journal, commit, endpoint, node=node, version=VERSION, now_us=outside.now_us)
         watch, readiness, metrics = JournalWatch(journal), Readiness(), Registry("backhaul_cloud")
         readiness.add("journal", lambda: watch.reason)
@@ -203,7 +206,7 @@ def _intake(settings: CloudSettings, commit: GroupCommit) -> Intake:
     )
 
 
-def _endpoint_settings(settings: CloudSettings) -> EndpointSettings:
+def _endpoint_settings(settings: CloudSettings, transformations: Transformations) -> EndpointSettings:
     return EndpointSettings(
         PushLimits(
             window_events=settings.window_max_batches * settings.batch_max_events,
@@ -216,6 +219,7 @@ def _endpoint_settings(settings: CloudSettings) -> EndpointSettings:
         heartbeat_s=settings.heartbeat_s,
         progress_timeout_s=settings.progress_timeout_s,
         require_identity=settings.uses_tls,
+        on_receive=transformations.received if transformations.on_receive else None,
     )
 
 

@@ -23,7 +23,7 @@ from common.journal.interface import Journal
 from common.projection.progress import ProjectionSettings
 from common.projection.projection import run_projections
 from common.projection.snapshot_rule import SNAPSHOT_RULE, run_snapshot_rule
-from common.runtime.application import Application, load_application
+from common.runtime.application import Application, Transformations, load_application
 from common.runtime.application_running import Running, open_application
 from common.runtime.health import Readiness, health_routes
 from common.runtime.http_app import HttpApp
@@ -143,10 +143,10 @@ async def serve(
             ) as http_port,
             trio.open_nursery() as workers,
         ):
-            workers.start_soon(_push, settings, outside, journal, link)
+            workers.start_soon(_push, settings, outside, journal, link, application.app.transformations)
             workers.start_soon(subscriptions.run)
             if settings.serve is not None:
-                await workers.start(_serve_streams, settings, outside, journal, stop)
+                await workers.start(_serve_streams, settings, outside, journal, stop, application.app.transformations)
             workers.start_soon(
                 partial(
                     run_projections,
@@ -182,13 +182,16 @@ async def _serve_streams(
     outside: Outside,
     journal: Journal,
     stop: trio.Event,
+    transformations: Transformations,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """This edge's own streams, on a port of their own, for whoever may follow them."""
     assert settings.serve is not None
     async with (
-        open_streams(journal, settings, outside) as streams,
+        open_streams(
+            journal, settings, outside, transformations.served if transformations.on_serve else None
+        ) as streams,
         outside.serve_grpc(
             streams.methods,
             host=settings.serve.host,
@@ -214,7 +217,9 @@ def _intake(settings: EdgeSettings, commit: GroupCommit) -> Intake:
     )
 
 
-async def _push(settings: EdgeSettings, outside: Outside, journal: Journal, link: LinkState) -> None:
+async def _push(
+    settings: EdgeSettings, outside: Outside, journal: Journal, link: LinkState, transformations: Transformations
+) -> None:
     tls = tls_files(settings)
     await keep_push_link(
         lambda: outside.dial(
@@ -240,6 +245,7 @@ async def _push(settings: EdgeSettings, outside: Outside, journal: Journal, link
             progress_timeout_s=settings.progress_timeout_s,
             poll_interval_s=settings.poll_interval_s,
             own_filter=parse_filter(settings.push_filter).criteria,
+            on_push=transformations.pushed if transformations.on_push else None,
         ),
         link,
         backoff=Backoff(settings.backoff_min_s, settings.backoff_max_s),

@@ -8,7 +8,7 @@ store: the shell in ``common.transport`` does.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from operator import lt
 
@@ -30,6 +30,7 @@ from common.core.history import Offset
 from common.core.ids import NAME_MAX_BYTES, persistence_id_problem, text_problem
 from common.core.push_lanes import UNFILTERED, FilterApplied, PushPlace
 from common.core.push_messages import Ack, PushBatch, PushLimits
+from common.core.transforming import Transformed
 
 # What a queued batch takes in memory beside its bytes, roughly: even empty ones are bounded.
 _BATCH_OVERHEAD_BYTES = 2_048
@@ -47,7 +48,9 @@ class Endpoint:
         limits: PushLimits,
         parked_max: int,
         place: PushPlace = UNFILTERED,
+        on_receive: Callable[[EventBatch], Transformed] | None = None,
     ) -> None:
+        self._on_receive = on_receive
         self.origin_id = origin_id
         self.session = session
         self._branch = branch
@@ -173,9 +176,6 @@ class Endpoint:
         self.queued_bytes -= weight
         merged = taken[0].events if len(taken) == 1 else concat(batch.events for batch in taken)
         last = taken[-1]
-        poison = {index: code for index, (code, _) in event_rules.problems(merged, self._limits.event_bytes).items()}
-        if poison:
-            merged = _storable(merged, poison)
         through = Offset(self._journal_id, last.generation_id, last.through_position)
         if merged.position and merged.position[-1] == last.through_position:
             through = replace(
@@ -184,6 +184,15 @@ class Endpoint:
                 persistence_id=merged.persistence_id[-1],
                 seq_nr=merged.seq_nr[-1],
             )
+        ranges, faults = _ranges_of(taken), set[int]()
+        if self._on_receive is not None and merged:
+            transformed = self._on_receive(merged)
+            merged, ranges = transformed.events, (*ranges, *transformed.ranges)
+            faults = set(transformed.faults)
+        poison = {index: code for index, (code, _) in event_rules.problems(merged, self._limits.event_bytes).items()}
+        poison |= dict.fromkeys(faults - set(poison), "transformation.failed")
+        if poison:
+            merged = _storable(merged, poison)
         return PushedAppend(
             self.origin_id,
             self.session,
@@ -191,7 +200,7 @@ class Endpoint:
             taken[0].after_position,
             through,
             merged,
-            _ranges_of(taken),
+            ranges,
             poison,
             self._parked_max,
             last.lane,

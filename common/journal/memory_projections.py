@@ -19,7 +19,6 @@ from common.core.ranges import (
     divide,
     missing_ranges,
     projection_in_use,
-    unknown_projection,
 )
 from common.journal.commit_feed import CommitFeed
 from common.journal.interface import ProjectionLease, ProjectionRow, Statement, Tables
@@ -185,8 +184,6 @@ class MemoryProjections:
             for row in stored.values():
                 if row.owner and row.lease_until_us > self._now_us():
                     raise projection_in_use(name, row.owner)
-            if not stored:
-                raise unknown_projection(name)
             self._database.tables.run(statements)
             for key in stored:
                 del draft.projections[key]

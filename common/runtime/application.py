@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from starlette.routing import BaseRoute
 
+from common.core.batch import EventBatch
 from common.core.errors import BackhaulError, ConfigurationError
 from common.core.event_types import Registry, StoredAs, place_of
+from common.core.transforming import Transformation, Transformed, transform
 from common.entity.definition import AnyEntity, Definition
 from common.entity.durable_state import AnyState, StateDefinition
 from common.projection.handlers import Handler
@@ -36,6 +38,42 @@ def _no_routes(_running: Running) -> Sequence[BaseRoute]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Transformations:
+    """What becomes of events on their way; each gets an event and returns it, another one, or None to withhold it.
+
+    ``on_push``: at the edge, before they are sent. ``on_receive``: in the cloud, before they are stored; with ``maps_ids``
+    it may name other entities, each of which must belong to one origin only. ``on_serve``: before they are served; it may
+    change and not withhold: a filter does that.
+    """
+
+    on_push: Transformation | None = None
+    on_receive: Transformation | None = None
+    on_serve: Transformation | None = None
+    maps_ids: bool = False
+
+    def pushed(self, events: EventBatch) -> Transformed:
+        """As they are sent. Raises ``transformation.failed``: the link waits for a mended function."""
+        return transform(self.on_push, events).checked() if self.on_push else Transformed(events)
+
+    def received(self, events: EventBatch) -> Transformed:
+        """As they are stored; an event at fault is parked."""
+        return transform(self.on_receive, events, maps_ids=self.maps_ids) if self.on_receive else Transformed(events)
+
+    def served(self, events: EventBatch) -> EventBatch:
+        """As they are served. Raises ``transformation.failed``, ``transformation.withheld``."""
+        if not self.on_serve:
+            return events
+        found = transform(self.on_serve, events).checked()
+        if found.ranges:
+            raise ConfigurationError(
+                "transformation.withheld",
+                f"{place_of(self.on_serve)} withheld an event of {found.ranges[0].persistence_id}",
+                "what a consumer may not see is the stream's filter's to say; on_serve returns every event",
+            )
+        return found.events
+
+
+@dataclass(frozen=True, kw_only=True)
 class App:
     """An application, as its module defines it; everything is optional.
 
@@ -49,6 +87,7 @@ class App:
     projections: Sequence[Handler] = ()
     migrations: Sequence[Sequence[str]] = ()
     routes: Callable[[Running], Sequence[BaseRoute]] = _no_routes
+    transformations: Transformations = Transformations()
 
 
 @dataclass(frozen=True)
@@ -113,6 +152,8 @@ def check_application(app: object, target: str = "") -> Application:
     for handler in app.projections:
         if not isinstance(handler, Handler):
             raise _wrong_part(target, "projection", handler)
+    if not isinstance(app.transformations, Transformations):
+        raise _wrong_part(target, "set of transformations", app.transformations)
     if not callable(app.routes):
         raise _wrong_part(target, "maker of routes", app.routes)
     registry = Registry()

@@ -160,6 +160,8 @@ class _Decisions:
             )
         await parking.make_tables(self._journal)
         ranges = await self._journal.forget(name, [parking.forget_all(name)])
+        if not ranges:
+            raise unknown_projection(name)
         _log.warning("operator.forgot_projection", projection=name, ranges=ranges)
         return json_response({"projection": name, "forgotten": True, "ranges": ranges})
 

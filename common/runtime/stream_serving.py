@@ -14,6 +14,7 @@ from common.journal.interface import Journal
 from common.runtime.outside import Outside
 from common.runtime.stream_settings import StreamSettings
 from common.transport.codec import encode_batch
+from common.transport.stream_catalogue import Transform
 from common.transport.subscription_endpoint import SourceSettings, SubscriptionEndpoint
 
 _HELLO_TIMEOUT_S = 10.0
@@ -21,9 +22,9 @@ _HELLO_TIMEOUT_S = 10.0
 
 @asynccontextmanager
 async def open_streams(
-    journal: Journal, settings: StreamSettings, outside: Outside
+    journal: Journal, settings: StreamSettings, outside: Outside, on_serve: Transform | None = None
 ) -> AsyncIterator[SubscriptionEndpoint]:
-    """The endpoint, over a firehose that runs while the block does."""
+    """The endpoint, over a firehose that runs while the block does. ``on_serve`` is what an application makes of events."""
     firehose = Firehose(
         journal,
         encode_batch,
@@ -32,7 +33,7 @@ async def open_streams(
     endpoint = SubscriptionEndpoint(
         journal,
         firehose,
-        settings.catalogue(),
+        settings.catalogue().transformed_by(on_serve),
         SourceSettings(
             settings.stream_limits,
             hello_timeout_s=_HELLO_TIMEOUT_S,

@@ -205,7 +205,14 @@ class PushEndpoint:
             desired,
         )
         endpoint = Endpoint(
-            hello.origin_id, state.session, state.branch, state.stored, limits, self._settings.parked_max, place
+            hello.origin_id,
+            state.session,
+            state.branch,
+            state.stored,
+            limits,
+            self._settings.parked_max,
+            place,
+            self._settings.on_receive,
         )
 
         return endpoint, start

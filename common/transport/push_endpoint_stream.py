@@ -14,10 +14,12 @@ import structlog
 import trio
 
 from common.core.append import AppendRequest, Lane, PushedAppend
+from common.core.batch import EventBatch
 from common.core.errors import BackhaulError
 from common.core.push_lanes import NO_FILTER, FilterApplied, PushFilter
 from common.core.push_messages import Drain, FilterUpdate, FromCloud, Heartbeat, Hello, PushBatch, PushLimits, Start
 from common.core.push_receiving import Endpoint, fenced
+from common.core.transforming import Transformed
 from common.fail_points import fail_point
 from common.journal.group_commit import AHEAD_MIN_EVENTS, GROUP_MAX_BYTES, GROUP_MAX_EVENTS, Submitted
 from common.journal.interface import PushFilterStore
@@ -38,6 +40,8 @@ class EndpointSettings:
     progress_timeout_s: float
     require_identity: bool
     """Whether the origin id must be a name in the peer's certificate (always, with TLS)."""
+    on_receive: Callable[[EventBatch], Transformed] | None = None
+    """What an application makes of events before they are judged and stored."""
 
 
 @dataclass(slots=True)

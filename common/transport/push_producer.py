@@ -21,6 +21,7 @@ from common.core.history import Offset
 from common.core.push_lanes import EVERYTHING, FilterApplied
 from common.core.push_messages import Ack, Drain, FilterUpdate, Heartbeat, Hello, PushLimits, Start
 from common.core.push_session import Producer, StartVerdict, judge_start
+from common.core.transforming import Transformed
 from common.journal.interface import Journal
 from common.transport import codec
 from common.transport.push_source import PushSource
@@ -47,6 +48,8 @@ class PushSettings:
     poll_interval_s: float
     own_filter: str = EVERYTHING
     """Criteria (canonical JSON) of what this edge ever pushes, whatever the cloud asks for."""
+    on_push: Callable[[EventBatch], Transformed] | None = None
+    """What an application makes of events before they are sent."""
 
 
 @dataclass(slots=True)
@@ -192,6 +195,7 @@ class _PushStream:
             self._producer,
             batch_max_events=settings.batch_max_events,
             batch_max_bytes=settings.limits.batch_bytes,
+            on_push=settings.on_push,
         )
         self._tell_filter()
         self._acked_or_told = trio.lowlevel.ParkingLot()

@@ -8,6 +8,7 @@ does costs the cloud no commit for each event.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import trio
@@ -17,6 +18,7 @@ from common.core.batch import EventBatch
 from common.core.push_messages import PushBatch
 from common.core.push_session import Producer, ranges_to_state
 from common.core.tail import Tail
+from common.core.transforming import Transformed
 from common.journal.interface import Journal
 
 _ANYWHERE = 2**62
@@ -28,7 +30,16 @@ _LEAST_WAIT_S = 0.01
 class PushSource:
     """The journal as one stream's producer sees it. Used by the sending task alone."""
 
-    def __init__(self, journal: Journal, producer: Producer, *, batch_max_events: int, batch_max_bytes: int) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        producer: Producer,
+        *,
+        batch_max_events: int,
+        batch_max_bytes: int,
+        on_push: Callable[[EventBatch], Transformed] | None = None,
+    ) -> None:
+        self._on_push = on_push
         self._journal = journal
         self._producer = producer
         self._batch_max_events = batch_max_events
@@ -96,7 +107,11 @@ class PushSource:
             self._waiting.cancel()
 
     async def batch_of(self, events: EventBatch, through: int) -> PushBatch | None:
-        """What is sent of a page; None when it is nothing and need not be told yet."""
+        """What is sent of a page; None when it is nothing and need not be told yet.
+
+        Raises:
+            BackhaulError: ``transformation.failed``.
+        """
         producer, lanes = self._producer, self._producer.lanes
         after, lane = producer.cursor, lanes.lane
         ranges: tuple[StatedRange, ...] = ()
@@ -108,6 +123,9 @@ class PushSource:
             if lane is Lane.LIVE and not events and not ranges and not self._is_due:
                 self._withheld_to = through
                 return None
+        if self._on_push is not None and events:
+            transformed = self._on_push(events)
+            events, ranges = transformed.events, (*ranges, *transformed.ranges)
         self._told_s = trio.current_time()
         return PushBatch(after, through, self._journal.history.generation_at(through), events, ranges, lane)
 

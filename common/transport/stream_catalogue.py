@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.core.batch import EventBatch
 from common.core.errors import BackhaulError, ErrorKind
@@ -56,8 +56,17 @@ class StreamCatalogue:
 
     def __init__(self, streams: Sequence[ServedStream] = ()) -> None:
         self._streams = {stream.id: stream for stream in streams}
+        self._transform: Transform | None = None
         for stream in streams:
             stream.enforced("any")  # a filter that is wrong is found at the start
+
+    def transformed_by(self, transform: Transform | None) -> StreamCatalogue:
+        """The same streams, their events made by ``transform`` what consumers get."""
+        catalogue = StreamCatalogue(
+            [replace(stream, transform=stream.transform or transform) for stream in self._streams.values()]
+        )
+        catalogue._transform = transform
+        return catalogue
 
     def find(self, stream_id: str) -> ServedStream:
         """The stream of this name.
@@ -75,7 +84,7 @@ class StreamCatalogue:
                 "correct the name, or add it to `streams` of the service that serves",
                 kind=ErrorKind.NOT_FOUND,
             )
-        return ServedStream(stream_id, frozenset({stream_id}))
+        return ServedStream(stream_id, frozenset({stream_id}), transform=self._transform)
 
 
 def invalid_consumer(what: str) -> BackhaulError:

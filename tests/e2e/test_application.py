@@ -97,3 +97,41 @@ def test_an_operator_sees_to_projections_by_command(stage: Stage) -> None:
     edge.wait_for("projection.parked", after=mark, seq_nr=2)
     [lag] = {row["behind"] for row in edge.get("/status")["projections"] if row["name"] == "steps"}
     assert lag == 0
+
+
+def test_events_are_changed_withheld_and_mapped_on_their_way(stage: Stage) -> None:
+    """Values are doubled and negative ones withheld at the edge; the cloud gives sensors their plant's name, and tags."""
+    app = "tests.support.transforming_app"
+    cloud = stage.cloud(app=f"{app}:plant_a").start()
+    edge = stage.edge(cloud=cloud, app=f"{app}:doubling").start()
+
+    def stored(entity: str) -> list[tuple[int, object, list[str]]]:
+        found = cloud.get(f"/v1/events?entity=Sensor%7C{entity}&after_seq_nr=0")["events"]
+        return [(event["origin_seq_nr"], event["payload"]["value"], event["tags"]) for event in found]
+
+    def until_acked(position: int) -> None:
+        until_s = time.monotonic() + PATIENCE_S
+        while edge.get("/status")["link"]["acked"] < position:
+            assert time.monotonic() < until_s
+            time.sleep(0.05)
+
+    measure(edge, 1, -5, 2)  # -5 is withheld by the edge, 7 (14 when doubled) by the cloud
+    measure(edge, 7, 3)
+    until_acked(5)
+    assert stored("plant-a/e1/temp1") == [(1, 2, ["t:a"]), (3, 4, ["t:a"]), (5, 6, ["t:a"])]
+    cloud.stop()
+    port = cloud.grpc_port
+    cloud.start(app=f"{app}:plant_b", grpc_port=port)  # the mapping changes in the middle
+    measure(edge, 4, -1, 5)
+    until_acked(8)
+    assert stored("plant-a/e1/temp1")[-1] == (5, 6, ["t:a"])
+    assert stored("plant-b/e1/temp1") == [(6, 8, ["t:b"]), (8, 10, ["t:b"])]
+    cloud.stop()
+    cloud.start(app=f"{app}:plant_a", grpc_port=port)  # and back
+    measure(edge, 6, 666)  # 1332 is one the cloud's function cannot digest
+    measure(edge, 8, entity="temp2")
+    until_acked(11)
+    assert stored("plant-a/e1/temp1")[-1] == (9, 12, ["t:a"])
+    assert stored("plant-a/e1/temp2") == [(1, 16, ["t:a"])]
+    [parked] = cloud.get("/v1/parked")["parked"]
+    assert (parked["code"], parked["seq_nr"]) == ("transformation.failed", 10)

@@ -17,7 +17,6 @@ from common.core.ranges import (
     divide,
     missing_ranges,
     projection_in_use,
-    unknown_projection,
 )
 from common.journal.interface import Statement
 from common.journal.postgres.projections import lock_ranges, run_statements
@@ -80,8 +79,6 @@ async def forget(connection: asyncpg.Connection, name: str, statements: Sequence
         for row in rows:
             if row["is_held"]:
                 raise projection_in_use(name, row["owner"])
-        if not rows:
-            raise unknown_projection(name)
         await connection.execute("DELETE FROM projection WHERE name = $1", name)
     return len(rows)
 

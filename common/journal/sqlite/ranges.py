@@ -18,7 +18,6 @@ from common.core.ranges import (
     divide,
     missing_ranges,
     projection_in_use,
-    unknown_projection,
 )
 from common.journal.interface import Statement
 from common.journal.sqlite.connection import select
@@ -53,8 +52,6 @@ def forget(writer: apsw.Connection, name: str, statements: Sequence[Statement], 
         raise projection_in_use(name, held[0][0])
     run_statements(writer, statements)
     writer.execute("DELETE FROM projection WHERE name = ?", (name,))
-    if not writer.changes():
-        raise unknown_projection(name)
     return writer.changes()
 
 
