@@ -159,13 +159,16 @@ async def test_an_inbox_tells_what_leaves_the_filter(autojump_clock: MockClock) 
         assert told == [("Order|a", 1, False), ("Order|b", 1, False), ("Order|a", 2, True), ("Order|a", 4, False)]
 
 
-async def test_a_new_consumer_starts_from_snapshots_also_where_events_are_gone(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("trimmed", [0, 140])
+async def test_a_new_consumer_starts_from_snapshots_also_where_events_are_gone(
+    trimmed: int, autojump_clock: MockClock
+) -> None:
     world = SubscriptionWorld()
     async with world.source() as (source, _):
         await publish(source, NAMES)
         log = await whole_log(source)
         await source.put_snapshots([snapshot_of(log.persistence_id[i], log.seq_nr[i]) for i in range(150, 157)])
-        await source.trim(TrimLimit(140, 2**62, 140))
+        await source.trim(TrimLimit(trimmed, 2**62, 140))
         async with world.consumer(start=Begin.SNAPSHOTS) as (consumer, state):
             await wait_for_position(state, 200)
             rows = await whole_inbox(consumer)
@@ -175,6 +178,7 @@ async def test_a_new_consumer_starts_from_snapshots_also_where_events_are_gone(a
             for name, numbers in rows_of(rows).items():
                 assert numbers == list(range(first[name], numbers[-1] + 1))
                 assert numbers[-1] == log_of(log)[name][-1]
+            assert state.repeated < 20, "the log is read from where the snapshots end"
 
 
 async def test_a_trimmed_consumer_goes_on_with_snapshots_or_stops_as_it_was_told(autojump_clock: MockClock) -> None:
