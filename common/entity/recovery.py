@@ -27,7 +27,7 @@ _PAGE_MAX: Final = 2_000
 _PAGE_BYTES: Final = 2 * 1024 * 1024
 _LAST: Final = 2**62
 _TOGETHER: Final = 32
-_EACH_MAX: Final = 10
+_EACH_MAX: Final = 40
 
 
 async def bring_up(journal: Journal, entity: LiveEntity, watchdog: Watchdog) -> None:

@@ -327,7 +327,7 @@ class TestColdStart:
     async def test_new_small_large_and_broken_entities_do_not_disturb_each_other(
         self, journal: Journal, commit: GroupCommit
     ) -> None:
-        sizes = {f"e{n}": n for n in (0, 1, 2, 8, 9, 10, 11, 12, 60)}
+        sizes = {f"e{n}": n for n in (0, 1, 2, 10, 39, 40, 41, 60)}
         async with entities_over(journal, commit) as first:
             for name, size in sizes.items():
                 await first.ask("Counter", name, AddEach((1,) * size))
