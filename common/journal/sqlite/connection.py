@@ -30,6 +30,9 @@ PAGE_BYTES = 4096
 WAL_BYTES = 8 * 1024 * 1024
 CAP_MIN_BYTES = 1024 * 1024
 BUSY_TIMEOUT_MS = 5_000
+# A commit that makes room touches a few pages of a dozen tables and indexes; well below what counts as full (core.retention).
+_RESERVE_MIN_PAGES = 16
+_RESERVE_MAX_PAGES = 256
 # A statement's text depends on its number of rows; these many texts are kept prepared.
 ROWS_PER_STATEMENT = 64
 _STATEMENTS_PREPARED = 400
@@ -94,7 +97,7 @@ class Budget:
             )
         wal_bytes = min(WAL_BYTES, max_bytes // 4)
         all_pages = (max_bytes - wal_bytes) // PAGE_BYTES
-        reserve = min(256, max_bytes // PAGE_BYTES // 20)
+        reserve = min(_RESERVE_MAX_PAGES, max(_RESERVE_MIN_PAGES, all_pages // 20))
         return cls(all_pages - reserve, all_pages, wal_bytes)
 
     @property
