@@ -36,7 +36,11 @@ CLOUD_POINTS: Final = ("append.before_commit", "append.after_commit", "push.befo
 MIGRATION: Final = "migration.in_transaction"
 # Reached where a service consumes another one's log: tests/durability kills it there, on every storage.
 CONSUMER: Final = "subscription.in_transaction"
-assert {*EDGE_POINTS, *CLOUD_POINTS, MIGRATION, CONSUMER} == NAMES, "a new fail point: say where it is reached"
+# Reached where a filter is changed: tests/e2e/test_filters.py kills it there.
+FILTER_CHANGES: Final = ("push.before_filter_change", "push.after_filter_change")
+assert {*EDGE_POINTS, *CLOUD_POINTS, *FILTER_CHANGES, MIGRATION, CONSUMER} == NAMES, (
+    "a new fail point: say where it is reached"
+)
 
 _FEEDERS: Final = 3
 _POINT_TIMEOUT_S: Final = 40.0
