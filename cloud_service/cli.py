@@ -14,6 +14,7 @@ from common.runtime.append_command import APPEND
 from common.runtime.cli_filters import FILTERS
 from common.runtime.cli_projections import PROJECTIONS
 from common.runtime.cli_questions import ASKING, ORIGINS, PARKED
+from common.runtime.cli_subscriptions import INBOX, SUBSCRIPTIONS
 
 if TYPE_CHECKING:
     from common.runtime.run_command import Serve
@@ -34,7 +35,7 @@ CLOUD = cli.Program(
     http_address=lambda settings: (settings.http_host, settings.http_port),
     instance=lambda settings: settings.node or socket.gethostname(),
     load_serve=_load_serve,
-    commands=(*ASKING, APPEND, *PARKED, *ORIGINS, *FILTERS, *PROJECTIONS),
+    commands=(*ASKING, APPEND, *PARKED, *ORIGINS, *FILTERS, *PROJECTIONS, *SUBSCRIPTIONS, *INBOX),
 )
 
 

@@ -39,6 +39,7 @@ from common.runtime.projection_routes import projection_routes
 from common.runtime.snapshot_routes import snapshot_routes
 from common.runtime.stream_serving import consumers_status, open_streams
 from common.runtime.subscribing import Subscriptions
+from common.runtime.subscription_routes import subscription_routes
 from common.transport.push_endpoint import EndpointSettings, PushEndpoint
 from common.transport.stream import StreamMethod
 from common.transport.subscription_endpoint import SubscriptionEndpoint
@@ -112,7 +113,10 @@ async def serve(
             parked_max=settings.parked_max_events,
         )
 
+        subscriptions.register(metrics)
+
         async def status() -> dict[str, Any]:
+            await subscriptions.refresh()
             told = await report.status()
             return told | {"consumers": consumers_status(streams), "subscriptions": subscriptions.status()}
 
@@ -126,6 +130,7 @@ async def serve(
                 *origin_routes(journal),
                 *filter_routes(journal, endpoint.refresh_filters),
                 *projection_routes(journal, [*built_in, *running.handlers], now_us=outside.now_us),
+                *subscription_routes(journal, subscriptions.states, stop, heartbeat_s=settings.heartbeat_s),
                 *health_routes(readiness, status, metrics),
                 *running.routes(),
             ],

@@ -11,6 +11,7 @@ from common.runtime import cli
 from common.runtime.append_command import APPEND
 from common.runtime.cli_projections import PROJECTIONS
 from common.runtime.cli_questions import ASKING, PARKED
+from common.runtime.cli_subscriptions import INBOX, SUBSCRIPTIONS
 from edge_service.settings import PREFIX, EdgeSettings
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ EDGE = cli.Program(
     http_address=lambda settings: (settings.http_host, settings.http_port),
     instance=lambda settings: settings.id,
     load_serve=_load_serve,
-    commands=(*ASKING, APPEND, *PARKED, *PROJECTIONS),
+    commands=(*ASKING, APPEND, *PARKED, *PROJECTIONS, *SUBSCRIPTIONS, *INBOX),
     stand_ins=("--id=asking", "--cloud=localhost"),
 )
 

@@ -38,6 +38,7 @@ from common.runtime.projection_routes import projection_routes
 from common.runtime.snapshot_routes import snapshot_routes
 from common.runtime.stream_serving import open_streams
 from common.runtime.subscribing import Subscriptions
+from common.runtime.subscription_routes import subscription_routes
 from common.transport.push_link import keep_push_link
 from common.transport.push_producer import LinkState, PushSettings
 from edge_service.report import EdgeReport
@@ -113,7 +114,10 @@ async def serve(
             journal, settings, outside, consumer_id=settings.id, owner=owner, default=settings.cloud
         )
 
+        subscriptions.register(metrics)
+
         async def status() -> dict[str, Any]:
+            await subscriptions.refresh()
             return await report.status() | {"subscriptions": subscriptions.status()}
 
         app = HttpApp(
@@ -123,6 +127,7 @@ async def serve(
                 *parked_routes(journal),
                 *projection_routes(journal, running.handlers, now_us=outside.now_us),
                 *snapshot_routes(journal, settings.event_max_bytes, settings.entity_id_prefix),
+                *subscription_routes(journal, subscriptions.states, stop, heartbeat_s=settings.heartbeat_s),
                 *health_routes(readiness, status, metrics),
                 *running.routes(),
             ],

@@ -44,6 +44,8 @@ _GROUPS: Final = {
     "parked": "events that were set aside",
     "origins": "the edges whose journals are stored here",
     "projections": "what is derived from the journal",
+    "subscriptions": "streams of other services that are followed here",
+    "inbox": "what subscriptions brought for local programs",
 }
 
 

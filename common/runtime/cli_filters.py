@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 from typing import Final
 
 from common.runtime.cli_output import fields, json_line, say, table
 from common.runtime.cli_questions import Command, Question
+from common.runtime.cli_subscriptions import criteria_argument
 from common.runtime.service_client import path_segment
-
-
-def _criteria(text: str) -> list[object]:
-    """An argument that is a JSON list; what is in it is the service's affair."""
-    try:
-        criteria = json.loads(text)
-    except ValueError as error:
-        raise ArgumentTypeError(f"not JSON: {error}") from None
-    if not isinstance(criteria, list):
-        raise ArgumentTypeError("not a JSON list")
-    return criteria
 
 
 def _filter_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("origin", help="the edge's id, or several with * for any text")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--set", type=_criteria, metavar="JSON", help="ask for these criteria in place of all before")
-    what.add_argument("--change", type=_criteria, metavar="JSON", help="apply criteria after those that are asked for")
+    what.add_argument(
+        "--set", type=criteria_argument, metavar="JSON", help="ask for these criteria in place of all before"
+    )
+    what.add_argument(
+        "--change", type=criteria_argument, metavar="JSON", help="apply criteria after those that are asked for"
+    )
     what.add_argument("--withdraw", action="store_true", help="ask for nothing by this id or pattern any more")
     parser.add_argument("--json", action="store_true", help="print the service's answer as one line of JSON")
 

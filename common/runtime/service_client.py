@@ -55,6 +55,10 @@ class ServiceClient:
         """As `get`, with a value to send as JSON."""
         return self.post_bytes(path, json.dumps(body).encode())
 
+    def put(self, path: str, body: object) -> dict[str, Any]:
+        """As `post`, with PUT."""
+        return self._accepted("PUT", path, json.dumps(body).encode())
+
     def post_bytes(self, path: str, body: bytes) -> dict[str, Any]:
         """As `get`, with JSON that is written already."""
         return self._accepted("POST", path, body)

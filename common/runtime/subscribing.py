@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import structlog
 import trio
 
 from common.core.backoff import Backoff
+from common.core.errors import BackhaulError
 from common.core.subscription_messages import Begin
-from common.journal.interface import Journal
+from common.journal.interface import InboxStats, Journal
+from common.runtime.metrics import Registry
 from common.runtime.outside import Outside, tls_files
 from common.runtime.setting_values import Address
 from common.runtime.stream_settings import Followed, StreamSettings
@@ -42,6 +46,7 @@ class Subscriptions:
         self._parked_max = parked_max
         self._followed = settings.followed(default)
         self._filters = settings.first_filters()
+        self._inboxes: dict[str, InboxStats] = {}
         self.states = {one.name: SubscriptionState(one.name, one.stream_id) for one in self._followed}
 
     def filter_changed(self, name: str) -> None:
@@ -100,6 +105,34 @@ class Subscriptions:
             lease_s=settings.lease_s,
         )
 
+    async def refresh(self) -> None:
+        """Look at the inboxes."""
+        for name in self.states:
+            self._inboxes[name] = await self._journal.inbox_stats(name)
+
+    def register(self, metrics: Registry) -> None:
+        """Offer the numbers to Prometheus; those of inboxes are as of the last summary or look at the status."""
+        names, states = list(self.states), self.states
+        if not names:
+            return
+
+        def gauges(name: str, help_text: str, read: Callable[[str], float]) -> None:
+            metrics.gauges(name, help_text, "subscription", names, lambda: {one: read(one) for one in names})
+
+        gauges(
+            "subscription_connected", "1 while the source is connected.", lambda one: states[one].state == "connected"
+        )
+        gauges("subscription_position", "Place in the source's log.", lambda one: states[one].position)
+        gauges("subscription_source_head", "End of the source's log.", lambda one: states[one].head_position)
+        gauges("subscription_lag_seconds", "Age of what was received last.", lambda one: self._lag_s(states[one]))
+        gauges("subscription_received_events", "Events received since start.", lambda one: states[one].received)
+        gauges("subscription_awaiting_entities", "Entities that wait for a replay.", lambda one: states[one].awaiting)
+        gauges("inbox_rows", "Events that wait for a local program.", lambda one: self._inbox(one).rows)
+        gauges("inbox_bytes", "Bytes that wait for a local program.", lambda one: self._inbox(one).bytes)
+
+    def _inbox(self, name: str) -> InboxStats:
+        return self._inboxes.get(name, InboxStats(0, 0, 0, 0, 0))
+
     def status(self) -> list[dict[str, Any]]:
         """How they are, for ``/status``; positions are those of the source's journal."""
         return [
@@ -115,6 +148,8 @@ class Subscriptions:
                 "awaiting_replay": state.awaiting,
                 "filter": {"applied": state.applied_version, "desired": state.desired_version},
                 "backfill": state.backfill_position if state.backfill_position >= 0 else None,
+                "inbox_rows": self._inbox(state.name).rows,
+                "inbox_bytes": self._inbox(state.name).bytes,
                 "connects": state.connects,
                 "last_code": state.last_code,
             }
@@ -129,6 +164,8 @@ class Subscriptions:
     async def _summarise(self) -> None:
         while True:
             await trio.sleep(self._settings.summary_interval_s)
+            with suppress(BackhaulError):  # the journal's watch tells it
+                await self.refresh()
             for state in self.states.values():
                 _log.info(
                     "subscription.summary",
@@ -139,6 +176,7 @@ class Subscriptions:
                     lag_s=self._lag_s(state),
                     received=state.received,
                     awaiting=state.awaiting,
+                    inbox_rows=self._inbox(state.name).rows,
                     applied=state.applied_version,
                     desired=state.desired_version,
                     connects=state.connects,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 
 import apsw
@@ -15,10 +16,13 @@ from common.core.append import Appended, LocalAppend
 from common.core.batch import new_events
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.history import Generation, Offset
+from common.core.ids import ALL_SLICES
 from common.core.retention import FULL_SHARE
-from common.journal.interface import TrimLimit
+from common.core.subscription import NOWHERE_PLACE, Cursor
+from common.journal.interface import ReceivedCommit, TrimLimit
 from common.journal.sqlite import SqliteJournal, open_sqlite_journal
-from tests.support.builders import START_US, append, appended, ids, local, whole_log
+from common.journal.subscription_store import lease_name
+from tests.support.builders import START_US, append, appended, events, ids, local, whole_log
 
 MIB = 1024 * 1024
 
@@ -178,7 +182,7 @@ async def test_at_the_cap_appends_are_refused_whole_until_retention_has_made_roo
 async def test_the_cap_leaves_room_for_what_makes_room(tmp_path: Path) -> None:
     async with opening(tmp_path / "journal.db", max_bytes=MIB) as journal:
         await fill_up(journal)
-        for index in range(100):
+        for index in range(40):  # seven pages of the twelve
             await journal.save_cursor(f"{index:0500}", journal_offset(journal, index))
         assert await journal.trim(TrimLimit(10**9, START_US + 1, 20)) == 20
 
@@ -196,3 +200,36 @@ async def test_a_large_trimmed_file_gives_its_space_back(tmp_path: Path) -> None
         while await journal.trim(TrimLimit(10**9, START_US + 1, 100)):
             pass
     assert path.stat().st_size < 2 * MIB
+
+
+async def test_what_is_received_counts_against_the_cap_and_an_ack_makes_room_again(tmp_path: Path) -> None:
+    cap = 2 * MIB
+    async with opening(tmp_path / "journal.db", max_bytes=cap) as journal:
+        lease = await journal.acquire(lease_name("orders"), ALL_SLICES, "edge-1", 600)
+        assert lease is not None
+
+        def brought(revision: int) -> ReceivedCommit:
+            batch = events(*["Order|1"] * 50, payload=b"x" * 1_000)
+            batch.position = batch.seq_nr = list(range(50 * revision + 1, 50 * revision + 51))
+            batch.prev_seq_nr = [number - 1 for number in batch.seq_nr]
+            return ReceivedCommit(replace(NOWHERE_PLACE, live=Cursor(revision + 1)), inbox=batch, received=50)
+
+        revision = 0
+
+        async def receive_on() -> None:
+            nonlocal revision
+            while True:
+                revision = await journal.commit_received("orders", lease, revision, brought(revision), 600)
+
+        with pytest.raises(BackhaulError) as full:
+            await receive_on()
+        assert full.value.code == "journal.full"
+        assert revision > 5
+        state, stats = await journal.subscription("orders"), await journal.inbox_stats("orders")
+        assert state is not None
+        assert (state.revision, state.place.live.position, stats.last_id) == (revision, revision, 50 * revision)
+        assert (await journal.stats()).used_bytes <= cap
+        # the ack itself has room, and what it frees is used again
+        assert await journal.ack_inbox("orders", 200) == 200
+        assert await journal.commit_received("orders", lease, revision, brought(revision), 600) == revision + 1
+        assert [row.id for row in await journal.inbox("orders", 0, max_rows=1, max_bytes=1)] == [201]

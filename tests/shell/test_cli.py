@@ -222,6 +222,36 @@ def test_operators_commands(
     assert capsys.readouterr().out == "id  last seen\ne1  2023-11-14 22:13:20.123Z\n"
 
 
+def test_subscriptions_and_inboxes(
+    service: AnsweringService, cloud: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting = {"rows": 2, "bytes": 300, "first_id": 4, "last_id": 5, "acked_id": 3}
+    running = {"name": "orders", "state": "connected", "position": 9, "received": 5, "awaiting": 0, "inbox": waiting}
+    filters = {"applied": {"version": 1, "criteria": []}, "desired": {"version": 2, "criteria": [{"x": 1}]}}
+    gone = {"name": "old", "state": None, "awaiting": 0, "inbox": dict.fromkeys(waiting, 0)}
+    service.answer("GET", "/v1/subscriptions", {"subscriptions": [running | filters, gone]})
+    service.answer("PUT", "/v1/subscriptions/orders/filter", {"desired": {"version": 3, "criteria": []}})
+    service.answer("POST", "/v1/subscriptions/old/forget", {"inbox_rows": 7})
+    service.answer("POST", "/v1/inbox/orders/ack", {"freed": 1, "inbox": {"rows": 1}})
+    service.answer("GET", "/v1/inbox/orders", {"events": [], "through": 4})
+
+    assert cloud("subscriptions", "list") == 0
+    told = capsys.readouterr().out
+    assert "orders  connected" in told
+    assert "1 of 2" in told
+    assert "not configured" in told
+    assert cloud("subscriptions", "filter", "orders", "--set", '[{"exclude_all": true}]') == 0
+    assert service.requests[-1][2] == {"criteria": [{"exclude_all": True}]}
+    assert cloud("subscriptions", "filter", "orders") == 0
+    assert '[{"x":1}]' in capsys.readouterr().out.replace(" ", "").replace("\\", "")
+    assert cloud("subscriptions", "filter", "none") == 1
+    assert cloud("subscriptions", "forget", "old") == 0
+    assert cloud("inbox", "ack", "orders", "4") == 0
+    assert service.requests[-1][2] == {"through": 4}
+    assert cloud("inbox", "tail", "orders", "--after", "4") == 0
+    assert service.requests[-1][1] == "/v1/inbox/orders?after=4&max=100"
+
+
 @pytest.mark.parametrize(
     "words", [[], ["nothing"], ["where"], ["where", "x"], ["parked", "show", "x"], ["status", "x"]]
 )

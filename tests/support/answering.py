@@ -34,7 +34,7 @@ class AnsweringService:
             def do_GET(self) -> None:
                 self.handle_request()
 
-            do_POST = do_GET
+            do_POST = do_PUT = do_GET
 
             def handle_request(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
