@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import asyncpg
 
+from common.core.ids import NAME_MAX_BYTES
 from common.core.selection import BLOCK_BITS, BLOCK_POSITIONS, KEYS_MAX, Selection, prefix_end, stretches, widths
 
 # With a condition a look goes through at most so many positions, however few events it finds.
@@ -45,13 +46,14 @@ SELECT h.position, h.bound, ARRAY(
 ) FROM {_BOUND}
 """
 _HEAD_ONLY = f"SELECT h.position, h.bound, '{{}}'::bigint[] FROM {_BOUND} WHERE $5::int IS NOT NULL"
+# Both ends are always given: what a parameter might leave out, a plan made for all parameters looks at row by row.
+_BEYOND_ALL_TAGS = "\U0010ffff" * (NAME_MAX_BYTES // 4 + 1)
 _TAGS_BELOW = """
 WITH RECURSIVE found (tag) AS (
-    (SELECT t.tag FROM event_tag AS t WHERE t.tag >= $1 AND ($2::text IS NULL OR t.tag < $2) ORDER BY t.tag LIMIT 1)
+    (SELECT t.tag FROM event_tag AS t WHERE t.tag >= $1 AND t.tag < $2 ORDER BY t.tag LIMIT 1)
     UNION ALL
     SELECT (
-        SELECT t.tag FROM event_tag AS t WHERE t.tag > found.tag AND ($2::text IS NULL OR t.tag < $2)
-        ORDER BY t.tag LIMIT 1
+        SELECT t.tag FROM event_tag AS t WHERE t.tag > found.tag AND t.tag < $2 ORDER BY t.tag LIMIT 1
     ) FROM found WHERE found.tag IS NOT NULL
 )
 SELECT tag FROM found WHERE tag IS NOT NULL LIMIT $3
@@ -99,7 +101,8 @@ async def _keys(connection: asyncpg.Connection, selection: Selection) -> tuple[S
         room = KEYS_MAX - len(tags) - len(selection.persistence_ids)
         if room <= 0:
             return None
-        tags.update(row[0] for row in await connection.fetch(_TAGS_BELOW, prefix, prefix_end(prefix), room + 1))
+        end = prefix_end(prefix) or _BEYOND_ALL_TAGS
+        tags.update(row[0] for row in await connection.fetch(_TAGS_BELOW, prefix, end, room + 1))
     if len(tags) + len(selection.persistence_ids) > KEYS_MAX:
         return None
     names = sorted(selection.persistence_ids)
