@@ -15,8 +15,10 @@ from functools import partial
 
 import trio
 
+from tests.crash import projections
 from tests.crash.campaign import Outcome, Plan, run_campaign, summary
 from tests.crash.stage import make_directory
+from tests.support.postgres import postgres_for_tests
 
 
 def main() -> int:
@@ -42,7 +44,11 @@ def main() -> int:
         outcomes.append(trio.run(run_campaign, plan, place, partial(print, flush=True)))
         _tell_end(outcomes[-1])
     print("\n" + "\n".join(summary(outcomes)))
-    holds = all(outcome.holds for outcome in outcomes)
+    print(f"\nprojections: a handler that is not idempotent, killed {wanted.kills} times on each database", flush=True)
+    with postgres_for_tests() as databases, databases.fresh() as url:
+        wrong = projections.main(directory, url, wanted.kills, wanted.seed)
+    print("\n".join(f"  DOES NOT HOLD: {problem}" for problem in wrong) or "  the tables are a fold of the log")
+    holds = all(outcome.holds for outcome in outcomes) and not wrong
     if holds and not wanted.keep:
         shutil.rmtree(directory, ignore_errors=True)
     else:
