@@ -18,7 +18,7 @@ import trio
 import common.core.history
 import common.core.judge
 import common.journal.memory
-import common.transport.push_producer
+import common.transport.push_source
 import edge_service.retention
 from common.core.append import Appended, AppendOutcome, AppendRefused, LocalAppend, PushedAppend
 from common.core.batch import EventBatch
@@ -194,7 +194,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "no_progress_watch": Mutation((83, 21, 122), "Converges", _patched(_PushStream, "_watch_progress", _watch_nothing)),
     "clock_gives_order": Mutation((35, 17, 9), "TimeMovesOn", _patched(MemoryJournal, "_store", _store_by_the_clock)),
     "no_stated_ranges": Mutation(
-        (83, 8, 82), "NothingParked", _patched(common.transport.push_producer, "ranges_to_state", _state_nothing)
+        (83, 8, 82), "NothingParked", _patched(common.transport.push_source, "ranges_to_state", _state_nothing)
     ),
     "no_window": Mutation(
         (9, 1), "BoundsHeld", _patched(AdaptiveWindow, "room_bytes", property(lambda _window: 2**20))
