@@ -73,6 +73,7 @@ class CloudReport:
                 "generation": history.generation_id,
                 "head": stats.head_position,
                 "first": stats.first_position,
+                "deleted_through": stats.deleted_through,
                 "used_bytes": stats.used_bytes,
                 "parked": stats.parked,
                 "queued": self._commit.queued,
@@ -131,6 +132,11 @@ class CloudReport:
             lambda: sum(max(0, stream.head_position - stream.stored_position) for stream in endpoint.streams),
         )
         metrics.gauge("journal_head_position", "Last position.", lambda: self._journal.history.head_position)
+        metrics.gauge(
+            "journal_deleted_through",
+            "Highest position that retention removed.",
+            lambda: self._stats.deleted_through if self._stats else 0,
+        )
         metrics.gauge("journal_used_bytes", "Bytes in use.", lambda: self._stats.used_bytes if self._stats else 0)
         metrics.gauge("journal_parked_events", "Parked events.", lambda: self._stats.parked if self._stats else 0)
         metrics.gauge("journal_commits", "Commits of this node since start.", lambda: commit.commits)

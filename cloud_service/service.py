@@ -17,6 +17,7 @@ import trio
 
 from cloud_service.queries import projection_query_routes
 from cloud_service.report import CloudReport
+from cloud_service.retention import Retention, RetentionSettings
 from cloud_service.settings import CloudSettings
 from common import VERSION
 from common.core.push_messages import PUSH_PATH, PushLimits
@@ -113,12 +114,17 @@ async def serve(
             parked_max=settings.parked_max_events,
         )
 
+        retention = Retention(journal, _retention_settings(settings, application), outside.now_us, owner=owner)
         subscriptions.register(metrics)
 
         async def status() -> dict[str, Any]:
             await subscriptions.refresh()
             told = await report.status()
-            return told | {"consumers": consumers_status(streams), "subscriptions": subscriptions.status()}
+            return told | {
+                "consumers": consumers_status(streams),
+                "subscriptions": subscriptions.status(),
+                "retention": retention.status(),
+            }
 
         app = HttpApp(
             [
@@ -178,6 +184,7 @@ async def serve(
                     )
                 )
             workers.start_soon(subscriptions.run)
+            workers.start_soon(retention.run)
             workers.start_soon(watch.run)
             workers.start_soon(report.summarise, settings.summary_interval_s)
             _log.info(
@@ -234,4 +241,15 @@ def _projection_settings(settings: CloudSettings) -> ProjectionSettings:
         lease_s=settings.lease_s,
         poll_s=settings.poll_interval_s,
         summary_s=settings.summary_interval_s,
+    )
+
+
+def _retention_settings(settings: CloudSettings, application: Application) -> RetentionSettings:
+    return RetentionSettings(
+        settings.retention_interval_s,
+        settings.retention_age_s,
+        settings.retention_max_bytes,
+        settings.retention_least_age_s,
+        settings.idempotency_keep_s,
+        frozenset(application.entities) | frozenset(settings.snapshot_rule),
     )

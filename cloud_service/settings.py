@@ -69,6 +69,24 @@ class CloudSettings(StreamSettings):
         ),
     )
 
+    retention_age_s: float | None = field(
+        default=None, metadata=about("Age at which events are removed; none keeps them for ever.", minimum=1)
+    )
+    retention_max_bytes: int | None = field(
+        default=None,
+        metadata=about("Bytes of events that are kept, the newest ones; none sets no limit.", minimum=1024 * 1024),
+    )
+    retention_least_age_s: float = field(
+        default=3600.0, metadata=about("Least time events are kept, whatever they weigh.", minimum=0)
+    )
+    retention_interval_s: float = field(
+        default=60.0,
+        metadata=about("How often removable events are looked for.", minimum=0.05, maximum=86400),
+    )
+    idempotency_keep_s: float = field(
+        default=7 * 86400.0, metadata=about("How long idempotency keys are remembered.", minimum=1)
+    )
+
     def check(self) -> None:
         """Refuse settings that do not fit together (`SettingsConflict`)."""
         super().check()

@@ -74,6 +74,7 @@ class EdgeReport:
                 "generation": history.generation_id,
                 "head": stats.head_position,
                 "first": stats.first_position,
+                "deleted_through": stats.deleted_through,
                 "used_bytes": stats.used_bytes,
                 "wal_bytes": stats.wal_bytes,
                 "cap_bytes": self._cap_bytes,

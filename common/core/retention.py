@@ -34,3 +34,51 @@ def must_drop(used_bytes: int, cap_bytes: int | None, dropping: bool) -> bool:
     if not cap_bytes:
         return False
     return used_bytes >= cap_bytes * (RELIEVED_SHARE if dropping else FULL_SHARE)
+
+
+STRETCH_POSITIONS = 2_000
+
+
+class LogSizes:
+    """What each stretch of a long log weighs, so that a limit in bytes becomes a position.
+
+    Whoever uses it measures: ``unmeasured`` says what, ``measured`` takes the answer. The stretch at the head is never
+    done; those that something was deleted from are measured anew.
+    """
+
+    def __init__(self) -> None:
+        self._bytes: dict[int, int] = {}
+        self._newest = 0
+
+    @property
+    def total(self) -> int:
+        """Bytes of all that was measured."""
+        return sum(self._bytes.values())
+
+    def unmeasured(self, first: int, head: int) -> list[tuple[int, int]]:
+        """Stretches (after, through) of the log from position ``first`` to ``head`` whose weight is not known."""
+        oldest, newest = max(first - 1, 0) // STRETCH_POSITIONS, max(head - 1, 0) // STRETCH_POSITIONS
+        # What was the newest stretch then has grown since, whether it still is or not.
+        for gone in [index for index in self._bytes if index < oldest or index >= self._newest]:
+            del self._bytes[gone]
+        self._newest = newest
+        wanted = [index for index in range(oldest, newest + 1) if index not in self._bytes]
+        return [(index * STRETCH_POSITIONS, (index + 1) * STRETCH_POSITIONS) for index in wanted]
+
+    def measured(self, after: int, size: int) -> None:
+        """The stretch that begins after this position weighs so much."""
+        self._bytes[after // STRETCH_POSITIONS] = size
+
+    def changed(self, after: int, through: int) -> None:
+        """Something was deleted in there."""
+        for index in range(after // STRETCH_POSITIONS, max(through - 1, 0) // STRETCH_POSITIONS + 1):
+            self._bytes.pop(index, None)
+
+    def floor(self, max_bytes: int) -> int:
+        """Position up to which events must go so that the rest weighs at most so much; the newest stretch never goes."""
+        kept = 0
+        for count, index in enumerate(sorted(self._bytes, reverse=True)):
+            kept += self._bytes[index]
+            if count and kept > max_bytes:
+                return (index + 1) * STRETCH_POSITIONS
+        return 0

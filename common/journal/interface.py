@@ -190,6 +190,9 @@ class Journal(ProjectionStore, SnapshotStore, SubscriptionStore, PushFilterStore
     async def trim(self, limit: TrimLimit) -> int:
         """Remove at most ``limit.max_events`` of the oldest events that ``limit`` allows; returns how many."""
 
+    async def event_bytes(self, after: int, through: int) -> int:
+        """What the events with ``after`` < position <= ``through`` weigh, as bounds count them (``EventBatch.byte_size``)."""
+
     async def forget_append_ids(self, stored_before_us: int, max_rows: int) -> int:
         """Remove append ids older than that; returns how many."""
 

@@ -104,6 +104,12 @@ class MemorySnapshots(MemoryProjections):
                 return log.position[index] - 1
         return through
 
+    async def event_bytes(self, after: int, through: int) -> int:
+        """See ``Journal.event_bytes``."""
+        await trio.lowlevel.checkpoint()
+        log = self._database.state.log
+        return log.slice(bisect_right(log.position, after), bisect_right(log.position, through)).byte_size()
+
     async def trim(self, limit: TrimLimit) -> int:
         """See ``Journal.trim``."""
         async with self._transaction() as draft:

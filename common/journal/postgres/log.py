@@ -295,6 +295,17 @@ async def trim(connection: asyncpg.Connection, limit: TrimLimit) -> int:
     return removed
 
 
+async def event_bytes(connection: asyncpg.Connection, after: int, through: int) -> int:
+    """See ``Journal.event_bytes``."""
+    size: int = await connection.fetchval(
+        f"SELECT coalesce(sum(octet_length(payload) + {EVENT_OVERHEAD_BYTES}), 0)::bigint FROM event"
+        " WHERE position > $1 AND position <= $2",
+        after,
+        through,
+    )
+    return size
+
+
 async def forget_append_ids(connection: asyncpg.Connection, stored_before_us: int, max_rows: int) -> int:
     """See ``Journal.forget_append_ids``."""
     removed: int = await connection.fetchval(

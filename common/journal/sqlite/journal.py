@@ -214,6 +214,10 @@ class SqliteJournal(SqlitePushFilters):
         """See ``Journal.trim``."""
         return await self._write(log.trim, limit)
 
+    async def event_bytes(self, after: int, through: int) -> int:
+        """See ``Journal.event_bytes``."""
+        return await self._read(log.event_bytes, after, through)
+
     async def forget_append_ids(self, stored_before_us: int, max_rows: int) -> int:
         """See ``Journal.forget_append_ids``."""
         return await self._write(log.forget_append_ids, stored_before_us, max_rows)

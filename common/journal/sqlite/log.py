@@ -214,6 +214,16 @@ def trim(writer: apsw.Connection, limit: TrimLimit) -> int:
     return len(old)
 
 
+def event_bytes(reader: apsw.Connection, after: int, through: int) -> int:
+    """See ``Journal.event_bytes``."""
+    size: int = reader.execute(
+        f"SELECT coalesce(sum(length(payload) + {EVENT_OVERHEAD_BYTES}), 0) FROM event"
+        " WHERE position > ? AND position <= ?",
+        (after, through),
+    ).get
+    return size
+
+
 def forget_append_ids(writer: apsw.Connection, stored_before_us: int, max_rows: int) -> int:
     """See ``Journal.forget_append_ids``."""
     writer.execute(

@@ -1,0 +1,180 @@
+"""Keeps the cloud's journal to an age and a size: off unless set, and never above the slowest projection (DESIGN.md 8).
+
+One node at a time does it, behind a lease. It goes over the log from its beginning in stretches, so that no transaction
+is long and what must stay (entities that no snapshot covers yet) is not looked at again and again within a round. What a
+paused or dead projection holds back is told; ``projections forget`` lets go of a dead one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+import structlog
+import trio
+
+from common.core.errors import BackhaulError
+from common.core.ids import ALL_SLICES
+from common.core.retention import LogSizes
+from common.journal.interface import Journal, JournalStats, ProjectionLease, ProjectionRow, TrimLimit
+
+_log = structlog.get_logger()
+
+LEASE: Final = "lease:retention"
+_LEASE_S: Final = 30.0
+_RELEASE_DEADLINE_S: Final = 2.0
+_CHUNK_EVENTS: Final = 5_000
+_STRETCH_POSITIONS: Final = 50_000
+_KEYS_CHUNK: Final = 500
+# Between two chunks others have their turn at the storage.
+_BREATH_S: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionSettings:
+    """What is kept: events younger than ``age_s``, and of all as many of the newest as weigh ``max_bytes``.
+
+    None = no limit. What is younger than ``least_age_s`` stays whatever it weighs. Entities of ``covered_types`` lose only
+    what their snapshots cover.
+    """
+
+    interval_s: float
+    age_s: float | None
+    max_bytes: int | None
+    least_age_s: float
+    keep_keys_s: float
+    covered_types: frozenset[str] = frozenset()
+
+    @property
+    def is_on(self) -> bool:
+        """Whether any event ever goes."""
+        return self.age_s is not None or self.max_bytes is not None
+
+
+class Retention:
+    """The task that removes, and what it last did and saw."""
+
+    def __init__(self, journal: Journal, settings: RetentionSettings, now_us: Callable[[], int], *, owner: str) -> None:
+        self._journal = journal
+        self._settings = settings
+        self._now_us = now_us
+        self._owner = owner
+        self._sizes = LogSizes()
+        self._lease: ProjectionLease | None = None
+        self._renew_at = 0.0
+        self.trimmed = 0
+        self.held_by = ""
+        """The projection because of which events stay that should go, '' when none."""
+
+    async def run(self) -> NoReturn:
+        """Until cancelled. Storage that is away for now is tried again with the next round."""
+        while True:
+            try:
+                await self._if_ours()
+            except BackhaulError as error:
+                _log.warning("retention.failed", code=error.code, reason=error.message, repeat_key=error.code)
+            await trio.sleep(self._settings.interval_s)
+
+    async def _if_ours(self) -> None:
+        """A round, if no other node is at it; the lease is for as long as that takes."""
+        if not await self._is_ours():
+            return
+        try:
+            await self.round()
+        finally:
+            with trio.move_on_after(_RELEASE_DEADLINE_S, shield=True):
+                await self._release()
+
+    async def _is_ours(self) -> bool:
+        """Take the lease, or renew it when it is time; False when another node has it."""
+        if self._lease is None or trio.current_time() >= self._renew_at:
+            self._lease = await self._journal.acquire(LEASE, ALL_SLICES, self._owner, _LEASE_S)
+            self._renew_at = trio.current_time() + _LEASE_S / 3
+        return self._lease is not None
+
+    async def _release(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            with suppress(BackhaulError):  # it lapses by itself
+                await self._journal.release(lease)
+
+    async def round(self) -> None:
+        """Remove all that may go now."""
+        settings, now_us = self._settings, self._now_us()
+        keys_before_us = now_us - round(settings.keep_keys_s * 1e6)
+        forgotten = _KEYS_CHUNK
+        while forgotten == _KEYS_CHUNK:
+            forgotten = await self._journal.forget_append_ids(keys_before_us, _KEYS_CHUNK)
+            await trio.sleep(_BREATH_S)
+        if not settings.is_on:
+            return
+        stats = await self._journal.stats()
+        rows = await self._journal.rows()
+        slowest = min(rows, key=lambda row: row.position, default=None)
+        through = stats.head_position if slowest is None else min(slowest.position, stats.head_position)
+        wanted = through
+        if settings.age_s is not None:
+            before_us = now_us - round(max(settings.age_s, settings.least_age_s) * 1e6)
+            await self._remove(through, before_us)
+            wanted = stats.head_position if await self._is_older(through, before_us) else wanted
+        if settings.max_bytes is not None:
+            floor = await self._measure(stats, settings.max_bytes)
+            await self._remove(min(through, floor), now_us - round(settings.least_age_s * 1e6))
+            wanted = max(wanted, floor)
+        self._tell_held(slowest, through, wanted)
+
+    async def _remove(self, through: int, before_us: int) -> None:
+        """Remove events up to ``through`` that are old enough, stretch by stretch."""
+        after, removed_at_all = 0, 0
+        while after < through and await self._is_ours():
+            # From where something is: a long deleted beginning is no stretch.
+            page = await self._journal.read(after, max_events=1, max_bytes=1)
+            if not page.events or page.events.stored_us[0] >= before_us:
+                break
+            first = page.events.position[0]
+            end = min(through, first - 1 + _STRETCH_POSITIONS)
+            limit = TrimLimit(end, before_us, _CHUNK_EVENTS, covered_types=self._settings.covered_types, after=after)
+            removed = await self._journal.trim(limit)
+            if removed:
+                removed_at_all += removed
+                self._sizes.changed(first - 1, end)
+            if removed < _CHUNK_EVENTS:
+                after = end
+            await trio.sleep(_BREATH_S)
+        self.trimmed += removed_at_all
+        if removed_at_all:
+            _log.info("retention.trimmed", events=removed_at_all, through=through)
+
+    async def _measure(self, stats: JournalStats, max_bytes: int) -> int:
+        """Position up to which events are too many."""
+        for after, end in self._sizes.unmeasured(stats.first_position, stats.head_position):
+            self._sizes.measured(after, await self._journal.event_bytes(after, end))
+        return self._sizes.floor(max_bytes)
+
+    async def _is_older(self, after: int, before_us: int) -> bool:
+        """Whether the event behind a position should go too."""
+        page = await self._journal.read(after, max_events=1, max_bytes=1)
+        return bool(page.events) and page.events.stored_us[0] < before_us
+
+    def _tell_held(self, slowest: ProjectionRow | None, through: int, wanted: int) -> None:
+        self.held_by = slowest.name if slowest is not None and wanted > through else ""
+        if slowest is not None and self.held_by:
+            _log.warning(
+                "retention.held_back",
+                projection=slowest.name,
+                position=slowest.position,
+                paused=slowest.paused,
+                repeat_key=slowest.name,
+            )
+
+    def status(self) -> dict[str, object]:
+        """For ``/status``; ``trimmed`` counts what this node removed since it started."""
+        settings = self._settings
+        return {
+            "age_s": settings.age_s,
+            "max_bytes": settings.max_bytes,
+            "trimmed": self.trimmed,
+            "held_by": self.held_by or None,
+        }
