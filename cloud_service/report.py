@@ -91,6 +91,8 @@ class CloudReport:
                     "stored": stream.stored_position,
                     "lag_events": max(0, stream.head_position - stream.stored_position),
                     "parked": stream.parked,
+                    "filter_version": stream.filter_version,
+                    "backfill_left": stream.backfill_left,
                     "clock_skew_s": round(stream.clock_skew_s, 3),
                 }
                 for stream in self._endpoint.streams

@@ -93,6 +93,8 @@ class EdgeReport:
                 "clock_skew_s": round(link.clock_skew_s, 3),
                 "connects": link.connects,
                 "parked": link.parked,
+                "filter_version": link.filter_version,
+                "backfill_left": link.backfill_left,
                 "last_code": link.last_code,
             },
             "lag": self._lag(stats),

@@ -193,10 +193,9 @@ class TestBackfill:
         assert decision.state.stored.position == 2
         await edge.push(journal, withheld=4)
         await widened(journal, edge)
+        assert await append(journal, backfill(edge, 0, 2, ("A|1", 1), ("A|1", 2))) == Pushed(2, 0)
         ranges = (StatedRange("A|1", 1, 1, "withheld"),)
-        assert await append(journal, backfill(edge, 0, 6, ("A|1", 1), ("A|1", 2), ("B|1", 1), ranges=ranges)) == Pushed(
-            6, 1
-        )
+        assert await append(journal, backfill(edge, 2, 6, ("A|1", 2), ("B|1", 1), ranges=ranges)) == Pushed(6, 1)
         await edge.push(journal, ("A|1", 3), ("B|1", 2))
         told = [("A|1", 1), ("A|1", 2), ("A|1", 3), ("B|1", 1), ("A|1", 4), ("B|1", 2)]
         assert seq_nrs(await whole_log(journal)) == told

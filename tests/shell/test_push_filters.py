@@ -53,7 +53,7 @@ async def settled(cloud: Journal, head: int, at_most_s: float = 600.0) -> None:
 async def test_what_is_not_asked_for_stays_and_a_wider_filter_fetches_it_on_an_idle_stream(
     autojump_clock: MockClock,
 ) -> None:
-    world = PushWorld()
+    world = PushWorld(poll_s=60.0)
     async with world.cloud() as (cloud, endpoint):
         await cloud.ask_filter("edge-*", ONLY_A)
         async with world.edge() as (edge, link):
