@@ -110,7 +110,7 @@ class TestInside:
             except BackhaulError:
                 pass
 
-        assert (await self.run_until_failed(journal, swallow))["code"] == "projection.statement_failed"
+        assert (await self.run_until_failed(journal, swallow, group_events=1))["code"] == "projection.statement_failed"
 
     async def test_a_function_beyond_its_deadline_is_left_alone_and_cannot_write_any_more(
         self, journal: Journal
