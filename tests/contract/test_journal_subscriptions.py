@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import trio
+import trio.lowlevel
 
 from common.core.append import PushedAppend, StatedRange
 from common.core.errors import BackhaulError
@@ -283,6 +284,24 @@ class TestInbox:
         assert await journal.inbox_stats(NAME) == InboxStats(2, 2 * 1_120, 4, 5, 3)
         assert await journal.ack_inbox(NAME, 5) == 2
         assert await journal.inbox_stats(NAME) == InboxStats(0, 0, 6, 5, 5)
+
+    async def test_acks_while_rows_come_leave_the_count_of_bytes_right(self, journal: Journal) -> None:
+        lease = await take(journal)
+        is_over = False
+
+        async def receive() -> None:
+            nonlocal is_over
+            for revision in range(40):
+                await commit(journal, lease, revision, brought("Order|1", "Order|2"))
+            is_over = True
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            while not is_over:
+                await journal.ack_inbox(NAME, (await journal.inbox_stats(NAME)).last_id)
+                await trio.lowlevel.checkpoint()
+        await journal.ack_inbox(NAME, 80)
+        assert await journal.inbox_stats(NAME) == InboxStats(0, 0, 81, 80, 80)
 
     async def test_an_ack_of_what_was_never_there_is_refused(self, journal: Journal) -> None:
         await commit(journal, await take(journal), 0, brought("Order|1"))
