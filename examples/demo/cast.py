@@ -83,6 +83,11 @@ class Cast:
         assert service.process is not None
         service.process.send_signal(signal.SIGSTOP)
 
+    def thaw(self, service: Service) -> None:
+        """SIGCONT: it goes on as if nothing had been."""
+        assert service.process is not None
+        service.process.send_signal(signal.SIGCONT)
+
     async def kill(self, service: Service) -> None:
         """SIGKILL, and wait until it is gone."""
         if service.process is not None and service.process.returncode is None:

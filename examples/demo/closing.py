@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from examples.demo.closing_orders import draw_order_facts, draw_sites
+from examples.demo.figures import count, ms, percentiles
 from examples.demo.outcome import Outcome
 from examples.demo.proof import named
 from examples.demo.show import colour_of, curve
-from examples.demo.timing import Latency
 
 _NARROW: Final = 96
 
@@ -22,6 +23,9 @@ def draw(console: Console, outcome: Outcome) -> None:
     console.print()
     console.print(_edges(outcome, is_narrow=console.width < _NARROW))
     console.print(_facts(outcome))
+    console.print()
+    console.print(draw_sites(outcome.orders))
+    console.print(draw_order_facts(outcome.orders))
     if outcome.holds:
         console.print(
             f"\n [bold green]✔ It holds.[/] {outcome.cloud_events:,} events in the cloud, each once and in order; "
@@ -58,23 +62,13 @@ def _edges(outcome: Outcome, *, is_narrow: bool) -> Table:
             f"{edge.appended:,}",
             f"{edge.in_file:,}",
             f"{edge.in_cloud:,}",
-            _count(len(edge.missing), "yellow" if excused else "bold red"),
-            _count(edge.duplicates, "bold red"),
-            _count(edge.out_of_order, "bold red"),
-            _ms(time.p50_s if time else None),
-            _ms(time.p99_s if time else None),
+            count(len(edge.missing), "yellow" if excused else "bold red"),
+            count(edge.duplicates, "bold red"),
+            count(edge.out_of_order, "bold red"),
+            ms(time.p50_s if time else None),
+            ms(time.p99_s if time else None),
         )
     return table
-
-
-def _count(number: int, style: str) -> str:
-    return f"[{style}]{number:,}[/]" if number else "[green]0[/]"
-
-
-def _ms(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    return f"{seconds * 1e3:,.1f} ms" if seconds < 1 else f"{seconds:,.2f} s"
 
 
 def _facts(outcome: Outcome) -> Table:
@@ -106,17 +100,12 @@ def _facts(outcome: Outcome) -> Table:
         + (f"equals a fold of the journal: {events:,} events" if is_equal else f"equals a fold in {equal} only"),
     )
     if outcome.latency_of_all:
-        grid.add_row(" [bold]latency[/]", f"edge's commit → cloud's, all: {_percentiles(outcome.latency_of_all)}")
+        grid.add_row(" [bold]latency[/]", f"edge's commit → cloud's, all: {percentiles(outcome.latency_of_all)}")
     return grid
 
 
 def _posts(count: int) -> str:
     return f"{count} POST{'' if count == 1 else 's'}"
-
-
-def _percentiles(time: Latency) -> str:
-    parts = ("p50", time.p50_s), ("p90", time.p90_s), ("p99", time.p99_s), ("max", time.max_s)
-    return ", ".join(f"{name} {_ms(seconds)}" for name, seconds in parts)
 
 
 def _cut(outcome: Outcome) -> str:

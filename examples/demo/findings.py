@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from common.runtime.outside import real_outside
+from examples.demo.order_findings import Down, compare_orders
 from examples.demo.outcome import Outcome, StoryLine, TallyLine
-from examples.demo.proof import EdgeAccount, Stored, examine, tally_problems
+from examples.demo.proof import EdgeAccount, examine, tally_problems
 from examples.demo.script import Acts, Edge
 from examples.demo.series import ENTITY_TYPE, entity_of
-from examples.demo.stores import CloudStore, read_cloud, read_edge
+from examples.demo.stores import CloudStore, EdgeStore, read_cloud, read_edge
 from examples.demo.timing import lag_through, latency, waits
 
 
@@ -20,6 +21,7 @@ async def read_and_compare(
     cloud_journal: str,
     edges: Sequence[Edge],
     acts: Acts,
+    down: Down,
     *,
     story: Sequence[StoryLine],
     seconds: float,
@@ -29,12 +31,14 @@ async def read_and_compare(
     async with real_outside() as outside:
         cloud = await read_cloud(outside, cloud_journal)
         files = {edge.id: await read_edge(outside, edge.journal) for edge in edges}
+        files[down.late_program.edge_id] = await read_edge(outside, down.late_journal)
     a, b, c = edges
     accounts = [_account(edge, acts if edge is c else Acts(), files, cloud) for edge in edges]
     findings = [examine(account) for account in accounts]
     entities = {entity for account in accounts for entity in account.given.values()}
-    of_tally = tally_problems(cloud.folded, cloud.tally, entities)
-    found = [*problems, *(problem for finding in findings for problem in finding.problems), *of_tally]
+    of_tally = tally_problems(cloud.folded, cloud.tally, entities | {order.entity for order in cloud.orders})
+    orders, of_orders = compare_orders(down, edges, cloud.orders, {name: store.inbox for name, store in files.items()})
+    found = [*problems, *(problem for finding in findings for problem in finding.problems), *of_tally, *of_orders]
     strangers = len(cloud.events) - sum(finding.in_cloud for finding in findings)
     if strangers:
         found.append(f"the cloud holds {strangers} events of no edge")
@@ -60,21 +64,23 @@ async def read_and_compare(
         tally=tuple(
             TallyLine(entity, tally.events, tally.checksum, tally.out_of_order, cloud.tally.get(entity) == tally)
             for entity, tally in sorted(cloud.folded.items())
+            if entity in entities
         ),
         cloud_events=len(cloud.events),
+        orders=orders,
         seconds=round(seconds, 3),
         story=tuple(story),
         problems=tuple(found),
     )
 
 
-def _account(edge: Edge, acts: Acts, files: Mapping[str, Sequence[Stored]], cloud: CloudStore) -> EdgeAccount:
+def _account(edge: Edge, acts: Acts, files: Mapping[str, EdgeStore], cloud: CloudStore) -> EdgeAccount:
     prefix = f"{ENTITY_TYPE}|{edge.id}/"
     return EdgeAccount(
         edge_id=edge.id,
         given={reading: entity_of(edge.id, series) for series in edge.feed.series for reading in series.readings},
         answered=edge.feed.answered,
-        in_file=files[edge.id],
+        in_file=files[edge.id].events,
         in_cloud=[event for event in cloud.events if event.entity.startswith(prefix)],
         on_lost_disk=acts.on_lost_disk,
         unacked_at_loss=acts.unacked_at_loss,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from examples.demo.order_proof import SiteFinding
 from examples.demo.proof import EdgeFinding
 from examples.demo.timing import CutLag, Latency
 
@@ -32,6 +33,24 @@ class TallyLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Orders:
+    """The way down: one finding an edge, and what the acts did. Latencies are from the cloud's commit to the program.
+
+    ``latency_calm`` and ``latency_stopped`` are those of the edge that was neither stopped nor killed, before another
+    one stopped reading and while it did.
+    """
+
+    sites: tuple[SiteFinding, ...]
+    published: int
+    moved: int
+    backfilled_at_kill: int
+    backfill_left_at_kill: int
+    stopped_s: float
+    latency_calm: Latency | None
+    latency_stopped: Latency | None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """Everything the closing tables show. It holds when there are no ``problems``."""
 
@@ -45,6 +64,7 @@ class Outcome:
     acked_at_loss: int
     tally: tuple[TallyLine, ...]
     cloud_events: int
+    orders: Orders
     seconds: float
     story: tuple[StoryLine, ...]
     problems: tuple[str, ...]

@@ -6,6 +6,7 @@ at all is raised, as DemoFailure.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -20,6 +21,9 @@ from examples.demo.cast import Cast, Service, open_cast
 from examples.demo.failure import DemoFailure
 from examples.demo.feed import Feed
 from examples.demo.findings import read_and_compare
+from examples.demo.order_findings import Down
+from examples.demo.order_script import OrderActs, orders_arrived, start_late, stop_reading, widen_and_kill
+from examples.demo.orders import ORDER_TYPE, SNAPSHOT_EVERY, STREAM, Dispatcher, SiteProgram, only
 from examples.demo.outcome import Outcome, StoryLine
 from examples.demo.script import EDGE_FILE, Acts, Edge, break_the_line, kill_the_process, lose_the_disk
 from examples.demo.series import Series, read_folder
@@ -29,6 +33,8 @@ from examples.support.http_client import HttpClient, Unanswered
 from examples.support.relay import Relay
 
 EDGE_IDS: Final = ("edge-a", "edge-b", "edge-c")
+LATE_ID: Final = "edge-d"
+SITE_OF: Final[Mapping[str, str]] = {"edge-a": "north", "edge-b": "south", "edge-c": "east", LATE_ID: "north"}
 
 _PROGRESS_TIMEOUT_S: Final = 2.0
 _DARK_S: Final = 4.0
@@ -105,7 +111,7 @@ async def play(plan: Plan, show: Show) -> Outcome:
     series = read_folder(plan.data, EDGE_IDS)
     chance = random.Random(plan.seed)
     story, acts = _Story(show, plan.nodes), Acts()
-    for folder in (plan.logs, plan.place / "cloud", *(plan.volume(edge_id) for edge_id in EDGE_IDS)):
+    for folder in (plan.logs, plan.place / "cloud", *map(plan.volume, (*EDGE_IDS, LATE_ID))):
         folder.mkdir(parents=True)
     async with open_cast(plan.logs, story.heard) as cast:
         nodes = [_node(plan, number) for number in range(1, plan.nodes + 1)]
@@ -114,6 +120,8 @@ async def play(plan: Plan, show: Show) -> Outcome:
         story.tell("demo", f"{'one cloud node' if len(nodes) == 1 else f'{len(nodes)} cloud nodes'} over {where}")
         async with _lines(nodes) as lines:
             edges = [_edge(plan, edge_id, series[edge_id], *lines[edge_id]) for edge_id in EDGE_IDS]
+            down = _down(plan, nodes[0], chance)
+            late = Service(LATE_ID, "edge_service", _edge_settings(plan, LATE_ID, lines[LATE_ID][1]))
             await _start(cast, [edge.service for edge in edges])
             total = sum(edge.feed.total for edge in edges)
             files = sum(len(edge.feed.series) for edge in edges)
@@ -126,6 +134,12 @@ async def play(plan: Plan, show: Show) -> Outcome:
             )
             async with trio.open_nursery() as watching:
                 watching.start_soon(_watch, edges, show)
+                for program, service in [*((edge.program, edge.service) for edge in edges), (down.late_program, late)]:
+                    watching.start_soon(program.run, partial(getattr, service, "http_port"))
+                await down.dispatcher.publish_archive()
+                story.tell("cloud", "publishes work orders by site; each edge follows those of its own")
+                orders = trio.CancelScope()
+                watching.start_soon(_dispatch, down.dispatcher, orders)
                 with trio.move_on_after(plan.pace_s + _REPLAY_TIMEOUT_S) as in_time:
                     await _replay(plan, cast, edges, acts, story, chance)
                 if in_time.cancelled_caught:
@@ -135,13 +149,17 @@ async def play(plan: Plan, show: Show) -> Outcome:
                     )
                 story.tell("demo", f"all {total:,} readings are answered for; waiting until nothing is on its way")
                 problems = await _quiet(edges, nodes)
+                problems += await _way_down(cast, edges, late, nodes[0], down, orders, story)
                 watching.cancel_scope.cancel()
             story.is_open = False
-            for services in ([edge.service for edge in edges], nodes):  # edges first: nothing is left on its way
+            for services in (
+                [*(edge.service for edge in edges), late],
+                nodes,
+            ):  # edges first: nothing is left on its way
                 problems += await _stop(cast, services)
     story.tell("demo", "everything is stopped; reading the journals")
     return await read_and_compare(
-        plan.cloud_journal, edges, acts, story=story.lines, seconds=story.seconds, problems=problems
+        plan.cloud_journal, edges, acts, down, story=story.lines, seconds=story.seconds, problems=problems
     )
 
 
@@ -154,23 +172,43 @@ async def _start(cast: Cast, services: Sequence[Service]) -> None:
 
 def _node(plan: Plan, number: int) -> Service:
     name = "cloud" if plan.nodes == 1 else f"cloud-{number}"
-    settings = {**_QUICK, "node": name, "journal": plan.cloud_journal, "poll_only": plan.poll_only}
+    settings = {
+        **_QUICK,
+        "node": name,
+        "journal": plan.cloud_journal,
+        "poll_only": plan.poll_only,
+        "streams": f"{STREAM}={ORDER_TYPE}",
+        "snapshot_every": f"{ORDER_TYPE}={SNAPSHOT_EVERY}",
+    }
     return Service(name, "cloud_service", settings)
 
 
 def _edge(plan: Plan, edge_id: str, series: Sequence[Series], line: Relay, port: int) -> Edge:
-    volume = plan.volume(edge_id)
-    settings = {
+    service = Service(edge_id, "edge_service", _edge_settings(plan, edge_id, port))
+    program = SiteProgram(edge_id, acks=edge_id == EDGE_IDS[0])
+    return Edge(service, plan.volume(edge_id), line, Feed(edge_id, series), program)
+
+
+def _edge_settings(plan: Plan, edge_id: str, port: int) -> dict[str, object]:
+    return {
         **_QUICK,
         "id": edge_id,
         "cloud": f"127.0.0.1:{port}",
-        "journal": volume / EDGE_FILE,
+        "journal": plan.volume(edge_id) / EDGE_FILE,
         "poll_only": plan.poll_only,
         "connect_timeout_s": _PROGRESS_TIMEOUT_S,
         "backoff_min_s": 0.1,
         "backoff_max_s": 1,
+        "subscriptions": STREAM,
+        "subscription_filters": f"{STREAM}={json.dumps(only(SITE_OF[edge_id]))}",
+        "start_from": "snapshots" if edge_id == LATE_ID else "log",
     }
-    return Edge(Service(edge_id, "edge_service", settings), volume, line, Feed(edge_id, series))
+
+
+def _down(plan: Plan, node: Service, chance: random.Random) -> Down:
+    sites = [SITE_OF[edge_id] for edge_id in EDGE_IDS]
+    dispatcher = Dispatcher(lambda: node.http_port, sites, random.Random(chance.random()))
+    return Down(dispatcher, OrderActs(), SITE_OF, SiteProgram(LATE_ID), str(plan.volume(LATE_ID) / EDGE_FILE))
 
 
 @asynccontextmanager
@@ -181,7 +219,7 @@ async def _lines(nodes: Sequence[Service]) -> AsyncIterator[dict[str, tuple[Rela
         if len(upstreams) > 1:
             upstreams = [("127.0.0.1", await nursery.start(Relay(upstreams).run))]
         lines = {}
-        for edge_id in EDGE_IDS:
+        for edge_id in (*EDGE_IDS, LATE_ID):
             relay = Relay(upstreams)
             lines[edge_id] = (relay, await nursery.start(relay.run))
         yield lines
@@ -200,6 +238,32 @@ async def _replay(
         nursery.start_soon(partial(break_the_line, a, acts, story.tell, dark_s=_DARK_S))
         nursery.start_soon(kill_the_process, b, cast, acts, story.tell)
         nursery.start_soon(lose_the_disk, c, cast, acts, story.tell)
+
+
+async def _dispatch(dispatcher: Dispatcher, orders: trio.CancelScope) -> None:
+    with orders:
+        await dispatcher.run()
+
+
+async def _way_down(
+    cast: Cast,
+    edges: Sequence[Edge],
+    late: Service,
+    cloud: Service,
+    down: Down,
+    orders: trio.CancelScope,
+    story: _Story,
+) -> list[str]:
+    """What happens to the orders; returns when all of them are where they belong, or what is not."""
+    _, b, c = edges
+    acts, dispatcher = down.acts, down.dispatcher
+    await widen_and_kill(b, SITE_OF[b.id], cast, acts, story.tell)
+    await stop_reading(c, c.program, SITE_OF[c.id], cast, dispatcher, acts, story.tell)
+    orders.cancel()
+    await start_late(late, cloud, SITE_OF[LATE_ID], cast, dispatcher, acts, story.tell)
+    story.tell("demo", f"{dispatcher.published:,} orders' events are published; waiting until every site has its own")
+    everybody = [*((edge.service, edge.program) for edge in edges), (late, down.late_program)]
+    return await orders_arrived(everybody, cloud, at_most_s=_QUIET_TIMEOUT_S)
 
 
 async def _watch(edges: Sequence[Edge], show: Show) -> None:

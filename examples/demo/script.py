@@ -19,6 +19,7 @@ from common.runtime.outside import utc_now_us
 from examples.demo.cast import Cast, Service
 from examples.demo.failure import DemoFailure
 from examples.demo.feed import Feed
+from examples.demo.orders import SiteProgram
 from examples.demo.series import Reading
 from examples.support.http_client import HttpClient, Unanswered
 from examples.support.relay import Relay
@@ -35,12 +36,13 @@ Tell = Callable[[str, str], None]
 
 @dataclass(slots=True)
 class Edge:
-    """An edge with all that belongs to it: its process, its volume, its line to the cloud, its feeding programs."""
+    """An edge with all that belongs to it: process, volume, line to the cloud, feeding programs, the reading one."""
 
     service: Service
     volume: Path
     line: Relay
     feed: Feed
+    program: SiteProgram
 
     @property
     def id(self) -> str:
@@ -166,6 +168,7 @@ async def lose_the_disk(edge: Edge, cast: Cast, acts: Acts, tell: Tell) -> None:
     if len(edge.feed.positions) != place.head:
         raise DemoFailure(f"{edge.id} holds {place.head} events and answered for {len(edge.feed.positions)}")
     edge.feed.disk_lost()
+    edge.program.disk_lost()
     tell(
         edge.id,
         f"the machine is lost with its disk: {place.head} events, {place.acked} of them acked by the cloud, "

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from examples.demo.outcome import StoryLine
 
-COLOURS: Final = {"edge-a": "cyan", "edge-b": "magenta", "edge-c": "yellow", "demo": "bold white"}
+COLOURS: Final = {"edge-a": "cyan", "edge-b": "magenta", "edge-c": "yellow", "edge-d": "green", "demo": "bold white"}
 _CLOUD_COLOUR: Final = "blue"
 _STATES: Final = {
     "connected": "[green]●[/] connected",

@@ -8,10 +8,13 @@ from typing import Final
 
 import orjson
 
-from common.core.batch import EventBatch
+from common.core.batch import EventBatch, split_tags
+from common.core.ids import entity_type_of
 from common.journal.interface import Journal
 from common.projection.tally import Tally, all_tallies, fold_all
 from common.runtime.outside import Outside
+from examples.demo.order_proof import Delivered, Published, content_of
+from examples.demo.orders import ORDER_TYPE, STREAM
 from examples.demo.proof import Stored
 from examples.demo.series import Reading, reading_of
 
@@ -21,18 +24,31 @@ _PAGE_BYTES: Final = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class CloudStore:
-    """The cloud's journal in log order, its `tally` table, and a fold of the journal that the table must equal."""
+    """The cloud's journal in log order, its `tally` table, and a fold of the journal that the table must equal.
+
+    ``events`` came from edges, ``orders`` are the cloud's own.
+    """
 
     events: list[Stored]
+    orders: list[Published]
     folded: Mapping[str, Tally]
     tally: Mapping[str, Tally]
     parked: int
 
 
-async def read_edge(outside: Outside, path: str) -> list[Stored]:
-    """An edge's file, in log order."""
+@dataclass(frozen=True, slots=True)
+class EdgeStore:
+    """An edge's own log, in its order, and what its inbox holds."""
+
+    events: list[Stored]
+    inbox: list[Delivered]
+
+
+async def read_edge(outside: Outside, path: str) -> EdgeStore:
+    """An edge's file."""
     async with outside.open_journal(path, max_bytes=None, prompted=False) as journal:
-        return [event for page in await _pages(journal) for event in _stored(page)]
+        events = [event for page in await _pages(journal) for event in _stored(page)]
+        return EdgeStore(events, await _inbox(journal))
 
 
 async def read_cloud(outside: Outside, url: str) -> CloudStore:
@@ -40,7 +56,8 @@ async def read_cloud(outside: Outside, url: str) -> CloudStore:
     async with outside.open_journal(url, max_bytes=None, prompted=False) as journal:
         pages = await _pages(journal)
         return CloudStore(
-            events=[event for page in pages for event in _stored(page)],
+            events=[event for page in pages for event in _stored(page) if entity_type_of(event.entity) != ORDER_TYPE],
+            orders=[event for page in pages for event in _published(page)],
             folded=fold_all(pages),
             tally=await all_tallies(journal),
             parked=(await journal.stats()).parked,
@@ -56,6 +73,27 @@ async def _pages(journal: Journal) -> list[EventBatch]:
             return pages
         pages.append(page.events)
         after = page.through
+
+
+async def _inbox(journal: Journal) -> list[Delivered]:
+    found: list[Delivered] = []
+    after = 0
+    while rows := await journal.inbox(STREAM, after, max_rows=_PAGE_EVENTS, max_bytes=_PAGE_BYTES):
+        for row in rows:
+            event = row.event
+            content = content_of(event.payload)
+            found.append(Delivered(event.persistence_id, event.seq_nr, content, row.leaving, row.replaces))
+        after = rows[-1].id
+    return found
+
+
+def _published(page: EventBatch) -> list[Published]:
+    rows = zip(page.persistence_id, page.seq_nr, page.payload, page.tags, page.position, strict=True)
+    return [
+        Published(entity, seq_nr, content_of(payload), frozenset(split_tags(tags)), position)
+        for entity, seq_nr, payload, tags, position in rows
+        if entity_type_of(entity) == ORDER_TYPE
+    ]
 
 
 def _stored(page: EventBatch) -> list[Stored]:

@@ -38,9 +38,13 @@ class HttpClient:
         """Raises Unanswered."""
         return await self._ask("GET", path, b"", "")
 
-    async def post(self, path: str, body: object, *, key: str) -> Answer:
-        """Send JSON under an idempotency key. Raises Unanswered."""
-        return await self._ask("POST", path, json.dumps(body).encode(), f"idempotency-key: {key}\r\n")
+    async def post(self, path: str, body: object, *, key: str = "") -> Answer:
+        """Send JSON, under an idempotency key if there is one. Raises Unanswered."""
+        return await self._ask("POST", path, json.dumps(body).encode(), f"idempotency-key: {key}\r\n" if key else "")
+
+    async def put(self, path: str, body: object) -> Answer:
+        """Send JSON. Raises Unanswered."""
+        return await self._ask("PUT", path, json.dumps(body).encode(), "")
 
     def close(self) -> None:
         """Hang up."""

@@ -46,6 +46,19 @@ def test_the_demo_holds_and_its_json_has_every_fact_of_the_tables() -> None:
     assert facts["cut"]["dark_s"] >= 4
     assert len(facts["tally"]) == 9
     assert all(line["is_equal"] and line["out_of_order"] == 0 for line in facts["tally"])
+    # The way down: each site has its orders and nothing else, and every act showed what it should.
+    orders = facts["orders"]
+    for site in orders["sites"]:
+        assert site["expected"] == site["acked"] + site["in_inbox"] > 0
+        assert site["missing"] == site["duplicates"] == site["out_of_order"] == site["foreign"] == 0
+    north, widened, _, late = orders["sites"]
+    assert north["acked"] > 0
+    assert widened["in_inbox"] > 20_000
+    assert orders["backfilled_at_kill"] > 0
+    assert orders["backfill_left_at_kill"] > 0
+    assert late["replaced"] > 0
+    assert orders["moved"] > 0
+    assert orders["latency_stopped"]["events"] > 0
     assert any("push.rebased" in line["what"] for line in facts["story"])
 
 
