@@ -37,12 +37,12 @@ class MemorySubscriptions(MemorySnapshots):
         await trio.lowlevel.checkpoint()
         return [entry.told for _, entry in sorted(self._database.state.subscriptions.items())]
 
-    async def set_desired(self, name: str, criteria: str) -> FilterState:
+    async def set_desired(self, name: str, criteria: str, *, if_new: bool = False) -> FilterState:
         """See ``SubscriptionStore.set_desired``."""
         async with self._transaction() as draft:
             entry = self._entry(draft, name)
             desired = entry.told.desired
-            if desired.criteria != criteria:
+            if desired.criteria != criteria and not (if_new and name in draft.subscriptions):
                 desired = FilterState(desired.version + 1, criteria)
             draft.subscriptions[name] = replace(entry, told=replace(entry.told, desired=desired))
             return desired

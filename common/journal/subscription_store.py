@@ -69,8 +69,11 @@ class SubscriptionStore(Protocol):
     async def subscriptions(self) -> list[Subscription]:
         """All of them, by name."""
 
-    async def set_desired(self, name: str, criteria: str) -> FilterState:
-        """Keep what filter is wanted from now on; its version goes up by one if the criteria are others."""
+    async def set_desired(self, name: str, criteria: str, *, if_new: bool = False) -> FilterState:
+        """Keep what filter is wanted from now on; its version goes up by one if the criteria are others.
+
+        ``if_new``: only for a subscription nothing is known of yet; what an operator asked for meanwhile stays.
+        """
 
     async def forget_subscription(self, name: str) -> bool:
         """Remove state, known numbers, inbox and lease; a consumer that still runs is fenced. False when unknown."""

@@ -76,7 +76,7 @@ async def _ask(journal: PushFilterStore, pattern: str, body: dict[str, object]) 
         known = parse_filter(before[pattern]) if pattern in before else EVERY_ENTITY
         wanted = known.changed(orjson.dumps(body["change"]))
     asked = await journal.ask_filter(pattern, wanted.criteria)
-    _log.info("operator.asked_filter", pattern=pattern, version=asked.version)
+    _log.info("operator.asked_filter", pattern=pattern, filter_version=asked.version)
     return _asked_as_json(asked)
 
 

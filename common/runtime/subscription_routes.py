@@ -95,7 +95,7 @@ def subscription_routes(journal: Journal, states: States, stop: trio.Event, *, h
         desired = await journal.set_desired(name, wanted.criteria)
         if name in states:
             states[name].filter_changed()
-        _log.info("operator.changed_filter", subscription=name, version=desired.version)
+        _log.info("operator.changed_filter", subscription=name, filter_version=desired.version)
         return json_response({"subscription": name, "desired": _filter_as_json(desired)})
 
     async def forget(request: Request) -> Response:

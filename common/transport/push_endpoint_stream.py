@@ -161,7 +161,7 @@ class EndpointStream:
         ack = endpoint.changed_or_refused(refused)
         _log.info(
             "push.filter_applied",
-            version=change.filter.version,
+            filter_version=change.filter.version,
             position=change.position,
             needs_backfill=change.needs_backfill,
         )
@@ -191,7 +191,7 @@ class EndpointStream:
         else:
             self._tell_place()
             if not state.backfill_left:
-                _log.info("push.filter_backfilled", version=state.filter_version, position=ack.position)
+                _log.info("push.filter_backfilled", filter_version=state.filter_version, position=ack.position)
         state.events += len(request.events)
         for parked in ack.parked:
             state.parked += 1

@@ -260,7 +260,7 @@ class _PushStream:
         self._tell_filter()
         _log.info(
             "push.filter_changed",
-            version=change.filter.version,
+            filter_version=change.filter.version,
             position=change.position,
             needs_backfill=change.needs_backfill,
         )
@@ -337,7 +337,7 @@ class _PushStream:
         self._tell_filter()
         if ack.position and not self._state.backfill_left:
             self._source.restart()
-            _log.info("push.backfilled", version=self._state.filter_version, position=ack.position)
+            _log.info("push.backfilled", filter_version=self._state.filter_version, position=ack.position)
 
     # -- watching ---------------------------------------------------------------------------------------------------------
     async def _watch_progress(self) -> None:

@@ -74,7 +74,7 @@ async def converse(
     """
     stored = await journal.subscription(settings.name)
     if stored is None:
-        await journal.set_desired(settings.name, settings.criteria)
+        await journal.set_desired(settings.name, settings.criteria, if_new=True)
         stored = await journal.subscription(settings.name)
     stored = stored or Subscription(settings.name, NOWHERE_PLACE, FilterState(0, ""), 0, 0, 0)
     state.desired_version = stored.desired.version

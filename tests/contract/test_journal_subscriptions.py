@@ -135,6 +135,13 @@ class TestState:
         assert state is not None
         assert state.desired == FilterState(3, "[3]")
 
+    async def test_a_first_filter_does_not_replace_what_was_asked_for_meanwhile(self, journal: Journal) -> None:
+        assert await journal.set_desired(NAME, "[2]", if_new=True) == FilterState(1, "[2]")
+        assert await journal.set_desired(NAME, "[3]", if_new=True) == FilterState(1, "[2]")
+        await commit(journal, await take(journal, name="other"), 0, ReceivedCommit(HERE), "other")
+        assert await journal.set_desired("other", "[2]", if_new=True) == NO_FILTER
+        assert await journal.set_desired("other", "[2]") == FilterState(1, "[2]")
+
     async def test_forgetting_leaves_nothing_and_fences_who_still_runs(self, journal: Journal) -> None:
         lease, other = await take(journal), await take(journal, name="other")
         await commit(journal, lease, 0, replace(brought("Order|1"), known={"Order|1": 7}))

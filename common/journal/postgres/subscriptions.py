@@ -50,17 +50,22 @@ async def subscriptions(connection: asyncpg.Connection) -> list[Subscription]:
     return [_told(row) for row in await connection.fetch(f"SELECT {_STATE} FROM subscription ORDER BY name")]
 
 
-async def set_desired(connection: asyncpg.Connection, name: str, criteria: str, now_us: int) -> FilterState:
+async def set_desired(
+    connection: asyncpg.Connection, name: str, criteria: str, if_new: bool, now_us: int
+) -> FilterState:
     """See ``SubscriptionStore.set_desired``."""
     async with connection.transaction():
-        await connection.execute(_MAKE, name, place_as_text(NOWHERE_PLACE), now_us)
-        version = await connection.fetchval(
-            "UPDATE subscription SET desired_version = desired_version + (desired_criteria <> $2)::int,"
-            " desired_criteria = $2 WHERE name = $1 RETURNING desired_version",
+        made = await connection.execute(_MAKE, name, place_as_text(NOWHERE_PLACE), now_us)
+        stays = if_new and made == "INSERT 0 0"
+        row = await connection.fetchrow(
+            "UPDATE subscription SET desired_version = desired_version + (desired_criteria <> $2 AND NOT $3)::int,"
+            " desired_criteria = CASE WHEN $3 THEN desired_criteria ELSE $2 END"
+            " WHERE name = $1 RETURNING desired_version, desired_criteria",
             name,
             criteria,
+            stays,
         )
-    return FilterState(version, criteria)
+    return FilterState(*row)
 
 
 async def forget(connection: asyncpg.Connection, name: str) -> bool:

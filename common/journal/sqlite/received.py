@@ -54,9 +54,9 @@ class SqliteReceived(SqliteTurns):
         """See ``SubscriptionStore.subscriptions``."""
         return await self._read(subscriptions.subscriptions)
 
-    async def set_desired(self, name: str, criteria: str) -> FilterState:
+    async def set_desired(self, name: str, criteria: str, *, if_new: bool = False) -> FilterState:
         """See ``SubscriptionStore.set_desired``."""
-        return await self._write(subscriptions.set_desired, name, criteria, self._now_us())
+        return await self._write(subscriptions.set_desired, name, criteria, if_new, self._now_us())
 
     async def forget_subscription(self, name: str) -> bool:
         """See ``SubscriptionStore.forget_subscription``."""

@@ -70,16 +70,18 @@ def _make(writer: apsw.Connection, name: str, now_us: int) -> None:
     )
 
 
-def set_desired(writer: apsw.Connection, name: str, criteria: str, now_us: int) -> FilterState:
+def set_desired(writer: apsw.Connection, name: str, criteria: str, if_new: bool, now_us: int) -> FilterState:
     """See ``SubscriptionStore.set_desired``."""
+    is_known = bool(_number(writer, name))
     _make(writer, name, now_us)
-    writer.execute(
-        "UPDATE subscription SET desired_version = desired_version + 1, desired_criteria = ?"
-        " WHERE name = ? AND desired_criteria <> ?",
-        (criteria, name, criteria),
-    )
-    version = writer.execute("SELECT desired_version FROM subscription WHERE name = ?", (name,)).get
-    return FilterState(version, criteria)
+    if not (if_new and is_known):
+        writer.execute(
+            "UPDATE subscription SET desired_version = desired_version + 1, desired_criteria = ?"
+            " WHERE name = ? AND desired_criteria <> ?",
+            (criteria, name, criteria),
+        )
+    desired = "SELECT desired_version, desired_criteria FROM subscription WHERE name = ?"
+    return FilterState(*writer.execute(desired, (name,)).get)
 
 
 def forget(writer: apsw.Connection, name: str) -> bool:
