@@ -110,7 +110,9 @@ class CursorFeed:
             else:
                 has_come = stretch is not None
             if has_come:
-                if not has_waited:  # others get their turn; this cannot be cancelled: it is handed over already
+                # Others get their turn, and a page that is read ahead its start, before this one is encoded and sent.
+                # This cannot be cancelled any more: it is handed over already.
+                for _ in range(2 if self._request is not None else 0 if has_waited else 1):
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 return stretch
             await self._wait(limits, deadline_s)

@@ -222,8 +222,9 @@ def batch_from_wire(message: wire.EventBatch) -> EventBatch:
 
 
 def _flat(column: list[str]) -> tuple[list[int], list[str]]:
-    split = [entry.split(UNIT_SEPARATOR) if entry else [] for entry in column]
-    return [len(parts) for parts in split], [part for parts in split for part in parts]
+    joined = UNIT_SEPARATOR.join(filter(None, column))
+    counts = [entry.count(UNIT_SEPARATOR) + 1 if entry else 0 for entry in column]
+    return counts, joined.split(UNIT_SEPARATOR) if joined else []
 
 
 def _joined(counts: list[int], flat: list[str], name: str) -> list[str]:
