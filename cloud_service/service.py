@@ -81,6 +81,7 @@ async def serve(
     built_in = [built_in_handler(name) for name in settings.projections]
     node = settings.node or socket.gethostname()
     owner = f"{node}/{outside.new_id()[:8]}"
+    metrics = Registry("backhaul_cloud")
     async with (
         outside.open_journal(settings.journal, max_bytes=None, prompted=not settings.poll_only) as journal,
         open_group_commit(journal) as commit,
@@ -94,13 +95,13 @@ async def serve(
             chance=outside.chance,
             event_max_bytes=settings.event_max_bytes,
         ) as running,
-        open_streams(journal, settings, outside, on_serve) as streams,
+        open_streams(journal, settings, outside, on_serve, metrics) as streams,
     ):
         endpoint = PushEndpoint(
             journal, commit.submit, _endpoint_settings(settings, application.app.transformations), outside.now_us
         )
         report = CloudReport(journal, commit, endpoint, node=node, version=VERSION, now_us=outside.now_us)
-        watch, readiness, metrics = JournalWatch(journal), Readiness(), Registry("backhaul_cloud")
+        watch, readiness = JournalWatch(journal), Readiness()
         readiness.add("journal", lambda: watch.reason)
         readiness.add("draining", lambda: "the node is stopping" if stop.is_set() else None)
         report.register(metrics)
