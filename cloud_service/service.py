@@ -8,6 +8,7 @@ asked to dial another node, what they sent is stored and acknowledged, then the 
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -39,11 +40,12 @@ from common.runtime.outside import Outside, tls_files
 from common.runtime.projection_routes import projection_routes
 from common.runtime.snapshot_routes import snapshot_routes
 from common.runtime.stream_serving import consumers_status, open_streams
-from common.runtime.subscribing import Subscriptions
+from common.runtime.subscribing import Subscriptions, all_followed
 from common.runtime.subscription_routes import subscription_routes
 from common.transport.push_endpoint import EndpointSettings, PushEndpoint
 from common.transport.stream import StreamMethod
 from common.transport.subscription_endpoint import SubscriptionEndpoint
+from common.transport.subscription_state import SubscriptionState
 
 _log = structlog.get_logger()
 
@@ -57,6 +59,7 @@ class CloudPorts:
     grpc: int
     http: int
     running: Running
+    subscriptions: Mapping[str, SubscriptionState]
 
     @property
     def intake(self) -> Intake:
@@ -77,6 +80,7 @@ async def serve(
     ``application`` is the one that the settings name, unless it is given.
     """
     application = application or load_application(settings.app)
+    all_followed(settings, application.app.follows, None)  # refused before anything is opened
     on_serve = application.app.transformations.served if application.app.transformations.on_serve else None
     built_in = [built_in_handler(name) for name in settings.projections]
     node = settings.node or socket.gethostname()
@@ -112,6 +116,8 @@ async def serve(
             consumer_id=settings.consumer_id,
             owner=owner,
             default=None,
+            follows=application.app.follows,
+            sinks=running.handler_sinks(outside.plain_calls),
             parked_max=settings.parked_max_events,
         )
 
@@ -195,7 +201,7 @@ async def serve(
                 http_port=http_port,
                 grpc_port=grpc_port,
             )
-            task_status.started(CloudPorts(grpc_port, http_port, running))
+            task_status.started(CloudPorts(grpc_port, http_port, running, subscriptions.states))
             await stop.wait()
             await _drain(endpoint, streams, settings.drain_s / 2)
             workers.cancel_scope.cancel()

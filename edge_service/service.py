@@ -6,6 +6,7 @@ other way: the link lets go, the doors finish their requests, the writer commits
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -37,10 +38,11 @@ from common.runtime.outside import Outside, tls_files
 from common.runtime.projection_routes import projection_routes
 from common.runtime.snapshot_routes import snapshot_routes
 from common.runtime.stream_serving import open_streams
-from common.runtime.subscribing import Subscriptions
+from common.runtime.subscribing import Subscriptions, all_followed
 from common.runtime.subscription_routes import subscription_routes
 from common.transport.push_link import keep_push_link
 from common.transport.push_producer import LinkState, PushSettings
+from common.transport.subscription_state import SubscriptionState
 from edge_service.report import EdgeReport
 from edge_service.retention import Retention, RetentionSettings
 from edge_service.settings import EdgeSettings
@@ -55,6 +57,7 @@ class EdgePorts:
     grpc: int
     http: int
     running: Running
+    subscriptions: Mapping[str, SubscriptionState]
 
     @property
     def intake(self) -> Intake:
@@ -75,6 +78,7 @@ async def serve(
     ``application`` is the one that the settings name, unless it is given.
     """
     application = application or load_application(settings.app)
+    all_followed(settings, application.app.follows, settings.cloud)  # refused before anything is opened
     is_file = not settings.journal.startswith("postgres")
     cap_bytes = settings.journal_max_bytes if is_file else None
     # A file has one process at a time: what it held before it was killed is its own, and needs no waiting.
@@ -111,7 +115,14 @@ async def serve(
         readiness.add("draining", lambda: "the service is stopping" if stop.is_set() else None)
         report.register(metrics)
         subscriptions = Subscriptions(
-            journal, settings, outside, consumer_id=settings.id, owner=owner, default=settings.cloud
+            journal,
+            settings,
+            outside,
+            consumer_id=settings.id,
+            owner=owner,
+            default=settings.cloud,
+            follows=application.app.follows,
+            sinks=running.handler_sinks(outside.plain_calls),
         )
 
         subscriptions.register(metrics)
@@ -177,7 +188,7 @@ async def serve(
                 http_port=http_port,
                 grpc_port=grpc_port,
             )
-            task_status.started(EdgePorts(grpc_port, http_port, running))
+            task_status.started(EdgePorts(grpc_port, http_port, running, subscriptions.states))
             await stop.wait()
             workers.cancel_scope.cancel()
 

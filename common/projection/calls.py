@@ -12,6 +12,7 @@ import sys
 import threading
 import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -154,11 +155,18 @@ def _watched(coroutine: Coroutine[Any, Any, None], place: str, watchdog: Watchdo
 # -- places in the application's code -----------------------------------------------------------------------------
 def name_of(what: Callable[..., Any]) -> str:
     """A function by its module and name."""
+    what = _written(what)
     return f"{getattr(what, '__module__', '?')}.{getattr(what, '__qualname__', type(what).__qualname__)}"
+
+
+def _written(what: Callable[..., Any]) -> Callable[..., Any]:
+    """What the application wrote, without arguments that were put to it."""
+    return what.func if isinstance(what, partial) else what
 
 
 def place_of(what: Callable[..., Any]) -> str:
     """Where a function is written, as ``file:line``."""
+    what = _written(what)
     code = getattr(what, "__code__", None) or getattr(type(what).__call__, "__code__", None)
     return f"{code.co_filename}:{code.co_firstlineno}" if code else "an unknown place"
 

@@ -1,10 +1,11 @@
-"""What a projection does with events, as the application writes it: one function in one of four forms, and its tables.
+"""What a projection does with events, as the application writes it: one function in one of five forms, and its tables.
 
 ``statements`` and ``each`` are pure: they return SQL, which is buffered and committed together with the projection's
 offset, so each event takes effect exactly once and the function need not be idempotent. What depends on an earlier
 value is written as SQL (``count = t.count + excluded.count``), or done by ``inside``, a plain function that reads and
 writes within that transaction, under a deadline. ``effect`` is an async function for effects elsewhere: the offset is
-saved after it, so after a crash some events come again.
+saved after it, so after a crash some events come again; ``act`` is one that is also given the running application, for
+effects on its own entities and durable state.
 
 One SQL text serves SQLite and PostgreSQL: parameters are ``$1``, ``$2`` …; columns are ``TEXT``, ``BIGINT``,
 ``DOUBLE PRECISION``, ``BOOLEAN`` and ``BYTEA``, by which SQLite stores a ``bytes`` value unchanged; an upsert names the
@@ -15,8 +16,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 from common.core.batch import Envelope, EventBatch
@@ -53,12 +55,13 @@ class OnFailure(StrEnum):
 
 
 Returned = Statement | Sequence[Statement] | None
-FORMS = ("statements", "each", "inside", "effect")
+FORMS = ("statements", "each", "inside", "effect", "act")
+_ASYNC_FORMS = (["effect"], ["act"])
 
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A projection: its name, its tables, and a function in exactly one of the four forms.
+    """A projection: its name, its tables, and a function in exactly one of the five forms.
 
     ``migrations`` holds the steps that bring the tables up, each a list of SQL statements; steps are only ever added.
     A function gets events in log order and only those of one range of slices: rows it writes must belong to an entity,
@@ -66,7 +69,7 @@ class Handler:
     """
 
     name: str
-    migrations: Sequence[Sequence[str]]
+    migrations: Sequence[Sequence[str]] = ()
     statements: Callable[[EventBatch], Sequence[Statement]] | None = None
     """Columns of at least one event → statements."""
     _: KW_ONLY
@@ -76,6 +79,8 @@ class Handler:
     """Runs inside the transaction, in a thread of the storage: reads and writes with ``tables``, waits for nothing else."""
     effect: Callable[[Event], Awaitable[None]] | None = None
     """At least once: sends, calls, publishes."""
+    act: Callable[[Any, Event], Awaitable[None]] | None = None
+    """At least once, with the running application (``Running``) first: asks entities, changes durable state."""
     entity_types: frozenset[str] = frozenset()
     """Only events of these; empty for all."""
     group_events: int | None = None
@@ -83,7 +88,7 @@ class Handler:
     group_wait_s: float = 0.0
     """At the end of the log, how long to wait for a group to fill; 0 commits what there is."""
     deadline_s: float = 5.0
-    """A group's time in ``statements``, ``each`` and ``inside``, an event's in ``effect``."""
+    """A group's time in ``statements``, ``each`` and ``inside``, an event's in ``effect`` and ``act``."""
     on_failure: OnFailure = OnFailure.RETRY
     attempts: int = 3
     parked_max: int = 10_000
@@ -99,7 +104,7 @@ class Handler:
             raise ConfigurationError(
                 "projection.invalid_handler",
                 f"projection {self.name!r} {problem}",
-                "give a name, and one function as statements=, each=, inside= or effect=",
+                "give a name, and one function as statements=, each=, inside=, effect= or act=",
             )
 
     @property
@@ -107,6 +112,10 @@ class Handler:
         """The one function, whatever its form."""
         given: list[Callable[..., Any]] = [getattr(self, form) for form in FORMS if getattr(self, form) is not None]
         return given[0]
+
+    def bound(self, running: object) -> Handler:
+        """As it runs in a service: what acts has the running application."""
+        return self if self.act is None else replace(self, act=None, effect=partial(self.act, running))
 
 
 def _problem(handler: Handler) -> str:
@@ -117,10 +126,10 @@ def _problem(handler: Handler) -> str:
     if len(given) != 1:
         return f"has {len(given)} functions ({', '.join(given) or 'none'})"
     is_async = inspect.iscoroutinefunction(handler.function)
-    if is_async and given != ["effect"]:
+    if is_async and given not in _ASYNC_FORMS:
         return f"has an async function as {given[0]}=, which must be a plain one"
-    if not is_async and given == ["effect"] and inspect.isfunction(handler.function):
-        return "has a plain function as effect=, which must be async"
+    if not is_async and given in _ASYNC_FORMS and inspect.isfunction(handler.function):
+        return f"has a plain function as {given[0]}=, which must be async"
     if min(handler.attempts, handler.deadline_s, handler.group_events or 1) <= 0 or handler.group_wait_s < 0:
         return "has a bound that is not above 0"
     return ""

@@ -7,6 +7,7 @@ a mistake in it is told by its place and ends the start with status 2. The same 
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,12 +21,17 @@ from starlette.routing import BaseRoute
 from common.core.batch import EventBatch
 from common.core.errors import BackhaulError, ConfigurationError
 from common.core.event_types import Registry, StoredAs, place_of
+from common.core.ids import check_name
 from common.core.transforming import Transformation, Transformed, transform
 from common.entity.definition import AnyEntity, Definition
 from common.entity.durable_state import AnyState, StateDefinition
 from common.projection.handlers import Handler
 from common.projection.latest import LATEST
 from common.projection.tally import TALLY
+from common.runtime.handler_sink import check_remote
+from common.runtime.setting_values import Address
+from common.runtime.stream_settings import parse_address
+from common.transport.stream_catalogue import ServedStream
 
 if TYPE_CHECKING:
     from common.runtime.application_running import Running
@@ -74,6 +80,37 @@ class Transformations:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Follow:
+    """A stream of another service that the application follows: ``handler`` runs over it as it would over the own log.
+
+    ``criteria`` are the first filter; ``{consumer_id}`` in them stands for this service's id (``EDGE_ID``). Later changes
+    are an operator's, and kept in the journal. Without ``source`` (host:port) an edge follows its cloud. What comes takes
+    effect in the transaction of the subscription's place, or before it (``effect``, ``act``).
+    """
+
+    stream: str
+    handler: Handler
+    criteria: Sequence[Mapping[str, object]] = ()
+    source: str = ""
+    name: str = ""
+    """The subscription's; that of the stream when not given."""
+
+    def address(self, default: Address | None) -> Address | None:
+        """Where the stream is; raises ValueError."""
+        return default if not self.source else parse_address(self.source)
+
+    @property
+    def subscription(self) -> str:
+        """The name it is known by in the journal, in logs and to operators."""
+        return self.name or self.stream
+
+    def first_filter(self, consumer_id: str) -> str:
+        """Canonical criteria. Raises what parsing does, and ``subscription.invalid_consumer``."""
+        text = json.dumps(list(self.criteria)) if self.criteria else ""
+        return ServedStream(self.stream, frozenset(), text).enforced(consumer_id).criteria
+
+
+@dataclass(frozen=True, kw_only=True)
 class App:
     """An application, as its module defines it; everything is optional.
 
@@ -85,6 +122,7 @@ class App:
     entities: Sequence[AnyEntity | type[AnyEntity]] = ()
     states: Sequence[AnyState | type[AnyState]] = ()
     projections: Sequence[Handler] = ()
+    follows: Sequence[Follow] = ()
     migrations: Sequence[Sequence[str]] = ()
     routes: Callable[[Running], Sequence[BaseRoute]] = _no_routes
     transformations: Transformations = Transformations()
@@ -152,6 +190,8 @@ def check_application(app: object, target: str = "") -> Application:
     for handler in app.projections:
         if not isinstance(handler, Handler):
             raise _wrong_part(target, "projection", handler)
+    for follow in app.follows:
+        _check_follow(target, follow)
     if not isinstance(app.transformations, Transformations):
         raise _wrong_part(target, "set of transformations", app.transformations)
     if not callable(app.routes):
@@ -168,7 +208,9 @@ def check_application(app: object, target: str = "") -> Application:
     written += [(one.entity_type, type(one.state)) for one in states]
     _check_unique("entity type", written)
     _check_unique("table", [(one.table, type(one.state)) for one in states])
-    _check_unique("projection", [(one.name, one.function) for one in (*BUILT_IN.values(), *app.projections)])
+    handlers = [*BUILT_IN.values(), *app.projections, *(follow.handler for follow in app.follows)]
+    _check_unique("projection", [(one.name, one.function) for one in handlers])
+    _check_unique("subscription", [(one.subscription, one.handler.function) for one in app.follows])
     return Application(
         app,
         target,
@@ -176,6 +218,26 @@ def check_application(app: object, target: str = "") -> Application:
         {one.entity_type: one for one in entities},
         {one.entity_type: one for one in states},
     )
+
+
+def _check_follow(target: str, follow: object) -> None:
+    if not isinstance(follow, Follow) or not isinstance(follow.handler, Handler):
+        raise _wrong_part(target, "stream to follow", follow)
+    check_remote(follow.handler)
+    try:
+        follow.first_filter("checked")
+        check_name("subscription", follow.subscription)
+        check_name("stream", follow.stream)
+    except BackhaulError as error:
+        raise ConfigurationError(error.code, f"follow {follow.stream}: {error.message}", error.hint) from error
+    try:
+        follow.address(Address("checked", 1))
+    except ValueError as error:
+        raise ConfigurationError(
+            "application.wrong_object",
+            f"{target or 'the application'} follows {follow.stream} at {follow.source!r}, which {error}",
+            "write host:port",
+        ) from error
 
 
 def _check_unique(what: str, named: Iterable[tuple[str, object]]) -> None:

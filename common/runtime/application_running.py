@@ -9,27 +9,39 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
+from typing import Any, TypeVar, overload
 
 import structlog
 from starlette.routing import BaseRoute
 
 from common.core.batch import Envelope
 from common.core.errors import ConfigurationError
+from common.entity.definition import AnyEntity, EventSourced
+from common.entity.durable_state import AnyState, DurableState
 from common.entity.runtime import Entities, open_entities
 from common.entity.settings import EntitySettings
 from common.entity.states import States
+from common.entity.typed import EntitiesOf, StatesOf
 from common.journal.group_commit import GroupCommit
 from common.journal.interface import Journal
+from common.projection.calls import PlainCalls
 from common.projection.handlers import Handler
-from common.projection.work import Decode, undecoded
+from common.projection.work import Decode, Work, undecoded
 from common.runtime.application import BUILT_IN, NO_APPLICATION, Application
 from common.runtime.entity_routes import entity_routes, state_routes
+from common.runtime.handler_sink import HandlerSink
 from common.runtime.intake import Intake
+from common.transport.subscription_sinks import Sink
 from common.watchdog import Watchdog
 
 _log = structlog.get_logger()
 
 TABLES = "application tables"
+
+S = TypeVar("S")
+C = TypeVar("C")
+E = TypeVar("E")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +56,18 @@ class Running:
     now_us: Callable[[], int]
     watchdog: Watchdog
 
+    @overload
+    def of(self, what: type[EventSourced[S, C, E]]) -> EntitiesOf[S, C]: ...
+
+    @overload
+    def of(self, what: type[DurableState[V]]) -> StatesOf[V]: ...
+
+    def of(self, what: type[AnyEntity] | type[AnyState]) -> EntitiesOf[Any, Any] | StatesOf[Any]:
+        """Entities or durable state of one type, typed; a type that the application has not is told when it is asked."""
+        if issubclass(what, EventSourced):
+            return EntitiesOf(self.entities, what.entity_type)
+        return StatesOf(self.states, what.entity_type)
+
     @property
     def decode(self) -> Decode:
         """What handlers of single events are given as an event's value."""
@@ -54,8 +78,17 @@ class Running:
 
     @property
     def handlers(self) -> Sequence[Handler]:
-        """The application's projections."""
-        return self.application.app.projections
+        """The application's projections over the own log."""
+        return [handler.bound(self) for handler in self.application.app.projections]
+
+    def handler_sinks(self, plain_calls: Callable[[], PlainCalls]) -> dict[str, Sink]:
+        """What takes the streams that the application follows, by subscription."""
+        return {
+            one.subscription: HandlerSink(
+                Work(one.handler.bound(self), self.decode, plain_calls(), self.watchdog), self.journal
+            )
+            for one in self.application.app.follows
+        }
 
     def routes(self) -> list[BaseRoute]:
         """Commands to the application's entities, its durable state, and its own routes."""

@@ -10,9 +10,19 @@ from __future__ import annotations
 from common.core.errors import ConfigurationError
 from common.core.ids import entity_type_of
 from common.journal.interface import Journal
-from common.projection.handlers import OnFailure
+from common.projection.handlers import Handler, OnFailure
 from common.projection.work import Work
 from common.transport.subscription_sinks import Effect, Taken
+
+
+def check_remote(handler: Handler) -> None:
+    """Refuse a handler that cannot run over a stream: ConfigurationError ``projection.not_remote``."""
+    if handler.inside is not None or handler.on_failure is not OnFailure.RETRY:
+        raise ConfigurationError(
+            "projection.not_remote",
+            f"projection {handler.name} runs inside the transaction, or parks or stops on failure",
+            "a handler over a stream has statements=, each=, effect= or act=, and retries; or receive into the own journal",
+        )
 
 
 class HandlerSink:
@@ -20,13 +30,7 @@ class HandlerSink:
 
     def __init__(self, work: Work, journal: Journal) -> None:
         """Raises ConfigurationError ``projection.not_remote``."""
-        handler = work.handler
-        if handler.inside is not None or handler.on_failure is not OnFailure.RETRY:
-            raise ConfigurationError(
-                "projection.not_remote",
-                f"projection {handler.name} runs inside the transaction, or parks or stops on failure",
-                "a handler over a stream has statements=, each= or effect=, and retries; or receive into the own journal",
-            )
+        check_remote(work.handler)
         self._work = work
         self._journal = journal
         self._has_tables = False

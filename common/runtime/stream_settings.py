@@ -24,6 +24,13 @@ _STREAM_PORT = 7443
 _ADDRESS = Shape("address", default_port=_STREAM_PORT)
 
 
+def parse_address(text: str) -> Address:
+    """``host:port``, or a host at the port of streams. Raises ValueError."""
+    address = parse(_ADDRESS, text)
+    assert isinstance(address, Address)
+    return address
+
+
 @dataclass(frozen=True, slots=True)
 class Followed:
     """A stream of another service: the subscription's own name, the stream's name there, and where that is."""
@@ -143,18 +150,22 @@ class StreamSettings(ServiceSettings):
         except BackhaulError as error:
             raise _wrong("subscription_filters", error.message, error.hint) from None
 
+    def check_reachable(self, address: Address) -> None:
+        """Refuse to follow without TLS what is not on this machine, unless that is wanted (`SettingsConflict`)."""
+        if not self.uses_tls and not self.insecure and not address.is_loopback:
+            raise SettingsConflict(
+                "settings.plaintext_refused",
+                f"{address} is not on this machine and no TLS files are set",
+                "set tls_ca, tls_cert and tls_key, or allow plaintext with insecure = true",
+                keys=("subscriptions", "insecure", "tls_ca", "tls_cert", "tls_key"),
+            )
+
     def check_streams(self, default: Address | None) -> None:
         """Refuse what does not fit together (`SettingsConflict`)."""
         self._check_order("backoff_min_s", "backoff_max_s")
         self.catalogue()
         for one in self.followed(default):
-            if not self.uses_tls and not self.insecure and not one.address.is_loopback:
-                raise SettingsConflict(
-                    "settings.plaintext_refused",
-                    f"{one.address} is not on this machine and no TLS files are set",
-                    "set tls_ca, tls_cert and tls_key, or allow plaintext with insecure = true",
-                    keys=("subscriptions", "insecure", "tls_ca", "tls_cert", "tls_key"),
-                )
+            self.check_reachable(one.address)
         if self.into_journal and self.on_diverged == "restart":
             raise SettingsConflict(
                 "settings.conflict",

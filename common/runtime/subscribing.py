@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import structlog
 import trio
 
 from common.core.backoff import Backoff
-from common.core.errors import BackhaulError
+from common.core.errors import BackhaulError, ConfigurationError
 from common.core.subscription_messages import Begin
 from common.journal.interface import InboxStats, Journal
+from common.runtime.application import Follow
 from common.runtime.metrics import Registry
 from common.runtime.outside import Outside, tls_files
 from common.runtime.setting_values import Address
@@ -22,6 +24,36 @@ from common.transport.subscription_sinks import InboxSink, JournalSink, Sink
 from common.transport.subscription_state import SubscriptionSettings, SubscriptionState
 
 _log = structlog.get_logger()
+
+NO_SINKS: Final[Mapping[str, Sink]] = MappingProxyType({})
+
+
+def all_followed(settings: StreamSettings, follows: Sequence[Follow], default: Address | None) -> list[Followed]:
+    """What the settings and an application follow; ``default`` is where a stream is that names no address.
+
+    Raises:
+        ConfigurationError: ``application.name_taken`` when both have one name, ``application.no_source``, and what the
+            settings refuse.
+    """
+    found = settings.followed(default)
+    for follow in follows:
+        name, address = follow.subscription, follow.address(default)
+        if any(one.name == name for one in found):
+            raise ConfigurationError(
+                "application.name_taken",
+                f"the subscription {name} is in the settings and in the application",
+                "take it out of `subscriptions`, or give the application's another name",
+                details={"name": name},
+            )
+        if address is None:
+            raise ConfigurationError(
+                "application.no_source",
+                f"the application follows {name}, and does not say where",
+                "give Follow a source=host:port: only an edge has a cloud to follow",
+            )
+        settings.check_reachable(address)
+        found.append(Followed(name, follow.stream, address))
+    return found
 
 
 class Subscriptions:
@@ -36,16 +68,24 @@ class Subscriptions:
         consumer_id: str,
         owner: str,
         default: Address | None,
+        follows: Sequence[Follow] = (),
+        sinks: Mapping[str, Sink] = NO_SINKS,
         parked_max: int = 10_000,
     ) -> None:
+        """``follows`` are what an application adds to those of the settings, ``sinks`` where they take effect.
+
+        Raises as ``all_followed``.
+        """
         self._journal = journal
         self._settings = settings
         self._outside = outside
         self._consumer_id = consumer_id
         self._owner = owner
         self._parked_max = parked_max
-        self._followed = settings.followed(default)
+        self._sinks = sinks
+        self._followed = all_followed(settings, follows, default)
         self._filters = settings.first_filters()
+        self._filters.update({follow.subscription: follow.first_filter(consumer_id) for follow in follows})
         self._inboxes: dict[str, InboxStats] = {}
         self.states = {one.name: SubscriptionState(one.name, one.stream_id) for one in self._followed}
 
@@ -83,6 +123,8 @@ class Subscriptions:
         )
 
     def _sink(self, name: str) -> Sink:
+        if name in self._sinks:
+            return self._sinks[name]
         if name not in self._settings.into_journal:
             return InboxSink()
         return JournalSink(name, event_max_bytes=self._settings.event_max_bytes, parked_max=self._parked_max)

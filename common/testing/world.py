@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import count
 from random import Random
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol, TypeVar, overload
 
 import structlog
 import trio
@@ -26,8 +26,11 @@ from starlette.types import ASGIApp
 import cloud_service.service
 import edge_service.service
 from cloud_service.settings import CloudSettings
+from common.entity.definition import EventSourced
+from common.entity.durable_state import DurableState
 from common.entity.runtime import Entities
 from common.entity.states import States
+from common.entity.typed import EntitiesOf, StatesOf
 from common.journal.interface import Journal
 from common.journal.memory import MemoryDatabase, open_memory_journal
 from common.projection.calls import call_inline
@@ -39,7 +42,13 @@ from common.testing.http_in_memory import HttpAnswer, http_request
 from common.transport.memory_line import MemoryConnection
 from common.transport.memory_streams import MemoryNetwork
 from common.transport.stream import Channel, Methods, PeerGone, PeerInfo
+from common.transport.subscription_state import SubscriptionState
 from edge_service.settings import EdgeSettings
+
+S = TypeVar("S")
+C = TypeVar("C")
+E = TypeVar("E")
+V = TypeVar("V")
 
 _CLOUD: Final = "cloud"
 _PORT: Final = 7443
@@ -71,6 +80,7 @@ class Service:
         self._serve = serve
         self._world = world
         self._running: Running | None = None
+        self.subscriptions: Mapping[str, SubscriptionState] = {}
         self._app: ASGIApp | None = None
         self._stop = trio.Event()
         self._wanted = trio.Event()
@@ -101,6 +111,17 @@ class Service:
     def states(self) -> States:
         """Its durable state."""
         return self.running.states
+
+    @overload
+    def of(self, what: type[EventSourced[S, C, E]]) -> EntitiesOf[S, C]: ...
+
+    @overload
+    def of(self, what: type[DurableState[V]]) -> StatesOf[V]: ...
+
+    def of(self, what: type[Any]) -> EntitiesOf[Any, Any] | StatesOf[Any]:
+        """Entities or durable state of one type, typed."""
+        found: EntitiesOf[Any, Any] | StatesOf[Any] = self.running.of(what)
+        return found
 
     async def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of the application's tables."""
@@ -133,7 +154,7 @@ class Service:
                 try:
                     async with trio.open_nursery() as nursery:
                         ports = await nursery.start(self._serve, self._world.outside(self), self._stop)
-                        self._running = ports.running
+                        self._running, self.subscriptions = ports.running, ports.subscriptions
                         self._changed.unpark_all()
                 finally:
                     self._running = self._app = None
@@ -172,7 +193,8 @@ class World:
 
     # -- waiting ---------------------------------------------------------------------------------------------------
     async def settled(self, at_most_s: float = 600.0) -> None:
-        """Wait until the cloud has what every edge stored, and every projection has seen its whole log.
+        """Wait until everybody has seen everything: the cloud what edges stored, edges what they follow of the cloud, and
+        every projection its whole log. Edges whose line is cut or that are stopped are left out.
 
         Raises:
             AssertionError: naming what is behind, when that takes longer than ``at_most_s``.
@@ -183,6 +205,22 @@ class World:
             await trio.sleep(0.1)
 
     async def _behind(self) -> str:
+        return await self._behind_down() or await self._behind_up()
+
+    async def _behind_down(self) -> str:
+        if not self.cloud.is_running:
+            return ""
+        head = (await self.cloud.journal.stats()).head_position
+        for name, edge in self.edges.items():
+            if not edge.is_running or name in self._cut:
+                continue
+            for follow in edge.running.application.app.follows:
+                state = edge.subscriptions[follow.subscription]
+                if not follow.source and (state.position < head or state.awaiting or state.backfill_position >= 0):
+                    return f"{name} is at {state.position} of {head} in {state.name}"
+        return ""
+
+    async def _behind_up(self) -> str:
         stored = {origin.origin_id: origin.stored.position for origin in await self.cloud.journal.origins()}
         for name, edge in self.edges.items():
             if edge.is_running:
@@ -297,7 +335,8 @@ async def open_world(
             yield world
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        # The nursery is our affair: what the block raised, or the start, comes out as it was.
-        if len(group.exceptions) == 1:
-            raise group.exceptions[0] from None
-        raise
+        # The nurseries are our affair: what the block raised, or the start, comes out as it was.
+        alone: BaseException = group
+        while isinstance(alone, BaseExceptionGroup) and len(alone.exceptions) == 1:
+            alone = alone.exceptions[0]
+        raise alone from None
