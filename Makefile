@@ -10,6 +10,7 @@ BIN := .venv/bin
 ARGS ?=
 N ?= 20
 SEEDS ?= 100
+WORKERS ?= 3
 
 .PHONY: help setup demo test check bench crash sim images test-images proto lock format clean
 
@@ -22,8 +23,8 @@ setup: ## make .venv from the locked requirements (PYTHON=... picks the interpre
 demo: setup ## one cloud, three edges, one terminal: faults, and a table that proves nothing was lost (ARGS=...)
 	@$(BIN)/python -m examples.demo $(ARGS)
 
-test: setup ## every test that belongs to a change (ARGS=... goes to pytest)
-	@$(BIN)/python -m pytest $(ARGS)
+test: setup ## every test that belongs to a change (ARGS=... goes to pytest, WORKERS=0 runs one at a time)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 check: setup ## format, lint, types, import rules, then exactly what `make test` runs
 	$(BIN)/ruff format --check .

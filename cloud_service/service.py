@@ -39,12 +39,11 @@ from common.runtime.metrics import Registry
 from common.runtime.outside import Outside, tls_files
 from common.runtime.projection_routes import projection_routes
 from common.runtime.snapshot_routes import snapshot_routes
-from common.runtime.stream_serving import consumers_status, open_streams
+from common.runtime.stream_serving import ServedStreams, open_streams
 from common.runtime.subscribing import Subscriptions, all_followed
 from common.runtime.subscription_routes import subscription_routes
 from common.transport.push_endpoint import EndpointSettings, PushEndpoint
 from common.transport.stream import StreamMethod
-from common.transport.subscription_endpoint import SubscriptionEndpoint
 from common.transport.subscription_state import SubscriptionState
 
 _log = structlog.get_logger()
@@ -85,7 +84,6 @@ async def serve(
     built_in = [built_in_handler(name) for name in settings.projections]
     node = settings.node or socket.gethostname()
     owner = f"{node}/{outside.new_id()[:8]}"
-    metrics = Registry("backhaul_cloud")
     async with (
         outside.open_journal(settings.journal, max_bytes=None, prompted=not settings.poll_only) as journal,
         open_group_commit(journal) as commit,
@@ -99,16 +97,17 @@ async def serve(
             chance=outside.chance,
             event_max_bytes=settings.event_max_bytes,
         ) as running,
-        open_streams(journal, settings, outside, on_serve, metrics) as streams,
+        open_streams(journal, settings, outside, on_serve) as streams,
     ):
         endpoint = PushEndpoint(
             journal, commit.submit, _endpoint_settings(settings, application.app.transformations), outside.now_us
         )
         report = CloudReport(journal, commit, endpoint, node=node, version=VERSION, now_us=outside.now_us)
-        watch, readiness = JournalWatch(journal), Readiness()
+        watch, readiness, metrics = JournalWatch(journal), Readiness(), Registry("backhaul_cloud")
         readiness.add("journal", lambda: watch.reason)
         readiness.add("draining", lambda: "the node is stopping" if stop.is_set() else None)
         report.register(metrics)
+        streams.register(metrics)
         subscriptions = Subscriptions(
             journal,
             settings,
@@ -128,7 +127,7 @@ async def serve(
             await subscriptions.refresh()
             told = await report.status()
             return told | {
-                "consumers": consumers_status(streams),
+                "consumers": streams.status(),
                 "subscriptions": subscriptions.status(),
                 "retention": retention.status(),
             }
@@ -207,12 +206,12 @@ async def serve(
             workers.cancel_scope.cancel()
 
 
-async def _drain(endpoint: PushEndpoint, streams: SubscriptionEndpoint, at_most_s: float) -> None:
+async def _drain(endpoint: PushEndpoint, streams: ServedStreams, at_most_s: float) -> None:
     """Ask edges and consumers to leave, and wait for those that still have something in flight."""
     with trio.move_on_after(at_most_s):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(endpoint.drain, _REDIAL_S)
-            nursery.start_soon(streams.drain, _REDIAL_S)
+            nursery.start_soon(streams.drain, _REDIAL_S, at_most_s)
 
 
 def _intake(settings: CloudSettings, commit: GroupCommit) -> Intake:

@@ -37,7 +37,7 @@ from common.runtime.metrics import Registry
 from common.runtime.outside import Outside, tls_files
 from common.runtime.projection_routes import projection_routes
 from common.runtime.snapshot_routes import snapshot_routes
-from common.runtime.stream_serving import open_streams
+from common.runtime.stream_serving import ServedStreams, open_streams
 from common.runtime.subscribing import Subscriptions, all_followed
 from common.runtime.subscription_routes import subscription_routes
 from common.transport.push_link import keep_push_link
@@ -48,6 +48,8 @@ from edge_service.retention import Retention, RetentionSettings
 from edge_service.settings import EdgeSettings
 
 _log = structlog.get_logger()
+
+_REDIAL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +129,14 @@ async def serve(
 
         subscriptions.register(metrics)
 
+        served: ServedStreams | None = None
+
         async def status() -> dict[str, Any]:
             await subscriptions.refresh()
-            return await report.status() | {"subscriptions": subscriptions.status()}
+            return await report.status() | {
+                "subscriptions": subscriptions.status(),
+                "consumers": served.status() if served else [],
+            }
 
         app = HttpApp(
             [
@@ -162,7 +169,10 @@ async def serve(
             workers.start_soon(_push, settings, outside, journal, link, application.app.transformations)
             workers.start_soon(subscriptions.run)
             if settings.serve is not None:
-                await workers.start(_serve_streams, settings, outside, journal, stop, application.app.transformations)
+                served = await workers.start(
+                    _serve_streams, settings, outside, journal, application.app.transformations
+                )
+                served.register(metrics)
             workers.start_soon(
                 partial(
                     run_projections,
@@ -190,6 +200,8 @@ async def serve(
             )
             task_status.started(EdgePorts(grpc_port, http_port, running, subscriptions.states))
             await stop.wait()
+            if served:
+                await served.drain(_REDIAL_S, settings.drain_s / 2)
             workers.cancel_scope.cancel()
 
 
@@ -197,10 +209,9 @@ async def _serve_streams(
     settings: EdgeSettings,
     outside: Outside,
     journal: Journal,
-    stop: trio.Event,
     transformations: Transformations,
     *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[ServedStreams] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """This edge's own streams, on a port of their own, for whoever may follow them."""
     assert settings.serve is not None
@@ -219,8 +230,8 @@ async def _serve_streams(
         ),
     ):
         _log.info("service.serving_streams", address=str(settings.serve))
-        task_status.started()
-        await stop.wait()
+        task_status.started(streams)
+        await trio.sleep_forever()
 
 
 def _intake(settings: EdgeSettings, commit: GroupCommit) -> Intake:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -202,6 +203,12 @@ class Service:
         status, body = self.ask("GET", path)
         assert status == 200, (path, status, body)
         return body
+
+    def text(self, path: str) -> str:
+        """A page that is no JSON."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=PATIENCE_S) as answer:
+            found: str = answer.read().decode()
+            return found
 
     def append(self, count: int, *, entity: str = "temp1", size: int = 20, entity_type: str = "Sensor") -> None:
         """Append events of one entity at an edge, in one request; asserts that they were taken."""
