@@ -54,6 +54,8 @@ def run_edge(name: str) -> None:
         "EDGE_HTTP_PORT": str(EDGE_HTTP[name]),
         "EDGE_GRPC_PORT": str(EDGE_GRPC[name]),
         "EDGE_BACKOFF_MAX_S": "1",
+        "EDGE_SUBSCRIPTIONS": "WorkOrder",
+        "EDGE_SUBSCRIPTION_FILTERS": f'WorkOrder=[{{"exclude_all": true}}, {{"include_topics": ["site/{name}"]}}]',
     }
     run(name, "localhost/backhaul-edge", environment, f"{name}-data")
 
@@ -75,6 +77,17 @@ def ask(port: int, path: str, body: object = None) -> dict[str, Any]:
 def post(edge: str, number: int) -> None:
     event = {"entity_type": "Sensor", "entity_id": "temp1", "event_type": "Read", "payload": {"n": number}}
     ask(EDGE_HTTP[edge], "/v1/events", event)
+
+
+def order(number: int, site: str) -> None:
+    """A work order for one edge's site, published in the cloud."""
+    event = {"entity_type": "WorkOrder", "entity_id": f"o{number}", "event_type": "Placed", "payload": {"n": number}}
+    ask(CLOUD_HTTP, "/v1/events", event | {"tags": [f"t:site/{site}"]})
+
+
+def has_orders(edge: str, wanted: list[int]) -> bool:
+    rows = ask(EDGE_HTTP[edge], "/v1/inbox/WorkOrder?after=0&wait_s=1")["events"]
+    return [row["payload"]["n"] for row in rows] == wanted
 
 
 def eventually(what: str, holds: Callable[[], bool]) -> None:
@@ -131,6 +144,10 @@ def main() -> None:
         eventually(f"three events of {name} are in the cloud", partial(has_tally, name, 3))
     latest = ask(CLOUD_HTTP, "/v1/latest/Sensor/edge-1/temp1")
     holds("the latest event is the last one posted", latest["payload"] == {"n": 2}, latest)
+    order(1, "edge-1")
+    order(2, "edge-2")
+    eventually("edge-1 has the order of its site and no other", partial(has_orders, "edge-1", [1]))
+    eventually("edge-2 has the order of its site and no other", partial(has_orders, "edge-2", [2]))
     for name in NAMES:
         holds(f"{name} runs without privileges", podman("exec", name, "id", "-u") == "10001")
         podman("healthcheck", "run", name)
@@ -139,9 +156,11 @@ def main() -> None:
     print(f"    memory: {memory.replace(chr(10), '; ')}")
 
     post("edge-1", 3)
+    order(3, "edge-1")
     podman("kill", "--signal", "KILL", "edge-1")
     podman("start", "edge-1")
     eventually("edge-1 is ready again", lambda: ask(EDGE_HTTP["edge-1"], "/readyz")["ready"])
+    eventually("an order published before SIGKILL has come", partial(has_orders, "edge-1", [1, 3]))
     eventually("an event posted right before SIGKILL is in the cloud", lambda: tally("edge-1") == 4)
 
     podman("stop", "--time", "15", "cloud")
