@@ -46,7 +46,9 @@ class Serving:
     def __init__(
         self, place: Place, desired: FilterState, limits: StreamLimits, *, ack_target_s: float, now_s: float
     ) -> None:
-        self.place = place
+        self._place = place
+        self._moved: Cursor | None = None
+        self._live_position = place.live.position
         self.limits = limits
         self.deliveries = 0
         self.acked = 0
@@ -63,6 +65,13 @@ class Serving:
         self._replays: deque[Replay] = deque()
         self._own_replays: set[str] = set()
 
+    @property
+    def place(self) -> Place:
+        """Where the consumer is after everything sent so far. Put together when asked for: most moves nobody looks at."""
+        if self._moved is not None:
+            self._place, self._moved = replace(self._place, live=self._moved), None
+        return self._place
+
     # -- what to send ----------------------------------------------------------------------------------------------
     def room_bytes(self) -> int:
         """Size of what may be sent now; 0 = wait for an ack. A sliver of room is left alone, as in push."""
@@ -73,7 +82,7 @@ class Serving:
     @property
     def holds_live(self) -> bool:
         """Whether live waits, so that backfill can meet it."""
-        backfill = self.place.backfill
+        backfill = self._place.backfill
         if backfill is None or backfill.scan is not None:
             return False
         return self.place.live.position - backfill.position <= MEET_WITHIN and not self.has_met
@@ -81,7 +90,7 @@ class Serving:
     @property
     def has_met(self) -> bool:
         """Whether backfill is where live is, so that the change can end."""
-        backfill = self.place.backfill
+        backfill = self._place.backfill
         return backfill is not None and backfill.scan is None and backfill.position >= self.place.live.position
 
     @property
@@ -135,15 +144,16 @@ class Serving:
         scan: SnapshotScan | None = None,
     ) -> int:
         """A lane goes on to ``through``; answers the position it was at."""
+        if lane is Lane.LIVE:
+            after, self._live_position = self._live_position, through
+            assert after <= through
+            self._moved = Cursor(through, digest, timestamp_us, scan)
+            return after
         place, cursor = self.place, Cursor(through, digest, timestamp_us, scan)
-        if lane is Lane.BACKFILL:
-            assert place.backfill is not None
-            assert place.backfill.position <= through <= place.live.position
-            self.place = replace(place, backfill=cursor)
-            return place.backfill.position
-        assert place.live.position <= through
-        self.place = replace(place, live=cursor)
-        return place.live.position
+        assert place.backfill is not None
+        assert place.backfill.position <= through <= place.live.position
+        self._place = replace(place, backfill=cursor)
+        return place.backfill.position
 
     def sent(self, events: int, size: int, now_s: float) -> None:
         """A delivery of so many events and bytes is handed to the line."""
@@ -157,9 +167,9 @@ class Serving:
         following, self.pending = self.pending, None
         position = self.place.live.position
         if begin is None:
-            self.place = replace(self.place, applied=following)
+            self._place = replace(self.place, applied=following)
         else:
-            self.place = replace(self.place, next=following, backfill=begin, change_position=position)
+            self._place = replace(self.place, next=following, backfill=begin, change_position=position)
         return FilterApplied(following.version, position, begin)
 
     def end_change(self) -> BackfillDone:
@@ -167,7 +177,7 @@ class Serving:
         assert self.has_met
         following = self.place.next
         assert following is not None
-        self.place = replace(self.place, applied=following, next=None, backfill=None)
+        self._place = replace(self.place, applied=following, next=None, backfill=None)
         return BackfillDone(following.version, self.place.live.position)
 
     def replay_goes_on(self, from_seq_nr: int) -> None:

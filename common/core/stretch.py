@@ -55,6 +55,7 @@ class Stretch:
         self.from_ring = from_ring
         self._encoded = encoded
         self._events = events
+        self._shared: bytes | None = None
 
     @cached_property
     def encoded(self) -> bytes:
@@ -65,6 +66,12 @@ class Stretch:
     def events(self) -> EventBatch:
         """The selected events in columns."""
         return self._events()
+
+    def shared(self, make: Callable[[Stretch], bytes]) -> bytes:
+        """What ``make``, always the same function, makes of it; made once for all who share the stretch."""
+        if self._shared is None:
+            self._shared = make(self)
+        return self._shared
 
     @property
     def is_empty(self) -> bool:

@@ -10,14 +10,13 @@ would never move a large event.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _START_BYTES = 65_536
 _LEAST_BYTES = 1_024
 
 
-@dataclass(frozen=True, slots=True)
-class _Sent:
+class _Sent(NamedTuple):
     through: int
     events: int
     weight: int

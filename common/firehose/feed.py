@@ -22,6 +22,7 @@ from common.core.standing import Standing
 from common.core.step import Limits
 from common.core.stretch import Stretch
 from common.firehose.catch_ups import CatchUpReaders
+from common.firehose.pump import Pump
 from common.firehose.waiting import Deadlines, Waiter
 
 
@@ -32,6 +33,7 @@ class Hub(Protocol):
     readers: CatchUpReaders
     source: Source
     deadlines: Deadlines
+    pump: Pump
     outside: dict[Waiter, None]
     """Those who are level with the ring, or beyond it, and not in it yet."""
     log_number: int
@@ -60,6 +62,7 @@ class CursorFeed:
         self._look_at_s = 0.0
         self._limits = Limits(0, 0)
         self.cursor = cursor
+        self.serve: Callable[[], bool] | None = None
         self.waiter = Waiter(hub.deadlines)
 
     @property
@@ -83,6 +86,15 @@ class CursorFeed:
         self._hub.fan_out.change(self.cursor, predicate)
         self.waiter.wake()
 
+    def tell(self) -> None:
+        """There may be something in the ring for it."""
+        if self.serve is None or not self.cursor.is_member or self._log_number != self._hub.log_number:
+            self.waiter.wake()
+        elif (  # else its task may have something in hand that comes before
+            self.waiter.is_waiting and self.serve() and self._hub.fan_out.has_more(self.cursor, trio.current_time())
+        ):
+            self._hub.pump.add(self)
+
     def close(self) -> None:
         """Leave nothing behind."""
         self._forget_request()
@@ -103,7 +115,8 @@ class CursorFeed:
         has_waited = False
         while True:
             self._check_log()
-            stretch = self._take_from_ring(limits) or self._take_from_journal(limits)
+            is_served = self.serve is not None and self.cursor.is_member
+            stretch = None if is_served else self._take_from_ring(limits) or self._take_from_journal(limits)
             if stretch is None and (self._is_over() or trio.current_time() >= deadline_s):
                 stretch = self._withheld()
                 has_come = True
@@ -164,9 +177,11 @@ class CursorFeed:
         """Until something may have changed for this one."""
         hub, cursor = self._hub, self.cursor
         now_s = trio.current_time()
-        if self._through is None and hub.fan_out.has_more(cursor, now_s):  # much was judged, and nothing of it selected
-            await trio.lowlevel.checkpoint()
-            return
+        if self._through is None and hub.fan_out.has_more(cursor, now_s):
+            if self.serve is None or not cursor.is_member:  # much was judged, and nothing of it selected
+                await trio.lowlevel.checkpoint()
+                return
+            hub.pump.add(self)
         is_outside = False
         if not cursor.is_member and self._request is None:
             seen = cursor.seen(hub.fan_out.ring)

@@ -25,6 +25,7 @@ from common.core.stretch import Encode
 from common.firehose.catch_ups import CatchUpReaders
 from common.firehose.feed import CursorFeed
 from common.firehose.follower import Follower
+from common.firehose.pump import Pump
 from common.firehose.settings import FirehoseSettings
 from common.firehose.waiting import Deadlines, Waiter
 from common.journal.feeds import Feed
@@ -77,6 +78,7 @@ class Firehose:
         self.fan_out = FanOut(ring)
         self.readers = CatchUpReaders(journal, lambda: self.source, self._settings)
         self.deadlines = Deadlines()
+        self.pump = Pump()
         self.outside: dict[Waiter, None] = {}
         self.log_number = 1
         self._feeds: dict[Cursor, CursorFeed] = {}
@@ -96,6 +98,7 @@ class Firehose:
             nursery.start_soon(self._follower.run)
             nursery.start_soon(self.readers.run)
             nursery.start_soon(self.deadlines.run)
+            nursery.start_soon(self.pump.run)
             nursery.start_soon(self._summarise)
             while True:
                 await trio.sleep(self._settings.sweep_s)
@@ -114,6 +117,7 @@ class Firehose:
             yield feed
         finally:
             del self._feeds[feed.cursor]
+            self.pump.forget(feed)
             feed.close()
 
     @contextmanager
@@ -203,9 +207,9 @@ class Firehose:
         news = self.fan_out.extend(events, trio.current_time())
         for entity_types in news.entity_types:
             for cursor in self.fan_out.plain_members(entity_types):
-                self._feeds[cursor].waiter.wake()
+                self.pump.add(self._feeds[cursor])
         for cursor in news.selecting:
-            self._feeds[cursor].waiter.wake()
+            self.pump.add(self._feeds[cursor])
         for waiter in self.outside:
             waiter.wake()
         self.tell_changes()

@@ -70,6 +70,11 @@ class Waiter:
         self._deadlines = deadlines
         self._task: trio.lowlevel.Task | None = None
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a task waits here now."""
+        return self._task is not None
+
     def wake(self) -> None:
         """End its wait."""
         task, self._task = self._task, None

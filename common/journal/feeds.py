@@ -41,6 +41,13 @@ class Feed(Protocol):
     def next_nowait(self, *, max_events: int, max_bytes: int) -> Stretch | None:
         """The same, when it is in memory now: events, or None."""
 
+    serve: Callable[[], bool] | None
+    """With it, what is in memory is not for ``next`` to return: this is called instead, while a task waits there.
+
+    It takes by ``next_nowait``, must not wait nor raise, and answers whether it is to be called again for what is left; if
+    not, it has seen to it that the task gets on (cancelled its wait), unless nothing is left.
+    """
+
     def change(self, predicate: EntityPredicate) -> None:
         """Select by ``predicate`` from the present position on."""
 

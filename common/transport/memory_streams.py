@@ -91,6 +91,14 @@ class _MemoryStream:
             self._out.put(message)
         self._raise_if_over_for_sending()
 
+    def send_nowait(self, message: bytes) -> bool:
+        is_over = self._is_sending or self._end is not None or self.fault is not None
+        if is_over or len(message) > self._message_max_bytes or not self._out.has_room(len(message)):
+            return False
+        if self._call.connection.lets_through(self._direction, len(message)):
+            self._out.put(message)
+        return True
+
     async def receive(self) -> bytes:
         if self._is_receiving:
             raise trio.BusyResourceError("another task is receiving on this stream")

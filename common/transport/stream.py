@@ -110,6 +110,10 @@ class MessageStream(Protocol):
         """
         ...
 
+    def send_nowait(self, message: bytes) -> bool:
+        """Hand one message over if that is possible without waiting; else, or when the stream is over, do nothing."""
+        ...
+
     async def receive(self) -> bytes:
         """The next message. Cancelling it loses nothing.
 

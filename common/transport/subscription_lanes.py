@@ -73,6 +73,7 @@ class SourceStream:
         self._name = f"{state.consumer_id}/{state.subscription}"
         self._work = trio.lowlevel.ParkingLot()  # for the task that watches and starts lanes
         self._live_wait: trio.CancelScope | None = None
+        self._in_hand: Stretch | None = None
         self._running: set[Lane] = set()
         self._drain: Drain | None = None
         self._replaced = False
@@ -161,18 +162,36 @@ class SourceStream:
         position = serving.place.live.position
         with self._feeds.subscribe(self._name, self._live_predicate, self._served.entity_types, position) as feed:
             while self._drain is None:
-                if serving.has_met:
+                if self._in_hand is not None:
+                    in_hand, self._in_hand = self._in_hand, None
+                    await self._send(Lane.LIVE, in_hand)
+                elif serving.has_met:
                     await self._end_change(feed)
                 elif serving.wants_change:
                     await self._begin_change(feed)
                 elif serving.states_first or serving.holds_live or not serving.room_bytes():
                     await self._wait_for_others()
                 else:
+                    is_plain = serving.place.next is None and self._served.transform is None
+                    feed.serve = (lambda: self._serve_at_once(feed)) if is_plain else None
                     stretch = await self._next_live(feed, serving.room_bytes())
                     if stretch is not None:
                         await self._send(Lane.LIVE, stretch)
                     await self._sender.heartbeat_if_due()
                 self.state.standing = feed.standing.value
+
+    def _serve_at_once(self, feed: Feed) -> bool:
+        """Send what is in memory, while this stream's task waits in ``feed.next``; where that cannot be, end its wait."""
+        serving = self._serving
+        room = 0 if serving.states_first or self._wants_live else serving.room_bytes()
+        if room:
+            stretch = feed.next_nowait(max_events=serving.limits.batch_events, max_bytes=_even(room))
+            if stretch is not None and self._sender.send_stretch_nowait(stretch):
+                return True
+            self._in_hand = stretch
+        if self._live_wait is not None:
+            self._live_wait.cancel()
+        return False
 
     async def _send(self, lane: Lane, stretch: Stretch) -> None:
         await self._sender.send_stretch(lane, stretch, lambda: self._wanted)
@@ -341,6 +360,11 @@ class SourceStream:
 def filter_of(criteria: str) -> Filter:
     """The filter of criteria that many consumers may have. Raises as ``parse_filter``."""
     return parse_filter(criteria)
+
+
+def _even(room: int) -> int:
+    """A power of two: consumers whose windows differ a little then take the same stretch, and its bytes are made once."""
+    return 1 << (room.bit_length() - 1)
 
 
 def _all_of(*parts: Filter) -> EntityPredicate:

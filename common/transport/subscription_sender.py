@@ -124,6 +124,21 @@ class Sender:
             assert after == stretch.after, "a feed goes on where it was"
             await self._deliver(message, encoded, stretch.n)
 
+    def send_stretch_nowait(self, stretch: Stretch) -> bool:
+        """The same on the live lane, when the line takes it without waiting and nobody is at it; else do nothing."""
+        serving = self._serving
+        if self.turn.locked() or self._transform is not None or not stretch.n:
+            return False
+        data = stretch.shared(_message_of)
+        if len(data) > serving.limits.window_bytes or not self._stream.send_nowait(data):
+            return False
+        after = self._move(Lane.LIVE, stretch.through, stretch.digest, stretch.timestamp_us)
+        assert after == stretch.after, "a feed goes on where it was"
+        self._count(stretch.n, len(data))
+        self._last_sent_s = trio.current_time()
+        self._state.position = stretch.through
+        return True
+
     async def send_snapshots(self, lane: Lane, events: EventBatch, through: int, scan: SnapshotScan | None) -> None:
         """A page of snapshots, or with no ``scan`` the end of them, in the turn."""
         serving = self._serving
@@ -186,15 +201,34 @@ class Sender:
     async def _deliver(self, message: Deliver, encoded: bytes, n: int) -> None:
         data, serving = encode_deliver(message, encoded), self._serving
         # Counted before the bytes leave: the ack may be there before `send` returns.
-        serving.sent(n, len(data), trio.current_time())
-        self._state.deliveries = serving.deliveries
-        self._state.events += n
-        self._state.in_flight_bytes = serving.window.in_flight_bytes
+        self._count(n, len(data))
         await self._send(data)
         self._state.position = serving.place.live.position
+
+    def _count(self, n: int, size: int) -> None:
+        serving, state = self._serving, self._state
+        serving.sent(n, size, trio.current_time())
+        state.deliveries = serving.deliveries
+        state.events += n
+        state.in_flight_bytes = serving.window.in_flight_bytes
 
     async def _send(self, data: bytes) -> None:
         self.is_sending = True
         await self._stream.send(data)
         self.is_sending = False
         self._last_sent_s = trio.current_time()
+
+
+def _message_of(stretch: Stretch) -> bytes:
+    """A stretch of the live lane as a message, the same for all who share it."""
+    message = Deliver(
+        Lane.LIVE,
+        stretch.after,
+        stretch.through,
+        stretch.timestamp_us,
+        stretch.digest,
+        ranges=stretch.ranges,
+        leaving=stretch.leaving,
+        snapshots=stretch.snapshots,
+    )
+    return encode_deliver(message, stretch.encoded)

@@ -23,7 +23,18 @@ from common.journal.interface import Journal, TrimLimit
 from common.journal.memory import MemoryDatabase, open_memory_journal
 from tests.contract.journals import Storage
 from tests.support.builders import SettableClock, appended, ids, local
-from tests.support.firehose import NEXT, SMALL, Muffled, Subscriber, log_of, muffled, running, store, topic_filter
+from tests.support.firehose import (
+    NEXT,
+    SMALL,
+    Muffled,
+    ServedSubscriber,
+    Subscriber,
+    log_of,
+    muffled,
+    running,
+    store,
+    topic_filter,
+)
 from tests.support.growing_log import Consumer, plain_encoding, selected_positions
 
 ALL: frozenset[str] = frozenset()
@@ -63,6 +74,16 @@ def expected(events: EventBatch, subscriber: Subscriber) -> list[int]:
 
 @pytest.mark.parametrize("hears", HEARS)
 async def test_everyone_gets_what_it_selects_once_in_order(storage: Storage, hears: str) -> None:
+    await _follow_all(storage, hears, is_served=False)
+
+
+@pytest.mark.parametrize("hears", HEARS)
+async def test_so_does_everyone_who_is_served_by_the_pump(storage: Storage, hears: str) -> None:
+    subscribers = await _follow_all(storage, hears, is_served=True)
+    assert sum(one.served for one in subscribers if isinstance(one, ServedSubscriber)) > 0
+
+
+async def _follow_all(storage: Storage, hears: str, *, is_served: bool) -> list[Subscriber]:
     chance = Random(7)
     async with AsyncExitStack() as stack:
         journal = await stack.enter_async_context(storage.open())
@@ -76,7 +97,11 @@ async def test_everyone_gets_what_it_selects_once_in_order(storage: Storage, hea
         for number, (predicate, entity_types) in enumerate(KINDS * 2):
             feed = feeds.enter_context(firehose.subscribe(f"c{number}", predicate, entity_types, 0))
             slow = (lambda: chance.choice([0.0, 0.01, 0.03])) if number % 3 == 0 else (lambda: 0.0)
-            subscribers.append(Subscriber(feed, predicate, entity_types, pause_s=slow))
+            if is_served:
+                one: Subscriber = ServedSubscriber(feed, predicate, entity_types, chance=Random(number))
+            else:
+                one = Subscriber(feed, predicate, entity_types, pause_s=slow)
+            subscribers.append(one)
         async with trio.open_nursery() as nursery:
             for subscriber in subscribers:
                 nursery.start_soon(subscriber.reach, 150 + 40 * 9)
@@ -86,6 +111,7 @@ async def test_everyone_gets_what_it_selects_once_in_order(storage: Storage, hea
         log = await log_of(journal)
         for subscriber in subscribers:
             assert subscriber.consumer.positions == expected(log, subscriber)
+    return subscribers
 
 
 async def test_what_this_process_commits_needs_no_read(journal: Journal) -> None:

@@ -47,6 +47,12 @@ class TappedStream:
         self._said(message)
         await self._stream.send(message)
 
+    def send_nowait(self, message: bytes) -> bool:
+        is_sent = self._stream.send_nowait(message)
+        if is_sent:
+            self._said(message)
+        return is_sent
+
     async def receive(self) -> bytes:
         message = await self._stream.receive()
         self._heard(message)

@@ -13,6 +13,7 @@ import trio
 from common.core.append import LocalAppend
 from common.core.batch import EventBatch, join_tags, new_events
 from common.core.filters import EVERY_ENTITY, EntityPredicate, parse_filter
+from common.core.stretch import Stretch
 from common.firehose.firehose import Firehose
 from common.firehose.settings import FirehoseSettings
 from common.journal.commit_feed import CommitFeed
@@ -90,6 +91,41 @@ class Subscriber:
             pause_s = self.pause_s()
             if pause_s:
                 await trio.sleep(pause_s)
+
+
+@dataclass
+class ServedSubscriber(Subscriber):
+    """Is served by the pump while it waits, as a session on a free line is; now and then it cannot be, as on a full one."""
+
+    chance: Random = field(default_factory=lambda: Random(1))
+    served: int = 0
+    _in_hand: Stretch | None = None
+    _wait: trio.CancelScope | None = None
+
+    def _serve(self) -> bool:
+        kind = self.chance.randrange(4)
+        if kind:
+            stretch = self.feed.next_nowait(**NEXT)
+            if kind > 1 and stretch is not None:
+                self.served += 1
+                self.consumer.take(stretch)
+                return True
+            self._in_hand = stretch
+        assert self._wait is not None
+        self._wait.cancel()
+        return False
+
+    async def reach(self, position: int) -> None:
+        self.feed.serve = self._serve
+        while self.consumer.position < position:
+            stretch = None
+            with trio.CancelScope() as self._wait:
+                stretch = await self.feed.next(**NEXT, at_most_s=0.02)
+            stretch, self._in_hand = stretch or self._in_hand, None
+            if stretch is not None:
+                if self.chance.randrange(2):
+                    await trio.lowlevel.checkpoint()  # in hand and not taken in: nothing may come before it
+                self.consumer.take(stretch)
 
 
 async def store(journal: Journal, chance: Random, count: int) -> None:

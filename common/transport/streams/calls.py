@@ -125,6 +125,9 @@ class ServedStream(WireStream):
 
     _has_sent_headers = False
 
+    def send_nowait(self, message: bytes) -> bool:
+        return self._has_sent_headers and super().send_nowait(message)
+
     async def send_message(self, message: bytes, *, end: bool = False) -> None:
         if not self._has_sent_headers:
             self._has_sent_headers = True

@@ -32,6 +32,51 @@ async def test_messages_arrive_whole_and_in_order(carrier: Carrier) -> None:
         assert [await stream.receive() for _ in range(1000)] == [b"%d" % n for n in range(1000)]
 
 
+async def test_what_is_sent_without_waiting_is_whole_and_in_its_place(carrier: Carrier) -> None:
+    sizes = [0, 1, 200, 16_384, 65_531, 65_532, 100_000, 3] * 20
+    refused = 0
+
+    async def serve(stream: MessageStream) -> None:
+        nonlocal refused
+        await stream.send(b"first")  # with which response headers go
+        for number, size in enumerate(sizes):
+            message = b"%d " % number + bytes(size)
+            if number % 3 == 0 or not stream.send_nowait(message):
+                refused += number % 3 != 0
+                await stream.send(message)
+
+    async with served(carrier, serve) as channel, channel.open_stream(PATH) as stream:
+        assert await stream.receive() == b"first"
+        await trio.sleep(0.2)  # as much as fits is under way
+        for number, size in enumerate(sizes):
+            assert await stream.receive() == b"%d " % number + bytes(size)
+        with pytest.raises(PeerClosed):
+            await stream.receive()
+    assert 0 < refused < len(sizes)
+
+
+async def test_nothing_is_sent_without_waiting_where_it_cannot_be(carrier: Carrier) -> None:
+    answers: list[bool] = []
+
+    async def serve(stream: MessageStream) -> None:
+        while stream.send_nowait(bytes(50_000)) or not answers:
+            answers.append(True)
+            await stream.send(b"")
+        answers.append(stream.send_nowait(bytes(50_000)))
+        stream.abort()
+        answers.append(stream.send_nowait(b""))
+
+    async def read_to_the_end(stream: MessageStream) -> None:
+        while True:
+            await stream.receive()
+
+    async with served(carrier, serve) as channel, channel.open_stream(PATH) as stream:
+        await trio.sleep(0.5)  # it fills up meanwhile
+        with pytest.raises(PeerGone):
+            await read_to_the_end(stream)
+    assert answers[-2:] == [False, False]
+
+
 async def test_a_stream_ends_well_when_both_have_said_so(carrier: Carrier) -> None:
     async def count(stream: MessageStream) -> None:
         total = 0
