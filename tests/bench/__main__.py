@@ -16,7 +16,22 @@ import trio
 from common import border
 from common.runtime.log_fields import leaf_errors
 from examples.support.postgres import PostgresUnavailable
-from tests.bench import backlog, drain, edges, entities, fan_out, filters, firehose, intake, latency, projections
+from tests.bench import (
+    backlog,
+    behind,
+    down_latency,
+    drain,
+    edges,
+    entities,
+    fan_out,
+    filters,
+    firehose,
+    idle,
+    intake,
+    latency,
+    projections,
+    stopped,
+)
 from tests.bench.place import NotDurable, Place, describe, open_place
 from tests.bench.processes import BenchFailure
 from tests.bench.table import Table
@@ -28,10 +43,14 @@ BENCHMARKS: dict[str, Callable[[Place], Awaitable[list[Table]]]] = {
     "latency": latency.run,
     "backlog": backlog.run,
     "entities": entities.run,
-    "fan-out": fan_out.run,
     "filters": filters.run,
     "firehose": firehose.run,
     "projections": projections.run,
+    "fan-out": fan_out.run,
+    "behind": behind.run,
+    "idle": idle.run,
+    "stopped": stopped.run,
+    "down-latency": down_latency.run,
 }
 
 

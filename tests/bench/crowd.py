@@ -16,6 +16,7 @@ ROWS_SQL = (
     "SELECT coalesce(sum(idx_scan + seq_scan), 0), coalesce(sum(idx_tup_fetch + seq_tup_read), 0)"
     " FROM pg_stat_user_tables WHERE relname LIKE 'event%'"
 )
+TOPIC = '[{"exclude_all":true},{"include_topics":["site/{topic}/#"]}]'
 _STATISTICS_S = 1.5
 _LOADS = 2
 
@@ -132,9 +133,13 @@ class Publisher:
 
 
 @asynccontextmanager
-async def publisher(http_port: int, *, entities: int = 500, topics: int = 0) -> AsyncIterator[Publisher]:
+async def publisher(
+    http_port: int, *, entities: int = 500, topics: int = 0, name: str = "line"
+) -> AsyncIterator[Publisher]:
     """A program that publishes through the cloud's HTTP door."""
-    async with measured_meanwhile("tests.bench.publisher", port=http_port, entities=entities, topics=topics) as program:
+    async with measured_meanwhile(
+        "tests.bench.publisher", port=http_port, entities=entities, topics=topics, name=name
+    ) as program:
         await program.event("publisher.ready")
         yield Publisher(program)
 
@@ -159,6 +164,20 @@ class Source:
         told = await trio.to_thread.run_sync(lambda: self.place.postgres.run(ROWS_SQL, database=_database(self.url)))
         scans, rows = told.split("|")
         return int(scans), int(rows)
+
+
+class Meter:
+    """What the cloud used between two moments."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.seconds = self.cpu_s = 0.0
+        self._began_s, self._cpu_s = trio.current_time(), source.node.cpu_s
+
+    def stop(self) -> None:
+        """Take the time."""
+        self.seconds = trio.current_time() - self._began_s
+        self.cpu_s = self._source.node.cpu_s - self._cpu_s
 
 
 def _database(url: str) -> str:

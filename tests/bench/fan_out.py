@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import trio
 
-from tests.bench.crowd import Crowd, Publisher, Reached, Source, crowd, publisher, source
+from tests.bench.crowd import TOPIC, Crowd, Meter, Publisher, Reached, Source, crowd, publisher, source
 from tests.bench.place import Place
 from tests.bench.table import Table
 
@@ -19,30 +19,15 @@ _SINGLE_TARGET = 35_000
 _EVALUATIONS_TARGET = 3.0
 _READS_TARGET = 1.2
 _LOOK_KINDS = ("log", "selected", "entity")
-TOPIC = '[{"exclude_all":true},{"include_topics":["site/{topic}/#"]}]'
 _ANY_TOPIC = '[{"exclude_all":true},{"include_topics":["site/#"]}]'
-
-
-class _Meter:
-    """What the cloud used between two moments."""
-
-    def __init__(self, source: Source) -> None:
-        self._source = source
-        self.seconds = self.cpu_s = 0.0
-        self._began_s, self._cpu_s = trio.current_time(), source.node.cpu_s
-
-    def stop(self) -> None:
-        """Take the time."""
-        self.seconds = trio.current_time() - self._began_s
-        self.cpu_s = self._source.node.cpu_s - self._cpu_s
 
 
 async def _flood(
     node: Source, consumers: Crowd, publishing: Publisher, count: int, batch: int
-) -> tuple[Reached, _Meter]:
+) -> tuple[Reached, Meter]:
     """Publish as fast as it is taken, until everybody has everything."""
     await consumers.mark()
-    meter = _Meter(node)
+    meter = Meter(node)
     through = await publishing.begin(count, batch=batch)
     reached = await consumers.reach(through)
     meter.stop()
@@ -78,7 +63,7 @@ async def _everything(place: Place) -> Table:
             crowd(node.grpc_port, many, timed=50) as consumers,
         ):
             await consumers.connect()
-            meter = _Meter(node)
+            meter = Meter(node)
             found.append(await _steady(node, consumers, publishing, seconds))
             meter.stop()
             if many == 1:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -58,6 +59,14 @@ class Program:
         """Write a line to its standard input."""
         assert self._process.stdin is not None
         await self._process.stdin.send_all(f"{word}\n".encode())
+
+    def pause(self) -> None:
+        """Stop it dead; its connections stay."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._process.send_signal(signal.SIGCONT)
 
     @property
     def rss_bytes(self) -> int:

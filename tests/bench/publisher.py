@@ -19,6 +19,8 @@ from tests.bench.processes import answer
 from tests.bench.workload import PAYLOAD_BYTES
 
 _DOORS = 4
+# On a schedule no event waits for the answer to an earlier one.
+_SCHEDULED_DOORS = 48
 _READY_S = 0.5
 _PAYLOAD = orjson.Fragment(b'"' + b"x" * (PAYLOAD_BYTES - 2) + b'"')
 
@@ -26,22 +28,23 @@ _PAYLOAD = orjson.Fragment(b'"' + b"x" * (PAYLOAD_BYTES - 2) + b'"')
 class _Publisher:
     """Goes on where it was."""
 
-    def __init__(self, port: int, entities: int, topics: int) -> None:
+    def __init__(self, port: int, entities: int, topics: int, name: str) -> None:
         self._port = port
         self._entities = entities
         self._topics = topics
+        self._name = name
         self._next = 0
 
     async def publish(self, count: int, batch: int, rate: float) -> None:
         """``count`` events in requests of ``batch``; ``rate`` events a second, 0 = as they are taken."""
         begin_s, begin_us = trio.current_time() + _READY_S, utc_now_us() + round(_READY_S * 1e6)
         first, self._next = self._next, self._next + count
-        late_s = 0.0
+        late_s, doors = 0.0, _SCHEDULED_DOORS if rate else _DOORS
 
         async def post(door_number: int) -> None:
             nonlocal late_s
             async with open_http_door(self._port) as door:
-                for at in range(door_number * batch, count, batch * _DOORS):
+                for at in range(door_number * batch, count, batch * doors):
                     due_us = begin_us + round(at / rate * 1e6) if rate else 0
                     n = min(batch, count - at)
                     if rate:
@@ -53,7 +56,7 @@ class _Publisher:
                     await door.append(body)
 
         async with trio.open_nursery() as nursery:
-            for number in range(_DOORS):
+            for number in range(doors):
                 nursery.start_soon(post, number)
         answer("published", total=self._next, late_s=late_s, seconds=trio.current_time() - begin_s)
 
@@ -65,7 +68,7 @@ class _Publisher:
             entity = number % self._entities
             row = {
                 "entity_type": "Sensor",
-                "entity_id": f"line-{entity:05}",
+                "entity_id": f"{self._name}-{entity:05}",
                 "event_type": "TemperatureRead",
                 "payload": _PAYLOAD,
                 "event_time": when,
@@ -80,8 +83,8 @@ def _instant(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-async def _main(port: int, entities: int, topics: int) -> None:
-    publisher = _Publisher(port, entities, topics)
+async def _main(port: int, entities: int, topics: int, name: str) -> None:
+    publisher = _Publisher(port, entities, topics, name)
     answer("publisher.ready")
     async for line in trio.wrap_file(sys.stdin):
         count, batch, rate = line.split()
@@ -89,7 +92,7 @@ async def _main(port: int, entities: int, topics: int) -> None:
 
 
 def main() -> None:
-    """Arguments as JSON: ``port`` (HTTP), ``entities``, ``topics`` (0 = none)."""
+    """Arguments as JSON: ``port`` (HTTP), ``entities``, ``topics`` (0 = none), ``name`` of the entities."""
     trio.run(lambda: _main(**json.loads(sys.argv[1])))
 
 
