@@ -12,7 +12,7 @@ N ?= 20
 SEEDS ?= 100
 WORKERS ?= 3
 
-.PHONY: help setup demo test check bench crash sim images test-images proto lock format clean
+.PHONY: help setup demo demo-drones test check bench crash sim images test-images proto lock format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -22,6 +22,9 @@ setup: ## make .venv from the locked requirements (PYTHON=... picks the interpre
 
 demo: setup ## one cloud, three edges, one terminal: faults, and a table that proves nothing was lost (ARGS=...)
 	@$(BIN)/python -m examples.demo $(ARGS)
+
+demo-drones: setup ## the drones sample: two sites and a cloud on a live map, an outage, and a proof (ARGS=...)
+	@$(BIN)/python -m examples.drones $(ARGS)
 
 test: setup ## every test that belongs to a change (ARGS=... goes to pytest, WORKERS=0 runs one at a time)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
