@@ -17,7 +17,7 @@ ROWS_SQL = (
     " FROM pg_stat_user_tables WHERE relname LIKE 'event%'"
 )
 TOPIC = '[{"exclude_all":true},{"include_topics":["site/{topic}/#"]}]'
-_STATISTICS_S = 1.5
+_STATISTICS_S = 11.0
 _LOADS = 2
 
 
@@ -160,7 +160,7 @@ class Source:
 
     async def looks(self) -> tuple[int, int]:
         """Scans of the log's tables and rows they gave, as PostgreSQL counts them."""
-        await trio.sleep(_STATISTICS_S)  # a session tells its counts when it has been idle for a second
+        await trio.sleep(_STATISTICS_S)  # an idle session tells its counts after ten seconds
         told = await trio.to_thread.run_sync(lambda: self.place.postgres.run(ROWS_SQL, database=_database(self.url)))
         scans, rows = told.split("|")
         return int(scans), int(rows)
