@@ -112,5 +112,6 @@ async def open_streams(
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(firehose.run)
+        nursery.start_soon(endpoint.run)
         yield ServedStreams(endpoint, firehose)
         nursery.cancel_scope.cancel()

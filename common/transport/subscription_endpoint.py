@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
 import structlog
 import trio
@@ -99,6 +100,14 @@ class SubscriptionEndpoint:
     def streams(self) -> list[ConsumerStream]:
         """Who is connected to this node now."""
         return [live.state for live in self._live.values()]
+
+    async def run(self) -> NoReturn:
+        """Watch over all streams, until cancelled. Started by its owner."""
+        while True:
+            await trio.sleep(self._settings.progress_timeout_s / 3)
+            now_s = trio.current_time()
+            for live in self._live.values():
+                live.look(now_s)
 
     async def drain(self, retry_after_s: float) -> None:
         """Ask every consumer, also those that still come, to leave; returns when none is left."""

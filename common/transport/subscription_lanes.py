@@ -1,7 +1,7 @@
 """One consumer's stream at the source, after Subscribed: the lanes from the log to the line.
 
 One nursery a stream. *Live* is a child for the stream's whole life; *backfill* and *replay* are children while there is
-something for them; a child receives; this task watches that something moves. All send through one turn, so that what
+something for them; a child receives; this task starts them, and ends the stream. All send through one turn, so that what
 is decided and what is sent are one step: a lane's place moves when its message goes, and a replay's end is read in
 the turn in which it goes, so that no event falls between it and the live lane. What may be sent is ``core.serving``'s.
 """
@@ -79,6 +79,9 @@ class SourceStream:
         self._replaced = False
         self._peer_ended = False
         self._peer_received = 0
+        self._seen: tuple[int, ...] = ()
+        self._since_s = trio.current_time()
+        self._failure: BackhaulError | None = None
 
     def drain(self, drain: Drain) -> None:
         """Ask the consumer to leave; nothing new is sent."""
@@ -97,7 +100,6 @@ class SourceStream:
             nursery.start_soon(self._receive)
             nursery.start_soon(self._serve_live)
             is_drain_told = False
-            evidence, since_s = self._evidence(), trio.current_time()
             while not self._peer_ended:
                 if self._replaced:
                     raise BackhaulError(
@@ -112,12 +114,11 @@ class SourceStream:
                     if self._has_work(lane) and lane not in self._running:
                         self._running.add(lane)
                         nursery.start_soon(serve)
-                seen = self._evidence()
-                if seen != evidence:
-                    evidence, since_s = seen, trio.current_time()
-                self._check_progress(trio.current_time() - since_s)
-                with trio.move_on_after(self._settings.progress_timeout_s / 3):
-                    await self._work.park()
+                if self._failure is not None:
+                    if isinstance(self._failure, PeerGone):
+                        self._stream.abort()
+                    raise self._failure
+                await self._work.park()
             nursery.cancel_scope.cancel()
 
     def _has_work(self, lane: Lane) -> bool:
@@ -339,21 +340,31 @@ class SourceStream:
     def _evidence(self) -> tuple[int, ...]:
         return (self._serving.acked, self._stream.bytes_sent, self._peer_received, self._serving.deliveries)
 
-    def _check_progress(self, silent_s: float) -> None:
-        """Leave a consumer that owes an ack, or does not read, when nothing has moved for the timeout."""
+    def look(self, now_s: float) -> None:
+        """Have it end when its consumer owes an ack, or does not read, and nothing has moved for the timeout.
+
+        To be called a few times in that time, for all streams in one go: thousands of timers would cost more than the rest.
+        """
         owes = not self._serving.window.is_empty
-        is_stuck = owes or self._sender.is_sending or self._stream.unsent_bytes > 0
-        if not is_stuck or silent_s < self._settings.progress_timeout_s:
+        if not owes and not self._sender.is_sending and not self._stream.unsent_bytes:
+            self._seen, self._since_s = (), now_s
             return
+        seen = self._evidence()
+        if seen != self._seen:
+            self._seen, self._since_s = seen, now_s
+        elif now_s - self._since_s >= self._settings.progress_timeout_s and self._failure is None:
+            self._failure = self._stalled(now_s - self._since_s, owes=owes)
+            self._wake()
+
+    def _stalled(self, silent_s: float, *, owes: bool) -> BackhaulError:
         if owes and not self._sender.is_sending and not self._stream.unsent_bytes:
-            raise BackhaulError(
+            return BackhaulError(
                 "subscription.not_acked",
                 f"{self._serving.deliveries - self._serving.acked} deliveries were not acknowledged for {silent_s:.0f} s",
                 "look why the consumer does not get on: a full inbox, a slow disk or handler; it dials again",
                 retry_after_s=1.0,
             )
-        self._stream.abort()
-        raise PeerGone("link.stalled", f"nothing moved for {silent_s:.0f} s", "the line or the consumer stands still")
+        return PeerGone("link.stalled", f"nothing moved for {silent_s:.0f} s", "the line or the consumer stands still")
 
 
 @lru_cache(1024)

@@ -92,7 +92,10 @@ class Sender:
         """
         idle_s = trio.current_time() - self._last_sent_s
         if self._serving.window.is_empty and idle_s >= 0.9 * self._heartbeat_s and not self.is_sending:
-            await self.say(Heartbeat(self._stream.bytes_received, self._now_us()))
+            message = Heartbeat(self._stream.bytes_received, self._now_us())
+            if self.turn.locked() or not self._stream.send_nowait(encode_from_source(message)):
+                await self.say(message)
+            self._last_sent_s = trio.current_time()
 
     async def send_stretch(self, lane: Lane, stretch: Stretch, wanted: Callable[[], EntityPredicate]) -> None:
         """What a feed gave goes out on its lane. ``wanted`` is what the consumer is to have in the end."""

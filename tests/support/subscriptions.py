@@ -100,7 +100,9 @@ async def serving(
     firehose = Firehose(journal, encode_batch, FirehoseSettings(poll_s=0.5, read_max_events=100, block_events=50))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(firehose.run)
-        yield SubscriptionEndpoint(journal, firehose, catalogue, settings, now_us)
+        endpoint = SubscriptionEndpoint(journal, firehose, catalogue, settings, now_us)
+        nursery.start_soon(endpoint.run)
+        yield endpoint
         nursery.cancel_scope.cancel()
 
 
