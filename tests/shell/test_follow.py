@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -17,7 +17,11 @@ from common.journal.interface import Statement
 from common.projection.handlers import Event, Handler, OnFailure
 from common.runtime.application import App, Follow, check_application
 from common.runtime.application_running import Running
+from common.runtime.setting_values import Address
+from common.runtime.settings import SettingsConflict
+from common.runtime.subscribing import all_followed
 from common.testing import open_world
+from edge_service.settings import EdgeSettings
 from tests.support.entities import Add, Added, Counters, Taken
 
 TABLE = "CREATE TABLE total (entity TEXT PRIMARY KEY, value BIGINT NOT NULL)"
@@ -135,6 +139,23 @@ def test_two_subscriptions_of_one_name_are_refused() -> None:
     follows = [Follow(stream="Counter", handler=Handler(name, each=each)) for name in ("x", "y")]
     with pytest.raises(ConfigurationError) as refused:
         check_application(App(follows=follows))
+    assert refused.value.code == "application.name_taken"
+
+
+def test_what_is_elsewhere_is_followed_without_tls_only_if_that_is_wanted() -> None:
+    follow = Follow(stream="Counter", handler=Handler("x", each=each), source="plant-7:7543")
+    settings = EdgeSettings(id="e1", cloud=Address("localhost", 7443))
+    with pytest.raises(SettingsConflict) as refused:
+        all_followed(settings, [follow], None)
+    assert refused.value.code == "settings.plaintext_refused"
+    [found] = all_followed(replace(settings, insecure=True), [follow], None)
+    assert (found.name, found.stream_id, str(found.address)) == ("Counter", "Counter", "plant-7:7543")
+
+
+def test_a_subscription_is_the_settings_or_the_applications() -> None:
+    settings = EdgeSettings(id="e1", cloud=Address("localhost", 7443), subscriptions=("Counter",))
+    with pytest.raises(ConfigurationError) as refused:
+        all_followed(settings, edge_app().follows, settings.cloud)
     assert refused.value.code == "application.name_taken"
 
 
