@@ -150,6 +150,7 @@ async def open_application(
                 application=application.target,
                 entity_types=[*application.entities, *application.states],
                 projections=[handler.name for handler in app.projections],
+                follows=[follow.subscription for follow in app.follows],
             )
             yield Running(application, journal, intake, entities, states, now_us, watchdog)
 
