@@ -1,4 +1,4 @@
-"""Keeps the cloud's journal to an age and a size: off unless set, and never above the slowest projection (DESIGN.md 8).
+"""Keeps the cloud's journal to an age and a size: off unless set, and never above the slowest projection.
 
 One node at a time does it, behind a lease. It goes over the log from its beginning in stretches, so that no transaction
 is long and what must stay (entities that no snapshot covers yet) is not looked at again and again within a round. What a

@@ -1,4 +1,4 @@
-"""Keeps the edge's journal small: removes what the cloud has, and makes room when the cap is near (DESIGN.md 8)."""
+"""Keeps the edge's journal small: removes what the cloud has, and makes room when the cap is near."""
 
 from __future__ import annotations
 

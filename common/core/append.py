@@ -2,7 +2,7 @@
 
 Two kinds of sub-batch share a commit. A ``LocalAppend`` is atomic: all its events are stored or none. A
 ``PushedAppend`` carries a stretch of another journal: each event is judged, refused ones are parked, and the origin's
-position moves in the same transaction (DESIGN.md 3.3, 3.4, 5). A bad sub-batch never touches another one's outcome.
+position moves in the same transaction. A bad sub-batch never touches another one's outcome.
 """
 
 from __future__ import annotations

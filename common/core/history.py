@@ -1,7 +1,7 @@
 """The identity of a journal's history: which log this is, and where two copies of it part.
 
 A journal has a random id and a list of generations, each a random id with the first position written under it; a new
-one begins whenever the log may have gone another way (DESIGN.md 3.5, as Kafka's leader epochs). Two sides that compare
+one begins whenever the log may have gone another way (as Kafka's leader epochs). Two sides that compare
 their lists find the last position they share. Empty generations are dropped, so the list grows with forks that hold
 events and not with restarts.
 """
@@ -153,7 +153,7 @@ class ResumeDecision:
 def decide_resume(
     known: OriginState | None, origin_id: str, instance: str, history: History, now_us: int
 ) -> ResumeDecision:
-    """What to do with an origin that dials with ``history`` (DESIGN.md 3.5).
+    """What to do with an origin that dials with ``history``.
 
     * unknown origin: begin at 0.
     * same journal, stored position inside the common prefix: resume there.

@@ -1,7 +1,7 @@
 """May this event be the next one of its entity? The second, independent check beside the origin's position.
 
 Storages without server functions call these with the heads they hold; the PostgreSQL function ``append_batch`` is the
-same rule in sets, and one contract suite holds both (DESIGN.md 3.3, 3.4). Judging changes the heads it accepts for,
+same rule in sets, and one contract suite holds both. Judging changes the heads it accepts for,
 so one call after another sees what the earlier ones stored.
 """
 

@@ -3,7 +3,7 @@
 ``Receiving`` follows the stream: each lane must go on where it ended, and the answer to every message is the place that
 is stored with its effect. ``judge_received`` is the second, independent check, per entity: an event takes effect when
 its previous number is the one known; what is known already is a repeat; anything else is a gap, and the entity waits
-for a replay while all others flow on (DESIGN.md 3.4). Nothing is ever taken in out of an entity's order.
+for a replay while all others flow on. Nothing is ever taken in out of an entity's order.
 """
 
 from __future__ import annotations

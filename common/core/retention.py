@@ -1,4 +1,4 @@
-"""What an edge's journal may delete (DESIGN.md 8).
+"""What an edge's journal may delete.
 
 Deletable = acknowledged by the cloud, below every local projection's offset, and older than the least time kept (so that
 a cloud that was restored from a backup can be refilled). At the byte cap an edge may be told to drop the oldest events

@@ -1,4 +1,4 @@
-"""Where a consumer is in another service's log, with all that must move together with its effect (DESIGN.md 6.1 to 6.5).
+"""Where a consumer is in another service's log, with all that must move together with its effect.
 
 A consumer follows one stream of a source with two cursors. *Live* serves what the applied filter lets through. While a
 filter changes there is a second one, *backfill*: it serves what only the next filter lets through, from the log's
@@ -110,7 +110,7 @@ def _cursor(told: dict[str, Any]) -> Cursor:
 
 
 class PlaceVerdict(StrEnum):
-    """What a source says of the place a consumer comes with (DESIGN.md 3.5)."""
+    """What a source says of the place a consumer comes with."""
 
     FIRST = "first"
     """It was never here."""

@@ -1,7 +1,7 @@
 """How much may be in flight: bytes that the line delivers well inside the time after which it is called dead.
 
 A fixed window on a slow line queues so much that a sign of life sits behind it and a working link is cut. So the
-limit follows the age of acknowledgements (DESIGN.md 10): what was acknowledged late says how much the line carries in
+limit follows the age of acknowledgements: what was acknowledged late says how much the line carries in
 the time allowed, and only what was acknowledged early, with that much in flight, lets the limit grow, at most to twice
 that. An unused window therefore never grows. An empty one always admits one batch, whatever its size, or a slow line
 would never move a large event.
