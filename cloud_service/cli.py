@@ -29,7 +29,8 @@ def _load_serve() -> Serve[CloudSettings]:
 CLOUD = cli.Program(
     name="cloud-service",
     service="cloud",
-    about="Takes in the journals of edges and events of its own, each once and in order, and runs projections over them.",
+    about="Takes in the journals of edges and events of its own, each once and in order, runs projections over them,\n"
+    "and serves them as streams to whoever follows.",
     prefix=PREFIX,
     settings_class=CloudSettings,
     http_address=lambda settings: (settings.http_host, settings.http_port),

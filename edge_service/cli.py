@@ -27,7 +27,8 @@ def _load_serve() -> Serve[EdgeSettings]:
 EDGE = cli.Program(
     name="edge-service",
     service="edge",
-    about="Keeps the events of local programs on disk and pushes them to the cloud, whenever it can be reached.",
+    about="Keeps the events of local programs on disk, pushes them to the cloud whenever it can be reached,\n"
+    "and receives the streams of other services that it follows.",
     prefix=PREFIX,
     settings_class=EdgeSettings,
     http_address=lambda settings: (settings.http_host, settings.http_port),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from typing import Final
 
-from common.runtime.cli_output import fields, json_line, say, table
-from common.runtime.cli_questions import Command, Question
+from common.runtime.cli_output import fields, on_one_line, table
+from common.runtime.cli_questions import Command, Question, json_flag, show
 from common.runtime.cli_subscriptions import criteria_argument
 from common.runtime.service_client import path_segment
 
@@ -21,7 +21,7 @@ def _filter_arguments(parser: ArgumentParser) -> None:
         "--change", type=criteria_argument, metavar="JSON", help="apply criteria after those that are asked for"
     )
     what.add_argument("--withdraw", action="store_true", help="ask for nothing by this id or pattern any more")
-    parser.add_argument("--json", action="store_true", help="print the service's answer as one line of JSON")
+    json_flag(parser)
 
 
 def _filter(question: Question) -> int:
@@ -35,24 +35,12 @@ def _filter(question: Question) -> int:
         answer = question.client.post(path, {"withdraw": True})
     else:
         answer = question.client.get(path)
-    say(json_line(answer) if args.json else fields({name: _shown(value) for name, value in answer.items()}))
-    return 0
-
-
-def _shown(value: object) -> object:
-    """Criteria as they are written, on one line."""
-    return json_line(value) if isinstance(value, list | dict) else value
-
-
-def _list_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the service's answer as one line of JSON")
+    return show(question, answer, fields(on_one_line(answer)))
 
 
 def _filters(question: Question) -> int:
     answer = question.client.get("/v1/origins/filters")
-    rows = [{name: _shown(value) for name, value in row.items()} for row in answer["filters"]]
-    say(json_line(answer) if question.args.json else table(rows))
-    return 0
+    return show(question, answer, table([on_one_line(row) for row in answer["filters"]]))
 
 
 FILTERS: Final = (
@@ -62,5 +50,5 @@ FILTERS: Final = (
         _filter,
         _filter_arguments,
     ),
-    Command(("origins", "filters"), "list what is asked of edges, by id and pattern", _filters, _list_arguments),
+    Command(("origins", "filters"), "list what is asked of edges, by id and pattern", _filters, json_flag),
 )

@@ -33,6 +33,11 @@ def json_line(value: object) -> str:
     return printable(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
+def on_one_line(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content with lists and objects as JSON, as an operator writes criteria."""
+    return {key: json_line(value) if isinstance(value, list | dict) else value for key, value in content.items()}
+
+
 def printable(text: str) -> str:
     """The text with what a terminal would not show as text written as in JSON."""
     if text.isprintable():

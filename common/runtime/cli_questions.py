@@ -137,7 +137,12 @@ def _where(question: Question) -> int:
 
 
 ASKING: Final = (
-    Command(("status",), "show the journal, the link or the edges, the projections, and their lag", _status, json_flag),
+    Command(
+        ("status",),
+        "show the journal, the link or the edges, projections, subscriptions and consumers",
+        _status,
+        json_flag,
+    ),
     Command(
         ("healthcheck",),
         "exit 0 when the service is ready for requests, 1 when it is not",

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from common.core.errors import BackhaulError
-from common.runtime.cli_output import fields, json_line, say, table
-from common.runtime.cli_questions import Command, Question, number
+from common.runtime.cli_output import fields, json_line, on_one_line, say, table
+from common.runtime.cli_questions import Command, Question, json_flag, number, show
 from common.runtime.service_client import path_segment
 
 _PAGE: Final = 100
@@ -27,28 +27,15 @@ def criteria_argument(text: str) -> list[object]:
     return criteria
 
 
-def _json_flag(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the service's answer as one line of JSON")
-
-
 def _name_argument(parser: ArgumentParser) -> None:
     parser.add_argument("name", help="the subscription")
-    _json_flag(parser)
-
-
-def _flat(value: object) -> object:
-    return json_line(value) if isinstance(value, list | dict) else value
-
-
-def _say(question: Question, answer: dict[str, Any], text: str) -> int:
-    say(json_line(answer) if question.args.json else text)
-    return 0
+    json_flag(parser)
 
 
 def _list(question: Question) -> int:
     answer = question.client.get("/v1/subscriptions")
     rows = [_row(one) for one in answer["subscriptions"]]
-    return _say(question, answer, table(rows))
+    return show(question, answer, table(rows))
 
 
 def _row(one: dict[str, Any]) -> dict[str, object]:
@@ -77,24 +64,24 @@ def _filter(question: Question) -> int:
     if question.args.set is not None:
         path = f"/v1/subscriptions/{path_segment(name)}/filter"
         answer = question.client.put(path, {"criteria": question.args.set})
-        return _say(question, answer, f"version {answer['desired']['version']} is asked for")
+        return show(question, answer, f"version {answer['desired']['version']} is asked for")
     found = [one for one in question.client.get("/v1/subscriptions")["subscriptions"] if one["name"] == name]
     if not found:
         raise BackhaulError(
             "cli.no_such_subscription", f"there is no subscription {name!r}", "`subscriptions list` has their names"
         )
     shown = {key: found[0].get(key) for key in ("applied", "desired", "next", "backfill_position")}
-    return _say(question, shown, fields({key: _flat(value) for key, value in shown.items()}))
+    return show(question, shown, fields(on_one_line(shown)))
 
 
 def _forget(question: Question) -> int:
     name = question.args.name
     answer = question.client.post(f"/v1/subscriptions/{path_segment(name)}/forget", {})
-    return _say(question, answer, f"forgot {name}, and {answer['inbox_rows']} rows of its inbox")
+    return show(question, answer, f"forgot {name}, and {answer['inbox_rows']} rows of its inbox")
 
 
 SUBSCRIPTIONS: Final = (
-    Command(("subscriptions", "list"), "list what is followed, how far, and what waits in inboxes", _list, _json_flag),
+    Command(("subscriptions", "list"), "list what is followed, how far, and what waits in inboxes", _list, json_flag),
     Command(("subscriptions", "filter"), "show or set what a subscription is to bring", _filter, _filter_arguments),
     Command(
         ("subscriptions", "forget"),
@@ -131,13 +118,13 @@ def _rows(question: Question) -> Iterator[dict[str, Any]]:
 def _ack_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("name", help="the subscription")
     parser.add_argument("through", type=number, metavar="ID", help="the last row that is done with")
-    _json_flag(parser)
+    json_flag(parser)
 
 
 def _ack(question: Question) -> int:
     args = question.args
     answer = question.client.post(f"/v1/inbox/{path_segment(args.name)}/ack", {"through": args.through})
-    return _say(question, answer, f"freed {answer['freed']} rows; {answer['inbox']['rows']} wait")
+    return show(question, answer, f"freed {answer['freed']} rows; {answer['inbox']['rows']} wait")
 
 
 INBOX: Final = (
