@@ -17,12 +17,12 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.core.history import Resume, history_problem
 from common.core.ids import NAME_MAX_BYTES, text_problem
 from common.core.push_asked import AskedFilter, filter_for
-from common.core.push_messages import PROTOCOL_VERSION, Drain, Hello, Start
+from common.core.push_messages import PROTOCOL_VERSION, Hello, Start
 from common.core.push_receiving import Endpoint
 from common.journal.group_commit import Submitted
 from common.journal.interface import Journal
 from common.transport import codec
-from common.transport.outcome import first_refusal
+from common.transport.live_streams import LiveStreams
 from common.transport.push_endpoint_stream import EndpointSettings, EndpointStream, OriginStream, protocol_error
 from common.transport.stream import MessageStream
 
@@ -45,11 +45,9 @@ class PushEndpoint:
         self._submit = submit
         self._settings = settings
         self._now_us = now_us
-        self._live: dict[str, EndpointStream] = {}
+        self._live: LiveStreams[str, EndpointStream] = LiveStreams("edge")
         self._seen: dict[str, tuple[int, ...]] = {}
         """By live origin: versions of all that was asked when it was last told what is asked of it."""
-        self._drain: Drain | None = None
-        self._left = trio.lowlevel.ParkingLot()
 
     @property
     def streams(self) -> list[OriginStream]:
@@ -76,11 +74,7 @@ class PushEndpoint:
 
     async def drain(self, retry_after_s: float) -> None:
         """Ask every edge, also those that still come, to finish and dial another node; returns when none is left."""
-        self._drain = Drain(retry_after_s, "the node is stopping")
-        for live in self._live.values():
-            live.wake()
-        while self._live:
-            await self._left.park()
+        await self._live.leave(retry_after_s, lambda live, _: live.wake())
 
     async def serve(self, stream: MessageStream) -> None:
         """One stream, from Hello to its end. Raises BackhaulError for what the peer must be told."""
@@ -103,7 +97,6 @@ class PushEndpoint:
             older = self._live.get(origin_id)
             if older:
                 older.fence(start.session)
-            self._live[origin_id] = live
             self._seen.pop(origin_id, None)
             live.ask(start.desired)
             _log.info(
@@ -114,22 +107,10 @@ class PushEndpoint:
                 behind=hello.history.head_position - start.stored.position,
                 clock_skew_s=round(state.clock_skew_s, 3),
             )
-            # When this call is cancelled: its connection is gone, or the node stops.
-            code, reason = "link.lost", "the connection is gone"
-            try:
-                await live.run(start, lambda: self._drain)
-                code, reason = "link.ended", "the edge ended the stream"
-            except* BackhaulError as group:
-                error = first_refusal(group)
-                code, reason = error.code, error.message
-                raise error from None
-            finally:
-                if code == "link.lost" and self._drain:
-                    code, reason = "link.stopping", self._drain.reason
-                if self._live.get(origin_id) is live:
-                    del self._live[origin_id]
+
+            def ended(code: str, reason: str) -> None:
+                if origin_id not in self._live:
                     self._seen.pop(origin_id, None)
-                    self._left.unpark_all()
                 _log.info(
                     "push.disconnected",
                     session=start.session,
@@ -139,6 +120,8 @@ class PushEndpoint:
                     events=state.events,
                     parked=state.parked,
                 )
+
+            await self._live.run(origin_id, live, live.run(start, lambda: self._live.drain), ended)
 
     async def _receive_hello(self, stream: MessageStream) -> Hello:
         with trio.move_on_after(self._settings.hello_timeout_s):
@@ -160,13 +143,8 @@ class PushEndpoint:
         problem = text_problem(hello.origin_id, NAME_MAX_BYTES) if hello.origin_id else "is empty"
         if problem:
             raise BackhaulError("push.invalid_origin", f"the edge id {problem}", "set EDGE_ID to a short name")
-        if self._settings.require_identity and hello.origin_id not in stream.peer.identities:
-            raise BackhaulError(
-                "auth.identity_mismatch",
-                f"the certificate does not name the edge id {hello.origin_id!r}",
-                "give the edge a certificate whose subject alternative name (DNS or URI) is its id",
-                kind=ErrorKind.FORBIDDEN,
-            )
+        if self._settings.require_identity:
+            stream.peer.must_be(hello.origin_id, "edge")
         problem = history_problem(hello.history) or text_problem(hello.instance, NAME_MAX_BYTES)
         if problem:
             raise protocol_error(f"Hello {problem}")

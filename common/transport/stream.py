@@ -74,6 +74,16 @@ class PeerInfo:
     address: str
     identities: tuple[str, ...] = ()
 
+    def must_be(self, name: str, what: str) -> None:
+        """Refuse a peer whose certificate does not name it: BackhaulError ``auth.identity_mismatch``."""
+        if name not in self.identities:
+            raise BackhaulError(
+                "auth.identity_mismatch",
+                f"the certificate does not name the {what} id {name!r}",
+                f"give the {what} a certificate whose subject alternative name (DNS or URI) is its id",
+                kind=ErrorKind.FORBIDDEN,
+            )
+
 
 class MessageStream(Protocol):
     """One end of a stream of messages. One task may send and one may receive, at the same time."""

@@ -21,7 +21,6 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.core.filters import Filter
 from common.core.history import History
 from common.core.ids import NAME_MAX_BYTES, entity_type_of, persistence_id_problem, text_problem
-from common.core.push_messages import Drain
 from common.core.serving import REPLAYS_MAX, Serving
 from common.core.subscription import Cursor, Place, PlaceVerdict, SnapshotScan, decide_place
 from common.core.subscription_messages import (
@@ -41,7 +40,7 @@ from common.core.subscription_messages import (
 from common.journal.feeds import Feeds
 from common.journal.interface import Journal
 from common.transport import query_codec
-from common.transport.outcome import first_refusal
+from common.transport.live_streams import LiveStreams
 from common.transport.stream import MessageStream, Methods, PeerInfo, StreamMethod, UnaryMethod
 from common.transport.stream_catalogue import ServedStream, StreamCatalogue, invalid_consumer
 from common.transport.subscription_codec import decode_from_consumer
@@ -82,9 +81,7 @@ class SubscriptionEndpoint:
         self._catalogue = catalogue
         self._settings = settings
         self._now_us = now_us
-        self._live: dict[tuple[str, str], SourceStream] = {}
-        self._drain: Drain | None = None
-        self._left = trio.lowlevel.ParkingLot()
+        self._live: LiveStreams[tuple[str, str], SourceStream] = LiveStreams("consumer")
 
     @property
     def methods(self) -> Methods:
@@ -111,11 +108,7 @@ class SubscriptionEndpoint:
 
     async def drain(self, retry_after_s: float) -> None:
         """Ask every consumer, also those that still come, to leave; returns when none is left."""
-        self._drain = Drain(retry_after_s, "the node is stopping")
-        for live in self._live.values():
-            live.drain(self._drain)
-        while self._live:
-            await self._left.park()
+        await self._live.leave(retry_after_s, SourceStream.drain)
 
     async def serve(self, stream: MessageStream) -> None:
         """One stream, from Subscribe to its end. Raises BackhaulError for what the consumer must be told."""
@@ -156,9 +149,8 @@ class SubscriptionEndpoint:
         key = (state.consumer_id, state.subscription)
         if key in self._live:
             self._live[key].replaced()
-        self._live[key] = live
-        if self._drain:
-            live.drain(self._drain)
+        if self._live.drain:
+            live.drain(self._live.drain)
         _log.info(
             "consumer.connected",
             subscription=state.subscription,
@@ -167,21 +159,8 @@ class SubscriptionEndpoint:
             behind=subscribed.history.head_position - state.position,
             filter_version=state.filter_version,
         )
-        # When this call is cancelled: its connection is gone, or the node stops.
-        code, reason = "link.lost", "the connection is gone"
-        try:
-            await live.run(subscribed)
-            code, reason = "link.ended", "the consumer ended the stream"
-        except* BackhaulError as group:
-            error = first_refusal(group)
-            code, reason = error.code, error.message
-            raise error from None
-        finally:
-            if code == "link.lost" and self._drain:
-                code, reason = "link.stopping", self._drain.reason
-            if self._live.get(key) is live:
-                del self._live[key]
-                self._left.unpark_all()
+
+        def ended(code: str, reason: str) -> None:
             _log.info(
                 "consumer.disconnected",
                 subscription=state.subscription,
@@ -193,6 +172,8 @@ class SubscriptionEndpoint:
                 events=state.events,
                 replays=state.replays,
             )
+
+        await self._live.run(key, live, live.run(subscribed), ended)
 
     # -- who may ---------------------------------------------------------------------------------------------------
     async def _receive_subscribe(self, stream: MessageStream) -> Subscribe:
@@ -216,13 +197,8 @@ class SubscriptionEndpoint:
         problem = text_problem(consumer_id, NAME_MAX_BYTES) if consumer_id else "is empty"
         if problem:
             raise invalid_consumer(problem)
-        if self._settings.require_identity and consumer_id not in peer.identities:
-            raise BackhaulError(
-                "auth.identity_mismatch",
-                f"the certificate does not name the consumer id {consumer_id!r}",
-                "give the consumer a certificate whose subject alternative name (DNS or URI) is its id",
-                kind=ErrorKind.FORBIDDEN,
-            )
+        if self._settings.require_identity:
+            peer.must_be(consumer_id, "consumer")
         served = self._catalogue.find(stream_id)
         return served, served.enforced(consumer_id)
 
