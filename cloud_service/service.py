@@ -8,8 +8,6 @@ asked to dial another node, what they sent is stored and acknowledged, then the 
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,49 +19,30 @@ from cloud_service.report import CloudReport
 from cloud_service.retention import Retention, RetentionSettings
 from cloud_service.settings import CloudSettings
 from common import VERSION
-from common.core.push_messages import PUSH_PATH, PushLimits
-from common.journal.group_commit import GroupCommit, open_group_commit
+from common.core.push_messages import PUSH_PATH
+from common.journal.group_commit import open_group_commit
 from common.projection.progress import ProjectionSettings
-from common.projection.projection import run_projections
 from common.projection.snapshot_rule import run_snapshot_rule
 from common.runtime.application import Application, Transformations, load_application
-from common.runtime.application_running import Running, built_in_handler, open_application
+from common.runtime.application_running import built_in_handler, open_application
 from common.runtime.filter_routes import filter_routes
-from common.runtime.health import Readiness, health_routes
+from common.runtime.health import health_routes
 from common.runtime.http_app import HttpApp
-from common.runtime.intake import Intake
 from common.runtime.intake_http import events_route
 from common.runtime.journal_routes import origin_routes, parked_routes, read_routes
 from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import Registry
 from common.runtime.outside import Outside, tls_files
 from common.runtime.projection_routes import projection_routes
+from common.runtime.service_parts import REDIAL_S, Ports, new_intake, new_readiness, project, push_limits
 from common.runtime.snapshot_routes import snapshot_routes
 from common.runtime.stream_serving import ServedStreams, open_streams
 from common.runtime.subscribing import Subscriptions, all_followed
 from common.runtime.subscription_routes import subscription_routes
 from common.transport.push_endpoint import EndpointSettings, PushEndpoint
 from common.transport.stream import StreamMethod
-from common.transport.subscription_state import SubscriptionState
 
 _log = structlog.get_logger()
-
-_REDIAL_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class CloudPorts:
-    """Where the started node listens, and its doors for code in the same process."""
-
-    grpc: int
-    http: int
-    running: Running
-    subscriptions: Mapping[str, SubscriptionState]
-
-    @property
-    def intake(self) -> Intake:
-        """The door for events."""
-        return self.running.intake
 
 
 async def serve(
@@ -72,7 +51,7 @@ async def serve(
     stop: trio.Event,
     *,
     application: Application | None = None,
-    task_status: trio.TaskStatus[CloudPorts] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[Ports] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the node until ``stop`` is set, then drain. Raises ConfigurationError and what must end the process.
 
@@ -91,7 +70,7 @@ async def serve(
             application,
             journal,
             commit,
-            _intake(settings, commit),
+            new_intake(settings, commit),
             node=owner,
             now_us=outside.now_us,
             chance=outside.chance,
@@ -103,9 +82,8 @@ async def serve(
             journal, commit.submit, _endpoint_settings(settings, application.app.transformations), outside.now_us
         )
         report = CloudReport(journal, commit, endpoint, node=node, version=VERSION, now_us=outside.now_us)
-        watch, readiness, metrics = JournalWatch(journal), Readiness(), Registry("backhaul_cloud")
-        readiness.add("journal", lambda: watch.reason)
-        readiness.add("draining", lambda: "the node is stopping" if stop.is_set() else None)
+        watch, metrics = JournalWatch(journal), Registry("backhaul_cloud")
+        readiness = new_readiness(watch, stop)
         report.register(metrics)
         streams.register(metrics)
         subscriptions = Subscriptions(
@@ -165,16 +143,12 @@ async def serve(
         ):
             workers.start_soon(
                 partial(
-                    run_projections,
-                    journal,
+                    project,
+                    running,
                     [*built_in, *running.handlers],
+                    outside,
                     owner=owner,
                     settings=_projection_settings(settings),
-                    now_us=outside.now_us,
-                    random=outside.chance,
-                    decode=running.decode,
-                    plain_calls=outside.plain_calls,
-                    watchdog=running.watchdog,
                 )
             )
             workers.start_soon(endpoint.follow_filters, settings.poll_interval_s)
@@ -200,7 +174,7 @@ async def serve(
                 http_port=http_port,
                 grpc_port=grpc_port,
             )
-            task_status.started(CloudPorts(grpc_port, http_port, running, subscriptions.states))
+            task_status.started(Ports(grpc_port, http_port, running, subscriptions.states))
             await stop.wait()
             await _drain(endpoint, streams, settings.drain_s / 2)
             workers.cancel_scope.cancel()
@@ -210,28 +184,13 @@ async def _drain(endpoint: PushEndpoint, streams: ServedStreams, at_most_s: floa
     """Ask edges and consumers to leave, and wait for those that still have something in flight."""
     with trio.move_on_after(at_most_s):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(endpoint.drain, _REDIAL_S)
-            nursery.start_soon(streams.drain, _REDIAL_S, at_most_s)
-
-
-def _intake(settings: CloudSettings, commit: GroupCommit) -> Intake:
-    return Intake(
-        commit,
-        entity_prefix="",
-        event_max_bytes=settings.event_max_bytes,
-        request_max_events=settings.batch_max_events,
-        request_max_bytes=settings.request_max_bytes,
-    )
+            nursery.start_soon(endpoint.drain, REDIAL_S)
+            nursery.start_soon(streams.drain, REDIAL_S, at_most_s)
 
 
 def _endpoint_settings(settings: CloudSettings, transformations: Transformations) -> EndpointSettings:
     return EndpointSettings(
-        PushLimits(
-            window_events=settings.window_max_batches * settings.batch_max_events,
-            window_bytes=settings.window_max_bytes,
-            batch_bytes=settings.batch_max_bytes,
-            event_bytes=settings.event_max_bytes,
-        ),
+        push_limits(settings),
         parked_max=settings.parked_max_events,
         hello_timeout_s=settings.hello_timeout_s,
         heartbeat_s=settings.heartbeat_s,

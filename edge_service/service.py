@@ -6,8 +6,6 @@ other way: the link lets go, the doors finish their requests, the writer commits
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,17 +16,14 @@ from common import VERSION
 from common.core.backoff import Backoff
 from common.core.errors import BackhaulError
 from common.core.filters import parse_filter
-from common.core.push_messages import PushLimits
-from common.journal.group_commit import GroupCommit, open_group_commit
+from common.journal.group_commit import open_group_commit
 from common.journal.interface import Journal
 from common.projection.progress import ProjectionSettings
-from common.projection.projection import run_projections
 from common.projection.snapshot_rule import SNAPSHOT_RULE, run_snapshot_rule
 from common.runtime.application import Application, Transformations, load_application
-from common.runtime.application_running import Running, open_application
-from common.runtime.health import Readiness, health_routes
+from common.runtime.application_running import open_application
+from common.runtime.health import health_routes
 from common.runtime.http_app import HttpApp
-from common.runtime.intake import Intake
 from common.runtime.intake_grpc import intake_methods
 from common.runtime.intake_http import events_route
 from common.runtime.journal_routes import parked_routes, read_routes
@@ -36,35 +31,18 @@ from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import Registry
 from common.runtime.outside import Outside, tls_files
 from common.runtime.projection_routes import projection_routes
+from common.runtime.service_parts import REDIAL_S, Ports, new_intake, new_readiness, project, push_limits
 from common.runtime.snapshot_routes import snapshot_routes
 from common.runtime.stream_serving import ServedStreams, open_streams
 from common.runtime.subscribing import Subscriptions, all_followed
 from common.runtime.subscription_routes import subscription_routes
 from common.transport.push_link import keep_push_link
 from common.transport.push_producer import LinkState, PushSettings
-from common.transport.subscription_state import SubscriptionState
 from edge_service.report import EdgeReport
 from edge_service.retention import Retention, RetentionSettings
 from edge_service.settings import EdgeSettings
 
 _log = structlog.get_logger()
-
-_REDIAL_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class EdgePorts:
-    """Where the started service listens, and its doors for code in the same process."""
-
-    grpc: int
-    http: int
-    running: Running
-    subscriptions: Mapping[str, SubscriptionState]
-
-    @property
-    def intake(self) -> Intake:
-        """The door for events."""
-        return self.running.intake
 
 
 async def serve(
@@ -73,7 +51,7 @@ async def serve(
     stop: trio.Event,
     *,
     application: Application | None = None,
-    task_status: trio.TaskStatus[EdgePorts] = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[Ports] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run the edge until ``stop`` is set, then drain. Raises ConfigurationError and what must end the process.
 
@@ -93,7 +71,7 @@ async def serve(
             application,
             journal,
             commit,
-            _intake(settings, commit),
+            new_intake(settings, commit, entity_prefix=settings.entity_id_prefix),
             node=f"{settings.id}/{outside.new_id()[:8]}",
             now_us=outside.now_us,
             chance=outside.chance,
@@ -112,9 +90,8 @@ async def serve(
             cap_bytes=cap_bytes,
             now_us=outside.now_us,
         )
-        watch, readiness, metrics = JournalWatch(journal), Readiness(), Registry("backhaul_edge")
-        readiness.add("journal", lambda: watch.reason)
-        readiness.add("draining", lambda: "the service is stopping" if stop.is_set() else None)
+        watch, metrics = JournalWatch(journal), Registry("backhaul_edge")
+        readiness = new_readiness(watch, stop)
         report.register(metrics)
         subscriptions = Subscriptions(
             journal,
@@ -175,16 +152,12 @@ async def serve(
                 served.register(metrics)
             workers.start_soon(
                 partial(
-                    run_projections,
-                    journal,
+                    project,
+                    running,
                     running.handlers,
+                    outside,
                     owner=owner,
                     settings=ProjectionSettings(poll_s=settings.poll_interval_s, summary_s=settings.summary_interval_s),
-                    now_us=outside.now_us,
-                    random=outside.chance,
-                    decode=running.decode,
-                    plain_calls=outside.plain_calls,
-                    watchdog=running.watchdog,
                 )
             )
             workers.start_soon(retention.run)
@@ -198,10 +171,10 @@ async def serve(
                 http_port=http_port,
                 grpc_port=grpc_port,
             )
-            task_status.started(EdgePorts(grpc_port, http_port, running, subscriptions.states))
+            task_status.started(Ports(grpc_port, http_port, running, subscriptions.states))
             await stop.wait()
             if served:
-                await served.drain(_REDIAL_S, settings.drain_s / 2)
+                await served.drain(REDIAL_S, settings.drain_s / 2)
             workers.cancel_scope.cancel()
 
 
@@ -234,16 +207,6 @@ async def _serve_streams(
         await trio.sleep_forever()
 
 
-def _intake(settings: EdgeSettings, commit: GroupCommit) -> Intake:
-    return Intake(
-        commit,
-        entity_prefix=settings.entity_id_prefix,
-        event_max_bytes=settings.event_max_bytes,
-        request_max_events=settings.batch_max_events,
-        request_max_bytes=settings.request_max_bytes,
-    )
-
-
 async def _push(
     settings: EdgeSettings, outside: Outside, journal: Journal, link: LinkState, transformations: Transformations
 ) -> None:
@@ -260,12 +223,7 @@ async def _push(
         PushSettings(
             origin_id=settings.id,
             instance=outside.new_id(),
-            limits=PushLimits(
-                window_events=settings.window_max_batches * settings.batch_max_events,
-                window_bytes=settings.window_max_bytes,
-                batch_bytes=settings.batch_max_bytes,
-                event_bytes=settings.event_max_bytes,
-            ),
+            limits=push_limits(settings),
             batch_max_events=settings.batch_max_events,
             window_max_batches=settings.window_max_batches,
             heartbeat_s=settings.heartbeat_s,

@@ -14,7 +14,7 @@ import trio
 from common.core.append import Appended, LocalAppend
 from common.core.batch import join_metadata, join_tags, new_events
 from common.core.errors import BackhaulError
-from edge_service.service import EdgePorts
+from common.runtime.service_parts import Ports
 from tests.simulation.facts import Submission
 from tests.simulation.hosts import Host
 from tests.simulation.plan import FaultPlan
@@ -115,7 +115,7 @@ class Application:
         told: Appended | None = None
         again = 1 if request.key and self._chance.random() < 0.2 else 0
         while True:
-            ports = cast(EdgePorts, await self._host.running())
+            ports = cast(Ports, await self._host.running())
             if self._host.disk is not disk:
                 self.unknown += told is None
                 return

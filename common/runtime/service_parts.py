@@ -1,0 +1,89 @@
+"""What both composition roots make of their settings in the same way: the door for events, limits, readiness, ports.
+
+What differs between an edge and a cloud node stands in their own ``service`` modules; so does who owns whom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from common.core.push_messages import PushLimits
+from common.journal.group_commit import GroupCommit
+from common.projection.handlers import Handler
+from common.projection.progress import ProjectionSettings
+from common.projection.projection import run_projections
+from common.runtime.application_running import Running
+from common.runtime.health import Readiness
+from common.runtime.intake import Intake
+from common.runtime.journal_watch import JournalWatch
+from common.runtime.outside import Outside
+from common.runtime.service_settings import ServiceSettings
+from common.transport.subscription_state import SubscriptionState
+
+# When those that a stopping service sent on are to dial again.
+REDIAL_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where a started service listens, and its doors for code in the same process."""
+
+    grpc: int
+    http: int
+    running: Running
+    subscriptions: Mapping[str, SubscriptionState]
+
+    @property
+    def intake(self) -> Intake:
+        """The door for events."""
+        return self.running.intake
+
+
+def new_intake(settings: ServiceSettings, commit: GroupCommit, *, entity_prefix: str = "") -> Intake:
+    """The door for events of local programs."""
+    return Intake(
+        commit,
+        entity_prefix=entity_prefix,
+        event_max_bytes=settings.event_max_bytes,
+        request_max_events=settings.batch_max_events,
+        request_max_bytes=settings.request_max_bytes,
+    )
+
+
+def push_limits(settings: ServiceSettings) -> PushLimits:
+    """What either end of a push stream offers; the smaller of both holds."""
+    return PushLimits(
+        window_events=settings.window_max_batches * settings.batch_max_events,
+        window_bytes=settings.window_max_bytes,
+        batch_bytes=settings.batch_max_bytes,
+        event_bytes=settings.event_max_bytes,
+    )
+
+
+def new_readiness(watch: JournalWatch, stop: trio.Event) -> Readiness:
+    """Ready while the journal can be read and nobody has asked the service to stop."""
+    readiness = Readiness()
+    readiness.add("journal", lambda: watch.reason)
+    readiness.add("draining", lambda: "the service is stopping" if stop.is_set() else None)
+    return readiness
+
+
+async def project(
+    running: Running, handlers: Sequence[Handler], outside: Outside, *, owner: str, settings: ProjectionSettings
+) -> None:
+    """Run the service's projections until cancelled."""
+    await run_projections(
+        running.journal,
+        handlers,
+        owner=owner,
+        settings=settings,
+        now_us=outside.now_us,
+        random=outside.chance,
+        decode=running.decode,
+        plain_calls=outside.plain_calls,
+        watchdog=running.watchdog,
+    )
