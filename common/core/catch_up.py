@@ -236,7 +236,8 @@ def stated_for(
 ) -> Stated:
     """What one cursor is told in place of what was deleted: only of entities it selects.
 
-    A snapshot stands for everything up to its number; without one that reaches so far the numbers are stated.
+    A snapshot stands for everything up to its number; without one that reaches so far, and is selected itself, the numbers
+    are stated: an entity may have left the filter before it was taken.
     """
     stated = Stated()
     for one in deleted:
@@ -246,7 +247,8 @@ def stated_for(
         # Of an entity that left nothing behind, the id must say enough.
         if not predicate.matches(gone.persistence_id, one.tags or ""):
             continue
-        if snapshot and snapshot.seq_nr[0] >= gone.to_seq_nr:
+        reaches = snapshot and snapshot.seq_nr[0] >= gone.to_seq_nr
+        if reaches and predicate.matches(gone.persistence_id, snapshot.tags[0]):
             stated.snapshots.extend(snapshot)
         else:
             stated.ranges.append(gone)

@@ -185,9 +185,9 @@ def test_what_was_still_there_is_not_stated_as_gone() -> None:
     ]
 
 
-def snapshot(seq_nr: int) -> EventBatch:
+def snapshot(seq_nr: int, tags: str = "") -> EventBatch:
     batch = LOG.between(0, 1)
-    batch.seq_nr = [seq_nr]
+    batch.seq_nr, batch.tags = [seq_nr], [tags]
     return batch
 
 
@@ -199,6 +199,14 @@ def test_a_snapshot_that_reaches_far_enough_stands_for_what_is_gone() -> None:
     assert stated.snapshots.seq_nr == [5]
     assert stated.ranges == [gone, gone]
     assert stated.encoded == plain_encoding(snapshot(5))
+
+
+def test_a_snapshot_of_after_an_entity_left_the_filter_is_not_for_its_eyes() -> None:
+    gone = StatedRange("Pump|0", 1, 5, "trimmed")
+    wanted = parse_filter('[{"exclude_all": true}, {"include_topics": ["a"]}]')
+    for tags, is_told in (("t:a", True), ("t:b", False), ("", False)):
+        stated = stated_for(wanted, frozenset(), [Deleted(gone, "t:a", snapshot(7, tags))], plain_encoding)
+        assert (len(stated.snapshots), stated.ranges) == ((1, []) if is_told else (0, [gone])), tags
 
 
 def test_only_what_is_selected_is_told() -> None:
