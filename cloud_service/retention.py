@@ -23,7 +23,6 @@ from common.journal.interface import Journal, JournalStats, ProjectionLease, Pro
 _log = structlog.get_logger()
 
 LEASE: Final = "lease:retention"
-_LEASE_S: Final = 30.0
 _RELEASE_DEADLINE_S: Final = 2.0
 _CHUNK_EVENTS: Final = 5_000
 _STRETCH_POSITIONS: Final = 50_000
@@ -46,6 +45,7 @@ class RetentionSettings:
     least_age_s: float
     keep_keys_s: float
     covered_types: frozenset[str] = frozenset()
+    lease_s: float = 15.0
 
     @property
     def is_on(self) -> bool:
@@ -90,8 +90,8 @@ class Retention:
     async def _is_ours(self) -> bool:
         """Take the lease, or renew it when it is time; False when another node has it."""
         if self._lease is None or trio.current_time() >= self._renew_at:
-            self._lease = await self._journal.acquire(LEASE, ALL_SLICES, self._owner, _LEASE_S)
-            self._renew_at = trio.current_time() + _LEASE_S / 3
+            self._lease = await self._journal.acquire(LEASE, ALL_SLICES, self._owner, self._settings.lease_s)
+            self._renew_at = trio.current_time() + self._settings.lease_s / 3
         return self._lease is not None
 
     async def _release(self) -> None:

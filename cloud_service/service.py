@@ -217,4 +217,5 @@ def _retention_settings(settings: CloudSettings, application: Application) -> Re
         settings.retention_least_age_s,
         settings.idempotency_keep_s,
         frozenset(application.entities) | frozenset(settings.snapshot_rule),
+        settings.lease_s,
     )

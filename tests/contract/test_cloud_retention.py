@@ -151,7 +151,7 @@ class TestOneNode:
     async def test_a_node_waits_while_another_holds_the_lease(self, storage: Storage, journal: Journal) -> None:
         await append(journal, local("Order|1"))
         storage.clock.advance(DAY_S)
-        other = await journal.acquire(LEASE, ALL_SLICES, "node-2", 20)
+        other = await journal.acquire(LEASE, ALL_SLICES, "node-2", 10)
         assert other is not None
         keeper = retention(storage, journal, kept(age_s=1))
         async with trio.open_nursery() as nursery:
