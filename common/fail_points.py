@@ -23,6 +23,17 @@ NAMES = frozenset(
         "migration.in_transaction",
         "trim.before_commit",
         "subscription.in_transaction",
+        "subscription.before_ack",
+        "subscription.after_filter_applied",
+        "subscription.after_backfill_done",
+        "inbox.in_transaction",
+        "serving.before_filter_change",
+        "serving.after_filter_change",
+        "serving.in_backfill",
+        "serving.before_backfill_done",
+        "serving.after_backfill_done",
+        "serving.in_snapshots",
+        "serving.in_replay",
     }
 )
 

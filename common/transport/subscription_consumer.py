@@ -31,6 +31,7 @@ from common.core.subscription_messages import (
     Subscribe,
     Subscribed,
 )
+from common.fail_points import fail_point
 from common.journal.interface import Journal, ProjectionLease
 from common.transport.stream import DialledStream, PeerClosed, PeerGone
 from common.transport.subscription_codec import decode_from_source, encode_from_consumer
@@ -235,14 +236,17 @@ class _Session:
                         position=heard.message.change_position,
                         backfill=heard.message.begin is not None,
                     )
+                    fail_point("subscription.after_filter_applied")
                 case BackfillDone():
                     _log.info(
                         "subscription.backfill_done",
                         filter_version=heard.message.version,
                         position=heard.message.position,
                     )
+                    fail_point("subscription.after_backfill_done")
         if self._taken > self._acked:
             self._acked = self._taken
+            fail_point("subscription.before_ack")
             await self._send(ConsumerAck(self._acked))
 
     async def _ask_for_replays(self) -> None:

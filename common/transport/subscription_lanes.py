@@ -22,6 +22,7 @@ from common.core.serving import Serving
 from common.core.stretch import Stretch
 from common.core.subscription import Cursor, SnapshotScan
 from common.core.subscription_messages import Begin, ConsumerAck, FilterUpdate, Lane, Replay, Subscribed
+from common.fail_points import fail_point
 from common.journal.feeds import Feed, Feeds
 from common.journal.interface import Journal
 from common.transport.stream import MessageStream, PeerClosed, PeerGone
@@ -228,7 +229,9 @@ class SourceStream:
             applied_now = serving.begin_change(begin)
             feed.change(self._live_predicate)
             self.state_starts(following)
+            fail_point("serving.before_filter_change")
             await self._sender.send(applied_now)
+            fail_point("serving.after_filter_change")
         self._tell_filters()
         self._wake()
 
@@ -244,7 +247,9 @@ class SourceStream:
         async with self._sender.turn:
             done = self._serving.end_change()
             feed.change(self._live_predicate)
+            fail_point("serving.before_backfill_done")
             await self._sender.send(done)
+            fail_point("serving.after_backfill_done")
         self._tell_filters()
         self._wake()
 
@@ -286,6 +291,7 @@ class SourceStream:
                 )
                 if stretch is not None:
                     await self._send(Lane.BACKFILL, stretch)
+                    fail_point("serving.in_backfill")
         self._running.discard(Lane.BACKFILL)
         self._work.unpark_all()
 

@@ -12,6 +12,7 @@ from common.core.replaying import ReplayPart, beginning, replay_parts
 from common.core.serving import WITHHELD, Serving
 from common.core.snapshot import snapshot_batch
 from common.core.subscription_messages import Deliver, Lane, Replay
+from common.fail_points import fail_point
 from common.journal.interface import Journal
 from common.transport.stream_catalogue import ServedStream
 from common.transport.subscription_sender import Sender
@@ -40,6 +41,7 @@ async def send_snapshot_page(
         through = max(cursor.scan.low, cursor.position)
     async with sender.turn:
         await sender.send_snapshots(lane, snapshot_batch(chosen), through, scan)
+        fail_point("serving.in_snapshots")
     return True
 
 
@@ -71,6 +73,7 @@ async def send_replay_page(
                 replay_of=name,
             )
         )
+    fail_point("serving.in_replay")
     if next_seq_nr:
         serving.replay_goes_on(next_seq_nr)
     else:

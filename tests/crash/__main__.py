@@ -17,6 +17,7 @@ import trio
 
 from tests.crash import projections
 from tests.crash.campaign import Outcome, Plan, run_campaign, summary
+from tests.crash.down import DownOutcome, down_summary, run_down_campaign
 from tests.crash.stage import make_directory
 from tests.support.postgres import postgres_for_tests
 
@@ -34,7 +35,8 @@ def main() -> int:
     storages = ("sqlite", "postgres") if wanted.storage == "both" else (wanted.storage,)
     directory = make_directory()
     print(f"seed {wanted.seed}; stores and logs in {directory}")
-    outcomes = []
+    outcomes: list[Outcome] = []
+    down_outcomes: list[DownOutcome] = []
     for storage in storages:
         nodes = wanted.nodes if storage == "postgres" else 1
         plan = Plan(storage, nodes, wanted.rounds, wanted.kills, wanted.seed)
@@ -43,12 +45,18 @@ def main() -> int:
         place.mkdir(mode=0o711)
         outcomes.append(trio.run(run_campaign, plan, place, partial(print, flush=True)))
         _tell_end(outcomes[-1])
+        print(f"\n{storage}, the way down", flush=True)
+        place = directory / f"{storage}-down"
+        place.mkdir(mode=0o711)
+        down_outcomes.append(trio.run(run_down_campaign, plan, place, partial(print, flush=True)))
+        _tell_end(down_outcomes[-1])
     print("\n" + "\n".join(summary(outcomes)))
+    print("\nthe way down\n" + "\n".join(down_summary(down_outcomes)))
     print(f"\nprojections: a handler that is not idempotent, killed {wanted.kills} times on each database", flush=True)
     with postgres_for_tests() as databases, databases.fresh() as url:
         wrong = projections.main(directory, url, wanted.kills, wanted.seed)
     print("\n".join(f"  DOES NOT HOLD: {problem}" for problem in wrong) or "  the tables are a fold of the log")
-    holds = all(outcome.holds for outcome in outcomes) and not wrong
+    holds = all(one.holds for one in outcomes) and all(one.holds for one in down_outcomes) and not wrong
     if holds and not wanted.keep:
         shutil.rmtree(directory, ignore_errors=True)
     else:
@@ -56,7 +64,7 @@ def main() -> int:
     return 0 if holds else 1
 
 
-def _tell_end(outcome: Outcome) -> None:
+def _tell_end(outcome: Outcome | DownOutcome) -> None:
     hit = ", ".join(f"{side} {point} {count}" for (side, point), count in sorted(outcome.points.items()))
     print(f"  fail points hit: {hit or 'none'}")
     alarms = ", ".join(f"{name} {count}" for name, count in sorted(outcome.alarms.items()))

@@ -22,32 +22,42 @@ from common.runtime.outside import real_outside
 from examples.support.postgres import PostgresUnavailable
 from tests.crash.failure import CrashFailure
 from tests.crash.feeder import Feeder
+from tests.crash.killing import Killer, Tell
 from tests.crash.ledger import Ledger
 from tests.crash.proof import Finding, examine
 from tests.crash.service_process import ServiceProcess
 from tests.crash.stage import PREFIX, Stage, open_stage
 from tests.crash.stores import read_cloud, read_edge
 
-Tell = Callable[[str], None]
-
 # Where each point can be reached: the cloud keeps what it has, and no projection runs at an edge.
 EDGE_POINTS: Final = ("append.before_commit", "append.after_commit", "trim.before_commit")
 CLOUD_POINTS: Final = ("append.before_commit", "append.after_commit", "push.before_ack", "projection.in_transaction")
 MIGRATION: Final = "migration.in_transaction"
-# Reached where a service consumes another one's log: tests/durability kills it there, on every storage.
-CONSUMER: Final = "subscription.in_transaction"
+# Reached where a service follows another one's log: tests/crash/down.py kills both there.
+CONSUMER_POINTS: Final = (
+    "subscription.in_transaction",
+    "subscription.before_ack",
+    "subscription.after_filter_applied",
+    "subscription.after_backfill_done",
+    "inbox.in_transaction",
+)
+SOURCE_POINTS: Final = (
+    "serving.before_filter_change",
+    "serving.after_filter_change",
+    "serving.in_backfill",
+    "serving.before_backfill_done",
+    "serving.after_backfill_done",
+    "serving.in_snapshots",
+    "serving.in_replay",
+)
 # Reached where a filter is changed: tests/e2e/test_filters.py kills it there.
 FILTER_CHANGES: Final = ("push.before_filter_change", "push.after_filter_change")
-assert {*EDGE_POINTS, *CLOUD_POINTS, *FILTER_CHANGES, MIGRATION, CONSUMER} == NAMES, (
+assert {*EDGE_POINTS, *CLOUD_POINTS, *FILTER_CHANGES, *CONSUMER_POINTS, *SOURCE_POINTS, MIGRATION} == NAMES, (
     "a new fail point: say where it is reached"
 )
 
 _FEEDERS: Final = 3
-_POINT_TIMEOUT_S: Final = 40.0
 _LEVEL_TIMEOUT_S: Final = 60.0
-_VISITS_MAX: Final = 8
-_PAUSE_MAX_S: Final = 1.0
-_HASTE_SHARE: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +112,17 @@ async def run_campaign(plan: Plan, directory: Path, tell: Tell) -> Outcome:
                 outcome.restarts = sum(one.restarts for one in stage.services)
                 outcome.alarms = dict(sum((Counter(one.alarms()) for one in stage.services), Counter()))
     except* (CrashFailure, PostgresUnavailable) as group:
-        outcome.problems += _messages(group)
+        outcome.problems += messages_of(group)
     outcome.took_s = trio.current_time() - began_s
     return outcome
 
 
-def _messages(group: BaseExceptionGroup[Exception]) -> list[str]:
+def messages_of(group: BaseExceptionGroup[Exception]) -> list[str]:
+    """What the errors of a group say."""
     return [
         message
         for error in group.exceptions
-        for message in (_messages(error) if isinstance(error, BaseExceptionGroup) else [str(error)])
+        for message in (messages_of(error) if isinstance(error, BaseExceptionGroup) else [str(error)])
     ]
 
 
@@ -123,10 +134,15 @@ class _Campaign:
         self._stage = stage
         self._outcome = outcome
         self._ledger = outcome.ledger
-        self._tell = tell
-        self._chance = Random(plan.seed)
-        self._began_s = trio.current_time()
         self._running: list[ServiceProcess] = []
+        self._killer = Killer(
+            stage,
+            outcome,
+            Random(plan.seed),
+            tell,
+            load=lambda: f"{self._ledger.answered_events:>7,} acknowledged, {self._ledger.in_flight} in flight",
+            until_level=lambda: stage.until_level(self._running, _LEVEL_TIMEOUT_S),
+        )
 
     async def run(self) -> None:
         """Everything up to the proof. Raises CrashFailure for what the rest cannot go on without."""
@@ -139,11 +155,12 @@ class _Campaign:
                 nursery.start_soon(feeder.run, stop)
             await stage.until_level(self._running, _LEVEL_TIMEOUT_S)
             for _ in range(self._plan.rounds):
-                await self._visit_all_points()
+                points = {stage.edge: EDGE_POINTS, stage.nodes[0]: CLOUD_POINTS}
+                await self._killer.visit(points, is_brief=self._plan.is_brief)
             for node in stage.nodes[1:]:
                 await node.start()
                 self._running.append(node)
-            await self._kill_at_random()
+            await self._killer.at_random(self._plan.kills)
             for service in stage.services:
                 await service.until_ready()  # the feeders' last requests want an edge
             stop.set()
@@ -163,85 +180,8 @@ class _Campaign:
         self._running = [node]
 
     async def _be_born(self, service: ServiceProcess, steps: int) -> None:
-        await self._die_along(service, [f"{MIGRATION}:{step}" for step in range(1, steps + 1)])
+        await self._killer.die_along(service, [f"{MIGRATION}:{step}" for step in range(1, steps + 1)])
         await service.until_ready()
-
-    async def _visit_all_points(self) -> None:
-        edge, node = self._stage.edge, self._stage.nodes[0]
-        visits = [(edge, point) for point in EDGE_POINTS] + [(node, point) for point in CLOUD_POINTS]
-        self._chance.shuffle(visits)
-        points = [(service, f"{point}:{self._chance.randint(1, _VISITS_MAX)}") for service, point in visits]
-        if self._plan.is_brief:
-            async with trio.open_nursery() as nursery:
-                for service in (edge, node):
-                    await service.kill()
-                    nursery.start_soon(self._die_along, service, [point for one, point in points if one is service])
-            return
-        for service, point in points:
-            await service.kill()
-            await service.start(fail_point=point)
-            died_s, load = await self._dies_at(service, point)
-            await service.start()
-            await self._recover(died_s, service.name, point, load)
-
-    async def _die_along(self, service: ServiceProcess, points: Sequence[str]) -> None:
-        """From one death straight to the next, then up again."""
-        for point in points:
-            await service.start(fail_point=point)
-            died_s, load = await self._dies_at(service, point)
-            self._told(died_s, service.name, point, load, "started again")
-        await service.start()
-
-    async def _dies_at(self, service: ServiceProcess, point: str) -> tuple[float, str]:
-        """Wait for it; returns when that was and what was going on."""
-        await service.until_dead_at(point, _POINT_TIMEOUT_S)
-        side = "edge" if service is self._stage.edge else "cloud"
-        self._outcome.points[side, point.partition(":")[0]] += 1
-        self._outcome.kills[service.name] += 1
-        return trio.current_time(), self._load()
-
-    async def _kill_at_random(self) -> None:
-        victims: list[ServiceProcess | None] = [*self._stage.services]
-        if self._stage.postgres is not None:
-            victims.append(None)
-        waiting: tuple[float, str, str] | None = None
-        for number in range(1, self._plan.kills + 1):
-            victim = self._chance.choice(victims)
-            pause_s, in_haste = self._chance.uniform(0, _PAUSE_MAX_S), self._chance.random() < _HASTE_SHARE
-            await trio.sleep(pause_s)
-            await self._stage.tend()
-            if waiting is not None:
-                self._told(waiting[0], waiting[1], "at random", waiting[2], "killed again before it recovered")
-            died_s, load = trio.current_time(), self._load()
-            name = await self._kill(victim)
-            self._outcome.kills[name] += 1
-            if in_haste and number < self._plan.kills:
-                waiting = died_s, name, load
-            else:
-                waiting = None
-                await self._recover(died_s, name, "at random", load)
-
-    async def _kill(self, victim: ServiceProcess | None) -> str:
-        """SIGKILL and start again, not waiting for a service to be ready; PostgreSQL (None) is, when it is back."""
-        if victim is not None:
-            await victim.kill()
-            await victim.start()
-            return victim.name
-        assert self._stage.postgres is not None
-        await trio.to_thread.run_sync(self._stage.postgres.restart)
-        return "postgres"
-
-    async def _recover(self, died_s: float, name: str, how: str, load: str) -> None:
-        await self._stage.until_level(self._running, _LEVEL_TIMEOUT_S)
-        recovered_s = trio.current_time() - died_s
-        self._outcome.recovered_s.append(recovered_s)
-        self._told(died_s, name, how, load, f"recovered in {recovered_s:.2f} s")
-
-    def _load(self) -> str:
-        return f"{self._ledger.answered_events:>7,} acknowledged, {self._ledger.in_flight} in flight"
-
-    def _told(self, died_s: float, name: str, how: str, load: str, after: str) -> None:
-        self._tell(f"  {died_s - self._began_s:7.2f} s  {name:<9} {how:<28} {load:<34}  {after}")
 
     # -- the proof -------------------------------------------------------------------------------------------------
     async def _prove(self) -> None:
@@ -266,9 +206,9 @@ def missed_points(points: Counter[tuple[str, str]]) -> list[str]:
 def summary(outcomes: Sequence[Outcome]) -> list[str]:
     """The closing table."""
     rows: list[tuple[str, list[str]]] = [
-        ("", [_title(outcome.plan) for outcome in outcomes]),
+        ("", [title(outcome.plan) for outcome in outcomes]),
         ("kills", [", ".join(f"{name} {n}" for name, n in sorted(one.kills.items())) for one in outcomes]),
-        ("recovered in, median / longest", [_seconds(outcome.recovered_s) for outcome in outcomes]),
+        ("recovered in, median / longest", [seconds(outcome.recovered_s) for outcome in outcomes]),
         (
             "lost answers: found stored / not",
             [f"{o.ledger.found_stored:,} / {o.ledger.found_unstored:,}" for o in outcomes],
@@ -295,11 +235,13 @@ def summary(outcomes: Sequence[Outcome]) -> list[str]:
     ]
 
 
-def _title(plan: Plan) -> str:
+def title(plan: Plan) -> str:
+    """Which storages."""
     return f"SQLite → {'SQLite' if plan.storage == 'sqlite' else 'PostgreSQL'}" + (
         f", {plan.nodes} nodes" if plan.nodes > 1 else ""
     )
 
 
-def _seconds(taken: Sequence[float]) -> str:
+def seconds(taken: Sequence[float]) -> str:
+    """Median and longest."""
     return f"{statistics.median(taken):.2f} s / {max(taken):.2f} s" if taken else "-"

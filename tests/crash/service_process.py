@@ -66,6 +66,11 @@ class ServiceProcess:
         raise CrashFailure(f"{self.name} was not ready within {_READY_TIMEOUT_S:g} s; it said: {self.last_words()}")
 
     @property
+    def side(self) -> str:
+        """edge or cloud."""
+        return self._module.partition("_")[0]
+
+    @property
     def http_port(self) -> int:
         """Where this life serves HTTP; 0 as long as it has not said so."""
         if not self._port and self._process is not None:
@@ -138,7 +143,7 @@ class ServiceProcess:
         return self._process
 
     def _environment(self, fail_point: str) -> dict[str, str]:
-        prefix = self._module.partition("_")[0].upper()
+        prefix = self.side.upper()
         foreign = ("EDGE_", "CLOUD_", "BACKHAUL_")
         ours = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         ours |= {f"{prefix}_{key.upper()}": str(value) for key, value in self._settings.items()}

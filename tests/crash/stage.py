@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +41,6 @@ _BOTH: Final[Mapping[str, object]] = {
     "log_format": "json",
 }
 _EDGE: Final[Mapping[str, object]] = {
-    "id": EDGE_ID,
     "grpc_port": 0,
     "backoff_min_s": 0.05,
     "backoff_max_s": 0.5,
@@ -62,12 +61,18 @@ class Stage:
     edge_journal: str
     cloud_journal: str
     postgres: PostgresServer | None
+    more_edges: list[ServiceProcess] = field(default_factory=list)
     clients: dict[str, HttpClient] = field(default_factory=dict)
 
     @property
     def services(self) -> list[ServiceProcess]:
-        """The edge and the nodes."""
-        return [self.edge, *self.nodes]
+        """The edges and the nodes."""
+        return [*self.edges, *self.nodes]
+
+    @property
+    def edges(self) -> list[ServiceProcess]:
+        """The edge, and those that some campaigns have beside it."""
+        return [self.edge, *self.more_edges]
 
     async def tend(self) -> None:
         """Start again who must wait for the database. Raises CrashFailure when one has ended for another reason."""
@@ -132,10 +137,18 @@ def _is_projected(status: dict[str, Any], position: int) -> bool:
 
 
 @asynccontextmanager
-async def open_stage(directory: Path, *, storage: str, nodes: int, chance: Random) -> AsyncIterator[Stage]:
+async def open_stage(
+    directory: Path,
+    *,
+    storage: str,
+    nodes: int,
+    chance: Random,
+    cloud: Mapping[str, object] | None = None,
+    edges: Sequence[Mapping[str, object]] = ({},),
+) -> AsyncIterator[Stage]:
     """Everything but the services themselves is running; whatever is, is ended on exit.
 
-    ``directory`` exists, and everybody may enter it.
+    ``directory`` exists, and everybody may enter it. ``cloud`` and ``edges`` are what each has of settings of its own.
     """
     ports = _free_ports(nodes, chance)
     async with trio.open_nursery() as nursery:
@@ -148,27 +161,39 @@ async def open_stage(directory: Path, *, storage: str, nodes: int, chance: Rando
                 server = held.enter_context(postgres_server(directory / "postgres"))
                 server.require_durable()
                 cloud_journal = server.create()
-            edge_journal = str(directory / "edge.db")
+            homes = [directory / f"edge{number if number > 1 else ''}.db" for number in range(1, len(edges) + 1)]
+            first, *others = (
+                ServiceProcess(
+                    home.stem,
+                    "edge_service",
+                    {
+                        **_BOTH,
+                        **_EDGE,
+                        "id": f"e{number}",
+                        "cloud": f"127.0.0.1:{address}",
+                        "journal": home,
+                        **settings,
+                    },
+                    directory / f"{home.stem}.log",
+                )
+                for number, (home, settings) in enumerate(zip(homes, edges, strict=True), 1)
+            )
             stage = Stage(
                 directory,
-                ServiceProcess(
-                    "edge",
-                    "edge_service",
-                    {**_BOTH, **_EDGE, "cloud": f"127.0.0.1:{address}", "journal": edge_journal},
-                    directory / "edge.log",
-                ),
+                first,
                 [
                     ServiceProcess(
                         name,
                         "cloud_service",
-                        {**_BOTH, **_CLOUD, "node": name, "grpc_port": port, "journal": cloud_journal},
+                        {**_BOTH, **_CLOUD, "node": name, "grpc_port": port, "journal": cloud_journal, **(cloud or {})},
                         directory / f"{name}.log",
                     )
                     for name, port in zip((f"cloud-{number}" for number in range(1, nodes + 1)), ports, strict=True)
                 ],
-                edge_journal,
+                str(homes[0]),
                 cloud_journal,
                 server,
+                others,
             )
             try:
                 yield stage

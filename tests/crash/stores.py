@@ -33,6 +33,11 @@ async def read_cloud(outside: Outside, url: str) -> CloudContent:
         )
 
 
+async def read_log(journal: Journal) -> JournalContent:
+    """An open journal's log."""
+    return await _content(journal, await _pages(journal))
+
+
 async def _content(journal: Journal, pages: list[EventBatch]) -> JournalContent:
     stats = await journal.stats()
     return JournalContent(

@@ -252,6 +252,7 @@ async def ack_inbox(connection: asyncpg.Connection, name: str, through_id: int) 
             "UPDATE subscription SET inbox_acked_id = $2, inbox_bytes = inbox_bytes - $3 WHERE subscription_no = $1",
             *(number, through_id, size),
         )
+        fail_point("inbox.in_transaction")
     freed: int = through_id - acked_id
     return freed
 

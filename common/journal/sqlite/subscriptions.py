@@ -258,6 +258,7 @@ def ack_inbox(writer: apsw.Connection, name: str, through_id: int) -> int:
         "UPDATE subscription SET inbox_acked_id = ?, inbox_bytes = inbox_bytes - ? WHERE subscription_no = ?",
         (through_id, size, number),
     )
+    fail_point("inbox.in_transaction")
     return through_id - acked_id
 
 
