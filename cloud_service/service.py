@@ -76,7 +76,7 @@ async def serve(
             chance=outside.chance,
             event_max_bytes=settings.event_max_bytes,
         ) as running,
-        open_streams(journal, settings, outside, on_serve) as streams,
+        open_streams(journal, settings, outside, on_serve, hello_timeout_s=settings.hello_timeout_s) as streams,
     ):
         endpoint = PushEndpoint(
             journal, commit.submit, _endpoint_settings(settings, application.app.transformations), outside.now_us

@@ -89,7 +89,12 @@ class ServedStreams:
 
 @asynccontextmanager
 async def open_streams(
-    journal: Journal, settings: StreamSettings, outside: Outside, on_serve: Transform | None = None
+    journal: Journal,
+    settings: StreamSettings,
+    outside: Outside,
+    on_serve: Transform | None = None,
+    *,
+    hello_timeout_s: float = _HELLO_TIMEOUT_S,
 ) -> AsyncIterator[ServedStreams]:
     """The streams, over a firehose that runs while the block does. ``on_serve`` is what an application makes of events."""
     firehose = Firehose(
@@ -103,7 +108,7 @@ async def open_streams(
         settings.catalogue().transformed_by(on_serve),
         SourceSettings(
             settings.stream_limits,
-            hello_timeout_s=_HELLO_TIMEOUT_S,
+            hello_timeout_s=hello_timeout_s,
             heartbeat_s=settings.heartbeat_s,
             progress_timeout_s=settings.progress_timeout_s,
             require_identity=settings.uses_tls,
