@@ -122,11 +122,18 @@ class Follower:
         return self._journal.prompt.position > position
 
     async def _read(self, after: int, *, max_events: int) -> LogPage:
+        page = await self._page(after, max_events)
+        is_another = _identity(self._journal) != self._history
+        if is_another:
+            page = await self._page(after, max_events)  # the first may still be of the history before
+        if is_another or page.head < self._ring.through:
+            self._another_log(page.head)
+        return page
+
+    async def _page(self, after: int, max_events: int) -> LogPage:
         self.reads += 1
         page = await self._journal.read(after, max_events=max_events, max_bytes=self._settings.read_max_bytes)
         self.read_events += len(page.events)
-        if page.head < self._ring.through or _identity(self._journal) != self._history:
-            self._another_log(page.head)
         return page
 
     def _take_page(self, page: LogPage) -> None:

@@ -42,7 +42,8 @@ class Ledger:
         self.calls = 0
         tables = [[sql.format(name=self.name) for sql in step] for step in TABLES]
         options.setdefault("reset", [f"DELETE FROM {self.name}"])
-        self.handler = Handler(self.name, tables, **{form: getattr(self, form)}, **options)
+        # What acts is given the running application, of which nothing is needed here.
+        self.handler = Handler(self.name, tables, **{form: getattr(self, form)}, **options).bound(self)
 
     def _check(self, persistence_id: str, seq_nr: int) -> None:
         self.calls += 1
@@ -77,6 +78,9 @@ class Ledger:
         self._check(account, event.envelope.seq_nr)
         events, digest = self.effects.get(account, (0, 0))
         self.effects[account] = (events + 1, (digest * 31 + event.value) % MODULUS if events else event.value)
+
+    async def act(self, _running: object, event: Event) -> None:
+        await self.effect(event)
 
     async def accounts(self, journal: Journal) -> Mapping[str, tuple[int, int]]:
         """What came of the events: the table, or the effects elsewhere."""
