@@ -48,8 +48,8 @@ class Transformations:
     """What becomes of events on their way; each gets an event and returns it, another one, or None to withhold it.
 
     ``on_push``: at the edge, before they are sent. ``on_receive``: in the cloud, before they are stored; with ``maps_ids``
-    it may name other entities, each of which must belong to one origin only. ``on_serve``: before they are served; it may
-    change and not withhold: a filter does that.
+    it may name other entities, each of which must belong to one origin only. ``on_serve``: before they are served; the
+    consumer's place moves over what is withheld.
     """
 
     on_push: Transformation | None = None
@@ -66,17 +66,10 @@ class Transformations:
         return transform(self.on_receive, events, maps_ids=self.maps_ids) if self.on_receive else Transformed(events)
 
     def served(self, events: EventBatch) -> EventBatch:
-        """As they are served. Raises ``transformation.failed``, ``transformation.withheld``."""
+        """As they are served. What is missing is withheld. Raises ``transformation.failed``."""
         if not self.on_serve:
             return events
-        found = transform(self.on_serve, events).checked()
-        if found.ranges:
-            raise ConfigurationError(
-                "transformation.withheld",
-                f"{place_of(self.on_serve)} withheld an event of {found.ranges[0].persistence_id}",
-                "what a consumer may not see is the stream's filter's to say; on_serve returns every event",
-            )
-        return found.events
+        return transform(self.on_serve, events).checked().events
 
 
 @dataclass(frozen=True, kw_only=True)

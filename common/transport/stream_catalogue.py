@@ -22,7 +22,7 @@ _PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _REGEX_KEYS = frozenset({"exclude_regex", "include_regex", "remove_exclude_regex", "remove_include_regex"})
 
 Transform = Callable[[EventBatch], EventBatch]
-"""Events as they leave: as many as there were, in the same order, with the same numbers."""
+"""Events as they leave: in the same order, with the same numbers; one that is missing is withheld."""
 
 
 @dataclass(frozen=True, slots=True)

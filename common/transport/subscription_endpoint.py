@@ -30,13 +30,16 @@ from common.core.subscription_messages import (
     PROTOCOL_VERSION,
     SUBSCRIBE_PATH,
     Begin,
+    Deliver,
     EntityEvents,
     EntityQuery,
+    Lane,
     LatestOffset,
     StreamLimits,
     Subscribe,
     Subscribed,
 )
+from common.core.withholding import served_parts
 from common.journal.feeds import Feeds
 from common.journal.interface import Journal
 from common.transport import query_codec
@@ -311,11 +314,12 @@ class SubscriptionEndpoint:
         events, begins_with_snapshot = EventBatch(), False
         ranges: list[StatedRange] = []
         for part in parts:
-            ranges += part.ranges
-            begins_with_snapshot = begins_with_snapshot or part.snapshots > 0
-            events.extend(part.events)
-        if served.transform is not None and events:
-            events = served.transform(events)
+            message = Deliver(Lane.REPLAY, 0, 0, events=part.events, ranges=part.ranges, snapshots=part.snapshots)
+            transform = served.transform if part.events else None
+            for one in served_parts(message, transform) if transform else [message]:
+                ranges += one.ranges
+                begins_with_snapshot = begins_with_snapshot or one.snapshots > 0
+                events.extend(one.events)
         return EntityEvents(events, begins_with_snapshot, tuple(ranges), next_seq_nr)
 
 

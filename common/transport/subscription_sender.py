@@ -18,6 +18,7 @@ from common.core.serving import Serving
 from common.core.stretch import Stretch
 from common.core.subscription import SnapshotScan
 from common.core.subscription_messages import Deliver, FromSource, Lane, Progress
+from common.core.withholding import served_parts
 from common.transport.codec import encode_batch
 from common.transport.stream import MessageStream
 from common.transport.stream_catalogue import Transform
@@ -121,7 +122,8 @@ class Sender:
             )
             encoded = stretch.encoded
             if len(encoded) > serving.limits.window_bytes or (self._transform is not None and stretch.n):
-                await self._send_in_parts(replace(message, events=self._transformed(stretch.events)))
+                for part in self._served(replace(message, events=stretch.events)):
+                    await self._send_in_parts(part)
                 return
             after = self._move(lane, stretch.through, stretch.digest, stretch.timestamp_us)
             assert after == stretch.after, "a feed goes on where it was"
@@ -152,13 +154,14 @@ class Sender:
             through = min(through, place.live.position)
         digest, timestamp_us = (cursor.digest, cursor.timestamp_us) if through == cursor.position else ("", 0)
         after = serving.move(lane, through, digest=digest, timestamp_us=timestamp_us, scan=scan)
-        events = self._transformed(events)
         message = Deliver(lane, after, through, timestamp_us, digest, events, snapshots=len(events), scan=scan)
-        await self.deliver(message)
+        (part,) = self._served(message)  # one snapshot an entity: nothing has to be cut
+        await self.deliver(part)
 
     async def send_replayed(self, message: Deliver) -> None:
         """A part of a replay, in the turn."""
-        await self.deliver(replace(message, events=self._transformed(message.events)))
+        for part in self._served(message):
+            await self.deliver(part)
 
     async def deliver(self, message: Deliver) -> None:
         """Send a delivery with its events, in the turn; the lane has been moved."""
@@ -167,7 +170,7 @@ class Sender:
     async def _send_in_parts(self, message: Deliver) -> None:
         """A message that is too large is cut: tags and metadata can outweigh the payloads by which it was measured."""
         events, n = message.events, len(message.events)
-        encoded = encode_batch(events)
+        encoded = encode_batch(events) if n else b""
         if n < 2 or len(encoded) <= self._serving.limits.window_bytes:
             self._move(message.lane, message.through, message.digest, message.timestamp_us)
             await self._deliver(message, encoded, n)
@@ -198,8 +201,8 @@ class Sender:
     def _move(self, lane: Lane, through: int, digest: str, timestamp_us: int) -> int:
         return self._serving.move(lane, through, digest=digest, timestamp_us=timestamp_us)
 
-    def _transformed(self, events: EventBatch) -> EventBatch:
-        return self._transform(events) if self._transform is not None and events else events
+    def _served(self, message: Deliver) -> list[Deliver]:
+        return served_parts(message, self._transform) if self._transform is not None and message.events else [message]
 
     async def _deliver(self, message: Deliver, encoded: bytes, n: int) -> None:
         data, serving = encode_deliver(message, encoded), self._serving

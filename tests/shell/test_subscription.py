@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from zlib import crc32
+
 import pytest
 import structlog
 import trio
 from trio.testing import MockClock
 
+from common.core.batch import EventBatch, join_metadata
 from common.core.snapshot import NewSnapshot
 from common.core.subscription_messages import Begin
 from common.journal.interface import TrimLimit
 from common.journal.memory import MemoryDatabase
 from common.transport.memory_line import Direction
+from common.transport.stream_catalogue import StreamCatalogue
 from common.transport.subscription_sinks import JournalSink
 from tests.support.push import same_story
 from tests.support.subscriptions import (
@@ -325,3 +329,32 @@ async def test_one_node_of_a_service_follows_and_another_takes_over(autojump_clo
 
 def snapshot_of(name: str, seq_nr: int) -> NewSnapshot:
     return NewSnapshot(name, seq_nr, "State", "json", b"{}")
+
+
+async def test_what_is_withheld_on_serve_is_led_over_and_the_place_goes_on(autojump_clock: MockClock) -> None:
+    """Through the tail, a catch-up, a change of filters and a cut: nothing is waited for or seen twice."""
+
+    def served(events: EventBatch) -> EventBatch:
+        kept = [index for index, payload in enumerate(events.payload) if crc32(payload) % 3]
+        found = events.select(kept)
+        found.metadata = [join_metadata({"served": "yes"})] * len(kept)
+        return found
+
+    world = SubscriptionWorld(catalogue=StreamCatalogue().transformed_by(served))
+    async with world.source() as (source, endpoint), world.consumer(criteria=criteria("red")) as (consumer, state):
+        for _ in range(4):
+            await publish(source, [f"Order|{i % 9}" for i in range(100)], tags=["red"])
+            await publish(source, [f"Order|b{i % 9}" for i in range(100)], tags=["blue"])
+        await wait_for_position(state, source.history.head_position)
+        await consumer.set_desired("orders", criteria("red", "blue"))
+        state.filter_changed()
+        (await live_connection(world.network)).cut_after("down", messages=3)
+        await publish(source, [f"Order|b{i % 9}" for i in range(100)], tags=["blue"])
+        await wait_until(lambda: state.applied_version == 2)
+        await wait_for_position(state, source.history.head_position)
+        log = await whole_log(source)
+        rows = await whole_inbox(consumer)
+        wanted = log_of(log.select([index for index, payload in enumerate(log.payload) if crc32(payload) % 3]))
+        assert rows_of(rows) == wanted
+        assert {dict(row.event.metadata)["served"] for row in rows} == {"yes"}
+        assert sum(one.replays for one in endpoint.streams) == 0
