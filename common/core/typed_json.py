@@ -305,8 +305,3 @@ _PLAIN: dict[Any, Read] = {
     Any: lambda value: value,
     object: lambda value: value,
 }
-
-
-def field_names(cls: type) -> tuple[str, ...]:
-    """The fields that a JSON form of the class has."""
-    return tuple(one.name for one in dataclasses.fields(cls) if one.init)

@@ -8,7 +8,7 @@ CREATE FUNCTION int8_at(packed bytea, i int) RETURNS bigint LANGUAGE sql IMMUTAB
     SELECT ('x' || encode(substr(packed, 8 * i - 7, 8), 'hex'))::bit(64)::bigint
 $$;
 
--- Judge and store one group of sub-batches: one call, one transaction, one round trip (DESIGN.md 3.3).
+-- Judge and store one group of sub-batches: one call, one transaction, one round trip.
 --
 -- The rules are those of common/core/judge.py; the contract suite holds both to one behaviour. Each statement in here
 -- sees what was committed before it began, so after the head is locked nothing can be stale (READ COMMITTED; one big

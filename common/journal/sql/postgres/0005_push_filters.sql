@@ -25,7 +25,7 @@ CREATE TABLE push_place (
 -- A program from before this step would move the wrong cursor and index nothing: to it the function is gone.
 DROP FUNCTION append_batch;
 
--- Judge and store one group of sub-batches: one call, one transaction, one round trip (DESIGN.md 3.3).
+-- Judge and store one group of sub-batches: one call, one transaction, one round trip.
 --
 -- The rules are those of common/core/judge.py; the contract suite holds both to one behaviour. Each statement in here
 -- sees what was committed before it began, so after the head is locked nothing can be stale (READ COMMITTED; one big
