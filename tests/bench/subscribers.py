@@ -180,13 +180,12 @@ class _Crowd:
         async def dial(one: _Consumer) -> None:
             async with turns:
                 await one.connect(stack, self._port, self._certificates)
+            self._start_soon(one.follow)  # before the others have come: who does not read and acknowledge is left
+            self._connected.append(one)
 
         async with trio.open_nursery() as nursery:
             for one in coming:
                 nursery.start_soon(dial, one)
-        for one in coming:
-            self._start_soon(one.follow)
-        self._connected += coming
         gc.collect()
         gc.freeze()
         answer("load.connected", consumers=len(self._connected))
