@@ -241,6 +241,14 @@ class OnlyNew:
         return self.new.keys()
 
 
+def all_of(*parts: Filter) -> EntityPredicate:
+    """What all of them select, as simple as it can be said: who wants everything need not be asked."""
+    narrowing = [part for part in parts if not part.is_everything]
+    if not narrowing:
+        return EVERY_ENTITY
+    return narrowing[0] if len(narrowing) == 1 else AllOf(tuple(narrowing))
+
+
 @dataclass(slots=True)
 class Matched:
     """Indexes into a batch, ascending: what is delivered, and which of it takes its entity out or brings it in."""

@@ -46,6 +46,8 @@ _GROUP_MAX_EVENTS = 4_000
 _PLACE_ALONE_S = 5.0
 _UPDATE_PAUSE_S = 0.5
 _ALIVE_BYTES = 1_024
+# What a message in the queue weighs beside its bytes.
+_HEARD_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +224,7 @@ class _Session:
             self._on_progress()
         else:
             self._intake.moved(taken[-1].place)
-            if self._intake.place_age_s >= _PLACE_ALONE_S:
+            if self._is_place_due:
                 await self._intake.keep_place()
                 self._on_progress()
         self._is_busy = False
@@ -261,14 +263,22 @@ class _Session:
             self._receiving.asked(desired)
             await self._send(FilterUpdate(desired.version, desired.criteria))
 
+    @property
+    def _place_due_s(self) -> float:
+        """When a place is stored alone: one number to wait for and to compare with, or rounding has one wait for nothing."""
+        return self._intake.place_kept_s + _PLACE_ALONE_S
+
+    @property
+    def _is_place_due(self) -> bool:
+        return trio.current_time() >= self._place_due_s
+
     async def _wait(self) -> None:
-        now_s = trio.current_time()
         due_s = self._last_sent_s + self._settings.heartbeat_s
         if self._stream.bytes_received - self._received_at_last_sent < _ALIVE_BYTES:
             due_s += 2 * self._settings.heartbeat_s  # an idle stream: the source needs little from this side
         until_s = due_s
         if not self._intake.is_place_kept:
-            until_s = min(due_s, now_s + max(0.0, _PLACE_ALONE_S - self._intake.place_age_s))
+            until_s = min(due_s, self._place_due_s)
         if self._desired.version > self._receiving.newest_asked:
             until_s = min(until_s, self._update_at_s)
         if self._queue or self._peer_ended or self._drain:
@@ -278,7 +288,7 @@ class _Session:
             return
         if trio.current_time() >= due_s:
             await self._send(Heartbeat(self._stream.bytes_received, self._now_us()))
-        if not self._intake.is_place_kept and self._intake.place_age_s >= _PLACE_ALONE_S:
+        if not self._intake.is_place_kept and self._is_place_due:
             await self._intake.keep_place()
             self._on_progress()
 
@@ -321,8 +331,8 @@ class _Session:
                         raise _protocol_error("a second Subscribed came")
                 if place is not None and not self._is_leaving:
                     assert not isinstance(message, Heartbeat | Drain | Subscribed)
-                    self._queue.append(_Heard(message, place, len(data)))
-                    self._queued_bytes += len(data) + 256
+                    self._queue.append(_Heard(message, place, len(data) + _HEARD_BYTES))
+                    self._queued_bytes += len(data) + _HEARD_BYTES
                     state.head_position = max(state.head_position, place.live.position)
                 self._work.unpark_all()
         except PeerClosed:

@@ -72,9 +72,9 @@ class Intake:
         return self._place == self._stored.place
 
     @property
-    def place_age_s(self) -> float:
-        """How long ago a place was stored."""
-        return trio.current_time() - self._kept_s
+    def place_kept_s(self) -> float:
+        """When a place was stored last."""
+        return self._kept_s
 
     def moved(self, place: Place) -> None:
         """The place has gone on and nothing else: it is stored with the next effect, or alone after a while."""

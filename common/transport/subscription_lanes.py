@@ -15,12 +15,12 @@ from functools import lru_cache
 import trio
 
 from common.core.errors import BackhaulError
-from common.core.filters import EVERY_ENTITY, AllOf, EntityPredicate, Filter, OnlyNew, parse_filter
+from common.core.filters import EVERY_ENTITY, AllOf, EntityPredicate, Filter, OnlyNew, all_of, parse_filter
 from common.core.ids import SEPARATOR
 from common.core.push_messages import Drain, Heartbeat
 from common.core.serving import Serving
 from common.core.stretch import Stretch
-from common.core.subscription import Cursor, SnapshotScan
+from common.core.subscription import Cursor, FilterState, SnapshotScan
 from common.core.subscription_messages import Begin, ConsumerAck, FilterUpdate, Lane, Replay, Subscribed
 from common.fail_points import fail_point
 from common.journal.feeds import Feed, Feeds
@@ -123,6 +123,8 @@ class SourceStream:
             nursery.cancel_scope.cancel()
 
     def _has_work(self, lane: Lane) -> bool:
+        if self._drain is not None:  # a lane that was begun now would end at once, again and again
+            return False
         place = self._serving.place
         return place.backfill is not None if lane is Lane.BACKFILL else self._serving.next_replay is not None
 
@@ -143,13 +145,13 @@ class SourceStream:
     def _wanted(self) -> EntityPredicate:
         """What the consumer is to have in the end."""
         place = self._serving.place
-        return _all_of(self._allowed, filter_of((place.next or place.applied).criteria))
+        return all_of(self._allowed, filter_of((place.next or place.applied).criteria))
 
     @property
     def _live_predicate(self) -> EntityPredicate:
         place = self._serving.place
         following = filter_of(place.next.criteria) if place.next else EVERY_ENTITY
-        return _all_of(self._allowed, filter_of(place.applied.criteria), following)
+        return all_of(self._allowed, filter_of(place.applied.criteria), following)
 
     @property
     def _backfill_predicate(self) -> EntityPredicate:
@@ -267,12 +269,20 @@ class SourceStream:
 
     # -- backfill --------------------------------------------------------------------------------------------------
     async def _serve_backfill(self) -> None:
-        serving = self._serving
-        change, predicate = serving.place.next, self._backfill_predicate
-        while serving.states_first:
+        """What only the next filter lets through. Live may end the change at any await: then there is nothing to do."""
+        change = self._serving.place.next
+        while self._serving.states_first:
             await self._sender.moved.park()
+        if change is not None and self._serving.place.next is change:
+            await self._serve_change(change)
+        self._running.discard(Lane.BACKFILL)
+        self._work.unpark_all()
+
+    async def _serve_change(self, change: FilterState) -> None:
+        serving, predicate = self._serving, self._backfill_predicate
         await self._serve_snapshots(Lane.BACKFILL, predicate)
-        assert serving.place.backfill is not None
+        if serving.place.backfill is None:
+            return
         with self._feeds.scan(
             f"{self._name} (backfill)",
             predicate,
@@ -292,8 +302,6 @@ class SourceStream:
                 if stretch is not None:
                     await self._send(Lane.BACKFILL, stretch)
                     fail_point("serving.in_backfill")
-        self._running.discard(Lane.BACKFILL)
-        self._work.unpark_all()
 
     # -- beside the log --------------------------------------------------------------------------------------------
     async def _serve_snapshots(self, lane: Lane, predicate: EntityPredicate) -> None:
@@ -382,13 +390,6 @@ def filter_of(criteria: str) -> Filter:
 def _even(room: int) -> int:
     """A power of two: consumers whose windows differ a little then take the same stretch, and its bytes are made once."""
     return 1 << (room.bit_length() - 1)
-
-
-def _all_of(*parts: Filter) -> EntityPredicate:
-    narrowing = [part for part in parts if not part.is_everything]
-    if not narrowing:
-        return EVERY_ENTITY
-    return narrowing[0] if len(narrowing) == 1 else AllOf(tuple(narrowing))
 
 
 def protocol_error(what: str) -> BackhaulError:

@@ -63,7 +63,10 @@ class NothingInvented(Checker):
         for event in new:
             self._compare(event, "the cloud")
             placed = self.facts.placed.get(event.payload)
-            if placed is None or placed[1] != event.origin_seq_nr:
+            if self.facts.is_published(event):
+                if event.origin_seq_nr:
+                    self.complain(f"the cloud numbers its own {named(event.payload)} as an edge's")
+            elif placed is None or placed[1] != event.origin_seq_nr:
                 self.complain(
                     f"{named(event.payload)} is {event.origin_seq_nr} of {event.persistence_id}, not {placed}"
                 )
@@ -106,7 +109,7 @@ class InOrder(Checker):
         self._last: dict[str, int] = {}
 
     def cloud_commit(self, before: State, after: State, new: list[Envelope]) -> None:
-        for event in new:
+        for event in self.facts.pushed(new):
             order = self.facts.order[event.payload]
             is_cloned = self.facts.submissions[event.payload].edge in self.facts.cloned
             if order <= self._last.get(event.persistence_id, -1) and not is_cloned:
@@ -114,9 +117,11 @@ class InOrder(Checker):
             self._last[event.persistence_id] = order
 
     def cloud_replaced(self, after: State) -> None:
-        log = after.log
+        log = self.facts.cloud_disk.history
         self._last = {
-            name: self.facts.order[payload] for name, payload in zip(log.persistence_id, log.payload, strict=True)
+            name: self.facts.order[payload]
+            for name, payload in zip(log.persistence_id, log.payload, strict=True)
+            if payload in self.facts.order
         }
 
 
@@ -169,7 +174,7 @@ class NoSilentGap(Checker):
 
     def cloud_commit(self, before: State, after: State, new: list[Envelope]) -> None:
         known: dict[str, int] = {}
-        for event in new:
+        for event in self.facts.pushed(new):
             name, seq_nr = event.persistence_id, event.origin_seq_nr
             if name not in known:
                 head, branch = before.heads.get(name), after.heads[name].branch
@@ -287,12 +292,18 @@ class AppendsHonoured(Checker):
     """An append is stored whole or not at all, where its caller was told, and once for one key."""
 
     def edge_commit(self, disk: Disk, before: State, after: State, new: list[Envelope]) -> None:
+        self._check_whole(disk.name, new)
+
+    def cloud_commit(self, before: State, after: State, new: list[Envelope]) -> None:
+        self._check_whole("the cloud", [event for event in new if self.facts.is_published(event)])
+
+    def _check_whole(self, where: str, new: list[Envelope]) -> None:
         appends = [self.facts.submissions[event.payload] for event in new if event.payload in self.facts.submissions]
         at = 0
         while at < len(appends):
             whole = appends[at : at + appends[at].size]
             if len(whole) != appends[at].size or any(part.append != appends[at].append for part in whole):
-                self.complain(f"{disk.name} stored a part of append {appends[at].append}")
+                self.complain(f"{where} stored a part of append {appends[at].append}")
                 return
             at += appends[at].size
 

@@ -7,10 +7,13 @@ no lease back and finishes no transaction.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
+from common.core.batch import EventBatch
 from common.core.errors import BackhaulError
 from common.journal.interface import Statement
 from common.journal.memory import MemoryDatabase
@@ -20,6 +23,21 @@ State = Any
 """The memory journal's durable state; checkers read its parts by name."""
 
 OnCommit = Callable[["Disk", State, State], None]
+
+
+@dataclass(slots=True)
+class Followed:
+    """What a subscription has brought: numbers with their payloads, and numbers that were led over."""
+
+    accepted: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    passed: dict[str, set[int]] = field(default_factory=dict)
+
+    def copy(self) -> Followed:
+        """As of now, for a copy of the disk."""
+        return Followed(
+            {name: dict(numbers) for name, numbers in self.accepted.items()},
+            {name: set(numbers) for name, numbers in self.passed.items()},
+        )
 
 
 class Disk(MemoryDatabase):
@@ -33,6 +51,12 @@ class Disk(MemoryDatabase):
         """Position → payload of every event ever committed here, also of those deleted since."""
         self.verified = 0
         """Up to where acks were compared with the cloud's disk."""
+        self.history = EventBatch()
+        """Every event ever committed here, position after position from 1 on: retention takes nothing from it."""
+        self.snapshots: dict[tuple[str, int], set[bytes]] = {}
+        """Payloads of every snapshot ever stored here, by entity and number."""
+        self.followed: dict[str, Followed] = {}
+        """What each subscription has brought here since it began."""
         super().__init__()
 
     @property
@@ -52,11 +76,24 @@ class Disk(MemoryDatabase):
         backup._committed = self._committed
         backup.tables = self.tables.copy()
         backup.payload_at = dict(self.payload_at)
+        backup.history = self.history.slice(0, len(self.history))
+        backup.snapshots = {key: set(payloads) for key, payloads in self.snapshots.items()}
+        backup.followed = {name: followed.copy() for name, followed in self.followed.items()}
         return backup
 
     def restore(self, backup: Disk) -> None:
         """Be as the backup was; no process may be using the disk."""
         self._committed, self.tables = backup.state, backup.tables
+        self.payload_at, self.history, self.snapshots = backup.payload_at, backup.history, backup.snapshots
+
+    def keep_history(self, before: State, after: State) -> None:
+        """A commit was taken: remember what is new, whatever retention does to it."""
+        log = after.log
+        self.history.extend(log.slice(bisect_right(log.position, before.head_position), len(log)))
+        if after.snapshots is before.snapshots or after.snapshots == before.snapshots:
+            return
+        for name, snapshot in after.snapshots.items():
+            self.snapshots.setdefault((name, snapshot.seq_nr), set()).add(snapshot.payload)
 
     def remove_unsaid(self, position: int) -> None:
         """One event is gone, and nothing says so: what a bad sector would do."""

@@ -13,10 +13,15 @@ from dataclasses import dataclass
 from common.core.batch import Envelope, EventBatch
 from tests.simulation.disks import Disk, State
 
+CLOUD = "cloud"
+
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One event as an application handed it in; ``append`` is shared by the ``size`` events of one request."""
+    """One event as an application handed it in; ``append`` is shared by the ``size`` events of one request.
+
+    ``edge`` is the cloud for what was published there.
+    """
 
     edge: str
     append: str
@@ -53,6 +58,15 @@ class Facts:
         self.cloud_lives = 0
         """How often the cloud was rewound."""
 
+    def is_published(self, event: Envelope) -> bool:
+        """Whether it began in the cloud, and no edge has ever stored it."""
+        told = self.submissions.get(event.payload)
+        return told is not None and told.edge == CLOUD
+
+    def pushed(self, events: Iterable[Envelope]) -> list[Envelope]:
+        """Those of a cloud's events that came from edges."""
+        return [event for event in events if not self.is_published(event)]
+
     def edge_committed(self, disk: Disk, new: Iterable[Envelope]) -> None:
         """Events are on an edge's disk."""
         for event in new:
@@ -65,6 +79,8 @@ class Facts:
         for event in new:
             self.in_cloud[event.payload] += 1
             self.ever_in_cloud.add(event.payload)
+            if self.is_published(event):
+                self.placed[event.payload] = (event.position, event.seq_nr)
         for payload in newly_parked:
             self.parked.add(payload)
             self.ever_in_cloud.add(payload)
@@ -92,7 +108,7 @@ class Facts:
     def cloud_replaced(self, after: State) -> None:
         """The cloud has an older disk again."""
         before = {*self.in_cloud, *self.parked}
-        self.in_cloud = Counter(after.log.payload)
+        self.in_cloud = Counter(self.cloud_disk.history.payload)
         self.parked = {row.event.payload[0] for row in after.parked}
         self.cloud_lives += 1
         kept = {payload for disk in self.disks for payload in disk.state.log.payload}

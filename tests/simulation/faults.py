@@ -14,9 +14,10 @@ from common.projection.latest import LATEST
 from common.projection.tally import TALLY
 from common.transport.memory_line import MemoryConnection
 from tests.simulation.disks import Disk, State
+from tests.simulation.facts import CLOUD
 from tests.simulation.hosts import Host
 from tests.simulation.plan import DATABASE, Fault, Kind
-from tests.simulation.referee import CLOUD, Referee
+from tests.simulation.referee import Referee
 from tests.simulation.trace import Trace
 from tests.simulation.workload import Application
 from tests.simulation.world import World

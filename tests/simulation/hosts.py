@@ -12,6 +12,7 @@ from typing import Protocol
 
 import structlog
 import trio
+from starlette.types import ASGIApp
 
 from common.runtime.log_fields import leaf_errors
 from common.runtime.outside import Outside
@@ -53,6 +54,7 @@ class Host:
     def __init__(
         self,
         name: str,
+        edge_id: str,
         disk: Disk,
         clock: Clock,
         serve: Serve,
@@ -64,9 +66,13 @@ class Host:
         prompted: bool,
     ) -> None:
         self.name = name
+        self.edge_id = edge_id
+        """Who it is to others: a clone is its original."""
         self.disk = disk
         self.clock = clock
         self.ports: object = None
+        self.app: ASGIApp | None = None
+        """What answers at the HTTP port, while it runs."""
         self.changed = trio.lowlevel.ParkingLot()
         self._serve = serve
         self._outside = outside
@@ -116,7 +122,7 @@ class Host:
         if not was_asked:
             self._referee.complain("ServicesLive", f"{life} ended by itself")
         self._mount.sever()
-        self._scope = self._mount = self.ports = None
+        self._scope = self._mount = self.ports = self.app = None
         self._trace.add(life, "is gone")
         self.changed.unpark_all()
 
@@ -126,7 +132,7 @@ class Host:
             return
         self._trace.add(self.name, "loses its power" if is_power_cut else "crashes")
         self._mount.sever()
-        self.ports = None
+        self.ports = self.app = None
         for connection in self._lines(self.name):
             if is_power_cut:
                 connection.hold()

@@ -17,11 +17,14 @@ import trio
 
 import common.core.history
 import common.core.judge
+import common.firehose.catch_ups
 import common.journal.memory
 import common.transport.push_source
+import common.transport.subscription_intake
 import edge_service.retention
 from common.core.append import Appended, AppendOutcome, AppendRefused, LocalAppend, PushedAppend
 from common.core.batch import EventBatch
+from common.core.filter_index import FilterIndex
 from common.core.history import History, Offset, OriginState, Resume, ResumeDecision, decide_resume
 from common.core.push_messages import Ack
 from common.core.push_session import StartVerdict
@@ -33,6 +36,7 @@ from common.journal.memory_state import DraftHeads
 from common.journal.prompt import Prompt
 from common.transport.push_endpoint_stream import EndpointStream
 from common.transport.push_producer import _PushStream
+from tests.simulation import down_mutations as down
 from tests.simulation.disks import State
 
 Applied = AbstractContextManager[Any]
@@ -198,6 +202,23 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     ),
     "no_window": Mutation(
         (9, 1), "BoundsHeld", _patched(AdaptiveWindow, "room_bytes", property(lambda _window: 2**20))
+    ),
+    "no_continuity_of_backfill": Mutation(
+        (12,),
+        "SkippedIsStated",
+        _patched(common.transport.subscription_intake, "judge_received", down.judge_backfill_without_continuity),
+    ),
+    "ring_past_the_head": Mutation(
+        (7, 12), "NothingPastTheHead", _patched(MemoryJournal, "_transaction", down.transaction_told_early)
+    ),
+    "index_forgets_who_leaves": Mutation(
+        (1,), "PlaceBehindEffect", _patched(FilterIndex, "match", down.match_by_own_tags)
+    ),
+    "waiting_is_not_kept": Mutation(
+        (12,), "PlaceBehindEffect", _patched(MemoryJournal, "commit_received", down.commit_without_waiting)
+    ),
+    "place_before_effect": Mutation(
+        (7, 4), "PlaceBehindEffect", _patched(MemoryJournal, "commit_received", down.commit_place_first)
     ),
     "no_poll": Mutation((30, 83, 93), "Converges", _patched(Prompt, "wait_above", _wait_for_the_prompt)),
 }

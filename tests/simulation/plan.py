@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
+from tests.simulation.down_plan import DownPlan, draw_down_plan
+
 DAY_S = 86_400.0
 DATABASE = "database"
 """The clock of the cloud's database, which both nodes store by."""
@@ -100,6 +102,7 @@ class FaultPlan:
     lines: Lines
     held_for_ever: bool
     """Whether lines held at the end of the faults stay so: links must be left by themselves then."""
+    down: DownPlan | None
     faults: tuple[Fault, ...]
 
 
@@ -109,6 +112,7 @@ def draw_plan(seed: int) -> FaultPlan:
     edges = tuple(f"edge-{n + 1}" for n in range(chance.choice((1, 1, 2, 3))))
     nodes = tuple(f"node-{n + 1}" for n in range(chance.choice((1, 2, 2))))
     faults_s = chance.choice((15.0, 30.0, 50.0))
+    down = draw_down_plan(seed, edges, faults_s)
     return FaultPlan(
         seed=seed,
         edges=edges,
@@ -125,7 +129,8 @@ def draw_plan(seed: int) -> FaultPlan:
             cut_messages_max=chance.choice((3, 10, 30)),
         ),
         held_for_ever=chance.random() < 0.5,
-        faults=_faults(chance, edges, nodes, faults_s),
+        down=down,
+        faults=tuple(sorted((*_faults(chance, edges, nodes, faults_s), *_starts(down)), key=lambda fault: fault.at_s)),
     )
 
 
@@ -205,7 +210,12 @@ def _faults(chance: Random, edges: tuple[str, ...], nodes: tuple[str, ...], faul
             faults.append(Fault(at_s(), kind, target, round(chance.uniform(1, faults_s / 2), 3)))
     if chance.random() < 0.15:
         faults.append(Fault(at_s(), Kind.PAUSE, for_s=_short(chance)))
-    return tuple(sorted(faults, key=lambda fault: fault.at_s))
+    return tuple(faults)
+
+
+def _starts(down: DownPlan | None) -> list[Fault]:
+    """A late subscription begins with a new process of its edge."""
+    return [Fault(one.from_s, Kind.STOP, one.edge) for one in (down.subscriptions if down else ()) if one.from_s]
 
 
 def _line_fault(chance: Random, at_s: float, kind: Kind, edge: str) -> Fault:

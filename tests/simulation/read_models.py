@@ -17,7 +17,7 @@ def check_read_models(cloud: Disk) -> Iterator[tuple[str, str]]:
     if TALLY.name in state.migrated:
         wanted = {
             (entity, tally.events, tally.checksum, tally.first_seq_nr, tally.last_seq_nr, tally.out_of_order)
-            for entity, tally in fold(_seen(state, TALLY.name)).items()
+            for entity, tally in fold(_seen(cloud, TALLY.name)).items()
         }
         rows = set(
             cloud.tables.query(
@@ -27,7 +27,7 @@ def check_read_models(cloud: Disk) -> Iterator[tuple[str, str]]:
         if rows != wanted:
             yield "TallyIsFold", f"the table says {sorted(rows - wanted)[:3]}, the log {sorted(wanted - rows)[:3]}"
     if LATEST.name in state.migrated:
-        seen = _seen(state, LATEST.name)
+        seen = _seen(cloud, LATEST.name)
         last = dict(zip(seen.persistence_id, zip(seen.position, seen.payload, strict=True), strict=True))
         stored = {
             row[0]: row[1:] for row in cloud.tables.query("SELECT persistence_id, position, payload FROM latest", ())
@@ -43,10 +43,10 @@ def has_caught_up(state: State, ranges: int) -> bool:
     return len(rows) == 2 * ranges and all(row.position == state.head_position for row in rows)
 
 
-def _seen(state: State, projection: str) -> EventBatch:
-    """The events of the log that the projection has processed."""
-    log: EventBatch = state.log
-    done = [(slices, row.position) for (name, slices), row in state.projections.items() if name == projection]
+def _seen(cloud: Disk, projection: str) -> EventBatch:
+    """The events that the projection has processed, also those that retention has removed since."""
+    log, projections = cloud.history, cloud.state.projections
+    done = [(slices, row.position) for (name, slices), row in projections.items() if name == projection]
     chosen = []
     for index, (entity, position) in enumerate(zip(log.persistence_id, log.position, strict=True)):
         if any(slice_of(entity) in slices and position <= through for slices, through in done):

@@ -11,13 +11,13 @@ from common.core.push_messages import Ack, Hello, PushBatch, Start
 from common.transport import codec
 from tests.simulation.checkers import CHECKERS, AppendsHonoured, Checker
 from tests.simulation.disks import Disk, State
-from tests.simulation.facts import Facts, envelopes_after, removed_between
+from tests.simulation.down_plan import DownPlan
+from tests.simulation.down_referee import DownReferee
+from tests.simulation.facts import CLOUD, Facts, envelopes_after, removed_between
 from tests.simulation.plan import Sizes
 from tests.simulation.read_models import check_read_models
 from tests.simulation.taps import Told
 from tests.simulation.trace import Trace
-
-CLOUD = "cloud"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Complaint:
 class Referee:
     """``stop`` is called at the first complaint."""
 
-    def __init__(self, trace: Trace, sizes: Sizes, stop: Callable[[], None]) -> None:
+    def __init__(self, trace: Trace, sizes: Sizes, down: DownPlan | None, stop: Callable[[], None]) -> None:
         self.facts = Facts()
         self.complaints: list[Complaint] = []
         self.on_edge_commit: list[Callable[[Disk], None]] = []
@@ -44,6 +44,7 @@ class Referee:
         self._sizes = sizes
         self._stop = stop
         self._checkers: list[Checker] = [made(self.facts, self.complain) for made in CHECKERS]
+        self.down = DownReferee(down, sizes, self.facts, trace, self.complain)
 
     @property
     def appends(self) -> AppendsHonoured:
@@ -61,6 +62,7 @@ class Referee:
         """A disk has taken a commit."""
         new = envelopes_after(after.log, before.head_position)
         self._trace.add(disk.name, f"commit, head {after.head_position}, {len(after.log)} kept")
+        disk.keep_history(before, after)
         if disk.name == CLOUD:
             parked = [row.event.payload[0] for row in after.parked if row.id > before.last_parked_id]
             self.facts.cloud_committed(new, parked)
@@ -76,6 +78,7 @@ class Referee:
             removed = removed_between(before.log, after.log)
             for checker in self._checkers:
                 checker.edge_removed(disk, after, removed)
+        self.down.committed(disk, before, after)
         for tell in list(self.on_edge_commit):
             tell(disk)
 
@@ -84,6 +87,7 @@ class Referee:
         self.facts.cloud_replaced(after)
         for checker in self._checkers:
             checker.cloud_replaced(after)
+        self.down.cloud_replaced()
 
     def check_read_models(self) -> None:
         """Compare what projections wrote with the log; no transaction may be under way."""

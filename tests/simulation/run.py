@@ -6,13 +6,15 @@ assert not outcome.complaints, outcome.told()
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 
 import trio
 from trio.testing import MockClock
 
-from tests.simulation.facts import named
+from tests.simulation.down_workload import FilterChanger, Publisher, Reader, SnapshotTaker
+from tests.simulation.facts import CLOUD, named
 from tests.simulation.faults import Faults
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.plan import FaultPlan, draw_plan
@@ -68,9 +70,10 @@ def simulate_plan(plan: FaultPlan, mutation: str = "") -> Outcome:
 async def _run(plan: FaultPlan, trace: Trace) -> Outcome:
     tasks_before = trio.lowlevel.current_statistics().tasks_living
     with trio.CancelScope() as whole:
-        referee = Referee(trace, plan.sizes, whole.cancel)
+        referee = Referee(trace, plan.sizes, plan.down, whole.cancel)
         world = World(plan, trace, referee)
-        converged_s = await _phases(plan, trace, referee, world)
+        with referee.down.sized():
+            converged_s = await _phases(plan, trace, referee, world)
     _check_what_is_left(referee, world, tasks_before)
     for error in trace.errors:
         referee.complain("NothingInternal", error)
@@ -87,10 +90,14 @@ async def _run(plan: FaultPlan, trace: Trace) -> Outcome:
 
 async def _phases(plan: FaultPlan, trace: Trace, referee: Referee, world: World) -> float:
     applications = [Application(name, name, host, plan, referee) for name, host in world.edges.items()]
+    reading = trio.CancelScope()
     async with trio.open_nursery() as machines:
         for host in world.hosts.values():
             machines.start_soon(host.run)
+        machines.start_soon(_read, plan, referee, world, reading)
         async with trio.open_nursery() as nursery:
+            for until in _users_of_the_way_down(plan, referee, world):
+                nursery.start_soon(until, plan.faults_s)
             for application in applications:
                 nursery.start_soon(application.run, plan.faults_s)
             nursery.start_soon(Faults(world, referee, trace).run, plan.faults)
@@ -99,12 +106,15 @@ async def _phases(plan: FaultPlan, trace: Trace, referee: Referee, world: World)
             world.heal()
         converged_s = await _convergence(plan, referee, world)
         await trio.sleep(_SETTLE_S)
+        reading.cancel()
         for host in world.hosts.values():
             host.retire()
         async with trio.open_nursery() as stopping:
             for host in world.hosts.values():
                 stopping.start_soon(host.stop)
     referee.at_end([host.disk for host in world.edges.values()])
+    disks = {name: host.disk for name, host in world.edges.items()}
+    referee.down.at_end({**disks, CLOUD: referee.facts.cloud_disk})
     return converged_s
 
 
@@ -130,7 +140,36 @@ def _not_yet(plan: FaultPlan, referee: Referee, world: World) -> str:
                 return f"{name} has {named(missing[0])} and {len(missing) - 1} more that the cloud has not"
         elif edge.head_position and at != (edge.journal_id, edge.head_position):
             return f"{name} has {edge.head_position} of {edge.journal_id}, the cloud {at[1]} of {at[0]}"
+    disks = {CLOUD: referee.facts.cloud_disk, **{name: host.disk for name, host in world.edges.items()}}
+    for one in plan.down.subscriptions if plan.down else ():
+        waiting_for = referee.down.not_yet(one, disks[one.edge], disks[one.source])
+        if waiting_for:
+            return waiting_for
     return "" if has_caught_up(cloud, plan.sizes.projection_ranges) else f"projections: {cloud.projections}"
+
+
+async def _read(plan: FaultPlan, referee: Referee, world: World, reading: trio.CancelScope) -> None:
+    """The programs that work off inboxes: they go on until everything has come."""
+    with reading:
+        async with trio.open_nursery() as nursery:
+            for one in plan.down.subscriptions if plan.down else ():
+                assert plan.down is not None
+                nursery.start_soon(Reader(one, world.edges[one.edge], plan, plan.down, referee).run)
+
+
+def _users_of_the_way_down(
+    plan: FaultPlan, referee: Referee, world: World
+) -> Iterator[Callable[[float], Awaitable[None]]]:
+    """What runs until the faults are over."""
+    down = plan.down
+    if down is None:
+        return
+    for number in range(down.publishers):
+        yield Publisher(number + 1, plan, down, world, referee).run
+    for one in down.subscriptions:
+        if one.is_changing:
+            yield FilterChanger(one, world.edges[one.edge], plan, down, referee).run
+    yield SnapshotTaker(plan, down, world.nodes, referee).run
 
 
 def _check_what_is_left(referee: Referee, world: World, tasks_before: int) -> None:

@@ -74,9 +74,9 @@ class TappedDialledStream(TappedStream):
 
 
 class TappedChannel:
-    """A ``Channel`` whose streams are tapped; ``ears()`` makes what listens to a new stream: said, heard."""
+    """A ``Channel`` whose streams are tapped; ``ears(path)`` makes what listens to a new stream: said, heard."""
 
-    def __init__(self, channel: Channel, ears: Callable[[], tuple[Told, Told]]) -> None:
+    def __init__(self, channel: Channel, ears: Callable[[str], tuple[Told, Told]]) -> None:
         self._channel = channel
         self._ears = ears
 
@@ -90,7 +90,7 @@ class TappedChannel:
     @asynccontextmanager
     async def open_stream(self, path: str) -> AsyncIterator[TappedDialledStream]:
         async with self._channel.open_stream(path) as stream:
-            yield TappedDialledStream(stream, *self._ears())
+            yield TappedDialledStream(stream, *self._ears(path))
 
     async def unary(self, path: str, request: bytes, timeout_s: float) -> bytes:
         return await self._channel.unary(path, request, timeout_s)

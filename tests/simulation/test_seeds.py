@@ -20,6 +20,8 @@ from tests.simulation.run import Outcome, simulate, simulate_plan
 SEEDS = range(1, 9)
 ONCE_FAILED = {
     17: "retention took an entity's middle after the clock had stepped back",
+    4: "a filter that changed while its node drained was begun again and again",
+    61: "a consumer counted more for what it took in than for what it let go, and stopped receiving",
 }
 
 
@@ -29,7 +31,7 @@ def unharmed(seed: int) -> Outcome:
     return simulate(seed)
 
 
-@pytest.mark.parametrize("seed", [*SEEDS, *ONCE_FAILED])
+@pytest.mark.parametrize("seed", sorted({*SEEDS, *ONCE_FAILED}))
 def test_every_promise_holds(seed: int) -> None:
     outcome = unharmed(seed)
     assert not outcome.complaints, outcome.told()
@@ -38,7 +40,7 @@ def test_every_promise_holds(seed: int) -> None:
 def test_a_clock_that_stepped_back_does_not_keep_a_dead_nodes_projections_from_the_next() -> None:
     step_back = Fault(8.0, Kind.STEP_CLOCK, DATABASE, amount=-3_600.0)
     power_cut = Fault(8.0, Kind.POWER_CUT, "node-1", for_s=1.0, how="now")
-    outcome = simulate_plan(replace(draw_plan(1), nodes=("node-1",), faults=(step_back, power_cut)))
+    outcome = simulate_plan(replace(draw_plan(1), nodes=("node-1",), down=None, faults=(step_back, power_cut)))
     assert not outcome.complaints, outcome.told()
 
 

@@ -6,6 +6,7 @@ place where trio is made to schedule by a seed, through names it keeps to itself
 
 from __future__ import annotations
 
+import traceback
 from collections import deque
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ import structlog
 import trio
 from structlog.typing import WrappedLogger
 from trio._core import _run as trio_run
+
+from common.runtime.log_fields import leaf_errors
 
 _KEPT_LINES = 4_000
 _FAILURES = frozenset({"call.failed", "service.failed"})
@@ -79,8 +82,15 @@ class Trace:
     def _log(self, _logger: WrappedLogger, method: str, fields: MutableMapping[str, Any]) -> str:
         who, event = str(fields.pop("service", "?")), str(fields.pop("event", ""))
         failure = fields.pop("exc_info", None)
+        if isinstance(failure, BaseException):
+            failure = ", ".join(repr(error) + _where(error) for error in leaf_errors(failure))
         told = " ".join(f"{key}={value}" for key, value in fields.items() if key != "repeat_key")
         self.lines.append(f"{trio.current_time():9.4f} {who:12} [{method}] {event} {told}")
         if event in _FAILURES or fields.get("code") in _NEVER_TOLD:
             self.errors.append(f"{who} {event} {fields.get('code', '')} {failure or fields.get('reason', '')}")
         raise structlog.DropEvent
+
+
+def _where(error: BaseException) -> str:
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    return "".join(f" at {frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in last)

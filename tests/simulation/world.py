@@ -8,8 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from itertools import count
 from random import Random
+from typing import Any
 
 import structlog
 import trio
@@ -19,8 +22,10 @@ import cloud_service.service
 import edge_service.service
 from cloud_service.settings import CloudSettings
 from common.core.push_messages import PUSH_PATH
+from common.core.subscription_messages import SUBSCRIBE_PATH
 from common.journal.interface import Journal
 from common.journal.memory import open_memory_journal
+from common.projection.calls import call_inline
 from common.runtime.outside import Outside
 from common.runtime.setting_values import Address
 from common.transport.memory_line import MemoryConnection
@@ -28,10 +33,12 @@ from common.transport.memory_streams import MemoryNetwork
 from common.transport.stream import Channel, MessageStream, Methods, PeerGone, PeerInfo, StreamMethod, UnaryMethod
 from edge_service.settings import EdgeSettings
 from tests.simulation.disks import Disk, Mount
+from tests.simulation.down_plan import ENFORCED, STREAM_TYPES
+from tests.simulation.facts import CLOUD
 from tests.simulation.hosts import Clock, Host, Serve
 from tests.simulation.plan import DATABASE, FaultPlan
-from tests.simulation.referee import CLOUD, Referee
-from tests.simulation.taps import TappedChannel, TappedStream
+from tests.simulation.referee import Referee
+from tests.simulation.taps import TappedChannel, TappedStream, Told
 from tests.simulation.trace import Trace
 from tests.support.builders import START_US
 
@@ -39,6 +46,7 @@ PLAIN_TYPE = "Plain"
 """Entity type whose oldest events an edge may drop when its journal is full."""
 
 _PORT = 7443
+_EDGE_PORT = 7544
 
 
 class World:
@@ -72,9 +80,10 @@ class World:
     # -- machines --------------------------------------------------------------------------------------------------
     def edge(self, name: str, edge_id: str, disk: Disk) -> Host:
         """A machine with an edge service; a clone has the id of another."""
-        sizes = self.plan.sizes
+        sizes, down = self.plan.sizes, self.plan.down
         settings = EdgeSettings(
             id=edge_id,
+            serve=Address(name, _EDGE_PORT) if down and name == edge_id else None,
             cloud=Address(CLOUD, _PORT),
             insecure=True,
             journal_max_bytes=sizes.drop_at_bytes or 10**9,
@@ -96,10 +105,34 @@ class World:
             poll_only=sizes.poll_only,
         )
 
-        async def serve(outside: Outside, stop: trio.Event, task_status: trio.TaskStatus[object]) -> None:
-            await edge_service.service.serve(settings, outside, stop, task_status=task_status)
+        if down is not None:
+            settings = replace(
+                settings,
+                start_from=down.start_from,
+                on_diverged="restart",
+                snapshots_if_behind=down.snapshots_if_behind,
+                inbox_max_bytes=down.inbox_max_bytes,
+                lease_s=sizes.lease_s,
+            )
 
-        return self._host(name, disk, self.clocks[edge_id], serve)
+        async def serve(outside: Outside, stop: trio.Event, task_status: trio.TaskStatus[object]) -> None:
+            now = replace(settings, **self._subscriptions(edge_id))
+            await edge_service.service.serve(now, outside, stop, task_status=task_status)
+
+        return self._host(name, edge_id, disk, self.clocks[edge_id], serve)
+
+    def _subscriptions(self, edge: str) -> dict[str, Any]:
+        """The settings of those that have begun by now."""
+        begun = [
+            one
+            for one in (self.plan.down.subscriptions if self.plan.down else ())
+            if one.edge == edge and one.from_s <= trio.current_time()
+        ]
+        addresses = {one.name: f"{one.source}:{_PORT if one.source == CLOUD else _EDGE_PORT}" for one in begun}
+        return {
+            "subscriptions": tuple(f"{one.name}={one.stream}@{addresses[one.name]}" for one in begun),
+            "subscription_filters": tuple(f"{one.name}={one.criteria}" for one in begun),
+        }
 
     def _node(self, name: str) -> Host:
         sizes = self.plan.sizes
@@ -121,14 +154,27 @@ class World:
             poll_only=sizes.poll_only,
         )
 
+        down = self.plan.down
+        if down is not None:
+            settings = replace(
+                settings,
+                streams=tuple(f"{name}={'+'.join(sorted(types))}" for name, types in STREAM_TYPES.items()),
+                stream_filters=tuple(f"{name}={criteria}" for name, criteria in ENFORCED.items()),
+                snapshot_every=(f"Order={down.snapshot_every}",) if down.snapshot_every else (),
+                retention_age_s=down.retention_age_s,
+                retention_least_age_s=0.0,
+                retention_interval_s=1.0,
+            )
+
         async def serve(outside: Outside, stop: trio.Event, task_status: trio.TaskStatus[object]) -> None:
             await cloud_service.service.serve(settings, outside, stop, task_status=task_status)
 
-        return self._host(name, self._referee.facts.cloud_disk, self.clocks[name], serve)
+        return self._host(name, name, self._referee.facts.cloud_disk, self.clocks[name], serve)
 
-    def _host(self, name: str, disk: Disk, clock: Clock, serve: Serve) -> Host:
+    def _host(self, name: str, edge_id: str, disk: Disk, clock: Clock, serve: Serve) -> Host:
         return Host(
             name,
+            edge_id,
             disk,
             clock,
             serve,
@@ -140,7 +186,7 @@ class World:
         )
 
     def _outside(self, host: Host, mount: Mount, life: str) -> Outside:
-        is_node = mount.disk.name == CLOUD
+        is_node, machine = mount.disk.name == CLOUD, host
         self._dialling[life] = mount.disk
         # A node's journal keeps its database's time, the node itself its own.
         stored_us = self.clocks[DATABASE] if is_node else host.clock
@@ -153,19 +199,24 @@ class World:
         async def dial(
             address: str, *, tls: object, connect_timeout_s: float, message_max_bytes: int, user_timeout_s: float
         ) -> AsyncIterator[Channel]:
-            node = self.plan.nodes[next(self._dials) % len(self.plan.nodes)]
+            source = address.partition(":")[0]
+            if source == CLOUD:
+                node = self.plan.nodes[next(self._dials) % len(self.plan.nodes)]
+                address, disk = f"{node}:{_PORT}", self._referee.facts.cloud_disk
+            else:
+                disk = self.edges[source].disk
             if host.name in self.swallowed:
                 await trio.sleep(connect_timeout_s)
                 raise PeerGone("link.timeout", f"{address} did not answer within {connect_timeout_s} s")
             if host.name in self.refused:
                 raise PeerGone("link.refused", f"{address} refuses")
             async with self.network.open_channel(
-                f"{node}:{_PORT}",
+                address,
                 connect_timeout_s=connect_timeout_s,
                 message_max_bytes=message_max_bytes,
                 dialler=PeerInfo(life),
             ) as channel:
-                yield TappedChannel(channel, lambda: self._referee.dialled_ears(mount.disk))
+                yield TappedChannel(channel, partial(self._dialled_ears, mount.disk, disk, host.edge_id))
 
         @asynccontextmanager
         async def serve_grpc(
@@ -179,13 +230,22 @@ class World:
             user_timeout_s: float,
         ) -> AsyncIterator[int]:
             async with self.network.serve(
-                self._tapped(methods, life),
-                host=host if is_node else life,
+                self._tapped(methods, life, mount.disk),
+                host=host if is_node or port == _EDGE_PORT else life,
                 port=port,
                 message_max_bytes=message_max_bytes,
                 connections_max=connections_max,
             ) as bound:
                 yield bound
+
+        @asynccontextmanager
+        async def serve_http(app: ASGIApp, host: str, port: int, *, connections_max: int) -> AsyncIterator[int]:
+            machine.app = app
+            try:
+                yield port
+            finally:
+                if machine.app is app:
+                    machine.app = None
 
         return Outside(
             now_us=host.clock,
@@ -194,25 +254,40 @@ class World:
             open_journal=open_journal,
             dial=dial,
             serve_grpc=serve_grpc,
-            serve_http=_serve_no_http,
+            serve_http=serve_http,
+            plain_calls=lambda: call_inline,
         )
+
+    def _dialled_ears(self, disk: Disk, source: Disk, edge: str, path: str) -> tuple[Told, Told]:
+        if path == SUBSCRIBE_PATH:
+            return self._referee.down.consumer_ears(disk, source, edge)
+        return self._referee.dialled_ears(disk)
 
     def _new_id(self) -> str:
         return f"{next(self._ids):08d}-id"
 
-    def _tapped(self, methods: Methods, life: str) -> Methods:
-        """The methods with ears on the push streams, in the log's context of the node that serves them."""
+    def _tapped(self, methods: Methods, life: str, disk: Disk) -> Methods:
+        """The methods with ears on their streams, in the log's context of the service that serves them from ``disk``."""
         tapped: dict[str, StreamMethod | UnaryMethod] = dict(methods)
         push = methods.get(PUSH_PATH)
         if isinstance(push, StreamMethod):
             handler = push.handler
 
             async def listen(stream: MessageStream) -> None:
-                disk = self._dialling[stream.peer.address]
+                edge = self._dialling[stream.peer.address]
                 with structlog.contextvars.bound_contextvars(service=life):
-                    await handler(TappedStream(stream, *self._referee.served_ears(disk)))
+                    await handler(TappedStream(stream, *self._referee.served_ears(edge)))
 
             tapped[PUSH_PATH] = StreamMethod(listen)
+        subscribe = methods.get(SUBSCRIBE_PATH)
+        if isinstance(subscribe, StreamMethod):
+            serve_stream = subscribe.handler
+
+            async def listen_down(stream: MessageStream) -> None:
+                with structlog.contextvars.bound_contextvars(service=life):
+                    await serve_stream(TappedStream(stream, *self._referee.down.source_ears(disk)))
+
+            tapped[SUBSCRIBE_PATH] = StreamMethod(listen_down)
         return tapped
 
     # -- lines -----------------------------------------------------------------------------------------------------
@@ -221,7 +296,8 @@ class World:
         return [
             connection
             for connection in self.network.connections
-            if connection.address == f"{name}:{_PORT}" or connection.dialler.address.partition(".")[0] == name
+            if connection.address in {f"{name}:{_PORT}", f"{name}:{_EDGE_PORT}"}
+            or connection.dialler.address.partition(".")[0] == name
         ]
 
     def heal(self) -> None:
@@ -245,9 +321,3 @@ class World:
             connection.cut_after(
                 "up" if chance.random() < 0.5 else "down", messages=chance.randint(0, lines.cut_messages_max)
             )
-
-
-@asynccontextmanager
-async def _serve_no_http(app: ASGIApp, host: str, port: int, *, connections_max: int) -> AsyncIterator[int]:
-    """HTTP is not simulated: applications go through the intake's own door."""
-    yield port

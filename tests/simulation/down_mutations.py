@@ -1,0 +1,111 @@
+"""Protections of the way down that can be removed; ``mutations`` says which seed must show each."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import AsyncIterator, MutableMapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import trio
+
+from common.core.batch import EventBatch
+from common.core.cursor import Cursor
+from common.core.filter_index import FilterIndex, Key
+from common.core.filters import Matched
+from common.core.receiving import Received, Waiting, judge_received
+from common.core.ring import Ring
+from common.core.selection import Selection
+from common.core.subscription_messages import Deliver, Lane
+from common.journal.interface import Journal, LogPage, ProjectionLease, ReceivedCommit
+from common.journal.memory import MemoryJournal
+from common.journal.memory_state import MemoryState
+
+
+def judge_backfill_without_continuity(message: Deliver, known: MutableMapping[str, int], awaiting: Waiting) -> Received:
+    """Whatever backfill brings is taken as what follows."""
+    if message.lane is Lane.BACKFILL and message.events:
+        events = message.events.slice(0, len(message.events))
+        last = dict(known)
+        for index, name in enumerate(events.persistence_id):
+            if events.seq_nr[index] > last.get(name, 0):
+                events.prev_seq_nr[index] = last.get(name, 0)
+                last[name] = events.seq_nr[index]
+        message = replace(message, events=events)
+    return judge_received(message, known, awaiting)
+
+
+def seen_whatever_waits(self: Cursor, ring: Ring) -> int:
+    """A member is where the ring is, also while events wait for it."""
+    if self.is_member and not self.is_plain:
+        return ring.through
+    return self._seen
+
+
+async def find_nothing_deleted(
+    _journal: Journal, _selection: Selection, _after: int, page: LogPage, *, max_entities: int
+) -> tuple[LogPage, list[object]]:
+    """Nothing is told in place of deleted events."""
+    return page, []
+
+
+_match = FilterIndex.match
+
+
+def match_by_own_tags(self: FilterIndex[Key], events: EventBatch) -> dict[Key, Matched]:
+    """An entity that leaves is forgotten before its last event is given."""
+    blind = events.slice(0, len(events))
+    blind.prev_tags = [""] * len(blind)
+    return _match(self, blind)
+
+
+_commit_received = MemoryJournal.commit_received
+
+
+async def commit_without_waiting(
+    self: MemoryJournal,
+    name: str,
+    lease: ProjectionLease,
+    revision: int,
+    commit: ReceivedCommit,
+    lease_s: float,
+    *,
+    inbox_max_bytes: int | None = None,
+) -> int:
+    """Who waits for a replay is not stored."""
+    return await _commit_received(
+        self, name, lease, revision, replace(commit, awaiting={}), lease_s, inbox_max_bytes=inbox_max_bytes
+    )
+
+
+async def commit_place_first(
+    self: MemoryJournal,
+    name: str,
+    lease: ProjectionLease,
+    revision: int,
+    commit: ReceivedCommit,
+    lease_s: float,
+    *,
+    inbox_max_bytes: int | None = None,
+) -> int:
+    """The place is stored in a transaction before that of the effect."""
+    revision = await _commit_received(self, name, lease, revision, ReceivedCommit(commit.place), lease_s)
+    return await _commit_received(self, name, lease, revision, commit, lease_s, inbox_max_bytes=inbox_max_bytes)
+
+
+@asynccontextmanager
+async def transaction_told_early(self: MemoryJournal) -> AsyncIterator[MemoryState]:
+    """What a commit is about to store is handed on before it is stored."""
+    database = self._database
+    async with database.lock:
+        draft = database.state.draft()
+        with database.tables.transaction():
+            yield draft
+            if self.feed.is_wanted:
+                first = bisect_right(draft.log.position, database.state.head_position)
+                self.feed.give(draft.log.slice(first, len(draft.log)))
+            for journal in database.open_journals:
+                journal.prompt.raise_to(draft.head_position)
+            await trio.sleep(self._commit_delay_s)
+        database.state = draft
+    await trio.lowlevel.checkpoint()
