@@ -179,7 +179,7 @@ class Journal(ProjectionStore, SnapshotStore, SubscriptionStore, PushFilterStore
         """The entity's head row, or None when it never existed."""
 
     async def stats(self) -> JournalStats:
-        """Head, floor and sizes."""
+        """Head, floor and sizes. After it, ``history`` has the generations that other nodes have begun, too."""
 
     async def deleted_ranges(self, after: int, through: int, *, max_rows: int | None = None) -> list[StatedRange]:
         """Entities whose last removed event stood at ``after`` < position <= ``through``: 1 … deleted_to, with reason.

@@ -14,6 +14,7 @@ from common import border
 from common.core.batch import NO_TAGS
 from common.core.errors import BackhaulError, ConfigurationError
 from common.core.selection import Selection
+from common.core.subscription import NO_FILTER, Cursor, Place, PlaceVerdict, decide_place
 from common.journal.migrations import load_migrations
 from common.journal.postgres import PostgresJournal, SessionLimits, open_postgres_journal, opening
 from examples.support.postgres import Databases, postgres_server
@@ -146,6 +147,28 @@ async def test_a_restart_begins_no_generation_but_another_identity_does(postgres
             newest = journal.history.generation_id
     async with opened(postgres_url) as journal:
         assert journal.history.generation_id == newest
+
+
+async def test_a_node_that_writes_nothing_hears_of_the_generation_another_one_began(
+    postgres: Databases, postgres_url: str
+) -> None:
+    """A consumer that was served by the other one comes with it, and must not be told that its history has parted."""
+    async with opened(postgres_url) as journal:
+        first = journal.history.generation_id
+        await appended(journal, local("A|1", "A|1"))
+        run(postgres, postgres_url, "UPDATE backhaul.journal SET timeline = timeline + 1")
+        async with open_postgres_journal(
+            postgres_url, now_us=lambda: START_US, new_id=FRESH_IDS.__next__, notify=False
+        ) as other:
+            await appended(other, local("A|1"))
+            newest = other.history.generation_id
+        assert newest != first
+        stats = await journal.stats()
+        history = journal.history
+        assert (history.generation_at(2), history.generation_at(stats.head_position)) == (first, newest)
+        assert history.head_position == 3
+        place = Place(history.journal_id, newest, Cursor(3), NO_FILTER)
+        assert decide_place(place, history, stats.deleted_through) is PlaceVerdict.RESUME
 
 
 async def test_a_head_that_went_back_under_a_running_node_begins_a_generation(

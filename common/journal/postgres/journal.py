@@ -197,7 +197,9 @@ class PostgresJournal(PostgresPushFilters):
 
     async def stats(self) -> JournalStats:
         """See ``Journal.stats``."""
-        return await self._read(log.stats)
+        stats, generations = await self._read(log.stats)
+        self._saw_generations(opening.load_generations(generations), stats.head_position)
+        return stats
 
     async def deleted_ranges(self, after: int, through: int, *, max_rows: int | None = None) -> list[StatedRange]:
         """See ``Journal.deleted_ranges``."""

@@ -189,17 +189,17 @@ async def entity_head(connection: asyncpg.Connection, persistence_id: str) -> En
     return EntityHead(*row) if row else None
 
 
-async def stats(connection: asyncpg.Connection) -> JournalStats:
-    """See ``Journal.stats``."""
-    row = await connection.fetchrow(
+async def stats(connection: asyncpg.Connection) -> tuple[JournalStats, str]:
+    """See ``Journal.stats``; and the generations as they are stored now."""
+    *row, generations = await connection.fetchrow(
         "SELECT head.position, head.timestamp_us, deleted_through,"
         " coalesce((SELECT min(position) FROM event), head.position + 1),"
         " (SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class"
         "  WHERE relnamespace = to_regnamespace($1) AND relkind = 'r'), 0,"
-        " (SELECT coalesce(sum(parked), 0)::bigint FROM origin) FROM head, journal",
+        " (SELECT coalesce(sum(parked), 0)::bigint FROM origin), generations FROM head, journal",
         SCHEMA,
     )
-    return JournalStats(*row)
+    return JournalStats(*row), generations
 
 
 async def deleted_ranges(

@@ -15,7 +15,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import asyncpg
 import trio
 
-from common.core.history import History
+from common.core.history import Generation, History
 from common.journal.commit_feed import CommitFeed
 from common.journal.covered import CoveredMarks
 from common.journal.postgres import log, opening
@@ -114,13 +114,19 @@ class PostgresSessions:
 
     @property
     def history(self) -> History:
-        """Journal id and generations as of opening, head as last known here."""
+        """Journal id; generations as of the last ``stats`` or new writing session, head as last known here."""
         return self._history
 
     def _saw_head(self, position: int) -> None:
         if position > self._history.head_position:
             self._history = History(self._history.journal_id, self._history.generations, position)
         self.prompt.raise_to(position)
+
+    def _saw_generations(self, generations: tuple[Generation, ...], head_position: int) -> None:
+        # Another node may have begun one, after a failover say, while this one had nothing to write.
+        known = self._history
+        if generations != known.generations and generations[-1].first_position >= known.generations[-1].first_position:
+            self._history = History(known.journal_id, generations, head_position)
 
     async def _new_writer(self, connection: asyncpg.Connection) -> None:
         # A session never outlives a restore of its database, a new one may see another history.
