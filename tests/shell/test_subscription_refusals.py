@@ -11,6 +11,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from common.core.append import StatedRange
+from common.core.batch import EventBatch
 from common.core.errors import BackhaulError
 from common.core.subscription import NO_FILTER, NOWHERE_PLACE, Cursor, FilterState, Place
 from common.core.subscription_messages import (
@@ -294,3 +296,22 @@ async def test_an_empty_log_can_be_followed(start: Begin, autojump_clock: MockCl
         await publish(source, NAMES[:3])
         await wait_for_position(state, 3)
         assert len(await whole_inbox(consumer)) == 3
+
+
+async def test_what_is_withheld_on_serve_is_not_answered_either(autojump_clock: MockClock) -> None:
+    """Asked once, a consumer learns no more than its stream would tell it: the number is stated, the event unknown."""
+
+    def without_the_second(events: EventBatch) -> EventBatch:
+        return events.select([index for index, seq_nr in enumerate(events.seq_nr) if seq_nr != 2])
+
+    world = SubscriptionWorld(catalogue=StreamCatalogue().transformed_by(without_the_second))
+    async with world.source() as (source, _), world.dial() as channel:
+        await publish(source, ["Order|1"] * 3)
+        asked = query_codec.encode_entity_events_request(EntityQuery("Order", "edge-1", "Order|1", 1))
+        found = query_codec.decode_entity_events(await channel.unary(ENTITY_EVENTS_PATH, asked, 5.0))
+        assert found.events.seq_nr == [1, 3]
+        assert found.ranges == (StatedRange("Order|1", 2, 2, "withheld"),)
+        one = query_codec.encode_event_request(EntityQuery("Order", "edge-1", "Order|1", 2))
+        with pytest.raises(BackhaulError) as refused:
+            await channel.unary(EVENT_PATH, one, 5.0)
+        assert refused.value.code == "subscription.no_such_event"
