@@ -8,7 +8,7 @@ from typing import Final
 from common.core.filters import EntityPredicate
 from common.core.subscription_messages import Deliver, FromSource, Lane, Progress
 from tests.simulation.disks import Disk
-from tests.simulation.down_facts import History, Received, Row, StreamWatch
+from tests.simulation.down_facts import History, Received, Row, Stated, StreamWatch
 from tests.simulation.facts import named
 
 Complain = Callable[[str, str], None]
@@ -79,13 +79,15 @@ class SkippedIsStated(DownChecker):
             row = commit.watch.source.row(name, seq_nr)
             if row is not None and row.position not in kept:
                 row = None  # gone: any statement will do
-            if not any(_is_true(one.reason, one.wanted, row) for one in commit.watch.stated.get(name, ())
-                       if one.to_seq_nr >= seq_nr):  # fmt: skip
+            stated = [one for one in commit.watch.stated.get(name, ()) if one.to_seq_nr >= seq_nr]
+            if not any(_is_true(one, row, commit.watch.source) for one in stated):
                 self.complain(f"{commit.disk.name} leads over {seq_nr} of {name}, said was {_told(commit.watch, name)}")
 
 
-def _is_true(reason: str, wanted: EntityPredicate, row: Row | None) -> bool:
-    return row is None or reason == "snapshot" or (reason == "withheld" and not row.is_selected(wanted))
+def _is_true(one: Stated, row: Row | None, source: History) -> bool:
+    if row is None or one.reason == "snapshot":
+        return True
+    return one.reason == "withheld" and (not row.is_selected(one.wanted) or source.is_outdated(row, one.wanted))
 
 
 def _told(watch: StreamWatch, name: str) -> list[tuple[int, str]]:
@@ -184,21 +186,13 @@ class EverythingSelected(DownChecker):
         snapshot = state.snapshots.get(entity)
         if row.position in kept:
             # A snapshot that is not selected stood for it, where the consumer began with snapshots.
-            return any(
-                one == entity and number >= row.seq_nr and not _selects_snapshot(source, entity, number, wanted)
-                for one, number in source.disk.snapshots
-            )
+            return source.is_outdated(row, wanted)
         last = source.row(entity, state.heads[entity].deleted_to)
         following = source.row(entity, state.heads[entity].deleted_to + 1)
         if last is None or not wanted.matches(entity, last.tags):
             return True
         is_told = following is not None and following.position in kept
         return not is_told and (snapshot is None or not snapshot.position)
-
-
-def _selects_snapshot(source: History, entity: str, number: int, wanted: EntityPredicate) -> bool:
-    row = source.row(entity, number)
-    return row is not None and wanted.matches(entity, row.tags)
 
 
 DOWN_CHECKERS: Final[tuple[type[DownChecker], ...]] = (

@@ -83,6 +83,15 @@ class History:
         own = self._of.get(name, ())
         return own[seq_nr - 1] if 1 <= seq_nr <= len(own) else None
 
+    def is_outdated(self, row: Row, wanted: EntityPredicate) -> bool:
+        """Whether a snapshot stands for it that is not selected: its entity had left the filter when that was read."""
+        for name, number in self.disk.snapshots:
+            if name == row.persistence_id and number >= row.seq_nr:
+                at = self.row(name, number)
+                if at is not None and not wanted.matches(name, at.tags):
+                    return True
+        return False
+
     def kept(self) -> set[int]:
         """Positions that no retention has removed yet."""
         return set(self.disk.state.log.position)
@@ -226,12 +235,8 @@ class StreamWatch:
             if row.position in kept
             and self.is_of_stream(row.persistence_id)
             and row.is_selected(selects)
-            and not (ends_scan and self._is_replaced(row))
+            and not (ends_scan and self.source.is_outdated(row, selects))
         ]
-
-    def _is_replaced(self, row: Row) -> bool:
-        """Whether a snapshot stands for it that need not be in the filter."""
-        return any(name == row.persistence_id and number >= row.seq_nr for name, number in self.source.disk.snapshots)
 
     def _step(self, owed: list[Number]) -> None:
         assert self.place is not None
