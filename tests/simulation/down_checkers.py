@@ -192,7 +192,8 @@ class EverythingSelected(DownChecker):
         if last is None or not wanted.matches(entity, last.tags):
             return True
         is_told = following is not None and following.position in kept
-        return not is_told and (snapshot is None or not snapshot.position)
+        is_its_snapshot = snapshot is not None and snapshot.position and snapshot.seq_nr == last.seq_nr
+        return not (is_told or is_its_snapshot)
 
 
 DOWN_CHECKERS: Final[tuple[type[DownChecker], ...]] = (
