@@ -24,6 +24,7 @@ import common.transport.subscription_intake
 import edge_service.retention
 from common.core.append import Appended, AppendOutcome, AppendRefused, LocalAppend, PushedAppend
 from common.core.batch import EventBatch
+from common.core.cursor import Cursor
 from common.core.filter_index import FilterIndex
 from common.core.history import History, Offset, OriginState, Resume, ResumeDecision, decide_resume
 from common.core.push_messages import Ack
@@ -219,6 +220,12 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     ),
     "place_before_effect": Mutation(
         (7, 4), "PlaceBehindEffect", _patched(MemoryJournal, "commit_received", down.commit_place_first)
+    ),
+    "progress_before_hand_over": Mutation(
+        (29, 45), "PlaceBehindEffect", _patched(Cursor, "seen", down.seen_whatever_waits)
+    ),
+    "no_snapshots_of_deleted": Mutation(
+        (28,), "EverythingSelected", _patched(common.firehose.catch_ups, "find_deleted", down.find_nothing_deleted)
     ),
     "no_poll": Mutation((30, 83, 93), "Converges", _patched(Prompt, "wait_above", _wait_for_the_prompt)),
 }
