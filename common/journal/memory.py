@@ -97,7 +97,7 @@ class MemoryJournal(MemoryPushFilters):
 
     @property
     def history(self) -> History:
-        """Journal id and generations as of opening, head as last known here."""
+        """Journal id; generations as of opening or the last ``stats``, head as last known here."""
         state = self._database.state
         return History(state.journal_id, self._generations, state.head_position)
 
@@ -247,6 +247,7 @@ class MemoryJournal(MemoryPushFilters):
         """See ``Journal.stats``."""
         await trio.lowlevel.checkpoint()
         state = self._database.state
+        self._generations = state.generations
         return JournalStats(
             head_position=state.head_position,
             head_timestamp_us=state.head_timestamp_us,

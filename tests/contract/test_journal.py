@@ -458,6 +458,14 @@ class TestRestart:
             assert journal.history.head_position == 2
             assert journal.history.generations[-1].first_position <= 3
 
+    async def test_what_another_node_has_begun_is_known_after_a_look(self, storage: Storage) -> None:
+        if not storage.shared:
+            return
+        async with storage.open() as first, storage.open() as second:
+            await appended(second, local("A|1"))
+            await first.stats()
+            assert first.history.generation_at(1) == second.history.generation_at(1)
+
     async def test_cursors_are_kept(self, storage: Storage) -> None:
         first = Offset("j", "g", 7, 123, "A|ü", 3)
         second = Offset("j2", "", 0)

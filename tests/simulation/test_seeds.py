@@ -21,6 +21,7 @@ SEEDS = range(1, 9)
 ONCE_FAILED = {
     17: "retention took an entity's middle after the clock had stepped back",
     4: "a filter that changed while its node drained was begun again and again",
+    1016: "a node did not know the generation that another one had begun, and sent consumers away as diverged",
     61: "a consumer counted more for what it took in than for what it let go, and stopped receiving",
 }
 
