@@ -225,7 +225,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         (29, 45), "PlaceBehindEffect", _patched(Cursor, "seen", down.seen_whatever_waits)
     ),
     "no_snapshots_of_deleted": Mutation(
-        (28,), "EverythingSelected", _patched(common.firehose.catch_ups, "find_deleted", down.find_nothing_deleted)
+        (108,), "EverythingSelected", _patched(common.firehose.catch_ups, "find_deleted", down.find_nothing_deleted)
     ),
     "no_poll": Mutation((30, 83, 93), "Converges", _patched(Prompt, "wait_above", _wait_for_the_prompt)),
 }
