@@ -47,6 +47,8 @@ class PushSource:
         self._heard = 0
         """The log was read after the prompt had told of this position."""
         self._must_look = True
+        self._holes_to = 0
+        """Up to here events may be gone that no page has told of yet: the log is read, also where commits are at hand."""
         self._withheld_to = 0
         """Live: up to here nothing is sent, and that is not told yet."""
         self._told_s = trio.current_time()
@@ -67,7 +69,7 @@ class PushSource:
         if lanes.lane is Lane.BACKFILL:
             return await self._read(producer.cursor, room_bytes)
         after = max(producer.cursor, self._withheld_to)
-        fresh = self._tail.after(after, self._batch_max_events, room_bytes)
+        fresh = None if after < self._holes_to else self._tail.after(after, self._batch_max_events, room_bytes)
         if fresh is not None:
             return fresh, fresh.position[-1]
         if self._must_look or self._journal.prompt.position > max(self._heard, after):
@@ -136,8 +138,10 @@ class PushSource:
     async def _deleted(self, events: EventBatch, after: int, through: int) -> tuple[StatedRange, ...]:
         """What to say of the events that are missing up to ``through``.
 
-        An entity that lost more since the page was read is found further on: that matters here if the page has it.
+        An entity that lost more since the page was read is found further on: that matters here if the page has it. If not,
+        all of it is told with the page that reaches the last of it.
         """
+        self._holes_to = (await self._journal.stats()).deleted_through
         deleted = await self._journal.deleted_ranges(after, through)
         here = set(events.persistence_id)
         beyond = await self._journal.deleted_ranges(through, _ANYWHERE)
