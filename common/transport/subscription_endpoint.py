@@ -139,7 +139,8 @@ class SubscriptionEndpoint:
                 feeds=self._feeds,
                 served=served,
                 allowed=allowed,
-                start=asked.start,
+                # Who may have been led on by snapshots lacks what they stood for: the log alone would not bring it back.
+                start=Begin.SNAPSHOTS if asked.snapshots_if_behind else asked.start,
                 settings=LaneSettings(self._settings.heartbeat_s, self._settings.progress_timeout_s),
                 now_us=self._now_us,
             )

@@ -83,6 +83,11 @@ class History:
         own = self._of.get(name, ())
         return own[seq_nr - 1] if 1 <= seq_nr <= len(own) else None
 
+    def of_entity(self, name: str) -> Sequence[Row]:
+        """All events of one entity."""
+        self.rows()
+        return self._of.get(name, ())
+
     def is_outdated(self, row: Row, wanted: EntityPredicate) -> bool:
         """Whether a snapshot stands for it that is not selected: its entity had left the filter when that was read."""
         for name, number in self.disk.snapshots:

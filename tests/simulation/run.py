@@ -24,7 +24,7 @@ from tests.simulation.trace import Trace, deterministic_scheduling
 from tests.simulation.workload import Application
 from tests.simulation.world import World
 
-CONVERGE_S = 180.0
+CONVERGE_S = 300.0
 """Virtual time after the faults within which everybody must have converged."""
 
 _LOOK_S = 0.5
