@@ -12,7 +12,7 @@ from pathlib import Path
 
 import orjson
 
-import cloud_service.service
+import common.runtime.service_parts
 from cloud_service.cli import main as cloud_main
 from common.core.batch import EventBatch
 from common.projection.progress import ProjectionProgress
@@ -28,7 +28,7 @@ def main() -> int:
         now_us = utc_now_us()
         seen.setdefault(progress.name, []).extend((due_us, now_us - due_us) for due_us in events.event_time_us)
 
-    cloud_service.service.run_projections = partial(run_projections, on_commit=note)  # type: ignore[attr-defined]
+    common.runtime.service_parts.run_projections = partial(run_projections, on_commit=note)  # type: ignore[attr-defined]
     status = cloud_main(["run"])
     Path(sys.argv[1]).write_bytes(orjson.dumps(seen))
     return status
