@@ -28,6 +28,9 @@ def main() -> int:
         now_us = utc_now_us()
         seen.setdefault(progress.name, []).extend((due_us, now_us - due_us) for due_us in events.event_time_us)
 
+    assert vars(common.runtime.service_parts).get("run_projections") is run_projections, (
+        "services start them elsewhere: watch there"
+    )
     common.runtime.service_parts.run_projections = partial(run_projections, on_commit=note)  # type: ignore[attr-defined]
     status = cloud_main(["run"])
     Path(sys.argv[1]).write_bytes(orjson.dumps(seen))
