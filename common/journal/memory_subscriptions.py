@@ -58,6 +58,17 @@ class MemorySubscriptions(MemorySnapshots):
                 del draft.projections[key]
             return draft.subscriptions.pop(name, None) is not None
 
+    async def restart_subscription(self, name: str, lease: ProjectionLease) -> bool:
+        """See ``SubscriptionStore.restart_subscription``."""
+        async with self._transaction() as draft:
+            held_row(draft, lease)
+            entry = draft.subscriptions.get(name)
+            if entry is None:
+                return False
+            told = replace(entry.told, place=NOWHERE_PLACE, revision=entry.told.revision + 1, updated_us=self._now_us())
+            draft.subscriptions[name] = SubscriptionEntry(told, last_id=entry.last_id, acked_id=entry.last_id)
+            return True
+
     async def known(self, name: str, persistence_ids: Sequence[str]) -> dict[str, int]:
         """See ``SubscriptionStore.known``."""
         await trio.lowlevel.checkpoint()

@@ -78,6 +78,14 @@ class SubscriptionStore(Protocol):
     async def forget_subscription(self, name: str) -> bool:
         """Remove state, known numbers, inbox and lease; a consumer that still runs is fenced. False when unknown."""
 
+    async def restart_subscription(self, name: str, lease: ProjectionLease) -> bool:
+        """Have it begin anew, in one transaction: place, known numbers and the rows that wait go, all else stays.
+
+        The wanted filter stays, and so do the count and the inbox's numbering, which programs go on from. The revision goes
+        up: a commit that was under way is out of step. False when unknown. Raises ``projection.fenced`` when the
+        lease is not ours any more.
+        """
+
     async def known(self, name: str, persistence_ids: Sequence[str]) -> dict[str, int]:
         """Last known numbers of those entities that have one."""
 

@@ -81,8 +81,8 @@ async def _while_held(
         try:
             return await converse(stream, journal, lease, sink, settings, state, now_us=now_us, on_progress=on_progress)
         except* BackhaulError as group:
-            if await _begin_anew(first_refusal(group), journal, settings):
-                nursery.cancel_scope.cancel()  # the lease went with the state: take a new one, and dial at once
+            if await _begin_anew(first_refusal(group), journal, lease, settings):
+                nursery.cancel_scope.cancel()  # take the lease again, and dial at once
             raise
 
     async with trio.open_nursery() as nursery:
@@ -99,15 +99,16 @@ async def _while_held(
         await keep_link(dial, SUBSCRIBE_PATH, speak, state, backoff=backoff, chance=chance, now_us=now_us)
 
 
-async def _begin_anew(error: BackhaulError, journal: Journal, settings: SubscriptionSettings) -> bool:
-    """The source's history is another one now: forget this one if the operator has said so."""
+async def _begin_anew(
+    error: BackhaulError, journal: Journal, lease: ProjectionLease, settings: SubscriptionSettings
+) -> bool:
+    """The source's history is another one now: forget what came of the old one if the operator has said so."""
     if error.code not in _OTHER_HISTORY or settings.on_diverged != "restart":
         return False
     stored = await journal.subscription(settings.name)
     if stored is None:
         return False
-    await journal.forget_subscription(settings.name)
-    await journal.set_desired(settings.name, stored.desired.criteria)
+    await journal.restart_subscription(settings.name, lease)
     _log.warning("subscription.restarted", code=error.code, position=stored.place.live.position)
     return True
 

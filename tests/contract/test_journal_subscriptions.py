@@ -156,6 +156,38 @@ class TestState:
         assert await commit(journal, await take(journal), 0, brought("Order|1")) == 1
         assert await inbox_ids(journal) == [1]
 
+    async def test_beginning_anew_keeps_the_wanted_filter_and_the_inboxs_numbering(self, storage: Storage) -> None:
+        async with storage.open() as journal:
+            lease, other = await take(journal), await take(journal, name="other")
+            assert not await journal.restart_subscription(NAME, lease)
+            await journal.set_desired(NAME, "[1]")
+            await journal.set_desired(NAME, "[2]")
+            numbers = {"Order|1": 7, "Order|2": 8}
+            waiting = replace(brought("Order|1", "Order|2"), known=numbers, awaiting={"Order|3": True})
+            await commit(journal, lease, 0, waiting)
+            await commit(journal, other, 0, brought("Order|1"), "other")
+            assert await journal.restart_subscription(NAME, lease)
+            assert await refused(journal, lease, 1, brought("Order|1")) == "subscription.out_of_step"
+        async with storage.open() as journal:
+            state = await journal.subscription(NAME)
+            assert state is not None
+            assert (state.place, state.desired, state.revision) == (NOWHERE_PLACE, FilterState(2, "[2]"), 2)
+            assert state.received == 2
+            assert await journal.known(NAME, list(numbers)) == {}
+            assert await journal.awaiting(NAME, 10) == []
+            assert await journal.inbox_stats(NAME) == InboxStats(0, 0, 3, 2, 2)
+            assert await inbox_ids(journal, name="other") == [1]
+            assert await commit(journal, await take(journal), 2, brought("Order|1")) == 3
+            assert await inbox_ids(journal) == [3]
+
+    async def test_only_who_holds_the_lease_begins_anew(self, storage: Storage, journal: Journal) -> None:
+        old = await take(journal, lease_s=0.05)
+        await storage.pass_time(0.1)
+        await commit(journal, await take(journal, "edge-2"), 0, brought("Order|1"))
+        with pytest.raises(BackhaulError, match=r"projection\.fenced"):
+            await journal.restart_subscription(NAME, old)
+        assert await inbox_ids(journal) == [1]
+
     async def test_its_lease_is_no_projection(self, journal: Journal) -> None:
         await take(journal)
         assert await journal.rows() == []

@@ -15,7 +15,7 @@ import trio
 from common.core.append import PushedAppend
 from common.core.history import Offset
 from common.core.ids import ALL_SLICES
-from common.core.subscription import NOWHERE_PLACE, Cursor
+from common.core.subscription import NOWHERE_PLACE, Cursor, FilterState
 from common.journal.interface import Journal, ReceivedCommit, Statement, TrimLimit
 from common.journal.sqlite import open_sqlite_journal
 from common.journal.subscription_store import lease_name
@@ -67,6 +67,16 @@ async def _receive(journal: Journal) -> None:
         tell("received", revision)
 
 
+async def _restart(journal: Journal) -> None:
+    await _append(journal)
+    await journal.set_desired("orders", "[1]")
+    lease = await journal.acquire(lease_name("orders"), ALL_SLICES, "me", 60)
+    assert lease
+    for number in range(1, 4):
+        await journal.commit_received("orders", lease, number - 1, replace(received(number), append=None), 60)
+    tell("restarted", await journal.restart_subscription("orders", lease))
+
+
 def received(number: int) -> ReceivedCommit:
     """One event for the inbox, one for the own log, and the place behind both."""
     batch = events("Order|1")
@@ -83,7 +93,14 @@ async def _take_snapshots(journal: Journal) -> None:
     )
 
 
-WORKS = {"append": _append, "trim": _trim, "project": _project, "receive": _receive, "snapshots": _take_snapshots}
+WORKS = {
+    "append": _append,
+    "trim": _trim,
+    "project": _project,
+    "receive": _receive,
+    "restart": _restart,
+    "snapshots": _take_snapshots,
+}
 
 
 async def check_snapshots(journal: Journal, seq_nr: int) -> None:
@@ -123,6 +140,22 @@ async def check_received(journal: Journal, number: int) -> None:
     lease = await journal.acquire(lease_name("orders"), ALL_SLICES, "me", 60)
     assert lease is not None
     assert await journal.commit_received("orders", lease, number, received(number + 1), 60) == number + 1
+
+
+async def check_not_restarted(journal: Journal) -> None:
+    """What three commits brought is all there, and the filter that was asked for; it can begin anew now."""
+    state = await journal.subscription("orders")
+    assert state is not None
+    assert (state.revision, state.place.live.position, state.desired) == (3, 3, FilterState(1, "[1]"))
+    assert await journal.known("orders", ["Order|1"]) == {"Order|1": 3}
+    rows = await journal.inbox("orders", 0, max_rows=100, max_bytes=10**6)
+    assert [(row.id, row.event.seq_nr) for row in rows] == [(1, 1), (2, 2), (3, 3)]
+    lease = await journal.acquire(lease_name("orders"), ALL_SLICES, "me", 60)
+    assert lease is not None
+    assert await journal.restart_subscription("orders", lease)
+    state = await journal.subscription("orders")
+    assert state is not None
+    assert (state.place, state.desired) == (NOWHERE_PLACE, FilterState(1, "[1]"))
 
 
 async def main(path: str, work: str) -> None:

@@ -18,7 +18,7 @@ from common.core.ids import ALL_SLICES
 from common.journal.interface import Statement
 from common.journal.migrations import load_migrations
 from common.journal.postgres import PostgresJournal, open_postgres_journal
-from tests.durability.sqlite_victim import TABLE, check_received, check_snapshots, request
+from tests.durability.sqlite_victim import TABLE, check_not_restarted, check_received, check_snapshots, request
 from tests.support.builders import START_US, appended, ids, local, seq_nrs, whole_log
 
 
@@ -111,6 +111,12 @@ async def test_what_a_subscription_brings_is_there_with_its_place_or_not_at_all(
     assert told[-1] == ["received", "3"]
     async with reopened(postgres_url) as journal:
         await check_received(journal, 3)
+
+
+async def test_a_subscription_that_is_killed_while_it_begins_anew_has_lost_nothing_yet(postgres_url: str) -> None:
+    kill_at("subscription.in_transaction:4", postgres_url, "restart")
+    async with reopened(postgres_url) as journal:
+        await check_not_restarted(journal)
 
 
 async def test_snapshots_by_rule_go_on_where_a_kill_between_them_and_the_offset_left_them(postgres_url: str) -> None:

@@ -17,7 +17,7 @@ from common.core.ids import ALL_SLICES
 from common.journal.interface import Statement
 from common.journal.migrations import load_migrations
 from common.journal.sqlite import SqliteJournal, open_sqlite_journal
-from tests.durability.sqlite_victim import TABLE, check_received, check_snapshots, request
+from tests.durability.sqlite_victim import TABLE, check_not_restarted, check_received, check_snapshots, request
 from tests.support.builders import START_US, appended, ids, local, seq_nrs, whole_log
 
 
@@ -118,6 +118,13 @@ async def test_what_a_subscription_brings_is_there_with_its_place_or_not_at_all(
     assert told[-1] == ["received", "3"]
     async with reopened(path) as journal:
         await check_received(journal, 3)
+
+
+async def test_a_subscription_that_is_killed_while_it_begins_anew_has_lost_nothing_yet(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    kill_at("subscription.in_transaction:4", path, "restart")
+    async with reopened(path) as journal:
+        await check_not_restarted(journal)
 
 
 async def test_snapshots_by_rule_go_on_where_a_kill_between_them_and_the_offset_left_them(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import trio
 from trio.testing import MockClock
 
 from common.core.batch import EventBatch, join_metadata
+from common.core.errors import BackhaulError, ErrorKind
 from common.core.snapshot import NewSnapshot
 from common.core.subscription_messages import Begin
 from common.journal.interface import TrimLimit
-from common.journal.memory import MemoryDatabase
+from common.journal.memory import MemoryDatabase, MemoryJournal
 from common.transport.memory_line import Direction
 from common.transport.stream_catalogue import StreamCatalogue
 from common.transport.subscription_sinks import JournalSink
@@ -225,6 +226,32 @@ async def test_a_source_that_lost_history_stops_its_consumer_or_is_followed_anew
             with structlog.testing.capture_logs() as lines:
                 await wait_for_position(state, 170)
             assert "subscription.restarted" in [line["event"] for line in lines]
+            assert rows_of(await whole_inbox(consumer)) == log_of(await whole_log(source))
+
+
+async def test_beginning_anew_keeps_the_filter_an_operator_asked_for_whatever_fails(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = SubscriptionWorld()
+    async with world.source() as (source, _), world.consumer(criteria=criteria("red")) as (consumer, state):
+        await publish(source, NAMES[:50], tags=["blue"])
+        await wait_for_position(state, 50)
+        await consumer.set_desired("orders", criteria("blue"))
+        state.filter_changed()
+        await wait_until(lambda: state.applied_version == 2)
+    world.source_disk = MemoryDatabase()
+
+    async def unavailable(*_: object, **__: object) -> None:
+        raise BackhaulError("journal.unavailable", "as if it had been killed here", kind=ErrorKind.UNAVAILABLE)
+
+    async with world.source() as (source, _):
+        await publish(source, NAMES, tags=["blue"])
+        with monkeypatch.context() as broken:
+            broken.setattr(MemoryJournal, "set_desired", unavailable)
+            async with world.consumer(criteria=criteria("red"), on_diverged="restart"):
+                await trio.sleep(1)
+        async with world.consumer(criteria=criteria("red"), on_diverged="restart") as (consumer, state):
+            await wait_for_position(state, 200)
             assert rows_of(await whole_inbox(consumer)) == log_of(await whole_log(source))
 
 

@@ -59,6 +59,10 @@ class PostgresReceived(PostgresSessions):
         """See ``SubscriptionStore.forget_subscription``."""
         return await self._state.run(subscriptions.forget, name)
 
+    async def restart_subscription(self, name: str, lease: ProjectionLease) -> bool:
+        """See ``SubscriptionStore.restart_subscription``."""
+        return await self._state.run(subscriptions.restart, name, lease, self._now_us())
+
     async def known(self, name: str, persistence_ids: Sequence[str]) -> dict[str, int]:
         """See ``SubscriptionStore.known``."""
         return await self._read(subscriptions.known, name, persistence_ids)

@@ -27,6 +27,7 @@ _EVENT = (
 )  # fmt: skip
 _EVENT_COLUMNS = ", ".join(_EVENT)
 _NUMBER = "(SELECT subscription_no FROM subscription WHERE name = $1)"
+_HELD = "name = $1 AND first_slice = $2 AND last_slice = $3 AND epoch = $4 AND NOT paused"
 _SIZE = f"octet_length(payload) + {EVENT_OVERHEAD_BYTES}"
 _MAKE = (
     "INSERT INTO subscription (name, place, desired_version, desired_criteria, revision, received, updated_us,"
@@ -75,9 +76,30 @@ async def forget(connection: asyncpg.Connection, name: str) -> bool:
         number = await connection.fetchval("DELETE FROM subscription WHERE name = $1 RETURNING subscription_no", name)
         if number is None:
             return False
-        await connection.execute("DELETE FROM inbox WHERE subscription_no = $1", number)
-        await connection.execute("DELETE FROM subscription_known WHERE subscription_no = $1", number)
+        await _remove_received(connection, number)
     return True
+
+
+async def restart(connection: asyncpg.Connection, name: str, lease: ProjectionLease, now_us: int) -> bool:
+    """See ``SubscriptionStore.restart_subscription``."""
+    async with connection.transaction():
+        if not await connection.fetchval(f"SELECT true FROM projection WHERE {_HELD} FOR UPDATE", *_held(lease)):
+            raise fenced(lease)
+        number = await connection.fetchval(
+            "UPDATE subscription SET place = $2, revision = revision + 1, updated_us = $3,"
+            " inbox_acked_id = inbox_last_id, inbox_bytes = 0 WHERE name = $1 RETURNING subscription_no",
+            *(name, place_as_text(NOWHERE_PLACE), now_us),
+        )
+        if number is None:
+            return False
+        await _remove_received(connection, number)
+        fail_point("subscription.in_transaction")
+    return True
+
+
+async def _remove_received(connection: asyncpg.Connection, number: int) -> None:
+    await connection.execute("DELETE FROM inbox WHERE subscription_no = $1", number)
+    await connection.execute("DELETE FROM subscription_known WHERE subscription_no = $1", number)
 
 
 async def known(connection: asyncpg.Connection, name: str, persistence_ids: Sequence[str]) -> dict[str, int]:
@@ -141,11 +163,15 @@ async def commit_received(
 async def _renew(connection: asyncpg.Connection, lease: ProjectionLease, lease_s: float, now_us: int) -> None:
     moved = await connection.execute(
         "UPDATE projection SET updated_us = $6, lease_until = clock_timestamp() + make_interval(secs => $5)"
-        " WHERE name = $1 AND first_slice = $2 AND last_slice = $3 AND epoch = $4 AND NOT paused",
-        *(lease.name, lease.slices.first, lease.slices.last, lease.epoch, lease_s, now_us),
+        f" WHERE {_HELD}",
+        *(*_held(lease), lease_s, now_us),
     )
     if moved != "UPDATE 1":
         raise fenced(lease)
+
+
+def _held(lease: ProjectionLease) -> tuple[str, int, int, int]:
+    return lease.name, lease.slices.first, lease.slices.last, lease.epoch
 
 
 async def _store_known(connection: asyncpg.Connection, number: int, commit: ReceivedCommit) -> None:

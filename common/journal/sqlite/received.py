@@ -62,6 +62,10 @@ class SqliteReceived(SqliteTurns):
         """See ``SubscriptionStore.forget_subscription``."""
         return await self._write(subscriptions.forget, name)
 
+    async def restart_subscription(self, name: str, lease: ProjectionLease) -> bool:
+        """See ``SubscriptionStore.restart_subscription``."""
+        return await self._write(subscriptions.restart, name, lease, self._now_us())
+
     async def known(self, name: str, persistence_ids: Sequence[str]) -> dict[str, int]:
         """See ``SubscriptionStore.known``."""
         return await self._read(subscriptions.known, name, persistence_ids)

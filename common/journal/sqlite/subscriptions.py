@@ -37,6 +37,7 @@ _EVENT = (
     "origin_seq_nr", "event_type", "codec", "payload", "tags", "metadata",
 )  # fmt: skip
 _EVENT_COLUMNS = ", ".join(_EVENT)
+_HELD = "name = ? AND first_slice = ? AND last_slice = ? AND epoch = ? AND NOT paused"
 _SIZE = f"length(payload) + {EVENT_OVERHEAD_BYTES}"
 
 
@@ -90,10 +91,31 @@ def forget(writer: apsw.Connection, name: str) -> bool:
     number = _number(writer, name)
     if not number:
         return False
-    writer.execute("DELETE FROM inbox WHERE row_no BETWEEN ? AND ?", _rows(number, 0, _ROWS_EACH - 1))
-    writer.execute("DELETE FROM subscription_known WHERE subscription_no = ?", (number,))
+    _remove_received(writer, number)
     writer.execute("DELETE FROM subscription WHERE subscription_no = ?", (number,))
     return True
+
+
+def restart(writer: apsw.Connection, name: str, lease: ProjectionLease, now_us: int) -> bool:
+    """See ``SubscriptionStore.restart_subscription``."""
+    if not writer.execute(f"SELECT 1 FROM projection WHERE {_HELD}", _held(lease)).get:
+        raise fenced(lease)
+    number = _number(writer, name)
+    if not number:
+        return False
+    _remove_received(writer, number)
+    writer.execute(
+        "UPDATE subscription SET place = ?, revision = revision + 1, updated_us = ?,"
+        " inbox_acked_id = inbox_last_id, inbox_bytes = 0 WHERE subscription_no = ?",
+        (place_as_text(NOWHERE_PLACE), now_us, number),
+    )
+    fail_point("subscription.in_transaction")
+    return True
+
+
+def _remove_received(writer: apsw.Connection, number: int) -> None:
+    writer.execute("DELETE FROM inbox WHERE row_no BETWEEN ? AND ?", _rows(number, 0, _ROWS_EACH - 1))
+    writer.execute("DELETE FROM subscription_known WHERE subscription_no = ?", (number,))
 
 
 def known(reader: apsw.Connection, name: str, persistence_ids: Sequence[str]) -> dict[str, int]:
@@ -159,12 +181,14 @@ def commit_received(
 
 def _renew(writer: apsw.Connection, lease: ProjectionLease, until_us: int, now_us: int) -> None:
     writer.execute(
-        "UPDATE projection SET lease_until_us = ?, updated_us = ?"
-        " WHERE name = ? AND first_slice = ? AND last_slice = ? AND epoch = ? AND NOT paused",
-        (until_us, now_us, lease.name, lease.slices.first, lease.slices.last, lease.epoch),
+        f"UPDATE projection SET lease_until_us = ?, updated_us = ? WHERE {_HELD}", (until_us, now_us, *_held(lease))
     )
     if not writer.changes():
         raise fenced(lease)
+
+
+def _held(lease: ProjectionLease) -> tuple[str, int, int, int]:
+    return lease.name, lease.slices.first, lease.slices.last, lease.epoch
 
 
 def _store_known(writer: apsw.Connection, number: int, commit: ReceivedCommit) -> None:
