@@ -16,6 +16,7 @@ import trio
 from common import border
 from common.runtime.log_fields import leaf_errors
 from examples.support.postgres import PostgresUnavailable
+from examples.support.processes import ProcessFailure
 from tests.bench import (
     backlog,
     behind,
@@ -81,7 +82,7 @@ def main() -> int:
         with open_place(told.quick) as place:
             print("\n".join(describe(place)), flush=True)
             status = trio.run(_run, told.names or list(BENCHMARKS), place)
-    except* (NotDurable, PostgresUnavailable, BenchFailure) as failures:
+    except* (NotDurable, PostgresUnavailable, ProcessFailure, BenchFailure) as failures:
         for failure in leaf_errors(failures):
             print(f"bench: {failure}", file=sys.stderr)
     return status

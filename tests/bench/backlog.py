@@ -13,7 +13,7 @@ import trio
 
 from tests.bench.http_door import http_body, open_http_door
 from tests.bench.place import Place
-from tests.bench.processes import cloud, edge
+from tests.bench.processes import cloud, edge, rss_peak_bytes
 from tests.bench.table import Table
 from tests.bench.workload import events, fill
 
@@ -34,7 +34,7 @@ async def _start(journal: Path) -> tuple[float, float]:
             await door.append(http_body(events("edge-1", 0, 1)))
         took_s = trio.current_time() - began_s
         await trio.sleep(_SETTLE_S)
-        return took_s, program.rss_peak_bytes / 1e6
+        return took_s, rss_peak_bytes(program) / 1e6
 
 
 async def _drain(place: Place, journal: Path) -> float:
@@ -45,7 +45,7 @@ async def _drain(place: Place, journal: Path) -> float:
             async with edge("edge-1", journal, port) as program:
                 await program.event("push.started")
                 await trio.sleep(_DRAIN_S)
-                return program.rss_peak_bytes / 1e6
+                return rss_peak_bytes(program) / 1e6
 
 
 async def run(place: Place) -> list[Table]:

@@ -9,8 +9,9 @@ from typing import Any
 
 import trio
 
+from examples.support.processes import Program
 from tests.bench.place import Place
-from tests.bench.processes import Program, cloud, measured_meanwhile, metric
+from tests.bench.processes import cloud, cpu_s, measured_meanwhile, metric
 
 ROWS_SQL = (
     "SELECT coalesce(sum(idx_scan + seq_scan), 0), coalesce(sum(idx_tup_fetch + seq_tup_read), 0)"
@@ -172,12 +173,12 @@ class Meter:
     def __init__(self, source: Source) -> None:
         self._source = source
         self.seconds = self.cpu_s = 0.0
-        self._began_s, self._cpu_s = trio.current_time(), source.node.cpu_s
+        self._began_s, self._cpu_s = trio.current_time(), cpu_s(source.node)
 
     def stop(self) -> None:
         """Take the time."""
         self.seconds = trio.current_time() - self._began_s
-        self.cpu_s = self._source.node.cpu_s - self._cpu_s
+        self.cpu_s = cpu_s(self._source.node) - self._cpu_s
 
 
 def _database(url: str) -> str:

@@ -16,8 +16,9 @@ from pathlib import Path
 import trio
 
 from common import border
+from examples.support.processes import Program
 from tests.bench.place import Place
-from tests.bench.processes import BenchFailure, Program, cloud, edge, measured
+from tests.bench.processes import BenchFailure, cloud, cpu_s, edge, measured
 from tests.bench.table import Table, middle_ratio, spread
 from tests.bench.workload import BATCH, ENTITIES, PAYLOAD_BYTES, fill
 
@@ -74,7 +75,7 @@ async def _drain(place: Place, journals: dict[str, Path], each: int, projections
             port = (await node.event("service.ready"))["grpc_port"]
             for name, journal in journals.items():
                 shutil.copy(journal, folder / f"{name}.db")
-            node_cpu_s = node.cpu_s
+            node_cpu_s = cpu_s(node)
             programs: list[Program] = []
             for name in journals:
                 program = await stack.enter_async_context(edge(name, folder / f"{name}.db", port))
@@ -82,11 +83,11 @@ async def _drain(place: Place, journals: dict[str, Path], each: int, projections
             first = programs[0]
             await first.event("push.started")
             # What an edge spends on starting is not draining.
-            edges_cpu_s = sum(program.cpu_s for program in programs)
+            edges_cpu_s = sum(cpu_s(program) for program in programs)
             await head.reaches(total)
-            took_s = trio.current_time() - first.heard_at_s("push.started")
-            edges_us = (sum(program.cpu_s for program in programs) - edges_cpu_s) / total * 1e6
-            drained = _Drained(total / took_s, edges_us, (node.cpu_s - node_cpu_s) / total * 1e6)
+            took_s = trio.current_time() - first.first_heard_s("push.started")
+            edges_us = (sum(cpu_s(program) for program in programs) - edges_cpu_s) / total * 1e6
+            drained = _Drained(total / took_s, edges_us, (cpu_s(node) - node_cpu_s) / total * 1e6)
     shutil.rmtree(folder)
     return drained
 

@@ -13,7 +13,7 @@ import trio
 import trustme
 
 from tests.bench.place import Place
-from tests.bench.processes import cloud, measured_meanwhile, metric
+from tests.bench.processes import cloud, measured_meanwhile, metric, rss_bytes
 from tests.bench.table import Table, milliseconds
 
 _PLAIN_MAX_KB = 75
@@ -44,11 +44,11 @@ async def _run(
             ) as load:
                 await load.event("load.warm")
                 await trio.sleep(_SETTLE_S)
-                before = node.rss_bytes
+                before = rss_bytes(node)
                 await load.tell("connect")
                 await load.event("load.connected")
                 await trio.sleep(_SETTLE_S)
-                kilobytes = (node.rss_bytes - before) / edges / 1_000
+                kilobytes = (rss_bytes(node) - before) / edges / 1_000
                 commits = await metric(ready["http_port"], "backhaul_cloud_journal_commits")
                 await load.tell("push")
                 result = dict(await load.event("result"))

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from examples.support.processes import Program, service_variables
 from tests.bench.place import Place
-from tests.bench.processes import BenchFailure, Program, measured, running
+from tests.bench.processes import BenchFailure, measured, running
 from tests.bench.table import Table
 
 _LOAD = "tests.bench.entity_load"
@@ -60,15 +61,16 @@ async def _recovery(table: Table, place: Place, name: str, url: str) -> None:
 
 
 def _edge(journal: Path) -> Mapping[str, object]:
-    return {
-        "EDGE_ID": "bench",
-        "EDGE_CLOUD": f"127.0.0.1:{_NOBODY}",
-        "EDGE_JOURNAL": journal,
-        "EDGE_GRPC_PORT": 0,
-        "EDGE_HTTP_PORT": 0,
-        "EDGE_LOG_FORMAT": "json",
-        "EDGE_APP": "tests.bench.entity_app:app",
+    settings = {
+        "id": "bench",
+        "cloud": f"127.0.0.1:{_NOBODY}",
+        "journal": journal,
+        "grpc_port": 0,
+        "http_port": 0,
+        "log_format": "json",
+        "app": "tests.bench.entity_app:app",
     }
+    return service_variables("edge_service", settings)
 
 
 async def _port(program: Program) -> Any:  # noqa: ANN401  as the log has it

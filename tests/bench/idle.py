@@ -14,6 +14,7 @@ import trustme
 
 from tests.bench.crowd import crowd, publisher, source
 from tests.bench.place import Place
+from tests.bench.processes import cpu_s, rss_bytes
 from tests.bench.table import Table
 
 _PLAIN_MAX_KB = 75
@@ -49,15 +50,15 @@ async def _measure(place: Place, count: int, seconds: int, certificates: Path | 
         await early.connect()
         await early.reach(await publishing.begin(_ENTITIES, batch=1))
         await trio.sleep(_SETTLE_S)
-        before = node.node.rss_bytes
+        before = rss_bytes(node.node)
         await consumers.connect()
         # Everybody has had something, so that nothing is made for the first time later.
         await consumers.reach(await publishing.begin(_ENTITIES, batch=1))
         await trio.sleep(_SETTLE_S)
-        kilobytes = (node.node.rss_bytes - before) / count / 1_000
-        cpu_s, began_s = node.node.cpu_s, trio.current_time()
+        kilobytes = (rss_bytes(node.node) - before) / count / 1_000
+        used_s, began_s = cpu_s(node.node), trio.current_time()
         await trio.sleep(seconds)
-        share = (node.node.cpu_s - cpu_s) / (trio.current_time() - began_s)
+        share = (cpu_s(node.node) - used_s) / (trio.current_time() - began_s)
     return kilobytes, share
 
 

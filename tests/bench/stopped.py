@@ -62,11 +62,11 @@ async def _stopped(place: Place, url: str, head: int, phase: str, seconds: int) 
             await victim.reach(publishing.total)
             await victim.ask(f"filter 2 {_NEARLY_ALL}", "load.asked")
             await victim.ask("begun backfill", "load.begun")
-        victim.programs[0].pause()
+        victim.programs[0].freeze()
         try:
             stopped_s, lag = await _phase(node, others, publishing, seconds)
         finally:
-            victim.programs[0].resume()
+            victim.programs[0].thaw()
     return before_s, stopped_s, lag_before, lag
 
 

@@ -21,6 +21,7 @@ import trio
 
 from examples.support.http_client import HttpClient, Unanswered
 from examples.support.postgres import PostgresServer, postgres_server
+from examples.support.processes import open_programs
 from examples.support.relay import Relay
 from tests.crash.failure import CrashFailure
 from tests.crash.service_process import ServiceProcess
@@ -151,7 +152,7 @@ async def open_stage(
     ``directory`` exists, and everybody may enter it. ``cloud`` and ``edges`` are what each has of settings of its own.
     """
     ports = _free_ports(nodes, chance)
-    async with trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery, open_programs() as programs:
         address = ports[0]
         if nodes > 1:
             address = await nursery.start(Relay([("127.0.0.1", port) for port in ports]).run)
@@ -164,6 +165,7 @@ async def open_stage(
             homes = [directory / f"edge{number if number > 1 else ''}.db" for number in range(1, len(edges) + 1)]
             first, *others = (
                 ServiceProcess(
+                    programs,
                     home.stem,
                     "edge_service",
                     {
@@ -183,6 +185,7 @@ async def open_stage(
                 first,
                 [
                     ServiceProcess(
+                        programs,
                         name,
                         "cloud_service",
                         {**_BOTH, **_CLOUD, "node": name, "grpc_port": port, "journal": cloud_journal, **(cloud or {})},

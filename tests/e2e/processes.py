@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -21,7 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-ROOT: Final = Path(__file__).resolve().parent.parent.parent
+from examples.support.processes import ROOT, environment, log_fields, service_variables
+
 # Waiting longer than this is a failure; generous, because machines are shared and it is only spent on failures.
 PATIENCE_S: Final = 20.0
 # More lines than this from one process in one test is a flood.
@@ -71,9 +71,6 @@ class Service:
     def launch(self, *, prologue: str = "", **settings: object) -> None:
         """Begin a life without waiting; ``prologue`` is Python that runs before the service is imported."""
         self.settings |= settings
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("EDGE_", "CLOUD_"))}
-        prefix = self.kind.upper()
-        environment |= {f"{prefix}_{key.upper()}": _text(value) for key, value in self.settings.items()}
         # `rich` is the demo's; without it, as in the images, a service starts faster.
         program = "\n".join(
             (
@@ -88,7 +85,7 @@ class Service:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env={**environment, "PYTHONPATH": str(ROOT)},
+            env=environment({"PYTHONPATH": ROOT, **service_variables(f"{self.kind}_service", self.settings)}),
             cwd=self.folder,
             start_new_session=True,  # Ctrl-C is for pytest, which ends them
         )
@@ -112,12 +109,9 @@ class Service:
         with process.stdout as output:
             for raw in output:
                 text = raw.decode(errors="replace").rstrip()
-                try:
-                    line = json.loads(text)
-                except ValueError:
-                    line = None
+                line = log_fields(text)
                 with self._said:
-                    if isinstance(line, dict) and "event" in line:
+                    if line:
                         self.lines.append({**line, "process": process.pid, "heard_s": time.monotonic()})
                     else:
                         self.noise.append(text)
@@ -307,9 +301,3 @@ def open_stage(folder: Path) -> Iterator[Stage]:
 def _without(settings: Mapping[str, object], foreign: str, own: str) -> dict[str, Any]:
     """The settings that are for everybody or begin with ``own``, which is removed."""
     return {key.removeprefix(own): value for key, value in settings.items() if not key.startswith(foreign)}
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
