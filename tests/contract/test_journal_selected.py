@@ -23,9 +23,8 @@ from common.journal.interface import Journal, TrimLimit
 from common.journal.memory import MemoryJournal
 from common.journal.sqlite import selected as sqlite_selected
 from tests.contract.journals import Storage, open_storage
-from tests.support.builders import Origin, appended, local, whole_log
+from tests.support.builders import FAR_US, Origin, appended, local, whole_log
 
-FAR_US = 2**60
 ENTITIES = ["Order|1", "Order|2", "Orders|1", "Sensor|ü", "Alarm|1"]
 TAGS = ["", "t:site/7", "t:site/7/a", "t:site/70", "t:site/7\x1fhot", "hot\x1ft:site/7", "hot", "t:\U0010ffff"]
 

@@ -1,9 +1,8 @@
-"""The push stream between a real endpoint and a real link, over memory pipes and a mock clock."""
+"""The push stream between a real endpoint and a real link, over memory pipes and a mock clock: all of it, once, in order."""
 
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,19 +10,11 @@ import structlog
 import trio
 from trio.testing import MockClock
 
-from common.core.append import LocalAppend
-from common.core.batch import new_events
 from common.core.errors import BackhaulError
-from common.core.history import Generation, History, Offset, Resume
-from common.core.push_messages import PUSH_PATH, Hello, Start
-from common.journal.interface import LogPage, TrimLimit
-from common.journal.memory import MemoryDatabase, MemoryJournal, open_memory_journal
-from common.transport.codec import encode_from_cloud, encode_from_edge
+from common.journal.interface import LogPage
+from common.journal.memory import MemoryJournal
 from common.transport.memory_line import Direction
-from common.transport.stream import MessageStream, StreamMethod
-from tests.support.push import LIMITS, PushWorld, append, live_connection, now_us, same_story, wait_for_head, whole_log
-
-NAMES = [f"Sensor|edge-1/t{i % 7}" for i in range(500)]
+from tests.support.push import NAMES, PushWorld, append, live_connection, same_story, wait_for_head, whole_log
 
 
 async def test_a_backlog_arrives_once_and_in_order(autojump_clock: MockClock) -> None:
@@ -105,127 +96,6 @@ async def test_a_slow_line_moves_large_events(autojump_clock: MockClock) -> None
         assert link.acked_position == 5
 
 
-async def test_a_newer_session_fences_the_older_one(autojump_clock: MockClock) -> None:
-    world = PushWorld()
-    disk_copy = MemoryDatabase()
-    async with world.cloud() as (cloud, _), world.edge() as (edge, link):
-        await append(edge, NAMES[:10])
-        await wait_for_head(cloud, 10)
-        async with world.edge(disk=disk_copy, seed=2) as (_other, _):
-            await trio.sleep(1)
-            assert link.last_code == "push.fenced"
-            assert link.state == "offline"
-
-
-async def test_a_lost_disk_is_a_new_branch_and_the_old_disk_is_refused(autojump_clock: MockClock) -> None:
-    world = PushWorld()
-    async with world.cloud() as (cloud, _):
-        async with world.edge() as (edge, _link):
-            await append(edge, NAMES)
-            await wait_for_head(cloud, 500)
-        new_disk = MemoryDatabase()
-        async with world.edge(disk=new_disk) as (edge, _link):
-            await append(edge, NAMES)
-            await wait_for_head(cloud, 1000)
-            log = await whole_log(cloud)
-            assert len(log) == 1000
-            of_one = [seq for name, seq in zip(log.persistence_id, log.seq_nr, strict=True) if name == NAMES[0]]
-            assert of_one == list(range(1, len(of_one) + 1))
-        async with world.edge() as (edge, link):
-            await append(edge, NAMES[:1])
-            await trio.sleep(5)
-            assert link.last_code == "push.superseded"
-            assert (await cloud.stats()).head_position == 1000
-            assert await cloud.forget_superseded("edge-1")
-
-
-async def test_a_rewound_disk_is_rebased_onto_what_the_cloud_has(autojump_clock: MockClock) -> None:
-    world = PushWorld()
-    async with world.cloud() as (cloud, _):
-        async with world.edge() as (edge, _link):
-            await append(edge, NAMES[:100])
-            await wait_for_head(cloud, 100)
-        backup = world.edge_disk.copy()
-        async with world.edge() as (edge, _link):
-            await append(edge, NAMES[:50])
-            await wait_for_head(cloud, 150)
-        world.edge_disk = backup
-        with structlog.testing.capture_logs() as logs:
-            async with world.edge() as (edge, _link):
-                await append(edge, NAMES[:30])
-                await wait_for_head(cloud, 180)
-        assert "push.rebased" in [line["event"] for line in logs]
-        log = await whole_log(cloud)
-        for name in set(log.persistence_id):
-            numbers = [seq for other, seq in zip(log.persistence_id, log.seq_nr, strict=True) if other == name]
-            assert numbers == list(range(1, len(numbers) + 1))
-
-
-async def test_events_dropped_unsent_are_stated_and_nothing_is_parked(autojump_clock: MockClock) -> None:
-    world = PushWorld()
-    async with open_memory_journal(world.edge_disk, now_us=now_us, new_id=world.ids) as edge:
-        await append(edge, NAMES)
-        assert await edge.trim(TrimLimit(123, 2**62, 1000, "dropped")) == 123
-    async with world.cloud() as (cloud, _), world.edge() as (edge, _link):
-        await wait_for_head(cloud, 377)
-        await append(edge, NAMES)
-        await wait_for_head(cloud, 877)
-        assert (await cloud.stats()).parked == 0
-        (stated,) = await cloud.stored_ranges(NAMES[0])
-        assert (stated.stated.from_seq_nr, stated.stated.to_seq_nr, stated.stated.reason) == (1, 18, "dropped")
-        assert same_story(await whole_log(edge), await whole_log(cloud))
-
-
-async def test_a_cloud_that_lost_history_is_refilled_and_told_of(autojump_clock: MockClock) -> None:
-    world = PushWorld()
-    async with world.edge() as (edge, link):
-        async with world.cloud() as (cloud, _):
-            await append(edge, NAMES)
-            await wait_for_head(cloud, 500)
-            backup = world.cloud_disk.copy()
-            await append(edge, NAMES)
-            await wait_for_head(cloud, 1000)
-            await trio.sleep(2)
-        world.cloud_disk = backup
-        with structlog.testing.capture_logs() as logs:
-            async with world.cloud() as (cloud, _):
-                await wait_for_head(cloud, 1000)
-                assert same_story(await whole_log(edge), await whole_log(cloud))
-        assert "push.peer_lost_history" in [line["event"] for line in logs]
-        assert link.parked == 0
-
-
-async def test_an_event_too_large_for_the_cloud_is_parked_and_the_rest_flows_on(autojump_clock: MockClock) -> None:
-    world = PushWorld()
-    async with world.cloud() as (cloud, _), world.edge() as (edge, link):
-        await append(edge, ["Sensor|a", "Sensor|b"])
-        big = new_events(["Sensor|a"], ["Read"], [b"x" * 300_001])
-        await edge.append_group([LocalAppend(big)])
-        await append(edge, ["Sensor|a", "Sensor|b"])
-        await wait_for_head(cloud, 3)
-        await trio.sleep(1)
-        assert [row.code for row in await cloud.parked()] == ["events.too_large", "parked.behind"]
-        assert link.parked == 2
-        assert link.acked_position == 5
-
-
-async def test_a_full_quota_blocks_this_origin_alone(autojump_clock: MockClock) -> None:
-    world = PushWorld().with_endpoint(parked_max=1)
-    async with world.cloud() as (cloud, _), world.edge() as (edge, link):
-        for _ in range(2):
-            await edge.append_group([LocalAppend(new_events(["Sensor|a"], ["Read"], [b"x" * 300_001]))])
-        await trio.sleep(60)
-        assert link.last_code == "push.blocked"
-        assert link.acked_position < 2
-        async with world.edge("edge-2", disk=MemoryDatabase()) as (other, _):
-            await append(other, ["Sensor|edge-2/a"])
-            await wait_for_head(cloud, 1)
-        for row in await cloud.parked():
-            await cloud.discard_parked(row.id)
-        await append(edge, ["Sensor|b"])
-        await wait_for_head(cloud, 2)
-
-
 async def test_a_draining_node_is_left_without_loss(autojump_clock: MockClock) -> None:
     world = PushWorld()
     async with world.edge() as (edge, link):
@@ -240,15 +110,6 @@ async def test_a_draining_node_is_left_without_loss(autojump_clock: MockClock) -
             await wait_for_head(cloud, 500)
             assert position <= 500
             assert same_story(await whole_log(edge), await whole_log(cloud))
-
-
-async def test_an_origin_its_certificate_does_not_name_learns_nothing(autojump_clock: MockClock) -> None:
-    world = PushWorld().with_endpoint(require_identity=True)
-    async with world.cloud() as (cloud, _), world.edge() as (edge, link):
-        await append(edge, NAMES[:1])
-        await trio.sleep(5)
-        assert link.last_code == "auth.identity_mismatch"
-        assert await cloud.origins() == []
 
 
 async def test_100_cancels_at_random_points_leave_nothing_behind(autojump_clock: MockClock) -> None:
@@ -268,54 +129,6 @@ async def test_100_cancels_at_random_points_leave_nothing_behind(autojump_clock:
         await wait_for_head(cloud, head)
         assert head >= appended
         assert same_story(await whole_log(edge), await whole_log(cloud))
-
-
-async def test_a_peer_that_breaks_the_protocol_is_told_so(autojump_clock: MockClock) -> None:
-    world = PushWorld()
-    async with world.cloud():
-        async with world.network.open_channel(
-            "cloud:7443", tls=None, connect_timeout_s=1, message_max_bytes=10_000, user_timeout_s=1
-        ) as channel:
-            no_journal = Hello("edge-1", "process", History("j\0", (Generation("g", 1),), 2**63 - 1), 0)
-            for message, code in [
-                (b"\xff\xff", "link.malformed"),
-                (b"", "link.malformed"),
-                (encode_from_edge(no_journal), "link.protocol"),
-            ]:
-                async with channel.open_stream("/backhaul.v1.Push/Connect") as stream:
-                    await stream.send(message)
-                    with pytest.raises(BackhaulError) as refused:
-                        await stream.receive()
-                    assert refused.value.code == code
-
-
-async def test_a_peer_that_ends_the_stream_well_is_dialled_again(autojump_clock: MockClock) -> None:
-    """A service that is not ours may answer anything: at once, or in the middle of what is sent."""
-    world = PushWorld()
-    start = Start(1, Offset("world-2", "", 0), Resume.FIRST, "cloud", "g", LIMITS, now_us())
-
-    async def end_after_start(stream: MessageStream) -> None:
-        await stream.receive()
-        await stream.send(encode_from_cloud(start))
-        await stream.receive()
-
-    async def end_at_once(_: MessageStream) -> None:
-        pass
-
-    async with world.edge() as (edge, link):
-        start = replace(start, stored=replace(start.stored, journal_id=edge.history.journal_id))
-        await append(edge, NAMES, payload_bytes=10_000)
-        for handler, code in [(end_at_once, "link.not_backhaul"), (end_after_start, "link.ended")]:
-            async with world.network.serve(
-                {PUSH_PATH: StreamMethod(handler)},
-                host="cloud",
-                port=7443,
-                tls=None,
-                message_max_bytes=4_000_000,
-                connections_max=9,
-            ):
-                await trio.sleep(100)
-                assert link.last_code == code
 
 
 async def test_a_disk_that_takes_no_note_of_acks_does_not_stop_the_push(
@@ -340,42 +153,6 @@ async def test_an_edge_that_polls_rarely_still_sends_its_heartbeats(autojump_clo
     async with world.cloud(), world.edge() as (_edge, link):
         await trio.sleep(300)
         assert link.connects == 1
-
-
-async def test_ranges_of_many_entities_are_stated_in_messages_of_bounded_size(autojump_clock: MockClock) -> None:
-    names = [f"Sensor|edge-1/{'n' * 100}{i}" for i in range(12_000)]
-    world = PushWorld(message_max_bytes=LIMITS.window_bytes + 100)
-    async with open_memory_journal(world.edge_disk, now_us=now_us, new_id=world.ids) as edge:
-        await append(edge, names)
-        await append(edge, names[:7])
-        assert await edge.trim(TrimLimit(11_990, 2**62, 20_000, "dropped")) == 11_990
-    async with world.cloud() as (cloud, _), world.edge() as (edge, link):
-        await wait_for_head(cloud, 17)
-        await append(edge, names[:3])
-        await wait_for_head(cloud, 20)
-        assert (link.connects, (await cloud.stats()).parked) == (1, 0)
-        assert [len(await cloud.stored_ranges(names[index])) for index in (0, 11_989, 11_990)] == [1, 1, 0]
-        assert same_story(await whole_log(edge), await whole_log(cloud))
-
-
-async def test_events_dropped_while_earlier_ones_are_in_flight_park_nothing(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is stated as dropped reaches the commit together with events of the same entity that were sent before."""
-    world = PushWorld(commit_s=5.0, batch_events=10)
-    async with world.cloud() as (cloud, _), world.edge() as (edge, link):
-        await append(edge, ["Sensor|a"] * 10)
-        while link.sent_position < 10:  # noqa: ASYNC110 - under a mock clock a look now and then is free
-            await trio.sleep(0.1)
-        await append(edge, ["Sensor|a"] * 15)
-        await trio.sleep(1)
-        with monkeypatch.context() as patch:  # the sender looks only after the trim
-            patch.setattr(edge.prompt, "raise_to", lambda _: None)
-            await append(edge, ["Sensor|a"] * 60)
-            assert await edge.trim(TrimLimit(70, 2**62, 1_000, "dropped")) == 70
-        await trio.sleep(100)
-        assert (await cloud.stats()).parked == 0
-        assert (await whole_log(cloud)).origin_seq_nr == [*range(1, 26), *range(71, 86)]
 
 
 async def test_what_was_just_committed_is_pushed_without_being_read(

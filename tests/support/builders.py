@@ -14,6 +14,7 @@ from common.core.selection import EVERYTHING, Selection
 from common.journal.interface import Journal
 
 START_US = 1_700_000_000_000_000
+FAR_US = 2**60  # later than anything is stored
 
 
 class SettableClock:

@@ -17,10 +17,10 @@ from common.core.stretch import Stretch
 from common.firehose.firehose import Firehose
 from common.firehose.settings import FirehoseSettings
 from common.journal.commit_feed import CommitFeed
-from common.journal.feeds import Feed
+from common.journal.feeds import Feed, Standing
 from common.journal.interface import Journal, LogPage
 from common.journal.prompt import Prompt
-from tests.support.growing_log import Consumer, plain_encoding
+from tests.support.growing_log import Consumer, plain_encoding, selected_positions
 
 SMALL = FirehoseSettings(
     ring_max_events=60,
@@ -33,6 +33,8 @@ SMALL = FirehoseSettings(
     retry_max_s=0.02,
     pending_max=10,
 )
+ALL: frozenset[str] = frozenset()
+PUMPS = frozenset({"Pump"})
 NEXT: dict[str, Any] = {"max_events": 25, "max_bytes": 100_000}
 TOPICS = [f"t:site/{number}" for number in range(4)]
 
@@ -151,3 +153,36 @@ async def log_of(journal: Journal) -> EventBatch:
         position = page.through
         if position >= page.head:
             return log
+
+
+# What subscribers ask for: a filter, and which types.
+KINDS: list[tuple[EntityPredicate, frozenset[str]]] = [
+    (EVERY_ENTITY, ALL),
+    (EVERY_ENTITY, PUMPS),
+    (topic_filter("site/1"), ALL),
+    (topic_filter("site/1", "site/2/#"), PUMPS),
+    (topic_filter("+/3"), ALL),
+    (parse_filter('[{"exclude_regex": ["[0-3]"]}]'), ALL),
+    (parse_filter('[{"exclude_all": true}, {"include_ids": ["Pump|1", {"id": "Valve|2", "from_seq_nr": 3}]}]'), ALL),
+]
+
+
+def expected(events: EventBatch, subscriber: Subscriber) -> list[int]:
+    """Positions of what it is to be given of this log, in order."""
+    positions = selected_positions(events, subscriber.predicate, subscriber.entity_types)
+    return _without_early(events, subscriber.predicate, positions)
+
+
+def _without_early(events: EventBatch, predicate: EntityPredicate, positions: list[int]) -> list[int]:
+    """Leave out what comes before a stated number."""
+    rows = {
+        position: (entity, seq_nr)
+        for position, entity, seq_nr in zip(events.position, events.persistence_id, events.seq_nr, strict=True)
+    }
+    return [position for position in positions if rows[position][1] >= predicate.from_seq_nr(rows[position][0])]
+
+
+async def to_the_tail(feed: Feed) -> None:
+    """Take steps until it is served from the ring."""
+    while feed.standing is not Standing.TAIL:
+        await feed.next(**NEXT, at_most_s=0.01)

@@ -27,6 +27,7 @@ from tests.support.builders import START_US, ids
 
 LIMITS = PushLimits(window_events=400, window_bytes=1_000_000, batch_bytes=200_000, event_bytes=300_000)
 ADDRESS = "cloud:7443"
+NAMES = [f"Sensor|edge-1/t{i % 7}" for i in range(500)]
 
 
 def now_us() -> int:
