@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from common.core.errors import ConfigurationError
 from common.journal.interface import Journal
 from common.projection.calls import PlainCalls, ThreadCalls
+from common.projection.progress import OnCommit
 from common.runtime.service_settings import ServiceSettings
 from common.transport.stream import Channel, Methods
 from common.transport.streams.tls import TlsFiles
@@ -82,6 +83,8 @@ class Outside:
     serve_http: ServeHttp
     plain_calls: Callable[[], PlainCalls] = ThreadCalls
     """What an application's plain functions are called by."""
+    on_projected: OnCommit | None = None
+    """Watches projections: told of each commit with its events, right after it."""
 
 
 def tls_files(settings: ServiceSettings) -> TlsFiles | None:

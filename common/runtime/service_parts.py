@@ -83,6 +83,7 @@ async def project(
         settings=settings,
         now_us=outside.now_us,
         random=outside.chance,
+        on_commit=outside.on_projected,
         decode=running.decode,
         plain_calls=outside.plain_calls,
         watchdog=running.watchdog,

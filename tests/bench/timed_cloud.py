@@ -1,38 +1,41 @@
 """The cloud service, with a watch on its projections: when each commits, and which events with it.
 
-It is the service as it is; only the hook that ``run_projections`` offers is used, which the service leaves empty. When
-asked to stop it writes what it saw to the file of its first argument, one JSON list a projection.
+It is the service as it is, given an outside that watches. When asked to stop it writes what it saw to the file of its
+first argument: for each projection a list of pairs, an event's own time and the delay of its commit after it, both in
+microseconds.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
+import trio
 
-import common.runtime.service_parts
-from cloud_service.cli import main as cloud_main
+from cloud_service.cli import CLOUD
+from cloud_service.service import serve
+from cloud_service.settings import CloudSettings
 from common.core.batch import EventBatch
 from common.projection.progress import ProjectionProgress
-from common.projection.projection import run_projections
-from common.runtime.outside import utc_now_us
+from common.runtime import cli
+from common.runtime.outside import Outside, utc_now_us
 
 
 def main() -> int:
-    """Serve until stopped; the event's own time and the delay of its commit after it, in microseconds."""
+    """Serve until stopped; returns the service's exit status."""
     seen: dict[str, list[tuple[int, int]]] = {}
 
     def note(progress: ProjectionProgress, events: EventBatch) -> None:
         now_us = utc_now_us()
         seen.setdefault(progress.name, []).extend((due_us, now_us - due_us) for due_us in events.event_time_us)
 
-    assert vars(common.runtime.service_parts).get("run_projections") is run_projections, (
-        "services start them elsewhere: watch there"
-    )
-    common.runtime.service_parts.run_projections = partial(run_projections, on_commit=note)  # type: ignore[attr-defined]
-    status = cloud_main(["run"])
+    async def serve_watched(settings: CloudSettings, outside: Outside, stop: trio.Event) -> None:
+        await serve(settings, replace(outside, on_projected=note), stop)
+
+    status = cli.main(replace(CLOUD, load_serve=lambda: serve_watched), ["run"], os.environ)
     Path(sys.argv[1]).write_bytes(orjson.dumps(seen))
     return status
 
