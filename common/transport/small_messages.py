@@ -28,6 +28,8 @@ _UNSIGNED = 0xFFFF_FFFF_FFFF_FFFF
 _STRIDE = 16
 _WIDTH = {_FIXED64: 8, _FIXED32: 4}
 _NUMBERS = {betterproto.TYPE_INT64, betterproto.TYPE_INT32, betterproto.TYPE_UINT32, betterproto.TYPE_BOOL}
+_COLUMN_KINDS = _NUMBERS - {betterproto.TYPE_BOOL} | {betterproto.TYPE_STRING, betterproto.TYPE_BYTES}
+_ONE_BYTE_FIELDS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +40,17 @@ class _Field:
     repeated: bool
     group: str | None
     message: type[betterproto.Message] | None
-    is_column: bool
 
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """The fields of a message, and those that begin with a list of their own or hold another message."""
+    """The fields of a message; ``columns`` are those with an entry an event, by the one byte that their key takes.
+
+    The rest are names of fields that begin with a list of their own, and fields that hold another message.
+    """
 
     by_number: dict[int, _Field]
+    columns: dict[int, _Field]
     nothing: dict[str, Any]
     lists: tuple[str, ...]
     embedding: tuple[_Field, ...]
@@ -62,13 +67,17 @@ def _shape(message: type[betterproto.Message]) -> _Shape:
             about.default_gen[name] is list,
             meta.group,
             about.cls_by_field.get(name) if meta.proto_type == betterproto.TYPE_MESSAGE else None,
-            about.default_gen[name] is list and meta.proto_type in (betterproto.TYPE_STRING, betterproto.TYPE_BYTES),
         )
         for name, meta in about.meta_by_field_name.items()
     }
     fields = by_number.values()
     return _Shape(
         by_number,
+        {
+            field.number << 3 | _DELIMITED: field
+            for field in fields
+            if field.repeated and field.kind in _COLUMN_KINDS and field.number < _ONE_BYTE_FIELDS
+        },
         {field.name: _NOTHING[field.kind] for field in fields if not field.repeated},
         tuple(field.name for field in fields if field.repeated),
         tuple(field for field in fields if field.message is not None),
@@ -82,20 +91,21 @@ def read(message: type[betterproto.Message], data: bytes) -> SimpleNamespace:
         ValueError: it is not this message (UnicodeDecodeError included).
     """
     shape = _shape(message)
-    fields, values = shape.by_number, shape.nothing.copy()
+    fields, columns, values = shape.by_number, shape.columns, shape.nothing.copy()
     for name in shape.lists:
         values[name] = []
     chosen = ""
     at, end = 0, len(data)
     while at < end:
+        field = columns.get(data[at])
+        if field is not None:
+            at = _column(data, at, end, field.kind, values[field.name])
+            continue
         key, start = _varint(data, at)
         number, wire_type = key >> 3, key & 7
         if not number:
             raise ValueError("field number 0")
         field = fields.get(number)
-        if field is not None and field.is_column and wire_type == _DELIMITED and start == at + 1:
-            at = _column(data, at, values[field.name], is_text=field.kind == betterproto.TYPE_STRING)
-            continue
         value, at = _content(data, start, wire_type)
         if field is None:
             continue
@@ -161,16 +171,26 @@ def _content(data: bytes, at: int, wire_type: int) -> tuple[Any, int]:
     return data[at : at + size], at + size
 
 
-def _column(data: bytes, at: int, column: list[Any], *, is_text: bool) -> int:
-    """Read the entries of one field that follow each other at ``at``, all with its key of one byte; returns their end."""
-    key, end = data[at], len(data)
+def _column(data: bytes, at: int, end: int, kind: str, column: list[Any]) -> int:
+    """Read what follows at ``at`` with its key of one byte: texts or bytes, or packed numbers; returns its end."""
+    key, is_text = data[at], kind == betterproto.TYPE_STRING
     while at < end and data[at] == key:
-        size, start = _varint(data, at + 1)
-        stop = start + size
+        if at + 1 < end and data[at + 1] < 0x80:
+            start = at + 2
+            stop = start + data[at + 1]
+        else:
+            size, start = _varint(data, at + 1)
+            stop = start + size
         if stop > end:
             raise ValueError("it ends too early")
-        value: Any = data[start:stop].decode() if is_text else data[start:stop]
+        content = data[start:stop]
+        if kind in _NUMBERS:
+            column += content if content.isascii() else _numbers(kind, _DELIMITED, content)
+            return stop
+        value: Any = content.decode() if is_text else content
         column.append(value)
+        if stop == end or data[stop] != key:
+            return stop
         # Columns often say the same again and again: that is looked for in strides.
         entry, at = data[at:stop], stop
         while data.startswith(entry, at):

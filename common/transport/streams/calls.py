@@ -99,8 +99,8 @@ class ConnectionCalls(AbstractHandler):
         if isinstance(method, StreamMethod):
             await method.handler(stream)
         else:
-            request = await stream.receive()
-            await stream.send(await method.handler(request, stream.peer))
+            answer = await method.handler(await stream.receive(), stream.peer)
+            await stream.send_message(answer, flush=False)  # the trailers follow at once
 
     def _check_request(self, headers: dict[str, str]) -> None:
         content_type = headers.get("content-type", "")
@@ -128,11 +128,11 @@ class ServedStream(WireStream):
     def send_nowait(self, message: bytes) -> bool:
         return self._has_sent_headers and super().send_nowait(message)
 
-    async def send_message(self, message: bytes, *, end: bool = False) -> None:
+    async def send_message(self, message: bytes, *, end: bool = False, flush: bool = True) -> None:
         if not self._has_sent_headers:
             self._has_sent_headers = True
-            self.send_headers_now(_RESPONSE_HEADERS)
-        await super().send_message(message, end=end)
+            self.send_headers_now(_RESPONSE_HEADERS, flush=False)
+        await super().send_message(message, end=end, flush=flush)
 
     def finish(self, outcome: BackhaulError | None) -> None:
         """End the call, well or with a refusal; a caller that still sends is told to stop."""

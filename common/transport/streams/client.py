@@ -76,6 +76,7 @@ class GrpcChannel:
     @asynccontextmanager
     async def open_stream(self, path: str) -> AsyncIterator[CallingStream]:
         with await self._call(path, None) as stream:
+            self._connection.flush()
             yield stream
 
     async def unary(self, path: str, request: bytes, timeout_s: float) -> bytes:
@@ -95,6 +96,7 @@ class GrpcChannel:
             raise PeerGone("link.timeout", f"no answer to {path} within {timeout_s} s") from None
 
     async def _call(self, path: str, timeout_s: float | None) -> CallingStream:
+        """Begin a call; its headers leave with the next flush, so that a unary request is one write."""
         headers = [
             (":method", "POST"),
             (":scheme", self._scheme),
@@ -133,7 +135,6 @@ class CallingStream(WireStream):
         http2.send_headers(stream_id, headers)
         self.id = stream_id
         self._release = protocol.processor.register(self)
-        self.connection.flush()
 
     def __enter__(self) -> CallingStream:
         return self

@@ -174,6 +174,17 @@ class _Http2(H2Connection):
 
 
 _HTTP2_INITIAL_WINDOW = 65_535
-_CLIENT_HTTP2 = H2Configuration(client_side=True, header_encoding="utf-8")
-_SERVER_HTTP2 = H2Configuration(client_side=False, header_encoding="utf-8")
+
+
+def _http2(*, is_client: bool) -> H2Configuration:
+    # Our own headers are as HTTP/2 wants them; h2 would look at every one of them again, for each call.
+    return H2Configuration(
+        client_side=is_client,
+        header_encoding="utf-8",
+        validate_outbound_headers=False,
+        normalize_outbound_headers=False,
+    )
+
+
+_CLIENT_HTTP2, _SERVER_HTTP2 = _http2(is_client=True), _http2(is_client=False)
 _GRPCLIB_CONFIG = Configuration(_keepalive_time=None)

@@ -227,8 +227,11 @@ class WireStream(GrpclibStream):
         connection.write_data(self.id, PREFIX.pack(0, len(message)) + message)
         return True
 
-    async def send_message(self, message: bytes, *, end: bool = False) -> None:
-        """`send`; with `end` the message is the last one from this end."""
+    async def send_message(self, message: bytes, *, end: bool = False, flush: bool = True) -> None:
+        """`send`; with `end` the message is the last one from this end.
+
+        Without `flush` its end may stay with h2: the caller writes the next thing at once, and both leave together.
+        """
         limits = self.connection.limits
         if len(message) > limits.message_max_bytes:
             raise MessageTooLarge(len(message), limits.message_max_bytes)
@@ -238,24 +241,26 @@ class WireStream(GrpclibStream):
         self._is_sending = True
         is_whole = False
         try:
-            await self._send_all(memoryview(PREFIX.pack(0, len(message)) + message), end)
+            await self._send_all(memoryview(PREFIX.pack(0, len(message)) + message), end, flush)
             is_whole = True
         finally:
             self._is_sending = False
             if not is_whole and not self._is_over():
                 self.connection.abort(PeerGone("link.aborted", "a message was given up in the middle"))
 
-    async def _send_all(self, data: memoryview, end: bool) -> None:
+    async def _send_all(self, data: memoryview, end: bool, flush: bool) -> None:
         assert self.id is not None
         http2, connection = self.connection.http2, self.connection
         sent, size = 0, len(data)
         while True:
             self._raise_if_over_for_sending()
             if not connection.writable.is_set():
+                connection.flush()
                 await connection.writable.wait()
                 continue
             window = http2.local_flow_control_window(self.id)
             if window <= 0:
+                connection.flush()
                 self._window_grew.clear()
                 await self._window_grew.wait()
                 continue
@@ -265,7 +270,8 @@ class WireStream(GrpclibStream):
                 is_last = end and sent + piece == size
                 http2.send_data(self.id, data[sent : sent + piece], end_stream=is_last)
                 sent += piece
-            connection.flush()
+            if flush or sent < size:
+                connection.flush()
             if sent == size:
                 return
 
@@ -299,12 +305,16 @@ class WireStream(GrpclibStream):
         """Raise what ends receiving, when nothing more can come."""
         raise NotImplementedError
 
-    def send_headers_now(self, headers: Headers, *, end: bool = False) -> None:
-        """Send a header block, without waiting: small, and nothing on this connection helps more than it."""
+    def send_headers_now(self, headers: Headers, *, end: bool = False, flush: bool = True) -> None:
+        """Send a header block, without waiting: small, and nothing on this connection helps more than it.
+
+        `flush` as for `send_message`.
+        """
         assert self.id is not None
         if self.id in self.connection.http2.streams and not self.connection.is_closing():
             self.connection.http2.send_headers(self.id, headers, end_stream=end)
-            self.connection.flush()
+            if flush:
+                self.connection.flush()
 
     def reset_if_open(self, code: ErrorCodes) -> None:
         """Take back what is left of the call; the connection goes on."""
