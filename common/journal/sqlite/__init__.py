@@ -3,7 +3,7 @@
 ``open_sqlite_journal`` opens it; ``Runner`` is how its blocking calls are run (a thread, or inline in simulations).
 """
 
-from common.journal.sqlite.connection import Runner, run_inline, thread_runner
+from common.journal.sqlite.connection import Runner, run_inline
 from common.journal.sqlite.journal import SqliteJournal, open_sqlite_journal
 
-__all__ = ["Runner", "SqliteJournal", "open_sqlite_journal", "run_inline", "thread_runner"]
+__all__ = ["Runner", "SqliteJournal", "open_sqlite_journal", "run_inline"]

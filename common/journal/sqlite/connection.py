@@ -58,16 +58,6 @@ async def run_inline(fn: Callable[[*Ts], T], *args: *Ts) -> T:
     return fn(*args)
 
 
-def thread_runner() -> Runner:
-    """For services: a thread each for the writer and the reader, beyond the reach of other users of threads."""
-    limiter = trio.CapacityLimiter(2)
-
-    async def run_in_thread(fn: Callable[[*Ts], T], *args: *Ts) -> T:
-        return await trio.to_thread.run_sync(fn, *args, limiter=limiter)
-
-    return run_in_thread
-
-
 @dataclass(frozen=True, slots=True)
 class Budget:
     """The byte cap in pages: what appends may fill, and what deletes, acks and heads may use beyond.

@@ -7,7 +7,7 @@ transaction at a time; reads go through the reader and never wait for a commit.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -42,13 +42,13 @@ from common.journal.sqlite.connection import (
     coded_errors,
     open_file,
     select,
-    thread_runner,
     transaction,
 )
 from common.journal.sqlite.entities import Entities, entity_head
 from common.journal.sqlite.inside import InsideTransaction
 from common.journal.sqlite.push_filters import SqlitePushFilters
 from common.journal.sqlite.statements import run_query
+from common.journal.sqlite.threads import open_storage_threads
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -71,19 +71,19 @@ async def open_sqlite_journal(
 ) -> AsyncIterator[SqliteJournal]:
     """Open the file at ``path``, made when missing, and begin a new generation in it.
 
-    ``runner`` is ``thread_runner()`` unless given. ``max_bytes`` caps file and WAL together. ``vfs`` names another of
-    SQLite's file layers, for tests of durability.
+    ``runner`` is that of ``open_storage_threads`` unless given. ``max_bytes`` caps file and WAL together. ``vfs`` names
+    another of SQLite's file layers, for tests of durability.
 
     Raises:
         BackhaulError: what ``connection.open_file`` raises; nothing of another program's file is changed.
     """
-    run = runner or thread_runner()
-    file, history = await run(_open, Path(path), now_us, new_id, max_bytes, vfs)
-    try:
-        yield SqliteJournal(file, run, history, now_us)
-    finally:
-        with trio.CancelScope(shield=True):  # bounded: closing checkpoints at most a WAL
-            await run(file.close)
+    async with nullcontext(runner) if runner else open_storage_threads() as run:
+        file, history = await run(_open, Path(path), now_us, new_id, max_bytes, vfs)
+        try:
+            yield SqliteJournal(file, run, history, now_us)
+        finally:
+            with trio.CancelScope(shield=True):  # bounded: closing checkpoints at most a WAL
+                await run(file.close)
 
 
 def _open(
