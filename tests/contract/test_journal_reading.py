@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import trio
 
-from common.core.batch import COLUMNS, EVENT_OVERHEAD_BYTES
+from common.core.append import LocalAppend
+from common.core.batch import COLUMNS, EVENT_OVERHEAD_BYTES, new_events
 from common.core.history import Offset
 from common.core.ids import SliceRange, slice_of, slice_ranges
 from common.core.selection import Selection
@@ -79,6 +80,24 @@ class TestReading:
         assert (batch.seq_nr, batch.position, batch.prev_seq_nr) == ([2, 3], [3, 4], [1, 2])
         assert (await journal.read_entity("A|1", 1, 99, max_events=2)).seq_nr == [1, 2]
         assert len(await journal.read_entity("A|9", 1, 99, max_events=10)) == 0
+
+    async def test_an_event_is_read_as_it_was_stored(self, journal: Journal) -> None:
+        texts = ["", "\x1f".join(["t:a/b", 'say "no"', "back\\slash"]), "日本 😀\u2028"]
+        payloads = [b"", bytes(range(256)), b'{"text":"\\u0000 \xff"}']
+        given = new_events(
+            ["A|1", 'B|"\\ 😀', "A|1"],
+            ["Filled", "Füllung", "Filled"],
+            payloads,
+            codec=["json", "protobuf", ""],
+            event_time_us=[2**62 + 1, 0, 1],
+            tags=texts,
+            metadata=["key\x1fvalue", "", 'a\x1f"b"'],
+        )
+        await appended(journal, LocalAppend(given))
+        stored = await whole_log(journal)
+        for name in ("persistence_id", "event_type", "payload", "codec", "event_time_us", "tags", "metadata"):
+            assert getattr(stored, name) == getattr(given, name), name
+        assert [type(payload) for payload in stored.payload] == [bytes] * 3
 
     async def test_both_ways_of_reading_give_the_same_columns(self, journal: Journal) -> None:
         await appended(journal, local("A|1", "A|1"))

@@ -233,3 +233,14 @@ async def test_what_is_received_counts_against_the_cap_and_an_ack_makes_room_aga
         assert await journal.ack_inbox("orders", 200) == 200
         assert await journal.commit_received("orders", lease, revision, brought(revision), 600) == revision + 1
         assert [row.id for row in await journal.inbox("orders", 0, max_rows=1, max_bytes=1)] == [201]
+
+
+async def test_a_page_larger_than_sqlite_can_hand_over_at_once_is_read_all_the_same(tmp_path: Path) -> None:
+    payloads = [bytes([number]) * 1_000 for number in range(200)]
+    async with opening(tmp_path / "journal.db") as journal:
+        await appended(journal, LocalAppend(new_events(["A|1"] * 200, ["Filled"] * 200, payloads)))
+        whole = await journal.read_entity("A|1", 1, 200, max_events=200)
+        before = journal._file.reader.limit(apsw.SQLITE_LIMIT_LENGTH, 100_000)
+        assert before > 100_000
+        assert await journal.read_entity("A|1", 1, 200, max_events=200) == whole
+        assert whole.payload == payloads

@@ -22,17 +22,29 @@ from common.journal.sqlite.entities import Names
 # Free pages are used again; what is beyond a quarter of the file goes back to the file system, some at each trim.
 _VACUUM_PAGES = 256
 
+# As in ``EventBatch``, without ``prev_seq_nr``: it is one less than ``seq_nr``.
 _COLUMNS = (
-    "position, timestamp_us, stored_us, event_time_us, entity_no, seq_nr, seq_nr - 1, origin_seq_nr,"
-    " event_type, codec, payload, tags, metadata, prev_tags"
+    "position, timestamp_us, stored_us, event_time_us, entity_no, seq_nr, origin_seq_nr, event_type, codec, payload,"
+    " tags, metadata, prev_tags"
 )
+_ENTITY, _SEQ_NR, _PAYLOAD = (_COLUMNS.split(", ").index(name) for name in ("entity_no", "seq_nr", "payload"))
+# One row, a JSON array a column: SQLite then reads a whole page in one step, without Python's lock.
+_AS_ARRAYS = ", ".join(f"json_group_array({name})" for name in _COLUMNS.replace("payload", "hex(payload)").split(", "))
 
 
-def _batch(names: Names, rows: list[tuple[Any, ...]]) -> EventBatch:
-    if not rows:
-        return EventBatch()
-    columns = list(map(list, zip(*rows, strict=True)))
-    columns[4] = names.of(columns[4])
+def _events(reader: apsw.Connection, names: Names, sql: str, args: tuple[Any, ...]) -> EventBatch:
+    """The events that a query for ``_COLUMNS`` finds, in its order.
+
+    Not row by row: a thread that reads and one that writes would take Python's lock from each other at every row, and
+    wait longer for it than all the work takes; and a tuple for each row sets Python's collector to work.
+    """
+    try:
+        columns = list(map(orjson.loads, reader.execute(f"SELECT {_AS_ARRAYS} FROM ({sql})", args).get))
+        columns[_PAYLOAD] = list(map(bytes.fromhex, columns[_PAYLOAD]))
+    except apsw.TooBigError:  # some 500 MB of payloads
+        columns = list(map(list, zip(*select(reader, sql, args), strict=True)))
+    columns[_ENTITY] = names.of(columns[_ENTITY])
+    columns.insert(_SEQ_NR + 1, [seq_nr - 1 for seq_nr in columns[_SEQ_NR]])
     return EventBatch(*columns)
 
 
@@ -65,12 +77,13 @@ def look(
         if len(positions) < len(rows):
             positions = positions or [rows[0][0]]
             last = positions[-1]
-        found = select(
+        found = _events(
             reader,
+            names,
             f"SELECT {_COLUMNS} FROM event WHERE position IN (SELECT value FROM json_each(?)) ORDER BY position",
             (orjson.dumps(positions).decode(),),
         )
-        return LogPage(selection.of(_batch(names, found)), max(last, min(after, head)), head)
+        return LogPage(selection.of(found), max(last, min(after, head)), head)
 
 
 def _look_at_all(
@@ -100,7 +113,7 @@ def _look_at_all(
         fitting = max(1, fits)
     if not fitting:
         return LogPage(EventBatch(), max(last, min(after, head)), head)
-    events = _batch(names, select(reader, f"SELECT {_COLUMNS} FROM event {where}", (*args[:-1], fitting)))
+    events = _events(reader, names, f"SELECT {_COLUMNS} FROM event {where}", (*args[:-1], fitting))
     through = last if fitting == count < max_events else events.position[-1]
     return LogPage(events, through, head)
 
@@ -109,25 +122,25 @@ def read_entity(
     reader: apsw.Connection, names: Names, persistence_id: str, *, from_seq_nr: int, to_seq_nr: int, max_events: int
 ) -> EventBatch:
     """See ``Journal.read_entity``."""
-    rows = select(
+    return _events(
         reader,
+        names,
         f"SELECT {_COLUMNS} FROM event WHERE entity_no = (SELECT entity_no FROM entity WHERE persistence_id = ?)"
         " AND seq_nr BETWEEN ? AND ? ORDER BY seq_nr LIMIT ?",
         (persistence_id, from_seq_nr, to_seq_nr, max_events),
     )
-    return _batch(names, rows)
 
 
 def read_entities(reader: apsw.Connection, names: Names, known: Mapping[str, int], *, each_max: int) -> EventBatch:
     """See ``Journal.read_entities``."""
-    rows = select(
+    return _events(
         reader,
+        names,
         f"SELECT {_COLUMNS} FROM (SELECT key AS name, value AS known FROM json_each(?))"
         " CROSS JOIN entity ON persistence_id = name CROSS JOIN event USING (entity_no)"
         " WHERE seq_nr BETWEEN known + 1 AND known + ? ORDER BY entity_no, seq_nr",
         (orjson.dumps(known).decode(), each_max),
     )
-    return _batch(names, rows)
 
 
 def stats(file: SqliteFile) -> JournalStats:
