@@ -10,6 +10,7 @@ from unittest.mock import patch
 
 import common.runtime.stream_serving
 from common.core.filters import AllOf, parse_filter
+from common.core.subscription import NOWHERE_PLACE
 from common.core.subscription_messages import ConsumerAck, Deliver, FromSource
 from common.firehose.firehose import Firehose
 from common.firehose.settings import FirehoseSettings
@@ -134,12 +135,19 @@ class DownReferee:
         if before.subscriptions is after.subscriptions:
             return
         for name in before.subscriptions.keys() - after.subscriptions.keys():
-            disk.followed[name] = Followed()
-            self._watches.pop((disk, name), None)
+            self._begins_anew(disk, name)
         for name, entry in after.subscriptions.items():
             old = before.subscriptions.get(name)
-            if old is not entry and entry.told.revision != (old.told.revision if old else 0):
+            if old is entry or entry.told.revision == (old.told.revision if old else 0):
+                continue
+            if entry.told.place == NOWHERE_PLACE:
+                self._begins_anew(disk, name)
+            else:
                 self._received(disk, name, old, entry)
+
+    def _begins_anew(self, disk: Disk, name: str) -> None:
+        disk.followed[name] = Followed()
+        self._watches.pop((disk, name), None)
 
     def _received(self, disk: Disk, name: str, old: SubscriptionEntry | None, new: SubscriptionEntry) -> None:
         followed = disk.followed.setdefault(name, Followed())
