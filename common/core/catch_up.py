@@ -30,12 +30,14 @@ PAGE_LEAST_BYTES = 65_536
 class Deleted:
     """An entity of which events were removed within a page: what is gone, and what is left to judge and to tell.
 
-    ``tags`` are those of its last removed event, as far as they can be known. ``snapshot`` is one event, or none.
+    ``tags`` are those of its last removed event, as far as they can be known. ``snapshot`` is one event, or none;
+    ``reached`` the highest position of what it stands for.
     """
 
     gone: StatedRange
     tags: str | None
     snapshot: EventBatch
+    reached: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +252,7 @@ def stated_for(
         reaches = snapshot and snapshot.seq_nr[0] >= gone.to_seq_nr
         if reaches and predicate.matches(gone.persistence_id, snapshot.tags[0]):
             stated.snapshots.extend(snapshot)
+            stated.reached = max(stated.reached, one.reached)
         else:
             stated.ranges.append(gone)
     if stated.snapshots:

@@ -18,7 +18,7 @@ from common.core.append import StatedRange
 from common.core.batch import EventBatch
 from common.core.errors import BackhaulError
 from common.core.ids import NAME_MAX_BYTES, persistence_id_problem, text_problem
-from common.core.subscription import Cursor, FilterState, Place, SnapshotScan
+from common.core.subscription import Cursor, FilterState, Place, SnapshotScan, reached_by
 from common.core.subscription_messages import BackfillDone, Deliver, FilterApplied, Lane, Progress, Subscribed
 
 _ANY_SIZE = 2**62
@@ -130,7 +130,8 @@ class Receiving:
         wrong_filter = told.applied not in known or (told.next is not None and told.next not in known)
         if wrong_filter or (told.next is None) != (told.backfill is None):
             raise _broken("Subscribed names filters that were not asked for")
-        self.place = replace(told, journal_id=subscribed.history.journal_id)
+        # What this side knows is for it to say: the source has kept nothing of it.
+        self.place = replace(told, journal_id=subscribed.history.journal_id, reached=self.place.reached)
         self._generations = subscribed.history
         self._place_generation()
 
@@ -159,6 +160,8 @@ class Receiving:
             names = {*events.persistence_id, *(stated.persistence_id for stated in message.ranges)}
             if persistence_id_problem(message.replay_of) or names - {message.replay_of}:
                 raise _broken("a replay of one entity with events of another")
+            self._reach(message.reached)
+            self._place_generation()
             return self.place
         positions = events.position[message.snapshots :]
         in_order = all(map(lt, [message.after, *positions], positions))
@@ -191,6 +194,7 @@ class Receiving:
             raise _broken("a place that cannot be stored")
         cursor = Cursor(message.through, message.digest, message.timestamp_us, scan)
         self.place = replace(place, backfill=cursor) if lane is Lane.BACKFILL else replace(place, live=cursor)
+        self._reach(message.reached if isinstance(message, Deliver) else 0)
         self._place_generation()
         return self.place
 
@@ -216,9 +220,16 @@ class Receiving:
         self.place = replace(place, applied=place.next, next=None, backfill=None)
         return self.place
 
+    def _reach(self, reached: int) -> None:
+        """Keep how far numbers are from while that is beyond the live lane."""
+        farthest = max(reached, self.place.reached)
+        if farthest <= self.place.live.position:
+            farthest = 0
+        if farthest != self.place.reached:
+            self.place = replace(self.place, reached=farthest)
+
     def _place_generation(self) -> None:
-        live = self.place.live
-        position = max(live.position, live.scan.head if live.scan else 0)
+        position = reached_by(self.place)
         if position:
             self.place = replace(self.place, generation_id=self._generations.generation_at(position))
 

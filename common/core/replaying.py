@@ -12,25 +12,37 @@ from common.core.append import StatedRange
 from common.core.batch import EventBatch
 from common.core.filters import EntityPredicate, match_batch
 from common.core.serving import WITHHELD
-from common.core.snapshot import Snapshot, snapshot_batch
+from common.core.snapshot import Snapshot, reached_by_snapshots, snapshot_batch
 
 TRIMMED = "trimmed"
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayPart:
-    """One message of a replay: ``ranges`` hold before its first event; the first ``snapshots`` events are snapshots."""
+    """One message of a replay: ``ranges`` hold before its first event; the first ``snapshots`` events are snapshots.
+
+    ``reached`` is the highest position of what snapshots and ranges stand for, where that is not an event's of the part.
+    """
 
     events: EventBatch
     ranges: tuple[StatedRange, ...] = ()
     leaving: tuple[int, ...] = ()
     snapshots: int = 0
+    reached: int = 0
 
 
 def beginning(
-    persistence_id: str, from_seq_nr: int, first_stored: int, snapshot: Snapshot | None, wanted: EntityPredicate
+    persistence_id: str,
+    from_seq_nr: int,
+    first_stored: int,
+    snapshot: Snapshot | None,
+    wanted: EntityPredicate,
+    deleted_position: int,
 ) -> ReplayPart | None:
-    """What stands for the numbers from ``from_seq_nr`` on that are deleted; ``first_stored`` is the first that is not."""
+    """What stands for the numbers from ``from_seq_nr`` on that are deleted, the last one at ``deleted_position``.
+
+    ``first_stored`` is the first number that is not.
+    """
     if from_seq_nr >= first_stored:
         return None
     if (
@@ -38,8 +50,9 @@ def beginning(
         and snapshot.seq_nr >= max(from_seq_nr, first_stored - 1)
         and wanted.matches(persistence_id, snapshot.tags)
     ):
-        return ReplayPart(snapshot_batch([snapshot]), snapshots=1)
-    return ReplayPart(EventBatch(), (StatedRange(persistence_id, 1, first_stored - 1, TRIMMED),))
+        return ReplayPart(snapshot_batch([snapshot]), snapshots=1, reached=reached_by_snapshots([snapshot]))
+    trimmed = StatedRange(persistence_id, 1, first_stored - 1, TRIMMED)
+    return ReplayPart(EventBatch(), (trimmed,), reached=deleted_position)
 
 
 def replay_parts(events: EventBatch, wanted: EntityPredicate) -> list[ReplayPart]:

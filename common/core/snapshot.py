@@ -106,6 +106,11 @@ def snapshot_batch(snapshots: Sequence[Snapshot]) -> EventBatch:
     )
 
 
+def reached_by_snapshots(snapshots: Sequence[Snapshot]) -> int:
+    """The highest position of an event that one of them stands for, or one that is not below it."""
+    return max((snapshot.position or snapshot.taken_position for snapshot in snapshots), default=0)
+
+
 def due_snapshots(events: EventBatch, every: Mapping[str, int]) -> list[int]:
     """Indexes of the events that become their entity's snapshot by the rule "every N events the last one is".
 

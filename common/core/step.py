@@ -29,11 +29,15 @@ class Limits:
 
 @dataclass(slots=True)
 class Stated:
-    """What is told in place of deleted events: stated ranges, and the newest snapshots of their entities as events."""
+    """What is told in place of deleted events: stated ranges, and the newest snapshots of their entities as events.
+
+    ``reached`` is the highest position of what the snapshots stand for.
+    """
 
     ranges: list[StatedRange] = field(default_factory=list)
     snapshots: EventBatch = field(default_factory=EventBatch)
     encoded: bytes = b""
+    reached: int = 0
 
 
 class Step:
@@ -177,4 +181,5 @@ class Step:
             timestamp_us=timestamp_us,
             digest=digest,
             from_ring=from_ring,
+            reached=stated.reached if stated else 0,
         )

@@ -22,9 +22,9 @@ class Stretch:
 
     ``ranges`` hold before the first event of the stretch: an entity whose numbers jump inside one begins another. The
     first ``snapshots`` events are not of this stretch of the log: each stands for all numbers of its entity up to its
-    own. ``leaving`` are positions of events with which their entity leaves the selection. ``timestamp_us`` and
-    ``digest`` tell the event at ``through``; 0 and '' when it is not known there. ``encoded`` and ``events`` are made
-    when first asked for, once for all who share the stretch.
+    own; ``reached`` is the highest position of what they stand for. ``leaving`` are positions of events with which their
+    entity leaves the selection. ``timestamp_us`` and ``digest`` tell the event at ``through``; 0 and '' when it is not
+    known there. ``encoded`` and ``events`` are made when first asked for, once for all who share the stretch.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Stretch:
         timestamp_us: int = 0,
         digest: str = "",
         from_ring: bool = False,
+        reached: int = 0,
     ) -> None:
         self.after = after
         self.through = through
@@ -53,6 +54,7 @@ class Stretch:
         self.timestamp_us = timestamp_us
         self.digest = digest
         self.from_ring = from_ring
+        self.reached = reached
         self._encoded = encoded
         self._events = events
         self._shared: bytes | None = None

@@ -53,7 +53,9 @@ class Place:
     """Both cursors and the filters they serve, in one generation of one source's journal.
 
     ``backfill`` is None when no change is under way. While one is, live serves what ``applied`` and ``next`` both let
-    through since ``change_position``, and backfill what ``next`` lets through and ``applied`` does not.
+    through since ``change_position``, and backfill what ``next`` lets through and ``applied`` does not. ``reached`` is above
+    the live position while numbers that snapshots brought are from beyond it, up to there: a source that has lost what
+    lies between would have new events taken for known ones. ``generation_id`` is of there.
     """
 
     journal_id: str
@@ -63,6 +65,7 @@ class Place:
     backfill: Cursor | None = None
     next: FilterState | None = None
     change_position: int = 0
+    reached: int = 0
 
 
 NOWHERE_PLACE = Place("", "", Cursor(0), NO_FILTER)
@@ -101,12 +104,19 @@ def place_of_text(text: str) -> Place:
         _cursor(backfill) if backfill else None,
         FilterState(**following) if following else None,
         told["change_position"],
+        told.get("reached", 0),  # places stored before there was one
     )
 
 
 def _cursor(told: dict[str, Any]) -> Cursor:
     scan = told["scan"]
     return Cursor(told["position"], told["digest"], told["timestamp_us"], SnapshotScan(**scan) if scan else None)
+
+
+def reached_by(place: Place) -> int:
+    """The highest position from which this place's consumer may know anything."""
+    live = place.live
+    return max(live.position, place.reached, live.scan.head if live.scan else 0)
 
 
 class PlaceVerdict(StrEnum):
@@ -131,8 +141,7 @@ def decide_place(place: Place, history: History, floor_position: int, digest_her
     ``history`` has the head as it is now, ``floor_position`` is the highest position that retention ever removed, and
     ``digest_here`` the digest of the own event at the live position ('' when there is none to be seen).
     """
-    live = place.live
-    reached = max(live.position, live.scan.head if live.scan else 0)
+    live, reached = place.live, reached_by(place)
     if not place.journal_id:
         return PlaceVerdict.FIRST if not reached else PlaceVerdict.OTHER_JOURNAL
     if place.journal_id != history.journal_id:

@@ -101,7 +101,8 @@ class Deliver:
     """What a lane selects of positions ``after`` < p <= ``through``.
 
     ``ranges`` hold before the first event. The first ``snapshots`` events stand for all numbers of their entities up to
-    their own. ``scan`` is set while the lane is in its snapshots, as it is after this message.
+    their own. ``scan`` is set while the lane is in its snapshots, as it is after this message. ``reached`` is the highest
+    position of what snapshots and ranges stand for, where that may be beyond the lane.
     """
 
     lane: Lane
@@ -116,6 +117,7 @@ class Deliver:
     scan: SnapshotScan | None = None
     replay_of: str = ""
     replay_done: bool = False
+    reached: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from common.core.append import StatedRange
 from common.core.batch import EventBatch, predecessor_tags
 from common.core.catch_up import Deleted, cap_to_stored
 from common.core.selection import Selection
-from common.core.snapshot import snapshot_batch
+from common.core.snapshot import reached_by_snapshots, snapshot_batch
 from common.journal.interface import Journal, LogPage
 
 
@@ -51,4 +51,6 @@ async def _what_is_left(journal: Journal, gone: StatedRange) -> Deleted:
     tags = snapshot.tags if snapshot else None
     if following:
         tags = predecessor_tags(following.tags[0], following.prev_tags[0])
-    return Deleted(gone, tags, snapshot_batch([snapshot]) if snapshot else EventBatch())
+    if snapshot is None:
+        return Deleted(gone, tags, EventBatch())
+    return Deleted(gone, tags, snapshot_batch([snapshot]), reached_by_snapshots([snapshot]))

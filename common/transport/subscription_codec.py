@@ -7,7 +7,7 @@ so equal ones are equal bytes. Decoding trusts nothing, as in ``codec``.
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from functools import lru_cache
 
 from common.core.history import Generation, History
@@ -141,6 +141,7 @@ def _beside(message: Deliver) -> bytes:
         scan_after=scan.after if scan else "",
         replay_of=message.replay_of,
         replay_done=message.replay_done,
+        reached_position=message.reached,
     )
 
 
@@ -187,6 +188,7 @@ def _deliver_from_wire(message: wire.Deliver) -> Deliver:
         scan,
         message.replay_of,
         message.replay_done,
+        message.reached_position,
     )
 
 
@@ -218,6 +220,7 @@ def _place_to_wire(place: Place) -> wire.StreamPlace:
         generation_id=place.generation_id,
         live=_cursor_to_wire(place.live),
         applied=wire.StreamFilter(*astuple(place.applied)),
+        reached_position=place.reached,
     )
     if place.next is not None and place.backfill is not None:
         told.backfill = _cursor_to_wire(place.backfill)
@@ -227,22 +230,22 @@ def _place_to_wire(place: Place) -> wire.StreamPlace:
 
 
 def _place_from_wire(message: wire.StreamPlace) -> Place:
+    if message.reached_position < 0:
+        raise malformed("a place before the beginning")
     place = Place(
         message.journal_id,
         message.generation_id,
         _cursor_from_wire(message.live),
         FilterState(message.applied.version, message.applied.criteria),
+        reached=message.reached_position,
     )
     if not message.next.version:
         return place
-    return Place(
-        place.journal_id,
-        place.generation_id,
-        place.live,
-        place.applied,
-        _cursor_from_wire(message.backfill),
-        FilterState(message.next.version, message.next.criteria),
-        message.change_position,
+    return replace(
+        place,
+        backfill=_cursor_from_wire(message.backfill),
+        next=FilterState(message.next.version, message.next.criteria),
+        change_position=message.change_position,
     )
 
 

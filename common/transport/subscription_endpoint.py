@@ -22,7 +22,7 @@ from common.core.filters import Filter
 from common.core.history import History
 from common.core.ids import NAME_MAX_BYTES, entity_type_of, persistence_id_problem, text_problem
 from common.core.serving import REPLAYS_MAX, Serving
-from common.core.subscription import Cursor, Place, PlaceVerdict, SnapshotScan, decide_place
+from common.core.subscription import Cursor, Place, PlaceVerdict, SnapshotScan, decide_place, reached_by
 from common.core.subscription_messages import (
     ENTITY_EVENTS_PATH,
     EVENT_PATH,
@@ -333,8 +333,8 @@ def _narrower(own: StreamLimits, theirs: StreamLimits) -> StreamLimits:
 
 
 def _refusal_of(verdict: PlaceVerdict, place: Place, history: History, floor: int) -> BackhaulError:
-    position, head = place.live.position, history.head_position
-    details = {"position": position, "head": head, "floor": floor}
+    position, reached, head = place.live.position, reached_by(place), history.head_position
+    details = {"position": position, "reached": reached, "head": head, "floor": floor}
     match verdict:
         case PlaceVerdict.TRIMMED:
             return BackhaulError(
@@ -356,7 +356,7 @@ def _refusal_of(verdict: PlaceVerdict, place: Place, history: History, floor: in
         case PlaceVerdict.BEYOND_HEAD:
             return BackhaulError(
                 "subscription.beyond_head",
-                f"the place is at position {position}, the log ends at {head}",
+                f"the consumer knows of events up to position {reached}, the log ends at {head}",
                 "the source was restored from a backup, or the place is made up; on_diverged = restart begins anew",
                 kind=ErrorKind.CONFLICT,
                 details=details,
@@ -364,7 +364,7 @@ def _refusal_of(verdict: PlaceVerdict, place: Place, history: History, floor: in
         case _:
             return BackhaulError(
                 "subscription.diverged",
-                f"the source's history is another one below position {position}",
+                f"the source's history is another one below position {reached}",
                 "the source has lost what this consumer has seen; on_diverged = restart begins anew",
                 kind=ErrorKind.CONFLICT,
                 details=details,

@@ -10,7 +10,7 @@ from common.core.filters import EntityPredicate
 from common.core.ids import entity_type_of
 from common.core.replaying import ReplayPart, beginning, replay_parts
 from common.core.serving import WITHHELD, Serving
-from common.core.snapshot import snapshot_batch
+from common.core.snapshot import reached_by_snapshots, snapshot_batch
 from common.core.subscription_messages import Deliver, Lane, Replay
 from common.fail_points import fail_point
 from common.journal.interface import Journal
@@ -40,7 +40,7 @@ async def send_snapshot_page(
     else:
         through = max(cursor.scan.low, cursor.position)
     async with sender.turn:
-        await sender.send_snapshots(lane, snapshot_batch(chosen), through, scan)
+        await sender.send_snapshots(lane, snapshot_batch(chosen), through, scan, reached_by_snapshots(chosen))
         fail_point("serving.in_snapshots")
     return True
 
@@ -71,6 +71,7 @@ async def send_replay_page(
                 leaving=part.leaving,
                 snapshots=part.snapshots,
                 replay_of=name,
+                reached=part.reached,
             )
         )
     fail_point("serving.in_replay")
@@ -103,7 +104,7 @@ async def entity_page(
     if first < first_stored:
         snapshot = await journal.snapshot(name)
         if parts or wanted.matches(name, snapshot.tags if snapshot else ""):
-            instead = beginning(name, first, first_stored, snapshot, wanted)
+            instead = beginning(name, first, first_stored, snapshot, wanted, head.deleted_position if head else 0)
             parts = [instead, *parts] if instead else parts
     is_cut = len(page) < len(found) and bool(page) and found.position[len(page)] <= through_position
     goes_on = is_cut or (len(page) == len(found) == max_events)

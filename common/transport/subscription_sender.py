@@ -119,6 +119,7 @@ class Sender:
                 ranges=ranges,
                 leaving=leaving,
                 snapshots=stretch.snapshots,
+                reached=stretch.reached,
             )
             encoded = stretch.encoded
             if len(encoded) > serving.limits.window_bytes or (self._transform is not None and stretch.n):
@@ -144,8 +145,10 @@ class Sender:
         self._state.position = stretch.through
         return True
 
-    async def send_snapshots(self, lane: Lane, events: EventBatch, through: int, scan: SnapshotScan | None) -> None:
-        """A page of snapshots, or with no ``scan`` the end of them, in the turn."""
+    async def send_snapshots(
+        self, lane: Lane, events: EventBatch, through: int, scan: SnapshotScan | None, reached: int
+    ) -> None:
+        """A page of snapshots, or with no ``scan`` the end of them, in the turn; they stand for what is up to ``reached``."""
         serving = self._serving
         place = serving.place
         cursor = place.backfill if lane is Lane.BACKFILL else place.live
@@ -154,7 +157,9 @@ class Sender:
             through = min(through, place.live.position)
         digest, timestamp_us = (cursor.digest, cursor.timestamp_us) if through == cursor.position else ("", 0)
         after = serving.move(lane, through, digest=digest, timestamp_us=timestamp_us, scan=scan)
-        message = Deliver(lane, after, through, timestamp_us, digest, events, snapshots=len(events), scan=scan)
+        message = Deliver(
+            lane, after, through, timestamp_us, digest, events, snapshots=len(events), scan=scan, reached=reached
+        )
         (part,) = self._served(message)  # one snapshot an entity: nothing has to be cut
         await self.deliver(part)
 
@@ -236,5 +241,6 @@ def _message_of(stretch: Stretch) -> bytes:
         ranges=stretch.ranges,
         leaving=stretch.leaving,
         snapshots=stretch.snapshots,
+        reached=stretch.reached,
     )
     return encode_deliver(message, stretch.encoded)

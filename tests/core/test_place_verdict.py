@@ -40,6 +40,12 @@ def at(position: int, generation: str = "g2", **cursor: object) -> Place:
         (at(60, digest="x"), PlaceVerdict.DIVERGED),
         (at(60, digest="here"), PlaceVerdict.RESUME),
         (at(101), PlaceVerdict.BEYOND_HEAD),
+        # Snapshots have brought numbers: what it knows is from there, not only from its live lane's place.
+        (replace(at(40), reached=100), PlaceVerdict.RESUME),
+        (replace(at(40), reached=101), PlaceVerdict.BEYOND_HEAD),
+        (replace(at(40, "g1"), reached=50), PlaceVerdict.RESUME),
+        (replace(at(40, "g1"), reached=51), PlaceVerdict.DIVERGED),
+        (replace(at(40, "g0"), reached=60), PlaceVerdict.DIVERGED),
         (at(60, scan=SnapshotScan(101, 30, "")), PlaceVerdict.BEYOND_HEAD),
         (replace(at(60), journal_id="other"), PlaceVerdict.OTHER_JOURNAL),
         (replace(NOWHERE_PLACE, live=Cursor(7)), PlaceVerdict.OTHER_JOURNAL),

@@ -21,13 +21,27 @@ scans = st.builds(SnapshotScan, head=positions, low=positions, after=texts)
 cursors = st.builds(Cursor, positions, texts, positions, st.none() | scans)
 filters = st.builds(FilterState, st.integers(0, 9), texts)
 places = st.builds(
-    Place, texts, texts, cursors, filters, st.none() | cursors, next=st.none() | filters, change_position=positions
+    Place,
+    texts,
+    texts,
+    cursors,
+    filters,
+    st.none() | cursors,
+    next=st.none() | filters,
+    change_position=positions,
+    reached=positions,
 )
 
 
 @given(places)
 def test_a_place_survives_being_stored(place: Place) -> None:
     assert place_of_text(place_as_text(place)) == place
+
+
+def test_a_place_that_was_stored_before_it_said_how_far_snapshots_reach_is_read() -> None:
+    text = place_as_text(NOWHERE_PLACE).replace(',"reached":0', "")
+    assert "reached" not in text
+    assert place_of_text(text) == NOWHERE_PLACE
 
 
 def test_nowhere_is_before_everything() -> None:

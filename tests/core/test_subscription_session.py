@@ -107,6 +107,30 @@ def test_places_follow_what_is_heard() -> None:
     assert (done.applied, done.next, done.backfill) == (SECOND, None, None)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        Deliver(Lane.LIVE, 10, 11, events=stretch(30), snapshots=1, reached=60),
+        Deliver(Lane.BACKFILL, 4, 5, events=stretch(30), snapshots=1, reached=60),
+        Deliver(Lane.REPLAY, 0, 10, ranges=(StatedRange("T|a", 1, 4, "trimmed"),), replay_of="T|a", reached=60),
+    ],
+)
+def test_a_place_says_how_far_snapshots_reach_until_the_live_lane_is_there(message: Deliver) -> None:
+    end = receiving(CHANGING)
+    place = hear(end, message)
+    assert (place.reached, place.generation_id) == (60, "g2")
+    at = place.live.position
+    assert hear(end, Progress(Lane.LIVE, at, 59)).reached == 60
+    assert hear(end, Progress(Lane.LIVE, 59, 60)).reached == 0
+    assert hear(end, Deliver(Lane.LIVE, 60, 61, events=stretch(30), snapshots=1, reached=55)).reached == 0
+
+
+def test_what_a_consumer_knows_is_not_for_its_source_to_say() -> None:
+    end = Receiving(replace(PLACE, reached=60), FIRST)
+    end.begin(Subscribed(HISTORY, 0, "resume", PLACE, 1, 1, 0))
+    assert (end.place.reached, end.place.generation_id) == (60, "g2")
+
+
 @pytest.mark.parametrize("told", [replace(PLACE, applied=SECOND), replace(PLACE, next=SECOND)])
 def test_a_source_that_serves_another_filter_is_refused(told: Place) -> None:
     end = Receiving(NOWHERE_PLACE, FIRST)

@@ -68,6 +68,9 @@ FROM_CONSUMER: dict[str, FromConsumer] = {
         "orders", "edge-1", "orders", CHANGING, FilterState(5, "[]"), StreamLimits(1_000, 100, 10), 9,
         Begin.SNAPSHOTS, Begin.STOP, 1_000,
     ),
+    "subscribe_reached": Subscribe(
+        "orders", "edge-1", "orders", replace(PLACE, reached=90), FilterState(5, "[]"), StreamLimits(1_000, 100, 10), 9
+    ),
     "filter_update": FilterUpdate(6, '[{"include_tags":["ü"]}]'),
     "ack": ConsumerAck(300),
     "replay": Replay("Order|1", 4),
@@ -84,6 +87,7 @@ FROM_SOURCE: dict[str, FromSource] = {
     "deliver_plain": Deliver(Lane.LIVE, 50, 53, events=sample_batch()),
     "deliver_backfill": Deliver(Lane.BACKFILL, 0, 0, events=sample_batch(), snapshots=2, scan=SCAN),
     "deliver_replay": Deliver(Lane.REPLAY, 0, 50, replay_of="Order|1", replay_done=True),
+    "deliver_reached": Deliver(Lane.LIVE, 50, 53, events=sample_batch(), snapshots=1, reached=90),
     "progress": Progress(Lane.BACKFILL, 3, 50, 5, "0123456789abcdef"),
     "filter_applied": FilterApplied(4, 50, Cursor(0, scan=SCAN)),
     "filter_applied_at_once": FilterApplied(4, 50, None),
@@ -170,6 +174,7 @@ def _spoilt(**fields: object) -> wire.Subscribe:
         _spoilt(batch_events=-1),
         _spoilt(snapshots_if_behind=-1),
         _spoilt(place=wire.StreamPlace(live=wire.StreamCursor(position=-1))),
+        _spoilt(place=wire.StreamPlace(reached_position=-1)),
     ],
 )
 def test_a_subscribe_with_which_nothing_can_be_done_is_refused(spoilt: wire.Subscribe) -> None:

@@ -227,7 +227,7 @@ class Session:
         page, rest = found[:2], found[2:]
         deleted = self.source.deleted_to.get(name)
         if deleted is not None and deleted.seq_nr >= replay.from_seq_nr:
-            first = beginning(name, replay.from_seq_nr, deleted.seq_nr + 1, self.source.snapshots[name], wanted)
+            first = beginning(name, replay.from_seq_nr, deleted.seq_nr + 1, self.source.snapshots[name], wanted, 0)
             assert first is not None
             self.send(
                 Deliver(Lane.REPLAY, 0, position, events=first.events, ranges=first.ranges,

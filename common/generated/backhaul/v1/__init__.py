@@ -397,6 +397,10 @@ class StreamPlace(betterproto.Message):
 
     next: "StreamFilter" = betterproto.message_field(6)
     change_position: int = betterproto.int64_field(7)
+    reached_position: int = betterproto.int64_field(8)
+    """
+    Numbers that the consumer knows may be those of events up to here: snapshots brought them; 0 = not beyond live.
+    """
 
 
 @dataclass(eq=False, repr=False)
@@ -526,6 +530,10 @@ class Deliver(betterproto.Message):
     """
 
     replay_done: bool = betterproto.bool_field(15)
+    reached_position: int = betterproto.int64_field(16)
+    """
+    Snapshots and ranges of this message stand for events up to here, as far as that is beyond its lane.
+    """
 
 
 @dataclass(eq=False, repr=False)
