@@ -6,6 +6,7 @@ them the same `postgresql://` URL; for edges elsewhere, an address to listen on 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from common.runtime.setting_values import is_loopback
@@ -91,6 +92,14 @@ class CloudSettings(StreamSettings):
         """Refuse settings that do not fit together (`SettingsConflict`)."""
         super().check()
         self.check_streams(None)
+        scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", self.journal)
+        if scheme and scheme[1] not in ("postgresql", "postgres"):
+            raise SettingsConflict(
+                "settings.invalid_value",
+                f"journal is a {scheme[1]}:// URL, and no journal is kept there",
+                "write postgresql://user:password@host:port/database, or the path of a SQLite file",
+                keys=("journal",),
+            )
         if self.insecure:
             return
         if not self.uses_tls and not is_loopback(self.grpc_host):

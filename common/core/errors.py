@@ -31,6 +31,10 @@ class ErrorKind(StrEnum):
     INTERNAL = "internal"  # our fault
 
 
+FOREIGN: Final = (Exception, SystemExit)
+"""What an application's function may raise and that stays its own affair: ending the process is not for it to decide."""
+
+
 class BackhaulError(Exception):
     """Something was refused or cannot go on; `code` says what, `hint` says what to do.
 

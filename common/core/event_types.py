@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 import orjson
 
 from common.core.batch import UNIT_SEPARATOR, Envelope, EventBatch, join_metadata
-from common.core.errors import BackhaulError, ErrorKind
+from common.core.errors import FOREIGN, BackhaulError, ErrorKind
 from common.core.ids import NAME_MAX_BYTES, text_problem
 from common.core.typed_json import Misfit, NoShape, reader_of, write_json
 
@@ -185,7 +185,7 @@ class Registry:
             raise _unreadable(known, f"{where}{misfit.what}") from misfit
         except BackhaulError:
             raise
-        except Exception as error:
+        except FOREIGN as error:
             raise _unreadable(known, f"{type(error).__name__}: {error}") from error
 
     def decode_all(self, events: EventBatch) -> list[object]:

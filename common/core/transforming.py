@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from common.core.append import StatedRange
 from common.core.batch import Envelope, EventBatch, join_metadata, join_tags
-from common.core.errors import BackhaulError, ErrorKind
+from common.core.errors import FOREIGN, BackhaulError, ErrorKind
 from common.core.event_types import place_of
 
 Transformation = Callable[[Envelope], Envelope | None]
@@ -56,7 +56,7 @@ def transform(function: Transformation, events: EventBatch, *, maps_ids: bool = 
         except BackhaulError as fault:
             faults[len(kept)] = fault
             result = envelope
-        except Exception as error:  # noqa: BLE001  foreign code: it is told with its place, and is one event's affair
+        except FOREIGN as error:  # foreign code: it is told with its place, and is one event's affair
             faults[len(kept)] = _fault(function, envelope, f"raised {type(error).__name__}")
             result = envelope
         if result is None:

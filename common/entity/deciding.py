@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from common.core.batch import EventBatch, join_tags, new_events
-from common.core.errors import BackhaulError, ErrorKind
+from common.core.errors import FOREIGN, BackhaulError, ErrorKind
 from common.core.event_rules import problems
 from common.core.event_types import Unknown, place_of
 from common.entity.definition import Decision, Definition
@@ -155,7 +155,7 @@ def _decide(definition: Definition, decided: Decided, command: object) -> Answer
     """Decide one command and take its events; the events of one that raises are the caller's to cut."""
     try:
         decision = definition.entity.decide(decided.state, command)
-    except Exception as error:
+    except FOREIGN as error:
         raise failed(definition, "decide", error) from error
     if type(decision) is not Decision:
         raise _wrong_decision(definition, decision)
@@ -169,7 +169,7 @@ def _decide(definition: Definition, decided: Decided, command: object) -> Answer
     if decision.reply_from is not None:
         try:
             reply = decision.reply_from(state)
-        except Exception as error:
+        except FOREIGN as error:
             raise failed(definition, "decide", error) from error
     n = len(decision.events)
     decided.state = state
@@ -186,13 +186,13 @@ def _happen(definition: Definition, decided: Decided, state: AnyState, event: ob
     if definition.has_tags:
         try:
             tags = join_tags(dict.fromkeys(entity.tags(state, event)))
-        except Exception as error:
+        except FOREIGN as error:
             raise failed(definition, "tags", error) from error
     wants_snapshot = False
     if definition.has_snapshots:
         try:
             wants_snapshot = entity.snapshot_when(state, event)
-        except Exception as error:
+        except FOREIGN as error:
             raise failed(definition, "snapshot_when", error) from error
     if tags or type(event) is Unknown:
         decided.is_plain = False
@@ -208,7 +208,7 @@ def _happen(definition: Definition, decided: Decided, state: AnyState, event: ob
 def _evolve(definition: Definition, state: AnyState, event: object) -> AnyState:
     try:
         state = definition.entity.evolve(state, event)
-    except Exception as error:
+    except FOREIGN as error:
         raise failed(definition, "evolve", error) from error
     if type(state) is not definition.entity.state_type:
         raise BackhaulError(
@@ -243,7 +243,7 @@ def replay(definition: Definition, state: AnyState, events: EventBatch) -> AnySt
     return state
 
 
-def failed(definition: Definition, function: str, error: Exception) -> BackhaulError:
+def failed(definition: Definition, function: str, error: BaseException) -> BackhaulError:
     """An exception of the application's code as an error that names the function and the line."""
     if isinstance(error, BackhaulError) and error.code.startswith("types."):
         return error
@@ -255,7 +255,7 @@ def failed(definition: Definition, function: str, error: Exception) -> BackhaulE
     )
 
 
-def _line_of(error: Exception) -> str:
+def _line_of(error: BaseException) -> str:
     frames = [one for one in traceback.extract_tb(error.__traceback__) if one.filename != _OURS]
     return f", at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
 

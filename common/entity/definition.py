@@ -23,11 +23,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
-from common.core.errors import BackhaulError
+from common.core.errors import FOREIGN, BackhaulError
 from common.core.event_types import Registry, is_message, place_of
 from common.core.ids import check_name
 
 S = TypeVar("S")
+T = TypeVar("T")
 C = TypeVar("C")
 E = TypeVar("E")
 
@@ -119,7 +120,7 @@ class Definition:
             BackhaulError: ``entity.bad_definition``, ``entity.invalid_name``, ``types.registered_twice``,
                 ``types.unfit``.
         """
-        entity = given() if isinstance(given, type) else given
+        entity = made(given, EventSourced, _bad)
         self.entity = entity
         self.registry = registry
         self.entity_type: str = getattr(entity, "entity_type", "")
@@ -135,6 +136,23 @@ class Definition:
     def place(self, function: str) -> str:
         """Where in the user's code one of the entity's functions stands."""
         return place_of(getattr(type(self.entity), function))
+
+
+def made(given: T | type[T], base: type, bad: Callable[[type, str, str], BackhaulError]) -> T:
+    """The object of a definition that is given as one, or as its class; ``bad`` makes the refusal of what is neither."""
+    cls = given if isinstance(given, type) else type(given)
+    if not issubclass(cls, base):
+        raise bad(cls, f"is no {base.__name__}", f"write class {cls.__name__}({base.__name__}[…]) and name that class")
+    missing = sorted(getattr(cls, "__abstractmethods__", ()))
+    if missing:
+        raise bad(cls, f"has no {' and no '.join(missing)}", f"define {', '.join(missing)} in {cls.__name__}")
+    if not isinstance(given, type):
+        return given
+    try:
+        return given()
+    except FOREIGN as error:
+        raise bad(cls, f"cannot be made: {type(error).__name__}: {error}", "give an object of it in place of the class"
+                  ) from error  # fmt: skip
 
 
 def _check(entity: AnyEntity) -> None:

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Generic, TypeVar, get_args, get_origin
 
 from common.core.batch import split_tags
-from common.core.errors import BackhaulError, ErrorKind
+from common.core.errors import FOREIGN, BackhaulError, ErrorKind
 from common.core.event_types import Registry, is_message, named, place_of
 from common.core.ids import check_name
 from common.core.statement import Statement
-from common.entity.definition import is_frozen
+from common.entity.definition import is_frozen, made
 
 V = TypeVar("V")
 
@@ -95,7 +95,7 @@ class StateDefinition:
         Raises:
             BackhaulError: ``state.bad_definition``, ``entity.invalid_name``, ``types.registered_twice``, ``types.unfit``.
         """
-        state = given() if isinstance(given, type) else given
+        state = made(given, DurableState, _bad)
         self.state = state
         self.registry = registry
         self.entity_type: str = getattr(state, "entity_type", "")
@@ -186,7 +186,7 @@ class StateDefinition:
     def _column_values(self, value: object) -> Mapping[str, ColumnValue]:
         try:
             given = self.state.column_values(value)
-        except Exception as error:
+        except FOREIGN as error:
             raise _function_failed(self.state, "column_values", error) from error
         for name, content in given.items():
             if name not in self.columns or not (content is None or _fits(content, self.columns[name])):
@@ -202,7 +202,7 @@ class StateDefinition:
         """The value's tags, each once."""
         try:
             return list(dict.fromkeys(self.state.tags(value)))
-        except Exception as error:
+        except FOREIGN as error:
             raise _function_failed(self.state, "tags", error) from error
 
     def query(self, tag: str, where: Sequence[Where], after: str, max_rows: int) -> tuple[str, list[Any]]:
@@ -271,7 +271,7 @@ def _bad(cls: type, what: str, hint: str) -> BackhaulError:
     return BackhaulError("state.bad_definition", f"{place_of(cls)} {what}", hint)
 
 
-def _function_failed(state: AnyState, function: str, error: Exception) -> BackhaulError:
+def _function_failed(state: AnyState, function: str, error: BaseException) -> BackhaulError:
     return BackhaulError(
         "state.function_failed",
         f"{place_of(getattr(type(state), function))} raised {type(error).__name__}: {error}",

@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 
 import trio
 
-from common.core.errors import BackhaulError, ErrorKind
+from common.core.errors import FOREIGN, BackhaulError, ErrorKind
 from common.watchdog import Watchdog
 
 T = TypeVar("T")
@@ -125,7 +125,7 @@ async def call_async(
             if error.code == "projection.handler_returned":
                 raise
             raise raised(what, error) from error
-        except Exception as error:
+        except FOREIGN as error:
             raise raised(what, error) from error
     if deadline.cancelled_caught:
         raise timed_out(what, deadline_s, place_of(what))

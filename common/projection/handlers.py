@@ -118,6 +118,10 @@ class Handler:
         return self if self.act is None else replace(self, act=None, effect=partial(self.act, running))
 
 
+def _is_list(given: object) -> bool:
+    return isinstance(given, Sequence) and not isinstance(given, str)
+
+
 def _problem(handler: Handler) -> str:
     name_problem = text_problem(handler.name, _NAME_MAX_BYTES) if handler.name else "is empty"
     if name_problem or "/" in handler.name or LEASE_MARK in handler.name:
@@ -125,6 +129,10 @@ def _problem(handler: Handler) -> str:
     given = [form for form in FORMS if getattr(handler, form) is not None]
     if len(given) != 1:
         return f"has {len(given)} functions ({', '.join(given) or 'none'})"
+    if not _is_list(handler.migrations) or not all(_is_list(step) for step in handler.migrations):
+        return 'has migrations that are no list of steps, each a list of SQL: [["CREATE TABLE …"]]'
+    if not _is_list(handler.reset):
+        return 'has a reset that is no list of SQL: ["DELETE FROM …"]'
     is_async = inspect.iscoroutinefunction(handler.function)
     if is_async and given not in _ASYNC_FORMS:
         return f"has an async function as {given[0]}=, which must be a plain one"

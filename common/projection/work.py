@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from common.core.batch import Envelope, EventBatch
-from common.core.errors import BackhaulError
+from common.core.errors import FOREIGN, BackhaulError
 from common.journal.interface import Statement, Tables
 from common.projection.calls import PlainCalls, call_async, call_inline, raised, returned_wrong
 from common.projection.handlers import Event, Handler
@@ -76,7 +76,7 @@ class Work:
     def _seen(self, events: EventBatch) -> list[Event]:
         try:
             return [Event(self._decode(envelope), envelope) for envelope in events.envelopes()]
-        except Exception as error:
+        except FOREIGN as error:
             raise raised(self._decode, error) from error
 
     def _columns(self, events: EventBatch) -> Sequence[Statement]:
@@ -84,7 +84,7 @@ class Work:
         assert function is not None
         try:
             returned: object = function(events)
-        except Exception as error:
+        except FOREIGN as error:
             raise raised(function, error) from error
         return _statements(function, returned, none_is_nothing=False)
 
@@ -95,7 +95,7 @@ class Work:
         for event in self._seen(events):
             try:
                 returned = function(event)
-            except Exception as error:
+            except FOREIGN as error:
                 raise raised(function, error) from error
             found.extend(_statements(function, returned, none_is_nothing=True))
         return joined(found)
@@ -114,7 +114,7 @@ class Work:
                 if error.code.startswith(("projection.", "journal.")):
                     raise  # of the tables, not of the application
                 raise raised(function, error) from error
-            except Exception as error:
+            except FOREIGN as error:
                 raise raised(function, error) from error
             if returned is not None:
                 raise returned_wrong(function, returned, "nothing: what it writes, it writes with `tables`")

@@ -36,6 +36,7 @@ from common.transport.stream_catalogue import ServedStream
 if TYPE_CHECKING:
     from common.runtime.application_running import Running
 
+_OURS: Final = Path(__file__).parents[1]
 BUILT_IN: Final = MappingProxyType({handler.name: handler for handler in (LATEST, TALLY)})
 
 
@@ -180,6 +181,14 @@ def check_application(app: object, target: str = "") -> Application:
             f"{target or 'the application'} is {type(app).__name__}, not an App",
             "from common.runtime.application import App; app = App(…)",
         )
+    for part in ("event_types", "entities", "states", "projections", "follows", "migrations"):
+        given = getattr(app, part)
+        if not isinstance(given, Sequence) or isinstance(given, str):
+            raise ConfigurationError(
+                "application.wrong_object",
+                f"{target or 'the application'} has {type(given).__name__} as {part}, which is a list",
+                f"write {part}=[…]",
+            )
     for handler in app.projections:
         if not isinstance(handler, Handler):
             raise _wrong_part(target, "projection", handler)
@@ -263,9 +272,9 @@ def _import(module_name: str) -> ModuleType:
 
 
 def _import_failed(module_name: str, error: BaseException) -> ConfigurationError:
-    """Names the deepest line that is the application's, not the import machinery's."""
+    """Names the deepest line that is the application's, neither the import machinery's nor ours."""
     frames = [one for one in traceback.extract_tb(error.__traceback__) if "importlib" not in one.filename]
-    own = [one for one in frames if one.filename != __file__]
+    own = [one for one in frames if not Path(one.filename).is_relative_to(_OURS)]
     if isinstance(error, SyntaxError):
         place = f"{error.filename}:{error.lineno}"
     else:
@@ -274,7 +283,7 @@ def _import_failed(module_name: str, error: BaseException) -> ConfigurationError
     return ConfigurationError(
         "application.import_failed",
         f"importing {module_name} raised {type(error).__name__} at {place}{f': {told}' if told else ''}",
-        "mend the module: `python -c 'import …'` shows the whole traceback",
+        f"mend the module: `python -c 'import {module_name}'` shows the whole traceback",
         details={"place": place},
     )
 

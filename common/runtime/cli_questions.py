@@ -6,6 +6,7 @@ line is made of the groups it has routes for.
 
 from __future__ import annotations
 
+import time
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ from typing import Any, Final
 
 from common.core.errors import BackhaulError
 from common.runtime.cli_output import complain, fields, json_line, say, table
-from common.runtime.service_client import ServiceClient, path_segment
+from common.runtime.service_client import Answer, ServiceClient, path_segment
 from common.runtime.service_settings import ServiceSettings
 
 _PAGE: Final = 500
 _FOLLOW_S: Final = 2
+_ASK_AGAIN_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +74,12 @@ def _status(question: Question) -> int:
 
 def _healthcheck_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--live", action="store_true", help="ask only whether it is alive, not whether it is ready")
+    parser.add_argument("--wait-s", type=number, metavar="S", default=0, help="ask again for so long until it is")
 
 
 def _healthcheck(question: Question) -> int:
     page = "/livez" if question.args.live else "/readyz"
-    answer = question.client.ask("GET", page)
+    answer = _asked_until_it_is(question.client, page, question.args.wait_s)
     if answer.status == 200:
         say("alive" if question.args.live else "ready")
         return 0
@@ -84,6 +87,21 @@ def _healthcheck(question: Question) -> int:
     told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) if isinstance(reasons, dict) else ""
     complain(BackhaulError("cli.not_ready", told or f"{page} answered {answer.status}"))
     return 1
+
+
+def _asked_until_it_is(client: ServiceClient, page: str, wait_s: int) -> Answer:
+    """The first answer that is 200, or the last one within ``wait_s``; raises as the last try does."""
+    end_s = time.monotonic() + wait_s  # noqa: TID251  a command has no loop
+    while True:
+        is_last = time.monotonic() >= end_s  # noqa: TID251
+        try:
+            answer = client.ask("GET", page)
+            if is_last or answer.status == 200:
+                return answer
+        except BackhaulError:
+            if is_last:
+                raise
+        time.sleep(_ASK_AGAIN_S)  # noqa: TID251
 
 
 # -- events -------------------------------------------------------------------------------------------------------
@@ -129,7 +147,7 @@ def _where_arguments(parser: ArgumentParser) -> None:
 
 def _where(question: Question) -> int:
     entity, colon, seq_nr = question.args.event.rpartition(":")
-    if not colon:
+    if not colon or not seq_nr.isdecimal():
         raise BackhaulError("cli.usage", f"{question.args.event!r} is not TYPE|ID:SEQ", "for example 'Sensor|temp1:7'")
     answer = question.client.get("/v1/where", entity=entity, seq_nr=seq_nr)
     show(question, answer, fields(answer))

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Router
 from starlette.types import Message, Receive, Scope, Send
 
-from common.core.errors import BackhaulError, ErrorKind
+from common.core.errors import FOREIGN, BackhaulError, ErrorKind
 from common.runtime.log import get_logger
 from common.runtime.log_fields import leaf_errors
 
@@ -87,14 +87,14 @@ class HttpApp:
             await self._router(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             return
-        except Exception as error:  # noqa: BLE001 - a failing handler is answered 500 and logged, not our end
+        except FOREIGN as error:  # a failing handler is answered 500 and logged, not our end
             response = _refuse(error, scope)
             if exchange.is_answering:
                 return  # too late for another answer; the server closes the connection
             await response(scope, exchange.receive, exchange.send)
 
 
-def _refuse(error: Exception, scope: Scope) -> Response:
+def _refuse(error: BaseException, scope: Scope) -> Response:
     """Log what went wrong and make its answer."""
     leaves = leaf_errors(error)
     found = leaves[0] if len(leaves) == 1 else error

@@ -5,7 +5,8 @@
 
 Optional in an event: ``event_time`` (RFC 3339 with zone), ``tags``, ``metadata``, ``expected_seq_nr`` (the number the
 entity must have before this request), and ``codec`` with ``payload_base64`` instead of ``payload``. The key may also
-come as the header ``Idempotency-Key``. All events of a request are stored or none; the answer comes after the commit.
+stand beside the fields of one event, or come as the header ``Idempotency-Key``. All events of a request are stored or
+none; the answer comes after the commit.
 """
 
 from __future__ import annotations
@@ -78,12 +79,12 @@ def parse_request(body: object, key: str = "") -> LocalAppend:
     """
     if not isinstance(body, dict):
         raise _invalid("body", "must be a JSON object", body)
+    key = _text(body, "idempotency_key", "body", key)
     if "events" not in body:
-        rows = [body]
+        rows = [{name: value for name, value in body.items() if name != "idempotency_key"}]
     else:
         _refuse_unknown("body", body, _REQUEST_KEYS)
         rows = body["events"]
-        key = _text(body, "idempotency_key", "body", key)
         if not isinstance(rows, list):
             raise _invalid("events", "must be a list", rows)
     return _columns(rows, key)
@@ -128,7 +129,7 @@ def _payload(row: dict[str, Any], place: str) -> tuple[bytes, str]:
     if "payload" not in row:
         raise _invalid(f"{place}.payload", "is missing", None)
     if codec not in ("", "json"):
-        raise _invalid(f"{place}.codec", "must be json, or the payload must come as payload_base64", codec)
+        raise _invalid(f"{place}.codec", "must be json, or the payload must come as payload_base64", None)
     return orjson.dumps(row["payload"]), "json"
 
 
@@ -140,14 +141,19 @@ def _time_us(value: object, place: str) -> int:
         delta = time - _EPOCH
     except (TypeError, ValueError):
         raise _invalid(
-            f"{place}.event_time", "must be RFC 3339 with a zone, like 2026-05-04T03:02:01Z", value
+            f"{place}.event_time",
+            "must be RFC 3339 with a zone, like 2026-05-04T03:02:01Z",
+            None if isinstance(value, str) else value,
         ) from None
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
 def _metadata(value: object, place: str) -> str:
-    if not isinstance(value, dict) or not all(isinstance(entry, str) for entry in value.values()):
+    if not isinstance(value, dict):
         raise _invalid(f"{place}.metadata", "must be an object of texts", value)
+    for name, entry in value.items():
+        if not isinstance(entry, str):
+            raise _invalid(f"{place}.metadata.{name[:80]}", "must be a text", entry)
     _refuse_separators([part for item in value.items() for part in item], f"{place}.metadata")
     return join_metadata(dict(sorted(value.items())))
 

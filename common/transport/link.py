@@ -93,6 +93,7 @@ async def keep_link(
 ) -> None:
     """Keep a conversation on the stream ``path`` going until cancelled. ``record`` always says how the link is."""
     offline_since_us = now_us()
+    told: set[str] = set()
     while True:
         began_s = trio.current_time()
         record.begins()
@@ -108,6 +109,7 @@ async def keep_link(
                     attempts=backoff.failures + 1,
                 )
                 record.connects += 1
+                told.clear()
                 _enter(record, "connected", now_us())
                 drain = await converse(stream, backoff.progressed)
         except* BackhaulError as group:
@@ -121,7 +123,7 @@ async def keep_link(
         record.last_code = error.code if error else ("link.drained" if drain else "link.ended")
         _enter(record, "offline", now_us())
         reason = error.message if error else drain.reason if drain else "the peer ended the stream"
-        _tell(record, error, reason, was_connected, delay_s)
+        _tell(record, error, reason, was_connected, delay_s, told)
         await trio.sleep(delay_s)
 
 
@@ -140,8 +142,10 @@ def _delay(backoff: Backoff, chance: float, error: BackhaulError | None, drain: 
     return backoff.next_delay(chance, at_least_s=error.retry_after_s or 0.0)
 
 
-def _tell(record: LinkRecord, error: BackhaulError | None, reason: str, was_connected: bool, delay_s: float) -> None:
-    """One line for each end of a link; failed tries to reach a peer that is away are rate limited."""
+def _tell(
+    record: LinkRecord, error: BackhaulError | None, reason: str, was_connected: bool, delay_s: float, told: set[str]
+) -> None:
+    """One line for each end of a link; of failed tries while it is down, the first of each code (``told``)."""
     if was_connected:
         _log.info(
             "link.disconnected",
@@ -160,14 +164,14 @@ def _tell(record: LinkRecord, error: BackhaulError | None, reason: str, was_conn
             next_try_s=round(delay_s, 3),
             repeat_key=reason,
         )
-    else:
+    elif record.last_code not in told:
+        told.add(record.last_code)
         _log.info(
             "link.unreachable",
             code=record.last_code,
             reason=reason,
             hint=error.hint if error else "",
             next_try_s=round(delay_s, 3),
-            repeat_key=record.last_code,
         )
     if error and (
         error.code in _LONG_WAIT | _NEEDS_ROOM

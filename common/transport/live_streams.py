@@ -40,7 +40,7 @@ class LiveStreams(Mapping[K, S], Generic[K, S]):
 
     async def leave(self, retry_after_s: float, tell: Callable[[S, Drain], None]) -> None:
         """Ask all to dial again elsewhere, by ``tell``; returns when none is left."""
-        self.drain = Drain(retry_after_s, "the service is stopping")
+        self.drain = Drain(retry_after_s, "the service that was dialled is stopping")
         for live in self._live.values():
             tell(live, self.drain)
         while self._live:

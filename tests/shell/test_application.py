@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from common.core.errors import ConfigurationError
+from common.entity.definition import Decision, EventSourced, accept
 from common.projection.handlers import Handler, OnFailure
 from common.runtime.application import NO_APPLICATION, App, check_application, load_application
 from tests.shell.test_cli import run
@@ -47,6 +49,13 @@ class Two:
 
 app = App(event_types=[One, Two])
 """
+
+
+@dataclass(frozen=True)
+class Level:
+    """What some definitions below are about."""
+
+    metres: int = 0
 
 
 @pytest.fixture
@@ -122,10 +131,71 @@ def test_types_and_projections_of_one_name_are_refused_with_both_places(folder: 
     assert refusal.value.code == "application.name_taken"
 
 
-@pytest.mark.parametrize("parts", [{"projections": [print]}, {"routes": 7}, {"event_types": [int]}, {"entities": [1]}])
-def test_parts_of_the_wrong_kind_are_refused(parts: dict[str, object]) -> None:
-    with pytest.raises(ConfigurationError):
+class Unfinished(EventSourced[Level, Level, Level]):
+    entity_type = "Unfinished"
+    empty = Level()
+
+    def decide(self, state: Level, command: Level) -> Decision:
+        return accept(command)
+
+
+class Finished(Unfinished):
+    def evolve(self, state: Level, event: Level) -> Level:
+        return event
+
+
+class Configured(Finished):
+    def __init__(self, highest: int) -> None:
+        self.highest = highest
+
+
+class NoState:
+    entity_type = "NoState"
+
+
+@pytest.mark.parametrize(
+    ("parts", "code", "told"),
+    [
+        ({"projections": [print]}, "application.wrong_object", "projection"),
+        ({"routes": 7}, "application.wrong_object", "maker of routes"),
+        ({"event_types": [int]}, "types.unfit", "int"),
+        ({"entities": [1]}, "entity.bad_definition", "int"),
+        ({"entities": Finished}, "application.wrong_object", "entities"),
+        ({"projections": iter([])}, "application.wrong_object", "projections"),
+        ({"migrations": "CREATE TABLE one (a TEXT)"}, "application.wrong_object", "migrations"),
+        ({"entities": [Level]}, "entity.bad_definition", "Level"),
+        ({"entities": [Unfinished]}, "entity.bad_definition", "has no evolve"),
+        ({"entities": [Configured]}, "entity.bad_definition", "highest"),
+        ({"states": [NoState]}, "state.bad_definition", "NoState"),
+    ],
+)
+def test_parts_of_the_wrong_kind_are_refused_by_their_names(parts: dict[str, object], code: str, told: str) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
         check_application(App(**parts))  # type: ignore[arg-type]
+    assert refusal.value.code == code
+    assert told in refusal.value.message
+
+
+def test_a_definition_may_be_given_as_a_class_or_as_an_object() -> None:
+    for given in (Finished, Finished(), Configured(5)):
+        assert list(check_application(App(entities=[given])).entities) == ["Unfinished"]
+
+
+@pytest.mark.parametrize(
+    "parts", [{"migrations": ["CREATE TABLE one (a TEXT)"]}, {"migrations": "CREATE"}, {"reset": "DELETE FROM one"}]
+)
+def test_tables_that_are_written_as_one_text_are_no_list_of_letters(parts: dict[str, object]) -> None:
+    with pytest.raises(ConfigurationError) as refusal:
+        Handler("one", each=lambda _event: None, **parts)  # type: ignore[arg-type]
+    assert refusal.value.code == "projection.invalid_handler"
+
+
+def test_a_definition_that_ours_refuses_while_it_is_imported_is_told_by_its_line(folder: Path) -> None:
+    (folder / "drones.py").write_text("from common.projection.handlers import Handler\n\nh = Handler('one')\n")
+    error = refused("drones:app")
+    assert f"{folder}/drones.py:3" in error.message
+    assert "projection.invalid_handler" in error.message
+    assert "import drones" in error.hint
 
 
 async def not_plain(_event: object) -> None:

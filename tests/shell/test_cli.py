@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -96,6 +97,14 @@ def test_bad_settings_end_in_a_code_a_hint_and_status_2(
     assert told in errors
 
 
+def test_a_journal_of_another_kind_is_no_path() -> None:
+    status, _, errors = run("cloud_service", "check-config", CLOUD_JOURNAL="mysql://backhaul:secret@db/backhaul")
+    assert (status, "settings.invalid_value: journal is a mysql:// URL" in errors) == (2, True)
+    assert "secret" not in errors
+    for url in ("postgres://db/backhaul", "postgresql://db/backhaul", "/var/lib/backhaul/journal.db"):
+        assert run("cloud_service", "check-config", CLOUD_JOURNAL=url)[0] == 0
+
+
 def test_variables_that_others_set_are_left_alone() -> None:
     others = {"CLOUD_SERVICE_HOST": "10.0.0.7", "CLOUD_PORT_7443_TCP_ADDR": "10.0.0.7", "CLOUD_SDK_VERSION": "528.0.0"}
     assert run("cloud_service", "check-config", **others)[0] == 0
@@ -146,6 +155,17 @@ def test_healthcheck_follows_readyz(
     assert edge("healthcheck") == 1
     assert capsys.readouterr().err == "cli.not_ready: journal: cannot be read\n"
     assert edge("healthcheck", "--live") == 0
+
+
+def test_healthcheck_waits_for_a_service_that_starts(
+    service: AnsweringService, edge: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("GET", "/readyz", {"ready": False, "reasons": {"journal": "is being opened"}}, status=503)
+    opened = threading.Timer(0.3, lambda: service.answer("GET", "/readyz", {"ready": True, "reasons": {}}))
+    opened.start()
+    assert edge("healthcheck", "--wait-s", "30") == 0
+    opened.join()
+    assert capsys.readouterr() == ("ready\n", "")
 
 
 def test_status_is_a_table_or_json(
@@ -253,7 +273,8 @@ def test_subscriptions_and_inboxes(
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["nothing"], ["where"], ["where", "x"], ["parked", "show", "x"], ["status", "x"]]
+    "words",
+    [[], ["nothing"], ["where"], ["where", "x"], ["where", "A|x:one"], ["parked", "show", "x"], ["status", "x"]],
 )
 def test_wrong_usage_is_status_2(
     words: list[str], edge: Callable[..., int], capsys: pytest.CaptureFixture[str]

@@ -76,6 +76,7 @@ class TestCommands:
             ("Count/a/Add", b'{"by":1}', 404, "entity.unknown_type", None),
             ("Counter/a%7Cb/Add", b'{"by":1}', 400, "entity.invalid_name", None),
             ("Counter/a/Break", b'{"how":"raises"}', 500, "entity.decide_failed", None),
+            ("Counter/a/Break", b'{"how":"exits"}', 500, "entity.decide_failed", None),
         ],
     )
     async def test_what_is_wrong_is_named(

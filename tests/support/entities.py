@@ -85,6 +85,8 @@ def broken(how: str) -> Any:  # noqa: ANN401  whatever a careless application re
     match how:
         case "raises":
             raise ZeroDivisionError("of mine")
+        case "exits":
+            raise SystemExit(3)
         case "returns none":
             return None
         case "unregistered":

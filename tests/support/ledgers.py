@@ -48,6 +48,8 @@ class Ledger:
     def _check(self, persistence_id: str, seq_nr: int) -> None:
         self.calls += 1
         if (persistence_id, seq_nr) in self.poison:
+            if self.calls % 2:
+                raise SystemExit("secret payload")  # it ends nothing but this call
             raise ZeroDivisionError("secret payload")
 
     def statements(self, events: EventBatch) -> list[Statement]:
