@@ -86,15 +86,15 @@ def slice_ranges(count: int) -> list[SliceRange]:
     return [SliceRange(first, first + width - 1) for first in range(0, SLICES, width)]
 
 
-def persistence_id(entity_type: str, entity_id: str) -> str:
-    """Join and check the two halves.
+def persistence_id(entity_type: str, entity_id: str, prefix: str = "") -> str:
+    """Join and check the two halves; ``prefix`` is put before the id, and makes none of an empty one.
 
     Raises:
         BackhaulError: ``entity.invalid_name`` naming the half and the rule it breaks.
     """
     check_name("entity type", entity_type)
-    check_name("entity id", entity_id)
-    return f"{entity_type}{SEPARATOR}{entity_id}"
+    check_name("entity id", entity_id and prefix + entity_id)
+    return f"{entity_type}{SEPARATOR}{prefix}{entity_id}"
 
 
 def split_persistence_id(text: str) -> tuple[str, str]:

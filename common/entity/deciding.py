@@ -14,7 +14,7 @@ from common.core.batch import EventBatch, join_tags, new_events
 from common.core.errors import FOREIGN, BackhaulError, ErrorKind
 from common.core.event_rules import problems
 from common.core.event_types import Unknown, place_of
-from common.entity.definition import Decision, Definition
+from common.entity.definition import Decision, Definition, listed
 
 _OURS: Final = __file__
 
@@ -185,7 +185,7 @@ def _happen(definition: Definition, decided: Decided, state: AnyState, event: ob
     entity, tags = definition.entity, ""
     if definition.has_tags:
         try:
-            tags = join_tags(dict.fromkeys(entity.tags(state, event)))
+            tags = join_tags(dict.fromkeys(listed(entity.tags(state, event))))
         except FOREIGN as error:
             raise failed(definition, "tags", error) from error
     wants_snapshot = False

@@ -171,6 +171,13 @@ def _check(entity: AnyEntity) -> None:
                    "make it a dataclass(frozen=True): a decision must be able to start again from it")  # fmt: skip
 
 
+def listed(tags: Iterable[str]) -> Iterable[str]:
+    """The tags, unless they are one text: that would be a tag for each of its letters."""
+    if isinstance(tags, str):
+        raise TypeError("it returned a text, not a list of texts")
+    return tags
+
+
 def is_frozen(cls: type) -> bool:
     """Whether a class is a frozen dataclass."""
     return bool(getattr(getattr(cls, "__dataclass_params__", None), "frozen", False))

@@ -19,7 +19,7 @@ from common.core.errors import FOREIGN, BackhaulError, ErrorKind
 from common.core.event_types import Registry, is_message, named, place_of
 from common.core.ids import check_name
 from common.core.statement import Statement
-from common.entity.definition import is_frozen, made
+from common.entity.definition import is_frozen, listed, made
 
 V = TypeVar("V")
 
@@ -201,7 +201,7 @@ class StateDefinition:
     def tags_of(self, value: object) -> list[str]:
         """The value's tags, each once."""
         try:
-            return list(dict.fromkeys(self.state.tags(value)))
+            return list(dict.fromkeys(listed(self.state.tags(value))))
         except FOREIGN as error:
             raise _function_failed(self.state, "tags", error) from error
 

@@ -125,7 +125,7 @@ class Entities:
         definition = self._definition(entity_type)
         if type(command) not in definition.commands:
             raise refusals.unknown_command(type(command).__qualname__, entity_type, definition.commands.names)
-        name = persistence_id(entity_type, self._id_prefix + entity_id)
+        name = persistence_id(entity_type, entity_id, self._id_prefix)
         # A key belongs to its entity: it is used as an append id, which all of the journal shares.
         asked = Asked(name, command, f"{name} {key}" if key else "", self._deadline(deadline_s))
         answer = await self._answer(definition, asked)
@@ -140,7 +140,7 @@ class Entities:
     async def look(self, entity_type: str, entity_id: str, *, deadline_s: float | None = None) -> Current:
         """The present state, as of a moment within this call; raises as ``ask``."""
         definition = self._definition(entity_type)
-        name = persistence_id(entity_type, self._id_prefix + entity_id)
+        name = persistence_id(entity_type, entity_id, self._id_prefix)
         answer = await self._answer(definition, Asked(name, LOOK, "", self._deadline(deadline_s)))
         assert isinstance(answer, Current)
         return answer

@@ -186,7 +186,7 @@ class States:
         return definition
 
     def _name(self, entity_type: str, entity_id: str) -> str:
-        return persistence_id(entity_type, self._id_prefix + entity_id)
+        return persistence_id(entity_type, entity_id, self._id_prefix)
 
 
 def _wrong_revision(name: str, expected: int, actual: int) -> BackhaulError:

@@ -274,7 +274,7 @@ def _import(module_name: str) -> ModuleType:
 def _import_failed(module_name: str, error: BaseException) -> ConfigurationError:
     """Names the deepest line that is the application's, neither the import machinery's nor ours."""
     frames = [one for one in traceback.extract_tb(error.__traceback__) if "importlib" not in one.filename]
-    own = [one for one in frames if not Path(one.filename).is_relative_to(_OURS)]
+    own = [one for one in frames if not Path(one.filename).is_relative_to(_OURS) and one.filename[0] != "<"]
     if isinstance(error, SyntaxError):
         place = f"{error.filename}:{error.lineno}"
     else:

@@ -140,11 +140,8 @@ def _time_us(value: object, place: str) -> int:
             raise ValueError
         delta = time - _EPOCH
     except (TypeError, ValueError):
-        raise _invalid(
-            f"{place}.event_time",
-            "must be RFC 3339 with a zone, like 2026-05-04T03:02:01Z",
-            None if isinstance(value, str) else value,
-        ) from None
+        got = None if isinstance(value, str) else value
+        raise _invalid(f"{place}.event_time", "must be RFC 3339 with a zone, like 2026-05-04T03:02:01Z", got) from None
     return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 

@@ -245,6 +245,8 @@ class TestFaults:
         ("how", "code"),
         [
             ("raises", "entity.decide_failed"),
+            ("exits", "entity.decide_failed"),
+            ("tags are a text", "entity.function_failed"),
             ("returns none", "entity.wrong_decision"),
             ("unregistered", "types.unknown"),
             ("evolve raises", "entity.evolve_failed"),

@@ -142,3 +142,11 @@ def test_unfit_persistence_ids_are_refused_whole(text: str) -> None:
 )
 def test_other_names_are_fine(name: str) -> None:
     assert split_persistence_id(persistence_id(name, name)) == (name, name)
+
+
+def test_a_prefix_makes_no_id_of_an_empty_one() -> None:
+    assert persistence_id("Sensor", "t1", "edge-1/") == "Sensor|edge-1/t1"
+    with pytest.raises(BackhaulError):
+        persistence_id("Sensor", "", "edge-1/")
+    with pytest.raises(BackhaulError):
+        persistence_id("Sensor", "x" * 250, "edge-1/")

@@ -75,6 +75,7 @@ class TestCommands:
             ("Counter/a/Sub", b"{}", 404, "entity.unknown_command", None),
             ("Count/a/Add", b'{"by":1}', 404, "entity.unknown_type", None),
             ("Counter/a%7Cb/Add", b'{"by":1}', 400, "entity.invalid_name", None),
+            ("Counter//Add", b'{"by":1}', 400, "entity.invalid_name", None),
             ("Counter/a/Break", b'{"how":"raises"}', 500, "entity.decide_failed", None),
             ("Counter/a/Break", b'{"how":"exits"}', 500, "entity.decide_failed", None),
         ],

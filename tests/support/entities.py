@@ -78,6 +78,8 @@ class Counters(EventSourced[Count, Add | Take | AddEach | Break, Added | Taken])
         return Count(state.value + (event.by if isinstance(event, Added) else -event.by))
 
     def tags(self, state: Count, event: Added | Taken) -> Iterable[str]:
+        if isinstance(event, Added) and event.note == "tags are a text":
+            return event.note
         return {"high"} if state.value >= 100 else ()
 
 
@@ -91,7 +93,7 @@ def broken(how: str) -> Any:  # noqa: ANN401  whatever a careless application re
             return None
         case "unregistered":
             return accept(Break("not an event"))
-        case "evolve raises":
+        case "evolve raises" | "tags are a text":
             return accept(Added(1), Added(1, how))
         case "too large":
             return accept(Added(1, "x" * 2_000_000))
