@@ -79,6 +79,13 @@ class Serving:
         is_sliver = not self.window.is_empty and room < min(self.window.bytes_limit, self.limits.batch_bytes) // 4
         return 0 if is_sliver else min(room, self.limits.batch_bytes)
 
+    def admits(self, size: int) -> bool:
+        """Whether a message of this size may go now: beside what is in flight, or alone.
+
+        Lanes look for room before they read, so several may have found the same: whoever sends asks again.
+        """
+        return self.window.is_empty or size + _MESSAGE_OVERHEAD_BYTES <= self.window.room_bytes
+
     @property
     def holds_live(self) -> bool:
         """Whether live waits, so that backfill can meet it."""

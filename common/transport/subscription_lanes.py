@@ -110,7 +110,7 @@ class SourceStream:
                     )
                 if self._drain and not is_drain_told:
                     is_drain_told = True
-                    await self._sender.say(self._drain)
+                    nursery.start_soon(self._sender.say, self._drain)  # a lane may wait in the turn for room
                 for lane, serve in ((Lane.BACKFILL, self._serve_backfill), (Lane.REPLAY, self._serve_replays)):
                     if self._has_work(lane) and lane not in self._running:
                         self._running.add(lane)

@@ -1,7 +1,7 @@
 """What leaves for one consumer: one message at a time, in turn, counted, and never larger than it may be.
 
 Lanes are tasks of their own; whoever holds the turn decides and sends in one step, so a lane's place moves exactly when
-its message goes.
+its message goes. The window is one for all lanes: whoever has a delivery in the turn waits there until it fits.
 """
 
 from __future__ import annotations
@@ -136,7 +136,8 @@ class Sender:
         if self.turn.locked() or self._transform is not None or not stretch.n:
             return False
         data = stretch.shared(_message_of)
-        if len(data) > serving.limits.window_bytes or not self._stream.send_nowait(data):
+        is_too_large = len(data) > serving.limits.window_bytes or not serving.admits(len(data))
+        if is_too_large or not self._stream.send_nowait(data):
             return False
         after = self._move(Lane.LIVE, stretch.through, stretch.digest, stretch.timestamp_us)
         assert after == stretch.after, "a feed goes on where it was"
@@ -211,6 +212,8 @@ class Sender:
 
     async def _deliver(self, message: Deliver, encoded: bytes, n: int) -> None:
         data, serving = encode_deliver(message, encoded), self._serving
+        while not serving.admits(len(data)):
+            await self.moved.park()  # who owes acks for too long is left (``SourceStream.look``)
         # Counted before the bytes leave: the ack may be there before `send` returns.
         self._count(n, len(data))
         await self._send(data)

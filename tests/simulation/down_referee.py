@@ -114,9 +114,8 @@ class DownReferee:
         if len(told.events) - told.snapshots > sizes.batch_events:
             self._complain("StreamBoundsHeld", f"{source} sends {len(told.events)} events in one message")
         waiting = sum(in_flight) - in_flight[-1]
-        # Each of the other lanes may have found the same room before this one sent.
-        if waiting > sizes.window_bytes + 2 * sizes.batch_bytes:
-            self._complain("StreamBoundsHeld", f"{source} sends with {waiting} bytes in flight")
+        if waiting and waiting + in_flight[-1] > sizes.window_bytes:
+            self._complain("StreamBoundsHeld", f"{source} sends {in_flight[-1]} bytes with {waiting} in flight")
 
     def _check_firehose(self, firehose: Firehose) -> None:
         plan, ring = self._plan, firehose.fan_out.ring
