@@ -32,10 +32,10 @@ from common.core.subscription_messages import (
     StreamLimits,
     Subscribe,
 )
-from common.transport import query_codec
 from common.transport.subscription_codec import encode_from_consumer
 from tests.e2e import strangers
 from tests.e2e.processes import Service, Stage, open_stage
+from tests.support import questions
 
 LIMITS = StreamLimits(4_000_000, 1_000_000, 500)
 GOOD = Subscribe("orders", "stranger", "mine", NOWHERE_PLACE, NO_FILTER, LIMITS, 0)
@@ -254,9 +254,9 @@ def test_questions_that_have_no_answer(
     running: Running, path: str, request_bytes: EntityQuery | bytes, code: str
 ) -> None:
     encode = {
-        LATEST_OFFSET_PATH: query_codec.encode_latest_offset_request,
-        ENTITY_EVENTS_PATH: query_codec.encode_entity_events_request,
-        EVENT_PATH: query_codec.encode_event_request,
+        LATEST_OFFSET_PATH: questions.encode_latest_offset_request,
+        ENTITY_EVENTS_PATH: questions.encode_entity_events_request,
+        EVENT_PATH: questions.encode_event_request,
     }[path]
     data = request_bytes if isinstance(request_bytes, bytes) else encode(request_bytes)
     assert strangers.refusal_of(running.cloud.grpc_port, path, data).code == code

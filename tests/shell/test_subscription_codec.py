@@ -38,6 +38,7 @@ from common.generated.backhaul import v1 as wire
 from common.transport import query_codec
 from common.transport import subscription_codec as codec
 from common.transport.codec import encode_batch
+from tests.support import questions
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SCAN = SnapshotScan(90, 40, "Order|ä7")
@@ -151,7 +152,7 @@ def test_garbage_is_refused_with_a_code_or_is_harmless(data: bytes) -> None:
         codec.decode_from_consumer,
         codec.decode_from_source,
         query_codec.decode_event_request,
-        query_codec.decode_entity_events,
+        questions.decode_entity_events,
     ):
         try:
             decode(data)
@@ -184,16 +185,16 @@ def test_a_subscribe_with_which_nothing_can_be_done_is_refused(spoilt: wire.Subs
 
 def test_questions_and_answers() -> None:
     query = EntityQuery("orders", "edge-1", "Order|1", 3, 9)
-    assert query_codec.decode_entity_events_request(query_codec.encode_entity_events_request(query)) == query
+    assert query_codec.decode_entity_events_request(questions.encode_entity_events_request(query)) == query
     one = replace(query, to_seq_nr=3)
-    assert query_codec.decode_event_request(query_codec.encode_event_request(one)) == one
+    assert query_codec.decode_event_request(questions.encode_event_request(one)) == one
     stream = EntityQuery("orders", "edge-1")
-    assert query_codec.decode_latest_offset_request(query_codec.encode_latest_offset_request(stream)) == stream
+    assert query_codec.decode_latest_offset_request(questions.encode_latest_offset_request(stream)) == stream
     offset = LatestOffset("j1", "g2", 99, 12, 5)
-    assert query_codec.decode_latest_offset(query_codec.encode_latest_offset(offset)) == offset
+    assert questions.decode_latest_offset(query_codec.encode_latest_offset(offset)) == offset
     found = EntityEvents(sample_batch(), True, (StatedRange("Order|1", 1, 2, "trimmed"),), 4)
-    assert query_codec.decode_entity_events(query_codec.encode_entity_events(found)) == found
-    assert query_codec.decode_event_reply(query_codec.encode_event_reply(sample_batch())) == sample_batch()
+    assert questions.decode_entity_events(query_codec.encode_entity_events(found)) == found
+    assert questions.decode_event_reply(query_codec.encode_event_reply(sample_batch())) == sample_batch()
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (GOLDEN / "subscription").glob("*.bin")))

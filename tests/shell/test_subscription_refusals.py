@@ -31,10 +31,10 @@ from common.core.subscription_messages import (
     StreamLimits,
     Subscribe,
 )
-from common.transport import query_codec
 from common.transport.stream import DialledStream, PeerInfo
 from common.transport.stream_catalogue import ServedStream, StreamCatalogue
 from common.transport.subscription_codec import decode_from_source, encode_from_consumer
+from tests.support import questions
 from tests.support.subscriptions import (
     LIMITS,
     SOURCE,
@@ -190,17 +190,17 @@ async def test_a_consumer_its_certificate_does_not_name_learns_nothing(autojump_
         assert await refusal(world, replace(SUBSCRIBE, stream_id="a|b")) == "auth.identity_mismatch"
         query = EntityQuery("Order", "edge-9", "Order|1", 1, 1)
         async with world.dial(dialler=PeerInfo("x:1", ("edge-1",))) as channel:
-            for path, request in questions(query):
+            for path, request in all_questions(query):
                 with pytest.raises(BackhaulError) as refused:
                     await channel.unary(path, request, 5.0)
                 assert refused.value.code == "auth.identity_mismatch"
 
 
-def questions(query: EntityQuery) -> list[tuple[str, bytes]]:
+def all_questions(query: EntityQuery) -> list[tuple[str, bytes]]:
     return [
-        (LATEST_OFFSET_PATH, query_codec.encode_latest_offset_request(query)),
-        (ENTITY_EVENTS_PATH, query_codec.encode_entity_events_request(query)),
-        (EVENT_PATH, query_codec.encode_event_request(query)),
+        (LATEST_OFFSET_PATH, questions.encode_latest_offset_request(query)),
+        (ENTITY_EVENTS_PATH, questions.encode_entity_events_request(query)),
+        (EVENT_PATH, questions.encode_event_request(query)),
     ]
 
 
@@ -222,22 +222,22 @@ async def test_what_the_streams_filter_withholds_is_never_seen(autojump_clock: M
         assert {row.event.persistence_id for row in rows} == {f"Order|edge-1/{i}" for i in range(5)}
         assert len(rows) == 10
         async with world.dial() as channel:
-            offset = query_codec.decode_latest_offset(
+            offset = questions.decode_latest_offset(
                 await channel.unary(
                     LATEST_OFFSET_PATH,
-                    query_codec.encode_latest_offset_request(EntityQuery("orders", "edge-1")),
+                    questions.encode_latest_offset_request(EntityQuery("orders", "edge-1")),
                     5.0,
                 )
             )
             assert offset.head_position == 31
             for name, seen in [("Order|edge-1/1", [1, 2]), ("Order|edge-2/1", []), ("Invoice|edge-1/1", [])]:
                 query = EntityQuery("orders", "edge-1", name, 1)
-                answer = await channel.unary(ENTITY_EVENTS_PATH, query_codec.encode_entity_events_request(query), 5.0)
-                assert query_codec.decode_entity_events(answer).events.seq_nr == seen
-                request = query_codec.encode_event_request(query)
+                answer = await channel.unary(ENTITY_EVENTS_PATH, questions.encode_entity_events_request(query), 5.0)
+                assert questions.decode_entity_events(answer).events.seq_nr == seen
+                request = questions.encode_event_request(query)
                 if seen:
                     answer = await channel.unary(EVENT_PATH, request, 5.0)
-                    assert query_codec.decode_event_reply(answer).persistence_id == [name]
+                    assert questions.decode_event_reply(answer).persistence_id == [name]
                     continue
                 with pytest.raises(BackhaulError) as refused:
                     await channel.unary(EVENT_PATH, request, 5.0)
@@ -307,11 +307,11 @@ async def test_what_is_withheld_on_serve_is_not_answered_either(autojump_clock: 
     world = SubscriptionWorld(catalogue=StreamCatalogue().transformed_by(without_the_second))
     async with world.source() as (source, _), world.dial() as channel:
         await publish(source, ["Order|1"] * 3)
-        asked = query_codec.encode_entity_events_request(EntityQuery("Order", "edge-1", "Order|1", 1))
-        found = query_codec.decode_entity_events(await channel.unary(ENTITY_EVENTS_PATH, asked, 5.0))
+        asked = questions.encode_entity_events_request(EntityQuery("Order", "edge-1", "Order|1", 1))
+        found = questions.decode_entity_events(await channel.unary(ENTITY_EVENTS_PATH, asked, 5.0))
         assert found.events.seq_nr == [1, 3]
         assert found.ranges == (StatedRange("Order|1", 2, 2, "withheld"),)
-        one = query_codec.encode_event_request(EntityQuery("Order", "edge-1", "Order|1", 2))
+        one = questions.encode_event_request(EntityQuery("Order", "edge-1", "Order|1", 2))
         with pytest.raises(BackhaulError) as refused:
             await channel.unary(EVENT_PATH, one, 5.0)
         assert refused.value.code == "subscription.no_such_event"
