@@ -8,6 +8,7 @@ asked to dial another node, what they sent is stored and acknowledged, then the 
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -20,11 +21,12 @@ from cloud_service.retention import Retention, RetentionSettings
 from cloud_service.settings import CloudSettings
 from common import VERSION
 from common.core.push_messages import PUSH_PATH
-from common.journal.group_commit import open_group_commit
+from common.journal.group_commit import GroupCommit, open_group_commit
+from common.projection.handlers import Handler
 from common.projection.progress import ProjectionSettings
 from common.projection.snapshot_rule import run_snapshot_rule
 from common.runtime.application import Application, Transformations, load_application
-from common.runtime.application_running import built_in_handler, open_application
+from common.runtime.application_running import Running, built_in_handler, open_application
 from common.runtime.filter_routes import filter_routes
 from common.runtime.health import health_routes
 from common.runtime.http_app import HttpApp
@@ -58,11 +60,12 @@ async def serve(
     ``application`` is the one that the settings name, unless it is given.
     """
     application = application or load_application(settings.app)
-    all_followed(settings, application.app.follows, None)  # refused before anything is opened
-    on_serve = application.app.transformations.served if application.app.transformations.on_serve else None
+    # Refused before anything is opened.
+    all_followed(settings, application.app.follows, None)
     built_in = [built_in_handler(name) for name in settings.projections]
-    node = settings.node or socket.gethostname()
-    owner = f"{node}/{outside.new_id()[:8]}"
+    on_serve = application.app.transformations.served if application.app.transformations.on_serve else None
+    name = settings.node or socket.gethostname()
+    owner = f"{name}/{outside.new_id()[:8]}"
     async with (
         outside.open_journal(settings.journal, max_bytes=None, prompted=not settings.poll_only) as journal,
         open_group_commit(journal) as commit,
@@ -78,57 +81,10 @@ async def serve(
         ) as running,
         open_streams(journal, settings, outside, on_serve, hello_timeout_s=settings.hello_timeout_s) as streams,
     ):
-        endpoint = PushEndpoint(
-            journal, commit.submit, _endpoint_settings(settings, application.app.transformations), outside.now_us
-        )
-        report = CloudReport(journal, commit, endpoint, node=node, version=VERSION, now_us=outside.now_us)
-        watch, metrics = JournalWatch(journal), Registry("backhaul_cloud")
-        readiness = new_readiness(watch, stop)
-        report.register(metrics)
-        streams.register(metrics)
-        subscriptions = Subscriptions(
-            journal,
-            settings,
-            outside,
-            consumer_id=settings.consumer_id,
-            owner=owner,
-            default=None,
-            follows=application.app.follows,
-            sinks=running.handler_sinks(outside.plain_calls),
-            parked_max=settings.parked_max_events,
-        )
-
-        retention = Retention(journal, _retention_settings(settings, application), outside.now_us, owner=owner)
-        subscriptions.register(metrics)
-
-        async def status() -> dict[str, Any]:
-            await subscriptions.refresh()
-            told = await report.status()
-            return told | {
-                "consumers": streams.status(),
-                "subscriptions": subscriptions.status(),
-                "retention": retention.status(),
-            }
-
-        app = HttpApp(
-            [
-                events_route(running.intake),
-                *projection_query_routes(journal, frozenset(settings.projections)),
-                *read_routes(journal),
-                *parked_routes(journal),
-                *snapshot_routes(journal, settings.event_max_bytes),
-                *origin_routes(journal),
-                *filter_routes(journal, endpoint.refresh_filters),
-                *projection_routes(journal, [*built_in, *running.handlers], now_us=outside.now_us),
-                *subscription_routes(journal, subscriptions.states, stop, heartbeat_s=settings.heartbeat_s),
-                *health_routes(readiness, status, metrics),
-                *running.routes(),
-            ],
-            body_max_bytes=settings.request_max_bytes,
-        )
+        node = _Node(settings, outside, running, commit, streams, built_in, name=name, owner=owner)
         async with (
             outside.serve_grpc(
-                {PUSH_PATH: StreamMethod(endpoint.serve), **streams.methods},
+                {PUSH_PATH: StreamMethod(node.endpoint.serve), **streams.methods},
                 host=settings.grpc_host,
                 port=settings.grpc_port,
                 tls=tls_files(settings),
@@ -137,36 +93,14 @@ async def serve(
                 user_timeout_s=settings.user_timeout_s,
             ) as grpc_port,
             outside.serve_http(
-                app, settings.http_host, settings.http_port, connections_max=settings.connections_max
+                node.http_app(stop),
+                settings.http_host,
+                settings.http_port,
+                connections_max=settings.connections_max,
             ) as http_port,
             trio.open_nursery() as workers,
         ):
-            workers.start_soon(
-                partial(
-                    project,
-                    running,
-                    [*built_in, *running.handlers],
-                    outside,
-                    owner=owner,
-                    settings=_projection_settings(settings),
-                )
-            )
-            workers.start_soon(endpoint.follow_filters, settings.poll_interval_s)
-            if settings.snapshot_rule:
-                workers.start_soon(
-                    partial(
-                        run_snapshot_rule,
-                        journal,
-                        settings.snapshot_rule,
-                        owner=owner,
-                        settings=_projection_settings(settings),
-                        random=outside.chance,
-                    )
-                )
-            workers.start_soon(subscriptions.run)
-            workers.start_soon(retention.run)
-            workers.start_soon(watch.run)
-            workers.start_soon(report.summarise, settings.summary_interval_s)
+            workers.start_soon(node.work)
             _log.info(
                 "service.ready",
                 journal_id=journal.history.journal_id,
@@ -174,18 +108,121 @@ async def serve(
                 http_port=http_port,
                 grpc_port=grpc_port,
             )
-            task_status.started(Ports(grpc_port, http_port, running, subscriptions.states))
+            task_status.started(Ports(grpc_port, http_port, running, node.subscriptions.states))
             await stop.wait()
-            await _drain(endpoint, streams, settings.drain_s / 2)
+            await node.drain(settings.drain_s / 2)
             workers.cancel_scope.cancel()
 
 
-async def _drain(endpoint: PushEndpoint, streams: ServedStreams, at_most_s: float) -> None:
-    """Ask edges and consumers to leave, and wait for those that still have something in flight."""
-    with trio.move_on_after(at_most_s):
+class _Node:
+    """The parts of an open node: what its doors lead to, and what goes on behind them."""
+
+    def __init__(
+        self,
+        settings: CloudSettings,
+        outside: Outside,
+        running: Running,
+        commit: GroupCommit,
+        streams: ServedStreams,
+        built_in: Sequence[Handler],
+        *,
+        name: str,
+        owner: str,
+    ) -> None:
+        self._settings = settings
+        self._outside = outside
+        self._running = running
+        self._journal = journal = running.journal
+        self._streams = streams
+        self._owner = owner
+        self._handlers = [*built_in, *running.handlers]
+        app = running.application.app
+        self.endpoint = PushEndpoint(
+            journal, commit.submit, _endpoint_settings(settings, app.transformations), outside.now_us
+        )
+        self.subscriptions = Subscriptions(
+            journal,
+            settings,
+            outside,
+            consumer_id=settings.consumer_id,
+            owner=owner,
+            default=None,
+            follows=app.follows,
+            sinks=running.handler_sinks(outside.plain_calls),
+            parked_max=settings.parked_max_events,
+        )
+        self._retention = Retention(
+            journal, _retention_settings(settings, running.application), outside.now_us, owner=owner
+        )
+        self._report = CloudReport(journal, commit, self.endpoint, node=name, version=VERSION, now_us=outside.now_us)
+        self._watch = JournalWatch(journal)
+
+    def http_app(self, stop: trio.Event) -> HttpApp:
+        """Everything that is asked and told over HTTP."""
+        journal, settings, running = self._journal, self._settings, self._running
+        metrics = Registry("backhaul_cloud")
+        for part in (self._report, self._streams, self.subscriptions):
+            part.register(metrics)
+        return HttpApp(
+            [
+                events_route(running.intake),
+                *projection_query_routes(journal, frozenset(settings.projections)),
+                *read_routes(journal),
+                *parked_routes(journal),
+                *snapshot_routes(journal, settings.event_max_bytes),
+                *origin_routes(journal),
+                *filter_routes(journal, self.endpoint.refresh_filters),
+                *projection_routes(journal, self._handlers, now_us=self._outside.now_us),
+                *subscription_routes(journal, self.subscriptions.states, stop, heartbeat_s=settings.heartbeat_s),
+                *health_routes(new_readiness(self._watch, stop), self._status, metrics),
+                *running.routes(),
+            ],
+            body_max_bytes=settings.request_max_bytes,
+        )
+
+    async def _status(self) -> dict[str, Any]:
+        await self.subscriptions.refresh()
+        return await self._report.status() | {
+            "consumers": self._streams.status(),
+            "subscriptions": self.subscriptions.status(),
+            "retention": self._retention.status(),
+        }
+
+    async def work(self) -> None:
+        """Projections, subscriptions and housekeeping, until cancelled."""
+        projecting = ProjectionSettings(
+            ranges=self._settings.projection_ranges,
+            lease_s=self._settings.lease_s,
+            poll_s=self._settings.poll_interval_s,
+            summary_s=self._settings.summary_interval_s,
+        )
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(endpoint.drain, REDIAL_S)
-            nursery.start_soon(streams.drain, REDIAL_S, at_most_s)
+            nursery.start_soon(
+                partial(project, self._running, self._handlers, self._outside, owner=self._owner, settings=projecting)
+            )
+            if self._settings.snapshot_rule:
+                nursery.start_soon(
+                    partial(
+                        run_snapshot_rule,
+                        self._journal,
+                        self._settings.snapshot_rule,
+                        owner=self._owner,
+                        settings=projecting,
+                        random=self._outside.chance,
+                    )
+                )
+            nursery.start_soon(self.endpoint.follow_filters, self._settings.poll_interval_s)
+            nursery.start_soon(self.subscriptions.run)
+            nursery.start_soon(self._retention.run)
+            nursery.start_soon(self._watch.run)
+            nursery.start_soon(self._report.summarise, self._settings.summary_interval_s)
+
+    async def drain(self, at_most_s: float) -> None:
+        """Ask edges and consumers to leave, and wait for those that still have something in flight."""
+        with trio.move_on_after(at_most_s):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.endpoint.drain, REDIAL_S)
+                nursery.start_soon(self._streams.drain, REDIAL_S, at_most_s)
 
 
 def _endpoint_settings(settings: CloudSettings, transformations: Transformations) -> EndpointSettings:
@@ -197,15 +234,6 @@ def _endpoint_settings(settings: CloudSettings, transformations: Transformations
         progress_timeout_s=settings.progress_timeout_s,
         require_identity=settings.uses_tls,
         on_receive=transformations.received if transformations.on_receive else None,
-    )
-
-
-def _projection_settings(settings: CloudSettings) -> ProjectionSettings:
-    return ProjectionSettings(
-        ranges=settings.projection_ranges,
-        lease_s=settings.lease_s,
-        poll_s=settings.poll_interval_s,
-        summary_s=settings.summary_interval_s,
     )
 
 

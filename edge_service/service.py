@@ -16,12 +16,12 @@ from common import VERSION
 from common.core.backoff import Backoff
 from common.core.errors import BackhaulError
 from common.core.filters import parse_filter
-from common.journal.group_commit import open_group_commit
+from common.journal.group_commit import GroupCommit, open_group_commit
 from common.journal.interface import Journal
 from common.projection.progress import ProjectionSettings
 from common.projection.snapshot_rule import SNAPSHOT_RULE, run_snapshot_rule
 from common.runtime.application import Application, Transformations, load_application
-from common.runtime.application_running import open_application
+from common.runtime.application_running import Running, open_application
 from common.runtime.health import health_routes
 from common.runtime.http_app import HttpApp
 from common.runtime.intake_grpc import intake_methods
@@ -63,7 +63,6 @@ async def serve(
     cap_bytes = settings.journal_max_bytes if is_file else None
     # A file has one process at a time: what it held before it was killed is its own, and needs no waiting.
     owner = settings.id if is_file else f"{settings.id}/{outside.new_id()[:8]}"
-    link = LinkState()
     async with (
         outside.open_journal(settings.journal, max_bytes=cap_bytes, prompted=not settings.poll_only) as journal,
         open_group_commit(journal) as commit,
@@ -79,55 +78,7 @@ async def serve(
             event_max_bytes=settings.event_max_bytes,
         ) as running,
     ):
-        retention = Retention(journal, link, _retention_settings(settings, cap_bytes, application), outside.now_us)
-        report = EdgeReport(
-            journal,
-            commit,
-            link,
-            retention,
-            edge_id=settings.id,
-            version=VERSION,
-            cap_bytes=cap_bytes,
-            now_us=outside.now_us,
-        )
-        watch, metrics = JournalWatch(journal), Registry("backhaul_edge")
-        readiness = new_readiness(watch, stop)
-        report.register(metrics)
-        subscriptions = Subscriptions(
-            journal,
-            settings,
-            outside,
-            consumer_id=settings.id,
-            owner=owner,
-            default=settings.cloud,
-            follows=application.app.follows,
-            sinks=running.handler_sinks(outside.plain_calls),
-        )
-
-        subscriptions.register(metrics)
-
-        served: ServedStreams | None = None
-
-        async def status() -> dict[str, Any]:
-            await subscriptions.refresh()
-            return await report.status() | {
-                "subscriptions": subscriptions.status(),
-                "consumers": served.status() if served else [],
-            }
-
-        app = HttpApp(
-            [
-                events_route(running.intake),
-                *read_routes(journal, link.whereabouts),
-                *parked_routes(journal),
-                *projection_routes(journal, running.handlers, now_us=outside.now_us),
-                *snapshot_routes(journal, settings.event_max_bytes, settings.entity_id_prefix),
-                *subscription_routes(journal, subscriptions.states, stop, heartbeat_s=settings.heartbeat_s),
-                *health_routes(readiness, status, metrics),
-                *running.routes(),
-            ],
-            body_max_bytes=settings.request_max_bytes,
-        )
+        edge = _Edge(settings, outside, running, commit, owner=owner, cap_bytes=cap_bytes)
         async with (
             outside.serve_grpc(
                 intake_methods(running.intake),
@@ -139,31 +90,14 @@ async def serve(
                 user_timeout_s=settings.user_timeout_s,
             ) as grpc_port,
             outside.serve_http(
-                app, settings.http_host, settings.http_port, connections_max=settings.connections_max
+                edge.http_app(stop),
+                settings.http_host,
+                settings.http_port,
+                connections_max=settings.connections_max,
             ) as http_port,
             trio.open_nursery() as workers,
         ):
-            workers.start_soon(_push, settings, outside, journal, link, application.app.transformations)
-            workers.start_soon(subscriptions.run)
-            if settings.serve is not None:
-                served = await workers.start(
-                    _serve_streams, settings, outside, journal, application.app.transformations
-                )
-                served.register(metrics)
-            workers.start_soon(
-                partial(
-                    project,
-                    running,
-                    running.handlers,
-                    outside,
-                    owner=owner,
-                    settings=ProjectionSettings(poll_s=settings.poll_interval_s, summary_s=settings.summary_interval_s),
-                )
-            )
-            workers.start_soon(retention.run)
-            workers.start_soon(_take_snapshots, settings, outside, journal)
-            workers.start_soon(watch.run)
-            workers.start_soon(report.summarise, settings.summary_interval_s)
+            await workers.start(edge.work)
             _log.info(
                 "service.ready",
                 journal_id=journal.history.journal_id,
@@ -171,11 +105,110 @@ async def serve(
                 http_port=http_port,
                 grpc_port=grpc_port,
             )
-            task_status.started(Ports(grpc_port, http_port, running, subscriptions.states))
+            task_status.started(Ports(grpc_port, http_port, running, edge.subscriptions.states))
             await stop.wait()
-            if served:
-                await served.drain(REDIAL_S, settings.drain_s / 2)
+            await edge.drain(settings.drain_s / 2)
             workers.cancel_scope.cancel()
+
+
+class _Edge:
+    """The parts of an open edge: what its doors lead to, and what goes on behind them."""
+
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        outside: Outside,
+        running: Running,
+        commit: GroupCommit,
+        *,
+        owner: str,
+        cap_bytes: int | None,
+    ) -> None:
+        self._settings = settings
+        self._outside = outside
+        self._running = running
+        self._journal = journal = running.journal
+        self._owner = owner
+        self._transformations = running.application.app.transformations
+        self._link = LinkState()
+        self._served: ServedStreams | None = None
+        self._metrics = Registry("backhaul_edge")
+        self._retention = Retention(
+            journal, self._link, _retention_settings(settings, cap_bytes, running.application), outside.now_us
+        )
+        self._report = EdgeReport(
+            journal,
+            commit,
+            self._link,
+            self._retention,
+            edge_id=settings.id,
+            version=VERSION,
+            cap_bytes=cap_bytes,
+            now_us=outside.now_us,
+        )
+        self._watch = JournalWatch(journal)
+        self.subscriptions = Subscriptions(
+            journal,
+            settings,
+            outside,
+            consumer_id=settings.id,
+            owner=owner,
+            default=settings.cloud,
+            follows=running.application.app.follows,
+            sinks=running.handler_sinks(outside.plain_calls),
+        )
+        self._report.register(self._metrics)
+        self.subscriptions.register(self._metrics)
+
+    def http_app(self, stop: trio.Event) -> HttpApp:
+        """Everything that is asked and told over HTTP."""
+        journal, settings, running = self._journal, self._settings, self._running
+        return HttpApp(
+            [
+                events_route(running.intake),
+                *read_routes(journal, self._link.whereabouts),
+                *parked_routes(journal),
+                *projection_routes(journal, running.handlers, now_us=self._outside.now_us),
+                *snapshot_routes(journal, settings.event_max_bytes, settings.entity_id_prefix),
+                *subscription_routes(journal, self.subscriptions.states, stop, heartbeat_s=settings.heartbeat_s),
+                *health_routes(new_readiness(self._watch, stop), self._status, self._metrics),
+                *running.routes(),
+            ],
+            body_max_bytes=settings.request_max_bytes,
+        )
+
+    async def _status(self) -> dict[str, Any]:
+        await self.subscriptions.refresh()
+        return await self._report.status() | {
+            "subscriptions": self.subscriptions.status(),
+            "consumers": self._served.status() if self._served else [],
+        }
+
+    async def work(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Link, subscriptions, projections and housekeeping, until cancelled; started once its own streams are served."""
+        settings, outside, running = self._settings, self._outside, self._running
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_push, settings, outside, self._journal, self._link, self._transformations)
+            nursery.start_soon(self.subscriptions.run)
+            if settings.serve is not None:
+                self._served = await nursery.start(
+                    _serve_streams, settings, outside, self._journal, self._transformations
+                )
+                self._served.register(self._metrics)
+            projecting = ProjectionSettings(poll_s=settings.poll_interval_s, summary_s=settings.summary_interval_s)
+            nursery.start_soon(
+                partial(project, running, running.handlers, outside, owner=self._owner, settings=projecting)
+            )
+            nursery.start_soon(self._retention.run)
+            nursery.start_soon(_take_snapshots, settings, outside, self._journal)
+            nursery.start_soon(self._watch.run)
+            nursery.start_soon(self._report.summarise, settings.summary_interval_s)
+            task_status.started()
+
+    async def drain(self, at_most_s: float) -> None:
+        """Ask those who follow its streams to dial again, and wait for what is under way."""
+        if self._served:
+            await self._served.drain(REDIAL_S, at_most_s)
 
 
 async def _serve_streams(
