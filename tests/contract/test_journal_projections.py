@@ -236,6 +236,34 @@ class TestCommits:
             counted = await tallies(journal)
             assert counted == ([("a", done)] if done else [])
 
+    @pytest.mark.parametrize("fault", ["none", "fenced", "statement"])
+    async def test_of_those_that_commit_at_once_each_is_done_or_told(self, journal: Journal, fault: str) -> None:
+        await journal.migrate("tally", TALLY)
+        leases = []
+        for part in slice_ranges(4):
+            lease = await journal.acquire("tally", part, "node-1", 60)
+            assert lease is not None
+            leases.append(lease)
+        if fault == "fenced":
+            leases[1] = ProjectionLease("tally", leases[1].slices, leases[1].epoch + 1, 0)
+        outcomes: dict[int, object] = {}
+
+        async def commit(number: int) -> None:
+            broken = fault == "statement" and number == 1
+            statement = Statement("this is not SQL" if broken else COUNT, [("a", 1), (str(number), 1)])
+            try:
+                outcomes[number] = (await journal.commit(leases[number], 7, [statement], 60)).position
+            except BackhaulError as error:
+                outcomes[number] = error.code
+
+        async with trio.open_nursery() as nursery:
+            for number in range(len(leases)):
+                nursery.start_soon(commit, number)
+        wrong = {"none": 7, "fenced": "projection.fenced", "statement": "projection.statement_failed"}[fault]
+        assert outcomes == {0: 7, 1: wrong, 2: 7, 3: 7}
+        done = [str(number) for number in range(len(leases)) if fault == "none" or number != 1]
+        assert await tallies(journal) == [*((name, 1) for name in done), ("a", len(done))]
+
     @pytest.mark.parametrize("times", [1, 30], ids=["few_rows", "many_rows"])
     async def test_every_type_of_value_goes_in_and_out(
         self, journal: Journal, lease: ProjectionLease, times: int

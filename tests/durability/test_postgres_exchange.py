@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
+import trio
 
 from common import border
 from common.core.errors import BackhaulError
-from common.core.ids import ALL_SLICES
+from common.core.ids import ALL_SLICES, SliceRange, slice_ranges
 from common.journal.interface import ProjectionLease, Statement
 from common.journal.postgres import PostgresJournal, open_postgres_journal
 from tests.support.builders import START_US, ids
@@ -78,3 +80,52 @@ async def test_a_fenced_commit_in_one_exchange_writes_nothing(journal: PostgresJ
         await journal.commit(lease, 1, [Statement(COUNT, [("a", 1)])], 60)
     assert await journal.query("SELECT n::int FROM counted") == [(1,)]
     await journal.commit(newer, 2, [Statement(COUNT, [("a", 1)])], 60)
+
+
+async def leases_of(journal: PostgresJournal, count: int) -> list[ProjectionLease]:
+    await journal.migrate("counted", TABLES)
+    leases = [await journal.acquire("counted", part, "node-1", 60) for part in slice_ranges(count)]
+    return [lease for lease in leases if lease is not None]
+
+
+async def test_small_commits_of_one_moment_are_one_transaction(journal: PostgresJournal) -> None:
+    leases = await leases_of(journal, 4)
+    async with trio.open_nursery() as nursery:
+        for lease in leases:
+            nursery.start_soon(journal.commit, lease, 1, [Statement(COUNT, [(str(lease.slices.first), 1)])], 60)
+    assert await journal.query("SELECT count(*), count(DISTINCT xmin::text) FROM counted") == [(4, 1)]
+    assert await journal.query("SELECT count(*), count(DISTINCT xmin::text) FROM projection") == [(4, 1)]
+
+
+async def test_too_many_rows_for_one_exchange_are_no_ones_burden(journal: PostgresJournal) -> None:
+    leases = await leases_of(journal, 4)
+    async with trio.open_nursery() as nursery:
+        for lease in leases:
+            rows = [(f"{lease.slices.first} {number}", 1) for number in range(30)]
+            nursery.start_soon(journal.commit, lease, 1, [Statement(COUNT, rows)], 60)
+    assert await journal.query("SELECT count(*) FROM counted") == [(120,)]
+
+
+async def test_whoever_commits_for_others_and_is_cancelled_loses_nothing_of_theirs(journal: PostgresJournal) -> None:
+    """In turns one of four is cancelled: its offset says whether its effect is there, and the others have theirs."""
+    leases = await leases_of(journal, 4)
+    owed: Counter[str] = Counter()
+
+    async def commit(lease: ProjectionLease, patience_s: float) -> None:
+        name = str(lease.slices.first)
+        with trio.move_on_after(patience_s) as scope:
+            await journal.commit(lease, lease.position + 1, [Statement(COUNT, [(name, 1)])], 60)
+        owed[name] += not scope.cancelled_caught
+
+    for number in range(20):
+        async with trio.open_nursery() as nursery:
+            for index, lease in enumerate(leases):
+                nursery.start_soon(commit, lease, number * 0.000_2 if index == number % 4 else 30.0)
+        told = await journal.query("SELECT first_slice::text, position FROM projection")
+        counted = dict(await journal.query("SELECT name, n::bigint FROM counted"))
+        assert all(position == counted.get(name, 0) >= owed[name] for name, position in told)
+        leases = [found for lease in leases if (found := await journal.acquire(*lease_key(lease), "node-1", 60))]
+
+
+def lease_key(lease: ProjectionLease) -> tuple[str, SliceRange]:
+    return lease.name, lease.slices

@@ -22,6 +22,11 @@ _PREPARED_MAX: Final = 100
 _Writer = Callable[[Any], str | None]
 
 
+def fits(statements: Sequence[Statement]) -> bool:
+    """Whether so many rows may go as one text."""
+    return sum(len(statement.rows) for statement in statements) <= _MAX_ROWS
+
+
 class Prepared:
     """The statements that one session has prepared; cleared when another session takes its place."""
 
@@ -37,7 +42,7 @@ class Prepared:
 
         Asyncio-flavoured. Raises what the server says of a statement that it sees for the first time.
         """
-        if sum(len(statement.rows) for statement in statements) > _MAX_ROWS:
+        if not fits(statements):
             return None
         calls: list[str] = []
         for statement in statements:

@@ -31,6 +31,7 @@ from common.journal.interface import (
     Tables,
     TrimLimit,
 )
+from common.journal.lease import moved_to
 from common.journal.postgres import inside, log, opening, origins, parked, projections
 from common.journal.postgres import ranges as range_changes
 from common.journal.postgres.append import APPEND_SQL, AppendCall
@@ -42,7 +43,9 @@ from common.journal.postgres.connection import (
     say_goodbye,
     told_at_start,
 )
+from common.journal.postgres.exchange import fits
 from common.journal.postgres.push_filters import PostgresPushFilters
+from common.journal.postgres.shared_commits import RangeCommit
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -283,10 +286,11 @@ class PostgresJournal(PostgresPushFilters):
         self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
     ) -> ProjectionLease:
         """See ``ProjectionStore.commit``."""
-        committer = self._committer()
-        return await committer.connection.run(
-            projections.commit, committer.prepared, lease, position, statements, lease_s, self._now_us()
-        )
+        mine = RangeCommit(lease, position, statements, lease_s, self._now_us())
+        if not fits(statements) or not await self._shared_commits.take_part(mine):
+            committer = self._committer()
+            await committer.connection.run(projections.commit, committer.prepared, mine)
+        return moved_to(lease, position)
 
     async def commit_inside(
         self,

@@ -17,6 +17,7 @@ from common.journal.lease import LEASE_MARK, fenced, moved_to
 from common.journal.migrations import check_not_newer
 from common.journal.postgres.connection import is_passing
 from common.journal.postgres.exchange import Prepared
+from common.journal.postgres.shared_commits import RangeCommit
 
 _RANGES_LOCK = 22254285
 _RANGE = "name = $1 AND first_slice = $2 AND last_slice = $3"
@@ -94,25 +95,28 @@ _MOVE_OR_FAIL = f"WITH moved AS ({_MOVE} RETURNING 1) SELECT 1 / count(*) FROM m
 _IN_TRANSACTION = "projection.in_transaction"
 
 
-async def commit(
-    connection: asyncpg.Connection,
-    prepared: Prepared,
-    lease: ProjectionLease,
-    position: int,
-    statements: Sequence[Statement],
-    lease_s: float,
-    now_us: int,
-) -> ProjectionLease:
+async def commit(connection: asyncpg.Connection, prepared: Prepared, one: RangeCommit) -> None:
     """See ``ProjectionStore.commit``; small ones take one exchange with the server.
 
     A text of several statements is one transaction, so one that failed has written nothing and is done again in steps.
     These know which statement failed, and whether it was only because another owner has written the same.
     """
-    moved = moved_to(lease, position)
-    arguments = (*_key(lease), position, float(lease_s), now_us, ahead_as_text(moved.ahead))
-    if not await _commit_in_one_exchange(connection, prepared, [*statements, Statement(_MOVE_OR_FAIL, [arguments])]):
-        await _commit_in_steps(connection, lease, arguments, statements)
-    return moved
+    if not await commit_together(connection, prepared, [one]):
+        await _commit_in_steps(connection, one.lease, _arguments(one), one.statements)
+
+
+async def commit_together(connection: asyncpg.Connection, prepared: Prepared, all_of: Sequence[RangeCommit]) -> bool:
+    """Commit the effects and offsets of several ranges in one exchange; False: nothing is written, go one by one."""
+    statements: list[Statement] = []
+    for one in all_of:
+        statements += one.statements
+        statements.append(Statement(_MOVE_OR_FAIL, [_arguments(one)]))
+    return await _commit_in_one_exchange(connection, prepared, statements)
+
+
+def _arguments(one: RangeCommit) -> tuple[object, ...]:
+    ahead = moved_to(one.lease, one.position).ahead
+    return (*_key(one.lease), one.position, float(one.lease_s), one.now_us, ahead_as_text(ahead))
 
 
 async def _commit_in_one_exchange(

@@ -8,7 +8,7 @@ for functions that run inside a transaction), and hints.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -18,10 +18,11 @@ import trio
 from common.core.history import Generation, History
 from common.journal.commit_feed import CommitFeed
 from common.journal.covered import CoveredMarks
-from common.journal.postgres import log, opening
+from common.journal.postgres import log, opening, projections
 from common.journal.postgres.connection import OwnedConnection, Server
 from common.journal.postgres.exchange import Prepared
 from common.journal.postgres.hints import Hints
+from common.journal.postgres.shared_commits import RangeCommit, SharedCommits
 from common.journal.prompt import Prompt
 
 P = ParamSpec("P")
@@ -109,6 +110,7 @@ class PostgresSessions:
         self._searchers = _Lane(server, "search", self._covered)
         self._state = OwnedConnection(server, "state")
         self._projections = [_Committer(server, f"projections {number}") for number in (1, 2)]
+        self._shared_commits = SharedCommits(self._commit_together)
         # Apart: an application's function may keep its transaction open for seconds.
         self._inside = [OwnedConnection(server, f"inside projections {number}") for number in (1, 2)]
 
@@ -154,6 +156,10 @@ class PostgresSessions:
     ) -> T:
         async with self._readers.reader() as reader:
             return await reader.connection.run(fn, *args, **kwargs)
+
+    async def _commit_together(self, group: Sequence[RangeCommit]) -> bool:
+        committer = self._committer()
+        return await committer.connection.run(projections.commit_together, committer.prepared, group)
 
     def _committer(self) -> _Committer:
         return next((one for one in self._projections if not one.connection.is_busy), self._projections[0])
