@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import hpack.hpack
 import trio
 from grpclib.config import Configuration
 from grpclib.protocol import AbstractHandler, EventsProcessor, H2Protocol
@@ -16,7 +17,7 @@ from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, Event, RemoteSettingsChanged
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
-from hyperframe.frame import DataFrame, Frame
+from hyperframe.frame import Frame
 
 from common.border import Transport
 from common.transport.gate import Gate
@@ -162,9 +163,14 @@ def _short_repr(frame: Frame) -> str:
     return f"{type(frame).__name__}(stream_id={frame.stream_id})"
 
 
+def _say_nothing(*_: object) -> None:
+    pass
+
+
 # h2 writes each received frame's repr to its trace log even when that is off, and a DATA frame's spells the whole
-# body in hexadecimal first: a quarter of what receiving a batch costs.
-DataFrame.__repr__ = _short_repr  # type: ignore[method-assign]
+# body in hexadecimal first: a quarter of what receiving a batch costs. hpack has fifty words to say of each call.
+Frame.__repr__ = _short_repr  # type: ignore[method-assign]
+hpack.hpack.log.debug = _say_nothing  # type: ignore[method-assign, assignment]
 
 
 class _Http2(H2Connection):
