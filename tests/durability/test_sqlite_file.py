@@ -46,7 +46,7 @@ async def test_a_file_that_is_open_is_refused_here_and_in_another_process(tmp_pa
     path = tmp_path / "journal.db"
     async with opening(path) as journal:
         assert (await refusal(path)).code == "journal.in_use"
-        victim = [sys.executable, "-m", "tests.durability.sqlite_victim", str(path), "append"]
+        victim = [sys.executable, "-m", "tests.durability.victim", str(path), "append"]
         other = await trio.run_process(victim, capture_stderr=True, capture_stdout=True, check=False)
         assert b"journal.in_use" in other.stderr
         assert other.stdout == b""

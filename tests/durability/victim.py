@@ -1,22 +1,26 @@
-"""A process that is killed while it uses a journal: ``python -m tests.durability.sqlite_victim FILE WORK``.
+"""A process that is killed while it uses a journal: ``python -m tests.durability.victim WHERE WORK``.
 
-It prints one line for each thing that was acknowledged to it.
+``WHERE`` is a file for SQLite or a PostgreSQL URL. It prints one line for each thing that was acknowledged to it.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from random import Random
 
 import trio
 
+from common import border
 from common.core.append import PushedAppend
 from common.core.history import Offset
 from common.core.ids import ALL_SLICES
 from common.core.subscription import NOWHERE_PLACE, Cursor, FilterState
 from common.journal.interface import Journal, ReceivedCommit, Statement, TrimLimit
+from common.journal.postgres import open_postgres_journal
 from common.journal.sqlite import open_sqlite_journal
 from common.journal.subscription_store import lease_name
 from common.projection.progress import ProjectionSettings
@@ -158,10 +162,24 @@ async def check_not_restarted(journal: Journal) -> None:
     assert (state.place, state.desired) == (NOWHERE_PLACE, FilterState(1, "[1]"))
 
 
-async def main(path: str, work: str) -> None:
+@asynccontextmanager
+async def opened(where: str, new_id: Iterator[str]) -> AsyncIterator[Journal]:
+    """The journal in a file or a PostgreSQL database."""
+    async with AsyncExitStack() as stack:
+        if where.startswith("postgresql://"):
+            await stack.enter_async_context(border.open_loop())
+            yield await stack.enter_async_context(
+                open_postgres_journal(where, now_us=lambda: START_US, new_id=new_id.__next__, notify=False)
+            )
+        else:
+            yield await stack.enter_async_context(
+                open_sqlite_journal(where, now_us=lambda: START_US, new_id=new_id.__next__)
+            )
+
+
+async def main(where: str, work: str) -> None:
     """Open the journal and do the work."""
-    new_ids = ids(work)
-    async with open_sqlite_journal(path, now_us=lambda: START_US, new_id=new_ids.__next__) as journal:
+    async with opened(where, ids(work)) as journal:
         await WORKS[work](journal)
 
 
