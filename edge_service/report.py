@@ -96,6 +96,8 @@ class EdgeReport:
                 "filter_version": link.filter_version,
                 "backfill_left": link.backfill_left,
                 "last_code": link.last_code,
+                "last_reason": link.last_reason,
+                "last_hint": link.last_hint,
             },
             "lag": self._lag(stats),
             "projections": [projection_as_json(one) for one in await projection_status(self._journal, self._now_us)],

@@ -194,6 +194,8 @@ class Subscriptions:
                 "inbox_bytes": self._inbox(state.name).bytes,
                 "connects": state.connects,
                 "last_code": state.last_code,
+                "last_reason": state.last_reason,
+                "last_hint": state.last_hint,
             }
             for state in self.states.values()
         ]

@@ -25,7 +25,9 @@ async def keep_push_link(
 ) -> None:
     """Keep the journal flowing to the cloud until cancelled. ``state`` always says how the link is."""
 
-    async def converse(stream: DialledStream, on_progress: Callable[[], None]) -> Drain | None:
-        return await push(stream, journal, settings, state, now_us=now_us, on_progress=on_progress)
+    async def converse(
+        stream: DialledStream, on_start: Callable[[], None], on_progress: Callable[[], None]
+    ) -> Drain | None:
+        return await push(stream, journal, settings, state, now_us=now_us, on_start=on_start, on_progress=on_progress)
 
     await keep_link(dial, PUSH_PATH, converse, state, backoff=backoff, chance=chance, now_us=now_us)

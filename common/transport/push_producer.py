@@ -77,6 +77,8 @@ class LinkState:
     backfill_left: int = 0
     """Positions still to be looked through for what only that filter selects."""
     last_code: str = ""
+    last_reason: str = ""
+    last_hint: str = ""
 
     @property
     def position(self) -> int:
@@ -104,14 +106,16 @@ async def push(
     state: LinkState,
     *,
     now_us: Callable[[], int],
+    on_start: Callable[[], None],
     on_progress: Callable[[], None],
 ) -> Drain | None:
     """Push until the cloud asks to leave (its Drain is returned) or ends the stream well (None).
 
-    ``on_progress`` is called whenever the stream has done useful work. Raises PeerGone (also for ``link.stalled`` and
-    ``link.timeout``), PeerRefused, and BackhaulError ``push.history_mismatch``, ``link.protocol``, ``link.malformed``.
+    ``on_start`` is called when the cloud has taken the stream, ``on_progress`` whenever it has done useful work. Raises
+    PeerGone (also for ``link.stalled`` and ``link.timeout``), PeerRefused, and BackhaulError ``push.history_mismatch``,
+    ``link.protocol``, ``link.malformed``.
     """
-    start = await _open(stream, journal, settings, state, now_us)
+    start = await _open(stream, journal, settings, state, now_us, on_start)
     return await _PushStream(stream, journal, settings, state, start, now_us, on_progress).run()
 
 
@@ -121,6 +125,7 @@ async def _open(
     settings: PushSettings,
     state: LinkState,
     now_us: Callable[[], int],
+    on_start: Callable[[], None],
 ) -> Start:
     """Say hello, hear where to go on, and compare that with the own log."""
     hello = Hello(settings.origin_id, settings.instance, journal.history, now_us())
@@ -139,6 +144,7 @@ async def _open(
     own = page.events.envelope(0) if page and page.events.position == [position] else None
     acked = await journal.load_cursor(CURSOR)
     verdict = judge_start(start, journal.history, acked, own)
+    on_start()
     state.session = start.session
     state.sent_position = state.acked_position = state.resumed_position = position
     state.acked_is_known = True

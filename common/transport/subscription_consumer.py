@@ -68,9 +68,12 @@ async def converse(
     state: SubscriptionState,
     *,
     now_us: Callable[[], int],
+    on_start: Callable[[], None],
     on_progress: Callable[[], None],
 ) -> Drain | None:
     """Follow the stream until the source asks to leave (its Drain) or ends it well (None).
+
+    ``on_start`` is called when the source has taken it, ``on_progress`` whenever something has taken effect.
 
     Raises PeerGone (also for ``link.stalled`` and ``link.timeout``), PeerRefused, and BackhaulError ``link.protocol``,
     ``link.malformed``, ``projection.fenced``, ``inbox.full`` and what else the journal raises.
@@ -84,6 +87,7 @@ async def converse(
     receiving = Receiving(stored.place, stored.desired)
     subscribed = await _open(stream, stored, settings, now_us)
     receiving.begin(subscribed)
+    on_start()
     place = receiving.place
     state.head_position = subscribed.history.head_position
     _log.info(

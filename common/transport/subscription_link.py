@@ -77,9 +77,13 @@ async def _while_held(
 ) -> None:
     """Keep the link for as long as the lease can be renewed."""
 
-    async def speak(stream: DialledStream, on_progress: Callable[[], None]) -> Drain | None:
+    async def speak(
+        stream: DialledStream, on_start: Callable[[], None], on_progress: Callable[[], None]
+    ) -> Drain | None:
         try:
-            return await converse(stream, journal, lease, sink, settings, state, now_us=now_us, on_progress=on_progress)
+            return await converse(
+                stream, journal, lease, sink, settings, state, now_us=now_us, on_start=on_start, on_progress=on_progress
+            )
         except* BackhaulError as group:
             if await _begin_anew(first_refusal(group), journal, lease, settings):
                 nursery.cancel_scope.cancel()  # take the lease again, and dial at once

@@ -48,6 +48,8 @@ class SubscriptionState:
     since_us: int = 0
     connects: int = 0
     last_code: str = ""
+    last_reason: str = ""
+    last_hint: str = ""
     position: int = 0
     resumed_position: int = 0
     head_position: int = 0
