@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -163,10 +164,8 @@ def new_events(
 
 def concat(batches: Iterable[EventBatch]) -> EventBatch:
     """One batch of all events of ``batches``, in order."""
-    joined = EventBatch()
-    for batch in batches:
-        joined.extend(batch)
-    return joined
+    columns = zip(*(batch.columns() for batch in batches), strict=True)
+    return EventBatch(*(list(chain.from_iterable(parts)) for parts in columns))
 
 
 def join_tags(tags: Iterable[str]) -> str:
