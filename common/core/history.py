@@ -123,7 +123,8 @@ class Resume(StrEnum):
 class OriginState:
     """What the receiving side has stored of one origin. ``branch`` counts the forks of its history seen so far.
 
-    ``superseded`` holds the ids of journals that were replaced, and of generations that a fork left behind.
+    ``superseded`` holds the ids of journals that were replaced. ``left_behind`` is what forks turned away from: each
+    generation with the first of its positions that are stored here and are not in the log that goes on.
     """
 
     origin_id: str
@@ -133,6 +134,7 @@ class OriginState:
     stored: Offset
     generations: tuple[Generation, ...]
     superseded: tuple[str, ...] = ()
+    left_behind: tuple[Generation, ...] = ()
     last_seen_us: int = 0
     fenced_instance: str = ""
 
@@ -159,8 +161,8 @@ def decide_resume(
     * same journal, stored position inside the common prefix: resume there.
     * same journal, but the peer's log parts below the stored position: a new branch begins at the fork.
     * another journal id: the disk was lost. The old journal is superseded and a new branch begins at 0.
-    * what was superseded comes back, be it a replaced journal or a log that holds a generation which a fork left behind
-      (the original, after a backup of it took its place): refused, the state is unchanged. Letting it in by itself would
+    * what was superseded comes back, be it a replaced journal or a log that holds what a fork left behind (the original,
+      after a backup or a clone of it took its place): refused, the state is unchanged. Letting it in by itself would
       store again what its branch had stored before.
     """
     first = OriginState(
@@ -168,8 +170,7 @@ def decide_resume(
     )
     if known is None:
         return ResumeDecision(Resume.FIRST, first)
-    gone = set(known.superseded)
-    if history.journal_id in gone or any(generation.id in gone for generation in history.generations):
+    if history.journal_id in known.superseded or _holds(history, known.left_behind):
         return ResumeDecision(Resume.SUPERSEDED, known)
     following = replace(
         known,
@@ -195,12 +196,28 @@ def decide_resume(
     fork = 0 if shared is None else min(shared, position)
     if fork == position:
         return ResumeDecision(Resume.RESUME, following, cloned)
-    theirs = {generation.id for generation in history.generations}
-    left_behind = [generation.id for generation in known.generations if generation.id not in theirs]
+    left_behind = _left_behind(known.generations, position, history.generations, fork)
     following = replace(
         following,
         branch=known.branch + 1,
         stored=Offset(old_journal, history.generation_at(fork), fork),
-        superseded=(*known.superseded, *left_behind)[-SUPERSEDED_MAX:],
+        left_behind=(*known.left_behind, *left_behind)[-SUPERSEDED_MAX:],
     )
     return ResumeDecision(Resume.REWOUND, following, cloned)
+
+
+def _left_behind(
+    ours: Sequence[Generation], our_position: int, theirs: Sequence[Generation], fork: int
+) -> list[Generation]:
+    """What of ``ours`` a peer that parts from it after ``fork`` does not have."""
+    ended = {generation.id for generation in theirs[:-1]}
+    # The other log wrote on in a generation that both have: its process was not restarted since the copy was made. Where
+    # that is the peer's newest one too, the peer will write the same positions in it: they do not tell the two apart.
+    gone = [Generation(id_, fork + 1) for id_, end in _ends(ours, our_position).items() if id_ in ended and end > fork]
+    known = {generation.id for generation in theirs}
+    return gone + [generation for generation in ours if generation.id not in known]
+
+
+def _holds(history: History, left_behind: Sequence[Generation]) -> bool:
+    ends = _ends(history.generations, history.head_position)
+    return any(ends.get(generation.id, -1) >= generation.first_position for generation in left_behind)

@@ -204,7 +204,10 @@ class Journal(ProjectionStore, SnapshotStore, SubscriptionStore, PushFilterStore
         """All origins ever seen."""
 
     async def forget_superseded(self, origin_id: str) -> bool:
-        """Let an origin's superseded journals back in (an operator's decision); False when the origin is unknown."""
+        """Let an origin's superseded journals, and logs left behind at forks, back in (an operator's decision).
+
+        False when the origin is unknown.
+        """
 
     async def stored_ranges(self, persistence_id: str) -> list[StoredRange]:
         """What was stated as never to come for one entity, oldest first."""

@@ -296,7 +296,7 @@ class MemoryJournal(MemoryPushFilters):
         async with self._transaction() as draft:
             known = draft.origins.get(origin_id)
             if known:
-                draft.origins[origin_id] = replace(known, superseded=())
+                draft.origins[origin_id] = replace(known, superseded=(), left_behind=())
             return known is not None
 
     async def stored_ranges(self, persistence_id: str) -> list[StoredRange]:

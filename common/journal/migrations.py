@@ -1,8 +1,11 @@
-"""Numbered schema steps of a journal's database: which exist, which are still to be run.
+"""Numbered schema steps of a journal's database, which of them are still to be run, and its server functions.
 
 A step is a file ``sql/<database>/NNNN_name.sql`` of this package. Numbers begin at 1 and have no holes; a step that was
 ever released is never edited. Every database keeps the numbers it has run in its table ``schema_version``; the storage
 runs the pending ones under its own lock, each in one transaction with its row there.
+
+A function that grows with the schema stands once, as it is now, in ``sql/<database>/functions``; it is made anew after any
+step, in the same transaction. So a change of such a function comes with a step, be it one that changes nothing else.
 """
 
 from __future__ import annotations
@@ -30,6 +33,12 @@ def load_migrations(database: str) -> tuple[Migration, ...]:
     """The steps shipped for ``database`` (``"sqlite"`` or ``"postgres"``), in order."""
     folder = files("common.journal") / "sql" / database
     return ordered({entry.name: entry.read_text("utf-8") for entry in folder.iterdir() if entry.is_file()})
+
+
+def load_functions(database: str) -> tuple[str, ...]:
+    """The server functions as they are with all steps run; each replaces what it finds."""
+    folder = files("common.journal") / "sql" / database / "functions"
+    return tuple(entry.read_text("utf-8") for entry in sorted(folder.iterdir(), key=lambda entry: entry.name))
 
 
 def ordered(texts: Mapping[str, str]) -> tuple[Migration, ...]:

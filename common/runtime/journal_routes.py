@@ -234,5 +234,6 @@ def _origin_as_json(state: OriginState) -> dict[str, object]:
         "position": state.stored.position,
         "journal_id": state.stored.journal_id,
         "superseded": list(state.superseded),
+        "left_behind": [[generation.id, generation.first_position] for generation in state.left_behind],
         "last_seen_us": state.last_seen_us,
     }

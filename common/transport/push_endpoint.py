@@ -155,8 +155,9 @@ class PushEndpoint:
         if decision.resume is Resume.SUPERSEDED:
             raise BackhaulError(
                 "push.superseded",
-                f"another journal of {hello.origin_id} has taken the place of this one",
-                "an old disk is back: empty the edge's volume, or let it in with `cloud-service origins readmit`",
+                f"another journal of {hello.origin_id}, or a copy of this one, has taken its place",
+                "an old disk is back, or its copy ran elsewhere: empty the edge's volume, or stop the other and let this"
+                " one in with `cloud-service origins readmit`",
                 kind=ErrorKind.CONFLICT,
             )
         if decision.cloned:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from common.core.errors import ConfigurationError
-from common.journal.migrations import Migration, load_migrations, ordered, pending
+from common.journal.migrations import Migration, load_functions, load_migrations, ordered, pending
 
 ONE, TWO, THREE = (Migration(number, f"step_{number}", f"-- {number}") for number in (1, 2, 3))
 
@@ -46,3 +46,10 @@ def test_the_shipped_steps_are_well_formed(database: str) -> None:
     steps = load_migrations(database)
     assert steps[0].version == 1
     assert all(step.sql.strip() for step in steps)
+
+
+def test_a_server_function_stands_once() -> None:
+    told = "".join(step.sql for step in load_migrations("postgres"))
+    [function] = load_functions("postgres")
+    assert function.count("CREATE FUNCTION append_batch(") == 1
+    assert "FUNCTION append_batch" not in told

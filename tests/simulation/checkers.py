@@ -83,7 +83,7 @@ class NothingInvented(Checker):
 
 
 class NothingTwice(Checker):
-    """Each event is in a log once."""
+    """Each event is in a log once, unless an operator has let a log back in that was left behind."""
 
     def edge_commit(self, disk: Disk, before: State, after: State, new: list[Envelope]) -> None:
         for event in new:
@@ -93,7 +93,7 @@ class NothingTwice(Checker):
 
     def cloud_commit(self, before: State, after: State, new: list[Envelope]) -> None:
         for event in new:
-            if self.facts.submissions[event.payload].edge in self.facts.cloned:
+            if self.facts.submissions[event.payload].edge in self.facts.readmitted:
                 continue
             if self.facts.in_cloud[event.payload] > 1 or event.payload in self.facts.parked:
                 self.complain(

@@ -52,7 +52,9 @@ class Facts:
         self.lost: dict[bytes, str] = {}
         """Events that may be missing, with the reason."""
         self.cloned: set[str] = set()
-        """Edges of which two ran at once: what both forked from may be stored by each."""
+        """Edges of which two ran at once: what each wrote stands in the order in which they had their turns."""
+        self.readmitted: set[str] = set()
+        """Edges that an operator let in although the cloud had left their log behind: that part is stored once more."""
         self.damaged: set[str] = set()
         """Entities of which a disk lost an event unsaid."""
         self.cloud_lives = 0

@@ -25,6 +25,7 @@ from tests.simulation.world import World
 _FOR_A_COMMIT_S = 5.0
 _LOOK_S = 0.0007
 _OLD_DISK_S = 5.0
+_OPERATOR_S = 2.0
 
 
 class Faults:
@@ -68,6 +69,26 @@ class Faults:
         await trio.sleep_until(fault.at_s)
         self._trace.add("fault", f"{fault.kind} {fault.target} {fault.how} {fault.for_s} {fault.amount}")
         await self._do[fault.kind](fault)
+
+    async def readmit(self) -> None:
+        """What the operator of cloned edges does, until cancelled: the clone is off, so the original is let in again.
+
+        An edge that says nothing of being refused waits for ever.
+        """
+        world, facts = self._world, self._referee.facts
+        operator = MemoryJournal(facts.cloud_disk, world.clocks[DATABASE], 0.001)
+        while True:
+            await trio.sleep(_OPERATOR_S)
+            for name in sorted(facts.cloned):
+                # Not while a clone runs, or while another fault has an old disk in the edge.
+                async with self._exchanging[name], self._exchanging[CLOUD]:
+                    life = world.edges[name].life
+                    if life not in self._trace.superseded:
+                        continue
+                    self._trace.superseded.discard(life)
+                    self._trace.add("operator", f"lets {life} in again")
+                    facts.readmitted.add(name)
+                    await operator.forget_superseded(name)
 
     async def _pause_for(self, seconds: float) -> None:
         """Let time pass, but not more than until the faults are over."""

@@ -88,6 +88,11 @@ class Host:
         self._is_retired = False
 
     @property
+    def life(self) -> str:
+        """The name of the process that runs, or ran last, in the logs."""
+        return f"{self.name}.{self._lives}"
+
+    @property
     def is_running(self) -> bool:
         """Whether there is a process, also one that is just ending."""
         return self._scope is not None
@@ -102,7 +107,7 @@ class Host:
 
     async def _live(self) -> None:
         self._lives += 1
-        life = f"{self.name}.{self._lives}"
+        life = self.life
         self._mount, self._stop = Mount(self.disk, prompted=self._prompted), trio.Event()
         outside = self._outside(self, self._mount, life)
         self._trace.add(life, "starts")

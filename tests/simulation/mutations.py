@@ -26,7 +26,7 @@ from common.core.append import Appended, AppendOutcome, AppendRefused, LocalAppe
 from common.core.batch import EventBatch
 from common.core.cursor import Cursor
 from common.core.filter_index import FilterIndex
-from common.core.history import History, Offset, OriginState, Resume, ResumeDecision, decide_resume
+from common.core.history import Generation, History, Offset, OriginState, Resume, ResumeDecision, decide_resume
 from common.core.push_messages import Ack
 from common.core.push_session import StartVerdict
 from common.core.window import AdaptiveWindow
@@ -129,6 +129,10 @@ def _same_history(_ours: object, our_position: int, _theirs: object, their_head:
     return min(our_position, their_head)
 
 
+def _leave_nothing_behind(*_histories: object) -> list[Generation]:
+    return []
+
+
 def _go_on(*_histories: object) -> StartVerdict:
     return StartVerdict.GO_ON
 
@@ -192,6 +196,9 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
             _patched(common.core.history, "common_prefix", _same_history),
             _patched(common.transport.push_producer, "judge_start", _go_on),
         ),
+    ),
+    "nothing_left_behind": Mutation(
+        (32,), "NothingTwice", _patched(common.core.history, "_left_behind", _leave_nothing_behind)
     ),
     "no_append_ids": Mutation(
         (592, 30, 79), "NothingTwice", _patched(MemoryJournal, "_append_local", _append_without_id)

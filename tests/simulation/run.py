@@ -95,18 +95,21 @@ async def _phases(plan: FaultPlan, trace: Trace, referee: Referee, world: World)
         for host in world.hosts.values():
             machines.start_soon(host.run)
         machines.start_soon(_read, plan, referee, world, reading)
+        faults = Faults(world, referee, trace)
+        operating = await machines.start(_operate, faults)
         async with trio.open_nursery() as nursery:
             for until in _users_of_the_way_down(plan, referee, world):
                 nursery.start_soon(until, plan.faults_s)
             for application in applications:
                 nursery.start_soon(application.run, plan.faults_s)
-            nursery.start_soon(Faults(world, referee, trace).run, plan.faults)
+            nursery.start_soon(faults.run, plan.faults)
             await trio.sleep(plan.faults_s)
             trace.add("fault", "all faults are over")
             world.heal()
         converged_s = await _convergence(plan, referee, world)
         await trio.sleep(_SETTLE_S)
         reading.cancel()
+        operating.cancel()
         for host in world.hosts.values():
             host.retire()
         async with trio.open_nursery() as stopping:
@@ -146,6 +149,12 @@ def _not_yet(plan: FaultPlan, referee: Referee, world: World) -> str:
         if waiting_for:
             return waiting_for
     return "" if has_caught_up(cloud, plan.sizes.projection_ranges) else f"projections: {cloud.projections}"
+
+
+async def _operate(faults: Faults, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+    with trio.CancelScope() as operating:
+        task_status.started(operating)
+        await faults.readmit()
 
 
 async def _read(plan: FaultPlan, referee: Referee, world: World, reading: trio.CancelScope) -> None:

@@ -47,6 +47,8 @@ class Trace:
     def __init__(self) -> None:
         self.lines: deque[str] = deque(maxlen=_KEPT_LINES)
         self.errors: list[str] = []
+        self.superseded: set[str] = set()
+        """Services that have asked for an operator because another log has their place."""
         self._digest = blake2b(digest_size=16)
 
     @property
@@ -86,6 +88,8 @@ class Trace:
             failure = ", ".join(repr(error) + _where(error) for error in leaf_errors(failure))
         told = " ".join(f"{key}={value}" for key, value in fields.items() if key != "repeat_key")
         self.lines.append(f"{trio.current_time():9.4f} {who:12} [{method}] {event} {told}")
+        if event == "link.needs_operator" and fields.get("code") == "push.superseded":
+            self.superseded.add(who)
         if event in _FAILURES or fields.get("code") in _NEVER_TOLD:
             self.errors.append(f"{who} {event} {fields.get('code', '')} {failure or fields.get('reason', '')}")
         raise structlog.DropEvent

@@ -1,6 +1,6 @@
 """A group of append requests as the arguments of ``append_batch``, and its answer as their outcomes; pure.
 
-The server function judges (``sql/postgres/0005_push_filters.sql``); here requests become arrays and back. What a batch
+The server function judges (``sql/postgres/functions/append_batch.sql``); here requests become arrays and back. What a batch
 says about itself is found out here, where it costs the database nothing: which entities it has, and whether its events
 follow each other within each of them, so that the server need only look at the entities' heads.
 """

@@ -13,7 +13,7 @@ import asyncpg
 from common.core.errors import ConfigurationError
 from common.core.history import Generation, History, begin_generation
 from common.fail_points import fail_point
-from common.journal.migrations import load_migrations, pending
+from common.journal.migrations import load_functions, load_migrations, pending
 from common.journal.postgres.connection import SCHEMA, SessionLimits
 
 _OLDEST_VERSION = 15
@@ -100,10 +100,14 @@ async def migrate(connection: asyncpg.Connection, server: str) -> None:
             await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
             await connection.execute("CREATE TABLE schema_version (version int PRIMARY KEY, name text NOT NULL)")
         applied = [row[0] for row in await connection.fetch("SELECT version FROM schema_version")]
-        for step in pending(load_migrations("postgres"), applied):
+        steps = pending(load_migrations("postgres"), applied)
+        for step in steps:
             await connection.execute(step.sql)
             await connection.execute("INSERT INTO schema_version VALUES ($1, $2)", step.version, step.name)
             fail_point("migration.in_transaction")
+        if steps:
+            for function in load_functions("postgres"):
+                await connection.execute(function)
 
 
 async def settle_history(connection: asyncpg.Connection, new_id: Callable[[], str], known: History | None) -> History:

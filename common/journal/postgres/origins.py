@@ -17,12 +17,12 @@ from common.journal.postgres.push_places import load_place, write_place
 
 _COLUMNS = (
     "origin_id, session, instance, branch, journal_id, generation_id, position, timestamp_us, persistence_id, seq_nr,"
-    " generations, superseded, last_seen_us, fenced_instance"
+    " generations, superseded, left_behind, last_seen_us, fenced_instance"
 )
 
 
 def _state(row: asyncpg.Record) -> OriginState:
-    origin_id, session, instance, branch, *offset, generations, superseded, last_seen_us, fenced = row
+    origin_id, session, instance, branch, *offset, generations, superseded, left_behind, last_seen_us, fenced = row
     return OriginState(
         origin_id=origin_id,
         session=session,
@@ -31,6 +31,7 @@ def _state(row: asyncpg.Record) -> OriginState:
         stored=Offset(*offset),
         generations=load_generations(generations),
         superseded=tuple(json.loads(superseded)),
+        left_behind=load_generations(left_behind),
         last_seen_us=last_seen_us,
         fenced_instance=fenced,
     )
@@ -66,6 +67,7 @@ async def open_session(
             *_offset_values(state.stored),
             dump_generations(state.generations),
             json.dumps(state.superseded),
+            dump_generations(state.left_behind),
             state.last_seen_us,
             state.fenced_instance,
         )
@@ -95,7 +97,9 @@ async def origins(connection: asyncpg.Connection) -> list[OriginState]:
 
 async def forget_superseded(connection: asyncpg.Connection, origin_id: str) -> bool:
     """See ``Journal.forget_superseded``."""
-    done = await connection.execute("UPDATE origin SET superseded = '[]' WHERE origin_id = $1", origin_id)
+    done = await connection.execute(
+        "UPDATE origin SET (superseded, left_behind) = ('[]', '[]') WHERE origin_id = $1", origin_id
+    )
     return bool(done == "UPDATE 1")
 
 

@@ -22,7 +22,7 @@ from common.journal.sqlite.push_places import load_place, write_place
 
 _ORIGIN_COLUMNS = (
     "origin_id, session, instance, branch, journal_id, generation_id, position, timestamp_us, persistence_id, seq_nr,"
-    " generations, superseded, last_seen_us, fenced_instance"
+    " generations, superseded, left_behind, last_seen_us, fenced_instance"
 )
 
 
@@ -133,10 +133,11 @@ def origins(connection: apsw.Connection, origin_id: str | None = None) -> list[O
             instance=row[2],
             branch=row[3],
             stored=Offset(*row[4:10]),
-            generations=tuple(Generation(*generation) for generation in orjson.loads(row[10])),
+            generations=_load_generations(row[10]),
             superseded=tuple(orjson.loads(row[11])),
-            last_seen_us=row[12],
-            fenced_instance=row[13],
+            left_behind=_load_generations(row[12]),
+            last_seen_us=row[13],
+            fenced_instance=row[14],
         )
         for row in rows
     ]
@@ -145,27 +146,35 @@ def origins(connection: apsw.Connection, origin_id: str | None = None) -> list[O
 def forget_superseded(writer: apsw.Connection, origin_id: str) -> bool:
     """See ``Journal.forget_superseded``; the caller holds the transaction."""
     for known in origins(writer, origin_id):
-        _write_origin(writer, replace(known, superseded=()))
+        _write_origin(writer, replace(known, superseded=(), left_behind=()))
         return True
     return False
 
 
 def _write_origin(writer: apsw.Connection, state: OriginState) -> None:
-    generations = [(generation.id, generation.first_position) for generation in state.generations]
     writer.execute(
-        f"INSERT OR REPLACE INTO origin ({_ORIGIN_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        f"INSERT OR REPLACE INTO origin ({_ORIGIN_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             state.origin_id,
             state.session,
             state.instance,
             state.branch,
             *_offset_values(state.stored),
-            orjson.dumps(generations).decode(),
+            _dump_generations(state.generations),
             orjson.dumps(state.superseded).decode(),
+            _dump_generations(state.left_behind),
             state.last_seen_us,
             state.fenced_instance,
         ),
     )
+
+
+def _load_generations(stored: str) -> tuple[Generation, ...]:
+    return tuple(Generation(*generation) for generation in orjson.loads(stored))
+
+
+def _dump_generations(generations: Iterable[Generation]) -> str:
+    return orjson.dumps([(generation.id, generation.first_position) for generation in generations]).decode()
 
 
 def stored_ranges(connection: apsw.Connection, persistence_id: str) -> list[tuple[int, StoredRange]]:

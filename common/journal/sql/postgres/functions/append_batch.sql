@@ -1,12 +1,6 @@
--- Texts as postgres/append.py sends them, each followed by U+001E.
-CREATE FUNCTION texts(joined text) RETURNS text[] LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE WHEN joined = '' THEN '{}' ELSE trim_array(string_to_array(joined, E'\x1e'), 1) END
-$$;
-
--- The i-th (from 1) of many integers packed as 8 bytes each, big endian.
-CREATE FUNCTION int8_at(packed bytea, i int) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT ('x' || encode(substr(packed, 8 * i - 7, 8), 'hex'))::bit(64)::bigint
-$$;
+-- Dropped first: its arguments change with the schema, and for a program from before that change it is gone, rather than
+-- called with what it no longer means.
+DROP FUNCTION IF EXISTS append_batch;
 
 -- Judge and store one group of sub-batches: one call, one transaction, one round trip.
 --
@@ -16,10 +10,12 @@ $$;
 --
 -- Arrays by their first letter, indexes from 1:
 --   s_  sub-batches in order; s_events[s] of the events belong to it; s_origin '' = a local append.
+--       s_lane: which of the origin's two cursors it moves, 0 = live, 1 = backfill: there what is known is passed over.
 --   n_  the distinct entities of the group; n_sub is the pushed sub-batch that alone touches it, or 0.
 --       n_no: its entity_no if the caller has it from an earlier answer, else 0; comes back filled in.
 --       n_prev and n_last: prev_seq_nr of its first and seq_nr of its last pushed event; local: 0.
 --       n_expect: the number a local append expects it to have, -1 = any.
+--       n_type: the place of its type in y_type, the types of the group's events; empty when they have but one.
 --   x_  who expects something, in order: the sub-batch and the entity.
 --   r_  stated ranges; n_range[n] is the first one of an entity, r_next[r] the one after it, 0 = none.
 --   p_  poisoned events, ordered by event.
@@ -29,14 +25,15 @@ $$;
 --       endian an event: k_….
 -- regular: no ranges, no poison, and pushed events follow each other within each entity. Then one look at the entity
 -- heads decides for all, and the rows go in as they came; anything else takes the loop, event by event.
+-- wants_all: the caller hands what was stored on to others, so it needs every number back.
 CREATE FUNCTION append_batch(
-    now_us bigint, regular boolean,
+    now_us bigint, regular boolean, wants_all boolean,
     s_events int[], s_origin text[], t_journal text[], t_generation text[], t_entity text[],
     s_append_id text[], s_digest text[],
     s_session bigint[], s_branch bigint[], s_after bigint[], s_parked_max bigint[],
-    t_position bigint[], t_timestamp bigint[], t_seq bigint[],
+    t_position bigint[], t_timestamp bigint[], t_seq bigint[], s_lane bigint[],
     n_name text[], INOUT n_no bigint[], n_slice int[], n_sub int[], n_count int[], n_prev bigint[], n_last bigint[],
-    n_expect bigint[], n_range int[],
+    n_expect bigint[], n_range int[], n_type int[], y_type text[],
     x_sub int[], x_ent int[],
     r_sub int[], r_ent int[], r_from bigint[], r_to bigint[], r_next int[], r_reason text[],
     p_event int[], p_code text[],
@@ -45,6 +42,7 @@ CREATE FUNCTION append_batch(
     o_time bigint, o_type text, o_codec text, o_tags text, o_metadata text,
     k_position bytea, k_timestamp bytea, k_stored bytea, k_origin_seq bytea,
     OUT head_position bigint,  -- after the group
+    OUT first_timestamp bigint,  -- of the first event stored; the others follow one by one
     OUT is_whole boolean,      -- everything was stored as it came
     -- what became of each sub-batch: see the CASEs of postgres/append.py
     OUT s_code int[], OUT s_first bigint[], OUT s_number bigint[], OUT s_entity int[], OUT s_owner text[],
@@ -52,6 +50,7 @@ CREATE FUNCTION append_batch(
     OUT seen_seq bigint[],     -- the numbers stored with them, one after the other
     OUT n_base bigint[],       -- all stored: number = n_base[e_ent] + e_seq
     OUT stored_seq bigint[],   -- else: number of each event, 0 = not stored
+    OUT e_before text[],       -- prev_tags of each event; empty when none has any
     OUT parked_event int[], OUT parked_code text[]
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
@@ -73,6 +72,7 @@ DECLARE
     has_local  boolean := false;
     asks_no    CONSTANT boolean := 0 = ANY (n_no);
     has_pushed boolean := false;
+    has_backfill CONSTANT boolean := 1 = ANY (s_lane);
     has_ids    boolean := false;
     has_new    boolean := false;
     s_parked   bigint[] := array_fill(0::bigint, ARRAY[n_subs]);
@@ -86,6 +86,9 @@ DECLARE
     h_owner  text[];
     h_dirty  boolean[];
     stored_position bigint[];
+    block_type text;           -- head.block_type, before and after
+    has_tags   boolean;        -- an event of the log or of this group has tags
+    n_tags     text[];         -- by entity: tags of its last event before this group, NULL when it has none
     event_code      text[];
     kept_from       bigint[];  -- by range: where the part begins that is news, 0 = none is
     n         bigint := 0;
@@ -114,6 +117,7 @@ BEGIN
     seen_seq := '{}';
     n_base := '{}';
     stored_seq := '{}';
+    e_before := '{}';
     parked_event := '{}';
     parked_code := '{}';
 
@@ -134,11 +138,16 @@ BEGIN
         LOOP
             first := array_position(s_origin, row.origin_id);
             s_parked[first] := row.parked;
+            known := row.position;
+            IF s_lane[first] = 1 THEN  -- whoever holds the origin's row holds its place
+                known := coalesce(
+                    (SELECT l.backfill_position FROM push_place AS l WHERE l.origin_id = row.origin_id), 0);
+            END IF;
             IF row.session <> s_session[first] THEN
                 s_number[first] := row.session;
-            ELSIF row.position <> s_after[first] THEN
+            ELSIF known <> s_after[first] THEN
                 s_code[first] := out_of_step;
-                s_number[first] := row.position;
+                s_number[first] := known;
             ELSE
                 s_code[first] := stored;
             END IF;
@@ -146,9 +155,12 @@ BEGIN
     END IF;
 
     -- 2. The head: from here to the commit we are the only writer of the log.
-    SELECT h.position, h.timestamp_us, h.entities INTO before_position, before_timestamp, entity_count
+    SELECT h.position, h.timestamp_us, h.entities, h.is_tagged, h.block_type
+    INTO before_position, before_timestamp, entity_count, has_tags, block_type
     FROM head AS h FOR UPDATE;
+    has_tags := has_tags OR o_tags <> '' OR cardinality(e_tags) > 0;
     before_timestamp := greatest(now_us - 1, before_timestamp);
+    first_timestamp := before_timestamp + 1;
 
     -- 3. Append ids: seen before?
     IF has_ids THEN
@@ -167,7 +179,7 @@ BEGIN
     END IF;
     is_whole := is_whole AND stored = ALL (s_code);
 
-    -- 4. Entities. Those never seen get a row now; 5c takes it away again where nothing was kept.
+    -- 4. Entities. Those never seen get a row now; 5d takes it away again where nothing was kept.
     IF asks_no THEN
         is_new := array_fill(false, ARRAY[n_entities]);
         FOR row IN
@@ -196,6 +208,15 @@ BEGIN
         WHERE u.is_new;
     END IF;
 
+    IF has_tags THEN
+        SELECT array_agg(u.tags ORDER BY u.i) INTO n_tags
+        FROM (
+            SELECT v.i, CASE WHEN h.seq_nr > 0 THEN h.tags END AS tags
+            FROM (SELECT generate_series(1, n_entities) AS i, unnest(n_no) AS no) AS v
+            JOIN entity AS h ON h.entity_no = v.no
+        ) AS u;
+    END IF;
+
     -- The heads move if they are where a regular group needs them, all or none of them.
     IF is_whole THEN
         BEGIN
@@ -212,7 +233,7 @@ BEGIN
                 WHERE h.entity_no = u.no
                   AND CASE WHEN u.sub = 0 THEN (u.n = 0 OR h.owner = '') AND coalesce(u.expect, -1) IN (-1, h.seq_nr)
                       ELSE h.owner = s_origin[u.sub] AND h.parked = 0
-                          AND CASE WHEN h.branch = s_branch[u.sub] THEN h.origin_seq_nr = u.prev
+                          AND CASE WHEN h.branch = s_branch[u.sub] OR s_lane[u.sub] = 1 THEN h.origin_seq_nr = u.prev
                               ELSE h.origin_seq_nr >= u.prev END
                       END
                 RETURNING u.i, h.seq_nr - u.n - u.prev AS base
@@ -229,17 +250,21 @@ BEGIN
     IF is_whole THEN
         -- 5a. All of it, as it came.
         n := n_events;
+        IF has_tags THEN
+            e_before := link_tags(e_ent, e_tags, o_tags, stored_seq, n_tags);
+        END IF;
         INSERT INTO event (position, timestamp_us, stored_us, event_time_us, entity_no, seq_nr, origin_seq_nr, slice,
-                           event_type, codec, tags, metadata, payload)
+                           event_type, codec, tags, metadata, payload, prev_tags)
         SELECT before_position + e.i, before_timestamp + e.i, now_us, coalesce(e.time, o_time), n_no[e.ent],
                n_base[e.ent] + e.seq, CASE WHEN n_sub[e.ent] = 0 THEN 0 ELSE e.seq END, n_slice[e.ent],
                coalesce(e.type, o_type), coalesce(e.codec, o_codec), coalesce(e.tags, o_tags),
                coalesce(e.metadata, o_metadata),
-               substr(payloads, coalesce(e_end[e.i - 1], 0) + 1, e.until - coalesce(e_end[e.i - 1], 0))
+               substr(payloads, coalesce(e_end[e.i - 1], 0) + 1, e.until - coalesce(e_end[e.i - 1], 0)),
+               coalesce(e.before, '')
         FROM (
             SELECT generate_series(1, n_events) AS i, unnest(e_ent) AS ent, unnest(e_seq) AS seq,
                    unnest(e_time) AS time, unnest(e_type) AS type, unnest(e_codec) AS codec, unnest(e_tags) AS tags,
-                   unnest(e_metadata) AS metadata, unnest(e_end) AS until
+                   unnest(e_metadata) AS metadata, unnest(e_end) AS until, unnest(e_before) AS before
         ) AS e;
         FOR s IN 1 .. n_subs LOOP
             s_first[s] := before_position + 1 + last;
@@ -331,13 +356,16 @@ BEGIN
                             CONTINUE;
                         END IF;
                         known := h_oseq[ent];
-                        IF h_branch[ent] <> s_branch[s] THEN
+                        -- what is backfilled lies where the branches are one still: there is nothing to go back to
+                        IF h_branch[ent] <> s_branch[s] AND s_lane[s] = 0 THEN
                             known := least(r_from[r] - 1, known);
                         END IF;
                         IF r_from[r] - 1 <= known AND r_to[r] > known THEN
                             kept_from[r] := known + 1;
                             h_oseq[ent] := r_to[r];
-                            h_branch[ent] := s_branch[s];
+                            IF s_lane[s] = 0 THEN
+                                h_branch[ent] := s_branch[s];
+                            END IF;
                         END IF;
                     END LOOP;
                     CONTINUE WHEN i > last;
@@ -348,6 +376,13 @@ BEGIN
                     prev := CASE WHEN regular THEN seq - 1 ELSE e_prev[i] END;
                     is_next := prev < seq AND seq - 1 = prev;  -- in this order no number of a peer overflows
                     known := h_oseq[ent];
+                    IF s_lane[s] = 1 THEN
+                        CONTINUE WHEN h_mine[ent] AND seq <= known;
+                        CONTINUE WHEN (h_parked[ent] > 0 OR NOT h_mine[ent]) AND seq <= (
+                            SELECT max(q.seq_nr) FROM parked AS q
+                            WHERE q.persistence_id = n_name[ent] AND q.origin_id = s_origin[s]
+                        );
+                    END IF;
                     code := CASE
                         WHEN p_event[p] = i THEN p_code[p]
                         WHEN NOT h_mine[ent] THEN 'parked.foreign_owner'
@@ -395,17 +430,22 @@ BEGIN
                 END IF;
             END IF;
         END LOOP;
+        IF has_tags THEN
+            e_before := link_tags(e_ent, e_tags, o_tags, stored_seq, n_tags);
+        END IF;
         INSERT INTO event (position, timestamp_us, stored_us, event_time_us, entity_no, seq_nr, origin_seq_nr, slice,
-                           event_type, codec, tags, metadata, payload)
+                           event_type, codec, tags, metadata, payload, prev_tags)
         SELECT e.position, before_timestamp + e.position - before_position, now_us, coalesce(e.time, o_time),
                n_no[e.ent], e.stored, CASE WHEN n_sub[e.ent] = 0 THEN 0 ELSE e.seq END, n_slice[e.ent],
                coalesce(e.type, o_type), coalesce(e.codec, o_codec), coalesce(e.tags, o_tags),
                coalesce(e.metadata, o_metadata),
-               substr(payloads, coalesce(e_end[e.i - 1], 0) + 1, e.until - coalesce(e_end[e.i - 1], 0))
+               substr(payloads, coalesce(e_end[e.i - 1], 0) + 1, e.until - coalesce(e_end[e.i - 1], 0)),
+               coalesce(e.before, '')
         FROM (
-            SELECT generate_series(1, n_events) AS i, unnest(stored_seq) AS stored, unnest(stored_position) AS position, unnest(e_ent) AS ent,
-                   unnest(e_seq) AS seq, unnest(e_time) AS time, unnest(e_type) AS type, unnest(e_codec) AS codec,
-                   unnest(e_tags) AS tags, unnest(e_metadata) AS metadata, unnest(e_end) AS until
+            SELECT generate_series(1, n_events) AS i, unnest(stored_seq) AS stored,
+                   unnest(stored_position) AS position, unnest(e_ent) AS ent, unnest(e_seq) AS seq,
+                   unnest(e_time) AS time, unnest(e_type) AS type, unnest(e_codec) AS codec, unnest(e_tags) AS tags,
+                   unnest(e_metadata) AS metadata, unnest(e_end) AS until, unnest(e_before) AS before
         ) AS e
         WHERE e.stored > 0;
         WITH set_aside AS (
@@ -445,7 +485,44 @@ BEGIN
         WHERE h.entity_no = u.no AND u.dirty;
     END IF;
 
-    -- 5c. Entities that were only asked about, or only refused.
+    -- 5c. What makes the events findable, and the tags their entities go on from.
+    IF n > 0 THEN
+        IF cardinality(y_type) = 1 THEN
+            IF block_type <> y_type[1] OR before_position >> 6 <> (before_position + n) >> 6 THEN
+                INSERT INTO type_block (entity_type, block)
+                SELECT y_type[1], b.block
+                FROM generate_series((before_position + 1) >> 6, (before_position + n) >> 6) AS b (block)
+                ON CONFLICT DO NOTHING;
+                block_type := y_type[1];
+            END IF;
+        ELSE
+            block_type := '';
+            INSERT INTO type_block (entity_type, block)
+            SELECT DISTINCT y_type[n_type[e.ent]],
+                   CASE WHEN is_whole THEN before_position + e.i ELSE e.position END >> 6
+            FROM (
+                SELECT generate_series(1, n_events) AS i, unnest(e_ent) AS ent, unnest(stored_seq) AS stored,
+                       unnest(stored_position) AS position
+            ) AS e
+            WHERE is_whole OR e.stored > 0
+            ON CONFLICT DO NOTHING;
+        END IF;
+        IF has_tags THEN
+            PERFORM index_tags(before_position + 1, before_position + n);
+            UPDATE entity AS h SET tags = u.tags
+            FROM (
+                SELECT DISTINCT ON (e.ent) e.ent, coalesce(e.own, o_tags) AS tags
+                FROM (
+                    SELECT generate_series(1, n_events) AS i, unnest(e_ent) AS ent, unnest(stored_seq) AS stored,
+                           unnest(e_tags) AS own
+                ) AS e
+                WHERE is_whole OR e.stored > 0 ORDER BY e.ent, e.i DESC
+            ) AS u
+            WHERE h.entity_no = n_no[u.ent] AND u.tags <> coalesce(n_tags[u.ent], '');
+        END IF;
+    END IF;
+
+    -- 5d. Entities that were only asked about, or only refused.
     IF has_new THEN
         FOR k IN 1 .. n_entities LOOP
             IF is_new[k] AND (CASE WHEN is_whole THEN n_count[k] = 0 ELSE NOT h_dirty[k] END) THEN
@@ -464,21 +541,40 @@ BEGIN
             SELECT unnest(s_origin) AS id, unnest(s_code) AS code, unnest(t_journal) AS journal,
                    unnest(t_generation) AS generation, unnest(t_position) AS position,
                    unnest(t_timestamp) AS timestamp, unnest(t_entity) AS entity, unnest(t_seq) AS seq,
-                   unnest(s_parked) AS parked
+                   unnest(s_parked) AS parked, unnest(s_lane) AS lane
         ) AS u
-        WHERE o.origin_id = u.id AND u.id <> '' AND u.code = stored;
+        WHERE o.origin_id = u.id AND u.id <> '' AND u.code = stored AND u.lane = 0;
+    END IF;
+    IF has_backfill THEN
+        UPDATE origin AS o
+        SET parked = u.parked
+        FROM (
+            SELECT unnest(s_origin) AS id, unnest(s_code) AS code, unnest(s_lane) AS lane, unnest(s_parked) AS parked
+        ) AS u
+        WHERE o.origin_id = u.id AND u.lane = 1 AND u.code = stored AND o.parked <> u.parked;
+        UPDATE push_place AS l
+        SET backfill_position = u.position
+        FROM (
+            SELECT unnest(s_origin) AS id, unnest(s_code) AS code, unnest(s_lane) AS lane,
+                   unnest(t_position) AS position
+        ) AS u
+        WHERE l.origin_id = u.id AND u.lane = 1 AND u.code = stored;
     END IF;
     IF n > 0 OR has_new THEN
         UPDATE head AS h
         SET position = before_position + n, entities = entity_count,
+            is_tagged = has_tags AND (h.is_tagged OR n > 0), block_type = block_type,
             timestamp_us = CASE WHEN n > 0 THEN before_timestamp + n ELSE h.timestamp_us END;
     END IF;
     head_position := before_position + n;
+    IF NOT wants_all OR '' = ALL (e_before) THEN
+        e_before := '{}';
+    END IF;
     -- Arrays cost the caller most: only those it needs.
     IF NOT asks_no THEN
         n_no := '{}';
     END IF;
-    IF NOT has_local THEN
+    IF NOT (has_local OR wants_all) THEN
         n_base := '{}';
         stored_seq := '{}';
     END IF;
