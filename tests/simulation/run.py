@@ -17,7 +17,7 @@ from tests.simulation.down_workload import FilterChanger, Publisher, Reader, Sna
 from tests.simulation.facts import CLOUD, named
 from tests.simulation.faults import Faults
 from tests.simulation.mutations import MUTATIONS
-from tests.simulation.plan import FaultPlan, draw_plan
+from tests.simulation.plan import FaultPlan, Kind, draw_plan
 from tests.simulation.read_models import has_caught_up
 from tests.simulation.referee import Complaint, Referee
 from tests.simulation.trace import Trace, deterministic_scheduling
@@ -96,7 +96,9 @@ async def _phases(plan: FaultPlan, trace: Trace, referee: Referee, world: World)
             machines.start_soon(host.run)
         machines.start_soon(_read, plan, referee, world, reading)
         faults = Faults(world, referee, trace)
-        operating = await machines.start(_operate, faults)
+        operating = trio.CancelScope()
+        if any(fault.kind is Kind.CLONE for fault in plan.faults):
+            machines.start_soon(_operate, faults, operating)
         async with trio.open_nursery() as nursery:
             for until in _users_of_the_way_down(plan, referee, world):
                 nursery.start_soon(until, plan.faults_s)
@@ -151,9 +153,8 @@ def _not_yet(plan: FaultPlan, referee: Referee, world: World) -> str:
     return "" if has_caught_up(cloud, plan.sizes.projection_ranges) else f"projections: {cloud.projections}"
 
 
-async def _operate(faults: Faults, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
-    with trio.CancelScope() as operating:
-        task_status.started(operating)
+async def _operate(faults: Faults, operating: trio.CancelScope) -> None:
+    with operating:
         await faults.readmit()
 
 
