@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -55,6 +56,11 @@ def _top_level_files() -> Iterator[Path]:
     yield from (ROOT / name for name in names if (ROOT / name).exists())
 
 
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
 def _text(path: Path) -> str | None:
     """None for what is not text (a key, a database, a picture)."""
     try:
@@ -89,7 +95,7 @@ def test_no_module_is_too_long_to_be_read_in_one_sitting() -> None:
 def test_every_channel_has_a_bound() -> None:
     unbounded = []
     for path in _files(*PRODUCT, "tests", "examples", suffix=".py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(_tree(path)):
             if isinstance(node, ast.Call) and _called(node.func) == "open_memory_channel":
                 given = [ast.unparse(argument) for argument in (*node.args, *(word.value for word in node.keywords))]
                 if not given or re.search(r"\binf\b", given[0]):
@@ -111,7 +117,7 @@ def test_every_module_says_what_it_is_for() -> None:
         str(path.relative_to(ROOT))
         for path in _files(*PRODUCT, "tests", "examples", ".ci", suffix=".py")
         if path.parent == GENERATED or GENERATED not in path.parents
-        if not ast.get_docstring(ast.parse(path.read_text()))
+        if not ast.get_docstring(_tree(path))
     ]
     assert silent == [], "begin the module with a docstring: what it is for, and what its reader should know first"
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import pytest
+
+from common.runtime import cli
+from edge_service.cli import EDGE
 from tests.e2e.processes import PATIENCE_S, Service, Stage
-from tests.shell.test_cli import run
 
 APP = "tests.support.counting_app:app"
 
@@ -48,16 +51,19 @@ def test_one_application_runs_at_the_edge_and_in_the_cloud(stage: Stage) -> None
     assert [(row["name"], row["position"]) for row in listed] == [("highest", 4), ("steps", 4)]
 
 
-def test_an_operator_sees_to_projections_by_command(stage: Stage) -> None:
+def test_an_operator_sees_to_projections_by_command(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
     cloud = stage.cloud().start()
     edge = stage.edge(cloud=cloud, app=APP).start()
-    port = ("--http-port", str(edge.http_port))
     measure(edge, 3, 13, 4)
     measure(edge, 5, entity="temp2")
     edge.wait_for("projection.parked", seq_nr=3)
 
+    def run(*words: str) -> tuple[int, str, str]:
+        status = cli.main(EDGE, ["projections", *words, "--http-port", str(edge.http_port)], {})
+        return status, *capsys.readouterr()
+
     def command(*words: str) -> str:
-        status, told, error = run("edge_service", "projections", *words, *port)
+        status, told, error = run(*words)
         assert status == 0, error
         return told
 
@@ -70,7 +76,7 @@ def test_an_operator_sees_to_projections_by_command(stage: Stage) -> None:
     assert "counting_app.py:" in first["reason"]
     assert "unlucky" not in first["reason"]
     assert "Measured" in command("parked", "highest")
-    assert run("edge_service", "projections", "parked", "highest", "--discard", "3", *port)[0] == 1
+    assert run("parked", "highest", "--discard", "3")[0] == 1
     command("parked", "highest", "--discard", "2")
     assert "1 events" in command("parked", "highest", "--retry", "Sensor|e1/temp1")
     edge.wait_for("projection.unparked", persistence_id="Sensor|e1/temp1")
@@ -87,11 +93,11 @@ def test_an_operator_sees_to_projections_by_command(stage: Stage) -> None:
     )
     listed = [row["slices"] for row in edge.get("/v1/projections")["projections"] if row["name"] == "highest"]
     assert listed == ["0-255", "256-511", "512-767", "768-1023"]
-    assert run("edge_service", "projections", "split", "highest", "--ranges", "2", *port)[0] == 1
+    assert run("split", "highest", "--ranges", "2")[0] == 1
     command("merge", "highest", "--ranges", "1")
-    assert run("edge_service", "projections", "reset", "highest", *port)[0] == 2
-    assert "projection.no_reset" in run("edge_service", "projections", "reset", "steps", "--yes", *port)[2]
-    assert "projection.in_use" in run("edge_service", "projections", "forget", "highest", *port)[2]
+    assert run("reset", "highest")[0] == 2
+    assert "projection.no_reset" in run("reset", "steps", "--yes")[2]
+    assert "projection.in_use" in run("forget", "highest")[2]
     mark = edge.mark()
     command("reset", "highest", "--yes")
     edge.wait_for("projection.parked", after=mark, seq_nr=2)

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from cloud_service.cli import CLOUD
 from common.core.errors import ConfigurationError
 from common.entity.definition import Decision, EventSourced, accept
 from common.projection.handlers import Handler, OnFailure
+from common.runtime import cli
 from common.runtime.application import NO_APPLICATION, App, check_application, load_application
-from tests.shell.test_cli import run
 
 GOOD = """
 from dataclasses import dataclass
@@ -221,9 +222,16 @@ def test_a_projection_without_a_usable_name_or_function_is_refused(wrong: dict[s
     assert refusal.value.code == "projection.invalid_handler"
 
 
-def test_check_config_checks_the_application_too() -> None:
-    status, _, told = run("cloud_service", "check-config", CLOUD_APP="tests.nowhere:app")
-    assert (status, told.split(":")[0]) == (2, "application.no_module")
-    status, _, told = run("cloud_service", "check-config", CLOUD_APP="tests")
-    assert (status, told.split(":")[0]) == (2, "settings.invalid_value")
-    assert run("cloud_service", "check-config", CLOUD_APP="tests.support.counting_app:app")[0] == 0
+@pytest.mark.parametrize(
+    ("app", "status", "code"),
+    [
+        ("tests.nowhere:app", 2, "application.no_module"),
+        ("tests", 2, "settings.invalid_value"),
+        ("tests.support.counting_app:app", 0, ""),
+    ],
+)
+def test_check_config_checks_the_application_too(
+    app: str, status: int, code: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(CLOUD, ["check-config"], {"CLOUD_APP": app}) == status
+    assert capsys.readouterr().err.partition(":")[0] == code

@@ -319,6 +319,8 @@ async def test_a_full_inbox_holds_its_subscription_and_nothing_is_lost(autojump_
             seen += [row.event.payload for row in rows]
             if rows:
                 await consumer.ack_inbox("orders", rows[-1].id)
+            elif len(seen) >= len(NAMES):
+                break  # a round in which nothing came any more
             await trio.sleep(40)
         assert seen == (await whole_log(source)).payload
 

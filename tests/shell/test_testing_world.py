@@ -87,7 +87,7 @@ class TestWorld:
             await world.settled()
             world.cut("edge-1")
             await edge.entities.ask("Counter", "a", Add(2))
-            await trio.sleep(3_600)
+            await trio.sleep(600)
             await edge.stop()
             await edge.start()
             await edge.entities.ask("Counter", "a", Add(4))
