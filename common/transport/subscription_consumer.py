@@ -33,6 +33,8 @@ from common.core.subscription_messages import (
 )
 from common.fail_points import fail_point
 from common.journal.interface import Journal, ProjectionLease
+from common.transport.outcome import first_refusal
+from common.transport.silence import NOT_ACKED, OwnTime, why_not_acked
 from common.transport.stream import DialledStream, PeerClosed, PeerGone
 from common.transport.subscription_codec import decode_from_source, encode_from_consumer
 from common.transport.subscription_intake import Intake
@@ -170,6 +172,8 @@ class _Session:
         self._taken = 0
         self._last_sent_s = trio.current_time()
         self._received_at_last_sent = 0
+        self._busy_since_s = 0.0
+        self._own_time = OwnTime(settings.progress_timeout_s / 6)
 
     async def run(self) -> Drain | None:
         """The stream's whole life."""
@@ -180,6 +184,11 @@ class _Session:
                 nursery.start_soon(self._watch_filter)
                 await self._work_off()
                 nursery.cancel_scope.cancel()
+        except* BackhaulError as group:
+            if (error := first_refusal(group)).code != NOT_ACKED:
+                raise
+            busy_s = trio.current_time() - self._busy_since_s if self._is_busy else 0.0
+            raise why_not_acked(error, self._own_time.longest_still_s, busy_s) from None
         finally:
             self._intake.leave()
         return self._drain
@@ -221,7 +230,7 @@ class _Session:
         self._room.unpark_all()
         deliveries = [heard.message for heard in taken if isinstance(heard.message, Deliver)]
         is_news = any(not isinstance(heard.message, Progress) for heard in taken)
-        self._is_busy = True
+        self._is_busy, self._busy_since_s = True, trio.current_time()
         if is_news:
             ended = await self._intake.take(deliveries, taken[-1].place)
             self._replaying.difference_update(ended)
@@ -350,8 +359,8 @@ class _Session:
         seen, since_s = -1, trio.current_time()
         while True:
             await trio.sleep(timeout_s / 6)
-            received = self._stream.bytes_received
-            if self._is_busy or self._queue or received != seen:
+            received, still_s = self._stream.bytes_received, self._own_time.look()
+            if self._is_busy or self._queue or received != seen or still_s:
                 seen, since_s = received, trio.current_time()
             elif trio.current_time() - since_s >= timeout_s:
                 raise self._stalled(f"nothing came for {timeout_s:g} s")
@@ -369,6 +378,8 @@ class _Session:
 
     def _stalled(self, what: str) -> PeerGone:
         self._stream.abort()
+        if still_s := self._own_time.longest_still_s:
+            return PeerGone("link.stalled", f"this process stood still for {still_s:.0f} s", "dialling again")
         return PeerGone("link.stalled", what, "the line or the source stands still; dialling again")
 
 

@@ -44,6 +44,7 @@ from common.journal.feeds import Feeds
 from common.journal.interface import Journal
 from common.transport import query_codec
 from common.transport.live_streams import LiveStreams
+from common.transport.silence import OwnTime
 from common.transport.stream import MessageStream, Methods, PeerInfo, StreamMethod, UnaryMethod
 from common.transport.stream_catalogue import ServedStream, StreamCatalogue, invalid_consumer
 from common.transport.subscription_codec import decode_from_consumer
@@ -103,11 +104,13 @@ class SubscriptionEndpoint:
 
     async def run(self) -> NoReturn:
         """Watch over all streams, until cancelled. Started by its owner."""
+        look_s = self._settings.progress_timeout_s / 3
+        own_time = OwnTime(look_s)
         while True:
-            await trio.sleep(self._settings.progress_timeout_s / 3)
-            now_s = trio.current_time()
+            await trio.sleep(look_s)
+            still_s, now_s = own_time.look(), trio.current_time()
             for live in self._live.values():
-                live.look(now_s)
+                live.look(now_s, still_s)
 
     async def drain(self, retry_after_s: float) -> None:
         """Ask every consumer, also those that still come, to leave; returns when none is left."""

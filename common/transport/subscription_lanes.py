@@ -25,6 +25,7 @@ from common.core.subscription_messages import Begin, ConsumerAck, FilterUpdate, 
 from common.fail_points import fail_point
 from common.journal.feeds import Feed, Feeds
 from common.journal.interface import Journal
+from common.transport.silence import not_acked
 from common.transport.stream import MessageStream, PeerClosed, PeerGone
 from common.transport.stream_catalogue import ServedStream
 from common.transport.subscription_codec import decode_from_consumer
@@ -80,6 +81,7 @@ class SourceStream:
         self._replaced = False
         self._peer_ended = False
         self._peer_received = 0
+        self._heard_s = trio.current_time()
         self._seen: tuple[int, ...] = ()
         self._since_s = trio.current_time()
         self._failure: BackhaulError | None = None
@@ -327,7 +329,7 @@ class SourceStream:
         try:
             while True:
                 message = decode_from_consumer(await self._stream.receive())
-                now_s = trio.current_time()
+                now_s = self._heard_s = trio.current_time()
                 match message:
                     case ConsumerAck():
                         serving.ack(message, now_s)
@@ -354,11 +356,13 @@ class SourceStream:
     def _evidence(self) -> tuple[int, ...]:
         return (self._serving.acked, self._stream.bytes_sent, self._peer_received, self._serving.deliveries)
 
-    def look(self, now_s: float) -> None:
+    def look(self, now_s: float, stood_still_s: float = 0.0) -> None:
         """Have it end when its consumer owes an ack, or does not read, and nothing has moved for the timeout.
 
         To be called a few times in that time, for all streams in one go: thousands of timers would cost more than the rest.
+        The time for which this process stood still itself does not count.
         """
+        self._since_s += stood_still_s
         owes = not self._serving.window.is_empty
         if not owes and not self._sender.is_sending and not self._stream.unsent_bytes:
             self._seen, self._since_s = (), now_s
@@ -372,12 +376,8 @@ class SourceStream:
 
     def _stalled(self, silent_s: float, *, owes: bool) -> BackhaulError:
         if owes and not self._sender.is_sending and not self._stream.unsent_bytes:
-            return BackhaulError(
-                "subscription.not_acked",
-                f"{self._serving.deliveries - self._serving.acked} deliveries were not acknowledged for {silent_s:.0f} s",
-                "look why the consumer does not get on: a full inbox, a slow disk or handler; it dials again",
-                retry_after_s=1.0,
-            )
+            serving = self._serving
+            return not_acked(serving.deliveries - serving.acked, silent_s, trio.current_time() - self._heard_s)
         return PeerGone("link.stalled", f"nothing moved for {silent_s:.0f} s", "the line or the consumer stands still")
 
 
