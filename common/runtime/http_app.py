@@ -134,7 +134,7 @@ def _routing_error(error: HTTPException, request: Mapping[str, str]) -> Backhaul
     return BackhaulError(
         "http.no_such_path",
         f"there is nothing at {request['path']}",
-        "look at docs for the paths this service has",
+        "docs/http.md has the paths of both services",
         kind=ErrorKind.NOT_FOUND,
     )
 
