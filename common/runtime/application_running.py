@@ -65,8 +65,8 @@ class Running:
     def of(self, what: type[AnyEntity] | type[AnyState]) -> EntitiesOf[Any, Any] | StatesOf[Any]:
         """Entities or durable state of one type, typed; a type that the application has not is told when it is asked."""
         if issubclass(what, EventSourced):
-            return EntitiesOf(self.entities, what.entity_type)
-        return StatesOf(self.states, what.entity_type)
+            return EntitiesOf(self.entities, getattr(what, "entity_type", what.__name__))
+        return StatesOf(self.states, getattr(what, "entity_type", what.__name__))
 
     @property
     def decode(self) -> Decode:

@@ -12,8 +12,10 @@ stopped and started again on its journal, and an edge's line be cut and mended.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import logging
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from itertools import count
 from random import Random
 from typing import Any, Final, NoReturn, Protocol, TypeVar, overload
@@ -22,6 +24,7 @@ import structlog
 import trio
 import trio.testing
 from starlette.types import ASGIApp
+from structlog.typing import EventDict, WrappedLogger
 
 import cloud_service.service
 import edge_service.service
@@ -62,8 +65,38 @@ class Serve(Protocol):
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
-    """Run a test under a clock that jumps over every wait, where no pytest plugin does."""
-    trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
+    """Run a test under a clock that jumps over every wait, where no pytest plugin does.
+
+    What the services log goes to standard error, warnings and worse, unless structlog is configured to do otherwise.
+    """
+    with _quiet_logs():
+        trio.run(test, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+@contextmanager
+def _quiet_logs() -> Iterator[None]:
+    if structlog.is_configured():
+        yield
+        return
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            _without_instructions,
+            structlog.processors.add_log_level,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()
+
+
+def _without_instructions(_logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
+    fields.pop("repeat_key", None)
+    return fields
 
 
 def now_us() -> int:

@@ -1,7 +1,7 @@
-"""Applications that a page tells how to run by hand: their files, services, requests, and what they answer.
+"""What pages tell to run by hand: their files, services, commands and requests, and what those answer.
 
 Ports are other ones, since those of the page may be taken; requests are made by this process, which understands the few words
-of `curl` that the page uses.
+of `curl` that the pages use. What has no answer on its page need only succeed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import pytest
 from tests.support.guide import Block, blocks, is_as_promised
 
 PATIENCE_S = 30.0
+ROOT = Path(__file__).parents[2]
 PORTS = {"7443": "CLOUD_GRPC_PORT", "7480": "CLOUD_HTTP_PORT", "7543": "EDGE_GRPC_PORT", "7580": "EDGE_HTTP_PORT"}
 
 
@@ -36,32 +37,41 @@ def free_ports() -> dict[str, str]:
         return {told: str(one.getsockname()[1]) for told, one in zip(PORTS, taken, strict=True)}
 
 
+def surroundings(ports: dict[str, str]) -> dict[str, str]:
+    """The environment of what the page runs."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("EDGE_", "CLOUD_"))}
+    return environment | {PORTS[told]: port for told, port in ports.items()} | {"PYTHONPATH": str(ROOT)}
+
+
 @contextmanager
-def started(command: str, place: Path, ports: dict[str, str]) -> Iterator[None]:
+def started(command: str, place: Path, ports: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """`A=b C=d edge-service run &` in the folder, until the block ends."""
     *given, name, verb, _ = shlex.split(command)
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("EDGE_", "CLOUD_"))}
-    environment |= {PORTS[told]: port for told, port in ports.items() if name.startswith(PORTS[told][:4].lower())}
-    environment |= dict(word.split("=", 1) for word in given)
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    with (place / f"{name}.log").open("wb") as log:
+    environment = surroundings(ports) | dict(word.split("=", 1) for word in given)
+    with (place / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", name.replace("-", "_"), verb], cwd=place, env=environment, stdout=log, stderr=log
         )
         try:
-            yield
+            yield process
         finally:
             process.kill()
             process.wait()
 
 
-def asked(command: str) -> str:
-    """What `curl -s URL [-d DATA]` prints; nothing while nobody listens."""
-    words = shlex.split(command)
+def asked(command: str, ports: dict[str, str]) -> str:
+    """What a command of a service prints, or `curl -s URL [-d DATA]`; of the latter nothing while nobody listens."""
+    words = shlex.split(command, comments=True)
+    if words[0] in ("edge-service", "cloud-service"):
+        program = [sys.executable, "-m", words[0].replace("-", "_"), *words[1:]]
+        done = subprocess.run(program, env=surroundings(ports), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        return done.stdout
     assert words[:2] == ["curl", "-s"], command
-    data = words[words.index("-d") + 1].encode() if "-d" in words else None
+    data = words.pop(words.index("-d") + 1).encode() if "-d" in words else None
+    [url] = [word for word in words[2:] if word != "-d"]
     try:
-        with urllib.request.urlopen(urllib.request.Request(f"http://{words[2]}", data), timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(f"http://{url}", data), timeout=10) as answer:
             return str(answer.read().decode())
     except urllib.error.HTTPError as refused:
         return refused.read().decode()
@@ -69,11 +79,11 @@ def asked(command: str) -> str:
         return ""
 
 
-def until_promised(command: str, promised: str) -> None:
+def until_promised(command: str, promised: str, ports: dict[str, str]) -> None:
     """Ask until the answer is what the page says; a command that took effect must be right at once."""
     until_s = time.monotonic() + PATIENCE_S
-    while not is_as_promised(promised, told := asked(command)):
-        is_final = "-d" in command and told
+    while not is_as_promised(promised or "…", told := asked(command, ports)) or (not promised and '{"error"' in told):
+        is_final = told and ("-d " in command or not command.startswith("curl"))
         assert not is_final, f"{command}\nanswered {told}\ninstead of {promised}"
         assert time.monotonic() < until_s, f"{command}\nanswered {told}\ninstead of {promised}"
         time.sleep(0.1)
@@ -83,22 +93,32 @@ def conversation(block: Block, ports: dict[str, str]) -> Iterator[tuple[str, str
     """Commands of a console block, each with what it prints."""
     text = re.sub("|".join(ports), lambda told: ports[told[0]], "\n" + block.text)
     for part in text.split("\n$ ")[1:]:
-        command, _, promised = part.partition("\n")
-        if not command.startswith("make "):  # those have tests of their own
-            yield command, promised
+        lines = part.split("\n")
+        length = next(n for n in range(1, len(lines) + 1) if "\n".join(lines[:n]).count("'") % 2 == 0)
+        command, promised = "\n".join(lines[:length]), "\n".join(lines[length:])
+        if not command.startswith(("make ", "docker ")):  # those have tests of their own
+            yield re.sub(r"\s+# [^']*$", "", command), promised.strip()
 
 
-@pytest.mark.parametrize("page", ["first-application.md", "../../examples/drones/README.md"])
-def test_an_application_runs_as_told(tmp_path: Path, page: str) -> None:
+@pytest.mark.parametrize(
+    ("page", "count"),
+    [("first-application.md", 8), ("../../examples/drones/README.md", 7), ("../../README.md", 14)],
+)
+def test_what_a_page_tells_to_run_runs_as_told(tmp_path: Path, page: str, count: int) -> None:
     ports, commands = free_ports(), 0
     with ExitStack() as stack:
+        services: list[subprocess.Popen[bytes]] = []
         for block in blocks(page):
             if block.title:
                 (tmp_path / block.title).write_text(block.text)
             for command, promised in conversation(block, ports) if block.language == "console" else ():
                 commands += 1
+                stopped = re.fullmatch(r"kill %(\d); wait %\1", command)
                 if command.endswith("&"):
-                    stack.enter_context(started(command, tmp_path, ports))
+                    services.append(stack.enter_context(started(command, tmp_path, ports)))
+                elif stopped:
+                    services[int(stopped[1]) - 1].terminate()
+                    assert services[int(stopped[1]) - 1].wait(PATIENCE_S) == 0
                 else:
-                    until_promised(command, promised)
-    assert commands == 7
+                    until_promised(command, promised, ports)
+    assert commands == count

@@ -25,7 +25,7 @@ def requests_of(routes: list[BaseRoute]) -> set[tuple[str, str]]:
         (method, re.sub(r":\w+\}", "}", route.path))
         for route in routes
         if isinstance(route, Route)
-        for method in (route.methods or ()) - {"HEAD"}
+        for method in (route.methods or set()) - {"HEAD"}
     }
 
 

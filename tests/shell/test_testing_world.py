@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -129,3 +131,21 @@ def test_a_test_may_be_run_without_a_plugin() -> None:
 
     run(test)
     assert seen == [10_000]
+
+
+def test_a_script_that_tests_prints_what_it_prints_and_nothing_of_the_services() -> None:
+    script = """
+from common.testing import open_world, run
+
+async def test():
+    async with open_world() as world:
+        event = {"entity_type": "A", "entity_id": "1", "event_type": "B", "payload": 1}
+        print((await world.edges["edge-1"].http("POST", "/v1/events", event)).status)
+        print((await world.edges["edge-1"].http("GET", "/v1/nothing")).status)
+
+run(test)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "201\n404\n"
+    assert ["http.refused" in line for line in done.stderr.splitlines()] == [True]
+    assert "repeat_key" not in done.stderr
