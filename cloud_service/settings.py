@@ -6,9 +6,9 @@ them the same `postgresql://` URL; for edges elsewhere, an address to listen on 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 
+from common.runtime.service_settings import check_journal
 from common.runtime.setting_values import is_loopback
 from common.runtime.settings import SettingsConflict, about
 from common.runtime.stream_settings import StreamSettings
@@ -92,14 +92,7 @@ class CloudSettings(StreamSettings):
         """Refuse settings that do not fit together (`SettingsConflict`)."""
         super().check()
         self.check_streams(None)
-        scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", self.journal)
-        if scheme and scheme[1] not in ("postgresql", "postgres"):
-            raise SettingsConflict(
-                "settings.invalid_value",
-                f"journal is a {scheme[1]}:// URL, and no journal is kept there",
-                "write postgresql://user:password@host:port/database, or the path of a SQLite file",
-                keys=("journal",),
-            )
+        check_journal(self.journal)
         if self.insecure:
             return
         if not self.uses_tls and not is_loopback(self.grpc_host):

@@ -11,7 +11,7 @@ from typing import Literal
 
 from common.core.errors import BackhaulError
 from common.core.filters import parse_filter
-from common.runtime.service_settings import GIB, KIB
+from common.runtime.service_settings import GIB, KIB, check_journal
 from common.runtime.setting_values import Address
 from common.runtime.settings import SettingsConflict, about
 from common.runtime.stream_settings import StreamSettings
@@ -101,6 +101,7 @@ class EdgeSettings(StreamSettings):
     def check(self) -> None:
         """Refuse settings that do not fit together (`SettingsConflict`)."""
         super().check()
+        check_journal(self.journal)
         self.check_streams(self.cloud)
         if self.serve and not self.uses_tls and not self.insecure and not self.serve.is_loopback:
             raise SettingsConflict(

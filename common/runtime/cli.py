@@ -9,7 +9,6 @@ a misspelt one is answered with the nearest name.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from common.runtime.cli_output import complain, json_line, say, table
 from common.runtime.cli_questions import Command, Question
 from common.runtime.service_client import ServiceClient
 from common.runtime.service_settings import ServiceSettings
-from common.runtime.settings import Loaded, describe, load
+from common.runtime.settings import Loaded, defaults_of, describe, fields_of, load
 
 if TYPE_CHECKING:
     from common.runtime.run_command import Serve
@@ -149,6 +148,7 @@ def _parser(program: Program[Any]) -> _Parser:
     check = _add(commands, "check-config", "print every setting with its value and origin, secrets redacted")
     check.add_argument("--json", action="store_true", help="print one line of JSON")
     check.set_defaults(command="check-config")
+    run.usage, check.usage = "%(prog)s [--SETTING VALUE ...]", "%(prog)s [--json] [--SETTING VALUE ...]"
     for described in (run, check):
         _add_settings(described, program, are_shown=True)
 
@@ -184,9 +184,11 @@ def _add_settings(parser: _Parser, program: Program[Any], *, are_shown: bool) ->
     group = parser.add_argument_group("settings", None if are_shown else f"all of `{program.name} run --help`")
     add = partial(group.add_argument, action=_SettingFlag, dest=_FLAGS, default=argparse.SUPPRESS)
     add("--config", metavar="FILE", help=f"TOML file (environment: {program.prefix}_CONFIG)")
-    for field in dataclasses.fields(program.settings_class):
+    defaults = defaults_of(program.settings_class)
+    for field in fields_of(program.settings_class):
         flag = "--" + field.name.replace("_", "-")
-        about = field.metadata["help"].replace("%", "%%") if are_shown else argparse.SUPPRESS
+        told = f"{field.metadata['help']} ({defaults[field.name]})"
+        about = told.replace("%", "%%") if are_shown else argparse.SUPPRESS
         is_boolean = field.type in ("bool", bool)
         add(flag, nargs="?" if is_boolean else None, metavar="VALUE", help=about)
         if is_boolean:

@@ -218,7 +218,10 @@ def _parked_retry(question: Question) -> int:
     args = question.args
     answer = question.client.post("/v1/parked/retry", {"entity": args.entity, "accept_gap": args.accept_gap})
     left = answer.get("left")
-    show(question, answer, f"stored {answer['stored']}" + (f"; the next one stays: {left}" if left else ""))
+    told = (
+        f"; the next one stays: {left}" if left else "" if answer["stored"] else f": nothing of {args.entity} is parked"
+    )
+    show(question, answer, f"stored {answer['stored']}{told}")
     return 1 if left else 0
 
 

@@ -160,7 +160,7 @@ def load(
 
 
 def describe(loaded: Loaded[Any]) -> list[Described]:
-    """Every key with its effective value and origin, in the order of declaration, fit to be printed."""
+    """Every key with its effective value and origin, the service's own ones first, fit to be printed."""
     return [
         Described(
             key=entry.key,
@@ -172,9 +172,27 @@ def describe(loaded: Loaded[Any]) -> list[Described]:
     ]
 
 
+def fields_of(settings_class: type[Any]) -> list[dataclasses.Field[Any]]:
+    """Its settings in the order of declaration, but those that services share behind its own."""
+    return sorted(
+        dataclasses.fields(settings_class), key=lambda field: field.name not in settings_class.__annotations__
+    )
+
+
+def defaults_of(settings_class: type[Any]) -> dict[str, str]:
+    """What holds for each setting when nothing is given, as a help text says it."""
+    defaults = {field.name: field.default for field in fields_of(settings_class)}
+    return {
+        entry.key: "must be set"
+        if entry.required
+        else f"default: {shown(entry.shape, defaults[entry.key], 'open').strip('()') or 'none'}"
+        for entry in _known_keys(settings_class)
+    }
+
+
 def _known_keys(settings_class: type[Any]) -> Iterator[_Known]:
     annotations = typing.get_type_hints(settings_class)
-    for field in dataclasses.fields(settings_class):
+    for field in fields_of(settings_class):
         shape = dataclasses.replace(shape_of(field.name, annotations[field.name]), **field.metadata["bounds"])
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         yield _Known(field.name, shape, field.metadata["secrecy"], field.metadata["help"], required)

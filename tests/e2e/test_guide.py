@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shlex
 import socket
 import subprocess
@@ -16,7 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -29,12 +30,13 @@ PORTS = {"7443": "CLOUD_GRPC_PORT", "7480": "CLOUD_HTTP_PORT", "7543": "EDGE_GRP
 
 
 def free_ports() -> dict[str, str]:
-    """Ports to use in place of the page's."""
-    with ExitStack() as stack:
-        taken = [stack.enter_context(socket.socket()) for _ in PORTS]
-        for one in taken:
-            one.bind(("127.0.0.1", 0))
-        return {told: str(one.getsockname()[1]) for told, one in zip(PORTS, taken, strict=True)}
+    """Ports to use in place of the page's; none that the system might give to a connection before a service has it."""
+    found: list[str] = []
+    while len(found) < len(PORTS):
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", 20_000 + secrets.randbelow(12_000)))
+            found.append(str(one.getsockname()[1]))
+    return dict(zip(PORTS, found, strict=True))
 
 
 def surroundings(ports: dict[str, str]) -> dict[str, str]:
@@ -54,6 +56,9 @@ def started(command: str, place: Path, ports: dict[str, str]) -> Iterator[subpro
         )
         try:
             yield process
+        except AssertionError as error:
+            error.add_note(f"{name}: {(place / f'{name}.log').read_text()[-1500:]}")
+            raise
         finally:
             process.kill()
             process.wait()

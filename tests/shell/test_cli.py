@@ -97,6 +97,14 @@ def test_bad_settings_end_in_a_code_a_hint_and_status_2(
     assert told in errors
 
 
+def test_help_and_check_config_begin_with_what_is_the_services_own() -> None:
+    _, told, _ = run("edge_service", "run", "--help")
+    assert told.index("--id ") < told.index("--journal ") < told.index("--tls-ca ")
+    assert "(must be set)" in told
+    assert "(default: 1GiB)" in " ".join(told.split())
+    assert run("edge_service", "check-config", **IDENTITY)[1].splitlines()[1].startswith("id ")
+
+
 def test_a_journal_of_another_kind_is_no_path() -> None:
     status, _, errors = run("cloud_service", "check-config", CLOUD_JOURNAL="mysql://backhaul:secret@db/backhaul")
     assert (status, "settings.invalid_value: journal is a mysql:// URL" in errors) == (2, True)
@@ -237,7 +245,10 @@ def test_operators_commands(
     assert cloud("origins", "readmit", "e1") == 0
     assert cloud("where", "A|x:y:3") == 1
     assert service.requests[-1][1] == "/v1/where?entity=A%7Cx%3Ay&seq_nr=3"
+    service.answer("POST", "/v1/parked/retry", {"stored": 0, "left": None})
     capsys.readouterr()
+    assert cloud("parked", "retry", "A|y") == 0
+    assert capsys.readouterr().out == "stored 0: nothing of A|y is parked\n"
     assert cloud("origins", "list") == 0
     assert capsys.readouterr().out == "id  last seen\ne1  2023-11-14 22:13:20.123Z\n"
 
