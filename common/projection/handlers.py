@@ -118,6 +118,13 @@ class Handler:
         return self if self.act is None else replace(self, act=None, effect=partial(self.act, running))
 
 
+def steps_problem(migrations: Sequence[Sequence[str]]) -> str:
+    """What is wrong with a definition's migrations, or ''."""
+    if _is_list(migrations) and all(_is_list(step) for step in migrations):
+        return ""
+    return 'has migrations that are no list of steps, each a list of SQL: [["CREATE TABLE …"]]'
+
+
 def _is_list(given: object) -> bool:
     return isinstance(given, Sequence) and not isinstance(given, str)
 
@@ -129,8 +136,8 @@ def _problem(handler: Handler) -> str:
     given = [form for form in FORMS if getattr(handler, form) is not None]
     if len(given) != 1:
         return f"has {len(given)} functions ({', '.join(given) or 'none'})"
-    if not _is_list(handler.migrations) or not all(_is_list(step) for step in handler.migrations):
-        return 'has migrations that are no list of steps, each a list of SQL: [["CREATE TABLE …"]]'
+    if steps_problem(handler.migrations):
+        return steps_problem(handler.migrations)
     if not _is_list(handler.reset):
         return 'has a reset that is no list of SQL: ["DELETE FROM …"]'
     is_async = inspect.iscoroutinefunction(handler.function)

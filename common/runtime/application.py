@@ -25,7 +25,7 @@ from common.core.ids import check_name
 from common.core.transforming import Transformation, Transformed, transform
 from common.entity.definition import AnyEntity, Definition
 from common.entity.durable_state import AnyState, StateDefinition
-from common.projection.handlers import Handler
+from common.projection.handlers import Handler, steps_problem
 from common.projection.latest import LATEST
 from common.projection.tally import TALLY
 from common.runtime.handler_sink import check_remote
@@ -189,6 +189,12 @@ def check_application(app: object, target: str = "") -> Application:
                 f"{target or 'the application'} has {type(given).__name__} as {part}, which is a list",
                 f"write {part}=[…]",
             )
+    if steps_problem(app.migrations):
+        raise ConfigurationError(
+            "application.wrong_object",
+            f"{target or 'the application'} {steps_problem(app.migrations)}",
+            "write the SQL of each step as a list of statements",
+        )
     for handler in app.projections:
         if not isinstance(handler, Handler):
             raise _wrong_part(target, "projection", handler)

@@ -5,7 +5,7 @@ Both composition roots open it around their doors. Without an application everyt
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
@@ -15,7 +15,7 @@ import structlog
 from starlette.routing import BaseRoute
 
 from common.core.batch import Envelope
-from common.core.errors import ConfigurationError
+from common.core.errors import FOREIGN, ConfigurationError
 from common.entity.definition import AnyEntity, EventSourced
 from common.entity.durable_state import AnyState, DurableState
 from common.entity.runtime import Entities, open_entities
@@ -24,7 +24,7 @@ from common.entity.states import States
 from common.entity.typed import EntitiesOf, StatesOf
 from common.journal.group_commit import GroupCommit
 from common.journal.interface import Journal
-from common.projection.calls import PlainCalls
+from common.projection.calls import PlainCalls, name_of, place_of, place_of_traceback
 from common.projection.handlers import Handler
 from common.projection.work import Decode, Work, undecoded
 from common.runtime.application import BUILT_IN, NO_APPLICATION, Application
@@ -90,12 +90,32 @@ class Running:
             for one in self.application.app.follows
         }
 
+    def _own_routes(self) -> Sequence[BaseRoute]:
+        maker = self.application.app.routes
+        try:
+            made: object = maker(self)
+        except FOREIGN as error:
+            raise ConfigurationError(
+                "application.routes_failed",
+                f"{name_of(maker)} raised {type(error).__name__} at {place_of_traceback(error.__traceback__, maker)}",
+                "mend the function that is the App's routes",
+            ) from error
+        if isinstance(made, Sequence) and all(isinstance(one, BaseRoute) for one in made):
+            return made
+        if isinstance(made, Coroutine):
+            made.close()
+        raise ConfigurationError(
+            "application.routes_failed",
+            f"{name_of(maker)} at {place_of(maker)} returned {type(made).__name__}, which is no list of routes",
+            "write a plain function that returns [Route(…), …], with Route of starlette.routing",
+        )
+
     def routes(self) -> list[BaseRoute]:
         """Commands to the application's entities, its durable state, and its own routes."""
         return [
             *(entity_routes(self.entities) if self.application.entities else ()),
             *(state_routes(self.states) if self.application.states else ()),
-            *self.application.app.routes(self),
+            *self._own_routes(),
         ]
 
 

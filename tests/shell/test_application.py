@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from starlette.routing import BaseRoute
+from trio.testing import MockClock
 
 from cloud_service.cli import CLOUD
 from common.core.errors import ConfigurationError
@@ -15,6 +18,8 @@ from common.entity.definition import Decision, EventSourced, accept
 from common.projection.handlers import Handler, OnFailure
 from common.runtime import cli
 from common.runtime.application import NO_APPLICATION, App, check_application, load_application
+from common.runtime.application_running import Running
+from common.testing import open_world
 
 GOOD = """
 from dataclasses import dataclass
@@ -164,6 +169,7 @@ class NoState:
         ({"entities": Finished}, "application.wrong_object", "entities"),
         ({"projections": iter([])}, "application.wrong_object", "projections"),
         ({"migrations": "CREATE TABLE one (a TEXT)"}, "application.wrong_object", "migrations"),
+        ({"migrations": ["CREATE TABLE one (a TEXT)"]}, "application.wrong_object", "migrations"),
         ({"entities": [Level]}, "entity.bad_definition", "Level"),
         ({"entities": [Unfinished]}, "entity.bad_definition", "has no evolve"),
         ({"entities": [Configured]}, "entity.bad_definition", "highest"),
@@ -235,3 +241,33 @@ def test_check_config_checks_the_application_too(
 ) -> None:
     assert cli.main(CLOUD, ["check-config"], {"CLOUD_APP": app}) == status
     assert capsys.readouterr().err.partition(":")[0] == code
+
+
+def routes_that_raise(_running: Running) -> Sequence[BaseRoute]:
+    raise SystemExit(3)
+
+
+def routes_that_are_none(_running: Running) -> Sequence[BaseRoute]:
+    return cast(Sequence[BaseRoute], None)
+
+
+async def routes_that_wait(_running: Running) -> Sequence[BaseRoute]:
+    return []
+
+
+@pytest.mark.parametrize(
+    ("routes", "told"),
+    [
+        (routes_that_raise, "routes_that_raise raised SystemExit at"),
+        (routes_that_are_none, "returned NoneType"),
+        (routes_that_wait, "returned coroutine"),
+        (lambda _running: [7], "returned list"),
+    ],
+)
+async def test_routes_that_cannot_be_made_end_the_start(autojump_clock: MockClock, routes: Any, told: str) -> None:  # noqa: ANN401
+    with pytest.raises(ConfigurationError) as refusal:
+        async with open_world(edge_app=App(routes=routes)):
+            pass
+    assert refusal.value.code == "application.routes_failed"
+    assert told in refusal.value.message
+    assert "test_application.py:" in refusal.value.message
