@@ -7,6 +7,7 @@ a mistake in it is told by its place and ends the start with status 2. The same 
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import sys
 import traceback
@@ -202,6 +203,10 @@ def check_application(app: object, target: str = "") -> Application:
         _check_follow(target, follow)
     if not isinstance(app.transformations, Transformations):
         raise _wrong_part(target, "set of transformations", app.transformations)
+    for place in ("on_push", "on_receive", "on_serve"):
+        function = getattr(app.transformations, place)
+        if function is not None and (not callable(function) or inspect.iscoroutinefunction(function)):
+            raise _wrong_part(target, f"transformation {place}, which is a plain function", function)
     if not callable(app.routes):
         raise _wrong_part(target, "maker of routes", app.routes)
     registry = Registry()

@@ -17,7 +17,13 @@ from common.core.errors import ConfigurationError
 from common.entity.definition import Decision, EventSourced, accept
 from common.projection.handlers import Handler, OnFailure
 from common.runtime import cli
-from common.runtime.application import NO_APPLICATION, App, check_application, load_application
+from common.runtime.application import (
+    NO_APPLICATION,
+    App,
+    Transformations,
+    check_application,
+    load_application,
+)
 from common.runtime.application_running import Running
 from common.testing import open_world
 
@@ -155,6 +161,10 @@ class Configured(Finished):
         self.highest = highest
 
 
+async def waits(event: object) -> object:
+    return event
+
+
 class NoState:
     entity_type = "NoState"
 
@@ -170,6 +180,8 @@ class NoState:
         ({"projections": iter([])}, "application.wrong_object", "projections"),
         ({"migrations": "CREATE TABLE one (a TEXT)"}, "application.wrong_object", "migrations"),
         ({"migrations": ["CREATE TABLE one (a TEXT)"]}, "application.wrong_object", "migrations"),
+        ({"transformations": Transformations(on_push=5)}, "application.wrong_object", "on_push"),  # type: ignore[arg-type]
+        ({"transformations": Transformations(on_serve=waits)}, "application.wrong_object", "on_serve"),  # type: ignore[arg-type]
         ({"entities": [Level]}, "entity.bad_definition", "Level"),
         ({"entities": [Unfinished]}, "entity.bad_definition", "has no evolve"),
         ({"entities": [Configured]}, "entity.bad_definition", "highest"),
