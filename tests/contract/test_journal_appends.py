@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from common.core.append import Appended, AppendOutcome, AppendRefused, LocalAppend
-from common.core.batch import new_events
+from common.core.batch import EventBatch, new_events
 from common.journal.group_commit import GroupCommit
 from common.journal.interface import Journal, TrimLimit
 from tests.contract.journals import Storage
@@ -133,6 +133,21 @@ class TestExpectedNumbers:
         assert isinstance(await append(journal, local("A|2", expected={"A|9": 1})), AppendRefused)
         assert isinstance(await append(journal, local("A|2", expected={"A|1": 1, "A|9": 0})), Appended)
         assert await journal.entity_head("A|9") is None
+
+    async def test_who_only_asks_is_told_the_truth_and_nothing_is_stored(self, journal: Journal) -> None:
+        await appended(journal, local("A|1", "A|1", "B|1"))
+        before = await journal.stats()
+        expectations = [{"A|1": 2}, {"A|1": 1}, {"C|1": 0}, {"C|1": 1}, {"A|1": 2, "B|1": 1}, {"B|1": 1, "A|1": 3}, {}]
+        told = await journal.append_group([LocalAppend(EventBatch(), expected) for expected in expectations])
+        refused = [
+            (each.persistence_id, each.expected, each.actual) for each in told if isinstance(each, AppendRefused)
+        ]
+        assert refused == [("A|1", 1, 2), ("C|1", 1, 0), ("A|1", 3, 2)]
+        assert [each for each in told if isinstance(each, Appended)] == [Appended(4, [])] * 4
+        assert {each.code for each in told if isinstance(each, AppendRefused)} == {"append.wrong_expected_seq_nr"}
+        assert (await journal.stats()).head_position == before.head_position == 3
+        assert await journal.entity_head("C|1") is None
+        assert await appended(journal, local("A|1", expected={"A|1": 2})) == Appended(4, [3])
 
     async def test_a_refused_request_leaves_the_others_of_its_group(self, journal: Journal) -> None:
         first, refused, last = await journal.append_group(

@@ -1,4 +1,7 @@
-"""A projection's small commit costs one exchange with PostgreSQL; a large one, or an unusual value, takes steps."""
+"""What PostgreSQL is asked for: one exchange for a projection's small commit, no write for a question about entities.
+
+A large commit, or an unusual value, takes steps.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,13 @@ import pytest
 import trio
 
 from common import border
+from common.core.append import Appended, AppendRefused, LocalAppend
+from common.core.batch import EventBatch
 from common.core.errors import BackhaulError
 from common.core.ids import ALL_SLICES, SliceRange, slice_ranges
 from common.journal.interface import ProjectionLease, Statement
 from common.journal.postgres import PostgresJournal, open_postgres_journal
-from tests.support.builders import START_US, ids
+from tests.support.builders import START_US, appended, ids, local
 
 TABLES = [["CREATE TABLE counted (name TEXT PRIMARY KEY, n NUMERIC, at BIGINT)"]]
 COUNT = "INSERT INTO counted VALUES ($1, 1, $2) ON CONFLICT (name) DO UPDATE SET n = counted.n + 1, at = excluded.at"
@@ -129,3 +134,16 @@ async def test_whoever_commits_for_others_and_is_cancelled_loses_nothing_of_thei
 
 def lease_key(lease: ProjectionLease) -> tuple[str, SliceRange]:
     return lease.name, lease.slices
+
+
+async def test_who_only_asks_for_numbers_writes_nothing_and_so_waits_for_no_sync(journal: PostgresJournal) -> None:
+    written = "SELECT head.xmin::text, entity.xmin::text FROM head, entity WHERE persistence_id = 'A|1'"
+    await appended(journal, local("A|1"))
+    before = await journal.query(written)
+    right, wrong = (LocalAppend(EventBatch(), {"A|1": number}) for number in (1, 2))
+    [confirmed, refused] = await journal.append_group([right, wrong])
+    assert isinstance(confirmed, Appended)
+    assert isinstance(refused, AppendRefused)
+    assert await journal.query(written) == before
+    await appended(journal, local("A|1"))
+    assert await journal.query(written) != before

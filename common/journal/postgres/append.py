@@ -30,7 +30,7 @@ from common.core.append import (
 )
 from common.core.batch import EventBatch, concat
 from common.core.ids import entity_type_of, slice_of
-from common.core.judge import judge_repeat
+from common.core.judge import Heads, judge_local, judge_repeat
 from common.core.statement import Statement, merged
 
 T = TypeVar("T")
@@ -234,6 +234,21 @@ class AppendCall:
                 told.append(_refused(code, name, answer["s_owner"][sub], expected=first, actual=number))
             start = stop
         return told
+
+
+def only_asks(request: AppendRequest) -> bool:
+    """Whether a request stores nothing, whatever becomes of it: all it wants is to know entities' numbers confirmed."""
+    return isinstance(request, LocalAppend) and not (request.events or request.append_id or request.statements)
+
+
+def answers(requests: Sequence[AppendRequest], head_position: int, heads: Heads) -> list[AppendOutcome]:
+    """The outcomes of requests that only ask, from the heads of the entities they name."""
+    told: list[AppendOutcome] = []
+    for request in requests:
+        assert isinstance(request, LocalAppend)
+        numbers = judge_local(request, heads)
+        told.append(numbers if isinstance(numbers, AppendRefused) else Appended(head_position + 1, numbers))
+    return told
 
 
 def _types(entities: _Entities) -> tuple[list[str], list[int]]:

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 import asyncpg
 import trio
 
-from common.core.append import AppendOutcome, AppendRequest, StatedRange
+from common.core.append import AppendOutcome, AppendRequest, LocalAppend, StatedRange
 from common.core.batch import EventBatch
 from common.core.history import History, Offset, OriginState, ResumeDecision
 from common.core.ids import ALL_SLICES, SliceRange
@@ -34,7 +34,7 @@ from common.journal.interface import (
 from common.journal.lease import moved_to
 from common.journal.postgres import inside, log, opening, origins, parked, projections
 from common.journal.postgres import ranges as range_changes
-from common.journal.postgres.append import APPEND_SQL, AppendCall
+from common.journal.postgres.append import APPEND_SQL, AppendCall, answers, only_asks
 from common.journal.postgres.connection import (
     Server,
     SessionLimits,
@@ -121,12 +121,21 @@ class PostgresJournal(PostgresPushFilters):
 
         Its arguments are made before the writer's turn comes, while the server is busy with the group before.
         """
+        if all(map(only_asks, requests)):
+            return await self._answer(requests)
         call = AppendCall.of(requests, self._now_us(), self._entity_no, wants_all=self.feed.is_wanted)
         outcomes, stored, head = await self._writer.run(self._append, call, self._writer_sessions)
         self.feed.give(stored)
         self._saw_head(head)
         self._hints.committed(head)
         return outcomes
+
+    async def _answer(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
+        # The server function would write, and sync, what has not changed.
+        names = {name for request in requests if isinstance(request, LocalAppend) for name in request.expected}
+        position, heads = await self._writer.run(log.entity_numbers, names)
+        self._saw_head(position)
+        return answers(requests, position, heads)
 
     async def _append(
         self, connection: asyncpg.Connection, call: AppendCall, made_for_session: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -10,7 +10,7 @@ import asyncpg
 from common.core.append import StatedRange
 from common.core.batch import EVENT_OVERHEAD_BYTES, EventBatch
 from common.core.ids import SEPARATOR, SliceRange
-from common.core.judge import EntityHead
+from common.core.judge import EntityHead, Heads
 from common.core.selection import BLOCK_BITS, Selection
 from common.fail_points import fail_point
 from common.journal.interface import JournalStats, LogPage, TrimLimit
@@ -176,6 +176,16 @@ async def read_entities(
         each_max,
     )
     return await _batch(connection, names, list(map(list, zip(*rows, strict=True)))) if rows else EventBatch()
+
+
+async def entity_numbers(connection: asyncpg.Connection, names: Iterable[str]) -> tuple[int, Heads]:
+    """The log's last position and, of these entities, the heads of those that exist: their numbers only."""
+    rows = await connection.fetch(
+        "SELECT head.position, entity.persistence_id, entity.seq_nr"
+        " FROM head LEFT JOIN entity ON entity.persistence_id = ANY ($1::text[])",
+        list(names),
+    )
+    return rows[0]["position"], {name: EntityHead(name, seq_nr) for _, name, seq_nr in rows if name is not None}
 
 
 async def entity_head(connection: asyncpg.Connection, persistence_id: str) -> EntityHead | None:
