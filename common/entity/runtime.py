@@ -311,26 +311,30 @@ class Entities:
     async def _forget_idle(self) -> NoReturn:
         while True:
             await trio.sleep(self._settings.idle_s / 4)
-            before = trio.current_time() - self._settings.idle_s
-            while self._live:
-                name, entity = next(iter(self._live.items()))
-                if entity.used_at > before or entity.is_busy or entity.phase is not Phase.IDLE:
-                    break
-                del self._live[name]
+            self._forget_unused(trio.current_time() - self._settings.idle_s)
+
+    def _forget_unused(self, since: float) -> None:
+        while self._live:
+            name, entity = next(iter(self._live.items()))
+            if entity.used_at > since or entity.is_busy or entity.phase is not Phase.IDLE:
+                break
+            del self._live[name]
 
     async def _attend(self) -> NoReturn:
         while True:
             while not self._to_attend:
                 await self._attention.park()
-            entities = take_together(self._to_attend)
-            if len(entities) > 1:
-                await bring_up_together(self._journal, entities, self._watchdog)
-                for entity in entities:
-                    if entity.is_stale:
-                        self._attend_to(entity)
-                entities = [entity for entity in entities if not entity.is_stale]
-            for entity in entities:
-                await self._attend_one(entity)
+            # A function of its own: what it had in hand is not kept in memory until there is more to do.
+            await self._attend_some(take_together(self._to_attend))
+
+    async def _attend_some(self, entities: list[LiveEntity]) -> None:
+        if len(entities) > 1:
+            await bring_up_together(self._journal, entities, self._watchdog)
+            for entity in filter(lambda entity: entity.is_stale, entities):
+                self._attend_to(entity)
+            entities = [entity for entity in entities if not entity.is_stale]
+        for entity in entities:
+            await self._attend_one(entity)
 
     async def _attend_one(self, entity: LiveEntity) -> None:
         try:

@@ -234,17 +234,21 @@ class GroupCommit:
         while True:
             while not self._may_take():
                 await self._work.park()
-            self._committing += 1
-            try:
-                # No checkpoint between taking a group and handing it over: that keeps the order.
-                taken = self._take()
-                self._coming_back.began(trio.current_time())
-                await self._commit(taken)
-                if self._coming_back.ended(len(taken), trio.current_time()) and self._committing == 1:
-                    for _ in range(_TURNS_TO_RETURN):
-                        await trio.lowlevel.checkpoint()
-            finally:
-                self._committing -= 1
+            # A function of its own: a group that is stored is not kept in memory until the next one comes.
+            await self._commit_next()
+
+    async def _commit_next(self) -> None:
+        self._committing += 1
+        try:
+            # No checkpoint between taking a group and handing it over: that keeps the order.
+            taken = self._take()
+            self._coming_back.began(trio.current_time())
+            await self._commit(taken)
+            if self._coming_back.ended(len(taken), trio.current_time()) and self._committing == 1:
+                for _ in range(_TURNS_TO_RETURN):
+                    await trio.lowlevel.checkpoint()
+        finally:
+            self._committing -= 1
 
     def _take(self) -> list[Submitted]:
         """The longest prefix of the queue that may share a commit: order of arrival is order in the log."""

@@ -14,8 +14,9 @@ import resource
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from itertools import islice, pairwise
 from random import Random
 from statistics import median
 from typing import Any
@@ -25,6 +26,7 @@ import trio
 
 from common.core.event_types import Registry
 from common.entity.definition import define
+from common.entity.live import LiveEntity
 from common.entity.runtime import Entities, open_entities
 from common.entity.settings import EntitySettings
 from common.journal.group_commit import GroupCommit, open_group_commit
@@ -36,6 +38,7 @@ from tests.bench.processes import answer
 from tests.support.entities import Add, AddEach, Count, Counters
 
 _WARM_UP_S = 0.5
+_CALLERS = 64
 
 
 @asynccontextmanager
@@ -87,7 +90,7 @@ async def _commands(told: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _sum(entities: Entities, count: int) -> int:
-    """Every state, 64 at a time."""
+    """Every state, as many at a time as there are callers."""
     total, names = 0, iter(range(count))
 
     async def read() -> None:
@@ -98,7 +101,7 @@ async def _sum(entities: Entities, count: int) -> int:
             total += state.value
 
     async with trio.open_nursery() as nursery:
-        for _ in range(64):
+        for _ in range(_CALLERS):
             nursery.start_soon(read)
     return total
 
@@ -128,27 +131,37 @@ async def _recovery(told: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _touch(told: dict[str, Any]) -> dict[str, Any]:
-    """One command to each of many entities; memory before, and at most."""
-    names = iter(range(told["entities"]))
+    """One command to each of many entities; memory with a full cache, after so many touched each time, and at most."""
+    names = iter(range(told["touched"][-1]))
 
-    async def call(entities: Entities) -> None:
+    async def call(entities: Entities, names: Iterator[int]) -> None:
         for name in names:
             await entities.ask("Counter", str(name), Add(1))
 
+    resident_mb, took_s, live = [], 0.0, 0
     async with _journal(told["url"]) as (journal, commit):
         async with _entities(journal, commit, told["cached"]) as entities:
             for number in range(told["cached"]):
                 await entities.ask("Snapped", str(number), Add(1))
-            gc.collect()
-            before_mb = _rss_mb()
-            began_s = trio.current_time()
-            async with trio.open_nursery() as nursery:
-                for _ in range(64):
-                    nursery.start_soon(call, entities)
-            took_s = trio.current_time() - began_s
-            cached = entities.cached
+            before_mb, _ = _held()
+            for more in (after - before for before, after in pairwise([0, *told["touched"]])):
+                began_s = trio.current_time()
+                async with trio.open_nursery() as nursery:
+                    some = islice(names, more)
+                    for _ in range(_CALLERS):
+                        nursery.start_soon(call, entities, some)
+                took_s += trio.current_time() - began_s
+                mb, live = _held()
+                resident_mb.append(mb)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    return {"rate": told["entities"] / took_s, "before_mb": before_mb, "peak_mb": peak_mb, "cached": cached}
+    rate = told["touched"][-1] / took_s
+    return {"rate": rate, "before_mb": before_mb, "resident_mb": resident_mb, "peak_mb": peak_mb, "live": live}
+
+
+def _held() -> tuple[float, int]:
+    """Resident MB, and how many entities there are in memory, whoever holds them."""
+    gc.collect()
+    return _rss_mb(), sum(type(one) is LiveEntity for one in gc.get_objects())
 
 
 def _rss_mb() -> float:

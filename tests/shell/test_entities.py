@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import trio.testing
 from common.core.errors import BackhaulError
 from common.core.event_types import Registry
 from common.entity.definition import Decision, accept, define
+from common.entity.live import LiveEntity
 from common.entity.runtime import Entities
 from common.entity.settings import EntitySettings
 from common.journal.group_commit import GroupCommit, open_group_commit
@@ -49,6 +51,17 @@ class TestBounds:
                 await entities.ask("Counter", str(number), Add(number))
                 assert entities.cached <= 10
             assert (await entities.look("Counter", "3")).state == Count(3)
+
+    async def test_nobody_else_keeps_an_entity_that_has_left(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with counting(EntitySettings(cached_max=10)) as (entities, _, _):
+            async with trio.open_nursery() as nursery:
+                for number in range(100):
+                    nursery.start_soon(entities.ask, "Counter", str(number), Add(1))
+            await trio.sleep(200)
+            assert entities.cached == 0
+            gc.collect()
+            mine = entities.definitions["Counter"]
+            assert not [one for one in gc.get_objects() if type(one) is LiveEntity and one.definition is mine]
 
     async def test_entities_that_are_busy_stay_and_leave_afterwards(
         self, autojump_clock: trio.testing.MockClock
