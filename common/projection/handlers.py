@@ -35,10 +35,15 @@ class Event:
     """An event as a handler sees it: ``value`` is what its payload means, ``envelope`` all that goes with it.
 
     ``value`` is ``Unknown`` where the application has no type of this name, and bytes where it has no types at all.
+    The marks are those of a stream that is followed; in the own log there are none.
     """
 
     value: Any
     envelope: Envelope
+    leaving: bool = False
+    """With it its entity leaves the filter: nothing more comes of it until it is back."""
+    replaces: bool = False
+    """It is a snapshot: it stands for all events of its entity up to its number, and some of them never came."""
 
     @property
     def entity_id(self) -> str:

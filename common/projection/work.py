@@ -6,9 +6,9 @@ or has effects elsewhere comes back as work that the range's commit does.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from common.core.batch import Envelope, EventBatch
 from common.core.errors import FOREIGN, BackhaulError
@@ -38,6 +38,17 @@ class Prepared:
     effects: Sequence[Event] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What a stream says of its events beside them, by index: ``Event.leaving`` and ``Event.replaces``."""
+
+    leaving: Collection[int] = ()
+    replaces: Collection[int] = ()
+
+
+NO_MARKS: Final = Marks()
+
+
 class Work:
     """One handler's function, ready to be called for one range."""
 
@@ -47,8 +58,8 @@ class Work:
         self._decode = decode
         self._plain_calls = call_inline if handler.is_quick else plain_calls
 
-    async def prepare(self, events: EventBatch) -> Prepared:
-        """What ``events`` are to do.
+    async def prepare(self, events: EventBatch, marks: Marks = NO_MARKS) -> Prepared:
+        """What ``events`` are to do. Of ``marks`` the form that takes columns is not told.
 
         Raises:
             BackhaulError: ``projection.handler_failed``, ``projection.handler_returned``, ``projection.handler_timeout``.
@@ -61,8 +72,10 @@ class Work:
                 await self._plain_calls(lambda: self._columns(events), handler.deadline_s, handler.function)
             )
         if handler.each is not None:
-            return Prepared(await self._plain_calls(lambda: self._each(events), handler.deadline_s, handler.function))
-        seen = self._seen(events)
+            return Prepared(
+                await self._plain_calls(lambda: self._each(events, marks), handler.deadline_s, handler.function)
+            )
+        seen = self._seen(events, marks)
         if handler.inside is not None:
             return Prepared(inside=lambda tables: self._call_inside(tables, seen))
         return Prepared(effects=seen)
@@ -73,9 +86,13 @@ class Work:
         assert effect is not None
         await call_async(lambda: effect(event), self.handler.deadline_s, effect, self._watchdog)
 
-    def _seen(self, events: EventBatch) -> list[Event]:
+    def _seen(self, events: EventBatch, marks: Marks) -> list[Event]:
+        leaving, replaces = marks.leaving, marks.replaces
         try:
-            return [Event(self._decode(envelope), envelope) for envelope in events.envelopes()]
+            return [
+                Event(self._decode(envelope), envelope, index in leaving, index in replaces)
+                for index, envelope in enumerate(events.envelopes())
+            ]
         except FOREIGN as error:
             raise raised(self._decode, error) from error
 
@@ -88,11 +105,11 @@ class Work:
             raise raised(function, error) from error
         return _statements(function, returned, none_is_nothing=False)
 
-    def _each(self, events: EventBatch) -> Sequence[Statement]:
+    def _each(self, events: EventBatch, marks: Marks) -> Sequence[Statement]:
         function = self.handler.each
         assert function is not None
         found: list[Statement] = []
-        for event in self._seen(events):
+        for event in self._seen(events, marks):
             try:
                 returned = function(event)
             except FOREIGN as error:

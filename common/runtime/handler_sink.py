@@ -11,7 +11,7 @@ from common.core.errors import ConfigurationError
 from common.core.ids import entity_type_of
 from common.journal.interface import Journal
 from common.projection.handlers import Handler, OnFailure
-from common.projection.work import Work
+from common.projection.work import Marks, Work
 from common.transport.subscription_sinks import Effect, Taken
 
 
@@ -38,13 +38,22 @@ class HandlerSink:
     async def prepare(self, taken: Taken) -> Effect:
         """See ``Sink.prepare``. Raises what the handler's function is refused with."""
         handler, events = self._work.handler, taken.events
+        marks = Marks(taken.leaving, taken.replaces)
         if not self._has_tables:
             await self._journal.migrate(handler.name, handler.migrations)
             self._has_tables = True
         if handler.entity_types:
             kept = [at for at, name in enumerate(events.persistence_id) if entity_type_of(name) in handler.entity_types]
-            events = events.select(kept)
-        prepared = await self._work.prepare(events)
+            events, marks = events.select(kept), _of(marks, kept)
+        prepared = await self._work.prepare(events, marks)
         for event in prepared.effects:
             await self._work.effect(event)
         return Effect(statements=prepared.statements)
+
+
+def _of(marks: Marks, kept: list[int]) -> Marks:
+    """The marks of the events at these indexes."""
+    return Marks(
+        [at for at, index in enumerate(kept) if index in marks.leaving],
+        [at for at, index in enumerate(kept) if index in marks.replaces],
+    )

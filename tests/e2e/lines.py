@@ -32,9 +32,9 @@ class Relays:
         self.nursery = nursery
         self.token = token
 
-    def open(self, *clouds: Service, rate: float = 0) -> Line:
-        """A relay to these nodes in turn, with a rate in bytes a second from the start (0: unlimited)."""
-        relay = Relay([("127.0.0.1", cloud.grpc_port) for cloud in clouds])
+    def open(self, *clouds: Service | int, rate: float = 0) -> Line:
+        """A relay to these nodes, or ports, in turn, with a rate in bytes a second from the start (0: unlimited)."""
+        relay = Relay([("127.0.0.1", one if isinstance(one, int) else one.grpc_port) for one in clouds])
         relay.set_rate(rate)
         port = trio.from_thread.run(self.nursery.start, relay.run, trio_token=self.token)
         return Line(relay, port, self.token)
