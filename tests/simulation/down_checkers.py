@@ -184,9 +184,11 @@ class EverythingSelected(DownChecker):
         """Of deleted events nothing is said when the last of them is not selected, or nothing is left of the entity."""
         entity, state = row.persistence_id, source.disk.state
         snapshot = state.snapshots.get(entity)
-        if row.position in kept:
+        if source.is_outdated(row, wanted):
             # A snapshot that is not selected stood for it, where the consumer began with snapshots.
-            return source.is_outdated(row, wanted)
+            return True
+        if row.position in kept:
+            return False
         last = source.row(entity, state.heads[entity].deleted_to)
         following = source.row(entity, state.heads[entity].deleted_to + 1)
         if last is None or not wanted.matches(entity, last.tags):

@@ -23,6 +23,7 @@ ONCE_FAILED = {
     4: "a filter that changed while its node drained was begun again and again",
     1016: "a node did not know the generation that another one had begun, and sent consumers away as diverged",
     2075: "what an outdated snapshot had stood for was lost to a wider filter's backfill from the log",
+    180: "what an outdated snapshot stood for was a hole in the referee's eyes once it was deleted",
     2023: "what was dropped after a page had been read was not stated before fresh commits were sent",
     61: "a consumer counted more for what it took in than for what it let go, and stopped receiving",
 }
