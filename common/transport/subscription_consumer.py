@@ -188,7 +188,8 @@ class _Session:
             if (error := first_refusal(group)).code != NOT_ACKED:
                 raise
             busy_s = trio.current_time() - self._busy_since_s if self._is_busy else 0.0
-            raise why_not_acked(error, self._own_time.longest_still_s, busy_s) from None
+            is_long = busy_s >= self._settings.progress_timeout_s / 2
+            raise why_not_acked(error, self._own_time.longest_still_s, busy_s if is_long else 0.0) from None
         finally:
             self._intake.leave()
         return self._drain
