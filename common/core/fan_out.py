@@ -27,7 +27,7 @@ from common.core.stretch import Stretch
 JUDGE_MAX = 1_000
 JUDGE_FROM_MAX = 5_000
 # Stretches kept for those at the same place: newer ones make room.
-_SHARED_MAX = 4
+_SHARED_MAX = 16
 
 
 @dataclass(slots=True)
@@ -45,7 +45,7 @@ class _View:
         self.plain: dict[Cursor, None] = {}
         self.selecting: dict[Cursor, None] = {}
         self.index: FilterIndex[Cursor] = FilterIndex()
-        self.shared: dict[tuple[int, int, Limits], Stretch] = {}
+        self.shared: dict[tuple[int, ...], Stretch] = {}
 
     @property
     def is_empty(self) -> bool:
@@ -173,7 +173,7 @@ class FanOut:
         seen = cursor.seen(ring)
         if seen == ring.through:
             return None
-        place = (cursor.position, seen, limits)
+        place = (cursor.position, seen, limits.max_events, limits.max_bytes)
         stretch = shared.get(place)
         if stretch is not None:
             cursor.follow(stretch)

@@ -47,7 +47,7 @@ class Serving:
         self, place: Place, desired: FilterState, limits: StreamLimits, *, ack_target_s: float, now_s: float
     ) -> None:
         self._place = place
-        self._moved: Cursor | None = None
+        self._moved: tuple[int, str, int, SnapshotScan | None] | None = None
         self._live_position = place.live.position
         self.limits = limits
         self.deliveries = 0
@@ -69,7 +69,7 @@ class Serving:
     def place(self) -> Place:
         """Where the consumer is after everything sent so far. Put together when asked for: most moves nobody looks at."""
         if self._moved is not None:
-            self._place, self._moved = replace(self._place, live=self._moved), None
+            self._place, self._moved = replace(self._place, live=Cursor(*self._moved)), None
         return self._place
 
     # -- what to send ----------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ class Serving:
         if lane is Lane.LIVE:
             after, self._live_position = self._live_position, through
             assert after <= through
-            self._moved = Cursor(through, digest, timestamp_us, scan)
+            self._moved = (through, digest, timestamp_us, scan)
             return after
         place, cursor = self.place, Cursor(through, digest, timestamp_us, scan)
         assert place.backfill is not None

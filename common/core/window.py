@@ -10,18 +10,15 @@ would never move a large event.
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from typing import TypeAlias
 
 _START_BYTES = 65_536
 _LEAST_BYTES = 1_024
 
 
-class _Sent(NamedTuple):
-    through: int
-    events: int
-    weight: int
-    in_flight: int  # bytes, this batch included, when it was sent
-    at_s: float
+# Where a batch ends, its events, its weight, the bytes in flight with it when it was sent, and when. A plain tuple: a node
+# keeps as many as all its consumers owe it, and Python's collections need not look through these.
+_Sent: TypeAlias = tuple[int, int, int, int, float]
 
 
 class AdaptiveWindow:
@@ -60,21 +57,21 @@ class AdaptiveWindow:
         """A batch of ``weight`` bytes that ends at position ``through`` has been handed to the line."""
         self.in_flight_bytes += weight
         self.in_flight_events += events
-        self._sent.append(_Sent(through, events, weight, self.in_flight_bytes, now_s))
+        self._sent.append((through, events, weight, self.in_flight_bytes, now_s))
 
     def acked(self, position: int, now_s: float) -> float | None:
         """Everything up to ``position`` is acknowledged; answers the age in seconds of the newest batch it covers."""
-        newest: _Sent | None = None
-        while self._sent and self._sent[0].through <= position:
-            newest = self._sent.popleft()
-            self.in_flight_bytes -= newest.weight
-            self.in_flight_events -= newest.events
-        if newest is None:
+        in_flight, at_s = -1, 0.0
+        while self._sent and self._sent[0][0] <= position:
+            _, events, weight, in_flight, at_s = self._sent.popleft()
+            self.in_flight_bytes -= weight
+            self.in_flight_events -= events
+        if in_flight < 0:
             return None
-        age_s = now_s - newest.at_s
+        age_s = now_s - at_s
         if age_s > self._ack_target_s:
-            carried = int(newest.in_flight * self._ack_target_s / age_s)
+            carried = int(in_flight * self._ack_target_s / age_s)
             self._limit = max(min(_LEAST_BYTES, self._bytes_max), min(self._limit, carried))
         elif age_s <= self._ack_target_s / 2:
-            self._limit = min(self._bytes_max, max(self._limit, 2 * newest.in_flight))
+            self._limit = min(self._bytes_max, max(self._limit, 2 * in_flight))
         return age_s

@@ -62,7 +62,7 @@ class CursorFeed:
         self._look_at_s = 0.0
         self._limits = Limits(0, 0)
         self.cursor = cursor
-        self.serve: Callable[[], bool] | None = None
+        self.serve: Callable[[float], bool] | None = None
         self.waiter = Waiter(hub.deadlines)
 
     @property
@@ -86,13 +86,11 @@ class CursorFeed:
         self._hub.fan_out.change(self.cursor, predicate)
         self.waiter.wake()
 
-    def tell(self) -> None:
+    def tell(self, now_s: float) -> None:
         """There may be something in the ring for it."""
         if self.serve is None or not self.cursor.is_member or self._log_number != self._hub.log_number:
             self.waiter.wake()
-        elif (  # else its task may have something in hand that comes before
-            self.waiter.is_waiting and self.serve() and self._hub.fan_out.has_more(self.cursor, trio.current_time())
-        ):
+        elif self.waiter.is_waiting and self.serve(now_s):  # else its task may have something in hand that comes before
             self._hub.pump.add(self)
 
     def close(self) -> None:
@@ -100,23 +98,23 @@ class CursorFeed:
         self._forget_request()
         self._hub.fan_out.leave(self.cursor)
 
-    def next_nowait(self, *, max_events: int, max_bytes: int) -> Stretch | None:
+    def next_nowait(self, *, max_events: int, max_bytes: int, now_s: float) -> Stretch | None:
         """See ``Feed.next_nowait``."""
         self._check_log()
-        return self._take_from_ring(Limits(max_events, max_bytes))
+        return self._take_from_ring(self._within(max_events, max_bytes), now_s)
 
     async def next(self, *, max_events: int, max_bytes: int, at_most_s: float) -> Stretch | None:
         """See ``Feed.next``."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        limits = self._limits
-        if limits.max_events != max_events or limits.max_bytes != max_bytes:
-            limits = self._limits = Limits(max_events, max_bytes)
+        limits = self._within(max_events, max_bytes)
         deadline_s = trio.current_time() + at_most_s
         has_waited = False
         while True:
             self._check_log()
             is_served = self.serve is not None and self.cursor.is_member
-            stretch = None if is_served else self._take_from_ring(limits) or self._take_from_journal(limits)
+            stretch = None
+            if not is_served:
+                stretch = self._take_from_ring(limits, trio.current_time()) or self._take_from_journal(limits)
             if stretch is None and (self._is_over() or trio.current_time() >= deadline_s):
                 stretch = self._withheld()
                 has_come = True
@@ -131,11 +129,18 @@ class CursorFeed:
             await self._wait(limits, deadline_s)
             has_waited = True
 
-    def _take_from_ring(self, limits: Limits) -> Stretch | None:
+    def _within(self, max_events: int, max_bytes: int) -> Limits:
+        if self._limits.max_events != max_events or self._limits.max_bytes != max_bytes:
+            self._limits = Limits(max_events, max_bytes)
+        return self._limits
+
+    def _take_from_ring(self, limits: Limits, now_s: float) -> Stretch | None:
         if self._through is not None:
             return None
-        stretch = self._hub.fan_out.take(self.cursor, limits, trio.current_time())
-        self._hub.tell_changes()
+        fan_out = self._hub.fan_out
+        stretch = fan_out.take(self.cursor, limits, now_s)
+        if fan_out.changes:
+            self._hub.tell_changes()
         if self._request is not None and (stretch is not None or self.cursor.is_member):
             self._forget_request()
         return stretch

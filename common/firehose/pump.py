@@ -16,7 +16,7 @@ _IN_A_TURN = 64
 class Served(Protocol):
     """Somebody who can be told to take what there is."""
 
-    def tell(self) -> None:
+    def tell(self, now_s: float) -> None:
         """Take it now, or have its own task do so. Never waits."""
 
 
@@ -31,7 +31,7 @@ class Pump:
     def add(self, one: Served) -> None:
         """Have it told soon; at once while the pump does not run."""
         if not self._runs:
-            one.tell()
+            one.tell(trio.current_time())
             return
         if not self._to_tell:
             self._work.unpark_all()
@@ -46,8 +46,9 @@ class Pump:
         self._runs = True
         try:
             while True:
+                now_s = trio.current_time()
                 for _ in range(min(_IN_A_TURN, len(self._to_tell))):
-                    self._tell_next()
+                    self._tell_next(now_s)
                 if self._to_tell:
                     await trio.lowlevel.checkpoint()
                 else:
@@ -55,9 +56,9 @@ class Pump:
         finally:
             self._runs = False
             while self._to_tell:
-                self._tell_next()
+                self._tell_next(trio.current_time())
 
-    def _tell_next(self) -> None:
+    def _tell_next(self, now_s: float) -> None:
         one = next(iter(self._to_tell))
         del self._to_tell[one]
-        one.tell()
+        one.tell(now_s)

@@ -38,14 +38,14 @@ class Feed(Protocol):
         no longer the one this cursor was opened on, and what the journal raises when it must not be used any more.
         """
 
-    def next_nowait(self, *, max_events: int, max_bytes: int) -> Stretch | None:
+    def next_nowait(self, *, max_events: int, max_bytes: int, now_s: float) -> Stretch | None:
         """The same, when it is in memory now: events, or None."""
 
-    serve: Callable[[], bool] | None
+    serve: Callable[[float], bool] | None
     """With it, what is in memory is not for ``next`` to return: this is called instead, while a task waits there.
 
-    It takes by ``next_nowait``, must not wait nor raise, and answers whether it is to be called again for what is left; if
-    not, it has seen to it that the task gets on (cancelled its wait), unless nothing is left.
+    It is told the time, takes by ``next_nowait``, must not wait nor raise, and answers whether it is to be called again for
+    what is left; if not, it has seen to it that the task gets on (cancelled its wait), unless nothing is left.
     """
 
     def change(self, predicate: EntityPredicate) -> None:

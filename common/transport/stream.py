@@ -124,6 +124,14 @@ class MessageStream(Protocol):
         """Hand one message over if that is possible without waiting; else, or when the stream is over, do nothing."""
         ...
 
+    def hold(self) -> None:
+        """Have what `send_nowait` takes from now on leave together, at `release`. In between the caller must not wait."""
+        ...
+
+    def release(self) -> None:
+        """Let what was held go."""
+        ...
+
     async def receive(self) -> bytes:
         """The next message. Cancelling it loses nothing.
 

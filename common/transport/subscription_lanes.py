@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import trio
 
@@ -25,14 +25,17 @@ from common.core.subscription_messages import Begin, ConsumerAck, FilterUpdate, 
 from common.fail_points import fail_point
 from common.journal.feeds import Feed, Feeds
 from common.journal.interface import Journal
-from common.transport.silence import not_acked
 from common.transport.stream import MessageStream, PeerClosed, PeerGone
 from common.transport.stream_catalogue import ServedStream
 from common.transport.subscription_codec import decode_from_consumer
 from common.transport.subscription_replays import send_replay_page, send_snapshot_page
 from common.transport.subscription_sender import ConsumerStream, Sender
+from common.transport.subscription_watch import ConsumerWatch
 
 _BACKFILL_WAIT_S = 0.2
+# What leaves in one write, when a consumer has that much before it: so many messages, up to about so many bytes.
+_TOGETHER = 8
+_TOGETHER_BYTES = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +83,7 @@ class SourceStream:
         self._drain: Drain | None = None
         self._replaced = False
         self._peer_ended = False
-        self._peer_received = 0
-        self._heard_s = trio.current_time()
-        self._seen: tuple[int, ...] = ()
-        self._since_s = trio.current_time()
+        self._watch = ConsumerWatch(stream, serving, self._sender, settings.progress_timeout_s, trio.current_time())
         self._failure: BackhaulError | None = None
 
     def drain(self, drain: Drain) -> None:
@@ -179,25 +179,44 @@ class SourceStream:
                     await self._wait_for_others()
                 else:
                     is_plain = serving.place.next is None and self._served.transform is None
-                    feed.serve = (lambda: self._serve_at_once(feed)) if is_plain else None
+                    feed.serve = partial(self._serve_at_once, feed) if is_plain else None
                     stretch = await self._next_live(feed, serving.room_bytes())
                     if stretch is not None:
                         await self._send(Lane.LIVE, stretch)
                     await self._sender.heartbeat_if_due()
                 self.state.standing = feed.standing.value
 
-    def _serve_at_once(self, feed: Feed) -> bool:
+    def _serve_at_once(self, feed: Feed, now_s: float) -> bool:
         """Send what is in memory, while this stream's task waits in ``feed.next``; where that cannot be, end its wait."""
-        serving = self._serving
-        room = 0 if serving.states_first or self._wants_live else serving.room_bytes()
-        if room:
-            stretch = feed.next_nowait(max_events=serving.limits.batch_events, max_bytes=_even(room))
-            if stretch is not None and self._sender.send_stretch_nowait(stretch):
-                return True
-            self._in_hand = stretch
-        if self._live_wait is not None:
+        is_left: bool | None = None
+        if not self._serving.states_first and not self._wants_live:
+            self._stream.hold()
+            try:
+                is_left = self._send_together(feed, now_s)
+            finally:
+                self._stream.release()
+        if is_left is None and self._live_wait is not None:
             self._live_wait.cancel()
-        return False
+        return bool(is_left)
+
+    def _send_together(self, feed: Feed, now_s: float) -> bool | None:
+        """Some messages for one write. Answers whether more is left; None when this stream's task must see to it."""
+        serving, sent_bytes = self._serving, 0
+        for _ in range(_TOGETHER):
+            room = serving.room_bytes()
+            if not room:
+                return None
+            stretch = feed.next_nowait(max_events=serving.limits.batch_events, max_bytes=_even(room), now_s=now_s)
+            size = self._sender.send_stretch_nowait(stretch, now_s) if stretch is not None else 0
+            if stretch is None or not size:
+                self._in_hand = stretch
+                return None
+            if stretch.through >= stretch.head:
+                return False
+            sent_bytes += size
+            if sent_bytes >= _TOGETHER_BYTES:
+                break
+        return True
 
     async def _send(self, lane: Lane, stretch: Stretch) -> None:
         await self._sender.send_stretch(lane, stretch, lambda: self._wanted)
@@ -329,7 +348,7 @@ class SourceStream:
         try:
             while True:
                 message = decode_from_consumer(await self._stream.receive())
-                now_s = self._heard_s = trio.current_time()
+                now_s = self._watch.heard_s = trio.current_time()
                 match message:
                     case ConsumerAck():
                         serving.ack(message, now_s)
@@ -343,7 +362,7 @@ class SourceStream:
                     case Replay():
                         serving.ask_replay(message)
                     case Heartbeat():
-                        self._peer_received = message.bytes_received
+                        self._watch.received = message.bytes_received
                         continue
                     case _:
                         raise protocol_error("a second Subscribe came")
@@ -353,32 +372,15 @@ class SourceStream:
             self._wake()
 
     # -- watching --------------------------------------------------------------------------------------------------
-    def _evidence(self) -> tuple[int, ...]:
-        return (self._serving.acked, self._stream.bytes_sent, self._peer_received, self._serving.deliveries)
-
     def look(self, now_s: float, stood_still_s: float = 0.0) -> None:
-        """Have it end when its consumer owes an ack, or does not read, and nothing has moved for the timeout.
+        """Have it end when it stands still; the time for which this process did so itself does not count.
 
-        To be called a few times in that time, for all streams in one go: thousands of timers would cost more than the rest.
-        The time for which this process stood still itself does not count.
+        To be called a few times in the timeout, for all streams in one go: thousands of timers would cost more than the rest.
         """
-        self._since_s += stood_still_s
-        owes = not self._serving.window.is_empty
-        if not owes and not self._sender.is_sending and not self._stream.unsent_bytes:
-            self._seen, self._since_s = (), now_s
-            return
-        seen = self._evidence()
-        if seen != self._seen:
-            self._seen, self._since_s = seen, now_s
-        elif now_s - self._since_s >= self._settings.progress_timeout_s and self._failure is None:
-            self._failure = self._stalled(now_s - self._since_s, owes=owes)
-            self._wake()
-
-    def _stalled(self, silent_s: float, *, owes: bool) -> BackhaulError:
-        if owes and not self._sender.is_sending and not self._stream.unsent_bytes:
-            serving = self._serving
-            return not_acked(serving.deliveries - serving.acked, silent_s, trio.current_time() - self._heard_s)
-        return PeerGone("link.stalled", f"nothing moved for {silent_s:.0f} s", "the line or the consumer stands still")
+        if self._failure is None:
+            self._failure = self._watch.look(now_s, stood_still_s)
+            if self._failure is not None:
+                self._wake()
 
 
 @lru_cache(1024)

@@ -130,21 +130,25 @@ class Sender:
             assert after == stretch.after, "a feed goes on where it was"
             await self._deliver(message, encoded, stretch.n)
 
-    def send_stretch_nowait(self, stretch: Stretch) -> bool:
-        """The same on the live lane, when the line takes it without waiting and nobody is at it; else do nothing."""
+    def send_stretch_nowait(self, stretch: Stretch, now_s: float) -> int:
+        """The same on the live lane, when the line takes it without waiting and nobody is at it; else do nothing.
+
+        Answers how many bytes went.
+        """
         serving = self._serving
         if self.turn.locked() or self._transform is not None or not stretch.n:
-            return False
+            return 0
         data = stretch.shared(_message_of)
-        is_too_large = len(data) > serving.limits.window_bytes or not serving.admits(len(data))
+        size = len(data)
+        is_too_large = size > serving.limits.window_bytes or not serving.admits(size)
         if is_too_large or not self._stream.send_nowait(data):
-            return False
+            return 0
         after = self._move(Lane.LIVE, stretch.through, stretch.digest, stretch.timestamp_us)
         assert after == stretch.after, "a feed goes on where it was"
-        self._count(stretch.n, len(data))
-        self._last_sent_s = trio.current_time()
+        self._count(stretch.n, size, now_s)
+        self._last_sent_s = now_s
         self._state.position = stretch.through
-        return True
+        return size
 
     async def send_snapshots(
         self, lane: Lane, events: EventBatch, through: int, scan: SnapshotScan | None, reached: int
@@ -215,13 +219,13 @@ class Sender:
         while not serving.admits(len(data)):
             await self.moved.park()  # who owes acks for too long is left (``SourceStream.look``)
         # Counted before the bytes leave: the ack may be there before `send` returns.
-        self._count(n, len(data))
+        self._count(n, len(data), trio.current_time())
         await self._send(data)
         self._state.position = serving.place.live.position
 
-    def _count(self, n: int, size: int) -> None:
+    def _count(self, n: int, size: int, now_s: float) -> None:
         serving, state = self._serving, self._state
-        serving.sent(n, size, trio.current_time())
+        serving.sent(n, size, now_s)
         state.deliveries = serving.deliveries
         state.events += n
         state.in_flight_bytes = serving.window.in_flight_bytes

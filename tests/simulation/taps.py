@@ -53,6 +53,12 @@ class TappedStream:
             self._said(message)
         return is_sent
 
+    def hold(self) -> None:
+        self._stream.hold()
+
+    def release(self) -> None:
+        self._stream.release()
+
     async def receive(self) -> bytes:
         message = await self._stream.receive()
         self._heard(message)

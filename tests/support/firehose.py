@@ -104,10 +104,10 @@ class ServedSubscriber(Subscriber):
     _in_hand: Stretch | None = None
     _wait: trio.CancelScope | None = None
 
-    def _serve(self) -> bool:
+    def _serve(self, now_s: float) -> bool:
         kind = self.chance.randrange(4)
         if kind:
-            stretch = self.feed.next_nowait(**NEXT)
+            stretch = self.feed.next_nowait(**NEXT, now_s=now_s)
             if kind > 1 and stretch is not None:
                 self.served += 1
                 self.consumer.take(stretch)

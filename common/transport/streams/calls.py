@@ -125,9 +125,6 @@ class ServedStream(WireStream):
 
     _has_sent_headers = False
 
-    def send_nowait(self, message: bytes) -> bool:
-        return self._has_sent_headers and super().send_nowait(message)
-
     async def send_message(self, message: bytes, *, end: bool = False, flush: bool = True) -> None:
         if not self._has_sent_headers:
             self._has_sent_headers = True

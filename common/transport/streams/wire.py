@@ -96,9 +96,11 @@ class WireConnection(Connection):
 
     def frame_room(self, stream_id: int) -> int:
         """Bytes of DATA that may be written now."""
-        if stream_id not in self.http2.streams or self.transport.is_closing():
+        http2 = self.http2
+        stream = http2.streams.get(stream_id)
+        if stream is None or self.transport.is_closing():
             return 0
-        return min(self.http2.local_flow_control_window(stream_id), _AT_ONCE_BYTES)
+        return min(http2.outbound_flow_control_window, stream.outbound_flow_control_window, _AT_ONCE_BYTES)
 
     def write_data(self, stream_id: int, data: bytes) -> None:
         """Write DATA of at most ``frame_room``, past h2, whose way there costs more than the system's.
@@ -109,7 +111,7 @@ class WireConnection(Connection):
         frame_max = http2.max_outbound_frame_size
         http2.outbound_flow_control_window -= size
         http2.streams[stream_id].outbound_flow_control_window -= size
-        parts = [http2.data_to_send()]
+        parts = [http2.data_to_send()] if http2._data_to_send else []
         for begin in range(0, size, frame_max):
             piece = data if size <= frame_max else data[begin : begin + frame_max]
             parts += (_DATA_HEADER.pack(len(piece) >> 8, len(piece) & 0xFF, 0, 0, stream_id), piece)
@@ -151,6 +153,10 @@ class WireStream(GrpclibStream):
 
     connection: WireConnection
     id: int | None
+    _has_sent_headers = True
+    _held: list[bytes] | None = None
+    """What leaves at `release`, while anything is held; of which `_held_room` may be more."""
+    _held_room = 0
 
     def __init__(self, connection: WireConnection, stream_id: int | None) -> None:
         # Not grpclib's __init__: it makes three asyncio events and a queue that nobody here would wait for.
@@ -217,15 +223,32 @@ class WireStream(GrpclibStream):
         await self.send_message(message)
 
     def send_nowait(self, message: bytes) -> bool:
-        connection = self.connection
+        is_alone = self._held is None
+        if is_alone:
+            self.hold()
+        assert self._held is not None
         size = PREFIX.size + len(message)
-        is_free = connection.writable.is_set() and not self._is_sending and not self._is_over()
-        if not is_free or self.id is None or size > connection.frame_room(self.id):
-            return False
-        if len(message) > connection.limits.message_max_bytes:
-            return False
-        connection.write_data(self.id, PREFIX.pack(0, len(message)) + message)
-        return True
+        is_taken = size <= self._held_room and len(message) <= self.connection.limits.message_max_bytes
+        if is_taken:
+            self._held_room -= size
+            self._held += (PREFIX.pack(0, len(message)), message)
+        if is_alone:
+            self.release()
+        return is_taken
+
+    def hold(self) -> None:
+        connection = self.connection
+        is_free = connection.writable.is_set() and self._has_sent_headers and not self._is_sending
+        self._held_room = (
+            connection.frame_room(self.id) if is_free and self.id is not None and not self._is_over() else 0
+        )
+        self._held = []
+
+    def release(self) -> None:
+        held, self._held = self._held, None
+        if held:
+            assert self.id is not None
+            self.connection.write_data(self.id, b"".join(held))
 
     async def send_message(self, message: bytes, *, end: bool = False, flush: bool = True) -> None:
         """`send`; with `end` the message is the last one from this end.

@@ -55,6 +55,31 @@ async def test_what_is_sent_without_waiting_is_whole_and_in_its_place(carrier: C
     assert 0 < refused < len(sizes)
 
 
+async def test_what_is_held_leaves_whole_and_in_its_place(carrier: Carrier) -> None:
+    sizes = [0, 1, 200, 16_384, 60_000, 65_531, 65_532, 100_000, 3] * 20
+    in_one = 9
+
+    async def serve(stream: MessageStream) -> None:
+        await stream.send(b"first")
+        for begin in range(0, len(sizes), in_one):
+            messages = [b"%d " % number + bytes(sizes[number]) for number in range(begin, begin + in_one)]
+            stream.hold()
+            taken = 0
+            while taken < in_one and stream.send_nowait(messages[taken]):
+                taken += 1
+            stream.release()
+            for message in messages[taken:]:
+                await stream.send(message)
+
+    async with served(carrier, serve) as channel, channel.open_stream(PATH) as stream:
+        assert await stream.receive() == b"first"
+        await trio.sleep(0.2)  # as much as fits is under way
+        for number, size in enumerate(sizes):
+            assert await stream.receive() == b"%d " % number + bytes(size)
+        with pytest.raises(PeerClosed):
+            await stream.receive()
+
+
 async def test_nothing_is_sent_without_waiting_where_it_cannot_be(carrier: Carrier) -> None:
     answers: list[bool] = []
 
