@@ -3,14 +3,15 @@
 Cursors that no index helps read the same blocks of the log, so one page serves all whose place is in it: those who wait
 for it, and those who come while it is still on the shelf. Pages get smaller the more cursors wait, so what all of them
 have in hand together stays bounded. A cursor asks again only when it has taken what it was given; one that is not read
-from asks for nothing and holds nobody up.
+from asks for nothing and holds nobody up. While nobody waits, the block behind the one last asked for is read too, and
+put on the shelf: who catches up alone then waits for the journal as little as may be.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.core.append import StatedRange
 from common.core.batch import EventBatch
@@ -108,6 +109,8 @@ class CatchUps:
         self._running: dict[Request, None] = {}
         self._shelf: OrderedDict[tuple[Selection, int], Found] = OrderedDict()
         self._shelf_bytes = 0
+        self._last_asked: Request | None = None
+        self._head = 0
         self.counts = Counts()
 
     @property
@@ -123,6 +126,7 @@ class CatchUps:
     def ask(self, request: Request) -> bool:
         """Take a request in; True when it is answered from the shelf at once."""
         if not request.is_narrow:
+            self._last_asked = request if request.bound is None else None
             found = self._on_shelf(request)
             if found is not None:
                 request.found = found
@@ -137,13 +141,29 @@ class CatchUps:
         self._waiting.pop(request, None)
 
     def begin(self) -> tuple[Request, Look] | None:
-        """The next to be read for, and what to read; None when nobody waits, or only for what is being read."""
+        """The next to be read for, and what to read; None when nobody waits, or only for what is being read.
+
+        Then it may be a wish of nobody's, for what will be wanted next.
+        """
         for request in self._waiting:
             if not any(self._is_near(request, running) for running in self._running):
                 del self._waiting[request]
                 self._running[request] = None
                 return request, self._look(request)
-        return None
+        return self._begin_ahead()
+
+    def _begin_ahead(self) -> tuple[Request, Look] | None:
+        last, self._last_asked = self._last_asked, None
+        if last is None or last.is_unwanted:
+            return None
+        after = (last.after // self._block_events + 1) * self._block_events
+        if after >= self._head or (last.selection, after // self._block_events) in self._shelf:
+            return None
+        ahead = replace(last, after=after, wake=_nobody, found=None, error=None, is_unwanted=True)
+        if any(self._is_near(ahead, running) for running in self._running):
+            return None
+        self._running[ahead] = None
+        return ahead, self._look(ahead)
 
     def put_back(self, request: Request) -> None:
         """It could not be read now: it is first again."""
@@ -159,6 +179,7 @@ class CatchUps:
     def answered(self, request: Request, found: Found) -> list[Request]:
         """What was read for it; tells whom it answers, this one first."""
         del self._running[request]
+        self._head = found.head
         self.counts.reads += 1
         self.counts.events += len(found.page.events)
         request.found = found
@@ -178,6 +199,7 @@ class CatchUps:
             request.is_of_another_log = True
         self._shelf.clear()
         self._shelf_bytes = 0
+        self._last_asked, self._head = None, 0
 
     def _look(self, request: Request) -> Look:
         share = self._in_hand_max_bytes // max(1, self.waiting)
@@ -216,6 +238,10 @@ class CatchUps:
         while self._shelf_bytes > self._shelf_max_bytes:
             _, oldest = self._shelf.popitem(last=False)
             self._shelf_bytes -= oldest.page.weight
+
+
+def _nobody() -> None:
+    """Who waits for a page that is read ahead."""
 
 
 def cap_to_stored(gone: Sequence[StatedRange], events: EventBatch) -> list[StatedRange]:

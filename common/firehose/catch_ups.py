@@ -41,8 +41,8 @@ class CatchUpReaders:
 
     def ask(self, request: Request) -> None:
         """Have it answered, at once if the page is at hand."""
-        if not self.queue.ask(request):
-            self._work.unpark()
+        self.queue.ask(request)
+        self._work.unpark()  # also when it is answered: what comes next may be read meanwhile
 
     def withdraw(self, request: Request) -> None:
         """Nobody waits for it any more."""
@@ -62,6 +62,7 @@ class CatchUpReaders:
                 await self._work.park()
                 continue
             request, look = begun
+            self._work.unpark()  # for what comes after this
             try:
                 found = await self._find(request, look)
             except BackhaulError as error:

@@ -20,7 +20,7 @@ async def find_deleted(
     journal: Journal, selection: Selection, after: int, page: LogPage, *, max_entities: int
 ) -> tuple[LogPage, list[Deleted]]:
     """What is gone of positions after ``after`` up to the page's end; the page is cut where there is too much of it."""
-    if selection.is_all and len(page.events) == page.through - after:
+    if len(page.events) == page.through - after:
         return page, []
     gone = await journal.deleted_ranges(after, page.through, max_rows=max_entities + 1)
     if len(gone) > max_entities:

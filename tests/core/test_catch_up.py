@@ -223,3 +223,56 @@ def test_only_what_is_selected_is_told() -> None:
     for predicate, entity_types, tags, is_told in cases:
         stated = stated_for(predicate, entity_types, [Deleted(gone, tags, EventBatch())], plain_encoding)
         assert bool(stated.ranges) is is_told, (predicate, entity_types, tags)
+
+
+def test_while_nobody_waits_one_block_is_read_ahead_and_answers_the_next_wish_at_once() -> None:
+    queue = catch_ups()
+    first = wish(0)
+    queue.ask(first)
+    begun = queue.begin()
+    assert begun is not None
+    assert queue.begin() is None, "until it is known how far the log goes"
+    queue.answered(begun[0], read(begun[1]))
+
+    queue.ask(wish(100))
+    begun, ahead = queue.begin(), queue.begin()
+    assert begun is not None
+    assert ahead is not None
+    assert (begun[1].after, ahead[1].after, ahead[1].through) == (100, 200, 300)
+    assert queue.begin() is None, "one block, not the whole log"
+    queue.answered(ahead[0], read(ahead[1]))
+    queue.answered(begun[0], read(begun[1]))
+    assert queue.begin() is None
+
+    third = wish(200)
+    assert queue.ask(third)
+    assert third.found is not None
+    assert third.found.page.after == 200
+    ahead = queue.begin()
+    assert ahead is not None
+    assert (ahead[1].after, ahead[1].through) == (300, 400)
+    fourth = wish(300)
+    queue.ask(fourth)
+    assert queue.answered(ahead[0], read(ahead[1])) == [ahead[0], fourth], "who wants it meanwhile gets it"
+
+
+def test_reading_ahead_is_last_and_only_where_it_may_be_wanted() -> None:
+    queue = catch_ups()
+    queue.ask(wish(850))
+    serve(queue)
+    queue.ask(wish(910))
+    serve(queue)
+    assert queue.begin() is None, "the log ends in this block"
+    for one in (wish(100, bound=150), wish(100, NARROW)):
+        queue.ask(one)
+        assert serve(queue) == [one]
+        assert queue.begin() is None, "an index or a bound says what is wanted"
+    gone = wish(200)
+    queue.ask(gone)
+    serve(queue)
+    queue.withdraw(gone)
+    assert queue.begin() is None, "nobody goes on there"
+    queue.ask(wish(300))
+    waiting = wish(600)
+    queue.ask(waiting)
+    assert [begun[0].after for begun in (queue.begin(), queue.begin()) if begun] == [300, 600], "who waits is first"
