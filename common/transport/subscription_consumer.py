@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
 
 import structlog
 import trio
 
+from common.core.ack_rhythm import AckRhythm
 from common.core.errors import BackhaulError
 from common.core.push_messages import Drain, Heartbeat
 from common.core.receiving import Receiving
@@ -51,10 +51,6 @@ _UPDATE_PAUSE_S = 0.5
 _ALIVE_BYTES = 1_024
 # What a message in the queue weighs beside its bytes, as in the source's window.
 _HEARD_BYTES = 256
-# An ack steers flow and lag only, and costs the source as much as a delivery. So it waits for so much to acknowledge (a part
-# of the least a source lets be under way on a line that is not slow), but not for long.
-_ACK_AT_BYTES = 16_384
-_ACK_AFTER_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +169,9 @@ class _Session:
         self._is_busy = False
         self._desired = FilterState(receiving.newest_asked, "")
         self._update_at_s = 0.0
-        self._acked = 0
-        self._taken = 0
-        self._unacked_bytes = 0
-        self._ack_at_bytes = min(_ACK_AT_BYTES, settings.limits.window_bytes // 4)
-        self._ack_after_s = min(_ACK_AFTER_S, settings.progress_timeout_s / 20)
-        self._ack_due_s = inf
+        self._acks = AckRhythm(
+            window_bytes=settings.limits.window_bytes, progress_timeout_s=settings.progress_timeout_s
+        )
         self._last_sent_s = trio.current_time()
         self._received_at_last_sent = 0
         self._busy_since_s = 0.0
@@ -213,7 +206,7 @@ class _Session:
             elif self._drain is not None:
                 await self._leave()
                 return
-            elif trio.current_time() >= self._ack_due_s:
+            elif trio.current_time() >= self._acks.due_s:
                 await self._acknowledge()
             else:
                 await self._ask_for_replays()
@@ -253,7 +246,6 @@ class _Session:
                 await self._intake.keep_place()
                 self._on_progress()
         self._is_busy = False
-        self._taken += len(deliveries)
         for heard in taken:
             match heard.message:
                 case FilterApplied():
@@ -271,17 +263,15 @@ class _Session:
                         position=heard.message.position,
                     )
                     fail_point("subscription.after_backfill_done")
-        if deliveries:
-            self._unacked_bytes += sum(heard.size for heard in taken if isinstance(heard.message, Deliver))
-            self._ack_due_s = min(self._ack_due_s, trio.current_time() + self._ack_after_s)
-            if self._unacked_bytes >= self._ack_at_bytes or trio.current_time() >= self._ack_due_s:
-                await self._acknowledge()
+        size = sum(heard.size for heard in taken if isinstance(heard.message, Deliver))
+        self._acks.took(len(deliveries), size, trio.current_time())
+        if trio.current_time() >= self._acks.due_s:
+            await self._acknowledge()
 
     async def _acknowledge(self) -> None:
         """Tell what has taken effect."""
-        self._acked, self._unacked_bytes, self._ack_due_s = self._taken, 0, inf
         fail_point("subscription.before_ack")
-        await self._send(ConsumerAck(self._acked))
+        await self._send(ConsumerAck(self._acks.acknowledge()))
 
     async def _ask_for_replays(self) -> None:
         for name, from_seq_nr in self._intake.to_replay(self._replays_max - len(self._replaying), self._replaying):
@@ -308,7 +298,7 @@ class _Session:
         due_s = self._last_sent_s + self._settings.heartbeat_s
         if self._stream.bytes_received - self._received_at_last_sent < _ALIVE_BYTES:
             due_s += 2 * self._settings.heartbeat_s  # an idle stream: the source needs little from this side
-        until_s = min(due_s, self._ack_due_s)
+        until_s = min(due_s, self._acks.due_s)
         if not self._intake.is_place_kept:
             until_s = min(until_s, self._place_due_s)
         if self._desired.version > self._receiving.newest_asked:
