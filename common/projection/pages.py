@@ -15,6 +15,7 @@ from common.core.batch import EventBatch
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.ids import SliceRange, entity_type_of, slice_of
 from common.core.ranges import Ahead, not_yet_done
+from common.core.selection import EVERYTHING, Selection
 from common.core.tail import Tail
 from common.journal.interface import Journal, LogPage, Statement
 from common.projection import parking
@@ -32,6 +33,10 @@ PAGE_FAULTS: Final = frozenset(
     }
 )
 _SMALL_GROUP: Final = 100
+# Of a page of so many events a handler's types are few when they are one in _FEW; they are many again above one in _MANY.
+_TELLING: Final = 100
+_FEW: Final = 8
+_MANY: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,9 @@ class Pages:
         largest = min(settings.page_max_events, _SMALL_GROUP) if is_small else settings.page_max_events
         self.group_events = handler.group_events or largest
         self._max_events = self.group_events
+        # Of the handler's types, once they were seen to be few; else the log is read whole, which is quicker an event.
+        self._of_types = Selection(entity_types=handler.entity_types)
+        self._selection = EVERYTHING
         self._tail = Tail(max(self.group_events, settings.page_max_events), settings.page_max_bytes)
 
     @contextmanager
@@ -100,10 +108,16 @@ class Pages:
         """
         heard = self._journal.prompt.position
         read = self._fresh(after) or await self._journal.read(
-            after, max_events=self._max_events, max_bytes=self._max_bytes, slices=self._slices
+            after,
+            max_events=self._max_events,
+            max_bytes=self._max_bytes,
+            slices=self._slices,
+            selection=self._selection,
         )
         if read.head < after:
             raise _ahead_of_log(after, read.head)
+        if _MANY * len(read.events) > read.through - after:
+            self._selection = EVERYTHING
         events, parked, reasons = self._sorted_out(self._wanted(read.events, ahead))
         try:
             prepared = await self._work.prepare(events)
@@ -130,6 +144,8 @@ class Pages:
         types = self._work.handler.entity_types
         if types:
             wanted = [index for index in wanted if entity_type_of(events.persistence_id[index]) in types]
+            if len(events) >= _TELLING and _FEW * len(wanted) <= len(events):
+                self._selection = self._of_types
         return events if len(wanted) == len(events) else events.select(wanted)
 
     def _sorted_out(self, events: EventBatch) -> tuple[EventBatch, EventBatch, Sequence[tuple[str, str]]]:

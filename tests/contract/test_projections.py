@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -222,3 +223,21 @@ async def test_of_two_nodes_with_different_ranges_one_is_refused(storage: Storag
         counts = {"1 ranges": 1, "2 ranges": 2}
         [count] = {counts[outcome] for outcome in outcomes if outcome in counts}
         assert [row.slices for row in await journal.rows()] == slice_ranges(count)
+
+
+async def test_a_handler_of_few_events_reads_those_only_and_of_many_the_log_as_it_is(journal: Journal) -> None:
+    async def add(*names: str) -> None:
+        await journal.append_group([LocalAppend(new_events([*names], ["Measured"] * len(names), [b""] * len(names)))])
+
+    await add(*(f"{'Common' if n % 50 else 'Rare'}|{n % 7}" for n in range(2_000)))
+    await add(*(f"Rare|{n % 7}" for n in range(1_000)))
+    before, commits = journal.looks.copy(), Commits()
+    handler = replace(TALLY, entity_types=frozenset({"Rare"}))
+    async with running(journal, handler, settings=ProjectionSettings(page_max_events=100), commits=commits):
+        await commits.reach(1_040)
+    looks = journal.looks - before  # as it is, it would be 30 pages
+    assert 0 < looks["selected"] < 10
+    assert 5 < looks["log"] < 20
+    log = await log_of(journal)
+    rare = log.select([index for index, name in enumerate(log.persistence_id) if name.startswith("Rare|")])
+    assert await all_tallies(journal) == fold_all([rare])
