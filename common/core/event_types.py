@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 import orjson
 
 from common.core.batch import UNIT_SEPARATOR, Envelope, EventBatch, join_metadata
-from common.core.errors import FOREIGN, BackhaulError, ErrorKind
+from common.core.errors import FOREIGN, BackhaulError, ConfigurationError, ErrorKind
 from common.core.ids import NAME_MAX_BYTES, text_problem
 from common.core.typed_json import Misfit, NoShape, reader_of, write_json
 
@@ -299,6 +299,24 @@ def place_of(what: object) -> str:
         line = getattr(what, "__firstlineno__", None) or _first_line(what)
         return f"{module}.{name} ({file}{f':{line}' if line else ''})" if file else f"{module}.{name}"
     return f"{module}.{name} ({code.co_filename}:{code.co_firstlineno})" if code else f"{module}.{name}"
+
+
+def check_unique(what: str, named: Iterable[tuple[str, object]]) -> None:
+    """Refuse two of one name, before anything runs; ``named`` are names, each with what has it in the user's code.
+
+    Raises:
+        ConfigurationError: ``application.name_taken`` naming both places.
+    """
+    places: dict[str, str] = {}
+    for name, written in named:
+        if name in places:
+            raise ConfigurationError(
+                "application.name_taken",
+                f"two have the name {name!r} as {what}: {places[name]} and {place_of(written)}",
+                "give one of them another name",
+                details={"name": name},
+            )
+        places[name] = place_of(written)
 
 
 def _first_line(cls: type) -> int:

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
 from common.core.errors import FOREIGN, BackhaulError
-from common.core.event_types import Registry, is_message, place_of
+from common.core.event_types import Registry, check_unique, is_message, place_of
 from common.core.ids import check_name
 
 S = TypeVar("S")
@@ -191,18 +191,8 @@ def define(entities: Iterable[AnyEntity | type[AnyEntity]], registry: Registry) 
     """Definitions by entity type.
 
     Raises:
-        BackhaulError: as ``Definition``; ``types.registered_twice`` when two have one entity type.
+        BackhaulError: as ``Definition``; ``application.name_taken`` when two have one entity type.
     """
-    found: dict[str, Definition] = {}
-    for given in entities:
-        one = Definition(given, registry)
-        other = found.get(one.entity_type)
-        if other is not None:
-            raise BackhaulError(
-                "types.registered_twice",
-                f"entity type {one.entity_type!r} is that of {place_of(type(other.entity))} and of"
-                f" {place_of(type(one.entity))}",
-                "give one of them another entity_type",
-            )
-        found[one.entity_type] = one
-    return found
+    found = [Definition(given, registry) for given in entities]
+    check_unique("entity type", [(one.entity_type, type(one.entity)) for one in found])
+    return {one.entity_type: one for one in found}

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar, get_args, get_origin
 
 from common.core.batch import split_tags
 from common.core.errors import FOREIGN, BackhaulError, ErrorKind
-from common.core.event_types import Registry, is_message, named, place_of
+from common.core.event_types import Registry, check_unique, is_message, named, place_of
 from common.core.ids import check_name
 from common.core.statement import Statement
 from common.entity.definition import is_frozen, listed, made
@@ -284,18 +284,9 @@ def define_states(states: Iterable[AnyState | type[AnyState]], registry: Registr
     """Definitions by entity type.
 
     Raises:
-        BackhaulError: as ``StateDefinition``; ``types.registered_twice`` when two have one entity type or one table.
+        BackhaulError: as ``StateDefinition``; ``application.name_taken`` when two have one entity type or one table.
     """
-    found: dict[str, StateDefinition] = {}
-    for given in states:
-        one = StateDefinition(given, registry)
-        for other in found.values():
-            if one.entity_type == other.entity_type or one.table == other.table:
-                raise BackhaulError(
-                    "types.registered_twice",
-                    f"{place_of(type(other.state))} and {place_of(type(one.state))} have one entity type or table"
-                    f" ({one.entity_type}, {one.table})",
-                    "give one of them another entity_type or table",
-                )
-        found[one.entity_type] = one
-    return found
+    found = [StateDefinition(given, registry) for given in states]
+    check_unique("entity type", [(one.entity_type, type(one.state)) for one in found])
+    check_unique("table", [(one.table, type(one.state)) for one in found])
+    return {one.entity_type: one for one in found}

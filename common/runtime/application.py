@@ -11,7 +11,7 @@ import inspect
 import json
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -21,11 +21,11 @@ from starlette.routing import BaseRoute
 
 from common.core.batch import EventBatch
 from common.core.errors import BackhaulError, ConfigurationError
-from common.core.event_types import Registry, StoredAs, place_of
+from common.core.event_types import Registry, StoredAs, check_unique
 from common.core.ids import check_name
 from common.core.transforming import Transformation, Transformed, transform
-from common.entity.definition import AnyEntity, Definition
-from common.entity.durable_state import AnyState, StateDefinition
+from common.entity.definition import AnyEntity, Definition, define
+from common.entity.durable_state import AnyState, StateDefinition, define_states
 from common.projection.handlers import Handler, steps_problem
 from common.projection.latest import LATEST
 from common.projection.tally import TALLY
@@ -213,24 +213,17 @@ def check_application(app: object, target: str = "") -> Application:
     try:
         for event_type in app.event_types:
             registry.add(event_type)
-        entities = [Definition(entity, registry) for entity in app.entities]
-        states = [StateDefinition(state, registry) for state in app.states]
+        entities = define(app.entities, registry)
+        states = define_states(app.states, registry)
     except BackhaulError as error:
         raise ConfigurationError(error.code, error.message, error.hint, details=error.details) from error
-    written: list[tuple[str, object]] = [(one.entity_type, type(one.entity)) for one in entities]
-    written += [(one.entity_type, type(one.state)) for one in states]
-    _check_unique("entity type", written)
-    _check_unique("table", [(one.table, type(one.state)) for one in states])
+    written: list[tuple[str, object]] = [(name, type(one.entity)) for name, one in entities.items()]
+    written += [(name, type(one.state)) for name, one in states.items()]
+    check_unique("entity type", written)
     handlers = [*BUILT_IN.values(), *app.projections, *(follow.handler for follow in app.follows)]
-    _check_unique("projection", [(one.name, one.function) for one in handlers])
-    _check_unique("subscription", [(one.subscription, one.handler.function) for one in app.follows])
-    return Application(
-        app,
-        target,
-        registry,
-        {one.entity_type: one for one in entities},
-        {one.entity_type: one for one in states},
-    )
+    check_unique("projection", [(one.name, one.function) for one in handlers])
+    check_unique("subscription", [(one.subscription, one.handler.function) for one in app.follows])
+    return Application(app, target, registry, entities, states)
 
 
 def _check_follow(target: str, follow: object) -> None:
@@ -251,20 +244,6 @@ def _check_follow(target: str, follow: object) -> None:
             f"{target or 'the application'} follows {follow.stream} at {follow.source!r}, which {error}",
             "write host:port",
         ) from error
-
-
-def _check_unique(what: str, named: Iterable[tuple[str, object]]) -> None:
-    """``named`` are names, each with what has it in the user's code."""
-    places: dict[str, str] = {}
-    for name, written in named:
-        if name in places:
-            raise ConfigurationError(
-                "application.name_taken",
-                f"two have the name {name!r} as {what}: {places[name]} and {place_of(written)}",
-                "give one of them another name",
-                details={"name": name},
-            )
-        places[name] = place_of(written)
 
 
 def _import(module_name: str) -> ModuleType:
