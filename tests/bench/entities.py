@@ -100,7 +100,7 @@ async def _http(table: Table, place: Place, journal: Path, count: int) -> None:
 async def _touched(table: Table, place: Place, journal: Path) -> None:
     touched, cached = [place.sized(n, n // 200) for n in _TOUCHED], place.sized(10_000, 500)
     told = await measured(_LOAD, kind="touch", url=str(journal), touched=touched, cached=cached)
-    if told["live"] > cached:
+    if told["live"] > cached + _CALLERS:  # who is busy stays beyond the limit
         raise BenchFailure(f"{told['live']} entities are in memory, the limit is {cached}")
     table.add(f"memory with {cached:,} entities, as many as are kept", f"{told['before_mb']:.0f} MB")
     for count, resident_mb in zip(touched, told["resident_mb"], strict=True):

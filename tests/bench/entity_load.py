@@ -153,7 +153,7 @@ async def _touch(told: dict[str, Any]) -> dict[str, Any]:
                 took_s += trio.current_time() - began_s
                 mb, live = _held()
                 resident_mb.append(mb)
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     rate = told["touched"][-1] / took_s
     return {"rate": rate, "before_mb": before_mb, "resident_mb": resident_mb, "peak_mb": peak_mb, "live": live}
 
