@@ -86,6 +86,17 @@ def begin_generation(generations: Sequence[Generation], new_id: str, head_positi
     return tuple(kept[-GENERATIONS_MAX:])
 
 
+def has_gone_back(known: History, generations: Sequence[Generation], head_position: int) -> bool:
+    """Whether a journal is older than it was when this side saw ``known`` of it: put back, or lost with a failover.
+
+    A newest generation that is not known is another node's, begun since; what went back before it is in its list.
+    """
+    ids = [generation.id for generation in known.generations]
+    if generations[-1].id not in ids:
+        return False
+    return generations[-1].id != ids[-1] or head_position < known.head_position
+
+
 def common_prefix(
     ours: Sequence[Generation], our_position: int, theirs: Sequence[Generation], their_head: int
 ) -> int | None:

@@ -22,6 +22,11 @@ class Prompt:
             self.position = position
             self._waiters.unpark_all()
 
+    def put_back(self, position: int) -> None:
+        """The log is another one, with this head: what was heard of the one before counts no more."""
+        self.position = position
+        self._waiters.unpark_all()
+
     async def wait_above(self, position: int, at_most_s: float) -> None:
         """Return when the known position is above ``position``, or after ``at_most_s`` seconds."""
         if self.position > position:

@@ -196,6 +196,23 @@ class PostgresServer(Databases):
         self.crash()
         self.start()
 
+    def replica(self) -> Path:
+        """Its data as of now: what a replica has that hears no more of it. The server is stopped for that time."""
+        copy = self.directory / f"replica-{secrets.token_hex(4)}"
+        self.stop()
+        self._as_user(["cp", "-a", str(self._data), str(copy)], cwd=self.directory).check_returncode()
+        self.start()
+        return copy
+
+    def fail_over(self, replica: Path) -> None:
+        """The server dies with what only it had, and the replica is promoted in its place, on the same port."""
+        self.crash()
+        shutil.rmtree(self._data)
+        self._as_user(["mv", str(replica), str(self._data)], cwd=self.directory).check_returncode()
+        self._as_user(["touch", str(self._data / "standby.signal")], cwd=self.directory).check_returncode()
+        self.start()
+        Databases(self.superuser_url).run("SELECT pg_promote(true, 60)")
+
     def _end(self, how: signal.Signals) -> None:
         if self._process is None:
             return
@@ -231,7 +248,7 @@ class PostgresServer(Databases):
             lines = (self._data / "postmaster.pid").read_text().splitlines()
         except OSError:
             return False
-        ready = len(lines) > 7 and lines[7].strip() == "ready"
+        ready = len(lines) > 7 and lines[7].strip() in ("ready", "standby")
         return ready and postmaster is not None and lines[0] == str(postmaster.pid)
 
     def _reachable_binaries(self) -> Path:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import asyncpg
 
 from common.core.errors import ConfigurationError
-from common.core.history import Generation, History, begin_generation
+from common.core.history import Generation, History, begin_generation, has_gone_back
 from common.fail_points import fail_point
 from common.journal.migrations import load_functions, load_migrations, pending
 from common.journal.postgres.connection import SCHEMA, SessionLimits
@@ -21,6 +22,13 @@ _OLDEST_VERSION = 15
 _LOCK = "SELECT pg_advisory_xact_lock(22254285)"
 # A step may go through the whole log: a statement of it may take as long as that takes.
 MIGRATION_LIMITS = SessionLimits(statement_timeout_s=6 * 3_600)
+# The control file knows of a new timeline only after the checkpoint that follows a promotion; the log has it at once.
+_CLUSTER = """
+SELECT system_identifier,
+       CASE WHEN pg_is_in_recovery() THEN timeline_id::bigint
+            ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint END
+FROM pg_control_system(), pg_control_checkpoint()
+"""
 _DURABLE = {"fsync": "on", "full_page_writes": "on"}
 
 
@@ -114,37 +122,50 @@ async def settle_history(connection: asyncpg.Connection, new_id: Callable[[], st
     """The journal's history; a new generation begins when the log may have gone another way.
 
     That is: another system identifier or database (a dump restored, a directory copied to a new cluster), another
-    timeline (recovery to a point in time, a promoted standby that may lack commits), or a head below ``known``, what
+    timeline (recovery to a point in time, a promoted standby that may lack commits), or a log older than ``known``, what
     this process has seen (a disk put back to an older state). Nodes agree by taking turns.
     """
+    found = await _look(connection, new_id, known)
+    if not found.is_begun:
+        return found.history
     async with connection.transaction():
         await connection.execute(_LOCK)
-        identity = await _identity(connection)
-        row = await connection.fetchrow("SELECT * FROM journal")
-        head = await connection.fetchval("SELECT position FROM head")
-        if row is None:
-            history = History(new_id(), begin_generation((), new_id(), head), head)
+        # Another node may have seen the same and begun a generation already.
+        found = await _look(connection, new_id, known)
+        if found.is_begun:
             await connection.execute(
                 "INSERT INTO journal (journal_id, generations, system_identifier, timeline, database_oid)"
-                " VALUES ($1, $2, $3, $4, $5)",
-                history.journal_id,
-                dump_generations(history.generations),
-                *identity,
+                " VALUES ($1, $2, $3, $4, $5) ON CONFLICT (one) DO UPDATE"
+                " SET (generations, system_identifier, timeline, database_oid) = ($2, $3, $4, $5)",
+                found.history.journal_id,
+                dump_generations(found.history.generations),
+                *found.identity,
             )
-            return history
-        generations = load_generations(row["generations"])
-        stored = (row["system_identifier"], row["timeline"], row["database_oid"])
-        changed = any(a != b for a, b in zip(identity, stored, strict=True) if a and b)
-        # Another node may have seen the same and begun a generation already.
-        rewound = known is not None and known.generations == generations and head < known.head_position
-        if changed or rewound:
-            generations = begin_generation(generations, new_id(), head)
-            await connection.execute(
-                "UPDATE journal SET generations = $1, system_identifier = $2, timeline = $3, database_oid = $4",
-                dump_generations(generations),
-                *identity,
-            )
-        return History(row["journal_id"], generations, head)
+        return found.history
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A journal's history, which may just have been thought of: ``is_begun`` = it is to be stored first."""
+
+    history: History
+    is_begun: bool
+    identity: tuple[int, int, int]
+
+
+async def _look(connection: asyncpg.Connection, new_id: Callable[[], str], known: History | None) -> _Found:
+    identity = await _identity(connection)
+    row = await connection.fetchrow("SELECT head.position, journal.* FROM head LEFT JOIN journal ON true")
+    head = row["position"]
+    if row["journal_id"] is None:
+        return _Found(History(new_id(), begin_generation((), new_id(), head), head), True, identity)
+    generations = load_generations(row["generations"])
+    stored = (row["system_identifier"], row["timeline"], row["database_oid"])
+    is_another = any(a != b for a, b in zip(identity, stored, strict=True) if a and b)
+    begins = is_another or (known is not None and has_gone_back(known, generations, head))
+    if begins:
+        generations = begin_generation(generations, new_id(), head)
+    return _Found(History(row["journal_id"], generations, head), begins, identity)
 
 
 async def _identity(connection: asyncpg.Connection) -> tuple[int, int, int]:
@@ -152,9 +173,7 @@ async def _identity(connection: asyncpg.Connection) -> tuple[int, int, int]:
     database = await connection.fetchval("SELECT oid::bigint FROM pg_database WHERE datname = current_database()")
     try:
         async with connection.transaction():
-            row = await connection.fetchrow(
-                "SELECT system_identifier, timeline_id FROM pg_control_system(), pg_control_checkpoint()"
-            )
+            row = await connection.fetchrow(_CLUSTER)
     except asyncpg.InsufficientPrivilegeError:
         return 0, 0, database
     return row[0], row[1], database

@@ -42,18 +42,23 @@ _WRITER_SETTINGS = {
 _READER_SETTINGS = {"enable_seqscan": "off", "enable_bitmapscan": "off"}
 
 
+Settle = Callable[[asyncpg.Connection], Awaitable[None]]
+"""What each new session does first."""
+
+
 class _Reader:
     """A session for reading, with the names of entities it has met."""
 
-    def __init__(self, server: Server, purpose: str, covered: CoveredMarks) -> None:
+    def __init__(self, server: Server, purpose: str, covered: CoveredMarks, settle: Settle) -> None:
         self.names = log.EntityNames()
         self._covered = covered
-        self.connection = OwnedConnection(server, purpose, settings=_READER_SETTINGS, prepare=self._forget)
+        self._settle = settle
+        self.connection = OwnedConnection(server, purpose, settings=_READER_SETTINGS, prepare=self._begin)
 
-    async def _forget(self, _connection: asyncpg.Connection) -> None:
-        # As for the writer: a new session may see another history.
+    async def _begin(self, connection: asyncpg.Connection) -> None:
         self.names.clear()
         self._covered.clear()
+        await self._settle(connection)
 
 
 class _Lane:
@@ -63,8 +68,8 @@ class _Lane:
     bounded look at a time, and neither a push nor a projection.
     """
 
-    def __init__(self, server: Server, purpose: str, covered: CoveredMarks) -> None:
-        self.readers = [_Reader(server, f"{purpose} {number}", covered) for number in (1, 2)]
+    def __init__(self, server: Server, purpose: str, covered: CoveredMarks, settle: Settle) -> None:
+        self.readers = [_Reader(server, f"{purpose} {number}", covered, settle) for number in (1, 2)]
         self._free = list(self.readers)
         self._turns = trio.Semaphore(len(self._free))
 
@@ -83,16 +88,22 @@ class _Lane:
 class _Committer:
     """A session for projections' commits, with the statements it has prepared."""
 
-    def __init__(self, server: Server, purpose: str) -> None:
+    def __init__(self, server: Server, purpose: str, settle: Settle) -> None:
         self.prepared = Prepared()
-        self.connection = OwnedConnection(server, purpose, prepare=self._forget_prepared)
+        self._settle = settle
+        self.connection = OwnedConnection(server, purpose, prepare=self._begin)
 
-    async def _forget_prepared(self, _connection: asyncpg.Connection) -> None:
+    async def _begin(self, connection: asyncpg.Connection) -> None:
         self.prepared.clear()
+        await self._settle(connection)
 
 
 class PostgresSessions:
-    """The sessions, opened when they are first used."""
+    """The sessions, opened when they are first used.
+
+    A session never outlives a failover, or a restore of its database. So each new one compares the log with what this
+    process has seen of it before it answers anything: no consumer or edge is told of a history that is gone.
+    """
 
     def __init__(self, server: Server, history: History, now_us: Callable[[], int], new_id: Callable[[], str]) -> None:
         self._now_us = now_us
@@ -106,17 +117,19 @@ class PostgresSessions:
         self._hints = Hints(server, self.prompt)
         self._writer = OwnedConnection(server, "writer", settings=_WRITER_SETTINGS, prepare=self._new_writer)
         self._covered = CoveredMarks()
-        self._readers = _Lane(server, "reader", self._covered)
-        self._searchers = _Lane(server, "search", self._covered)
-        self._state = OwnedConnection(server, "state")
-        self._projections = [_Committer(server, f"projections {number}") for number in (1, 2)]
+        self._readers = _Lane(server, "reader", self._covered, self._settle)
+        self._searchers = _Lane(server, "search", self._covered, self._settle)
+        self._state = OwnedConnection(server, "state", prepare=self._settle)
+        self._projections = [_Committer(server, f"projections {number}", self._settle) for number in (1, 2)]
         self._shared_commits = SharedCommits(self._commit_together)
         # Apart: an application's function may keep its transaction open for seconds.
-        self._inside = [OwnedConnection(server, f"inside projections {number}") for number in (1, 2)]
+        self._inside = [
+            OwnedConnection(server, f"inside projections {number}", prepare=self._settle) for number in (1, 2)
+        ]
 
     @property
     def history(self) -> History:
-        """Journal id; generations as of the last ``stats`` or new writing session, head as last known here."""
+        """Journal id; generations as of the last ``stats`` or new session, head as last known here."""
         return self._history
 
     def _saw_head(self, position: int) -> None:
@@ -126,15 +139,23 @@ class PostgresSessions:
 
     def _saw_generations(self, generations: tuple[Generation, ...], head_position: int) -> None:
         # Another node may have begun one, after a failover say, while this one had nothing to write.
-        known = self._history
-        if generations != known.generations and generations[-1].first_position >= known.generations[-1].first_position:
-            self._history = History(known.journal_id, generations, head_position)
+        if generations[-1].id not in {generation.id for generation in self._history.generations}:
+            self._history = History(self._history.journal_id, generations, head_position)
+            self.prompt.put_back(head_position)
+
+    async def _settle(self, connection: asyncpg.Connection) -> None:
+        found = await opening.settle_history(connection, self._new_id, self._history)
+        if found.journal_id != self._history.journal_id:
+            self._history = found
+            self.prompt.put_back(found.head_position)
+        else:
+            self._saw_generations(found.generations, found.head_position)
+        self._saw_head(found.head_position)
 
     async def _new_writer(self, connection: asyncpg.Connection) -> None:
-        # A session never outlives a restore of its database, a new one may see another history.
         self._entity_no.clear()
         self._writer_sessions += 1
-        self._history = await opening.settle_history(connection, self._new_id, self._history)
+        await self._settle(connection)
 
     async def run_hints(self) -> None:
         """Tell other nodes of commits and hear of theirs, until cancelled."""
