@@ -26,6 +26,7 @@ def main() -> int:
     """Run the campaigns that the command line asks for; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--kills", type=int, default=20, help="kills at random moments, for each storage")
+    parser.add_argument("--projection-kills", type=int, default=200, help="kills of a handler, on each database")
     parser.add_argument("--rounds", type=int, default=1, help="rounds through all fail points before them")
     parser.add_argument("--storage", choices=("sqlite", "postgres", "both"), default="both", help="of the cloud")
     parser.add_argument("--nodes", type=int, default=2, help="cloud nodes on PostgreSQL during the random kills")
@@ -52,9 +53,9 @@ def main() -> int:
         _tell_end(down_outcomes[-1])
     print("\n" + "\n".join(summary(outcomes)))
     print("\nthe way down\n" + "\n".join(down_summary(down_outcomes)))
-    print(f"\nprojections: a handler that is not idempotent, killed {wanted.kills} times on each database", flush=True)
+    print("\nprojections: a handler that is not idempotent, killed at fail points", flush=True)
     with postgres_for_tests() as databases, databases.fresh() as url:
-        wrong = projections.main(directory, url, wanted.kills, wanted.seed)
+        wrong = projections.main(directory, url, wanted.projection_kills, wanted.seed, partial(print, flush=True))
     print("\n".join(f"  DOES NOT HOLD: {problem}" for problem in wrong) or "  the tables are a fold of the log")
     holds = all(one.holds for one in outcomes) and all(one.holds for one in down_outcomes) and not wrong
     if holds and not wanted.keep:

@@ -2,7 +2,8 @@
 
     python -m tests.crash.projection_victim URL EVENTS
 
-Exit status 0 when every form has reached the end. BACKHAUL_FAIL_POINT says where it dies instead.
+Exit status 0 when every form has reached the end, 75 when the database did not answer in time. BACKHAUL_FAIL_POINT says
+where it dies instead.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import trio
 from common import border
 from common.core.append import LocalAppend
 from common.core.batch import new_events
+from common.core.errors import BackhaulError
 from common.journal.interface import Journal
 from common.projection.progress import ProjectionSettings
 from common.projection.projection import run_projections
+from common.runtime.log_fields import leaf_errors
 from common.runtime.outside import utc_now_us
-from tests.crash.projections import FORMS, open_log
+from tests.crash.projections import FORMS, TEMPORARY_FAILURE, open_log
 from tests.support.ledgers import Ledger, decode
 
 ENTITIES = 9
@@ -65,4 +68,9 @@ async def _follow(journal: Journal, task_status: trio.TaskStatus[object]) -> Non
 
 if __name__ == "__main__":
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    trio.run(main, sys.argv[1], int(sys.argv[2]))
+    try:
+        trio.run(main, sys.argv[1], int(sys.argv[2]))
+    except* BackhaulError as group:
+        if not all(isinstance(error, BackhaulError) and error.retry_after_s for error in leaf_errors(group)):
+            raise
+        sys.exit(TEMPORARY_FAILURE)
