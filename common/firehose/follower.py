@@ -103,10 +103,11 @@ class Follower:
             while self._is_wanted():
                 is_well()
                 self._take_offered()
+                is_behind = is_behind or self._is_another_log()
                 if not is_behind and prompt.position <= max(heard, ring.through):
                     is_prompted = await self._wait(max(heard, ring.through))
                     self._take_offered()
-                    if is_prompted and prompt.position <= ring.through:
+                    if is_prompted and prompt.position <= ring.through and not self._is_another_log():
                         continue  # it came directly
                 heard = prompt.position
                 page = await self._read(ring.through, max_events=self._settings.read_max_events)
@@ -123,7 +124,7 @@ class Follower:
 
     async def _read(self, after: int, *, max_events: int) -> LogPage:
         page = await self._page(after, max_events)
-        is_another = _identity(self._journal) != self._history
+        is_another = self._is_another_log()
         if is_another:
             page = await self._page(after, max_events)  # the first may still be of the history before
         if is_another or page.head < self._ring.through:
@@ -163,6 +164,8 @@ class Follower:
         self._offered_bytes += weight
 
     def _take_offered(self) -> None:
+        if self._is_another_log():  # they do not follow what the ring has, whatever their positions
+            self._forget_offered()
         ring = self._ring
         while self._offered:
             events = self._offered[0]
@@ -181,6 +184,9 @@ class Follower:
     def _forget_offered(self) -> None:
         self._offered.clear()
         self._offered_events = self._offered_bytes = 0
+
+    def _is_another_log(self) -> bool:
+        return _identity(self._journal) != self._history
 
     def _another_log(self, head: int) -> None:
         _log.error("firehose.log_changed", position=self._ring.through, head=head)

@@ -156,3 +156,24 @@ async def test_a_log_that_was_replaced_ends_every_feed_and_is_followed_from_then
                     place = (log.timestamp_us[-1], log.persistence_id[-1], log.seq_nr[-1])
                     assert stretch.digest == place_digest(restored.history.journal_id, *place)
     assert [line["event"] for line in lines].count("firehose.log_changed") == 1
+
+
+async def test_commits_of_another_log_are_not_taken_for_the_next_of_this_one(storage: Storage) -> None:
+    """After a failover this node's own commits may have positions above what the ring has: they do not follow it."""
+    database = MemoryDatabase()
+    async with (
+        storage.open() as journal,
+        open_memory_journal(database, now_us=SettableClock(), new_id=ids("other").__next__) as restored,
+    ):
+        await store(journal, Random(1), 30)
+        await store(restored, Random(2), 33)
+        replaced = Muffled(journal)
+        async with running(replaced) as firehose:
+            with firehose.subscribe("x", EVERY_ENTITY, ALL, 0) as feed:
+                await to_the_tail(feed)
+                replaced.journal = restored
+                replaced.feed.give((await log_of(restored)).slice(29, 33))
+                replaced.prompt.raise_to(33)
+                with pytest.raises(BackhaulError) as raised:
+                    await feed.next(**NEXT, at_most_s=60)
+                assert raised.value.code == "firehose.log_changed"

@@ -136,6 +136,26 @@ async def test_a_generation_that_was_lost_is_not_gone_on_with(postgres: Database
         assert verdict(seen, now) is PlaceVerdict.DIVERGED
 
 
+async def test_what_was_made_of_the_log_that_is_gone_takes_no_effect(postgres: Databases, postgres_url: str) -> None:
+    """A projection has prepared a page of it, and the copy has the range where the projection believes it to be."""
+    copies = Copies(postgres, postgres_url)
+    async with border.open_loop(), a_node(postgres_url) as journal:
+        await appended(journal, local("A|1", "A|2"))
+        lease = await journal.acquire("tally", ALL_SLICES, "me", 60.0)
+        assert lease is not None
+        lease = await journal.commit(lease, 2, [], 60.0)
+        copies.make()
+        await answered(append_one, journal)
+        copies.put_back(looks_the_same=True)
+
+        with pytest.raises(BackhaulError) as refused:
+            await answered(lambda journal: journal.commit(lease, 3, [], 60.0), journal)
+        assert refused.value.code == "projection.fenced"
+        again = await journal.acquire("tally", ALL_SLICES, "another", 60.0)
+        assert again is not None
+        assert again.position == 2
+
+
 async def test_a_stale_replica_that_takes_over_begins_a_generation(own_postgres: PostgresServer) -> None:
     url = own_postgres.create()
     async with border.open_loop(), a_node(url) as journal, a_node(url) as idle:

@@ -29,6 +29,10 @@ SELECT system_identifier,
             ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint END
 FROM pg_control_system(), pg_control_checkpoint()
 """
+# Whoever holds a lease may have taken pages from the log that is gone. It may be of an epoch that is gone too: the new
+# ones lie beyond any that can have been reached since the copy was made.
+_TAKE_LEASES_AWAY = "UPDATE projection SET epoch = epoch + $1, owner = '', lease_until = '-infinity'"
+_EPOCHS = 1_000_000
 _DURABLE = {"fsync": "on", "full_page_writes": "on"}
 
 
@@ -123,7 +127,7 @@ async def settle_history(connection: asyncpg.Connection, new_id: Callable[[], st
 
     That is: another system identifier or database (a dump restored, a directory copied to a new cluster), another
     timeline (recovery to a point in time, a promoted standby that may lack commits), or a log older than ``known``, what
-    this process has seen (a disk put back to an older state). Nodes agree by taking turns.
+    this process has seen (a disk put back to an older state). Nodes agree by taking turns. Every lease falls then.
     """
     found = await _look(connection, new_id, known)
     if not found.is_begun:
@@ -141,6 +145,7 @@ async def settle_history(connection: asyncpg.Connection, new_id: Callable[[], st
                 dump_generations(found.history.generations),
                 *found.identity,
             )
+            await connection.execute(_TAKE_LEASES_AWAY, _EPOCHS)
         return found.history
 
 
