@@ -213,7 +213,9 @@ async def _store_inbox(
 async def _append(connection: asyncpg.Connection, name: str, append: PushedAppend, now_us: int) -> int:
     # Lease and revision are the guard: the origin's row only counts where it is.
     await connection.execute(
-        "INSERT INTO origin VALUES ($1, 1, '', $2, '', '', 0, 0, '', 0, '[]', '[]', $3, '', 0) ON CONFLICT DO NOTHING",
+        "INSERT INTO origin (origin_id, session, instance, branch, journal_id, generation_id, position, timestamp_us,"
+        " persistence_id, seq_nr, generations, superseded, last_seen_us, fenced_instance)"
+        " VALUES ($1, 1, '', $2, '', '', 0, 0, '', 0, '[]', '[]', $3, '') ON CONFLICT DO NOTHING",
         *(append.origin_id, append.branch, now_us),
     )
     session, position = await connection.fetchrow(

@@ -228,7 +228,9 @@ def _rows(number: int, first_id: int, last_id: int) -> tuple[int, int]:
 def _append(writer: apsw.Connection, entities: Entities, name: str, append: PushedAppend, now_us: int) -> None:
     # Lease and revision are the guard: the origin's row only counts where it is.
     writer.execute(
-        "INSERT INTO origin VALUES (?, 1, '', ?, '', '', 0, 0, '', 0, '[]', '[]', ?, '') ON CONFLICT DO NOTHING",
+        "INSERT INTO origin (origin_id, session, instance, branch, journal_id, generation_id, position, timestamp_us,"
+        " persistence_id, seq_nr, generations, superseded, last_seen_us, fenced_instance)"
+        " VALUES (?, 1, '', ?, '', '', 0, 0, '', 0, '[]', '[]', ?, '') ON CONFLICT DO NOTHING",
         (append.origin_id, append.branch, now_us),
     )
     session, position = writer.execute(
