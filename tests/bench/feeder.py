@@ -19,6 +19,7 @@ from common.transport import codec
 from common.transport.streams import open_channel
 from tests.bench.http_door import http_body, open_http_door
 from tests.bench.processes import answer
+from tests.bench.timer import Timer, open_timer
 from tests.bench.workload import events
 
 _ENTITIES = 100
@@ -42,10 +43,10 @@ class _Schedule:
         batch.event_time_us = [begin_us + round(number / self._rate * 1e6)]
         return LocalAppend(batch)
 
-    async def wait_for(self, number: int) -> None:
+    async def wait_for(self, number: int, timer: Timer) -> None:
         """Return when event ``number`` is due."""
         due_s = self._begin_s + number / self._rate
-        await trio.sleep_until(due_s)
+        await timer.wait_until(due_s)
         self.late_s = max(self.late_s, trio.current_time() - due_s)
 
 
@@ -65,9 +66,10 @@ async def _grpc(port: int, schedule: _Schedule) -> None:
                 codec.decode_append_reply(await stream.receive())
 
         both.start_soon(hear)
-        for number, request in enumerate(requests):
-            await schedule.wait_for(number)
-            await stream.send(request)
+        with open_timer() as timer:
+            for number, request in enumerate(requests):
+                await schedule.wait_for(number, timer)
+                await stream.send(request)
 
 
 async def _http(port: int, schedule: _Schedule) -> None:
@@ -76,9 +78,10 @@ async def _http(port: int, schedule: _Schedule) -> None:
 
     async def post_every(first: int) -> None:
         async with open_http_door(port) as door:
-            for number in range(first, len(bodies), _HTTP_CONNECTIONS):
-                await schedule.wait_for(number)
-                await door.append(bodies[number])
+            with open_timer() as timer:
+                for number in range(first, len(bodies), _HTTP_CONNECTIONS):
+                    await schedule.wait_for(number, timer)
+                    await door.append(bodies[number])
 
     async with trio.open_nursery() as nursery:
         for first in range(_HTTP_CONNECTIONS):

@@ -16,6 +16,7 @@ import trio
 from common.runtime.outside import utc_now_us
 from tests.bench.http_door import open_http_door
 from tests.bench.processes import answer
+from tests.bench.timer import open_timer
 from tests.bench.workload import PAYLOAD_BYTES
 
 _DOORS = 4
@@ -44,16 +45,17 @@ class _Publisher:
         async def post(door_number: int) -> None:
             nonlocal late_s
             async with open_http_door(self._port) as door:
-                for at in range(door_number * batch, count, batch * doors):
-                    due_us = begin_us + round(at / rate * 1e6) if rate else 0
-                    n = min(batch, count - at)
-                    if rate:
-                        body = self._body(first + at, n, due_us)
-                        await trio.sleep_until(begin_s + at / rate)
-                        late_s = max(late_s, trio.current_time() - begin_s - at / rate)
-                    else:
-                        body = self._body(first + at, n, utc_now_us())
-                    await door.append(body)
+                with open_timer() as timer:
+                    for at in range(door_number * batch, count, batch * doors):
+                        due_us = begin_us + round(at / rate * 1e6) if rate else 0
+                        n = min(batch, count - at)
+                        if rate:
+                            body = self._body(first + at, n, due_us)
+                            await timer.wait_until(begin_s + at / rate)
+                            late_s = max(late_s, trio.current_time() - begin_s - at / rate)
+                        else:
+                            body = self._body(first + at, n, utc_now_us())
+                        await door.append(body)
 
         async with trio.open_nursery() as nursery:
             for number in range(doors):
