@@ -7,14 +7,15 @@ A synced commit costs about the same for one event and for a thousand, so caller
 or two commits and throughput grows with load. Which requests may share a group is a pure rule (``Group``), the same
 on every storage: two that touch one entity may only when both are plain local appends, whose numbers simply go on.
 
-Callers that ask again as soon as they are answered fall into two halves, each of which is answered while the other is
-committed. Where a commit takes long, the next one lets them come back first: one commit then serves both (``ComingBack``).
+Callers that ask again as soon as they are answered would fall into two halves, each of which is answered while the other
+is committed. So after a commit that answered several the loop turns twice before the next one begins: nothing to an idle
+loop, and in a busy one all who are ready come along.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import NoReturn
 
@@ -31,6 +32,9 @@ AHEAD_MIN_EVENTS = 1_000
 QUEUE_MAX_REQUESTS = 10_000
 QUEUE_MAX_BYTES = 64 * 1024 * 1024
 _GROUPS_AT_A_TIME = 2
+_SEVERAL = 4
+# Larger groups cost more to store than to sync: who comes back late is better off with the next one.
+_RETURN_MAX_EVENTS = 256
 # Turns of trio's loop until everybody who was answered has run: in the first, some run after the one who waits for them.
 _TURNS_TO_RETURN = 2
 
@@ -72,34 +76,6 @@ class Group:
         self._events += n
         self._bytes += weight
         return True
-
-
-class ComingBack:
-    """How soon those who were answered come back, seen from what arrives while the next commit runs; pure."""
-
-    def __init__(self) -> None:
-        self._answered = 0
-        self._began_s = 0.0
-        self._last_s = 0.0
-        self._came = 0
-
-    def began(self, now_s: float) -> None:
-        """A commit begins; whoever the last one answered is about to run."""
-        self._began_s = self._last_s = now_s
-        self._came = 0
-
-    def came(self, now_s: float) -> None:
-        """A request arrived."""
-        self._last_s = now_s
-        self._came += 1
-
-    def ended(self, answered: int, now_s: float) -> bool:
-        """The commit is over and answers so many. Whether the next one gains if it lets them come back before it begins.
-
-        It does when most of those answered before came back, and so soon that waiting for them costs little of a commit.
-        """
-        before, self._answered = self._answered, answered
-        return 0 < before <= 2 * self._came and 2 * (self._last_s - self._began_s) < now_s - self._began_s
 
 
 OnSettled = Callable[[outcome.Outcome[AppendOutcome]], None]
@@ -152,7 +128,6 @@ class GroupCommit:
         self._queued_bytes = 0
         self._queued_events = 0
         self._committing = 0
-        self._coming_back = ComingBack()
         self._work = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
         self._is_closed = False
@@ -207,7 +182,6 @@ class GroupCommit:
 
     def _enqueue(self, submitted: Submitted) -> None:
         self._queue.append(submitted)
-        self._coming_back.came(trio.current_time())
         self._queued_bytes += submitted.weight
         self._queued_events += len(submitted.request.events)
         if self._may_take():
@@ -242,9 +216,8 @@ class GroupCommit:
         try:
             # No checkpoint between taking a group and handing it over: that keeps the order.
             taken = self._take()
-            self._coming_back.began(trio.current_time())
             await self._commit(taken)
-            if self._coming_back.ended(len(taken), trio.current_time()) and self._committing == 1:
+            if self._committing == 1 and len(taken) >= _SEVERAL and _events(taken) <= _RETURN_MAX_EVENTS:
                 for _ in range(_TURNS_TO_RETURN):
                     await trio.lowlevel.checkpoint()
         finally:
@@ -279,6 +252,10 @@ class GroupCommit:
             for submitted in taken:
                 if not submitted.is_settled:  # cancelled in the middle
                     submitted.settle(outcome.Error(_closing()))
+
+
+def _events(taken: Sequence[Submitted]) -> int:
+    return sum(len(submitted.request.events) for submitted in taken)
 
 
 def _closing() -> BackhaulError:

@@ -18,7 +18,7 @@ from common.transport.stream import MessageStream, Methods, PeerClosed, PeerInfo
 
 APPEND_PATH = "/backhaul.v1.Intake/Append"
 APPEND_STREAM_PATH = "/backhaul.v1.Intake/AppendStream"
-_WAITING_MAX = 16
+_WAITING_MAX = 64
 
 
 def intake_methods(intake: Intake) -> Methods:
