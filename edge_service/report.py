@@ -24,6 +24,7 @@ from edge_service.retention import Retention
 _log = structlog.get_logger()
 
 _LINK_STATES = ("offline", "dialling", "connected")
+_WEIGHED_EVENTS = 1_000
 
 
 class EdgeReport:
@@ -51,14 +52,20 @@ class EdgeReport:
         self._now_us = now_us
         self._stats: JournalStats | None = None
         self._lag_s = 0.0
+        self._lag_bytes = 0
 
     async def refresh(self) -> None:
-        """Read the journal's sizes and the age of the oldest event the cloud does not have."""
+        """Read the journal's sizes, and age and weight of the events that the cloud does not have."""
         self._stats = stats = await self._journal.stats()
         warn_if_ahead(stats.head_timestamp_us, self._now_us())
-        page = await self._journal.read(self._link.acked_position, max_events=1, max_bytes=1)
+        acked = self._link.acked_position
+        page = await self._journal.read(acked, max_events=1, max_bytes=1)
         waiting = page.events.stored_us
         self._lag_s = max(0.0, (self._now_us() - waiting[0]) / 1e6) if waiting else 0.0
+        # The oldest stand for all: weighing a month's events would take longer than sending some.
+        events = max(0, stats.head_position - acked)
+        weighed = min(events, _WEIGHED_EVENTS)
+        self._lag_bytes = await self._journal.event_bytes(acked, acked + weighed) * events // weighed if weighed else 0
 
     async def status(self) -> dict[str, Any]:
         """What ``/status`` shows; times in seconds, sizes in bytes, positions in this journal."""
@@ -105,10 +112,7 @@ class EdgeReport:
 
     def _lag(self, stats: JournalStats) -> dict[str, Any]:
         events = max(0, stats.head_position - self._link.acked_position)
-        kept = stats.head_position - stats.first_position + 1
-        # An estimate: the waiting share of the kept events' bytes. The exact sum would be a scan.
-        estimated = stats.used_bytes * events // kept if kept else 0
-        return {"events": events, "seconds": round(self._lag_s, 3), "bytes_estimated": min(estimated, stats.used_bytes)}
+        return {"events": events, "seconds": round(self._lag_s, 3), "bytes_estimated": self._lag_bytes}
 
     async def summarise(self, interval_s: float) -> None:
         """Log ``link.summary`` and ``journal.summary`` until cancelled."""

@@ -180,7 +180,7 @@ def check_application(app: object, target: str = "") -> Application:
         raise ConfigurationError(
             "application.wrong_object",
             f"{target or 'the application'} is {type(app).__name__}, not an App",
-            "from common.runtime.application import App; app = App(…)",
+            "from common.app import App; app = App(…)",
         )
     for part in ("event_types", "entities", "states", "projections", "follows", "migrations"):
         given = getattr(app, part)

@@ -1,6 +1,6 @@
 """The application of the cloud: `CLOUD_APP=examples.drones.cloud:app`."""
 
-from common.runtime.application import App
+from common.app import App
 from examples.drones import overview
 from examples.drones.drone import CellEntered
 from examples.drones.restaurant import Restaurants

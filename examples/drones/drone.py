@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.core.batch import Envelope
-from common.entity.definition import Decision, EventSourced, accept, reject
+from common.app import Decision, Envelope, EventSourced, accept, reject
 from examples.drones.places import Position
 
 

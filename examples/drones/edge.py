@@ -1,6 +1,6 @@
 """The application of a site: `EDGE_APP=examples.drones.edge:app`."""
 
-from common.runtime.application import App, Transformations
+from common.app import App, Transformations
 from examples.drones import nearest
 from examples.drones.drone import Drones, coarse_only
 from examples.drones.queue import Deliveries, site_deliveries

@@ -8,10 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from common.core.errors import BackhaulError, ErrorKind
-from common.entity.durable_state import Versioned
-from common.runtime.application_running import Running
-from common.runtime.http_app import json_response
+from common.app import BackhaulError, ErrorKind, Running, Versioned, json_response
 from examples.drones.drone import Drones
 from examples.drones.places import Position
 from examples.drones.queue import Deliveries, Delivery

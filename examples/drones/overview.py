@@ -8,10 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from common.journal.interface import Statement
-from common.projection.handlers import Event, Handler
-from common.runtime.application_running import Running
-from common.runtime.http_app import json_response
+from common.app import Event, Handler, Running, Statement, json_response
 from examples.drones.drone import CellEntered
 
 _TABLE = """CREATE TABLE drone_overview (

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.entity.durable_state import DurableState
-from common.projection.handlers import Event, Handler
-from common.runtime.application import Follow
-from common.runtime.application_running import Running
+from common.app import DurableState, Event, Follow, Handler, Running
 from examples.drones.places import Position
 from examples.drones.restaurant import DeliveryRegistered
 

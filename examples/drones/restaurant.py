@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from common.entity.definition import Decision, EventSourced, accept, reject
+from common.app import Decision, EventSourced, accept, reject
 from examples.drones.places import Position
 
 

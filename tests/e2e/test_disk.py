@@ -45,8 +45,10 @@ def test_a_full_journal_refuses_loses_nothing_and_takes_events_again_after_acks(
     cloud, edge, line = cut_off(stage, relays)
     taken = fill(edge)
     assert taken > 10
-    used = edge.get("/status")["journal"]["used_bytes"]
-    assert used <= 1536 * 1024
+    status = edge.get("/status")
+    assert status["journal"]["used_bytes"] <= 1536 * 1024
+    assert status["lag"]["events"] == taken
+    assert 0.9 < status["lag"]["bytes_estimated"] / (taken * SIZE) < 1.1
     assert edge.said("http.refused", code="journal.full")
     for _ in range(2):  # what was acknowledged leaves room for as much again
         wanted = edge.get("/status")["journal"]["trimmed"] + 5
