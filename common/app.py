@@ -1,4 +1,4 @@
-"""All that an application imports: ``from common.app import App, EventSourced, Handler``; the kit for its tests is ``common.testing``.
+"""All that an application imports: ``from common.app import App, EventSourced, Handler``; for its tests, ``common.testing``.
 
 These names stay, wherever in the product they are made.
 """

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from common.core.append import StatedRange
-from common.core.batch import EventBatch
+from common.core.batch import EVENT_OVERHEAD_BYTES, EventBatch
 from common.core.errors import BackhaulError
 from common.core.filters import EntityPredicate
 from common.core.ids import entity_type_of
@@ -111,6 +111,7 @@ class CatchUps:
         self._shelf_bytes = 0
         self._last_asked: Request | None = None
         self._head = 0
+        self._event_bytes = EVENT_OVERHEAD_BYTES
         self.counts = Counts()
 
     @property
@@ -182,6 +183,8 @@ class CatchUps:
         self._head = found.head
         self.counts.reads += 1
         self.counts.events += len(found.page.events)
+        if found.page.events:
+            self._event_bytes = found.page.events_bytes // len(found.page.events)
         request.found = found
         answered = [request]
         for other in [other for other in self._waiting if other.is_answered_by(request.selection, found.page)]:
@@ -205,7 +208,9 @@ class CatchUps:
         share = self._in_hand_max_bytes // max(1, self.waiting)
         max_bytes = max(min(request.max_bytes, share), min(request.max_bytes, PAGE_LEAST_BYTES))
         if request.is_narrow:
-            return Look(request.after, request.bound, request.max_events, max_bytes)
+            # What an index finds beyond the bytes is read in vain, and again with the next page.
+            fitting = max_bytes // self._event_bytes + 1
+            return Look(request.after, request.bound, min(request.max_events, fitting), max_bytes)
         # Blocks end at the same places for all, so that those who are near each other meet.
         block_end = (request.after // self._block_events + 1) * self._block_events
         through = block_end if request.bound is None else min(block_end, request.bound)

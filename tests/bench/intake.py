@@ -7,6 +7,8 @@ gRPC server with a method that does nothing. The edge has no cloud to push to.
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
+from pathlib import Path
 
 from tests.bench.place import Place
 from tests.bench.processes import edge, measured, metric, running
@@ -21,51 +23,64 @@ _NOBODY = 1  # a port on which nothing listens
 _CALLERS_MODULE = "tests.bench.callers"
 
 
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """One round in a folder of its own. Whatever is measured begins with an empty file: the rate falls as one grows."""
+
+    folder: Path
+    seconds: float
+
+    async def without_service(self, kind: str, group: int) -> float:
+        """apsw alone (``raw``) or the journal alone (``journal``), so many events a commit; events a second."""
+        path = self.folder / f"{kind}-{group}.db"
+        told = await measured("tests.bench.raw_sqlite", path=str(path), kind=kind, group=group, seconds=self.seconds)
+        return float(told["rate"])
+
+    async def edge(self, kind: str, callers: int, batch: int) -> tuple[float, float]:
+        """An edge's answered events a second, and its events a commit."""
+        name = f"{kind}-{callers}-{batch}"
+        async with edge("edge-1", self.folder / f"{name}.db", _NOBODY) as program:
+            ready = await program.event("service.ready")
+            rate = await self._calls(kind, ready["http_port" if kind == "http" else "grpc_port"], callers, batch)
+            stored, commits = [
+                await metric(ready["http_port"], f"backhaul_edge_journal_{what}")
+                for what in ("appended_events", "commits")
+            ]
+        return rate, stored / commits
+
+    async def echo(self) -> float:
+        """Answered calls a second of a method that does nothing."""
+        async with running("echo", "tests.bench.echo_server") as program:
+            ready = await program.event("service.ready")
+            return await self._calls("echo", ready["grpc_port"], _CALLERS, 1)
+
+    async def _calls(self, kind: str, port: int, callers: int, batch: int) -> float:
+        told = await measured(_CALLERS_MODULE, kind=kind, port=port, callers=callers, batch=batch, seconds=self.seconds)
+        return float(told["rate"])
+
+
 async def run(place: Place) -> list[Table]:
     """Rounds of everything, one after the other."""
     rounds, seconds = place.sized(3, 1), place.sized(4, 1)
     found: dict[str, list[float]] = {}
     groups: list[float] = []
     for _ in range(rounds):
-        folder = place.fresh_folder("intake")
-
-        async def raw(kind: str, group: int) -> float:
-            path = folder / f"{kind}-{group}.db"  # noqa: B023  called in this round
-            told = await measured("tests.bench.raw_sqlite", path=str(path), kind=kind, group=group, seconds=seconds)
-            return float(told["rate"])
-
-        async def calls(kind: str, port: int, callers: int, batch: int) -> float:
-            told = await measured(_CALLERS_MODULE, kind=kind, port=port, callers=callers, batch=batch, seconds=seconds)
-            return float(told["rate"])
-
-        async with (
-            edge("edge-1", folder / "edge.db", _NOBODY) as program,
-            running("echo", "tests.bench.echo_server") as echo,
-        ):
-            ready = await program.event("service.ready")
-            echo_port = (await echo.event("service.ready"))["grpc_port"]
-            grpc_port, http_port = ready["grpc_port"], ready["http_port"]
-            this = {
-                "raw batches": await raw("raw", _BATCH),
-                "journal batches": await raw("journal", _BATCH),
-                "batches": await calls("unary", grpc_port, 1, _BATCH),
-            }
-            before = [
-                await metric(http_port, f"backhaul_edge_journal_{what}") for what in ("appended_events", "commits")
-            ]
-            this["stream"] = await calls("stream", grpc_port, 1, _BATCH)
-            after = [
-                await metric(http_port, f"backhaul_edge_journal_{what}") for what in ("appended_events", "commits")
-            ]
-            group = round((after[0] - before[0]) / (after[1] - before[1]))
-            groups.append(group)
-            this["raw stream"] = await raw("raw", group)
-            this["echo"] = await calls("echo", echo_port, _CALLERS, 1)
-            this["unary"] = await calls("unary", grpc_port, _CALLERS, 1)
-            this["http"] = await calls("http", http_port, _CALLERS, 1)
-            this["http batches"] = await calls("http", http_port, 1, _BATCH)
-        shutil.rmtree(folder)
-        for name, rate in this.items():
+        this = _Round(place.fresh_folder("intake"), seconds)
+        streamed, group = await this.edge("stream", 1, _BATCH)
+        groups.append(round(group))
+        rates = {
+            "stream": streamed,
+            "raw stream": await this.without_service("raw", round(group)),
+            "raw batches": await this.without_service("raw", _BATCH),
+            "batches": (await this.edge("unary", 1, _BATCH))[0],
+            "journal batches": await this.without_service("journal", _BATCH),
+            "echo": await this.echo(),
+            "unary": (await this.edge("unary", _CALLERS, 1))[0],
+            "http": (await this.edge("http", _CALLERS, 1))[0],
+            "http batches": (await this.edge("http", 1, _BATCH))[0],
+        }
+        shutil.rmtree(this.folder)
+        for name, rate in rates.items():
             found.setdefault(name, []).append(rate)
     return [_table(found, groups)]
 

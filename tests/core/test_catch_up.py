@@ -117,6 +117,17 @@ def test_pages_get_smaller_the_more_wait() -> None:
     assert begun[1].max_bytes == PAGE_LEAST_BYTES
 
 
+def test_an_index_is_asked_for_no_more_events_than_will_fit() -> None:
+    queue = catch_ups()
+    queue.ask(wish(0, NARROW))
+    serve(queue)
+    each = LOG.between(0, 50).byte_size() // 50
+    queue.ask(wish(50, NARROW, max_bytes=10 * each))
+    begun = queue.begin()
+    assert begun is not None
+    assert begun[1] == Look(50, None, 11, 10 * each)
+
+
 def test_the_shelf_is_bounded_and_keeps_what_was_wanted_last() -> None:
     page_bytes = read(Look(0, 100, 100, 10**6)).page.weight
     queue = catch_ups(shelf=3 * page_bytes + 100)
