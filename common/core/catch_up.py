@@ -180,19 +180,21 @@ class CatchUps:
     def answered(self, request: Request, found: Found) -> list[Request]:
         """What was read for it; tells whom it answers, this one first."""
         del self._running[request]
-        self._head = found.head
         self.counts.reads += 1
         self.counts.events += len(found.page.events)
+        request.found = found
+        if request.is_of_another_log:
+            return [request]
+        self._head = found.head
         if found.page.events:
             self._event_bytes = found.page.events_bytes // len(found.page.events)
-        request.found = found
         answered = [request]
         for other in [other for other in self._waiting if other.is_answered_by(request.selection, found.page)]:
             del self._waiting[other]
             other.found = found
             answered.append(other)
         self.counts.shared += len(answered) - 1
-        if not (request.is_narrow or request.is_of_another_log):
+        if not request.is_narrow:
             self._put_on_shelf(request.selection, found)
         return answered
 
@@ -218,7 +220,7 @@ class CatchUps:
 
     def _is_near(self, request: Request, running: Request) -> bool:
         """Whether what is being read will probably answer it too."""
-        if request.selection != running.selection or request.after < running.after:
+        if running.is_of_another_log or request.selection != running.selection or request.after < running.after:
             return False
         if request.is_narrow:
             return request.after == running.after and request.bound == running.bound

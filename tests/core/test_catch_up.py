@@ -151,6 +151,22 @@ def test_pages_of_another_log_are_not_kept() -> None:
     assert not queue.ask(wish(0))
 
 
+def test_a_wish_in_the_new_log_neither_waits_for_a_read_of_the_one_before_nor_gets_its_page() -> None:
+    queue = catch_ups()
+    old, new, later = wish(0), wish(0), wish(10)
+    queue.ask(old)
+    begun = queue.begin()
+    assert begun is not None
+    queue.forget_pages()
+    queue.ask(new)
+    again = queue.begin()
+    assert again is not None
+    assert again[0] is new
+    queue.ask(later)
+    assert queue.answered(begun[0], read(begun[1])) == [old]
+    assert queue.answered(again[0], read(again[1])) == [new, later]
+
+
 def test_a_wish_that_cannot_be_read_now_is_first_again_and_one_that_never_can_is_told() -> None:
     queue = catch_ups()
     first, second = wish(0, NARROW), wish(0, OTHER)
