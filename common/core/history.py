@@ -181,7 +181,9 @@ def decide_resume(
     )
     if known is None:
         return ResumeDecision(Resume.FIRST, first)
-    if history.journal_id in known.superseded or _holds(history, known.left_behind):
+    # Earlier versions kept here, beside journals, the ids of generations that a fork left behind.
+    gone = {history.journal_id, *(generation.id for generation in history.generations)}.intersection(known.superseded)
+    if gone or _holds(history, known.left_behind):
         return ResumeDecision(Resume.SUPERSEDED, known)
     following = replace(
         known,

@@ -141,6 +141,13 @@ class TestDecisions:
         assert decision.resume is Resume.SUPERSEDED
         assert decision.state == rewound.state
 
+    def test_a_generation_that_an_earlier_version_superseded_stays_out(self) -> None:
+        """It kept no first position with it, and put it beside the journals."""
+        backup = History("j", generations(("a", 1), ("c", 6)), 7)
+        known = replace(decide_resume(None, "edge", "p2", backup, 0).state, superseded=("b",))
+        original = History("j", generations(("a", 1), ("b", 6)), 9)
+        assert decide_resume(known, "edge", "p1", original, 0).resume is Resume.SUPERSEDED
+
     def test_the_original_is_refused_also_when_it_went_on_without_a_restart(self) -> None:
         """What is left behind then is a part of a generation that both have."""
         known = decide_resume(None, "edge", "p1", History("j", generations(("a", 1)), 3), 0).state
