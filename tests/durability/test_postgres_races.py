@@ -12,6 +12,8 @@ import trio
 from common import border
 from common.core.append import Appended, AppendOutcome, LocalAppend, OutOfStep, PushedAppend
 from common.core.errors import BackhaulError
+from common.core.ids import slice_ranges
+from common.journal.interface import ProjectionLease, Statement
 from common.journal.postgres import PostgresJournal, SessionLimits, open_postgres_journal
 from common.journal.postgres.append import APPEND_SQL, AppendCall
 from common.journal.postgres.connection import say_goodbye
@@ -229,3 +231,30 @@ async def test_another_nodes_commit_is_heard_of_at_once_and_also_after_the_sessi
             await listener.prompt.wait_above(2, 10)
         assert deaf.prompt.position == 0
         assert (await deaf.read(0, max_events=10, max_bytes=1_000)).head == 3
+
+
+async def test_one_projection_that_waits_for_a_row_does_not_fail_those_that_commit_with_it(
+    loop: None, postgres_url: str
+) -> None:
+    limits = SessionLimits(lock_timeout_s=0.2)
+    async with opened(postgres_url, limits=limits) as journal, outsider(postgres_url) as other:
+        await journal.migrate("tally", [["CREATE TABLE tally (name text PRIMARY KEY, n bigint)"]])
+        leases = [await journal.acquire("tally", part, "node-1", 60) for part in slice_ranges(4)]
+        await on(other, other.execute, "INSERT INTO tally VALUES ('1', 0)")
+        await on(other, other.execute, "BEGIN; SELECT FROM tally WHERE name = '1' FOR UPDATE")
+        count = "INSERT INTO tally VALUES ($1, 1) ON CONFLICT (name) DO UPDATE SET n = tally.n + 1"
+        told: dict[int, str] = {}
+
+        async def commit(number: int, lease: ProjectionLease | None) -> None:
+            assert lease is not None
+            try:
+                await journal.commit(lease, 7, [Statement(count, [(str(number),)])], 60)
+                told[number] = "done"
+            except BackhaulError as error:
+                told[number] = error.code
+
+        async with trio.open_nursery() as nursery:
+            for number, lease in enumerate(leases):
+                nursery.start_soon(commit, number, lease)
+        assert told == {0: "done", 1: "journal.unavailable", 2: "done", 3: "done"}
+        assert await journal.query("SELECT name, n FROM tally ORDER BY name") == [("0", 1), ("1", 0), ("2", 1), ("3", 1)]

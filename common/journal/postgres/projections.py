@@ -93,6 +93,8 @@ _MOVE = (
 # Divides by zero unless the guarded row moved. Only "it failed" is wanted of it: the steps then find out why.
 _MOVE_OR_FAIL = f"WITH moved AS ({_MOVE} RETURNING 1) SELECT 1 / count(*) FROM moved"
 _IN_TRANSACTION = "projection.in_transaction"
+# Somebody else's lock on a row of one range, or two who wait for each other: the server gave up and has undone all of it.
+_HELD_UP = (asyncpg.LockNotAvailableError, asyncpg.TransactionRollbackError, asyncpg.QueryCanceledError)
 
 
 async def commit(connection: asyncpg.Connection, prepared: Prepared, one: RangeCommit) -> None:
@@ -111,7 +113,12 @@ async def commit_together(connection: asyncpg.Connection, prepared: Prepared, al
     for one in all_of:
         statements += one.statements
         statements.append(Statement(_MOVE_OR_FAIL, [_arguments(one)]))
-    return await _commit_in_one_exchange(connection, prepared, statements)
+    try:
+        return await _commit_in_one_exchange(connection, prepared, statements)
+    except _HELD_UP:
+        if len(all_of) == 1:
+            raise
+        return False
 
 
 def _arguments(one: RangeCommit) -> tuple[object, ...]:
