@@ -20,16 +20,21 @@ class CoveredMarks:
 
     def __init__(self) -> None:
         self._marks: dict[frozenset[str], int] = {}
+        self._clearings = 0
 
     def clear(self) -> None:
-        """Forget them all: the log may be another one."""
+        """Forget them all, and what searches under way have found: the log may be another one."""
         self._marks.clear()
+        self._clearings += 1
 
     async def find(self, look: Look, through: int, entity_types: frozenset[str]) -> int:
         """See ``SnapshotStore.uncovered_after``."""
-        position = self._marks.get(entity_types, 0)
+        position, clearings = self._marks.get(entity_types, 0), self._clearings
         while position < through:
             first, looked = await look(position, through)
+            if clearings != self._clearings:  # a new session, which this look may have opened
+                position, clearings = 0, self._clearings
+                continue
             position = looked if first is None else first - 1
             if first is not None:
                 break

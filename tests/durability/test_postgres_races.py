@@ -257,4 +257,9 @@ async def test_one_projection_that_waits_for_a_row_does_not_fail_those_that_comm
             for number, lease in enumerate(leases):
                 nursery.start_soon(commit, number, lease)
         assert told == {0: "done", 1: "journal.unavailable", 2: "done", 3: "done"}
-        assert await journal.query("SELECT name, n FROM tally ORDER BY name") == [("0", 1), ("1", 0), ("2", 1), ("3", 1)]
+        assert await journal.query("SELECT name, n FROM tally ORDER BY name") == [
+            ("0", 1),
+            ("1", 0),
+            ("2", 1),
+            ("3", 1),
+        ]
