@@ -2,7 +2,7 @@
 
 from trio.testing import MockClock
 
-from common.core.event_types import Registry
+from common.app import Registry
 from common.testing import projecting
 from examples.drones.drone import CellEntered, PositionReported
 from examples.drones.overview import ROWS, overview

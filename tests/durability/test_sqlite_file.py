@@ -19,8 +19,8 @@ from common.core.history import Generation, Offset
 from common.core.ids import ALL_SLICES
 from common.core.retention import FULL_SHARE
 from common.core.subscription import NOWHERE_PLACE, Cursor
-from common.journal.interface import ReceivedCommit, TrimLimit
-from common.journal.sqlite import SqliteJournal, open_sqlite_journal
+from common.journal.interface import LogPage, ReceivedCommit, TrimLimit
+from common.journal.sqlite import SqliteJournal, log, open_sqlite_journal
 from common.journal.subscription_store import lease_name
 from tests.support.builders import START_US, append, appended, events, ids, local, whole_log
 
@@ -244,3 +244,22 @@ async def test_a_page_larger_than_sqlite_can_hand_over_at_once_is_read_all_the_s
         assert before > 100_000
         assert await journal.read_entity("A|1", 1, 200, max_events=200) == whole
         assert whole.payload == payloads
+
+
+async def test_a_page_that_is_read_in_steps_is_whole_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "_STEP_EVENTS", 3)
+    async with opening(tmp_path / "journal.db") as journal:
+        await appended(journal, local(*["A|1"] * 10))
+        for after, most in ((0, 10), (0, 7), (2, 100), (9, 1)):
+            page = await journal.read(after, max_events=most, max_bytes=10**6)
+            assert page.events.position == list(range(after + 1, min(after + most, 10) + 1))
+            assert page.through == page.events.position[-1]
+        page = await journal.read(1, max_events=10, max_bytes=5 * journal_weight(page))
+        assert page.events.position == [2, 3, 4, 5, 6]
+
+
+def journal_weight(page: LogPage) -> int:
+    """Bytes that one of its events counts for."""
+    return page.events.byte_size() // len(page.events)

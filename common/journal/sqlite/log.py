@@ -21,6 +21,9 @@ from common.journal.sqlite.entities import Names
 
 # Free pages are used again; what is beyond a quarter of the file goes back to the file system, some at each trim.
 _VACUUM_PAGES = 256
+# Read at a time: as text it takes several times the room that it has as events.
+_STEP_EVENTS = 500
+_STEP_BYTES = 512 * 1024
 
 # As in ``EventBatch``, without ``prev_seq_nr``: it is one less than ``seq_nr``.
 _COLUMNS = (
@@ -113,7 +116,12 @@ def _look_at_all(
         fitting = max(1, fits)
     if not fitting:
         return LogPage(EventBatch(), max(last, min(after, head)), head)
-    events = _events(reader, names, f"SELECT {_COLUMNS} FROM event {where}", (*args[:-1], fitting))
+    step = max(1, min(_STEP_EVENTS, _STEP_BYTES * count // size))
+    events = EventBatch()
+    while len(events) < fitting:
+        args[0] = events.position[-1] if events else after
+        args[-1] = min(step, fitting - len(events))
+        events.extend(_events(reader, names, f"SELECT {_COLUMNS} FROM event {where}", tuple(args)))
     through = last if fitting == count < max_events else events.position[-1]
     return LogPage(events, through, head)
 
