@@ -33,7 +33,7 @@ class Hints:
 
     def committed(self, position: int) -> None:
         """This node has stored events up to ``position``."""
-        if position > self._newest:
+        if position != self._newest:  # lower after a failover that lost commits
             self._newest = position
             self._news.set()
 
@@ -46,7 +46,7 @@ class Hints:
                 self._news = trio.Event()
                 newest = self._newest
                 try:
-                    await self._connection.run(_notify if newest > told else _ask, newest)
+                    await self._connection.run(_notify if newest != told else _ask, newest)
                 except BackhaulError:
                     await trio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
                     failures += 1
