@@ -10,6 +10,7 @@ from itertools import count, cycle, islice
 from common.core.append import Appended, AppendOutcome, LocalAppend, Pushed, PushedAppend, StatedRange
 from common.core.batch import EventBatch, new_events
 from common.core.history import Generation, History, Offset, ResumeDecision
+from common.core.judge import EntityHead
 from common.core.selection import EVERYTHING, Selection
 from common.journal.interface import Journal
 
@@ -167,3 +168,15 @@ async def whole_log(
 def seq_nrs(batch: EventBatch) -> list[tuple[str, int]]:
     """Who and which number, in order: what most tests compare."""
     return list(zip(batch.persistence_id, batch.seq_nr, strict=True))
+
+
+async def head_of(journal: Journal, persistence_id: str) -> EntityHead:
+    """The head of an entity that exists."""
+    head = await journal.entity_head(persistence_id)
+    assert head is not None
+    return head
+
+
+async def stated(journal: Journal, persistence_id: str) -> list[StatedRange]:
+    """What is stated of an entity."""
+    return [kept.stated for kept in await journal.stored_ranges(persistence_id)]
