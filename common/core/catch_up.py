@@ -154,10 +154,15 @@ class CatchUps:
         return self._begin_ahead()
 
     def _begin_ahead(self) -> tuple[Request, Look] | None:
-        last, self._last_asked = self._last_asked, None
-        if last is None or last.is_unwanted:
+        # What an entity lost is told with the page that had the last of it: a page that was read before the one in front
+        # of it could not tell what retention took between the two.
+        last = self._last_asked
+        if last is None or not last.is_settled:
             return None
+        self._last_asked = None
         after = (last.after // self._block_events + 1) * self._block_events
+        if last.is_unwanted or last.found is None or last.found.page.through < after:
+            return None
         if after >= self._head or (last.selection, after // self._block_events) in self._shelf:
             return None
         ahead = replace(last, after=after, wake=_nobody, found=None, error=None, is_unwanted=True)
