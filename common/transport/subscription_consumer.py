@@ -100,7 +100,7 @@ async def converse(
         behind=subscribed.history.head_position - place.live.position,
         filter_version=place.applied.version,
     )
-    intake = Intake(journal, lease, sink, settings, state, stored, now_us)
+    intake = Intake(journal, lease, sink, settings, state, stored)
     await intake.begin(place)
     session = _Session(stream, journal, receiving, intake, settings, state, subscribed.replays_max, now_us, on_progress)
     return await session.run()

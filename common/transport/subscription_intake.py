@@ -6,7 +6,7 @@ changes them. Entities that wait for a replay are all kept in memory, up to a bo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import structlog
@@ -39,7 +39,6 @@ class Intake:
         settings: SubscriptionSettings,
         state: SubscriptionState,
         stored: Subscription,
-        now_us: Callable[[], int],
     ) -> None:
         self._journal = journal
         self._lease = lease
@@ -47,7 +46,6 @@ class Intake:
         self._settings = settings
         self._state = state
         self._stored = stored
-        self._now_us = now_us
         self._place = stored.place
         self._revision = stored.revision
         self._kept_s = trio.current_time()
@@ -137,7 +135,6 @@ class Intake:
         await self._commit(commit)
         if taken:
             self._state.received += len(taken.events)
-            self._state.last_received_us = self._now_us()
         self._tell_gaps(awaiting)
         self._tell()
         return [message.replay_of for message in deliveries if message.replay_done]

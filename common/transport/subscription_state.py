@@ -60,7 +60,6 @@ class SubscriptionState:
     received: int = 0
     repeated: int = 0
     awaiting: int = 0
-    last_received_us: int = 0
     timestamp_us: int = 0
     """Order time of the last event or place heard of, for the lag in seconds."""
     desired_changed: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
