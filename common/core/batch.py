@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -164,8 +163,10 @@ def new_events(
 
 def concat(batches: Iterable[EventBatch]) -> EventBatch:
     """One batch of all events of ``batches``, in order."""
-    columns = zip(*(batch.columns() for batch in batches), strict=True)
-    return EventBatch(*(list(chain.from_iterable(parts)) for parts in columns))
+    whole = EventBatch()
+    for batch in batches:
+        whole.extend(batch)
+    return whole
 
 
 def join_tags(tags: Iterable[str]) -> str:

@@ -29,8 +29,8 @@ def problems(events: EventBatch, event_max_bytes: int) -> dict[int, tuple[str, s
     def object_to(index: int, code: str, what: str) -> None:
         found.setdefault(index, (code, what))
 
-    # Whole columns first: a good batch costs a few passes in C and one cached look-up an event.
-    if any(map(persistence_id_problem, events.persistence_id)):
+    # Whole columns first: a good batch costs a few passes in C and one cached look-up an entity.
+    if any(map(persistence_id_problem, set(events.persistence_id))):
         for index, persistence_id in enumerate(events.persistence_id):
             problem = persistence_id_problem(persistence_id)
             if problem:
