@@ -173,31 +173,36 @@ def _content(data: bytes, at: int, wire_type: int) -> tuple[Any, int]:
 
 def _column(data: bytes, at: int, end: int, kind: str, column: list[Any]) -> int:
     """Read what follows at ``at`` with its key of one byte: texts or bytes, or packed numbers; returns its end."""
-    key, is_text = data[at], kind == betterproto.TYPE_STRING
+    key, is_text, is_packed = data[at], kind == betterproto.TYPE_STRING, kind in _NUMBERS
+    # Columns often say the same again and again: that is looked for as long as it is found.
+    looks = True
     while at < end and data[at] == key:
-        if at + 1 < end and data[at + 1] < 0x80:
-            start = at + 2
-            stop = start + data[at + 1]
+        start = at + 2
+        size = data[at + 1] if start <= end else 0x80
+        if size < 0x80:
+            pass
+        elif start < end and data[start] < 0x80:  # two bytes, as most payloads need: not worth a call
+            size, start = size - 0x80 + (data[start] << 7), start + 1
         else:
             size, start = _varint(data, at + 1)
-            stop = start + size
+        stop = start + size
         if stop > end:
             raise ValueError("it ends too early")
         content = data[start:stop]
-        if kind in _NUMBERS:
+        if is_packed:
             column += content if content.isascii() else _numbers(kind, _DELIMITED, content)
             return stop
         value: Any = content.decode() if is_text else content
         column.append(value)
-        if stop == end or data[stop] != key:
-            return stop
-        # Columns often say the same again and again: that is looked for in strides.
-        entry, at = data[at:stop], stop
-        while data.startswith(entry, at):
-            fits = at + _STRIDE * len(entry) <= end and data.startswith(entry * _STRIDE, at)
-            times = _STRIDE if fits else 1
-            column += [value] * times
-            at += times * len(entry)
+        if looks:
+            entry, begin = data[at:stop], stop
+            while data.startswith(entry, stop):
+                fits = stop + _STRIDE * len(entry) <= end and data.startswith(entry * _STRIDE, stop)
+                times = _STRIDE if fits else 1
+                column += [value] * times
+                stop += times * len(entry)
+            looks = stop > begin
+        at = stop
     return at
 
 
@@ -244,6 +249,26 @@ def _number(kind: str, unsigned: int) -> int | bool:
     return low - (1 << 32) if kind == betterproto.TYPE_INT32 and low >> 31 else low
 
 
+def _packed(numbers: list[int]) -> bytes:
+    """A column of numbers. Neighbours differ in their low bits, so what is above those is mostly known already."""
+    out = bytearray()
+    for number in numbers:
+        if 0 <= number < 0x80:
+            out.append(number)
+        else:
+            high = number >> 7 & _UNSIGNED >> 7
+            out.append(number & 0x7F | 0x80)
+            if high < 0x80:
+                out.append(high)
+            else:
+                out.append(high & 0x7F | 0x80)
+                out += _high_groups(high >> 7)
+    return bytes(out)
+
+
+_high_groups = lru_cache(1_024)(varint)
+
+
 def write(message: type[betterproto.Message], **values: Value) -> bytes:
     """The bytes of a message with these fields; embedded messages are given as bytes already written."""
     parts = []
@@ -254,8 +279,7 @@ def write(message: type[betterproto.Message], **values: Value) -> bytes:
         if field.kind in _NUMBERS:
             if field.repeated:
                 is_short = min(value) >= 0 and max(value) < 0x80
-                packed = bytes(value) if is_short else b"".join([varint(each & _UNSIGNED) for each in value])
-                parts.append(length_delimited(field.number, packed))
+                parts.append(length_delimited(field.number, bytes(value) if is_short else _packed(value)))
             else:
                 parts.append(varint(field.number << 3 | _VARINT) + varint(int(value) & _UNSIGNED))
         elif field.kind == betterproto.TYPE_DOUBLE:

@@ -161,6 +161,8 @@ def open_file(path: Path, *, max_bytes: int | None, vfs: str | None, now_us: Cal
             writer.execute(f"PRAGMA wal_autocheckpoint = {budget.wal_bytes // PAGE_BYTES // 2}")
             writer.execute(f"PRAGMA journal_size_limit = {budget.wal_bytes}")
             writer.execute("PRAGMA cache_size = -8192")
+            # A statement of many rows keeps the pages it changes, to undo it alone: in a file once they are 16, unless told.
+            writer.execute("PRAGMA temp_store = MEMORY")
             writer.execute(f"PRAGMA max_page_count = {budget.append_pages}")
             reader = apsw.Connection(str(path), vfs=vfs)
             opened.append(reader)
