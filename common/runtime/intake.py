@@ -10,12 +10,12 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from common.core.append import Appended, AppendRefused, LocalAppend
+from common.core.append import Appended, AppendOutcome, AppendRefused, LocalAppend
 from common.core.batch import EventBatch
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.event_rules import KEY_MAX_BYTES, problems
 from common.core.ids import SEPARATOR, persistence_id_problem, text_problem
-from common.journal.group_commit import GroupCommit, Submitted
+from common.journal.group_commit import GroupCommit, OnSettled, Submitted
 
 
 class Intake:
@@ -46,6 +46,13 @@ class Intake:
         Raises BackhaulError: ``events.none``, ``events.too_many``, ``events.too_large``, ``events.invalid``,
         ``entity.invalid_name``, ``append.invalid_key``, ``journal.closing``.
         """
+        return await self._commit.submit(self._checked(request))
+
+    def submit_nowait(self, request: LocalAppend, on_settled: OnSettled) -> bool:
+        """As ``submit``, at once or not at all: false when there is no place. What comes of it is for ``appended`` to say."""
+        return self._commit.submit_nowait(self._checked(request), on_settled)
+
+    def _checked(self, request: LocalAppend) -> LocalAppend:
         self._check_size(request.events)
         digest = b""
         if request.append_id:
@@ -59,7 +66,7 @@ class Intake:
         if found:
             index, (code, what) = min(found.items())
             raise _refusal(code, index, what, len(found))
-        return await self._commit.submit(request)
+        return request
 
     def _check_size(self, events: EventBatch) -> None:
         if not len(events):
@@ -92,12 +99,16 @@ class Intake:
 
 
 async def stored(submitted: Submitted) -> Appended:
-    """What became of a submitted request.
+    """What became of a submitted request, once that is known.
 
     Raises BackhaulError: ``append.wrong_expected_seq_nr``, ``append.foreign_owner``, ``append.id_reused``,
     ``journal.full``, ``journal.unavailable``, ``journal.closing``.
     """
-    outcome = await submitted.wait()
+    return appended(await submitted.wait())
+
+
+def appended(outcome: AppendOutcome) -> Appended:
+    """What the journal says of a request, a refusal raised as ``stored`` does."""
     match outcome:
         case Appended():
             return outcome

@@ -1,20 +1,23 @@
 """Intake for volume: columns over gRPC (``protos/backhaul/v1/intake.proto``), one append or a stream of them.
 
-On a stream the next requests are read while earlier ones wait for their commit, up to a bound; answers keep the order.
-A refused request is answered in its place and ends nothing.
+A single append has no task of its own: whoever commits answers it. On a stream the next requests are read while earlier
+ones wait for their commit, up to a bound; answers keep the order. A refused request is answered in its place and ends
+nothing.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
 
+import outcome
 import trio
 
+from common.core.append import Appended, AppendOutcome
 from common.core.errors import BackhaulError
 from common.journal.group_commit import Submitted
-from common.runtime.intake import Intake, stored
+from common.runtime.intake import Intake, appended, stored
 from common.transport import codec
-from common.transport.stream import MessageStream, Methods, PeerClosed, PeerInfo, StreamMethod, UnaryMethod
+from common.transport.stream import Answer, MessageStream, Methods, PeerClosed, PeerInfo, StreamMethod, UnaryMethod
 
 APPEND_PATH = "/backhaul.v1.Intake/Append"
 APPEND_STREAM_PATH = "/backhaul.v1.Intake/AppendStream"
@@ -25,8 +28,18 @@ def intake_methods(intake: Intake) -> Methods:
     """The gRPC methods of the intake, by path."""
 
     async def append(request: bytes, _peer: PeerInfo) -> bytes:
-        done = await intake.append(codec.decode_append_request(request))
-        return codec.encode_append_reply(done.first_position, done.seq_nr, done.repeated)
+        return _reply(await intake.append(codec.decode_append_request(request)))
+
+    def append_promptly(request: bytes, _peer: PeerInfo, answer: Answer) -> bool:
+        def settled(result: outcome.Outcome[AppendOutcome]) -> None:
+            try:
+                reply = _reply(appended(result.unwrap()))
+            except BackhaulError as error:
+                answer(error)
+            else:
+                answer(reply)
+
+        return intake.submit_nowait(codec.decode_append_request(request), settled)
 
     async def append_stream(stream: MessageStream) -> None:
         to_answer, answers = trio.open_memory_channel[Submitted | BackhaulError](_WAITING_MAX)
@@ -49,7 +62,7 @@ def intake_methods(intake: Intake) -> Methods:
         except BackhaulError as error:
             return error
 
-    return {APPEND_PATH: UnaryMethod(append), APPEND_STREAM_PATH: StreamMethod(append_stream)}
+    return {APPEND_PATH: UnaryMethod(append, append_promptly), APPEND_STREAM_PATH: StreamMethod(append_stream)}
 
 
 async def _answer(answers: trio.MemoryReceiveChannel[Submitted | BackhaulError], stream: MessageStream) -> None:
@@ -66,7 +79,10 @@ async def _answer_to(waiting: Submitted | BackhaulError) -> bytes:
     try:
         if isinstance(waiting, BackhaulError):
             raise waiting
-        done = await stored(waiting)
+        return _reply(await stored(waiting))
     except BackhaulError as error:
         return codec.encode_append_error(error)
+
+
+def _reply(done: Appended) -> bytes:
     return codec.encode_append_reply(done.first_position, done.seq_nr, done.repeated)

@@ -182,11 +182,21 @@ class StreamMethod:
     handler: Callable[[MessageStream], Awaitable[None]]
 
 
+Answer = Callable[[bytes | Exception], None]
+"""Called once with the answer to a call, or with what its handler would raise. When the caller has gone it does nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class UnaryMethod:
-    """A method served with one answer to one request."""
+    """A method served with one answer to one request.
+
+    `promptly` may serve it without a task, which costs as much as a small answer: it is given a request that is whole, must
+    not wait, and says whether it has taken it. Then it calls back, at once or later. The handler serves the rest. A
+    deadline that the caller set is the caller's own affair there: it gives up the call, and nobody is answered.
+    """
 
     handler: Callable[[bytes, PeerInfo], Awaitable[bytes]]
+    promptly: Callable[[bytes, PeerInfo, Answer], bool] | None = None
 
 
 Methods = Mapping[str, StreamMethod | UnaryMethod]

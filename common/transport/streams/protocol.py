@@ -59,7 +59,8 @@ class WireEvents(EventsProcessor):
 class WireProtocol(H2Protocol):
     """One connection's callbacks from asyncio. Nothing a peer sends makes one of them raise.
 
-    `settled` opens when the peer has shown to speak HTTP/2; it and `lost` open when the connection is gone.
+    `settled` opens when the peer has shown to speak HTTP/2; it and `lost` open when the connection is gone. `on_read` is
+    called when all of what came in at once was dispatched.
     """
 
     connection: WireConnection
@@ -71,6 +72,7 @@ class WireProtocol(H2Protocol):
         *,
         is_client: bool,
         stream_type: type[WireStream],
+        on_read: Callable[[], None] | None = None,
         on_lost: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(handler, _GRPCLIB_CONFIG, _CLIENT_HTTP2 if is_client else _SERVER_HTTP2)
@@ -80,6 +82,7 @@ class WireProtocol(H2Protocol):
         self.lost_by: BaseException | None = None
         self._limits = limits
         self._stream_type = stream_type
+        self._on_read = on_read
         self._on_lost = on_lost
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # what we use of one
@@ -119,6 +122,8 @@ class WireProtocol(H2Protocol):
             connection.flush()
             for event in events:
                 self.processor.process(event)
+            if self._on_read is not None:
+                self._on_read()
             self._check_frame_length()
             connection.flush()
         except ProtocolError as error:

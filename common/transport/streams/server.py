@@ -156,6 +156,7 @@ class _Server:
             self._limits,
             is_client=False,
             stream_type=ServedStream,
+            on_read=calls.begin,
             on_lost=lambda: self._forget(calls),
         )
         try:
