@@ -106,7 +106,7 @@ class ConnectionCalls(AbstractHandler):
         if request is None:
             return False
         self._without_task[stream] = release
-        answer = partial(self._answer, stream, path)
+        answer = partial(self._answer, stream, headers)
         try:
             is_taken = method.promptly(request, stream.peer, answer)
         except Exception as error:  # noqa: BLE001  a handler hurts only its call
@@ -117,8 +117,9 @@ class ConnectionCalls(AbstractHandler):
                 self._begin(stream, path, partial(self._serve, stream, headers, request), release)
         return True
 
-    def _answer(self, stream: ServedStream, path: str, result: bytes | Exception) -> None:
+    def _answer(self, stream: ServedStream, headers: dict[str, str], result: bytes | Exception) -> None:
         """Answer a call that has no task, unless its caller has gone meanwhile."""
+        path = headers.get(":path", "")
         release = self._without_task.get(stream)
         if release is None:
             return
@@ -126,7 +127,7 @@ class ConnectionCalls(AbstractHandler):
             stream.finish(outcome_of(result, peer=stream.peer.address, path=path))
         elif not stream.answer_now(result):
             del self._without_task[stream]
-            self._begin(stream, path, lambda _: stream.send_message(result, flush=False), release)
+            self._begin(stream, path, partial(self._send, stream, headers, result), release)
             return
         self._forget(stream)
         self._note_end()
@@ -167,8 +168,7 @@ class ConnectionCalls(AbstractHandler):
         self, stream: ServedStream, headers: dict[str, str], request: bytes | None, scope: trio.CancelScope
     ) -> None:
         self._check_request(headers)
-        if "grpc-timeout" in headers:
-            scope.deadline = trio.current_time() + _timeout_s(headers["grpc-timeout"])
+        _set_deadline(scope, headers)
         path = headers.get(":path", "")
         method = self._service.methods.get(path)
         if method is None:
@@ -178,6 +178,12 @@ class ConnectionCalls(AbstractHandler):
         else:
             answer = await method.handler(await stream.receive() if request is None else request, stream.peer)
             await stream.send_message(answer, flush=False)  # the trailers follow at once
+
+    async def _send(
+        self, stream: ServedStream, headers: dict[str, str], answer: bytes, scope: trio.CancelScope
+    ) -> None:
+        _set_deadline(scope, headers)
+        await stream.send_message(answer, flush=False)
 
     def _check_request(self, headers: dict[str, str]) -> None:
         content_type = headers.get("content-type", "")
@@ -190,9 +196,12 @@ class ConnectionCalls(AbstractHandler):
         return outcome_of(error, peer=stream.peer.address, path=path)
 
 
-def _timeout_s(told: str) -> float:
+def _set_deadline(scope: trio.CancelScope, headers: dict[str, str]) -> None:
+    told = headers.get("grpc-timeout")
+    if told is None:
+        return
     try:
-        return decode_timeout(told)
+        scope.deadline = trio.current_time() + decode_timeout(told)
     except ValueError:
         raise BackhaulError("link.not_grpc", f"not a grpc-timeout: {told[:20]!r}") from None
 
