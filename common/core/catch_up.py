@@ -19,12 +19,14 @@ from common.core.errors import BackhaulError
 from common.core.filters import EntityPredicate
 from common.core.ids import entity_type_of
 from common.core.ring import Page
-from common.core.selection import Selection
+from common.core.selection import EVERYTHING, Selection
 from common.core.step import Stated
 from common.core.stretch import Encode
 
 # Below this a page is not worth a look at the journal.
 PAGE_LEAST_BYTES = 65_536
+# Selections by type that are remembered to be most of the log.
+_READ_WHOLE_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What to read for a request: positions after ``after``, up to ``through`` if that is not None."""
+    """What to read for a request: positions after ``after``, up to ``through`` if that is not None.
 
+    ``selection`` may be wider than the request's, which then still has to choose.
+    """
+
+    selection: Selection
     after: int
     through: int | None
     max_events: int
@@ -112,6 +118,7 @@ class CatchUps:
         self._last_asked: Request | None = None
         self._head = 0
         self._event_bytes = EVENT_OVERHEAD_BYTES
+        self._read_whole: set[Selection] = set()
         self.counts = Counts()
 
     @property
@@ -193,6 +200,7 @@ class CatchUps:
         self._head = found.head
         if found.page.events:
             self._event_bytes = found.page.events_bytes // len(found.page.events)
+        self._judge_types(request, found.page)
         answered = [request]
         for other in [other for other in self._waiting if other.is_answered_by(request.selection, found.page)]:
             del self._waiting[other]
@@ -210,18 +218,29 @@ class CatchUps:
         self._shelf.clear()
         self._shelf_bytes = 0
         self._last_asked, self._head = None, 0
+        self._read_whole.clear()
+
+    def _judge_types(self, request: Request, page: Page) -> None:
+        """Types that are most of the log are found by reading it whole, which is quicker an event than asking for them."""
+        if request.is_narrow or not request.selection.entity_types:
+            return
+        if 2 * len(page.events) < page.through - page.after:
+            self._read_whole.discard(request.selection)
+        elif len(self._read_whole) < _READ_WHOLE_MAX:
+            self._read_whole.add(request.selection)
 
     def _look(self, request: Request) -> Look:
+        selection = EVERYTHING if request.selection in self._read_whole else request.selection
         share = self._in_hand_max_bytes // max(1, self.waiting)
         max_bytes = max(min(request.max_bytes, share), min(request.max_bytes, PAGE_LEAST_BYTES))
         if request.is_narrow:
             # What an index finds beyond the bytes is read in vain, and again with the next page.
             fitting = max_bytes // self._event_bytes + 1
-            return Look(request.after, request.bound, min(request.max_events, fitting), max_bytes)
+            return Look(selection, request.after, request.bound, min(request.max_events, fitting), max_bytes)
         # Blocks end at the same places for all, so that those who are near each other meet.
         block_end = (request.after // self._block_events + 1) * self._block_events
         through = block_end if request.bound is None else min(block_end, request.bound)
-        return Look(request.after, through, self._block_events, max_bytes)
+        return Look(selection, request.after, through, self._block_events, max_bytes)
 
     def _is_near(self, request: Request, running: Request) -> bool:
         """Whether what is being read will probably answer it too."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from common.core.batch import EventBatch, concat
 from common.core.digest import place_digest
-from common.core.ids import entity_type_of
+from common.core.selection import indexes_of_types
 from common.core.stretch import Encode
 
 PAGE_MAX_EVENTS = 500
@@ -93,11 +93,7 @@ class Page:
             return range(len(self.events))
         chosen = self._of_types.get(entity_types)
         if chosen is None:
-            persistence_ids = self.events.persistence_id
-            chosen = [index for index, name in enumerate(persistence_ids) if entity_type_of(name) in entity_types]
-            if len(chosen) == len(persistence_ids):
-                chosen = range(len(persistence_ids))
-            self._of_types[entity_types] = chosen
+            chosen = self._of_types[entity_types] = indexes_of_types(self.events.persistence_id, entity_types)
         return chosen
 
     def select(self, indexes: Sequence[int]) -> EventBatch:

@@ -48,8 +48,12 @@ class Selection:
         """The events that are wanted; the batch itself when all are."""
         if self.is_all:
             return events
-        rows = zip(events.persistence_id, events.tags, events.prev_tags, strict=True)
-        wanted = [index for index, row in enumerate(rows) if self.wants(*row)]
+        wanted: Sequence[int]
+        if self.has_keys:
+            rows = zip(events.persistence_id, events.tags, events.prev_tags, strict=True)
+            wanted = [index for index, row in enumerate(rows) if self.wants(*row)]
+        else:
+            wanted = indexes_of_types(events.persistence_id, self.entity_types)
         return events if len(wanted) == len(events) else events.select(wanted)
 
     def wants(self, persistence_id: str, tags: str, prev_tags: str) -> bool:
@@ -67,6 +71,15 @@ class Selection:
 
 
 EVERYTHING = Selection()
+
+
+def indexes_of_types(persistence_ids: Sequence[str], entity_types: frozenset[str]) -> Sequence[int]:
+    """Indexes of the events of these types. An entity is looked at once, however many events it has."""
+    entities = set(persistence_ids)
+    wanted = {name for name in entities if entity_type_of(name) in entity_types}
+    if len(wanted) == len(entities):
+        return range(len(persistence_ids))
+    return [index for index, name in enumerate(persistence_ids) if name in wanted]
 
 
 def prefix_end(prefix: str) -> str | None:

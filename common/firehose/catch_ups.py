@@ -86,13 +86,14 @@ class CatchUpReaders:
             through=look.through,
             max_events=look.max_events,
             max_bytes=look.max_bytes,
-            selection=request.selection,
+            selection=look.selection,
         )
-        read, deleted = await find_deleted(
-            self._journal, request.selection, look.after, read, max_entities=self._settings.deleted_max
-        )
-        place = await self._place(source, read, look.after)
-        return Found(Page(source, look.after, read.through, read.events, place=place), deleted, read.head)
+        read, deleted = await find_deleted(self._journal, look.after, read, max_entities=self._settings.deleted_max)
+        page = Page(source, look.after, read.through, read.events, place=await self._place(source, read, look.after))
+        chosen = request.selection.of(read.events) if look.selection != request.selection else read.events
+        if chosen is not read.events:
+            page = Page(source, look.after, read.through, chosen, place=page.place)
+        return Found(page, deleted, read.head)
 
     async def _place(self, source: Source, read: LogPage, after: int) -> tuple[int, str] | None:
         """Of the event at the page's end, when the page does not hold it; None when it does, or there is no such event."""

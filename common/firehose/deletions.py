@@ -11,13 +11,12 @@ from dataclasses import replace
 from common.core.append import StatedRange
 from common.core.batch import EventBatch, predecessor_tags
 from common.core.catch_up import Deleted, cap_to_stored
-from common.core.selection import Selection
 from common.core.snapshot import reached_by_snapshots, snapshot_batch
 from common.journal.interface import Journal, LogPage
 
 
 async def find_deleted(
-    journal: Journal, selection: Selection, after: int, page: LogPage, *, max_entities: int
+    journal: Journal, after: int, page: LogPage, *, max_entities: int
 ) -> tuple[LogPage, list[Deleted]]:
     """What is gone of positions after ``after`` up to the page's end; the page is cut where there is too much of it."""
     if len(page.events) == page.through - after:

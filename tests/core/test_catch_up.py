@@ -125,11 +125,11 @@ def test_an_index_is_asked_for_no_more_events_than_will_fit() -> None:
     queue.ask(wish(50, NARROW, max_bytes=10 * each))
     begun = queue.begin()
     assert begun is not None
-    assert begun[1] == Look(50, None, 11, 10 * each)
+    assert begun[1] == Look(begun[0].selection, 50, None, 11, 10 * each)
 
 
 def test_the_shelf_is_bounded_and_keeps_what_was_wanted_last() -> None:
-    page_bytes = read(Look(0, 100, 100, 10**6)).page.weight
+    page_bytes = read(Look(EVERYTHING, 0, 100, 100, 10**6)).page.weight
     queue = catch_ups(shelf=3 * page_bytes + 100)
     for after in range(0, 500, 100):
         queue.ask(wish(after))
@@ -305,3 +305,26 @@ def test_reading_ahead_is_last_and_only_where_it_may_be_wanted() -> None:
     waiting = wish(600)
     queue.ask(waiting)
     assert [begun[0].after for begun in (queue.begin(), queue.begin()) if begun] == [300, 600], "who waits is first"
+
+
+def test_types_that_are_most_of_the_log_are_found_by_reading_it_whole() -> None:
+    most, few = Selection(entity_types=frozenset({"Pump"})), Selection(entity_types=frozenset({"Valve"}))
+    queue = catch_ups()
+
+    def looked_with(selection: Selection, after: int, share: float) -> Selection:
+        request = Request(selection, False, after, None, 100, 10**6, lambda: None)
+        queue.ask(request)
+        begun = queue.begin()
+        assert begun is not None
+        events = LOG.between(after, after + int(100 * share))
+        queue.answered(request, Found(Page(SOURCE, after, after + 100, events), (), LOG.head))
+        return begun[1].selection
+
+    assert looked_with(most, 0, 0.9) == most
+    assert looked_with(few, 0, 0.1) == few
+    assert looked_with(most, 100, 0.2) == EVERYTHING
+    assert looked_with(few, 100, 0.9) == few
+    assert looked_with(most, 200, 0.9) == most
+    assert looked_with(few, 200, 0.9) == EVERYTHING
+    queue.forget_pages()
+    assert looked_with(few, 300, 0.9) == few
