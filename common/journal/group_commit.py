@@ -127,7 +127,9 @@ class GroupCommit:
         self._queue: deque[Submitted] = deque()
         self._queued_bytes = 0
         self._queued_events = 0
-        self._committing = 0
+        self._under_way: list[list[Submitted]] = []
+        """The groups that are with the journal, in the order in which it stores them."""
+        self._retrying = 0
         self._work = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
         self._is_closed = False
@@ -200,9 +202,10 @@ class GroupCommit:
                 self._queue.popleft().settle(outcome.Error(_closing()))
 
     def _may_take(self) -> bool:
-        return bool(self._queue) and (
-            not self._committing or (self._committing < _GROUPS_AT_A_TIME and self._queued_events >= AHEAD_MIN_EVENTS)
-        )
+        if not self._queue or self._retrying:
+            return False
+        committing = len(self._under_way)
+        return not committing or (committing < _GROUPS_AT_A_TIME and self._queued_events >= AHEAD_MIN_EVENTS)
 
     async def _commit_groups(self) -> NoReturn:
         while True:
@@ -212,16 +215,16 @@ class GroupCommit:
             await self._commit_next()
 
     async def _commit_next(self) -> None:
-        self._committing += 1
+        # No checkpoint between taking a group and handing it over: that keeps the order.
+        taken = self._take()
+        self._under_way.append(taken)
         try:
-            # No checkpoint between taking a group and handing it over: that keeps the order.
-            taken = self._take()
             await self._commit(taken)
-            if self._committing == 1 and len(taken) >= _SEVERAL and _events(taken) <= _RETURN_MAX_EVENTS:
+            if len(self._under_way) == 1 and len(taken) >= _SEVERAL and _events(taken) <= _RETURN_MAX_EVENTS:
                 for _ in range(_TURNS_TO_RETURN):
                     await trio.lowlevel.checkpoint()
         finally:
-            self._committing -= 1
+            self._under_way.remove(taken)
 
     def _take(self) -> list[Submitted]:
         """The longest prefix of the queue that may share a commit: order of arrival is order in the log."""
@@ -243,15 +246,37 @@ class GroupCommit:
                 submitted.settle(outcome.Value(told))
         except BackhaulError as error:
             if error.code in {"journal.broken", "projection.statement_failed"} and len(taken) > 1:
-                # The storage refused and kept nothing: it may be one request's fault, and only that one's.
-                for submitted in taken:
-                    await self._commit([submitted])
+                await self._commit_one_by_one(taken)
             for submitted in taken:
                 submitted.settle(outcome.Error(error))
         finally:
             for submitted in taken:
                 if not submitted.is_settled:  # cancelled in the middle
                     submitted.settle(outcome.Error(_closing()))
+
+    async def _commit_one_by_one(self, taken: list[Submitted]) -> None:
+        """The storage refused the group and kept nothing: it may be one request's fault, and only that one's.
+
+        Meanwhile no group is taken. One that was handed over behind this one is stored first: what it would overtake is
+        refused. Pushed events, and those with an expected number, look after their order themselves.
+        """
+        behind = self._under_way[self._under_way.index(taken) + 1 :]
+        overtaking = {name for group in behind for each in group for name in each.request.events.persistence_id}
+        self._retrying += 1
+        try:
+            for submitted in taken:
+                request = submitted.request
+                if _is_plain(request) and not overtaking.isdisjoint(request.events.persistence_id):
+                    submitted.settle(outcome.Error(_overtaken()))
+                else:
+                    await self._commit([submitted])
+        finally:
+            self._retrying -= 1
+
+
+def _is_plain(request: AppendRequest) -> bool:
+    """Whether the numbers of its events simply go on."""
+    return isinstance(request, LocalAppend) and not request.expected
 
 
 def _events(taken: Sequence[Submitted]) -> int:
@@ -261,6 +286,15 @@ def _events(taken: Sequence[Submitted]) -> int:
 def _closing() -> BackhaulError:
     return BackhaulError(
         "journal.closing", "the service is stopping", "repeat the append when it is back", retry_after_s=1.0
+    )
+
+
+def _overtaken() -> BackhaulError:
+    return BackhaulError(
+        "journal.unavailable",
+        "another request of the same commit could not be stored, and later events of this one's entities were",
+        "nothing of the request was stored: append it again if it may come after those",
+        retry_after_s=1.0,
     )
 
 

@@ -282,6 +282,37 @@ class TestARequestTheStorageRefuses:
             await submitted[1].wait()
         assert await submitted[2].wait() == Appended(2, [0])
 
+    async def test_what_comes_behind_it_overtakes_nothing_of_the_same_entity(
+        self, journal: SlowJournal, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        """The next group is with the journal already, and would be stored before what is tried again."""
+        plain = journal.append_group
+
+        async def picky(requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
+            if any("bad" in name for request in requests for name in request.events.persistence_id):
+                async with journal._turn:
+                    await trio.sleep(COMMIT_S)
+                raise BackhaulError("projection.statement_failed", "no such table")
+            return await plain(requests)
+
+        journal.append_group = picky  # type: ignore[method-assign]
+        commit = over(journal)
+        submitted = [await commit.submit(local(name)) for name in ("A|1", "A|bad", "A|2")]
+        nursery.start_soon(commit.run)
+        await trio.testing.wait_all_tasks_blocked()
+        behind = await commit.submit(LocalAppend(events("A|1", *["A|3"] * group_commit.AHEAD_MIN_EVENTS)))
+        await trio.testing.wait_all_tasks_blocked()
+        assert commit.queued == 0
+        last = await commit.submit(LocalAppend(events("A|2", *["A|4"] * group_commit.AHEAD_MIN_EVENTS)))
+        with pytest.raises(BackhaulError, match=r"journal\.unavailable"):
+            await submitted[0].wait()
+        with pytest.raises(BackhaulError, match=r"projection\.statement_failed"):
+            await submitted[1].wait()
+        assert await submitted[2].wait() == Appended(group_commit.AHEAD_MIN_EVENTS + 2, [0])
+        await behind.wait()
+        await last.wait()
+        assert journal.names() == [["A|1"], ["A|2"], ["A|2"]]
+
 
 class TestCancellation:
     """Callers may leave at any time; the writer's end tells those who still wait."""
