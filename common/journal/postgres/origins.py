@@ -6,6 +6,7 @@ Asyncio-flavoured functions on a session.
 from __future__ import annotations
 
 import json
+from dataclasses import astuple
 
 import asyncpg
 
@@ -37,17 +38,6 @@ def _state(row: asyncpg.Record) -> OriginState:
     )
 
 
-def _offset_values(offset: Offset) -> tuple[str, str, int, int, str, int]:
-    return (
-        offset.journal_id,
-        offset.generation_id,
-        offset.position,
-        offset.timestamp_us,
-        offset.persistence_id,
-        offset.seq_nr,
-    )
-
-
 async def open_session(
     connection: asyncpg.Connection, origin_id: str, instance: str, history: History, now_us: int
 ) -> ResumeDecision:
@@ -64,7 +54,7 @@ async def open_session(
             state.session,
             state.instance,
             state.branch,
-            *_offset_values(state.stored),
+            *astuple(state.stored),
             dump_generations(state.generations),
             json.dumps(state.superseded),
             dump_generations(state.left_behind),
@@ -128,5 +118,5 @@ async def save_cursor(connection: asyncpg.Connection, name: str, offset: Offset)
         f"INSERT INTO cursor_in_log (name, {_CURSOR_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7)"
         f" ON CONFLICT (name) DO UPDATE SET ({_CURSOR_COLUMNS}) = ($2, $3, $4, $5, $6, $7)",
         name,
-        *_offset_values(offset),
+        *astuple(offset),
     )

@@ -6,7 +6,7 @@ Functions on a connection are for both threads; ``Origins`` is what a group of a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from itertools import repeat
 from typing import Any
 
@@ -54,7 +54,7 @@ class Origins:
         self._writer.execute(
             "UPDATE origin SET journal_id = ?, generation_id = ?, position = ?, timestamp_us = ?, persistence_id = ?,"
             " seq_nr = ? WHERE origin_id = ?",
-            (*_offset_values(through), origin_id),
+            (*astuple(through), origin_id),
         )
 
     def parked_to(self, request: PushedAppend) -> dict[str, int]:
@@ -159,7 +159,7 @@ def _write_origin(writer: apsw.Connection, state: OriginState) -> None:
             state.session,
             state.instance,
             state.branch,
-            *_offset_values(state.stored),
+            *astuple(state.stored),
             _dump_generations(state.generations),
             orjson.dumps(state.superseded).decode(),
             _dump_generations(state.left_behind),
@@ -202,15 +202,4 @@ def load_cursor(reader: apsw.Connection, name: str) -> Offset | None:
 
 def save_cursor(writer: apsw.Connection, name: str, offset: Offset) -> None:
     """See ``Journal.save_cursor``; the caller holds the transaction."""
-    writer.execute("INSERT OR REPLACE INTO cursor VALUES (?, ?, ?, ?, ?, ?, ?)", (name, *_offset_values(offset)))
-
-
-def _offset_values(offset: Offset) -> tuple[str, str, int, int, str, int]:
-    return (
-        offset.journal_id,
-        offset.generation_id,
-        offset.position,
-        offset.timestamp_us,
-        offset.persistence_id,
-        offset.seq_nr,
-    )
+    writer.execute("INSERT OR REPLACE INTO cursor VALUES (?, ?, ?, ?, ?, ?, ?)", (name, *astuple(offset)))
