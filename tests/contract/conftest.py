@@ -11,6 +11,7 @@ import pytest
 from common.journal.interface import Journal
 from examples.support.postgres import Databases
 from tests.contract.journals import Storage, open_storage
+from tests.support.builders import Origin
 
 # The journal's own schema, and the one in which projections make their tables.
 EMPTY = "DROP SCHEMA IF EXISTS backhaul CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public"
@@ -58,3 +59,12 @@ async def journal(storage: Storage) -> AsyncIterator[Journal]:
     """A journal on a fresh storage."""
     async with storage.open() as opened:
         yield opened
+
+
+@pytest.fixture
+async def edge(journal: Journal) -> Origin:
+    """An origin of which two events of one entity are stored."""
+    edge = Origin()
+    await edge.dial(journal)
+    await edge.push(journal, ("A|1", 1), ("A|1", 2))
+    return edge

@@ -6,7 +6,6 @@ restarts. PostgreSQL judges in SQL, so each rule has its case.
 
 from __future__ import annotations
 
-import pytest
 import trio
 
 from common.core.append import (
@@ -117,13 +116,6 @@ class TestPushedBatches:
 
 class TestStatedRanges:
     """A jump is legal only over numbers that were stated never to come."""
-
-    @pytest.fixture
-    async def edge(self, journal: Journal) -> Origin:
-        edge = Origin()
-        await edge.dial(journal)
-        await edge.push(journal, ("A|1", 1), ("A|1", 2))
-        return edge
 
     async def test_an_event_after_a_stated_range_is_accepted(
         self, storage: Storage, journal: Journal, edge: Origin

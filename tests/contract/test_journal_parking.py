@@ -20,13 +20,6 @@ from tests.support.builders import Origin, append, appended, head_of, local, seq
 class TestParking:
     """Refused events are set aside with code and payload; the position moves on, other entities flow."""
 
-    @pytest.fixture
-    async def edge(self, journal: Journal) -> Origin:
-        edge = Origin()
-        await edge.dial(journal)
-        await edge.push(journal, ("A|1", 1), ("A|1", 2))
-        return edge
-
     async def test_a_gap_is_parked_and_later_events_of_the_entity_queue_behind_it(
         self, storage: Storage, journal: Journal, edge: Origin
     ) -> None:

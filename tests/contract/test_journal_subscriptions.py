@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
 import trio
 import trio.lowlevel
 
-from common.core.append import PushedAppend, StatedRange
 from common.core.errors import BackhaulError
-from common.core.history import Offset
 from common.core.ids import ALL_SLICES
 from common.core.subscription import NO_FILTER, NOWHERE_PLACE, Cursor, FilterState, Place, SnapshotScan
-from common.journal.interface import InboxStats, Journal, ProjectionLease, ReceivedCommit, Statement
+from common.journal.interface import InboxStats, Journal, ReceivedCommit, Statement
 from common.journal.subscription_store import lease_name
 from tests.contract.journals import Storage
-from tests.support.builders import events, local
+from tests.support.builders import events
+from tests.support.received import NAME, at, commit, refused, stretch, take
 
-NAME = "orders"
 HERE = Place(
     "cloud-1",
     "g1",
@@ -29,16 +26,6 @@ HERE = Place(
     FilterState(2, "[]"),
     12,
 )
-
-
-async def take(journal: Journal, owner: str = "edge-1", name: str = NAME, lease_s: float = 60.0) -> ProjectionLease:
-    lease = await journal.acquire(lease_name(name), ALL_SLICES, owner, lease_s)
-    assert lease is not None
-    return lease
-
-
-def at(position: int) -> Place:
-    return replace(NOWHERE_PLACE, live=Cursor(position))
 
 
 def brought(
@@ -56,25 +43,6 @@ def brought(
     batch.tags = ["t:site/1\x1fred"] * len(ids)
     batch.metadata = ["k\x1fv"] * len(ids)
     return ReceivedCommit(at(position + len(ids)), inbox=batch, received=len(ids), leaving=leaving, replaces=replaces)
-
-
-async def commit(
-    journal: Journal,
-    lease: ProjectionLease,
-    revision: int,
-    what: ReceivedCommit,
-    name: str = NAME,
-    inbox_max_bytes: int | None = None,
-) -> int:
-    return await journal.commit_received(name, lease, revision, what, 60.0, inbox_max_bytes=inbox_max_bytes)
-
-
-async def refused(
-    journal: Journal, lease: ProjectionLease, revision: int, what: ReceivedCommit, max_bytes: int | None = None
-) -> str:
-    with pytest.raises(BackhaulError) as error:
-        await commit(journal, lease, revision, what, inbox_max_bytes=max_bytes)
-    return error.value.code
 
 
 async def inbox_ids(journal: Journal, after: int = 0, name: str = NAME) -> list[int]:
@@ -360,60 +328,3 @@ class TestInbox:
         await journal.ack_inbox(NAME, 1)
         assert await commit(journal, lease, 2, big, inbox_max_bytes=1_000) == 3
         assert await inbox_ids(journal) == [2]
-
-
-def stretch(*rows: tuple[str, int], ranges: Sequence[StatedRange] = (), parked_max: int = 100) -> PushedAppend:
-    """What a subscription brings for the consumer's own log."""
-    batch = events(*(name for name, _ in rows))
-    batch.seq_nr = [seq_nr for _, seq_nr in rows]
-    batch.prev_seq_nr = [seq_nr - 1 for _, seq_nr in rows]
-    batch.position = list(range(101, 101 + len(rows)))
-    through = Offset("cloud-1", "g1", 100 + len(rows))
-    return PushedAppend("cloud", 0, 1, 0, through, batch, tuple(ranges), {}, parked_max)
-
-
-class TestOwnLog:
-    """A subscription may bring events into the consumer's own log, in the commit that moves its place."""
-
-    async def appended(self, journal: Journal, revision: int, append: PushedAppend) -> Mapping[str, object]:
-        lease = await take(journal)
-        await commit(journal, lease, revision, ReceivedCommit(at(revision + 1), append=append))
-        log = (await journal.read(0, max_events=100, max_bytes=10**6)).events
-        return {"ids": log.persistence_id, "seq_nr": log.seq_nr, "origin_seq_nr": log.origin_seq_nr}
-
-    async def test_they_are_numbered_here_and_owned_by_the_source(self, journal: Journal) -> None:
-        await journal.append_group([local("Sensor|1")])
-        log = await self.appended(journal, 0, stretch(("Order|1", 1), ("Order|2", 1), ("Order|1", 2)))
-        assert log["ids"] == ["Sensor|1", "Order|1", "Order|2", "Order|1"]
-        log = await self.appended(journal, 1, stretch(("Order|1", 3)))
-        assert log["seq_nr"] == [1, 1, 1, 2, 3]
-        head = await journal.entity_head("Order|1")
-        assert head is not None
-        assert (head.owner, head.seq_nr, head.origin_seq_nr) == ("cloud", 3, 3)
-        assert journal.prompt.position == 5
-
-    async def test_a_stated_range_lets_numbers_jump(self, journal: Journal) -> None:
-        gone = StatedRange("Order|1", 1, 4, "snapshot")
-        log = await self.appended(journal, 0, stretch(("Order|1", 5), ranges=[gone]))
-        assert (log["seq_nr"], log["origin_seq_nr"]) == ([1], [5])
-        assert [kept.stated for kept in await journal.stored_ranges("Order|1")] == [gone]
-
-    async def test_what_does_not_fit_is_parked_up_to_the_limit(self, journal: Journal) -> None:
-        await journal.append_group([local("Sensor|1")])
-        log = await self.appended(journal, 0, stretch(("Sensor|1", 2), ("Order|1", 1)))
-        assert log["ids"] == ["Sensor|1", "Order|1"]
-        assert [(row.code, row.event.seq_nr) for row in await journal.parked()] == [("parked.foreign_owner", 2)]
-        lease = await take(journal)
-        more = ReceivedCommit(at(9), append=stretch(("Sensor|1", 3), parked_max=1))
-        assert await refused(journal, lease, 1, more) == "subscription.blocked"
-        state = await journal.subscription(NAME)
-        assert state is not None
-        assert state.revision == 1
-
-    async def test_appending_goes_on_after_a_refused_commit(self, journal: Journal) -> None:
-        lease = await take(journal)
-        what = ReceivedCommit(at(1), append=stretch(("Order|1", 1)))
-        assert await refused(journal, lease, 5, what) == "subscription.out_of_step"
-        assert await journal.entity_head("Order|1") is None
-        await journal.append_group([local("Order|1")])
-        assert (await journal.read(0, max_events=9, max_bytes=10**6)).events.seq_nr == [1]
