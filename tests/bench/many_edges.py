@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import trio
 
@@ -20,7 +19,7 @@ from common.core.push_messages import PUSH_PATH, Ack, Hello, PushBatch, Start
 from common.runtime.outside import utc_now_us
 from common.transport import codec
 from common.transport.stream import DialledStream
-from common.transport.streams import TlsFiles, open_channel
+from tests.bench.dialling import dialled
 from tests.bench.processes import answer
 from tests.bench.workload import events
 
@@ -37,19 +36,7 @@ class _Edge:
 
     async def connect(self, stack: AsyncExitStack, port: int, certificates: str) -> None:
         """Dial, and open the push stream."""
-        files = None
-        if certificates:
-            folder = Path(certificates)
-            files = TlsFiles(certificate=folder / f"{self.id}.pem", key=folder / f"{self.id}.key", ca=folder / "ca.pem")
-        channel = await stack.enter_async_context(
-            open_channel(
-                f"127.0.0.1:{port}",
-                tls=files,
-                connect_timeout_s=60,
-                message_max_bytes=2**20,
-                user_timeout_s=60,
-            )
-        )
+        channel = await dialled(stack, port, certificates, self.id, 2**20)
         stream = await stack.enter_async_context(channel.open_stream(PUSH_PATH))
         history = History(f"journal of {self.id}", (Generation("generation", 1),), 1_000_000)
         await stream.send(codec.encode_from_edge(Hello(self.id, "process", history, utc_now_us())))

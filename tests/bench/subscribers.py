@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from itertools import repeat
-from pathlib import Path
 
 import trio
 
@@ -37,8 +36,8 @@ from common.core.subscription_messages import (
 )
 from common.runtime.outside import utc_now_us
 from common.transport.stream import DialledStream
-from common.transport.streams import TlsFiles, open_channel
 from common.transport.subscription_codec import decode_from_source, encode_from_consumer
+from tests.bench.dialling import dialled
 from tests.bench.processes import answer
 from tests.bench.table import percentile
 
@@ -74,19 +73,7 @@ class _Consumer:
 
     async def connect(self, stack: AsyncExitStack, port: int, certificates: str) -> None:
         """Dial and subscribe from the log's beginning."""
-        files = None
-        if certificates:
-            folder = Path(certificates)
-            files = TlsFiles(certificate=folder / f"{self.id}.pem", key=folder / f"{self.id}.key", ca=folder / "ca.pem")
-        channel = await stack.enter_async_context(
-            open_channel(
-                f"127.0.0.1:{port}",
-                tls=files,
-                connect_timeout_s=120,
-                message_max_bytes=2 * _WINDOW_BYTES,
-                user_timeout_s=120,
-            )
-        )
+        channel = await dialled(stack, port, certificates, self.id, 2 * _WINDOW_BYTES)
         self._stream = await stack.enter_async_context(channel.open_stream(SUBSCRIBE_PATH))
         asked = Subscribe(STREAM, self.id, STREAM, NOWHERE_PLACE, self._desired, self._limits, utc_now_us())
         await self._stream.send(encode_from_consumer(asked))
