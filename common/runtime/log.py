@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -25,6 +26,10 @@ from common.runtime.rate_limit import RepeatLimiter
 LogFormat = Literal["auto", "json", "pretty"]
 
 REPEAT_WINDOW_S: Final = 10.0
+# After these a process says nothing more: what is still held back is told before them.
+LAST_LINES: Final = frozenset(
+    f"service.{end}" for end in ("stopped", "drain_timed_out", "failed", "refused", "killed", "stuck")
+)
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -107,7 +112,7 @@ class _RepeatFilter:
         now_s = self._now_us() / 1e6
         key = fields.pop("repeat_key", None)
         suppressed = self._limiter.admit(fields["event"], str(key), now_s) if key is not None else 0
-        for over in self._limiter.due(now_s):
+        for over in self._limiter.due(math.inf if fields["event"] in LAST_LINES else now_s):
             self._log.info("repeat.suppressed", repeated=over.event, key=over.key, count=over.count)
         if suppressed is None:
             raise structlog.DropEvent

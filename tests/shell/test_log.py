@@ -15,7 +15,7 @@ import pytest
 import structlog
 
 from common.core.errors import BackhaulError
-from common.runtime.log import configure_logging, get_logger
+from common.runtime.log import LAST_LINES, configure_logging, get_logger
 from common.runtime.log_fields import cleaned, described
 from common.runtime.rate_limit import RepeatLimiter, Suppressed
 
@@ -173,6 +173,20 @@ def test_a_count_nobody_asks_for_is_told_with_the_next_line(lines: Lines, clock:
         ("http.refused", None, None),
         ("repeat.suppressed", "http.refused", 2),
         ("a.b", None, None),
+    ]
+
+
+@pytest.mark.parametrize("last", sorted(LAST_LINES))
+def test_a_count_is_told_before_the_last_line_of_a_process(lines: Lines, clock: Clock, last: str) -> None:
+    for _ in range(3):
+        get_logger().warning("http.refused", repeat_key="x")
+    clock.now += 1_000_000
+    get_logger().info(last)
+    told = [(line["event"], line.get("repeated"), line.get("count")) for line in lines.parsed()]
+    assert told == [
+        ("http.refused", None, None),
+        ("repeat.suppressed", "http.refused", 2),
+        (last, None, None),
     ]
 
 
