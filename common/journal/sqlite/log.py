@@ -121,14 +121,15 @@ def _look_at_all(
     count, size, end = reader.execute(f"SELECT count(*), sum(size), max(position) FROM ({sizes})", in_reach).get
     if not count:
         return LogPage(EventBatch(), max(last, min(after, head)), head)
-    # Of as many positions as hold a step's events on average: a hole in the log is no reason for many steps.
-    span = max(1, min(_STEP_EVENTS, _STEP_BYTES * count // size) * (end - after) // count)
     is_cut = count == max_events
     if size > max_bytes:
         sums = f"SELECT position, sum(size) OVER (ORDER BY position) AS total FROM ({sizes})"
-        fits = f"SELECT max(position) FROM ({sums}) WHERE total <= max(?, (SELECT size FROM ({sizes})))"
-        end = reader.execute(fits, (*in_reach, max_bytes, *in_reach)).get
+        fits = f"SELECT count(*), max(total), max(position) FROM ({sums}) WHERE total <= max(?, (SELECT size FROM ({sizes})))"
+        count, size, end = reader.execute(fits, (*in_reach, max_bytes, *in_reach)).get
         is_cut = True
+    # Of as many positions as hold a step's events on average: a hole in the log is no reason for many steps.
+    reach = end - after
+    span = max(1, min(_STEP_EVENTS * reach // count, _STEP_BYTES * reach // size))
     events = EventBatch()
     for begin in range(after, end, span):
         # Without an order of its own, which costs a fifth: a table is walked by its key.
