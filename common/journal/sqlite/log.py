@@ -22,8 +22,8 @@ from common.journal.sqlite.entities import Names
 # Free pages are used again; what is beyond a quarter of the file goes back to the file system, some at each trim.
 _VACUUM_PAGES = 256
 # Read at a time: as text it takes several times the room that it has as events.
-_STEP_EVENTS = 500
-_STEP_BYTES = 512 * 1024
+_STEP_EVENTS = 1_000
+_STEP_BYTES = 1024 * 1024
 
 # As in ``EventBatch``, without ``prev_seq_nr``: it is one less than ``seq_nr``.
 _COLUMNS = (
