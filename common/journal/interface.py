@@ -188,7 +188,10 @@ class Journal(ProjectionStore, SnapshotStore, SubscriptionStore, PushFilterStore
         """
 
     async def trim(self, limit: TrimLimit) -> int:
-        """Remove at most ``limit.max_events`` of the oldest events that ``limit`` allows; returns how many."""
+        """Remove at most ``limit.max_events`` of the oldest events that ``limit`` allows; returns how many.
+
+        An entity always loses its oldest events first, whatever the clock did between them (``core.retention.old_enough``).
+        """
 
     async def event_bytes(self, after: int, through: int) -> int:
         """What the events with ``after`` < position <= ``through`` weigh, as bounds count them (``EventBatch.byte_size``)."""

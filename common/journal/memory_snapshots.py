@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import takewhile
 
 import trio
 
 from common.core.batch import EVENT_OVERHEAD_BYTES
 from common.core.ids import entity_type_of
+from common.core.retention import old_enough
 from common.core.snapshot import NewSnapshot, Snapshot, id_ranges, judge_snapshot
 from common.journal.interface import TrimLimit
 from common.journal.memory_projections import MemoryProjections
@@ -120,10 +120,9 @@ class MemorySnapshots(MemoryProjections):
                 for index in range(bisect_right(log.position, limit.after), bisect_right(log.position, limit.through))
                 if log.persistence_id[index] not in older and _may_go(draft, index, limit)
             ]
-            # Up to the first that is too young: the clock may have stepped back between two events of an entity.
-            removed = list(
-                takewhile(lambda index: log.stored_us[index] < limit.stored_before_us, wanted[: limit.max_events])
-            )
+            oldest = wanted[: limit.max_events]
+            times_us = [log.stored_us[index] for index in oldest]
+            removed = oldest[: old_enough(times_us, limit.stored_before_us, self._now_us())]
             for index in removed:
                 head = heads[log.persistence_id[index]]
                 head.deleted_to = log.seq_nr[index]

@@ -37,8 +37,25 @@ class TestTrimming:
         storage.clock.advance(-86_400)
         await appended(journal, local("A|1"))
         limit = TrimLimit(through=3, stored_before_us=storage.clock.us + 1, max_events=9)
+        storage.clock.advance(2 * 86_400)
         assert await journal.trim(limit) == 1
         assert (await whole_log(journal)).position == [2, 3]
+
+    async def test_what_was_stored_while_the_clock_stood_ahead_goes_with_the_next_that_is_old_enough(
+        self, storage: Storage, journal: Journal
+    ) -> None:
+        day_s = 86_400
+        await appended(journal, local("A|1"))
+        storage.clock.advance(365 * day_s)
+        await appended(journal, local("A|1", "A|2"))
+        storage.clock.advance(-364 * day_s)
+        await appended(journal, local("A|1"))
+        young_us = storage.clock.us
+        assert await journal.trim(TrimLimit(through=4, stored_before_us=young_us, max_events=9)) == 1
+        storage.clock.advance(day_s)
+        await appended(journal, local("A|1"))
+        assert await journal.trim(TrimLimit(through=5, stored_before_us=young_us + 1, max_events=9)) == 3
+        assert (await whole_log(journal)).position == [5]
 
     async def test_only_the_named_types_go(self, journal: Journal) -> None:
         await appended(journal, local("A|1", "B|1", "C|1", "AB|1"))

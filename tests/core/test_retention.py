@@ -1,6 +1,6 @@
 """What may go, and when."""
 
-from common.core.retention import STRETCH_POSITIONS, LogSizes, deletable_through, must_drop, stored_before
+from common.core.retention import STRETCH_POSITIONS, LogSizes, deletable_through, must_drop, old_enough, stored_before
 
 
 def test_nothing_goes_before_the_cloud_has_told_its_position() -> None:
@@ -67,3 +67,12 @@ class TestLogSizes:
     def test_an_empty_log_has_one_stretch_and_no_floor(self) -> None:
         sizes = self.of(0, {0: 0})
         assert sizes.floor(1) == 0
+
+
+def test_the_oldest_go_up_to_the_first_that_is_too_young_and_a_time_to_come_says_nothing() -> None:
+    assert old_enough([], 50, 100) == 0
+    assert old_enough([1, 2, 60, 3], 50, 100) == 2
+    assert old_enough([1, 900, 900, 3, 60], 50, 100) == 4
+    assert old_enough([1, 900, 900, 60, 3], 50, 100) == 1
+    assert old_enough([900, 900], 50, 100) == 0
+    assert old_enough([900, 60], 2**62, 100) == 2

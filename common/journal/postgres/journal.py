@@ -219,7 +219,7 @@ class PostgresJournal(PostgresPushFilters):
 
     async def trim(self, limit: TrimLimit) -> int:
         """See ``Journal.trim``."""
-        return await self._state.run(log.trim, limit)
+        return await self._state.run(log.trim, limit, self._now_us())
 
     async def event_bytes(self, after: int, through: int) -> int:
         """See ``Journal.event_bytes``."""

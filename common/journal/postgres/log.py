@@ -238,9 +238,12 @@ _TRIM = """
 WITH oldest AS (
     SELECT position, entity_no, seq_nr, stored_us FROM event
     WHERE position > $5 AND position <= $1 {condition} ORDER BY position LIMIT $3
-), doomed AS (  -- up to the first that is too young: the clock may have stepped back between two events of an entity
+), doomed AS (  -- common.core.retention.old_enough
     SELECT position, entity_no, seq_nr FROM oldest
-    WHERE position < coalesce((SELECT min(position) FROM oldest WHERE stored_us >= $2), $1 + 1)
+    WHERE position <= (
+        SELECT max(position) FROM oldest WHERE stored_us < $2 AND position < coalesce(
+            (SELECT min(position) FROM oldest WHERE stored_us >= $2 AND stored_us <= $6), $1 + 1)
+    )
 ), gone AS (
     DELETE FROM event USING doomed WHERE event.position = doomed.position
     RETURNING event.position, tags || E'\\x1f' || prev_tags AS tags
@@ -282,9 +285,9 @@ WHERE b.entity_type = types.entity_type AND b.block = lost.block
 """
 
 
-async def trim(connection: asyncpg.Connection, limit: TrimLimit) -> int:
+async def trim(connection: asyncpg.Connection, limit: TrimLimit, now_us: int) -> int:
     """See ``Journal.trim``. Never waits for appends, nor they for it: no row of theirs is touched."""
-    args: list[Any] = [limit.through, limit.stored_before_us, limit.max_events, limit.reason, limit.after]
+    args: list[Any] = [limit.through, limit.stored_before_us, limit.max_events, limit.reason, limit.after, now_us]
     condition = ""
     if limit.entity_types:
         args.append(sorted(limit.entity_types))

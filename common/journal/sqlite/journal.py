@@ -212,7 +212,7 @@ class SqliteJournal(SqlitePushFilters):
 
     async def trim(self, limit: TrimLimit) -> int:
         """See ``Journal.trim``."""
-        return await self._write(log.trim, limit)
+        return await self._write(log.trim, limit, self._now_us())
 
     async def event_bytes(self, after: int, through: int) -> int:
         """See ``Journal.event_bytes``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import accumulate, pairwise, takewhile
+from itertools import accumulate, pairwise
 from typing import Any
 
 import apsw
@@ -12,6 +12,7 @@ import orjson
 from common.core.append import StatedRange
 from common.core.batch import EVENT_OVERHEAD_BYTES, EventBatch
 from common.core.ids import SliceRange
+from common.core.retention import old_enough
 from common.core.selection import Selection
 from common.fail_points import fail_point
 from common.journal.interface import JournalStats, LogPage, TrimLimit
@@ -211,12 +212,8 @@ def _may_go(limit: TrimLimit) -> tuple[str, list[str]]:
     return (f"{wanted} AND {_OLDEST} > {limit.after}" if limit.after else wanted), args
 
 
-def trim(writer: apsw.Connection, limit: TrimLimit) -> int:
-    """See ``Journal.trim``; the caller holds the transaction.
-
-    Ends at the first event that is too young: an entity always loses its oldest events first, also when the clock
-    stepped back between two of them.
-    """
+def trim(writer: apsw.Connection, limit: TrimLimit, now_us: int) -> int:
+    """See ``Journal.trim``; the caller holds the transaction."""
     wanted, args = _may_go(limit)
     oldest = select(
         writer,
@@ -224,7 +221,7 @@ def trim(writer: apsw.Connection, limit: TrimLimit) -> int:
         f" WHERE position > ? AND position <= ? AND {wanted} ORDER BY position LIMIT ?",
         (limit.after, limit.through, *args, limit.max_events),
     )
-    old = list(takewhile(lambda row: row[1] < limit.stored_before_us, oldest))
+    old = oldest[: old_enough([row[1] for row in oldest], limit.stored_before_us, now_us)]
     if not old:
         return 0
     last = old[-1][0]
