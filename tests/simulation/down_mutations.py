@@ -15,7 +15,6 @@ from common.core.filter_index import FilterIndex, Key
 from common.core.filters import Matched
 from common.core.receiving import Received, Waiting, judge_received
 from common.core.ring import Ring
-from common.core.selection import Selection
 from common.core.subscription_messages import Deliver, Lane
 from common.journal.interface import Journal, LogPage, ProjectionLease, ReceivedCommit
 from common.journal.memory import MemoryJournal
@@ -43,7 +42,7 @@ def seen_whatever_waits(self: Cursor, ring: Ring) -> int:
 
 
 async def find_nothing_deleted(
-    _journal: Journal, _selection: Selection, _after: int, page: LogPage, *, max_entities: int
+    _journal: Journal, _after: int, page: LogPage, *, max_entities: int
 ) -> tuple[LogPage, list[object]]:
     """Nothing is told in place of deleted events."""
     return page, []
