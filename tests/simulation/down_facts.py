@@ -215,13 +215,21 @@ class StreamWatch:
         if message.lane is not Lane.REPLAY:
             self._step(self._move(message, message.lane))
         elif message.replay_done:
-            kept = self.source.kept()
-            self.replayed[message.replay_of] = [
-                (row.persistence_id, row.seq_nr)
-                for row in self.source.rows()[: message.through]
-                if row.persistence_id == message.replay_of and row.position in kept and row.is_selected(wanted)
-                and self.is_of_stream(row.persistence_id)
-            ]  # fmt: skip
+            self._replayed(message.replay_of, message.through, wanted)
+
+    def _replayed(self, name: str, through: int, wanted: EntityPredicate) -> None:
+        """A replay of an entity is whole: up to its end it owes what the filter selects now, in place of earlier steps.
+
+        The events of an entity that waits are not taken from the lanes, and by the time they are replayed the filter
+        may have become narrower than it was when a lane led past them.
+        """
+        kept = self.source.kept()
+        rows = [row for row in self.source.of_entity(name) if row.position <= through and self.is_of_stream(name)]
+        owes = [(name, row.seq_nr) for row in rows if row.position in kept and row.is_selected(wanted)]
+        settled = {(name, row.seq_nr) for row in rows} - set(owes)
+        self.replayed[name] = owes
+        for step in self._steps:
+            step.owed = [number for number in step.owed if number not in settled]
 
     def _move(self, message: Deliver | Progress, lane: Lane) -> list[Number]:
         place, selects = self.place, self._selects(lane)
