@@ -30,6 +30,7 @@ from tests.simulation.world import World
 _UNKNOWN = frozenset({"journal.closing", "journal.unavailable"})
 _RETRY_S = 0.3
 _ANSWER_S = 20.0
+_CALM_ACK_S = 0.5
 
 
 async def ask(host: Host, method: str, path: str, body: object = None) -> HttpAnswer | None:
@@ -116,19 +117,26 @@ class Publisher:
 
 
 class Reader:
-    """A program at an edge: it fetches what waits in an inbox and acknowledges it, some or all of it, now or later."""
+    """A program at an edge: it fetches what waits in an inbox and acknowledges it, some or all of it, now or later.
 
-    def __init__(self, followed: FollowedStream, host: Host, plan: FaultPlan, down: DownPlan, referee: Referee) -> None:
+    However slow it was among the faults, it is quick once they are over: what is slow to converge then is the services.
+    """
+
+    def __init__(
+        self, followed: FollowedStream, plan: FaultPlan, down: DownPlan, world: World, referee: Referee
+    ) -> None:
         self._name = followed.name
-        self._host = host
+        self._host = world.edges[followed.edge]
         self._down = down
+        self._calm = world.calm
         self._referee = referee
         self._chance = Random(f"reader {plan.seed} {followed.edge} {followed.name}")
 
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            await trio.sleep(self._chance.expovariate(1 / self._down.ack_s))
+            ack_s = min(self._down.ack_s, _CALM_ACK_S) if self._calm.is_set() else self._down.ack_s
+            await trio.sleep(self._chance.expovariate(1 / ack_s))
             disk = self._host.disk
             answer = await ask(self._host, "GET", f"/v1/inbox/{self._name}?max={self._chance.choice((1, 10, 1_000))}")
             if answer is None or answer.status != 200 or self._host.disk is not disk:

@@ -164,7 +164,7 @@ async def _read(plan: FaultPlan, referee: Referee, world: World, reading: trio.C
         async with trio.open_nursery() as nursery:
             for one in plan.down.subscriptions if plan.down else ():
                 assert plan.down is not None
-                nursery.start_soon(Reader(one, world.edges[one.edge], plan, plan.down, referee).run)
+                nursery.start_soon(Reader(one, plan, plan.down, world, referee).run)
 
 
 def _users_of_the_way_down(
