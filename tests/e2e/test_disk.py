@@ -49,7 +49,7 @@ def test_a_full_journal_refuses_loses_nothing_and_takes_events_again_after_acks(
     assert status["journal"]["used_bytes"] <= 1536 * 1024
     assert status["lag"]["events"] == taken
     assert 0.9 < status["lag"]["bytes_estimated"] / (taken * SIZE) < 1.1
-    assert edge.said("http.refused", code="journal.full")
+    edge.wait_for("http.refused", code="journal.full")
     for _ in range(2):  # what was acknowledged leaves room for as much again
         wanted = edge.get("/status")["journal"]["trimmed"] + 5
         line.obey("pass")
