@@ -1,6 +1,6 @@
 """Write common/generated from protos/: betterproto's message classes, without its service stubs.
 
-Streams are grpclib's (common/transport/streams), so services are taken out of the descriptors before the
+Streams are grpclib's (common/transport/grpc), so services are taken out of the descriptors before the
 plugin sees them, and what remains is data only. Everything it runs is in requirements/dev.txt: no network, no
 protoc of the machine. `--to DIR` writes elsewhere; a test compares that with what is committed.
 """

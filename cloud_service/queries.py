@@ -7,12 +7,12 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.ids import persistence_id
-from common.journal.interface import Journal
+from common.core.events.ids import persistence_id
+from common.journal.stores.journal import Journal
 from common.projection.latest import latest_of
 from common.projection.tally import tally_of
-from common.runtime.event_json import event_as_json
-from common.runtime.http_app import json_response
+from common.runtime.http.app import json_response
+from common.runtime.http.event_json import event_as_json
 
 
 def projection_query_routes(journal: Journal, projections: frozenset[str]) -> list[BaseRoute]:

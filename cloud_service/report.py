@@ -10,11 +10,11 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.journal.group_commit import GroupCommit
-from common.journal.interface import LOOK_KINDS, Journal, JournalStats
+from common.journal.stores.journal import LOOK_KINDS, Journal, JournalStats
 from common.projection.status import projection_status
 from common.runtime.clock import warn_if_ahead
 from common.runtime.metrics import Registry
-from common.transport.push_endpoint import PushEndpoint
+from common.transport.push.endpoint import PushEndpoint
 
 _log = structlog.get_logger()
 

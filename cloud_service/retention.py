@@ -16,9 +16,9 @@ import structlog
 import trio
 
 from common.core.errors import BackhaulError
-from common.core.ids import ALL_SLICES
-from common.core.retention import LogSizes
-from common.journal.interface import Journal, JournalStats, ProjectionLease, ProjectionRow, TrimLimit
+from common.core.events.ids import ALL_SLICES
+from common.core.journal.retention import LogSizes
+from common.journal.stores.journal import Journal, JournalStats, ProjectionLease, ProjectionRow, TrimLimit
 
 _log = structlog.get_logger()
 

@@ -20,28 +20,28 @@ from cloud_service.report import CloudReport
 from cloud_service.retention import Retention, RetentionSettings
 from cloud_service.settings import CloudSettings
 from common import VERSION
-from common.core.push_messages import PUSH_PATH
+from common.core.push.messages import PUSH_PATH
 from common.journal.group_commit import GroupCommit, open_group_commit
 from common.projection.handlers import Handler
 from common.projection.progress import ProjectionSettings
 from common.projection.snapshot_rule import run_snapshot_rule
-from common.runtime.application import Application, Transformations, load_application
-from common.runtime.application_running import Running, built_in_handler, open_application
-from common.runtime.filter_routes import filter_routes
-from common.runtime.health import health_routes
-from common.runtime.http_app import HttpApp
-from common.runtime.intake_http import events_route
-from common.runtime.journal_routes import origin_routes, parked_routes, read_routes
+from common.runtime.app.application import Application, Transformations, load_application
+from common.runtime.app.running import Running, built_in_handler, open_application
+from common.runtime.environment import Outside, tls_files
+from common.runtime.http.app import HttpApp
+from common.runtime.http.append import events_route
+from common.runtime.http.filters import filter_routes
+from common.runtime.http.health import health_routes
+from common.runtime.http.journal import origin_routes, parked_routes, read_routes
+from common.runtime.http.projections import projection_routes
+from common.runtime.http.snapshots import snapshot_routes
+from common.runtime.http.subscriptions import subscription_routes
 from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import Registry
-from common.runtime.outside import Outside, tls_files
-from common.runtime.projection_routes import projection_routes
 from common.runtime.service_parts import REDIAL_S, Ports, new_intake, new_readiness, project, push_limits
-from common.runtime.snapshot_routes import snapshot_routes
 from common.runtime.stream_serving import ServedStreams, open_streams
-from common.runtime.subscribing import Subscriptions, all_followed
-from common.runtime.subscription_routes import subscription_routes
-from common.transport.push_endpoint import EndpointSettings, PushEndpoint
+from common.runtime.subscriptions import Subscriptions, all_followed
+from common.transport.push.endpoint import EndpointSettings, PushEndpoint
 from common.transport.stream import StreamMethod
 
 _log = structlog.get_logger()

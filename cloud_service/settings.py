@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from common.runtime.service_settings import check_journal
-from common.runtime.setting_values import is_loopback
-from common.runtime.settings import SettingsConflict, about
-from common.runtime.stream_settings import StreamSettings
+from common.runtime.settings.loading import SettingsConflict, about
+from common.runtime.settings.service import check_journal
+from common.runtime.settings.streams import StreamSettings
+from common.runtime.settings.values import is_loopback
 
 PREFIX = "CLOUD"
 

@@ -5,17 +5,17 @@ These names stay, wherever in the product they are made.
 
 from __future__ import annotations
 
-from common.core.batch import Envelope, EventBatch
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.event_types import Registry, StoredAs, Unknown, named
-from common.core.filters import parse_filter
+from common.core.events.batch import Envelope, EventBatch
+from common.core.events.types import Registry, StoredAs, Unknown, named
+from common.core.filters.predicates import parse_filter
 from common.entity.definition import Decision, EventSourced, accept, reject
 from common.entity.durable_state import ColumnValue, DurableState, Versioned, Where
-from common.journal.interface import Statement, Tables
+from common.journal.stores.journal import Statement, Tables
 from common.projection.handlers import Event, Handler, OnFailure
-from common.runtime.application import App, Follow, Transformations
-from common.runtime.application_running import Running
-from common.runtime.http_app import json_response
+from common.runtime.app.application import App, Follow, Transformations
+from common.runtime.app.running import Running
+from common.runtime.http.app import json_response
 
 __all__ = [
     "App",

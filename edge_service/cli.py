@@ -7,15 +7,15 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from common.runtime import cli
-from common.runtime.append_command import APPEND
-from common.runtime.cli_projections import PROJECTIONS
-from common.runtime.cli_questions import ASKING, PARKED
-from common.runtime.cli_subscriptions import INBOX, SUBSCRIPTIONS
+from common.runtime.cli import main as cli
+from common.runtime.cli.append import APPEND
+from common.runtime.cli.commands import ASKING, PARKED
+from common.runtime.cli.projections import PROJECTIONS
+from common.runtime.cli.subscriptions import INBOX, SUBSCRIPTIONS
 from edge_service.settings import PREFIX, EdgeSettings
 
 if TYPE_CHECKING:
-    from common.runtime.run_command import Serve
+    from common.runtime.cli.run import Serve
 
 
 def _load_serve() -> Serve[EdgeSettings]:

@@ -13,12 +13,12 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.journal.group_commit import GroupCommit
-from common.journal.interface import LOOK_KINDS, Journal, JournalStats
+from common.journal.stores.journal import LOOK_KINDS, Journal, JournalStats
 from common.projection.status import projection_status
 from common.runtime.clock import warn_if_ahead
+from common.runtime.http.projections import projection_as_json
 from common.runtime.metrics import Registry
-from common.runtime.projection_routes import projection_as_json
-from common.transport.push_producer import LinkState
+from common.transport.push.producer import LinkState
 from edge_service.retention import Retention
 
 _log = structlog.get_logger()

@@ -9,9 +9,9 @@ import structlog
 import trio
 
 from common.core.errors import BackhaulError
-from common.core.retention import TIGHT_SHARE, deletable_through, must_drop, stored_before
-from common.journal.interface import Journal, JournalStats, TrimLimit
-from common.transport.push_producer import LinkState
+from common.core.journal.retention import TIGHT_SHARE, deletable_through, must_drop, stored_before
+from common.journal.stores.journal import Journal, JournalStats, TrimLimit
+from common.transport.push.producer import LinkState
 
 _log = structlog.get_logger()
 

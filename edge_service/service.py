@@ -13,31 +13,31 @@ import structlog
 import trio
 
 from common import VERSION
-from common.core.backoff import Backoff
 from common.core.errors import BackhaulError
-from common.core.filters import parse_filter
+from common.core.filters.predicates import parse_filter
+from common.core.flow.backoff import Backoff
 from common.journal.group_commit import GroupCommit, open_group_commit
-from common.journal.interface import Journal
+from common.journal.stores.journal import Journal
 from common.projection.progress import ProjectionSettings
 from common.projection.snapshot_rule import SNAPSHOT_RULE, run_snapshot_rule
-from common.runtime.application import Application, Transformations, load_application
-from common.runtime.application_running import Running, open_application
-from common.runtime.health import health_routes
-from common.runtime.http_app import HttpApp
+from common.runtime.app.application import Application, Transformations, load_application
+from common.runtime.app.running import Running, open_application
+from common.runtime.environment import Outside, tls_files
+from common.runtime.http.app import HttpApp
+from common.runtime.http.append import events_route
+from common.runtime.http.health import health_routes
+from common.runtime.http.journal import parked_routes, read_routes
+from common.runtime.http.projections import projection_routes
+from common.runtime.http.snapshots import snapshot_routes
+from common.runtime.http.subscriptions import subscription_routes
 from common.runtime.intake_grpc import intake_methods
-from common.runtime.intake_http import events_route
-from common.runtime.journal_routes import parked_routes, read_routes
 from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import Registry
-from common.runtime.outside import Outside, tls_files
-from common.runtime.projection_routes import projection_routes
 from common.runtime.service_parts import REDIAL_S, Ports, new_intake, new_readiness, project, push_limits
-from common.runtime.snapshot_routes import snapshot_routes
 from common.runtime.stream_serving import ServedStreams, open_streams
-from common.runtime.subscribing import Subscriptions, all_followed
-from common.runtime.subscription_routes import subscription_routes
-from common.transport.push_link import keep_push_link
-from common.transport.push_producer import LinkState, PushSettings
+from common.runtime.subscriptions import Subscriptions, all_followed
+from common.transport.push.link import keep_push_link
+from common.transport.push.producer import LinkState, PushSettings
 from edge_service.report import EdgeReport
 from edge_service.retention import Retention, RetentionSettings
 from edge_service.settings import EdgeSettings

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from common.core.errors import BackhaulError
-from common.core.filters import parse_filter
-from common.runtime.service_settings import GIB, KIB, check_journal
-from common.runtime.setting_values import Address
-from common.runtime.settings import SettingsConflict, about
-from common.runtime.stream_settings import StreamSettings
+from common.core.filters.predicates import parse_filter
+from common.runtime.settings.loading import SettingsConflict, about
+from common.runtime.settings.service import GIB, KIB, check_journal
+from common.runtime.settings.streams import StreamSettings
+from common.runtime.settings.values import Address
 
 PREFIX = "EDGE"
 CLOUD_GRPC_PORT = 7443

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
 from common.core.errors import FOREIGN, BackhaulError
-from common.core.event_types import Registry, check_unique, is_message, place_of
-from common.core.ids import check_name
+from common.core.events.ids import check_name
+from common.core.events.types import Registry, check_unique, is_message, place_of
 
 S = TypeVar("S")
 T = TypeVar("T")

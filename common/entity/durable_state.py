@@ -14,11 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Generic, TypeVar, get_args, get_origin
 
-from common.core.batch import split_tags
 from common.core.errors import FOREIGN, BackhaulError, ErrorKind
-from common.core.event_types import Registry, check_unique, is_message, named, place_of
-from common.core.ids import check_name
-from common.core.statement import Statement
+from common.core.events.batch import split_tags
+from common.core.events.ids import check_name
+from common.core.events.types import Registry, check_unique, is_message, named, place_of
+from common.core.journal.statement import Statement
 from common.entity.definition import is_frozen, listed, made
 
 V = TypeVar("V")

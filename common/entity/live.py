@@ -21,11 +21,11 @@ from typing import Any, Final
 
 import trio
 
-from common.core.append import LocalAppend
-from common.core.batch import UNIT_SEPARATOR
 from common.core.errors import BackhaulError
-from common.core.typed_json import write_json
-from common.entity.deciding import Answer, Decided, decide_all
+from common.core.events.batch import UNIT_SEPARATOR
+from common.core.events.typed_json import write_json
+from common.core.journal.append import LocalAppend
+from common.entity.decisions import Answer, Decided, decide_all
 from common.entity.definition import Definition
 
 MARK_KEY: Final = "decision"

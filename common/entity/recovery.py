@@ -12,12 +12,12 @@ from typing import Any, Final
 import structlog
 import trio
 
-from common.core.batch import split_metadata
 from common.core.errors import BackhaulError, ErrorKind
-from common.entity.deciding import replay
+from common.core.events.batch import split_metadata
+from common.entity.decisions import replay
 from common.entity.definition import Definition
 from common.entity.live import MARK_KEY, LiveEntity
-from common.journal.interface import Journal
+from common.journal.stores.journal import Journal
 from common.watchdog import Watchdog
 
 _log = structlog.get_logger()

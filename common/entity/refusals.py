@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from common.core.append import AppendRefused
 from common.core.errors import BackhaulError, ErrorKind
+from common.core.journal.append import AppendRefused
 
 
 def leaves_doubt(error: BackhaulError) -> bool:

@@ -19,19 +19,19 @@ import outcome
 import structlog
 import trio
 
-from common.core.append import Appended, AppendOutcome, AppendRefused, LocalAppend
-from common.core.batch import EventBatch
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.ids import persistence_id
+from common.core.events.batch import EventBatch
+from common.core.events.ids import persistence_id
+from common.core.journal.append import Appended, AppendOutcome, AppendRefused, LocalAppend
 from common.entity import refusals
-from common.entity.deciding import LOOK, Accepted, Answer, Current, Rejected, decide_all
+from common.entity.decisions import LOOK, Accepted, Answer, Current, Rejected, decide_all
 from common.entity.definition import Definition
 from common.entity.live import Asked, LiveEntity, Phase, Repeated
 from common.entity.recovery import bring_up, bring_up_together, state_at, take_together, was_stored
 from common.entity.settings import EntitySettings
 from common.entity.snapshots import SnapshotWriter
 from common.journal.group_commit import GroupCommit
-from common.journal.interface import Journal
+from common.journal.stores.journal import Journal
 from common.watchdog import Watchdog
 
 _log = structlog.get_logger()

@@ -11,10 +11,10 @@ import structlog
 import trio
 
 from common.core.errors import BackhaulError
-from common.core.snapshot import NewSnapshot
+from common.core.journal.snapshot import NewSnapshot
 from common.entity.definition import Definition
 from common.entity.live import LiveEntity
-from common.journal.interface import Journal
+from common.journal.stores.journal import Journal
 
 _log = structlog.get_logger()
 

@@ -11,18 +11,18 @@ from typing import Any, Final
 
 import trio
 
-from common.core.append import Appended, AppendRefused, LocalAppend
-from common.core.batch import join_tags, new_events
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.event_rules import problems
-from common.core.ids import persistence_id
-from common.core.statement import Statement
+from common.core.events.batch import join_tags, new_events
+from common.core.events.ids import persistence_id
+from common.core.events.rules import problems
+from common.core.journal.append import Appended, AppendRefused, LocalAppend
+from common.core.journal.statement import Statement
 from common.entity import refusals
 from common.entity.durable_state import Deleted, StateDefinition, Versioned, Where
 from common.entity.live import marked
 from common.entity.recovery import was_stored
 from common.journal.group_commit import GroupCommit
-from common.journal.interface import Journal
+from common.journal.stores.journal import Journal
 
 ROWS_MAX: Final = 1_000
 _RETRY_S: Final = 0.5

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
-from common.entity.deciding import Accepted, Rejected
+from common.entity.decisions import Accepted, Rejected
 from common.entity.durable_state import Versioned, Where
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ from typing import NoReturn
 
 import trio
 
-from common.core.backoff import Backoff
-from common.core.catch_up import CatchUps, Found, Look, Request
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.ring import Page, Source
+from common.core.firehose.catch_up import CatchUps, Found, Look, Request
+from common.core.firehose.ring import Page, Source
+from common.core.flow.backoff import Backoff
 from common.firehose.deletions import find_deleted
 from common.firehose.settings import FirehoseSettings
-from common.journal.interface import Journal, LogPage
+from common.journal.stores.journal import Journal, LogPage
 
 
 class CatchUpReaders:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from common.core.append import StatedRange
-from common.core.batch import EventBatch, predecessor_tags
-from common.core.catch_up import Deleted, cap_to_stored
-from common.core.snapshot import reached_by_snapshots, snapshot_batch
-from common.journal.interface import Journal, LogPage
+from common.core.events.batch import EventBatch, predecessor_tags
+from common.core.firehose.catch_up import Deleted, cap_to_stored
+from common.core.journal.append import StatedRange
+from common.core.journal.snapshot import reached_by_snapshots, snapshot_batch
+from common.journal.stores.journal import Journal, LogPage
 
 
 async def find_deleted(

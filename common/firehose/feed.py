@@ -12,18 +12,18 @@ from typing import Protocol
 
 import trio
 
-from common.core.catch_up import Request, stated_for
-from common.core.cursor import Cursor
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.fan_out import FanOut
-from common.core.filters import EntityPredicate
-from common.core.ring import Source
-from common.core.standing import Standing
-from common.core.step import Limits
-from common.core.stretch import Stretch
+from common.core.filters.predicates import EntityPredicate
+from common.core.firehose.catch_up import Request, stated_for
+from common.core.firehose.demotion import Standing
+from common.core.firehose.fan_out import FanOut
+from common.core.firehose.fetch_builder import Limits
+from common.core.firehose.fetch_result import Stretch
+from common.core.firehose.ring import Source
+from common.core.firehose.subscriber_cursor import Cursor
 from common.firehose.catch_ups import CatchUpReaders
 from common.firehose.pump import Pump
-from common.firehose.waiting import Deadlines, Waiter
+from common.firehose.wakeups import Deadlines, Waiter
 
 
 class Hub(Protocol):

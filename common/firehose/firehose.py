@@ -15,21 +15,21 @@ from typing import NoReturn
 import structlog
 import trio
 
-from common.core.batch import EventBatch
-from common.core.cursor import Cursor
-from common.core.fan_out import FanOut
-from common.core.filters import EntityPredicate
-from common.core.ring import Ring, Source
-from common.core.standing import Record, Standing
-from common.core.stretch import Encode
+from common.core.events.batch import EventBatch
+from common.core.filters.predicates import EntityPredicate
+from common.core.firehose.demotion import Record, Standing
+from common.core.firehose.fan_out import FanOut
+from common.core.firehose.fetch_result import Encode
+from common.core.firehose.ring import Ring, Source
+from common.core.firehose.subscriber_cursor import Cursor
 from common.firehose.catch_ups import CatchUpReaders
 from common.firehose.feed import CursorFeed
 from common.firehose.follower import Follower
 from common.firehose.pump import Pump
 from common.firehose.settings import FirehoseSettings
-from common.firehose.waiting import Deadlines, Waiter
+from common.firehose.wakeups import Deadlines, Waiter
 from common.journal.feeds import Feed
-from common.journal.interface import Journal
+from common.journal.stores.journal import Journal
 
 _log = structlog.get_logger()
 

@@ -14,12 +14,12 @@ from typing import NoReturn
 import structlog
 import trio
 
-from common.core.backoff import Backoff
-from common.core.batch import EventBatch
 from common.core.errors import BackhaulError
-from common.core.ring import Ring
+from common.core.events.batch import EventBatch
+from common.core.firehose.ring import Ring
+from common.core.flow.backoff import Backoff
 from common.firehose.settings import FirehoseSettings
-from common.journal.interface import Journal, LogPage
+from common.journal.stores.journal import Journal, LogPage
 
 _log = structlog.get_logger()
 

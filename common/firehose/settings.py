@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from common.core.standing import StandingRule
+from common.core.firehose.demotion import StandingRule
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from common.core.batch import EventBatch
+from common.core.events.batch import EventBatch
 
 
 class CommitFeed:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from common.core.filters import EntityPredicate
-from common.core.standing import Standing
-from common.core.stretch import Stretch
+from common.core.filters.predicates import EntityPredicate
+from common.core.firehose.demotion import Standing
+from common.core.firehose.fetch_result import Stretch
 
 __all__ = ["Feed", "Feeds", "Standing"]
 

@@ -22,9 +22,9 @@ from typing import NoReturn
 import outcome
 import trio
 
-from common.core.append import AppendOutcome, AppendRequest, LocalAppend
 from common.core.errors import BackhaulError
-from common.journal.interface import Journal
+from common.core.journal.append import AppendOutcome, AppendRequest, LocalAppend
+from common.journal.stores.journal import Journal
 
 GROUP_MAX_EVENTS = 4_000
 GROUP_MAX_BYTES = 8 * 1024 * 1024

@@ -21,11 +21,11 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from common.core.batch import Envelope, EventBatch
 from common.core.errors import ConfigurationError
-from common.core.ids import text_problem
-from common.journal.interface import Statement, Tables
-from common.journal.lease import LEASE_MARK
+from common.core.events.batch import Envelope, EventBatch
+from common.core.events.ids import text_problem
+from common.journal.stores.journal import Statement, Tables
+from common.journal.stores.lease import LEASE_MARK
 
 _NAME_MAX_BYTES = 128
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from common.core.batch import EVENT_COLUMNS, Envelope, EventBatch, batch_of_row
-from common.core.ids import persistence_id
-from common.journal.interface import ProjectionStore, Statement
+from common.core.events.batch import EVENT_COLUMNS, Envelope, EventBatch, batch_of_row
+from common.core.events.ids import persistence_id
+from common.journal.stores.journal import ProjectionStore, Statement
 from common.projection.handlers import Handler
 
 _CREATE: Final = """

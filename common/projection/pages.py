@@ -11,17 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from common.core.batch import EventBatch
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.ids import SliceRange, entity_type_of, slice_of
-from common.core.ranges import Ahead, not_yet_done
-from common.core.selection import EVERYTHING, Selection
-from common.core.tail import Tail
-from common.journal.interface import Journal, LogPage, Statement
+from common.core.events.batch import EventBatch
+from common.core.events.ids import SliceRange, entity_type_of, slice_of
+from common.core.filters.selection import EVERYTHING, Selection
+from common.core.journal.recent_commits import Tail
+from common.core.journal.slice_ranges import Ahead, not_yet_done
+from common.journal.stores.journal import Journal, LogPage, Statement
 from common.projection import parking
-from common.projection.aside import Aside
+from common.projection.handler_invoker import Prepared, Work
+from common.projection.parked_entities import Aside
 from common.projection.progress import ProjectionSettings
-from common.projection.work import Prepared, Work
 
 # What a page's own content may be to blame for.
 PAGE_FAULTS: Final = frozenset(

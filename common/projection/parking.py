@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from common.core.batch import COLUMNS, Envelope, EventBatch
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.ids import SliceRange, slice_of
-from common.journal.interface import ProjectionStore, Statement
+from common.core.events.batch import COLUMNS, Envelope, EventBatch
+from common.core.events.ids import SliceRange, slice_of
+from common.journal.stores.journal import ProjectionStore, Statement
 
 SCHEMA: Final = "parked events of projections"
 MIGRATIONS: Final = (

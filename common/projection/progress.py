@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from common.core.batch import EventBatch
-from common.core.ids import SliceRange
+from common.core.events.batch import EventBatch
+from common.core.events.ids import SliceRange
 
 
 @dataclass(frozen=True, slots=True)

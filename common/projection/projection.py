@@ -19,16 +19,16 @@ from typing import Final, NoReturn
 import structlog
 import trio
 
-from common.core.backoff import Backoff
 from common.core.errors import BackhaulError
-from common.core.ids import SliceRange, slice_ranges
-from common.journal.interface import Journal
-from common.projection.calls import PlainCalls, ThreadCalls
+from common.core.events.ids import SliceRange, slice_ranges
+from common.core.flow.backoff import Backoff
+from common.journal.stores.journal import Journal
+from common.projection.handler_executor import PlainCalls, ThreadCalls
+from common.projection.handler_invoker import Decode, Work, undecoded
 from common.projection.handlers import Handler
 from common.projection.progress import OnCommit, ProjectionProgress, ProjectionSettings
+from common.projection.range_log import RangeStory
 from common.projection.range_task import RangeTask
-from common.projection.story import RangeStory
-from common.projection.work import Decode, Work, undecoded
 from common.watchdog import Watchdog
 
 _log: Final = structlog.get_logger()

@@ -14,18 +14,18 @@ from typing import Final, NoReturn
 
 import trio
 
-from common.core.backoff import Backoff
-from common.core.batch import EventBatch
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.ids import SliceRange
-from common.journal.interface import Journal, ProjectionLease, ProjectionRow, Statement
+from common.core.events.batch import EventBatch
+from common.core.events.ids import SliceRange
+from common.core.flow.backoff import Backoff
+from common.journal.stores.journal import Journal, ProjectionLease, ProjectionRow, Statement
 from common.projection import parking
-from common.projection.aside import Aside
+from common.projection.handler_invoker import Prepared, Work
 from common.projection.handlers import OnFailure
 from common.projection.pages import PAGE_FAULTS, Page, Pages, place_of
+from common.projection.parked_entities import Aside
 from common.projection.progress import OnCommit, ProjectionSettings
-from common.projection.story import RangeStory
-from common.projection.work import Prepared, Work
+from common.projection.range_log import RangeStory
 
 # Also a cancelled range finishes taking a lease, so that it knows what to give back, and gives it back.
 _ACQUIRE_DEADLINE_S: Final = 3.0

@@ -14,13 +14,13 @@ from typing import Final, NoReturn
 import structlog
 import trio
 
-from common.core.backoff import Backoff
-from common.core.batch import EventBatch
 from common.core.errors import BackhaulError
-from common.core.ids import ALL_SLICES
-from common.core.selection import Selection
-from common.core.snapshot import NewSnapshot, due_snapshots
-from common.journal.interface import Journal, ProjectionLease
+from common.core.events.batch import EventBatch
+from common.core.events.ids import ALL_SLICES
+from common.core.filters.selection import Selection
+from common.core.flow.backoff import Backoff
+from common.core.journal.snapshot import NewSnapshot, due_snapshots
+from common.journal.stores.journal import Journal, ProjectionLease
 from common.projection.progress import ProjectionSettings
 
 SNAPSHOT_RULE: Final = "snapshots"

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from common.core.ids import SliceRange
-from common.journal.interface import Journal, ProjectionRow
+from common.core.events.ids import SliceRange
+from common.journal.stores.journal import Journal, ProjectionRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
-from common.core.batch import EventBatch
-from common.journal.interface import ProjectionStore, Statement
+from common.core.events.batch import EventBatch
+from common.journal.stores.journal import ProjectionStore, Statement
 from common.projection.handlers import Handler
 
 # Sums of two stay below 2**63: SQLite turns a larger integer into a float, PostgreSQL refuses it.

@@ -10,11 +10,11 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from common.core.append import Appended, AppendOutcome, AppendRefused, LocalAppend
-from common.core.batch import EventBatch
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.event_rules import KEY_MAX_BYTES, problems
-from common.core.ids import SEPARATOR, persistence_id_problem, text_problem
+from common.core.events.batch import EventBatch
+from common.core.events.ids import SEPARATOR, persistence_id_problem, text_problem
+from common.core.events.rules import KEY_MAX_BYTES, problems
+from common.core.journal.append import Appended, AppendOutcome, AppendRefused, LocalAppend
 from common.journal.group_commit import GroupCommit, OnSettled, Submitted
 
 

@@ -12,11 +12,11 @@ from contextlib import suppress
 import outcome
 import trio
 
-from common.core.append import Appended, AppendOutcome
 from common.core.errors import BackhaulError
+from common.core.journal.append import Appended, AppendOutcome
 from common.journal.group_commit import Submitted
 from common.runtime.intake import Intake, appended, stored
-from common.transport import codec
+from common.transport.codec import push as codec
 from common.transport.stream import Answer, MessageStream, Methods, PeerClosed, PeerInfo, StreamMethod, UnaryMethod
 
 APPEND_PATH = "/backhaul.v1.Intake/Append"

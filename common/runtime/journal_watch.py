@@ -6,7 +6,7 @@ import structlog
 import trio
 
 from common.core.errors import BackhaulError
-from common.journal.interface import Journal
+from common.journal.stores.journal import Journal
 
 _log = structlog.get_logger()
 

@@ -15,8 +15,8 @@ from typing import Final
 import trio
 
 from common.core.errors import BackhaulError, ConfigurationError, ErrorKind
-from common.runtime.log import get_logger
-from common.runtime.log_fields import leaf_errors
+from common.runtime.logs.fields import leaf_errors
+from common.runtime.logs.setup import get_logger
 
 log = get_logger()
 

@@ -11,18 +11,18 @@ from typing import Final
 
 import trio
 
-from common.core.push_messages import PushLimits
+from common.core.push.messages import PushLimits
 from common.journal.group_commit import GroupCommit
 from common.projection.handlers import Handler
 from common.projection.progress import ProjectionSettings
 from common.projection.projection import run_projections
-from common.runtime.application_running import Running
-from common.runtime.health import Readiness
+from common.runtime.app.running import Running
+from common.runtime.environment import Outside
+from common.runtime.http.health import Readiness
 from common.runtime.intake import Intake
 from common.runtime.journal_watch import JournalWatch
-from common.runtime.outside import Outside
-from common.runtime.service_settings import ServiceSettings
-from common.transport.subscription_state import SubscriptionState
+from common.runtime.settings.service import ServiceSettings
+from common.transport.subscription.state import SubscriptionState
 
 # When those that a stopping service sent on are to dial again.
 REDIAL_S: Final = 1.0

@@ -11,14 +11,14 @@ import trio
 
 from common.firehose.firehose import Firehose
 from common.firehose.settings import FirehoseSettings
-from common.journal.interface import Journal
+from common.journal.stores.journal import Journal
+from common.runtime.environment import Outside
 from common.runtime.metrics import Registry
-from common.runtime.outside import Outside
-from common.runtime.stream_settings import StreamSettings
-from common.transport.codec import encode_batch
+from common.runtime.settings.streams import StreamSettings
+from common.transport.codec.push import encode_batch
 from common.transport.stream import Methods
-from common.transport.stream_catalogue import Transform
-from common.transport.subscription_endpoint import SourceSettings, SubscriptionEndpoint
+from common.transport.subscription.catalogue import Transform
+from common.transport.subscription.endpoint import SourceSettings, SubscriptionEndpoint
 
 _HELLO_TIMEOUT_S = 10.0
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import orjson
 
-from common.core.batch import new_events, split_tags
 from common.core.errors import BackhaulError
-from common.core.event_types import Registry, is_message
-from common.core.typed_json import Misfit, reader_of, write_json
-from common.entity.deciding import Accepted, Decided, Rejected, decide_all, replay
+from common.core.events.batch import new_events, split_tags
+from common.core.events.typed_json import Misfit, reader_of, write_json
+from common.core.events.types import Registry, is_message
+from common.entity.decisions import Accepted, Decided, Rejected, decide_all, replay
 from common.entity.definition import AnyEntity, Definition
 
 _EVENT_MAX_BYTES = 1024 * 1024

@@ -18,12 +18,12 @@ from typing import Any
 
 import trio
 
-from common.core.append import Appended, LocalAppend
-from common.core.batch import join_tags, new_events
-from common.core.event_types import Registry
-from common.core.ids import persistence_id
-from common.journal.memory import MemoryDatabase, MemoryJournal, open_memory_journal
-from common.projection.calls import call_inline
+from common.core.events.batch import join_tags, new_events
+from common.core.events.ids import persistence_id
+from common.core.events.types import Registry
+from common.core.journal.append import Appended, LocalAppend
+from common.journal.memory.journal import MemoryDatabase, MemoryJournal, open_memory_journal
+from common.projection.handler_executor import call_inline
 from common.projection.handlers import Handler
 from common.projection.progress import ProjectionProgress, ProjectionSettings
 from common.projection.projection import run_projections

@@ -34,18 +34,18 @@ from common.entity.durable_state import DurableState
 from common.entity.runtime import Entities
 from common.entity.states import States
 from common.entity.typed import EntitiesOf, StatesOf
-from common.journal.interface import Journal
-from common.journal.memory import MemoryDatabase, open_memory_journal
-from common.projection.calls import call_inline
-from common.runtime.application import NO_APPLICATION, App, Application, check_application
-from common.runtime.application_running import Running
-from common.runtime.outside import Outside
-from common.runtime.setting_values import Address
+from common.journal.memory.journal import MemoryDatabase, open_memory_journal
+from common.journal.stores.journal import Journal
+from common.projection.handler_executor import call_inline
+from common.runtime.app.application import NO_APPLICATION, App, Application, check_application
+from common.runtime.app.running import Running
+from common.runtime.environment import Outside
+from common.runtime.settings.values import Address
 from common.testing.http_in_memory import HttpAnswer, http_request
-from common.transport.memory_line import MemoryConnection
-from common.transport.memory_streams import MemoryNetwork
+from common.transport.memory.line import MemoryConnection
+from common.transport.memory.streams import MemoryNetwork
 from common.transport.stream import Channel, Methods, PeerGone, PeerInfo
-from common.transport.subscription_state import SubscriptionState
+from common.transport.subscription.state import SubscriptionState
 from edge_service.settings import EdgeSettings
 
 S = TypeVar("S")

@@ -15,7 +15,7 @@ from typing import Final
 
 import trio
 
-from common.transport.gate import Gate
+from common.transport.link.gate import Gate
 from examples.demo.failure import DemoFailure
 from examples.demo.series import Reading, Series, event_of
 from examples.support.http_client import HttpClient, Unanswered

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from common.runtime.outside import real_outside
+from common.runtime.environment import real_outside
 from examples.demo.order_findings import Down, compare_orders
 from examples.demo.outcome import Outcome, StoryLine, TallyLine
 from examples.demo.proof import EdgeAccount, examine, tally_problems

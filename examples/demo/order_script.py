@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import trio
 
-from common.runtime.outside import utc_now_us
+from common.runtime.environment import utc_now_us
 from examples.demo.cast import Cast, Service
 from examples.demo.failure import DemoFailure
 from examples.demo.orders import ARCHIVED_SITE, ORDER_TYPE, STREAM, Dispatcher, SiteProgram, only

@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 import trio
 
-from common.runtime.outside import utc_now_us
+from common.runtime.environment import utc_now_us
 from examples.demo.failure import DemoFailure
 from examples.demo.order_proof import Delivered, content_of, topic_of
 from examples.support.http_client import HttpClient, Unanswered

@@ -8,11 +8,11 @@ from typing import Final
 
 import orjson
 
-from common.core.batch import EventBatch, split_tags
-from common.core.ids import entity_type_of
-from common.journal.interface import Journal
+from common.core.events.batch import EventBatch, split_tags
+from common.core.events.ids import entity_type_of
+from common.journal.stores.journal import Journal
 from common.projection.tally import Tally, all_tallies, fold_all
-from common.runtime.outside import Outside
+from common.runtime.environment import Outside
 from examples.demo.order_proof import Delivered, Published, content_of
 from examples.demo.orders import ORDER_TYPE, STREAM
 from examples.demo.proof import Stored

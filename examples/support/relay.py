@@ -24,7 +24,7 @@ from typing import Literal
 
 import trio
 
-from common.transport.gate import Gate
+from common.transport.link.gate import Gate
 
 Mode = Literal["pass", "black-hole", "refuse"]
 Address = tuple[str, int]

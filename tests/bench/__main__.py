@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from common import border
-from common.runtime.log_fields import leaf_errors
+from common.runtime.logs.fields import leaf_errors
 from examples.support.postgres import PostgresUnavailable
 from examples.support.processes import ProcessFailure
 from tests.bench import (

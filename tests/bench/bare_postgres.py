@@ -17,11 +17,11 @@ import uuid
 import trio
 
 from common import border
-from common.core.history import Generation, History
+from common.core.journal.history import Generation, History
 from common.journal.postgres import open_postgres_journal
 from common.journal.postgres.append import APPEND_SQL, AppendCall
 from common.journal.postgres.sessions import _WRITER_SETTINGS
-from common.runtime.outside import utc_now_us
+from common.runtime.environment import utc_now_us
 from tests.bench.processes import answer
 from tests.bench.workload import ENTITIES, entity_names, pushed
 

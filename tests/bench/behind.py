@@ -14,10 +14,10 @@ import uuid
 import trio
 
 from common import border
-from common.core.append import LocalAppend
-from common.core.batch import new_events
+from common.core.events.batch import new_events
+from common.core.journal.append import LocalAppend
 from common.journal.postgres import open_postgres_journal
-from common.runtime.outside import utc_now_us
+from common.runtime.environment import utc_now_us
 from tests.bench.crowd import TOPIC, Meter, crowd, open_source
 from tests.bench.place import Place
 from tests.bench.processes import answer, measured

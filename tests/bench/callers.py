@@ -16,10 +16,10 @@ from math import inf
 import trio
 
 from common import border
-from common.core.append import LocalAppend
+from common.core.journal.append import LocalAppend
 from common.runtime.intake_grpc import APPEND_PATH, APPEND_STREAM_PATH
-from common.transport import codec
-from common.transport.streams import GrpcChannel, open_channel
+from common.transport.codec import push as codec
+from common.transport.grpc import GrpcChannel, open_channel
 from tests.bench.echo_server import ECHO_PATH
 from tests.bench.http_door import http_body, open_http_door
 from tests.bench.processes import answer

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from common.transport.grpc import TlsFiles, open_channel
 from common.transport.stream import Channel
-from common.transport.streams import TlsFiles, open_channel
 
 _PATIENCE_S = 120.0
 

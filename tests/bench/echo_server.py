@@ -5,8 +5,8 @@ from __future__ import annotations
 import trio
 
 from common import border
+from common.transport.grpc import serve_grpc
 from common.transport.stream import PeerInfo, UnaryMethod
-from common.transport.streams import serve_grpc
 from tests.bench.processes import answer
 
 ECHO_PATH = "/backhaul.v1.Echo/Echo"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.runtime.application import App
+from common.runtime.app.application import App
 from tests.support.entities import Counters
 
 

@@ -24,14 +24,14 @@ from typing import Any
 import orjson
 import trio
 
-from common.core.event_types import Registry
+from common.core.events.types import Registry
 from common.entity.definition import define
 from common.entity.live import LiveEntity
 from common.entity.runtime import Entities, open_entities
 from common.entity.settings import EntitySettings
 from common.journal.group_commit import GroupCommit, open_group_commit
-from common.journal.interface import Journal
-from common.runtime.outside import real_outside
+from common.journal.stores.journal import Journal
+from common.runtime.environment import real_outside
 from tests.bench.entity_app import Snapped
 from tests.bench.http_door import HttpDoor, open_http_door
 from tests.bench.processes import answer

@@ -12,11 +12,11 @@ import sys
 import trio
 
 from common import border
-from common.core.append import LocalAppend
+from common.core.journal.append import LocalAppend
+from common.runtime.environment import utc_now_us
 from common.runtime.intake_grpc import APPEND_STREAM_PATH
-from common.runtime.outside import utc_now_us
-from common.transport import codec
-from common.transport.streams import open_channel
+from common.transport.codec import push as codec
+from common.transport.grpc import open_channel
 from tests.bench.http_door import http_body, open_http_door
 from tests.bench.processes import answer
 from tests.bench.timer import Timer, open_timer

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable
 from statistics import median
 
-from common.core.batch import EventBatch, new_events
-from common.core.filter_index import FilterIndex
-from common.core.filters import Filter, match_batch, parse_filter
+from common.core.events.batch import EventBatch, new_events
+from common.core.filters.index import FilterIndex
+from common.core.filters.predicates import Filter, match_batch, parse_filter
 from tests.bench.place import Place
 from tests.bench.table import Table
 

@@ -17,23 +17,23 @@ from statistics import median
 import trio
 import trio.testing
 
-from common.core.append import LocalAppend
-from common.core.batch import EventBatch
-from common.core.cursor import Cursor
-from common.core.fan_out import FanOut
-from common.core.filters import EVERY_ENTITY, EntityPredicate, parse_filter
-from common.core.ring import Ring, Source
-from common.core.standing import Record, StandingRule
-from common.core.step import Limits
+from common.core.events.batch import EventBatch
+from common.core.filters.predicates import EVERY_ENTITY, EntityPredicate, parse_filter
+from common.core.firehose.demotion import Record, StandingRule
+from common.core.firehose.fan_out import FanOut
+from common.core.firehose.fetch_builder import Limits
+from common.core.firehose.ring import Ring, Source
+from common.core.firehose.subscriber_cursor import Cursor
+from common.core.journal.append import LocalAppend
 from common.firehose.firehose import Firehose
 from common.firehose.settings import FirehoseSettings
 from common.journal.feeds import Feed
-from common.journal.interface import Journal
-from common.journal.memory import MemoryDatabase, open_memory_journal
+from common.journal.memory.journal import MemoryDatabase, open_memory_journal
 from common.journal.postgres import open_postgres_journal
 from common.journal.sqlite import open_sqlite_journal
-from common.runtime.outside import utc_now_us
-from common.transport.codec import encode_batch
+from common.journal.stores.journal import Journal
+from common.runtime.environment import utc_now_us
+from common.transport.codec.push import encode_batch
 from tests.bench.place import Place
 from tests.bench.table import Table, middle_ratio, spread
 from tests.bench.workload import BATCH, events

@@ -15,19 +15,19 @@ from pathlib import Path
 import trio
 
 from common import border
-from common.core.backoff import Backoff
-from common.core.batch import EventBatch
-from common.core.subscription_messages import StreamLimits
-from common.journal.interface import Statement
+from common.core.events.batch import EventBatch
+from common.core.flow.backoff import Backoff
+from common.core.subscription.messages import StreamLimits
 from common.journal.sqlite import open_sqlite_journal
-from common.projection.calls import call_inline
+from common.journal.stores.journal import Statement
+from common.projection.handler_executor import call_inline
+from common.projection.handler_invoker import Work
 from common.projection.handlers import Handler
-from common.projection.work import Work
-from common.runtime.handler_sink import HandlerSink
-from common.runtime.outside import utc_now_us
-from common.transport.streams import open_channel
-from common.transport.subscription_link import keep_subscription
-from common.transport.subscription_state import SubscriptionSettings, SubscriptionState
+from common.runtime.app.handler_sink import HandlerSink
+from common.runtime.environment import utc_now_us
+from common.transport.grpc import open_channel
+from common.transport.subscription.link import keep_subscription
+from common.transport.subscription.state import SubscriptionSettings, SubscriptionState
 from common.watchdog import Watchdog
 from tests.bench.processes import answer
 

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import trio
 
-from common.core.batch import EventBatch
+from common.core.events.batch import EventBatch
 
 
 class HttpDoor:

@@ -13,11 +13,11 @@ from contextlib import AsyncExitStack
 import trio
 
 from common import border
-from common.core.batch import EventBatch
-from common.core.history import Generation, History
-from common.core.push_messages import PUSH_PATH, Ack, Hello, PushBatch, Start
-from common.runtime.outside import utc_now_us
-from common.transport import codec
+from common.core.events.batch import EventBatch
+from common.core.journal.history import Generation, History
+from common.core.push.messages import PUSH_PATH, Ack, Hello, PushBatch, Start
+from common.runtime.environment import utc_now_us
+from common.transport.codec import push as codec
 from common.transport.stream import DialledStream
 from tests.bench.dialling import dialled
 from tests.bench.processes import answer

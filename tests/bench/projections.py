@@ -8,13 +8,13 @@ import uuid
 
 import trio
 
-from common.core.append import LocalAppend
-from common.core.batch import EventBatch, new_events
-from common.journal.interface import Journal, Statement
+from common.core.events.batch import EventBatch, new_events
+from common.core.journal.append import LocalAppend
+from common.journal.stores.journal import Journal, Statement
 from common.projection.handlers import Handler
 from common.projection.progress import ProjectionProgress, ProjectionSettings
 from common.projection.projection import run_projections
-from common.runtime.outside import utc_now_us
+from common.runtime.environment import utc_now_us
 from tests.bench.place import Place
 from tests.bench.table import Table
 from tests.crash.projections import open_log

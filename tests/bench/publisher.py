@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import orjson
 import trio
 
-from common.runtime.outside import utc_now_us
+from common.runtime.environment import utc_now_us
 from tests.bench.http_door import open_http_door
 from tests.bench.processes import answer
 from tests.bench.timer import open_timer

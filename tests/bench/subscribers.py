@@ -19,10 +19,9 @@ from itertools import repeat
 import trio
 
 from common import border
-from common.core.batch import EventBatch
-from common.core.push_messages import Heartbeat
-from common.core.subscription import NOWHERE_PLACE, FilterState
-from common.core.subscription_messages import (
+from common.core.events.batch import EventBatch
+from common.core.push.messages import Heartbeat
+from common.core.subscription.messages import (
     SUBSCRIBE_PATH,
     BackfillDone,
     ConsumerAck,
@@ -34,9 +33,10 @@ from common.core.subscription_messages import (
     Subscribe,
     Subscribed,
 )
-from common.runtime.outside import utc_now_us
+from common.core.subscription.place import NOWHERE_PLACE, FilterState
+from common.runtime.environment import utc_now_us
+from common.transport.codec.subscription import decode_from_source, encode_from_consumer
 from common.transport.stream import DialledStream
-from common.transport.subscription_codec import decode_from_source, encode_from_consumer
 from tests.bench.dialling import dialled
 from tests.bench.processes import answer
 from tests.bench.table import percentile

@@ -18,10 +18,10 @@ import trio
 from cloud_service.cli import CLOUD
 from cloud_service.service import serve
 from cloud_service.settings import CloudSettings
-from common.core.batch import EventBatch
+from common.core.events.batch import EventBatch
 from common.projection.progress import ProjectionProgress
-from common.runtime import cli
-from common.runtime.outside import Outside, utc_now_us
+from common.runtime.cli import main as cli
+from common.runtime.environment import Outside, utc_now_us
 
 
 def main() -> int:

@@ -9,11 +9,11 @@ from functools import lru_cache
 from itertools import cycle, islice
 from pathlib import Path
 
-from common.core.append import LocalAppend, PushedAppend
-from common.core.batch import EventBatch, new_events
-from common.core.history import Offset
+from common.core.events.batch import EventBatch, new_events
+from common.core.journal.append import LocalAppend, PushedAppend
+from common.core.journal.history import Offset
 from common.journal.sqlite import open_sqlite_journal
-from common.runtime.outside import utc_now_us
+from common.runtime.environment import utc_now_us
 
 PAYLOAD_BYTES = 200
 ENTITIES = 1_000

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from common.journal.interface import Journal
+from common.journal.stores.journal import Journal
 from examples.support.postgres import Databases
 from tests.contract.journals import Storage, open_storage
 from tests.support.builders import Origin

@@ -13,10 +13,10 @@ from typing import Protocol
 import trio
 
 from common import border
-from common.journal.interface import Journal
-from common.journal.memory import MemoryDatabase, open_memory_journal
+from common.journal.memory.journal import MemoryDatabase, open_memory_journal
 from common.journal.postgres import open_postgres_journal
 from common.journal.sqlite import open_sqlite_journal
+from common.journal.stores.journal import Journal
 from tests.support.builders import SettableClock, ids
 
 

@@ -18,7 +18,7 @@ import trio
 
 from common.fail_points import NAMES
 from common.journal.migrations import load_migrations
-from common.runtime.outside import real_outside
+from common.runtime.environment import real_outside
 from examples.support.postgres import PostgresUnavailable
 from tests.crash.failure import CrashFailure
 from tests.crash.feeder import Feeder

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import trio
 
-from common.core.ids import SEPARATOR
-from common.runtime.outside import Outside, real_outside
+from common.core.events.ids import SEPARATOR
+from common.runtime.environment import Outside, real_outside
 from examples.support.postgres import PostgresUnavailable
 from tests.crash.campaign import CONSUMER_POINTS, SOURCE_POINTS, Plan, messages_of, seconds, title
 from tests.crash.consumer import FIRST_CRITERIA, STREAM, Consumer

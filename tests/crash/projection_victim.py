@@ -16,14 +16,14 @@ import structlog
 import trio
 
 from common import border
-from common.core.append import LocalAppend
-from common.core.batch import new_events
 from common.core.errors import BackhaulError
-from common.journal.interface import Journal
+from common.core.events.batch import new_events
+from common.core.journal.append import LocalAppend
+from common.journal.stores.journal import Journal
 from common.projection.progress import ProjectionSettings
 from common.projection.projection import run_projections
-from common.runtime.log_fields import leaf_errors
-from common.runtime.outside import utc_now_us
+from common.runtime.environment import utc_now_us
+from common.runtime.logs.fields import leaf_errors
 from tests.crash.projections import FORMS, TEMPORARY_FAILURE, open_log
 from tests.support.ledgers import Ledger, decode
 

@@ -20,10 +20,10 @@ from typing import Any
 import trio
 
 from common import border
-from common.journal.interface import Journal
 from common.journal.postgres import open_postgres_journal
 from common.journal.sqlite import open_sqlite_journal
-from common.runtime.outside import utc_now_us
+from common.journal.stores.journal import Journal
+from common.runtime.environment import utc_now_us
 from tests.support.ledgers import Ledger, fold
 
 FORMS = ("statements", "each", "inside")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from common.core.batch import EventBatch
-from common.journal.interface import Journal
+from common.core.events.batch import EventBatch
+from common.journal.stores.journal import Journal
 from common.projection.tally import all_tallies, fold_all
-from common.runtime.outside import Outside
+from common.runtime.environment import Outside
 from tests.crash.proof import CloudContent, JournalContent, Latest, Row
 
 _PAGE_EVENTS: Final = 5_000

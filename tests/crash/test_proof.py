@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from common.core.batch import EventBatch
+from common.core.events.batch import EventBatch
 from common.projection.tally import Tally, fold
 from tests.crash.ledger import Request, Wanted
 from tests.crash.proof import CloudContent, JournalContent, Latest, Row, examine

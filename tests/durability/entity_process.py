@@ -16,7 +16,7 @@ import trio
 from common import border
 from common.journal.group_commit import open_group_commit
 from common.journal.postgres import open_postgres_journal
-from common.runtime.outside import utc_now_us
+from common.runtime.environment import utc_now_us
 from tests.support.entities import Add, entities_over
 
 

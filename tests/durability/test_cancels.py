@@ -22,18 +22,18 @@ import psutil
 import pytest
 import trio
 
-from common.core.backoff import Backoff
-from common.core.push_messages import PUSH_PATH, PushLimits
+from common.core.flow.backoff import Backoff
+from common.core.push.messages import PUSH_PATH, PushLimits
 from common.journal.group_commit import open_group_commit
-from common.journal.interface import Journal
+from common.journal.stores.journal import Journal
 from common.projection.latest import LATEST
 from common.projection.progress import ProjectionSettings
 from common.projection.projection import run_projections
 from common.projection.tally import TALLY, all_tallies, fold
-from common.runtime.outside import Outside, real_outside, utc_now_us
-from common.transport.push_endpoint import EndpointSettings, PushEndpoint
-from common.transport.push_link import keep_push_link
-from common.transport.push_producer import LinkState, PushSettings
+from common.runtime.environment import Outside, real_outside, utc_now_us
+from common.transport.push.endpoint import EndpointSettings, PushEndpoint
+from common.transport.push.link import keep_push_link
+from common.transport.push.producer import LinkState, PushSettings
 from common.transport.stream import StreamMethod
 from examples.support.postgres import Databases
 from tests.support.push import append, same_story, wait_for_head, whole_log

@@ -11,7 +11,7 @@ import trio
 from common import border
 from common.journal.group_commit import open_group_commit
 from common.journal.postgres import open_postgres_journal
-from common.runtime.outside import utc_now_us
+from common.runtime.environment import utc_now_us
 from tests.durability.entity_process import new_id
 from tests.support.entities import Count, entities_over
 

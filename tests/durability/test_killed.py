@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from common.core.append import Appended
 from common.core.errors import BackhaulError
-from common.core.ids import ALL_SLICES
-from common.journal.interface import Journal, Statement
+from common.core.events.ids import ALL_SLICES
+from common.core.journal.append import Appended
 from common.journal.migrations import load_migrations
+from common.journal.stores.journal import Journal, Statement
 from tests.durability import victim
 from tests.durability.victim import TABLE, check_not_restarted, check_received, check_snapshots
 from tests.support.builders import appended, ids, local, seq_nrs, whole_log

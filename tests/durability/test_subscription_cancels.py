@@ -18,15 +18,15 @@ from urllib.parse import urlsplit
 import pytest
 import trio
 
-from common.core.backoff import Backoff
-from common.core.subscription_messages import StreamLimits
-from common.journal.interface import Journal
-from common.runtime.outside import Outside, real_outside, utc_now_us
-from common.transport.stream_catalogue import StreamCatalogue
-from common.transport.subscription_endpoint import SourceSettings
-from common.transport.subscription_link import keep_subscription
-from common.transport.subscription_sinks import InboxSink
-from common.transport.subscription_state import SubscriptionSettings, SubscriptionState
+from common.core.flow.backoff import Backoff
+from common.core.subscription.messages import StreamLimits
+from common.journal.stores.journal import Journal
+from common.runtime.environment import Outside, real_outside, utc_now_us
+from common.transport.subscription.catalogue import StreamCatalogue
+from common.transport.subscription.endpoint import SourceSettings
+from common.transport.subscription.link import keep_subscription
+from common.transport.subscription.sinks import InboxSink
+from common.transport.subscription.state import SubscriptionSettings, SubscriptionState
 from examples.support.postgres import Databases
 from tests.durability.test_cancels import (
     LEFTOVERS_S,

@@ -12,12 +12,12 @@ import trio
 
 from cloud_service.service import serve as serve_cloud
 from cloud_service.settings import CloudSettings
-from common.core.append import LocalAppend
-from common.core.batch import EventBatch, join_tags, new_events
-from common.journal.interface import InboxRow, Journal
-from common.runtime.outside import Outside, real_outside
-from common.runtime.setting_values import Address
-from common.transport.streams import TlsFiles
+from common.core.events.batch import EventBatch, join_tags, new_events
+from common.core.journal.append import LocalAppend
+from common.journal.stores.journal import InboxRow, Journal
+from common.runtime.environment import Outside, real_outside
+from common.runtime.settings.values import Address
+from common.transport.grpc import TlsFiles
 from edge_service.service import serve as serve_edge
 from edge_service.settings import EdgeSettings
 from tests.durability.test_cancels import free_port

@@ -15,14 +15,14 @@ from random import Random
 import trio
 
 from common import border
-from common.core.append import PushedAppend
-from common.core.history import Offset
-from common.core.ids import ALL_SLICES
-from common.core.subscription import NOWHERE_PLACE, Cursor, FilterState
-from common.journal.interface import Journal, ReceivedCommit, Statement, TrimLimit
+from common.core.events.ids import ALL_SLICES
+from common.core.journal.append import PushedAppend
+from common.core.journal.history import Offset
+from common.core.subscription.place import NOWHERE_PLACE, Cursor, FilterState
 from common.journal.postgres import open_postgres_journal
 from common.journal.sqlite import open_sqlite_journal
-from common.journal.subscription_store import lease_name
+from common.journal.stores.journal import Journal, ReceivedCommit, Statement, TrimLimit
+from common.journal.stores.subscriptions import lease_name
 from common.projection.progress import ProjectionSettings
 from common.projection.snapshot_rule import run_snapshot_rule
 from tests.support.builders import START_US, appended, events, ids, local

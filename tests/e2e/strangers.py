@@ -14,7 +14,7 @@ import trio
 
 from common import border
 from common.core.errors import BackhaulError
-from common.transport.streams import GrpcChannel, open_channel
+from common.transport.grpc import GrpcChannel, open_channel
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 # Frame header: length (3 bytes), type, flags, stream id (4 bytes).

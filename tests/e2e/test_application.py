@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from common.runtime import cli
+from common.runtime.cli import main as cli
 from edge_service.cli import EDGE
 from tests.e2e.processes import PATIENCE_S, Service, Stage
 

@@ -17,9 +17,8 @@ from pathlib import Path
 import h2.connection
 import pytest
 
-from common.core.push_messages import Heartbeat
-from common.core.subscription import NO_FILTER, NOWHERE_PLACE, Cursor, FilterState, Place
-from common.core.subscription_messages import (
+from common.core.push.messages import Heartbeat
+from common.core.subscription.messages import (
     ENTITY_EVENTS_PATH,
     EVENT_PATH,
     LATEST_OFFSET_PATH,
@@ -32,7 +31,8 @@ from common.core.subscription_messages import (
     StreamLimits,
     Subscribe,
 )
-from common.transport.subscription_codec import encode_from_consumer
+from common.core.subscription.place import NO_FILTER, NOWHERE_PLACE, Cursor, FilterState, Place
+from common.transport.codec.subscription import encode_from_consumer
 from tests.e2e import strangers
 from tests.e2e.processes import Service, Stage, open_stage
 from tests.support import questions

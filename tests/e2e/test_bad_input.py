@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 import trio
 
-from common.core.append import LocalAppend
-from common.core.batch import new_events
-from common.core.history import Generation, History
-from common.core.push_messages import PUSH_PATH, Heartbeat, Hello
+from common.core.events.batch import new_events
+from common.core.journal.append import LocalAppend
+from common.core.journal.history import Generation, History
+from common.core.push.messages import PUSH_PATH, Heartbeat, Hello
 from common.generated.backhaul import v1 as wire
 from common.journal.sqlite import open_sqlite_journal
 from common.runtime.intake_grpc import APPEND_PATH, APPEND_STREAM_PATH
-from common.transport import codec
+from common.transport.codec import push as codec
 from tests.e2e import strangers
 from tests.e2e.processes import Service, open_stage
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from common.transport.streams import TlsFiles
+from common.transport.grpc import TlsFiles
 from tests.e2e.processes import Service, Stage, open_stage
 from tests.support.certificates import Authority, day
 

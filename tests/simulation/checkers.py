@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from common.core.append import Appended
-from common.core.batch import Envelope
+from common.core.events.batch import Envelope
+from common.core.journal.append import Appended
 from tests.simulation.disks import Disk, State
 from tests.simulation.facts import Facts, named
 

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.core.batch import EventBatch
 from common.core.errors import BackhaulError
-from common.journal.interface import Statement
-from common.journal.memory import MemoryDatabase
+from common.core.events.batch import EventBatch
+from common.journal.memory.journal import MemoryDatabase
 from common.journal.sqlite.statements import TablesInMemory
+from common.journal.stores.journal import Statement
 
 State = Any
 """The memory journal's durable state; checkers read its parts by name."""

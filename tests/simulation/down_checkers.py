@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from common.core.filters import EntityPredicate
-from common.core.subscription_messages import Deliver, FromSource, Lane, Progress
+from common.core.filters.predicates import EntityPredicate
+from common.core.subscription.messages import Deliver, FromSource, Lane, Progress
 from tests.simulation.disks import Disk
 from tests.simulation.down_facts import History, Received, Row, Stated, StreamWatch
 from tests.simulation.facts import named

@@ -11,10 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from common.core.filters import AllOf, EntityPredicate, Filter, OnlyNew, parse_filter
-from common.core.ids import entity_type_of
-from common.core.subscription import Cursor, FilterState, Place, Subscription
-from common.core.subscription_messages import (
+from common.core.events.ids import entity_type_of
+from common.core.filters.predicates import AllOf, EntityPredicate, Filter, OnlyNew, parse_filter
+from common.core.subscription.messages import (
     BackfillDone,
     Deliver,
     FilterApplied,
@@ -26,7 +25,8 @@ from common.core.subscription_messages import (
     Subscribe,
     Subscribed,
 )
-from common.journal.interface import InboxRow
+from common.core.subscription.place import Cursor, FilterState, Place, Subscription
+from common.journal.stores.journal import InboxRow
 from tests.simulation.disks import Disk
 from tests.simulation.down_plan import ENFORCED, STREAM_TYPES
 

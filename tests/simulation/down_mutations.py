@@ -9,16 +9,16 @@ from dataclasses import replace
 
 import trio
 
-from common.core.batch import EventBatch
-from common.core.cursor import Cursor
-from common.core.filter_index import FilterIndex, Key
-from common.core.filters import Matched
-from common.core.receiving import Received, Waiting, judge_received
-from common.core.ring import Ring
-from common.core.subscription_messages import Deliver, Lane
-from common.journal.interface import Journal, LogPage, ProjectionLease, ReceivedCommit
-from common.journal.memory import MemoryJournal
-from common.journal.memory_state import MemoryState
+from common.core.events.batch import EventBatch
+from common.core.filters.index import FilterIndex, Key
+from common.core.filters.predicates import Matched
+from common.core.firehose.ring import Ring
+from common.core.firehose.subscriber_cursor import Cursor
+from common.core.subscription.consumer import Received, Waiting, judge_received
+from common.core.subscription.messages import Deliver, Lane
+from common.journal.memory.journal import MemoryJournal
+from common.journal.memory.state import MemoryState
+from common.journal.stores.journal import Journal, LogPage, ProjectionLease, ReceivedCommit
 
 
 def judge_backfill_without_continuity(message: Deliver, known: MutableMapping[str, int], awaiting: Waiting) -> Received:

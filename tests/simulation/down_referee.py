@@ -9,13 +9,13 @@ from typing import Any
 from unittest.mock import patch
 
 import common.runtime.stream_serving
-from common.core.filters import AllOf, parse_filter
-from common.core.subscription import NOWHERE_PLACE
-from common.core.subscription_messages import ConsumerAck, Deliver, FromSource
+from common.core.filters.predicates import AllOf, parse_filter
+from common.core.subscription.messages import ConsumerAck, Deliver, FromSource
+from common.core.subscription.place import NOWHERE_PLACE
 from common.firehose.firehose import Firehose
 from common.firehose.settings import FirehoseSettings
-from common.journal.memory_state import SubscriptionEntry
-from common.transport.subscription_codec import decode_from_consumer, decode_from_source
+from common.journal.memory.state import SubscriptionEntry
+from common.transport.codec.subscription import decode_from_consumer, decode_from_source
 from tests.simulation.disks import Disk, Followed, State
 from tests.simulation.down_checkers import DOWN_CHECKERS, DownChecker
 from tests.simulation.down_facts import History, Received, StreamWatch, passed_by

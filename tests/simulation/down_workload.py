@@ -13,10 +13,10 @@ from typing import cast
 
 import trio
 
-from common.core.append import LocalAppend
-from common.core.batch import join_tags, new_events
 from common.core.errors import BackhaulError
-from common.core.filters import parse_filter
+from common.core.events.batch import join_tags, new_events
+from common.core.filters.predicates import parse_filter
+from common.core.journal.append import LocalAppend
 from common.runtime.service_parts import Ports
 from common.testing.http_in_memory import HttpAnswer, http_request
 from tests.simulation.disks import Disk

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from common.core.batch import Envelope, EventBatch
+from common.core.events.batch import Envelope, EventBatch
 from tests.simulation.disks import Disk, State
 
 CLOUD = "cloud"

@@ -9,10 +9,10 @@ from functools import partial
 
 import trio
 
-from common.journal.memory import MemoryJournal
+from common.journal.memory.journal import MemoryJournal
 from common.projection.latest import LATEST
 from common.projection.tally import TALLY
-from common.transport.memory_line import MemoryConnection
+from common.transport.memory.line import MemoryConnection
 from tests.simulation.disks import Disk, State
 from tests.simulation.facts import CLOUD
 from tests.simulation.hosts import Host

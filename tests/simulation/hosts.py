@@ -14,9 +14,9 @@ import structlog
 import trio
 from starlette.types import ASGIApp
 
-from common.runtime.log_fields import leaf_errors
-from common.runtime.outside import Outside
-from common.transport.memory_line import MemoryConnection
+from common.runtime.environment import Outside
+from common.runtime.logs.fields import leaf_errors
+from common.transport.memory.line import MemoryConnection
 from tests.simulation.disks import Disk, Mount
 from tests.simulation.referee import Referee
 from tests.simulation.trace import Trace

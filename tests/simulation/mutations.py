@@ -15,28 +15,28 @@ from unittest.mock import patch
 
 import trio
 
-import common.core.history
-import common.core.judge
+import common.core.journal.admission
+import common.core.journal.history
 import common.firehose.catch_ups
-import common.journal.memory
-import common.transport.push_source
-import common.transport.subscription_intake
+import common.journal.memory.journal
+import common.transport.push.source
+import common.transport.subscription.commits
 import edge_service.retention
-from common.core.append import Appended, AppendOutcome, AppendRefused, LocalAppend, PushedAppend
-from common.core.batch import EventBatch
-from common.core.cursor import Cursor
-from common.core.filter_index import FilterIndex
-from common.core.history import Generation, History, Offset, OriginState, Resume, ResumeDecision, decide_resume
-from common.core.push_messages import Ack
-from common.core.push_session import StartVerdict
-from common.core.window import AdaptiveWindow
+from common.core.events.batch import EventBatch
+from common.core.filters.index import FilterIndex
+from common.core.firehose.subscriber_cursor import Cursor
+from common.core.flow.window import AdaptiveWindow
+from common.core.journal.append import Appended, AppendOutcome, AppendRefused, LocalAppend, PushedAppend
+from common.core.journal.history import Generation, History, Offset, OriginState, Resume, ResumeDecision, decide_resume
+from common.core.push.messages import Ack
+from common.core.push.producer import StartVerdict
 from common.journal.group_commit import GROUP_MAX_BYTES, GROUP_MAX_EVENTS
-from common.journal.interface import ProjectionLease, Statement
-from common.journal.memory import MemoryJournal
-from common.journal.memory_state import DraftHeads
-from common.journal.prompt import Prompt
-from common.transport.push_endpoint_stream import EndpointStream
-from common.transport.push_producer import _PushStream
+from common.journal.head_signal import Prompt
+from common.journal.memory.journal import MemoryJournal
+from common.journal.memory.state import DraftHeads
+from common.journal.stores.journal import ProjectionLease, Statement
+from common.transport.push.endpoint_stream import EndpointStream
+from common.transport.push.producer import _PushStream
 from tests.simulation import down_mutations as down
 from tests.simulation.disks import State
 
@@ -169,9 +169,9 @@ async def _wait_for_the_prompt(self: Prompt, position: int, _at_most_s: float) -
 MUTATIONS: Final[Mapping[str, Mutation]] = {
     "ack_before_commit": Mutation((9,), "AckIsDurable", _patched(EndpointStream, "_commit", _commit_after_ack)),
     "no_deduplication": Mutation(
-        (9, 1), "NothingTwice", _patched(common.journal.memory, "decide_resume", _resume_from_the_start)
+        (9, 1), "NothingTwice", _patched(common.journal.memory.journal, "decide_resume", _resume_from_the_start)
     ),
-    "no_gap_check": Mutation((228, 258, 30), "NoSilentGap", _patched(common.core.judge, "_misfit", _fits)),
+    "no_gap_check": Mutation((228, 258, 30), "NoSilentGap", _patched(common.core.journal.admission, "_misfit", _fits)),
     "no_fencing": Mutation(
         (164, 279, 30),
         "FencedAreSilent",
@@ -193,12 +193,12 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         (279, 1043),
         "AckIsDurable",
         _all_patched(
-            _patched(common.core.history, "common_prefix", _same_history),
-            _patched(common.transport.push_producer, "judge_start", _go_on),
+            _patched(common.core.journal.history, "common_prefix", _same_history),
+            _patched(common.transport.push.producer, "judge_start", _go_on),
         ),
     ),
     "nothing_left_behind": Mutation(
-        (32,), "NothingTwice", _patched(common.core.history, "_left_behind", _leave_nothing_behind)
+        (32,), "NothingTwice", _patched(common.core.journal.history, "_left_behind", _leave_nothing_behind)
     ),
     "no_append_ids": Mutation(
         (592, 30, 79), "NothingTwice", _patched(MemoryJournal, "_append_local", _append_without_id)
@@ -206,7 +206,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "no_progress_watch": Mutation((83, 21, 122), "Converges", _patched(_PushStream, "_watch_progress", _watch_nothing)),
     "clock_gives_order": Mutation((35, 17, 9), "TimeMovesOn", _patched(MemoryJournal, "_store", _store_by_the_clock)),
     "no_stated_ranges": Mutation(
-        (83, 8, 82), "NothingParked", _patched(common.transport.push_source, "ranges_to_state", _state_nothing)
+        (83, 8, 82), "NothingParked", _patched(common.transport.push.source, "ranges_to_state", _state_nothing)
     ),
     "no_window": Mutation(
         (9, 1), "BoundsHeld", _patched(AdaptiveWindow, "room_bytes", property(lambda _window: 2**20))
@@ -214,7 +214,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "no_continuity_of_backfill": Mutation(
         (12,),
         "SkippedIsStated",
-        _patched(common.transport.subscription_intake, "judge_received", down.judge_backfill_without_continuity),
+        _patched(common.transport.subscription.commits, "judge_received", down.judge_backfill_without_continuity),
     ),
     "ring_past_the_head": Mutation(
         (7, 12), "NothingPastTheHead", _patched(MemoryJournal, "_transaction", down.transaction_told_early)

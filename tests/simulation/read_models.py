@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from common.core.batch import EventBatch
-from common.core.ids import slice_of
+from common.core.events.batch import EventBatch
+from common.core.events.ids import slice_of
 from common.projection.latest import LATEST
 from common.projection.tally import TALLY, fold
 from tests.simulation.disks import Disk, State

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import trio
 
-from common.core.push_messages import Ack, Hello, PushBatch, Start
-from common.transport import codec
+from common.core.push.messages import Ack, Hello, PushBatch, Start
+from common.transport.codec import push as codec
 from tests.simulation.checkers import CHECKERS, AppendsHonoured, Checker
 from tests.simulation.disks import Disk, State
 from tests.simulation.down_plan import DownPlan

@@ -18,7 +18,7 @@ import trio
 from structlog.typing import WrappedLogger
 from trio._core import _run as trio_run
 
-from common.runtime.log_fields import leaf_errors
+from common.runtime.logs.fields import leaf_errors
 
 _KEPT_LINES = 4_000
 _FAILURES = frozenset({"call.failed", "service.failed"})

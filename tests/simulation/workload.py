@@ -11,9 +11,9 @@ from typing import cast
 
 import trio
 
-from common.core.append import Appended, LocalAppend
-from common.core.batch import join_metadata, join_tags, new_events
 from common.core.errors import BackhaulError
+from common.core.events.batch import join_metadata, join_tags, new_events
+from common.core.journal.append import Appended, LocalAppend
 from common.runtime.service_parts import Ports
 from tests.simulation.facts import Submission
 from tests.simulation.hosts import Host

@@ -21,15 +21,15 @@ from starlette.types import ASGIApp
 import cloud_service.service
 import edge_service.service
 from cloud_service.settings import CloudSettings
-from common.core.push_messages import PUSH_PATH
-from common.core.subscription_messages import SUBSCRIBE_PATH
-from common.journal.interface import Journal
-from common.journal.memory import open_memory_journal
-from common.projection.calls import call_inline
-from common.runtime.outside import Outside
-from common.runtime.setting_values import Address
-from common.transport.memory_line import MemoryConnection
-from common.transport.memory_streams import MemoryNetwork
+from common.core.push.messages import PUSH_PATH
+from common.core.subscription.messages import SUBSCRIBE_PATH
+from common.journal.memory.journal import open_memory_journal
+from common.journal.stores.journal import Journal
+from common.projection.handler_executor import call_inline
+from common.runtime.environment import Outside
+from common.runtime.settings.values import Address
+from common.transport.memory.line import MemoryConnection
+from common.transport.memory.streams import MemoryNetwork
 from common.transport.stream import Channel, MessageStream, Methods, PeerGone, PeerInfo, StreamMethod, UnaryMethod
 from edge_service.settings import EdgeSettings
 from tests.simulation.disks import Disk, Mount

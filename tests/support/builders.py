@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, cycle, islice
 
-from common.core.append import Appended, AppendOutcome, LocalAppend, Pushed, PushedAppend, StatedRange
-from common.core.batch import EventBatch, new_events
-from common.core.history import Generation, History, Offset, ResumeDecision
-from common.core.judge import EntityHead
-from common.core.selection import EVERYTHING, Selection
-from common.journal.interface import Journal
+from common.core.events.batch import EventBatch, new_events
+from common.core.filters.selection import EVERYTHING, Selection
+from common.core.journal.admission import EntityHead
+from common.core.journal.append import Appended, AppendOutcome, LocalAppend, Pushed, PushedAppend, StatedRange
+from common.core.journal.history import Generation, History, Offset, ResumeDecision
+from common.journal.stores.journal import Journal
 
 START_US = 1_700_000_000_000_000
 FAR_US = 2**60  # later than anything is stored

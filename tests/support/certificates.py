@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from common.transport.streams import TlsFiles
+from common.transport.grpc import TlsFiles
 
 
 class Authority:

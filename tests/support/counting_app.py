@@ -9,11 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from common.journal.interface import Statement, Tables
+from common.journal.stores.journal import Statement, Tables
 from common.projection.handlers import Event, Handler, OnFailure
-from common.runtime.application import App
-from common.runtime.application_running import Running
-from common.runtime.http_app import json_response
+from common.runtime.app.application import App
+from common.runtime.app.running import Running
+from common.runtime.http.app import json_response
 
 
 @dataclass(frozen=True)

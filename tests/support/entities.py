@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, cast
 
-from common.core.append import AppendOutcome, AppendRequest
 from common.core.errors import BackhaulError
-from common.core.event_types import Registry
+from common.core.events.types import Registry
+from common.core.journal.append import AppendOutcome, AppendRequest
 from common.entity.definition import AnyEntity, Decision, EventSourced, accept, define, reject
 from common.entity.runtime import Entities, open_entities
 from common.entity.settings import EntitySettings
 from common.journal.group_commit import GroupCommit
-from common.journal.interface import Journal
+from common.journal.stores.journal import Journal
 
 
 @dataclass(frozen=True)

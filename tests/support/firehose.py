@@ -10,16 +10,16 @@ from typing import Any, cast
 
 import trio
 
-from common.core.append import LocalAppend
-from common.core.batch import EventBatch, join_tags, new_events
-from common.core.filters import EVERY_ENTITY, EntityPredicate, parse_filter
-from common.core.stretch import Stretch
+from common.core.events.batch import EventBatch, join_tags, new_events
+from common.core.filters.predicates import EVERY_ENTITY, EntityPredicate, parse_filter
+from common.core.firehose.fetch_result import Stretch
+from common.core.journal.append import LocalAppend
 from common.firehose.firehose import Firehose
 from common.firehose.settings import FirehoseSettings
 from common.journal.commit_feed import CommitFeed
 from common.journal.feeds import Feed, Standing
-from common.journal.interface import Journal, LogPage
-from common.journal.prompt import Prompt
+from common.journal.head_signal import Prompt
+from common.journal.stores.journal import Journal, LogPage
 from tests.support.growing_log import Consumer, plain_encoding, selected_positions
 
 SMALL = FirehoseSettings(

@@ -12,11 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from common.journal.interface import Statement
+from common.journal.stores.journal import Statement
 from common.projection.handlers import Event, Handler
-from common.runtime.application import App, Follow
-from common.runtime.application_running import Running
-from common.runtime.http_app import json_response
+from common.runtime.app.application import App, Follow
+from common.runtime.app.running import Running
+from common.runtime.http.app import json_response
 
 
 def read(event: Event) -> Statement:

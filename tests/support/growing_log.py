@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from common.core.batch import NO_TAGS, EventBatch, new_events, predecessor_tags
-from common.core.filters import EntityPredicate
-from common.core.ids import entity_type_of
-from common.core.stretch import Stretch
+from common.core.events.batch import NO_TAGS, EventBatch, new_events, predecessor_tags
+from common.core.events.ids import entity_type_of
+from common.core.filters.predicates import EntityPredicate
+from common.core.firehose.fetch_result import Stretch
 from tests.support.builders import START_US
 
 

@@ -13,9 +13,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from common.core.errors import BackhaulError, ErrorKind
-from common.runtime.health import Readiness, health_routes
-from common.runtime.http import serve_http
-from common.runtime.http_app import HttpApp, json_response, read_json
+from common.runtime.http.app import HttpApp, json_response, read_json
+from common.runtime.http.health import Readiness, health_routes
+from common.runtime.http.server import serve_http
 from common.runtime.metrics import Registry
 
 BODY_MAX = 200_000

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from common.core.batch import Envelope, EventBatch
-from common.journal.interface import Journal, Statement, Tables
+from common.core.events.batch import Envelope, EventBatch
+from common.journal.stores.journal import Journal, Statement, Tables
 from common.projection.handlers import Event, Handler
 
 MODULUS = 1_000_003

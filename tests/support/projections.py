@@ -10,19 +10,19 @@ from typing import Any
 
 import trio
 
-from common.core.append import Appended, LocalAppend
-from common.core.batch import EventBatch, new_events
 from common.core.errors import BackhaulError
-from common.core.ids import ALL_SLICES, SliceRange
-from common.core.selection import EVERYTHING, Selection
-from common.journal.interface import Journal, LogPage, ProjectionLease, Statement
-from common.journal.memory import MemoryDatabase, MemoryJournal
-from common.projection.calls import ThreadCalls, call_inline
+from common.core.events.batch import EventBatch, new_events
+from common.core.events.ids import ALL_SLICES, SliceRange
+from common.core.filters.selection import EVERYTHING, Selection
+from common.core.journal.append import Appended, LocalAppend
+from common.journal.memory.journal import MemoryDatabase, MemoryJournal
+from common.journal.stores.journal import Journal, LogPage, ProjectionLease, Statement
+from common.projection.handler_executor import ThreadCalls, call_inline
+from common.projection.handler_invoker import Decode, undecoded
 from common.projection.handlers import Handler
 from common.projection.progress import ProjectionProgress, ProjectionSettings
 from common.projection.projection import run_projections
 from common.projection.tally import TALLY, Tally, fold_all, tally_statements
-from common.projection.work import Decode, undecoded
 from common.watchdog import Watchdog
 
 SMALL_PAGES = ProjectionSettings(page_max_events=10)

@@ -9,19 +9,19 @@ from dataclasses import dataclass, field, replace
 
 import trio
 
-from common.core.append import LocalAppend
-from common.core.backoff import Backoff
-from common.core.batch import EventBatch, new_events
-from common.core.push_lanes import EVERYTHING
-from common.core.push_messages import PUSH_PATH, PushLimits
+from common.core.events.batch import EventBatch, new_events
+from common.core.flow.backoff import Backoff
+from common.core.journal.append import LocalAppend
+from common.core.push.filter_transition import EVERYTHING
+from common.core.push.messages import PUSH_PATH, PushLimits
 from common.journal.group_commit import open_group_commit
-from common.journal.interface import Journal
-from common.journal.memory import MemoryDatabase, open_memory_journal
-from common.transport.memory_line import MemoryConnection
-from common.transport.memory_streams import MemoryNetwork
-from common.transport.push_endpoint import EndpointSettings, PushEndpoint
-from common.transport.push_link import keep_push_link
-from common.transport.push_producer import LinkState, PushSettings
+from common.journal.memory.journal import MemoryDatabase, open_memory_journal
+from common.journal.stores.journal import Journal
+from common.transport.memory.line import MemoryConnection
+from common.transport.memory.streams import MemoryNetwork
+from common.transport.push.endpoint import EndpointSettings, PushEndpoint
+from common.transport.push.link import keep_push_link
+from common.transport.push.producer import LinkState, PushSettings
 from common.transport.stream import PeerInfo, StreamMethod
 from tests.support.builders import START_US, ids
 

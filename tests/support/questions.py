@@ -1,14 +1,14 @@
-"""Who asks a source once, without a stream: the asking side of ``common.transport.query_codec``."""
+"""Who asks a source once, without a stream: the asking side of ``common.transport.codec.query``."""
 
 from __future__ import annotations
 
 from dataclasses import astuple
 
-from common.core.batch import EventBatch
-from common.core.subscription_messages import EntityEvents, EntityQuery, LatestOffset
+from common.core.events.batch import EventBatch
+from common.core.subscription.messages import EntityEvents, EntityQuery, LatestOffset
 from common.generated.backhaul import v1 as wire
-from common.transport.codec import batch_from_wire, ranges_from_wire
-from common.transport.parsing import parse
+from common.transport.codec.decode import parse
+from common.transport.codec.push import batch_from_wire, ranges_from_wire
 
 
 def encode_latest_offset_request(query: EntityQuery) -> bytes:

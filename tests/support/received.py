@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from common.core.append import PushedAppend, StatedRange
 from common.core.errors import BackhaulError
-from common.core.history import Offset
-from common.core.ids import ALL_SLICES
-from common.core.subscription import NOWHERE_PLACE, Cursor, Place
-from common.journal.interface import Journal, ProjectionLease, ReceivedCommit
-from common.journal.subscription_store import lease_name
+from common.core.events.ids import ALL_SLICES
+from common.core.journal.append import PushedAppend, StatedRange
+from common.core.journal.history import Offset
+from common.core.subscription.place import NOWHERE_PLACE, Cursor, Place
+from common.journal.stores.journal import Journal, ProjectionLease, ReceivedCommit
+from common.journal.stores.subscriptions import lease_name
 from tests.support.builders import events
 
 NAME = "orders"

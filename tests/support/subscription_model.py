@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
-from common.core.append import StatedRange
-from common.core.batch import NO_TAGS, EventBatch
-from common.core.filters import EntityPredicate, match_batch
-from common.core.history import Generation, History
-from common.core.snapshot import Snapshot
+from common.core.events.batch import NO_TAGS, EventBatch
+from common.core.filters.predicates import EntityPredicate, match_batch
+from common.core.journal.append import StatedRange
+from common.core.journal.history import Generation, History
+from common.core.journal.snapshot import Snapshot
 
 JOURNAL, GENERATION = "journal-1", "g1"
 PAGE = 3

@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field, replace
 
-from common.core.batch import EventBatch
-from common.core.filters import AllOf, EntityPredicate, OnlyNew, parse_filter
-from common.core.receiving import Receiving, effect_of, judge_received
-from common.core.replaying import beginning, replay_parts
-from common.core.serving import Serving
-from common.core.snapshot import snapshot_batch
-from common.core.subscription import NOWHERE_PLACE, Cursor, FilterState, Place, SnapshotScan
-from common.core.subscription_messages import (
+from common.core.events.batch import EventBatch
+from common.core.filters.predicates import AllOf, EntityPredicate, OnlyNew, parse_filter
+from common.core.journal.snapshot import snapshot_batch
+from common.core.subscription.consumer import Receiving, effect_of, judge_received
+from common.core.subscription.messages import (
     BackfillDone,
     Begin,
     ConsumerAck,
@@ -30,6 +27,9 @@ from common.core.subscription_messages import (
     StreamLimits,
     Subscribed,
 )
+from common.core.subscription.place import NOWHERE_PLACE, Cursor, FilterState, Place, SnapshotScan
+from common.core.subscription.replay import beginning, replay_parts
+from common.core.subscription.source import Serving
 from tests.support.subscription_model import JOURNAL, Page, Source, columns, criteria, selects
 
 LIMITS = StreamLimits(window_bytes=10**9, batch_bytes=10**6, batch_events=3)

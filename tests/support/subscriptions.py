@@ -10,23 +10,23 @@ from dataclasses import dataclass, field, replace
 
 import trio
 
-from common.core.append import LocalAppend
-from common.core.backoff import Backoff
-from common.core.batch import EventBatch, join_tags, new_events
-from common.core.filters import match_batch, parse_filter
-from common.core.subscription_messages import StreamLimits
+from common.core.events.batch import EventBatch, join_tags, new_events
+from common.core.filters.predicates import match_batch, parse_filter
+from common.core.flow.backoff import Backoff
+from common.core.journal.append import LocalAppend
+from common.core.subscription.messages import StreamLimits
 from common.firehose.firehose import Firehose
 from common.firehose.settings import FirehoseSettings
-from common.journal.interface import InboxRow, Journal
-from common.journal.memory import MemoryDatabase, open_memory_journal
-from common.transport.codec import encode_batch
-from common.transport.memory_streams import MemoryNetwork
+from common.journal.memory.journal import MemoryDatabase, open_memory_journal
+from common.journal.stores.journal import InboxRow, Journal
+from common.transport.codec.push import encode_batch
+from common.transport.memory.streams import MemoryNetwork
 from common.transport.stream import Channel, PeerInfo
-from common.transport.stream_catalogue import StreamCatalogue
-from common.transport.subscription_endpoint import SourceSettings, SubscriptionEndpoint
-from common.transport.subscription_link import keep_subscription
-from common.transport.subscription_sinks import InboxSink, Sink
-from common.transport.subscription_state import SubscriptionSettings, SubscriptionState
+from common.transport.subscription.catalogue import StreamCatalogue
+from common.transport.subscription.endpoint import SourceSettings, SubscriptionEndpoint
+from common.transport.subscription.link import keep_subscription
+from common.transport.subscription.sinks import InboxSink, Sink
+from common.transport.subscription.state import SubscriptionSettings, SubscriptionState
 from tests.support.builders import ids
 from tests.support.push import live_connection, now_us, wait_for_head, whole_log
 

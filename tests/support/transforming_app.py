@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import orjson
 
-from common.core.batch import Envelope
-from common.runtime.application import App, Transformations
+from common.core.events.batch import Envelope
+from common.runtime.app.application import App, Transformations
 
 
 def double(event: Envelope) -> Envelope | None:

@@ -16,7 +16,10 @@ from typing import Any, TypeVar
 
 import orjson
 
-from common.core.append import (
+from common.core.events.batch import EventBatch, concat
+from common.core.events.ids import entity_type_of, slice_of
+from common.core.journal.admission import Heads, judge_local, judge_repeat
+from common.core.journal.append import (
     Appended,
     AppendOutcome,
     AppendRefused,
@@ -30,10 +33,7 @@ from common.core.append import (
     Pushed,
     PushedAppend,
 )
-from common.core.batch import EventBatch, concat
-from common.core.ids import entity_type_of, slice_of
-from common.core.judge import Heads, judge_local, judge_repeat
-from common.core.statement import Statement, merged
+from common.core.journal.statement import Statement, merged
 
 T = TypeVar("T")
 
@@ -275,7 +275,7 @@ def _pushed_outcome(request: PushedAppend, code: int, number: int, parked: Seque
 
 
 def _refused(code: int, name: str, owner: str, *, expected: int, actual: int) -> AppendRefused:
-    # The words of common.core.judge.judge_local.
+    # The words of common.core.journal.admission.judge_local.
     if code == _WRONG_SEQ:
         message = f"{name} is at {actual}, not at the expected {expected}"
         return AppendRefused("append.wrong_expected_seq_nr", message, name, expected, actual)

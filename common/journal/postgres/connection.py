@@ -16,7 +16,7 @@ import trio
 
 from common import border
 from common.core.errors import BackhaulError, ConfigurationError, ErrorKind
-from common.journal.turn import Turn
+from common.journal.fast_lock import Turn
 
 import asyncpg  # isort: skip  # after border, which prepares asyncio
 

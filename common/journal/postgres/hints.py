@@ -9,8 +9,8 @@ import asyncpg
 import trio
 
 from common.core.errors import BackhaulError
+from common.journal.head_signal import Prompt
 from common.journal.postgres.connection import OwnedConnection, Server
-from common.journal.prompt import Prompt
 
 _CHANNEL = "backhaul_head"
 # A hint costs the server a commit: under load one now and then says as much as one for each append.

@@ -12,27 +12,15 @@ from typing import Any, ParamSpec, TypeVar
 import asyncpg
 import trio
 
-from common.core.append import AppendOutcome, AppendRequest, LocalAppend, StatedRange
-from common.core.batch import EventBatch
-from common.core.history import History, Offset, OriginState, ResumeDecision
-from common.core.ids import ALL_SLICES, SliceRange
-from common.core.judge import EntityHead
-from common.core.ranges import RangeOffset
-from common.core.selection import EVERYTHING, Selection
+from common.core.events.batch import EventBatch
+from common.core.events.ids import ALL_SLICES, SliceRange
+from common.core.filters.selection import EVERYTHING, Selection
+from common.core.journal.admission import EntityHead
+from common.core.journal.append import AppendOutcome, AppendRequest, LocalAppend, StatedRange
+from common.core.journal.history import History, Offset, OriginState, ResumeDecision
+from common.core.journal.slice_ranges import RangeOffset
 from common.fail_points import fail_point
-from common.journal.interface import (
-    JournalStats,
-    LogPage,
-    ParkedRow,
-    ProjectionLease,
-    ProjectionRow,
-    Statement,
-    StoredRange,
-    Tables,
-    TrimLimit,
-)
-from common.journal.lease import moved_to
-from common.journal.postgres import inside, log, opening, origins, parked, projections
+from common.journal.postgres import handler_transaction, log, opening, origins, parked, projections
 from common.journal.postgres import ranges as range_changes
 from common.journal.postgres.append import APPEND_SQL, AppendCall, answers, only_asks
 from common.journal.postgres.connection import (
@@ -46,6 +34,18 @@ from common.journal.postgres.connection import (
 from common.journal.postgres.exchange import fits
 from common.journal.postgres.push_filters import PostgresPushFilters
 from common.journal.postgres.shared_commits import RangeCommit
+from common.journal.stores.journal import (
+    JournalStats,
+    LogPage,
+    ParkedRow,
+    ProjectionLease,
+    ProjectionRow,
+    Statement,
+    StoredRange,
+    Tables,
+    TrimLimit,
+)
+from common.journal.stores.lease import moved_to
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -113,7 +113,7 @@ async def _refuse_shared_session(server: Server, first: asyncpg.Connection) -> N
 
 
 class PostgresJournal(PostgresPushFilters):
-    """``common.journal.interface.Journal`` over an open database; made by ``open_postgres_journal``."""
+    """``common.journal.stores.journal.Journal`` over an open database; made by ``open_postgres_journal``."""
 
     # -- the log -----------------------------------------------------------------------------------------------------
     async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
@@ -311,7 +311,9 @@ class PostgresJournal(PostgresPushFilters):
     ) -> ProjectionLease:
         """See ``ProjectionStore.commit_inside``."""
         session = next((session for session in self._inside if not session.is_busy), self._inside[0])
-        return await inside.commit_inside(session, lease, position, work, statements, lease_s, self._now_us())
+        return await handler_transaction.commit_inside(
+            session, lease, position, work, statements, lease_s, self._now_us()
+        )
 
     async def intervene(self, name: str, statements: Sequence[Statement], *, restart: bool = False) -> int:
         """See ``ProjectionStore.intervene``."""

@@ -7,15 +7,15 @@ from typing import Any
 
 import asyncpg
 
-from common.core.append import StatedRange
-from common.core.batch import EVENT_OVERHEAD_BYTES, EventBatch
-from common.core.ids import SEPARATOR, SliceRange
-from common.core.judge import EntityHead, Heads
-from common.core.selection import BLOCK_BITS, Selection
+from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch
+from common.core.events.ids import SEPARATOR, SliceRange
+from common.core.filters.selection import BLOCK_BITS, Selection
+from common.core.journal.admission import EntityHead, Heads
+from common.core.journal.append import StatedRange
 from common.fail_points import fail_point
-from common.journal.interface import JournalStats, LogPage, TrimLimit
 from common.journal.postgres import selected
 from common.journal.postgres.connection import SCHEMA
+from common.journal.stores.journal import JournalStats, LogPage, TrimLimit
 
 _NAMES_MAX = 100_000
 
@@ -238,7 +238,7 @@ _TRIM = """
 WITH oldest AS (
     SELECT position, entity_no, seq_nr, stored_us FROM event
     WHERE position > $5 AND position <= $1 {condition} ORDER BY position LIMIT $3
-), doomed AS (  -- common.core.retention.old_enough
+), doomed AS (  -- common.core.journal.retention.old_enough
     SELECT position, entity_no, seq_nr FROM oldest
     WHERE position <= (
         SELECT max(position) FROM oldest WHERE stored_us < $2 AND position < coalesce(

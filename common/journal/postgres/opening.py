@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import asyncpg
 
 from common.core.errors import ConfigurationError
-from common.core.history import Generation, History, begin_generation, has_gone_back
+from common.core.journal.history import Generation, History, begin_generation, has_gone_back
 from common.fail_points import fail_point
 from common.journal.migrations import load_functions, load_migrations, pending
 from common.journal.postgres.connection import SCHEMA, SessionLimits

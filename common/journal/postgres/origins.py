@@ -10,11 +10,11 @@ from dataclasses import astuple
 
 import asyncpg
 
-from common.core.append import StatedRange
-from common.core.history import History, Offset, OriginState, Resume, ResumeDecision, decide_resume
-from common.journal.interface import StoredRange
+from common.core.journal.append import StatedRange
+from common.core.journal.history import History, Offset, OriginState, Resume, ResumeDecision, decide_resume
 from common.journal.postgres.opening import dump_generations, load_generations
 from common.journal.postgres.push_places import load_place, write_place
+from common.journal.stores.journal import StoredRange
 
 _COLUMNS = (
     "origin_id, session, instance, branch, journal_id, generation_id, position, timestamp_us, persistence_id, seq_nr,"

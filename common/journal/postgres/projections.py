@@ -9,15 +9,15 @@ from typing import Any
 import asyncpg
 
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.ids import SliceRange
-from common.core.ranges import ahead_as_text, ahead_of_text, check_ranges
+from common.core.events.ids import SliceRange
+from common.core.journal.slice_ranges import ahead_as_text, ahead_of_text, check_ranges
 from common.fail_points import fail_point, is_aimed_at
-from common.journal.interface import ProjectionLease, ProjectionRow, Statement
-from common.journal.lease import LEASE_MARK, fenced, moved_to
 from common.journal.migrations import check_not_newer
 from common.journal.postgres.connection import is_passing
 from common.journal.postgres.exchange import Prepared
 from common.journal.postgres.shared_commits import RangeCommit
+from common.journal.stores.journal import ProjectionLease, ProjectionRow, Statement
+from common.journal.stores.lease import LEASE_MARK, fenced, moved_to
 
 _RANGES_LOCK = 22254285
 _RANGE = "name = $1 AND first_slice = $2 AND last_slice = $3"

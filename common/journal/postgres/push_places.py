@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 import asyncpg
 
-from common.core.append import Fenced, OutOfStep, StatedRange
-from common.core.push_asked import AskedFilter
-from common.core.push_lanes import UNFILTERED, FilterApplied, PushFilter, PushPlace
+from common.core.journal.append import Fenced, OutOfStep, StatedRange
+from common.core.push.filter_transition import UNFILTERED, FilterApplied, PushFilter, PushPlace
+from common.core.push.requested_filter import AskedFilter
 
 _ASKED = "SELECT pattern, version, criteria, set_us FROM asked_filter"
 _PLACE = (

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from common.core.ids import SliceRange
-from common.core.ranges import (
+from common.core.events.ids import SliceRange
+from common.core.journal.slice_ranges import (
     RangeOffset,
     ahead_as_text,
     ahead_of_text,
@@ -18,8 +18,8 @@ from common.core.ranges import (
     missing_ranges,
     projection_in_use,
 )
-from common.journal.interface import Statement
 from common.journal.postgres.projections import lock_ranges, run_statements
+from common.journal.stores.journal import Statement
 
 _INSERT = "INSERT INTO projection VALUES ($1, $2, $3, $4, $5, '', '-infinity', $6, $7, $8)"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common.core.snapshot import NewSnapshot, Snapshot
-from common.core.subscription import FilterState, Subscription
-from common.journal.interface import InboxRow, InboxStats, ProjectionLease, ReceivedCommit
+from common.core.journal.snapshot import NewSnapshot, Snapshot
+from common.core.subscription.place import FilterState, Subscription
 from common.journal.postgres import snapshots, subscriptions
 from common.journal.postgres.sessions import PostgresSessions
+from common.journal.stores.journal import InboxRow, InboxStats, ProjectionLease, ReceivedCommit
 
 
 class PostgresReceived(PostgresSessions):

@@ -11,8 +11,16 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from common.core.ids import NAME_MAX_BYTES
-from common.core.selection import BLOCK_BITS, BLOCK_POSITIONS, KEYS_MAX, Selection, prefix_end, stretches, widths
+from common.core.events.ids import NAME_MAX_BYTES
+from common.core.filters.selection import (
+    BLOCK_BITS,
+    BLOCK_POSITIONS,
+    KEYS_MAX,
+    Selection,
+    prefix_end,
+    stretches,
+    widths,
+)
 
 # With a condition a look goes through at most so many positions, however few events it finds.
 POSITIONS_PER_LOOK = 50_000

@@ -15,15 +15,15 @@ from typing import Concatenate, ParamSpec, TypeVar
 import asyncpg
 import trio
 
-from common.core.history import Generation, History
+from common.core.journal.history import Generation, History
 from common.journal.commit_feed import CommitFeed
-from common.journal.covered import CoveredMarks
+from common.journal.head_signal import Prompt
 from common.journal.postgres import log, opening, projections
 from common.journal.postgres.connection import OwnedConnection, Server
 from common.journal.postgres.exchange import Prepared
 from common.journal.postgres.hints import Hints
 from common.journal.postgres.shared_commits import RangeCommit, SharedCommits
-from common.journal.prompt import Prompt
+from common.journal.snapshot_watermark import CoveredMarks
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import trio
 
-from common.core.statement import Statement
-from common.journal.interface import ProjectionLease
+from common.core.journal.statement import Statement
+from common.journal.stores.journal import ProjectionLease
 
 
 @dataclass(slots=True, eq=False)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import asyncpg
 
-from common.core.batch import EVENT_OVERHEAD_BYTES
-from common.core.snapshot import NewSnapshot, Snapshot, id_ranges, judge_snapshot
-from common.journal.covered import LOOK_EVENTS
+from common.core.events.batch import EVENT_OVERHEAD_BYTES
+from common.core.journal.snapshot import NewSnapshot, Snapshot, id_ranges, judge_snapshot
 from common.journal.postgres.log import TYPE_CONDITION
+from common.journal.snapshot_watermark import LOOK_EVENTS
 
 _COLUMNS = (
     "persistence_id, seq_nr, position, timestamp_us, stored_us, event_time_us, event_type, codec, payload, tags,"

@@ -9,16 +9,16 @@ from typing import Any
 
 import asyncpg
 
-from common.core.append import OriginBlocked, PushedAppend
-from common.core.batch import EVENT_OVERHEAD_BYTES, Envelope, EventBatch, split_metadata, split_tags
-from common.core.subscription import NOWHERE_PLACE, FilterState, Subscription, place_as_text, place_of_text
+from common.core.events.batch import EVENT_OVERHEAD_BYTES, Envelope, EventBatch, split_metadata, split_tags
+from common.core.journal.append import OriginBlocked, PushedAppend
+from common.core.subscription.place import NOWHERE_PLACE, FilterState, Subscription, place_as_text, place_of_text
 from common.fail_points import fail_point
-from common.journal.interface import InboxRow, InboxStats, ProjectionLease, ReceivedCommit
-from common.journal.lease import fenced
 from common.journal.postgres.append import APPEND_SQL, AppendCall
 from common.journal.postgres.connection import SCHEMA
 from common.journal.postgres.projections import run_statements
-from common.journal.subscription_store import blocked, check_ack, check_revision, check_room, lease_name
+from common.journal.stores.journal import InboxRow, InboxStats, ProjectionLease, ReceivedCommit
+from common.journal.stores.lease import fenced
+from common.journal.stores.subscriptions import blocked, check_ack, check_revision, check_room, lease_name
 
 _STATE = "name, place, desired_version, desired_criteria, revision, received, updated_us"
 _EVENT = (

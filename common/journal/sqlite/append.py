@@ -9,7 +9,10 @@ from itertools import repeat
 import apsw
 import orjson
 
-from common.core.append import (
+from common.core.events.batch import EventBatch
+from common.core.events.ids import slice_of
+from common.core.journal.admission import PushJudgement, judge_local, judge_pushed, judge_repeat, link_tags
+from common.core.journal.append import (
     Appended,
     AppendOutcome,
     AppendRefused,
@@ -21,10 +24,7 @@ from common.core.append import (
     Pushed,
     PushedAppend,
 )
-from common.core.batch import EventBatch
-from common.core.ids import slice_of
-from common.core.judge import PushJudgement, judge_local, judge_pushed, judge_repeat, link_tags
-from common.core.statement import Statement, merged
+from common.core.journal.statement import Statement, merged
 from common.fail_points import fail_point
 from common.journal.sqlite import indexes
 from common.journal.sqlite.connection import insert_rows, roll_back, select

@@ -14,7 +14,7 @@ from itertools import repeat
 import apsw
 import orjson
 
-from common.core.judge import EntityHead, Heads
+from common.core.journal.admission import EntityHead, Heads
 from common.journal.sqlite.connection import insert_rows, select
 
 ENTITIES_KEPT = 20_000

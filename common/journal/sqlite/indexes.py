@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import apsw
 import orjson
 
-from common.core.batch import EventBatch, tags_to_find_by
-from common.core.selection import BLOCK_BITS, BLOCK_POSITIONS, block_of, blocks_by_type
+from common.core.events.batch import EventBatch, tags_to_find_by
+from common.core.filters.selection import BLOCK_BITS, BLOCK_POSITIONS, block_of, blocks_by_type
 from common.journal.sqlite.connection import insert_rows, select
 
 

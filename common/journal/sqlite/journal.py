@@ -14,24 +14,13 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import apsw
 import trio
 
-from common.core.append import AppendOutcome, AppendRequest, StatedRange
-from common.core.batch import EventBatch
-from common.core.history import Generation, History, Offset, OriginState, ResumeDecision, begin_generation
-from common.core.ids import ALL_SLICES, SliceRange
-from common.core.judge import EntityHead
-from common.core.ranges import RangeOffset
-from common.core.selection import EVERYTHING, Selection
-from common.journal.interface import (
-    JournalStats,
-    LogPage,
-    ParkedRow,
-    ProjectionLease,
-    ProjectionRow,
-    Statement,
-    StoredRange,
-    Tables,
-    TrimLimit,
-)
+from common.core.events.batch import EventBatch
+from common.core.events.ids import ALL_SLICES, SliceRange
+from common.core.filters.selection import EVERYTHING, Selection
+from common.core.journal.admission import EntityHead
+from common.core.journal.append import AppendOutcome, AppendRequest, StatedRange
+from common.core.journal.history import Generation, History, Offset, OriginState, ResumeDecision, begin_generation
+from common.core.journal.slice_ranges import RangeOffset
 from common.journal.sqlite import log, origins, parked, projections
 from common.journal.sqlite import ranges as range_changes
 from common.journal.sqlite.append import OpenAppend, append_group
@@ -45,10 +34,21 @@ from common.journal.sqlite.connection import (
     transaction,
 )
 from common.journal.sqlite.entities import Entities, entity_head
-from common.journal.sqlite.inside import InsideTransaction
+from common.journal.sqlite.handler_transaction import InsideTransaction
 from common.journal.sqlite.push_filters import SqlitePushFilters
 from common.journal.sqlite.statements import run_query
 from common.journal.sqlite.threads import open_storage_threads
+from common.journal.stores.journal import (
+    JournalStats,
+    LogPage,
+    ParkedRow,
+    ProjectionLease,
+    ProjectionRow,
+    Statement,
+    StoredRange,
+    Tables,
+    TrimLimit,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -111,7 +111,7 @@ def _begin_generation(writer: apsw.Connection, new_id: Callable[[], str]) -> His
 
 
 class SqliteJournal(SqlitePushFilters):
-    """``common.journal.interface.Journal`` over an open file; made by ``open_sqlite_journal``."""
+    """``common.journal.stores.journal.Journal`` over an open file; made by ``open_sqlite_journal``."""
 
     # -- the log -----------------------------------------------------------------------------------------------------
     async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:

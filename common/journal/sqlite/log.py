@@ -9,16 +9,16 @@ from typing import Any
 import apsw
 import orjson
 
-from common.core.append import StatedRange
-from common.core.batch import EVENT_OVERHEAD_BYTES, EventBatch
-from common.core.ids import SliceRange
-from common.core.retention import old_enough
-from common.core.selection import Selection
+from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch
+from common.core.events.ids import SliceRange
+from common.core.filters.selection import Selection
+from common.core.journal.append import StatedRange
+from common.core.journal.retention import old_enough
 from common.fail_points import fail_point
-from common.journal.interface import JournalStats, LogPage, TrimLimit
 from common.journal.sqlite import indexes, selected
 from common.journal.sqlite.connection import SqliteFile, select, snapshot
 from common.journal.sqlite.entities import Names
+from common.journal.stores.journal import JournalStats, LogPage, TrimLimit
 
 # Free pages are used again; what is beyond a quarter of the file goes back to the file system, some at each trim.
 _VACUUM_PAGES = 256

@@ -13,12 +13,12 @@ from typing import Any
 import apsw
 import orjson
 
-from common.core.append import Fenced, Lane, OutOfStep, ParkedEvent, PushedAppend, StatedRange
-from common.core.batch import EVENT_COLUMNS
-from common.core.history import Generation, History, Offset, OriginState, Resume, ResumeDecision, decide_resume
-from common.journal.interface import StoredRange
+from common.core.events.batch import EVENT_COLUMNS
+from common.core.journal.append import Fenced, Lane, OutOfStep, ParkedEvent, PushedAppend, StatedRange
+from common.core.journal.history import Generation, History, Offset, OriginState, Resume, ResumeDecision, decide_resume
 from common.journal.sqlite.connection import insert_rows, select
 from common.journal.sqlite.push_places import load_place, write_place
+from common.journal.stores.journal import StoredRange
 
 _ORIGIN_COLUMNS = (
     "origin_id, session, instance, branch, journal_id, generation_id, position, timestamp_us, persistence_id, seq_nr,"

@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import apsw
 
-from common.core.append import StatedRange
-from common.core.batch import EVENT_COLUMNS, Envelope, batch_of_row, concat, split_metadata, split_tags
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.judge import EntityHead, ParkedNumbers, discard_parked, judge_parked, link_tags
-from common.journal.interface import ParkedRow
+from common.core.events.batch import EVENT_COLUMNS, Envelope, batch_of_row, concat, split_metadata, split_tags
+from common.core.journal.admission import EntityHead, ParkedNumbers, discard_parked, judge_parked, link_tags
+from common.core.journal.append import StatedRange
 from common.journal.sqlite.append import store_events
 from common.journal.sqlite.connection import select
 from common.journal.sqlite.entities import Entities
 from common.journal.sqlite.origins import Origins, stored_ranges
+from common.journal.stores.journal import ParkedRow
 
 _COLUMNS = f"id, origin_id, code, parked_us, {', '.join(EVENT_COLUMNS)}"
 

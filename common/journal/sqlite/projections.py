@@ -9,14 +9,14 @@ from collections.abc import Sequence
 
 import apsw
 
-from common.core.ids import SliceRange
-from common.core.ranges import ahead_as_text, ahead_of_text, check_ranges
+from common.core.events.ids import SliceRange
+from common.core.journal.slice_ranges import ahead_as_text, ahead_of_text, check_ranges
 from common.fail_points import fail_point
-from common.journal.interface import ProjectionLease, ProjectionRow, Statement
-from common.journal.lease import LEASE_MARK, fenced, moved_to
 from common.journal.migrations import check_not_newer
 from common.journal.sqlite.connection import select
 from common.journal.sqlite.statements import run_statements
+from common.journal.stores.journal import ProjectionLease, ProjectionRow, Statement
+from common.journal.stores.lease import LEASE_MARK, fenced, moved_to
 
 _MICROSECONDS = 1_000_000
 _RANGE = "name = ? AND first_slice = ? AND last_slice = ?"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from common.core.append import Fenced, OutOfStep, StatedRange
-from common.core.push_asked import AskedFilter
-from common.core.push_lanes import FilterApplied, PushPlace
+from common.core.journal.append import Fenced, OutOfStep, StatedRange
+from common.core.push.filter_transition import FilterApplied, PushPlace
+from common.core.push.requested_filter import AskedFilter
 from common.journal.sqlite import push_places
 from common.journal.sqlite.received import SqliteReceived
 
 
 class SqlitePushFilters(SqliteReceived):
-    """``common.journal.push_filter_store.PushFilterStore`` over an open file."""
+    """``common.journal.stores.push_filters.PushFilterStore`` over an open file."""
 
     async def ask_filter(self, pattern: str, criteria: str) -> AskedFilter:
         """See ``PushFilterStore.ask_filter``."""

@@ -7,9 +7,9 @@ from collections.abc import Collection
 import apsw
 import orjson
 
-from common.core.append import Fenced, OutOfStep, StatedRange
-from common.core.push_asked import AskedFilter
-from common.core.push_lanes import UNFILTERED, FilterApplied, PushFilter, PushPlace
+from common.core.journal.append import Fenced, OutOfStep, StatedRange
+from common.core.push.filter_transition import UNFILTERED, FilterApplied, PushFilter, PushPlace
+from common.core.push.requested_filter import AskedFilter
 from common.journal.sqlite.connection import select
 
 _ASKED = "SELECT pattern, version, criteria, set_us FROM asked_filter"

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import apsw
 
-from common.core.ids import SliceRange
-from common.core.ranges import (
+from common.core.events.ids import SliceRange
+from common.core.journal.slice_ranges import (
     RangeOffset,
     ahead_as_text,
     ahead_of_text,
@@ -19,9 +19,9 @@ from common.core.ranges import (
     missing_ranges,
     projection_in_use,
 )
-from common.journal.interface import Statement
 from common.journal.sqlite.connection import select
 from common.journal.sqlite.statements import run_statements
+from common.journal.stores.journal import Statement
 
 
 def declare(writer: apsw.Connection, name: str, ranges: Sequence[SliceRange], now_us: int) -> list[SliceRange]:

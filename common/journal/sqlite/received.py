@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common.core.snapshot import NewSnapshot, Snapshot
-from common.core.subscription import FilterState, Subscription
-from common.journal.interface import InboxRow, InboxStats, ProjectionLease, ReceivedCommit
+from common.core.journal.snapshot import NewSnapshot, Snapshot
+from common.core.subscription.place import FilterState, Subscription
 from common.journal.sqlite import log, snapshots, subscriptions
 from common.journal.sqlite.connection import coded_errors, transaction
-from common.journal.sqlite.turns import SqliteTurns
+from common.journal.sqlite.connections import SqliteTurns
+from common.journal.stores.journal import InboxRow, InboxStats, ProjectionLease, ReceivedCommit
 
 
 class SqliteReceived(SqliteTurns):

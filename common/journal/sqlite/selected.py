@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import apsw
 import orjson
 
-from common.core.batch import EVENT_OVERHEAD_BYTES
-from common.core.ids import SliceRange
-from common.core.selection import (
+from common.core.events.batch import EVENT_OVERHEAD_BYTES
+from common.core.events.ids import SliceRange
+from common.core.filters.selection import (
     BLOCK_BITS,
     BLOCK_POSITIONS,
     KEYS_MAX,

@@ -9,9 +9,9 @@ from typing import Any
 import apsw
 import orjson
 
-from common.core.batch import EVENT_OVERHEAD_BYTES
-from common.core.snapshot import NewSnapshot, Snapshot, id_ranges, judge_snapshot
-from common.journal.covered import LOOK_EVENTS
+from common.core.events.batch import EVENT_OVERHEAD_BYTES
+from common.core.journal.snapshot import NewSnapshot, Snapshot, id_ranges, judge_snapshot
+from common.journal.snapshot_watermark import LOOK_EVENTS
 from common.journal.sqlite.connection import insert_rows, select
 from common.journal.sqlite.connection import snapshot as one_state
 from common.journal.sqlite.log import head_position

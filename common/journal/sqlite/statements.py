@@ -16,8 +16,8 @@ from typing import Any
 import apsw
 
 from common.core.errors import BackhaulError, ErrorKind
-from common.journal.interface import SqlValue, Statement
 from common.journal.sqlite.connection import coded_errors
+from common.journal.stores.journal import SqlValue, Statement
 
 
 def run_statements(connection: apsw.Connection, statements: Sequence[Statement]) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import apsw
 import orjson
 
-from common.core.append import OriginBlocked, PushedAppend
-from common.core.batch import EVENT_OVERHEAD_BYTES, Envelope, EventBatch, split_metadata, split_tags
-from common.core.subscription import (
+from common.core.events.batch import EVENT_OVERHEAD_BYTES, Envelope, EventBatch, split_metadata, split_tags
+from common.core.journal.append import OriginBlocked, PushedAppend
+from common.core.subscription.place import (
     NOWHERE_PLACE,
     FilterState,
     Subscription,
@@ -20,14 +20,14 @@ from common.core.subscription import (
     place_of_text,
 )
 from common.fail_points import fail_point
-from common.journal.interface import InboxRow, InboxStats, ProjectionLease, ReceivedCommit
-from common.journal.lease import fenced
 from common.journal.sqlite.append import append_within
 from common.journal.sqlite.connection import insert_rows, select
 from common.journal.sqlite.connection import snapshot as one_state
 from common.journal.sqlite.entities import Entities
 from common.journal.sqlite.statements import run_statements
-from common.journal.subscription_store import blocked, check_ack, check_revision, check_room, lease_name
+from common.journal.stores.journal import InboxRow, InboxStats, ProjectionLease, ReceivedCommit
+from common.journal.stores.lease import fenced
+from common.journal.stores.subscriptions import blocked, check_ack, check_revision, check_room, lease_name
 
 _MICROSECONDS = 1_000_000
 _ROWS_EACH = 1 << 40

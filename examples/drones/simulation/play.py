@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import trio
 
-from common.runtime.outside import real_outside
+from common.runtime.environment import real_outside
 from examples.demo.cast import Service, open_cast
 from examples.drones.simulation.people import Site
 from examples.drones.simulation.proof import Facts, compare

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from common.core.batch import split_tags
-from common.core.event_types import Registry
-from common.journal.interface import Journal
-from common.runtime.outside import Outside
+from common.core.events.batch import split_tags
+from common.core.events.types import Registry
+from common.journal.stores.journal import Journal
+from common.runtime.environment import Outside
 from examples.drones import overview
 from examples.drones.drone import Drones
 from examples.drones.queue import Deliveries, Delivery

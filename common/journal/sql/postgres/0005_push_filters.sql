@@ -4,11 +4,11 @@
 CREATE TABLE asked_filter (
     version  bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,  -- never used twice: edges answer with it
     pattern  text COLLATE "C" NOT NULL UNIQUE,
-    criteria text NOT NULL,                                    -- canonical JSON, common/core/criteria.py
+    criteria text NOT NULL,                                    -- canonical JSON, common/core/filters/criteria.py
     set_us   bigint NOT NULL
 );
 
--- Where an origin's lanes are (common/core/push_lanes.py); no row: nothing was ever filtered. Moves with its events, under
+-- Where an origin's lanes are (common/core/push/filter_transition.py); no row: nothing was ever filtered. Moves with its events, under
 -- the lock of the origin's row.
 CREATE TABLE push_place (
     origin_id         text COLLATE "C" PRIMARY KEY,

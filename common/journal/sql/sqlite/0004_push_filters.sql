@@ -2,11 +2,11 @@
 CREATE TABLE asked_filter (
     version  INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice: edges answer with it
     pattern  TEXT NOT NULL UNIQUE,
-    criteria TEXT NOT NULL,                      -- canonical JSON, common/core/criteria.py
+    criteria TEXT NOT NULL,                      -- canonical JSON, common/core/filters/criteria.py
     set_us   INTEGER NOT NULL
 ) STRICT;
 
--- Where an origin's two lanes are (common/core/push_lanes.py); no row: nothing was ever filtered. Moves with its events.
+-- Where an origin's two lanes are (common/core/push/filter_transition.py); no row: nothing was ever filtered. Moves with its events.
 CREATE TABLE push_place (
     origin_id         TEXT PRIMARY KEY,
     old_version       INTEGER NOT NULL,

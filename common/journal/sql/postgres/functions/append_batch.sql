@@ -4,7 +4,7 @@ DROP FUNCTION IF EXISTS append_batch;
 
 -- Judge and store one group of sub-batches: one call, one transaction, one round trip.
 --
--- The rules are those of common/core/judge.py; the contract suite holds both to one behaviour. Each statement in here
+-- The rules are those of common/core/journal/admission.py; the contract suite holds both to one behaviour. Each statement in here
 -- sees what was committed before it began, so after the head is locked nothing can be stale (READ COMMITTED; one big
 -- statement would judge with what it saw before it waited).
 --
@@ -278,7 +278,7 @@ BEGIN
             END IF;
         END LOOP;
     ELSE
-        -- 5b. Event by event, as common/core/judge.py does it.
+        -- 5b. Event by event, as common/core/journal/admission.py does it.
         n_base := '{}';
         SELECT array_agg(u.owner = CASE WHEN u.sub = 0 THEN '' ELSE s_origin[u.sub] END ORDER BY u.i),
                array_agg(u.seq_nr ORDER BY u.i), array_agg(u.origin_seq_nr ORDER BY u.i),

@@ -1,0 +1,185 @@
+"""A stretch while it is put together: which events of which pages, within bounds, and what is told before them.
+
+Every way of serving a cursor ends here, so all cut alike. A step ends at its bounds, though one event always fits, and
+before an event with which an entity enters that the step has named already: the range that explains the jump holds
+before the first event of a stretch, so it would swallow the earlier one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch, concat
+from common.core.firehose.fetch_result import Stretch
+from common.core.firehose.ring import Page
+from common.core.journal.append import StatedRange
+
+WITHHELD = "withheld"
+NO_PLACE = (0, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one step may carry beside the one event that always fits."""
+
+    max_events: int
+    max_bytes: int
+
+
+@dataclass(slots=True)
+class Stated:
+    """What is told in place of deleted events: stated ranges, and the newest snapshots of their entities as events.
+
+    ``reached`` is the highest position of what the snapshots stand for.
+    """
+
+    ranges: list[StatedRange] = field(default_factory=list)
+    snapshots: EventBatch = field(default_factory=EventBatch)
+    encoded: bytes = b""
+    reached: int = 0
+
+
+class Step:
+    """Begun for a cursor at ``after`` that knows there is nothing for it up to ``through``."""
+
+    def __init__(self, after: int, through: int, limits: Limits) -> None:
+        self.through = through
+        self.n = 0
+        self._after = after
+        self._limits = limits
+        self._size = 0
+        self._parts: list[tuple[Page, Sequence[int]]] = []
+        self._leaving: list[int] = []
+        self._ranges: list[StatedRange] = []
+        self._stated: Stated | None = None
+        self._end: tuple[Page, int] | None = None
+
+    def state(self, stated: Stated) -> None:
+        """What comes before the first event; only at the beginning."""
+        assert not self._parts
+        self._stated = stated
+        self._ranges += stated.ranges
+
+    def take(
+        self,
+        page: Page,
+        indexes: Sequence[int],
+        *,
+        entering: Collection[int] = (),
+        leaving: Collection[int] = (),
+        whole: bool = False,
+    ) -> bool:
+        """Take the events at ``indexes`` of the next page; False when they do not all fit, and the step is over.
+
+        ``entering`` and ``leaving`` are positions. With ``whole`` a page that does not fit behind others is left for
+        the next step, so that those who follow the same pages cut at the same places.
+        """
+        if not indexes:
+            return True
+        fitting = self._fitting(page, indexes)
+        if entering:
+            fitting = self._before_reentry(page, fitting, entering)
+        is_all = len(fitting) == len(indexes)
+        if not fitting or (whole and not is_all and self._parts):
+            return False
+        positions = page.events.position
+        self._parts.append((page, fitting))
+        self.n += len(fitting)
+        self.through = positions[fitting[-1]]
+        self._end = (page, fitting[-1])
+        if leaving:
+            self._leaving += [positions[index] for index in fitting if positions[index] in leaving]
+        return is_all
+
+    def reach(self, page: Page) -> None:
+        """The page was looked through to its end."""
+        if page.through >= self.through:
+            self.through = page.through
+            self._end = (page, -1)
+
+    def _fitting(self, page: Page, indexes: Sequence[int]) -> Sequence[int]:
+        at_least = 0 if self._parts else 1
+        room = max(at_least, self._limits.max_events - self.n)
+        if len(indexes) > room:
+            indexes = indexes[:room]
+        payload = page.events.payload
+        if len(indexes) == len(payload):
+            size = page.events_bytes
+        else:
+            size = sum(len(payload[index]) for index in indexes) + EVENT_OVERHEAD_BYTES * len(indexes)
+        if self._size + size <= self._limits.max_bytes:
+            self._size += size
+            return indexes
+        for count, index in enumerate(indexes):
+            weight = len(payload[index]) + EVENT_OVERHEAD_BYTES
+            if count >= at_least and self._size + weight > self._limits.max_bytes:
+                return indexes[:count]
+            self._size += weight
+        return indexes
+
+    def _before_reentry(self, page: Page, indexes: Sequence[int], entering: Collection[int]) -> Sequence[int]:
+        """``indexes`` up to the first entity that enters for a second time; states what the others have missed."""
+        events, named = page.events, self._named
+        for count, index in enumerate(indexes):
+            entity = events.persistence_id[index]
+            seq_nr = events.seq_nr[index]
+            if seq_nr > 1 and events.position[index] in entering:
+                if entity in named:
+                    return indexes[:count]
+                self._ranges.append(StatedRange(entity, 1, seq_nr - 1, WITHHELD))
+            named.add(entity)
+        return indexes
+
+    @property
+    def _named(self) -> set[str]:
+        named = set(self._stated.snapshots.persistence_id) if self._stated else set()
+        for page, indexes in self._parts:
+            named.update(page.events.persistence_id[index] for index in indexes)
+        return named
+
+    @property
+    def place(self) -> tuple[int, str]:
+        """Order time and digest of the event at ``through``, as far as it is known."""
+        if self._end is None:
+            return NO_PLACE
+        page, index = self._end
+        return page.place if index < 0 else page.place_at(index)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to hand over."""
+        return not (self._parts or self._ranges or (self._stated and self._stated.snapshots))
+
+    def stretch(self, head: int, *, shared: bool, from_ring: bool) -> Stretch:
+        """The step as a stretch; ``shared`` when other cursors want some of its events too, but not all of them."""
+        parts, stated = self._parts, self._stated
+        snapshots = stated.snapshots if stated else EventBatch()
+
+        def encoded() -> bytes:
+            if len(parts) == 1 and not snapshots:
+                return parts[0][0].encode(parts[0][1], shared=shared)
+            before = stated.encoded if stated else b""
+            return before + b"".join(page.encode(indexes, shared=shared) for page, indexes in parts)
+
+        def events() -> EventBatch:
+            if len(parts) == 1 and not snapshots:
+                return parts[0][0].select(parts[0][1])
+            return concat((snapshots, *(page.select(indexes) for page, indexes in parts)))
+
+        timestamp_us, digest = self.place
+        return Stretch(
+            self._after,
+            self.through,
+            max(head, self.through),
+            n=len(snapshots) + self.n,
+            encoded=encoded,
+            events=events,
+            snapshots=len(snapshots),
+            leaving=tuple(self._leaving),
+            ranges=tuple(self._ranges),
+            timestamp_us=timestamp_us,
+            digest=digest,
+            from_ring=from_ring,
+            reached=stated.reached if stated else 0,
+        )

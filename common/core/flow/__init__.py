@@ -1,0 +1,1 @@
+"""Flow control: windows, backoff, and the messages that both protocols share."""

@@ -1,0 +1,124 @@
+"""An entity's latest snapshot: an event that stands in the place of all its events up to a number.
+
+Who starts late, or comes back after the log was trimmed, takes the snapshots first and then the log: a snapshot is an
+event of its entity that replaces 1 … ``seq_nr``. A journal keeps the latest one an entity, beside the log, so it outlives
+the events it replaces, and what it replaces may be deleted (``retention``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from common.core.errors import BackhaulError, ErrorKind
+from common.core.events.batch import EventBatch
+from common.core.events.ids import SEPARATOR, entity_type_of
+
+
+@dataclass(frozen=True, slots=True)
+class NewSnapshot:
+    """What an application or a rule gives: the state of an entity after its event ``seq_nr``, as an event.
+
+    Tags are those of that event; ``tags`` is used only when the event is no longer there. ``tags`` and ``metadata`` are
+    joined as in a batch's columns.
+    """
+
+    persistence_id: str
+    seq_nr: int
+    event_type: str
+    codec: str
+    payload: bytes
+    tags: str = ""
+    metadata: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A stored snapshot. Position and times are those of the event with its number, 0 when that was deleted before."""
+
+    persistence_id: str
+    seq_nr: int
+    position: int
+    timestamp_us: int
+    stored_us: int
+    event_time_us: int
+    event_type: str
+    codec: str
+    payload: bytes
+    tags: str
+    metadata: str
+    taken_position: int
+    """Head of the log when it was stored."""
+
+
+def judge_snapshot(new: NewSnapshot, *, reached: int, deleted_to: int, stored: int) -> bool:
+    """Whether it becomes its entity's latest. ``reached`` is the entity's last number (0 = there is no such entity).
+
+    One below what is deleted is no news: the numbers between would be missing for whoever begins with it.
+
+    Raises:
+        BackhaulError: ``snapshot.no_entity``, ``snapshot.ahead``.
+    """
+    if not reached:
+        raise BackhaulError(
+            "snapshot.no_entity",
+            f"there is no entity {new.persistence_id}",
+            hint="take snapshots of entities that this journal has events of",
+            kind=ErrorKind.NOT_FOUND,
+        )
+    if not 1 <= new.seq_nr <= reached:
+        raise BackhaulError(
+            "snapshot.ahead",
+            f"{new.persistence_id} is at {reached}: a snapshot of {new.seq_nr} says more than its events do",
+            hint="give the number of the last event that the snapshot includes, between 1 and the entity's last",
+            kind=ErrorKind.CONFLICT,
+            details={"persistence_id": new.persistence_id, "seq_nr": new.seq_nr, "reached": reached},
+        )
+    return new.seq_nr > stored and new.seq_nr >= deleted_to
+
+
+def id_ranges(after: str, entity_types: frozenset[str]) -> list[tuple[str, str | None]]:
+    """Stretches of persistence ids in byte order, each (after, before): all ids above ``after``, or those of the types."""
+    if not entity_types:
+        return [(after, None)]
+    past = chr(ord(SEPARATOR) + 1)
+    stretches = [(f"{name}{SEPARATOR}", f"{name}{past}") for name in entity_types]
+    return sorted((max(after, first), end) for first, end in stretches if after < end)
+
+
+def snapshot_batch(snapshots: Sequence[Snapshot]) -> EventBatch:
+    """Snapshots as events in columns, in their order. ``prev_seq_nr`` is one less: what each replaces is told apart."""
+    return EventBatch(
+        position=[snapshot.position for snapshot in snapshots],
+        timestamp_us=[snapshot.timestamp_us for snapshot in snapshots],
+        stored_us=[snapshot.stored_us for snapshot in snapshots],
+        event_time_us=[snapshot.event_time_us for snapshot in snapshots],
+        persistence_id=[snapshot.persistence_id for snapshot in snapshots],
+        seq_nr=[snapshot.seq_nr for snapshot in snapshots],
+        prev_seq_nr=[snapshot.seq_nr - 1 for snapshot in snapshots],
+        origin_seq_nr=[0] * len(snapshots),
+        event_type=[snapshot.event_type for snapshot in snapshots],
+        codec=[snapshot.codec for snapshot in snapshots],
+        payload=[snapshot.payload for snapshot in snapshots],
+        tags=[snapshot.tags for snapshot in snapshots],
+        metadata=[snapshot.metadata for snapshot in snapshots],
+        prev_tags=[""] * len(snapshots),
+    )
+
+
+def reached_by_snapshots(snapshots: Sequence[Snapshot]) -> int:
+    """The highest position of an event that one of them stands for, or one that is not below it."""
+    return max((snapshot.position or snapshot.taken_position for snapshot in snapshots), default=0)
+
+
+def due_snapshots(events: EventBatch, every: Mapping[str, int]) -> list[int]:
+    """Indexes of the events that become their entity's snapshot by the rule "every N events the last one is".
+
+    ``every`` maps an entity type to its N. Of one entity only the last is named: it replaces the others.
+    """
+    due: dict[str, int] = {}
+    for index, (persistence_id, seq_nr) in enumerate(zip(events.persistence_id, events.seq_nr, strict=True)):
+        n = every.get(entity_type_of(persistence_id))
+        if n and seq_nr % n == 0:
+            due[persistence_id] = index
+    return sorted(due.values())

@@ -1,0 +1,1 @@
+"""The push protocol's state machines: producer (edge), receiver (cloud), filter transitions."""

@@ -1,0 +1,99 @@
+"""What the two ends of a push stream say to each other (protos/backhaul/v1/push.proto has the protocol's steps)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.core.events.batch import EventBatch
+from common.core.journal.append import Lane, ParkedEvent, StatedRange
+from common.core.journal.history import History, Offset, Resume
+from common.core.push.filter_transition import NO_FILTER, UNFILTERED, FilterApplied, PushFilter, PushPlace
+
+PROTOCOL_VERSION = 1
+PUSH_PATH = "/backhaul.v1.Push/Connect"
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Who dials, with which journal."""
+
+    origin_id: str
+    instance: str
+    history: History
+    clock_us: int
+    entity_types: tuple[str, ...] = ()
+    protocol_version: int = PROTOCOL_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class PushLimits:
+    """Bounds the receiver sets: of one event, of one batch, and of what may be in flight."""
+
+    window_events: int
+    window_bytes: int
+    batch_bytes: int
+    event_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where to go on, under which session, and with which filter: ``place`` is what is, ``desired`` what is asked for."""
+
+    session: int
+    stored: Offset
+    resume: Resume
+    cloud_journal_id: str
+    cloud_generation_id: str
+    limits: PushLimits
+    clock_us: int
+    place: PushPlace = UNFILTERED
+    desired: PushFilter = NO_FILTER
+
+
+@dataclass(frozen=True, slots=True)
+class FilterUpdate:
+    """The cloud asks for another filter; the edge answers ``FilterApplied`` when it comes to it, or to a later one."""
+
+    version: int
+    criteria: str
+
+
+@dataclass(frozen=True, slots=True)
+class PushBatch:
+    """Positions ``after_position`` < p <= ``through_position`` of a lane; ``generation_id`` wrote the last of them."""
+
+    after_position: int
+    through_position: int
+    generation_id: str
+    events: EventBatch
+    ranges: tuple[StatedRange, ...] = ()
+    lane: Lane = Lane.LIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """Every position of the lane up to this one is durable at the receiver, or was withheld."""
+
+    position: int
+    parked: tuple[ParkedEvent, ...] = ()
+    lane: Lane = Lane.LIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """A sign of life that says how many bytes have come so far."""
+
+    bytes_received: int
+    clock_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """The node stops: leave, and dial again after the pause."""
+
+    retry_after_s: float
+    reason: str
+
+
+FromEdge = Hello | PushBatch | FilterApplied | Heartbeat
+FromCloud = Start | Ack | FilterUpdate | Heartbeat | Drain

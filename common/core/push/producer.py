@@ -1,0 +1,176 @@
+"""The sending end of a push stream as a pure machine: what may be sent, what an answer means, what is a broken promise.
+
+The producer (edge) sends its journal from the position the endpoint (cloud, ``push_receiving``) names, lane by lane
+(``push_lanes``), keeps to the window, and takes acks. It reads no clock, stream or store: the shell in
+``common.transport`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import Enum, auto
+
+from common.core.errors import BackhaulError
+from common.core.events.batch import Envelope, EventBatch
+from common.core.flow.window import AdaptiveWindow
+from common.core.journal.append import Lane, StatedRange
+from common.core.journal.history import History, Offset
+from common.core.push.filter_transition import EVERYTHING, FilterApplied, Lanes
+from common.core.push.messages import Ack, PushBatch, PushLimits, Start
+
+
+class StartVerdict(Enum):
+    """What the producer thinks of the place it is told to go on from."""
+
+    GO_ON = auto()
+    PEER_LOST_HISTORY = auto()
+    """The endpoint has less than it once acknowledged: what is still kept here is pushed again."""
+
+
+def judge_start(start: Start, history: History, acked: Offset | None, at_stored: Envelope | None) -> StartVerdict:
+    """Compare the endpoint's last stored event with the producer's own log, before anything is sent or trimmed.
+
+    ``at_stored`` is the own event at that position (None when it was deleted or is position 0); ``acked`` the last
+    acknowledged place this side remembers.
+
+    Raises:
+        BackhaulError: ``push.history_mismatch`` when the two logs cannot be copies of one.
+    """
+    stored = start.stored
+    same_event = (
+        at_stored is None
+        or not stored.timestamp_us
+        or (
+            (at_stored.timestamp_us, at_stored.persistence_id, at_stored.seq_nr)
+            == (stored.timestamp_us, stored.persistence_id, stored.seq_nr)
+        )
+    )
+    if stored.journal_id != history.journal_id or stored.position > history.head_position or not same_event:
+        raise BackhaulError(
+            "push.history_mismatch",
+            f"the cloud's last event of this journal (position {stored.position}) is not the one in this journal",
+            "two services may be using one edge id or a copied journal: give each its own id and file",
+            details={"position": stored.position, "head": history.head_position},
+        )
+    if acked and acked.journal_id == history.journal_id and stored.position < acked.position:
+        return StartVerdict.PEER_LOST_HISTORY
+    return StartVerdict.GO_ON
+
+
+def ranges_to_state(events: EventBatch, deleted: Sequence[StatedRange]) -> tuple[StatedRange, ...]:
+    """What a batch must say about events deleted before they were sent.
+
+    ``deleted`` may be newer than ``events``: an entity's range ends before its first event in the batch.
+    """
+    first = dict(zip(reversed(events.persistence_id), reversed(events.seq_nr), strict=True))
+    stated = []
+    for entry in deleted:
+        to_seq_nr = min(entry.to_seq_nr, first.get(entry.persistence_id, entry.to_seq_nr + 1) - 1)
+        if to_seq_nr >= entry.from_seq_nr:
+            stated.append(StatedRange(entry.persistence_id, entry.from_seq_nr, to_seq_nr, entry.reason))
+    return tuple(stated)
+
+
+class Producer:
+    """The sending end after Start. ``position`` is how far was sent, ``acked`` how far is durable over there.
+
+    Those two are the live lane's. One lane is served at a time, and the next only when all of the last is acknowledged:
+    so what is in flight is always of one lane.
+    """
+
+    def __init__(
+        self,
+        start: Start,
+        limits: PushLimits,
+        *,
+        batches_max: int,
+        ack_target_s: float,
+        own_filter: str = EVERYTHING,
+    ) -> None:
+        theirs = start.limits
+        self._batch_bytes = min(limits.batch_bytes, theirs.batch_bytes)
+        self.message_bytes = min(limits.window_bytes, theirs.window_bytes)
+        """A message that is larger is to be cut, if it can be."""
+        self.window = AdaptiveWindow(
+            batches_max=batches_max,
+            events_max=min(limits.window_events, theirs.window_events),
+            bytes_max=min(limits.window_bytes, theirs.window_bytes),
+            ack_target_s=ack_target_s,
+        )
+        self.position = start.stored.position
+        self.acked = start.stored.position
+        self.draining = False
+        self.lanes = Lanes(start.place, replace(start.desired, producer=own_filter))
+        self._backfill_sent = start.place.backfill_position
+        self._change_is_told = False
+
+    @property
+    def progress(self) -> tuple[int, ...]:
+        """What is acknowledged, and of which change: differs whenever something has moved."""
+        place = self.lanes.place
+        return (self.acked, place.change_position, place.backfill_position)
+
+    @property
+    def cursor(self) -> int:
+        """Where the lane that is served goes on."""
+        return self.position if self.lanes.lane is Lane.LIVE else self._backfill_sent
+
+    @property
+    def bound(self) -> int | None:
+        """Where the lane that is served ends; None when it goes on with the log."""
+        return None if self.lanes.lane is Lane.LIVE else self.lanes.place.change_position
+
+    def change_filter(self) -> FilterApplied | None:
+        """What to tell about a change of filter that begins now; None when there is none, or while something is in flight.
+
+        It is acknowledged as its backfill lane's beginning (or end, when there is nothing to backfill).
+        """
+        if self.draining or not self.lanes.is_change_wanted or self._change_is_told or not self.window.is_empty:
+            return None
+        self._change_is_told = True
+        applied = self.lanes.change(self.position)
+        self._backfill_sent = self.lanes.place.backfill_position
+        return applied
+
+    def room_bytes(self) -> int:
+        """Size of the batch that may be sent now; 0 = wait for an ack.
+
+        A sliver of room is left alone: on a full window it would make every batch a small one.
+        """
+        if self.lanes.is_change_wanted or self.cursor == self.bound:
+            return 0  # the other lane is next, when everything is acknowledged
+        room = self.window.room_bytes
+        is_sliver = not self.window.is_empty and room < min(self.window.bytes_limit, self._batch_bytes) // 4
+        return 0 if self.draining or is_sliver else min(room, self._batch_bytes)
+
+    def sent(self, batch: PushBatch, weight: int, now_s: float) -> None:
+        """The batch was handed to the line."""
+        self.window.sent(batch.through_position, len(batch.events), weight, now_s)
+        if batch.lane is Lane.LIVE:
+            self.position = batch.through_position
+        else:
+            self._backfill_sent = batch.through_position
+
+    def ack(self, ack: Ack, now_s: float) -> float | None:
+        """Take an acknowledgement; returns the age in seconds of what it settles (None when it is a repeat).
+
+        Raises:
+            BackhaulError: ``link.protocol`` when it acknowledges what was not sent, or less than before.
+        """
+        is_live = ack.lane is Lane.LIVE
+        acked, sent = (
+            (self.acked, self.position) if is_live else (self.lanes.place.backfill_position, self._backfill_sent)
+        )
+        if not acked <= ack.position <= sent:
+            raise BackhaulError(
+                "link.protocol",
+                f"ack of {ack.lane.value} position {ack.position} while {acked} to {sent} may be acknowledged",
+                "this is a fault of the peer: report it",
+            )
+        if is_live:
+            self.acked = ack.position
+        else:
+            self._change_is_told = False
+            self.lanes.backfilled(ack.position)
+        return self.window.acked(ack.position, now_s)

@@ -1,0 +1,295 @@
+"""The receiving end of a push stream as a pure machine: queue, merge, settle.
+
+The endpoint (cloud) takes contiguous batches lane by lane, merges what queues while a commit runs into the next commit,
+and acknowledges what is durable. What a peer must not send is told as ``link.protocol``. It reads no clock, stream or
+store: the shell in ``common.transport`` does.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from operator import lt
+
+from common.core.errors import BackhaulError, ErrorKind
+from common.core.events import rules as event_rules
+from common.core.events.batch import UNIT_SEPARATOR, EventBatch, concat
+from common.core.events.ids import NAME_MAX_BYTES, persistence_id_problem, text_problem
+from common.core.events.transformations import Transformed
+from common.core.journal.append import (
+    AppendOutcome,
+    Fenced,
+    Lane,
+    OriginBlocked,
+    OutOfStep,
+    ParkedEvent,
+    Pushed,
+    PushedAppend,
+    StatedRange,
+)
+from common.core.journal.history import Offset
+from common.core.push.filter_transition import UNFILTERED, FilterApplied, PushPlace
+from common.core.push.messages import Ack, PushBatch, PushLimits
+
+# What a queued batch takes in memory beside its bytes, roughly: even empty ones are bounded.
+_BATCH_OVERHEAD_BYTES = 2_048
+
+
+class Endpoint:
+    """The receiving end after Start: queue, merge, settle."""
+
+    def __init__(
+        self,
+        origin_id: str,
+        session: int,
+        branch: int,
+        stored: Offset,
+        limits: PushLimits,
+        parked_max: int,
+        place: PushPlace = UNFILTERED,
+        on_receive: Callable[[EventBatch], Transformed] | None = None,
+    ) -> None:
+        self._on_receive = on_receive
+        self.origin_id = origin_id
+        self.session = session
+        self._branch = branch
+        self._journal_id = stored.journal_id
+        self._limits = limits
+        self._parked_max = parked_max
+        self._queue: deque[tuple[PushBatch, int]] = deque()
+        self.received = stored.position
+        self.stored = stored.position
+        self.place = place
+        """Where the origin's lanes are; what a change asks for is not in it before it is stored."""
+        self.change: FilterApplied | None = None
+        self._backfill_received = place.backfill_position
+        self.queued_events = 0
+        self.queued_bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether reading must wait until a commit made room; one batch is always admitted."""
+        over = self.queued_events >= self._limits.window_events or self.queued_bytes >= self._limits.window_bytes
+        return bool(self._queue) and over
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits to be committed."""
+        return not self._queue and self.change is None
+
+    def receive(self, batch: PushBatch, size: int) -> None:
+        """Queue a batch that took ``size`` bytes on the line; it must continue where the last one ended.
+
+        Raises:
+            BackhaulError: ``link.protocol``.
+        """
+        positions = batch.events.position
+        in_order = all(map(lt, [batch.after_position, *positions], positions))
+        received, lane_is_open = self._received(batch)
+        if (
+            not lane_is_open
+            or batch.after_position != received
+            or batch.through_position <= batch.after_position
+            or not in_order
+            or (positions and positions[-1] > batch.through_position)
+        ):
+            raise BackhaulError(
+                "link.protocol",
+                f"a {batch.lane.value} batch of positions {batch.after_position} to {batch.through_position}"
+                f" after {received}",
+                "send the journal in order, without overlap, from the position Start names, lane by lane",
+            )
+        problem = next(filter(None, map(_range_problem, batch.ranges)), "")
+        problem = problem or text_problem(batch.generation_id, NAME_MAX_BYTES)
+        if problem:
+            raise BackhaulError(
+                "link.protocol", f"a stated range or generation {problem}", "this is a fault of the peer: report it"
+            )
+        weight = size + _BATCH_OVERHEAD_BYTES
+        self._queue.append((batch, weight))
+        if batch.lane is Lane.LIVE:
+            self.received = batch.through_position
+        else:
+            self._backfill_received = batch.through_position
+        self.queued_events += len(batch.events)
+        self.queued_bytes += weight
+
+    def _received(self, batch: PushBatch) -> tuple[int, bool]:
+        """How far the batch's lane has come, and whether it may go on to where the batch ends."""
+        place = self._expected_place()
+        if batch.lane is Lane.LIVE:
+            return self.received, self._backfill_received >= place.change_position
+        return self._backfill_received, batch.through_position <= place.change_position
+
+    def _expected_place(self) -> PushPlace:
+        change = self.change
+        return self.place.changed(change.filter, change.position, change.needs_backfill) if change else self.place
+
+    def receive_change(self, change: FilterApplied) -> None:
+        """Queue a change of filter: everything sent before it must be stored, and no other be under way.
+
+        Raises:
+            BackhaulError: ``link.protocol``, or ``filter.…`` for criteria that are none.
+        """
+        if (
+            self._queue
+            or self.change
+            or not self.place.is_settled
+            or not change.position == self.received == self.stored
+        ):
+            raise BackhaulError(
+                "link.protocol",
+                f"a filter applied at {change.position} while {self.stored} is stored and {self.received} received",
+                "change the filter between two lanes, when everything is acknowledged",
+            )
+        change.filter.predicate()
+        self.change = change
+        self._backfill_received = self._expected_place().backfill_position
+
+    def changed_or_refused(self, refused: Fenced | OutOfStep | None) -> Ack:
+        """The ack of the change that was queued, once it is stored.
+
+        Raises:
+            BackhaulError: ``push.fenced`` or ``push.out_of_step``: it was not, and the stream must end.
+        """
+        if isinstance(refused, Fenced):
+            raise fenced(self.origin_id, refused.session)
+        if isinstance(refused, OutOfStep):
+            raise _out_of_step(self.origin_id, refused.position)
+        self.place = self._expected_place()
+        self.change = None
+        return Ack(self.place.backfill_position, lane=Lane.BACKFILL)
+
+    def take(self, events_max: int, bytes_max: int) -> PushedAppend:
+        """What is queued, merged into one append up to the bounds (at least one batch)."""
+        batch, weight = self._queue.popleft()
+        taken, events = [batch], len(batch.events)
+        while self._queue:
+            batch, more = self._queue[0]
+            if events + len(batch.events) > events_max or weight + more > bytes_max or batch.lane is not taken[0].lane:
+                break
+            taken.append(batch)
+            events, weight = events + len(batch.events), weight + more
+            self._queue.popleft()
+        self.queued_events -= events
+        self.queued_bytes -= weight
+        merged = taken[0].events if len(taken) == 1 else concat(batch.events for batch in taken)
+        last = taken[-1]
+        through = Offset(self._journal_id, last.generation_id, last.through_position)
+        if merged.position and merged.position[-1] == last.through_position:
+            through = replace(
+                through,
+                timestamp_us=merged.timestamp_us[-1],
+                persistence_id=merged.persistence_id[-1],
+                seq_nr=merged.seq_nr[-1],
+            )
+        ranges, faults = _ranges_of(taken), set[int]()
+        if self._on_receive is not None and merged:
+            transformed = self._on_receive(merged)
+            merged, ranges = transformed.events, (*ranges, *transformed.ranges)
+            faults = set(transformed.faults)
+        poison = {index: code for index, (code, _) in event_rules.problems(merged, self._limits.event_bytes).items()}
+        poison |= dict.fromkeys(faults - set(poison), "transformation.failed")
+        if poison:
+            merged = _storable(merged, poison)
+        return PushedAppend(
+            self.origin_id,
+            self.session,
+            self._branch,
+            taken[0].after_position,
+            through,
+            merged,
+            ranges,
+            poison,
+            self._parked_max,
+            last.lane,
+        )
+
+    def settle(self, outcome: AppendOutcome, through: int, lane: Lane = Lane.LIVE) -> Ack:
+        """The ack that an append's outcome allows.
+
+        Raises:
+            BackhaulError: ``push.fenced``, ``push.blocked`` or ``push.out_of_step``: the stream must end.
+        """
+        parked: tuple[ParkedEvent, ...] = ()
+        match outcome:
+            case Pushed(parked=parked):
+                pass
+            case OutOfStep(position) if position >= through:
+                pass  # a repeat of what had been stored
+            case OutOfStep(position):
+                raise _out_of_step(self.origin_id, position)
+            case Fenced(session):
+                raise fenced(self.origin_id, session)
+            case OriginBlocked(count, maximum):
+                raise BackhaulError(
+                    "push.blocked",
+                    f"{self.origin_id} has {count} parked events and may have {maximum}",
+                    "look at `cloud-service parked list`, then retry or discard; or raise parked_max_events",
+                    kind=ErrorKind.FULL,
+                    retry_after_s=30.0,
+                )
+            case _:
+                raise AssertionError(f"not an outcome of a pushed append: {outcome!r}")
+        if lane is Lane.LIVE:
+            self.stored = through
+        else:
+            self.place = replace(self.place, backfill_position=through)
+        return Ack(through, parked, lane)
+
+
+def fenced(origin_id: str, session: int) -> BackhaulError:
+    """The refusal for a stream whose origin has opened a newer one."""
+    return BackhaulError(
+        "push.fenced",
+        f"session {session} of {origin_id} has taken over",
+        "if two services run with this edge id, stop one; else nothing is to be done",
+        kind=ErrorKind.CONFLICT,
+    )
+
+
+def _out_of_step(origin_id: str, position: int) -> BackhaulError:
+    return BackhaulError(
+        "push.out_of_step",
+        f"the stored position of {origin_id} is {position}, not where this stream goes on",
+        "dial again: the stream resumes at the stored position",
+        retry_after_s=1.0,
+    )
+
+
+def _range_problem(stated: StatedRange) -> str:
+    """What makes a range one that no honest peer states, or ''. Its texts and numbers are stored as they are."""
+    if not 1 <= stated.from_seq_nr <= stated.to_seq_nr:
+        return f"from {stated.from_seq_nr} to {stated.to_seq_nr}"
+    return persistence_id_problem(stated.persistence_id) or text_problem(stated.reason, NAME_MAX_BYTES)
+
+
+def _ranges_of(batches: Sequence[PushBatch]) -> tuple[StatedRange, ...]:
+    """The ranges of batches that become one append, in which an entity's numbers alone say what comes first.
+
+    A sender counts an entity's range from 1, also over events that earlier batches brought: here it begins after those.
+    """
+    if len(batches) == 1 or not any(batch.ranges for batch in batches):
+        return batches[0].ranges
+    stated: list[StatedRange] = []
+    brought: dict[str, int] = {}
+    for batch in batches:
+        for entry in batch.ranges:
+            from_seq_nr = max(entry.from_seq_nr, brought.get(entry.persistence_id, 0) + 1)
+            if from_seq_nr <= entry.to_seq_nr:
+                stated.append(replace(entry, from_seq_nr=from_seq_nr))
+        brought.update(zip(batch.events.persistence_id, batch.events.seq_nr, strict=True))
+    return tuple(stated)
+
+
+def _storable(events: EventBatch, poison: dict[int, str]) -> EventBatch:
+    """A copy in which the texts of poisoned events can be kept in any database."""
+    kept = events.slice(0, len(events))
+    for index in poison:
+        kept.persistence_id[index] = event_rules.storable_id(kept.persistence_id[index])
+        for name in ("event_type", "codec", "tags", "metadata"):
+            column = getattr(kept, name)
+            parts = column[index].split(UNIT_SEPARATOR)
+            column[index] = UNIT_SEPARATOR.join(map(event_rules.storable, parts))
+    return kept

@@ -1,0 +1,1 @@
+"""The subscription protocol's state machines: source, consumer, replay, withheld ranges."""

@@ -1,0 +1,77 @@
+"""What is sent of one entity when a consumer asks for it again, or asks about it once.
+
+The events that a predicate selects, in their order, so that each follows the one before: a jump over withheld numbers is
+stated before the event that ends it, and what is deleted is replaced by a snapshot or stated as trimmed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from common.core.events.batch import EventBatch
+from common.core.filters.predicates import EntityPredicate, match_batch
+from common.core.journal.append import StatedRange
+from common.core.journal.snapshot import Snapshot, reached_by_snapshots, snapshot_batch
+from common.core.subscription.source import WITHHELD
+
+TRIMMED = "trimmed"
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayPart:
+    """One message of a replay: ``ranges`` hold before its first event; the first ``snapshots`` events are snapshots.
+
+    ``reached`` is the highest position of what snapshots and ranges stand for, where that is not an event's of the part.
+    """
+
+    events: EventBatch
+    ranges: tuple[StatedRange, ...] = ()
+    leaving: tuple[int, ...] = ()
+    snapshots: int = 0
+    reached: int = 0
+
+
+def beginning(
+    persistence_id: str,
+    from_seq_nr: int,
+    first_stored: int,
+    snapshot: Snapshot | None,
+    wanted: EntityPredicate,
+    deleted_position: int,
+) -> ReplayPart | None:
+    """What stands for the numbers from ``from_seq_nr`` on that are deleted, the last one at ``deleted_position``.
+
+    ``first_stored`` is the first number that is not.
+    """
+    if from_seq_nr >= first_stored:
+        return None
+    if (
+        snapshot is not None
+        and snapshot.seq_nr >= max(from_seq_nr, first_stored - 1)
+        and wanted.matches(persistence_id, snapshot.tags)
+    ):
+        return ReplayPart(snapshot_batch([snapshot]), snapshots=1, reached=reached_by_snapshots([snapshot]))
+    trimmed = StatedRange(persistence_id, 1, first_stored - 1, TRIMMED)
+    return ReplayPart(EventBatch(), (trimmed,), reached=deleted_position)
+
+
+def replay_parts(events: EventBatch, wanted: EntityPredicate) -> list[ReplayPart]:
+    """Consecutive stored events of one entity as the messages that a consumer of ``wanted`` may be sent."""
+    matched = match_batch(wanted, events)
+    entering, leaving = set(matched.entering), set(matched.leaving)
+    runs: list[list[int]] = []
+    for index in matched.indexes:
+        if not runs or index in entering:
+            runs.append([])
+        runs[-1].append(index)
+    parts = []
+    for run in runs:
+        first = run[0]
+        stated = (
+            (StatedRange(events.persistence_id[first], 1, events.seq_nr[first] - 1, WITHHELD),)
+            if first in entering and events.seq_nr[first] > 1
+            else ()
+        )
+        gone = tuple(events.position[index] for index in run if index in leaving)
+        parts.append(ReplayPart(events.select(run), stated, gone))
+    return parts

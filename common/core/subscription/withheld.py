@@ -1,0 +1,60 @@
+"""A delivery of which an application's function withholds events: cut so that every number is led over in its order.
+
+A consumer takes the ranges of a delivery before its events. What is withheld after an event of the same entity must
+therefore come in another delivery; all else stays together. The place moves as if nothing had been withheld.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from common.core.events.batch import EventBatch
+from common.core.journal.append import StatedRange
+from common.core.subscription.messages import Deliver, Lane
+from common.core.subscription.source import WITHHELD
+
+
+def served_parts(message: Deliver, serve: Callable[[EventBatch], EventBatch]) -> list[Deliver]:
+    """``message`` with its events as ``serve`` returns them: some may be missing, the others are in the same order."""
+    given = message.events
+    kept = serve(given)
+    if len(kept) == len(given):
+        return [replace(message, events=kept)]
+    parts: list[Deliver] = []
+    begin, taken, after, snapshots = 0, 0, message.after, 0
+    ranges: list[StatedRange] = list(message.ranges)
+    seen: set[str] = set()
+
+    def part(through: int) -> Deliver:
+        events = kept.slice(begin, taken)
+        here = set(events.position)
+        leaving = tuple(position for position in message.leaving if position in here)
+        return replace(
+            message,
+            after=after,
+            through=through,
+            events=events,
+            ranges=tuple(ranges),
+            leaving=leaving,
+            snapshots=snapshots,
+        )
+
+    for index, (name, seq_nr) in enumerate(zip(given.persistence_id, given.seq_nr, strict=True)):
+        is_snapshot = index < message.snapshots
+        if taken < len(kept) and kept.seq_nr[taken] == seq_nr and kept.persistence_id[taken] == name:
+            seen.add(name)
+            taken += 1
+            snapshots += is_snapshot
+            continue
+        if name in seen:
+            # Snapshots may have any position: only events of the log move the place.
+            is_in_log = message.lane is not Lane.REPLAY and index > message.snapshots
+            through = given.position[index - 1] if is_in_log else after
+            through = message.through if message.lane is Lane.REPLAY else through
+            parts.append(replace(part(through), timestamp_us=0, digest=""))
+            begin, after, snapshots = taken, message.after if message.lane is Lane.REPLAY else through, 0
+            ranges, seen = [], set()
+        ranges.append(StatedRange(name, 1 if is_snapshot else seq_nr, seq_nr, WITHHELD))
+    parts.append(part(message.through))
+    return parts

@@ -1,0 +1,1 @@
+"""The journal in memory: the reference that the others are compared with."""

@@ -1,0 +1,66 @@
+"""Filters of origins in memory; a part of ``MemoryJournal``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import trio
+
+from common.core.journal.append import Fenced, OutOfStep, StatedRange
+from common.core.push.filter_transition import UNFILTERED, FilterApplied, PushPlace
+from common.core.push.requested_filter import AskedFilter
+from common.journal.memory.subscriptions import MemorySubscriptions
+
+
+class MemoryPushFilters(MemorySubscriptions):
+    """``common.journal.stores.push_filters.PushFilterStore`` over a ``MemoryDatabase``."""
+
+    async def ask_filter(self, pattern: str, criteria: str) -> AskedFilter:
+        """See ``PushFilterStore.ask_filter``."""
+        async with self._transaction() as draft:
+            asked = draft.asked_filters.get(pattern)
+            if asked is None or asked.criteria != criteria:
+                draft.last_filter_version += 1
+                asked = AskedFilter(pattern, draft.last_filter_version, criteria, self._now_us())
+                draft.asked_filters[pattern] = asked
+            return asked
+
+    async def withdraw_filter(self, pattern: str) -> bool:
+        """See ``PushFilterStore.withdraw_filter``."""
+        async with self._transaction() as draft:
+            return draft.asked_filters.pop(pattern, None) is not None
+
+    async def asked_filters(self) -> list[AskedFilter]:
+        """See ``PushFilterStore.asked_filters``."""
+        await trio.lowlevel.checkpoint()
+        return [asked for _, asked in sorted(self._database.state.asked_filters.items())]
+
+    async def push_place(self, origin_id: str) -> PushPlace:
+        """See ``PushFilterStore.push_place``."""
+        await trio.lowlevel.checkpoint()
+        return self._database.state.push_places.get(origin_id, UNFILTERED)
+
+    async def change_push_filter(
+        self, origin_id: str, session: int, change: FilterApplied
+    ) -> Fenced | OutOfStep | None:
+        """See ``PushFilterStore.change_push_filter``."""
+        async with self._transaction() as draft:
+            origin = draft.origins.get(origin_id)
+            place = draft.push_places.get(origin_id, UNFILTERED)
+            if origin is None or origin.session != session:
+                return Fenced(origin.session if origin else 0)
+            if origin.stored.position != change.position or not place.is_settled:
+                return OutOfStep(origin.stored.position)
+            draft.push_places[origin_id] = place.changed(change.filter, change.position, change.needs_backfill)
+            return None
+
+    async def deleted_of(self, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
+        """See ``PushFilterStore.deleted_of``."""
+        await trio.lowlevel.checkpoint()
+        heads = self._database.state.heads
+        known = (heads[name] for name in sorted(set(persistence_ids)) if name in heads)
+        return [
+            (StatedRange(head.persistence_id, 1, head.deleted_to, head.deleted_reason), head.tags)
+            for head in known
+            if head.deleted_to
+        ]

@@ -1,0 +1,147 @@
+"""Snapshots in memory, and what may be deleted because of them; a part of ``MemoryJournal``."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+
+import trio
+
+from common.core.events.batch import EVENT_OVERHEAD_BYTES
+from common.core.events.ids import entity_type_of
+from common.core.journal.retention import old_enough
+from common.core.journal.snapshot import NewSnapshot, Snapshot, id_ranges, judge_snapshot
+from common.journal.memory.projections import MemoryProjections
+from common.journal.memory.state import DraftHeads, MemoryState
+from common.journal.stores.journal import TrimLimit
+
+
+class MemorySnapshots(MemoryProjections):
+    """``common.journal.stores.snapshots.SnapshotStore`` over a ``MemoryDatabase``, and the log's trimming."""
+
+    async def put_snapshots(self, snapshots: Sequence[NewSnapshot]) -> list[bool]:
+        """See ``SnapshotStore.put_snapshots``."""
+        async with self._transaction() as draft:
+            return [self._put(draft, new) for new in snapshots]
+
+    def _put(self, draft: MemoryState, new: NewSnapshot) -> bool:
+        head, stored = draft.heads.get(new.persistence_id), draft.snapshots.get(new.persistence_id)
+        is_news = judge_snapshot(
+            new,
+            reached=head.seq_nr if head else 0,
+            deleted_to=head.deleted_to if head else 0,
+            stored=stored.seq_nr if stored else 0,
+        )
+        if is_news:
+            draft.snapshots[new.persistence_id] = self._as_stored(draft, new)
+        return is_news
+
+    def _as_stored(self, draft: MemoryState, new: NewSnapshot) -> Snapshot:
+        log = draft.log
+        rows = zip(log.persistence_id, log.seq_nr, strict=True)
+        index = next((i for i, row in enumerate(rows) if row == (new.persistence_id, new.seq_nr)), None)
+        gone = (0, 0, self._now_us(), 0, new.tags)
+        position, timestamp_us, stored_us, event_time_us, tags = (
+            gone
+            if index is None
+            else (
+                log.position[index],
+                log.timestamp_us[index],
+                log.stored_us[index],
+                log.event_time_us[index],
+                log.tags[index],
+            )
+        )
+        return Snapshot(
+            new.persistence_id,
+            new.seq_nr,
+            position,
+            timestamp_us,
+            stored_us,
+            event_time_us,
+            new.event_type,
+            new.codec,
+            new.payload,
+            tags,
+            new.metadata,
+            draft.head_position,
+        )
+
+    async def snapshot(self, persistence_id: str) -> Snapshot | None:
+        """See ``SnapshotStore.snapshot``."""
+        await trio.lowlevel.checkpoint()
+        return self._database.state.snapshots.get(persistence_id)
+
+    async def snapshots(
+        self,
+        after_persistence_id: str,
+        *,
+        max_rows: int,
+        max_bytes: int,
+        entity_types: frozenset[str] = frozenset(),
+    ) -> list[Snapshot]:
+        """See ``SnapshotStore.snapshots``."""
+        await trio.lowlevel.checkpoint()
+        stretches = id_ranges(after_persistence_id, entity_types)
+        found: list[Snapshot] = []
+        size = 0
+        for persistence_id, snapshot in sorted(self._database.state.snapshots.items()):
+            if any(first < persistence_id and (end is None or persistence_id < end) for first, end in stretches):
+                size += len(snapshot.payload) + EVENT_OVERHEAD_BYTES
+                if found and (len(found) >= max_rows or size > max_bytes):
+                    break
+                found.append(snapshot)
+        return found
+
+    async def uncovered_after(self, through: int, *, entity_types: frozenset[str] = frozenset()) -> int:
+        """See ``SnapshotStore.uncovered_after``."""
+        await trio.lowlevel.checkpoint()
+        state = self._database.state
+        log = state.log
+        for index in range(bisect_right(log.position, through)):
+            of_type = not entity_types or entity_type_of(log.persistence_id[index]) in entity_types
+            if of_type and not _is_covered(state, index):
+                return log.position[index] - 1
+        return through
+
+    async def event_bytes(self, after: int, through: int) -> int:
+        """See ``Journal.event_bytes``."""
+        await trio.lowlevel.checkpoint()
+        log = self._database.state.log
+        return log.slice(bisect_right(log.position, after), bisect_right(log.position, through)).byte_size()
+
+    async def trim(self, limit: TrimLimit) -> int:
+        """See ``Journal.trim``."""
+        async with self._transaction() as draft:
+            log, heads = draft.log, DraftHeads(draft.heads)
+            older = set(log.persistence_id[: bisect_right(log.position, limit.after)])
+            wanted = [
+                index
+                for index in range(bisect_right(log.position, limit.after), bisect_right(log.position, limit.through))
+                if log.persistence_id[index] not in older and _may_go(draft, index, limit)
+            ]
+            oldest = wanted[: limit.max_events]
+            times_us = [log.stored_us[index] for index in oldest]
+            removed = oldest[: old_enough(times_us, limit.stored_before_us, self._now_us())]
+            for index in removed:
+                head = heads[log.persistence_id[index]]
+                head.deleted_to = log.seq_nr[index]
+                head.deleted_position = log.position[index]
+                head.deleted_reason = limit.reason
+                draft.deleted_through = max(draft.deleted_through, log.position[index])
+            heads.keep()
+            gone = set(removed)
+            draft.log = log.select([index for index in range(len(log)) if index not in gone])
+            return len(removed)
+
+
+def _is_covered(state: MemoryState, index: int) -> bool:
+    snapshot = state.snapshots.get(state.log.persistence_id[index])
+    return snapshot is not None and state.log.seq_nr[index] <= snapshot.seq_nr
+
+
+def _may_go(state: MemoryState, index: int, limit: TrimLimit) -> bool:
+    entity_type = entity_type_of(state.log.persistence_id[index])
+    if limit.entity_types and entity_type not in limit.entity_types:
+        return False
+    return entity_type not in limit.covered_types or _is_covered(state, index)

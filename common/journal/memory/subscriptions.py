@@ -1,0 +1,174 @@
+"""Subscriptions and their inboxes in memory; a part of ``MemoryJournal``."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+
+import trio
+
+from common.core.events.batch import EVENT_OVERHEAD_BYTES
+from common.core.journal.append import AppendOutcome, OriginBlocked, PushedAppend
+from common.core.journal.history import NOWHERE, OriginState
+from common.core.subscription.place import NO_FILTER, NOWHERE_PLACE, FilterState, Subscription
+from common.journal.memory.projections import held_row, lease_end
+from common.journal.memory.snapshots import MemorySnapshots
+from common.journal.memory.state import MemoryState, SubscriptionEntry
+from common.journal.stores.journal import InboxRow, InboxStats, ProjectionLease, ReceivedCommit
+from common.journal.stores.subscriptions import blocked, check_ack, check_revision, check_room, lease_name
+
+
+class MemorySubscriptions(MemorySnapshots):
+    """``common.journal.stores.subscriptions.SubscriptionStore`` over a ``MemoryDatabase``."""
+
+    @abstractmethod
+    def _append_pushed(self, draft: MemoryState, request: PushedAppend) -> AppendOutcome:
+        """Judge and store a stretch of another journal in the draft."""
+
+    async def subscription(self, name: str) -> Subscription | None:
+        """See ``SubscriptionStore.subscription``."""
+        await trio.lowlevel.checkpoint()
+        entry = self._database.state.subscriptions.get(name)
+        return entry.told if entry else None
+
+    async def subscriptions(self) -> list[Subscription]:
+        """See ``SubscriptionStore.subscriptions``."""
+        await trio.lowlevel.checkpoint()
+        return [entry.told for _, entry in sorted(self._database.state.subscriptions.items())]
+
+    async def set_desired(self, name: str, criteria: str, *, if_new: bool = False) -> FilterState:
+        """See ``SubscriptionStore.set_desired``."""
+        async with self._transaction() as draft:
+            entry = self._entry(draft, name)
+            desired = entry.told.desired
+            if desired.criteria != criteria and not (if_new and name in draft.subscriptions):
+                desired = FilterState(desired.version + 1, criteria)
+            draft.subscriptions[name] = replace(entry, told=replace(entry.told, desired=desired))
+            return desired
+
+    def _entry(self, draft: MemoryState, name: str) -> SubscriptionEntry:
+        new = SubscriptionEntry(Subscription(name, NOWHERE_PLACE, NO_FILTER, 0, 0, self._now_us()))
+        return draft.subscriptions.get(name, new)
+
+    async def forget_subscription(self, name: str) -> bool:
+        """See ``SubscriptionStore.forget_subscription``."""
+        async with self._transaction() as draft:
+            for key in [key for key in draft.projections if key[0] == lease_name(name)]:
+                del draft.projections[key]
+            return draft.subscriptions.pop(name, None) is not None
+
+    async def restart_subscription(self, name: str, lease: ProjectionLease) -> bool:
+        """See ``SubscriptionStore.restart_subscription``."""
+        async with self._transaction() as draft:
+            held_row(draft, lease)
+            entry = draft.subscriptions.get(name)
+            if entry is None:
+                return False
+            told = replace(entry.told, place=NOWHERE_PLACE, revision=entry.told.revision + 1, updated_us=self._now_us())
+            draft.subscriptions[name] = SubscriptionEntry(told, last_id=entry.last_id, acked_id=entry.last_id)
+            return True
+
+    async def known(self, name: str, persistence_ids: Sequence[str]) -> dict[str, int]:
+        """See ``SubscriptionStore.known``."""
+        await trio.lowlevel.checkpoint()
+        entry = self._database.state.subscriptions.get(name)
+        known = entry.known if entry else {}
+        return {persistence_id: known[persistence_id] for persistence_id in persistence_ids if persistence_id in known}
+
+    async def awaiting(self, name: str, max_rows: int) -> list[tuple[str, int]]:
+        """See ``SubscriptionStore.awaiting``."""
+        await trio.lowlevel.checkpoint()
+        entry = self._database.state.subscriptions.get(name)
+        return [(key, entry.known[key]) for key in sorted(entry.awaiting)[:max_rows]] if entry else []
+
+    async def commit_received(
+        self,
+        name: str,
+        lease: ProjectionLease,
+        revision: int,
+        commit: ReceivedCommit,
+        lease_s: float,
+        *,
+        inbox_max_bytes: int | None = None,
+    ) -> int:
+        """See ``SubscriptionStore.commit_received``."""
+        async with self._transaction() as draft:
+            now_us = self._now_us()
+            row = held_row(draft, lease)
+            draft.projections[lease.name, lease.slices] = replace(
+                row, lease_until_us=lease_end(now_us, lease_s), updated_us=now_us
+            )
+            entry = self._entry(draft, name)
+            check_revision(name, entry.told.revision, revision)
+            entry = _with_inbox(entry, commit, inbox_max_bytes)
+            told = replace(
+                entry.told,
+                place=commit.place,
+                revision=revision + 1,
+                received=entry.told.received + commit.received,
+                updated_us=now_us,
+            )
+            awaiting = (entry.awaiting | {key for key, is_ in commit.awaiting.items() if is_}) - {
+                key for key, is_ in commit.awaiting.items() if not is_
+            }
+            known = {**entry.known, **commit.known}
+            for persistence_id in awaiting:
+                known.setdefault(persistence_id, 0)
+            draft.subscriptions[name] = replace(entry, told=told, known=known, awaiting=awaiting)
+            if commit.append is not None:
+                self._append_received(draft, name, commit.append)
+            self._database.tables.run(commit.statements)
+            return revision + 1
+
+    def _append_received(self, draft: MemoryState, name: str, append: PushedAppend) -> None:
+        # Lease and revision are the guard: the origin's row only counts where it is.
+        new = OriginState(append.origin_id, 1, "", append.branch, NOWHERE, ())
+        origin = draft.origins.setdefault(append.origin_id, new)
+        request = replace(append, session=origin.session, after_position=origin.stored.position)
+        outcome = self._append_pushed(draft, request)
+        if isinstance(outcome, OriginBlocked):
+            raise blocked(name, outcome.parked, outcome.parked_max)
+
+    async def inbox(self, name: str, after_id: int, *, max_rows: int, max_bytes: int) -> list[InboxRow]:
+        """See ``SubscriptionStore.inbox``."""
+        await trio.lowlevel.checkpoint()
+        entry = self._database.state.subscriptions.get(name)
+        found: list[InboxRow] = []
+        size = 0
+        for row in entry.inbox if entry else ():
+            if row.id > after_id:
+                size += len(row.event.payload) + EVENT_OVERHEAD_BYTES
+                if found and (len(found) >= max_rows or size > max_bytes):
+                    break
+                found.append(row)
+        return found
+
+    async def ack_inbox(self, name: str, through_id: int) -> int:
+        """See ``SubscriptionStore.ack_inbox``."""
+        async with self._transaction() as draft:
+            entry = self._entry(draft, name)
+            check_ack(name, through_id, entry.last_id)
+            left = [row for row in entry.inbox if row.id > through_id]
+            if len(left) < len(entry.inbox):
+                draft.subscriptions[name] = replace(entry, inbox=left, acked_id=through_id)
+            return len(entry.inbox) - len(left)
+
+    async def inbox_stats(self, name: str) -> InboxStats:
+        """See ``SubscriptionStore.inbox_stats``."""
+        await trio.lowlevel.checkpoint()
+        entry = self._database.state.subscriptions.get(name)
+        if entry is None:
+            return InboxStats(0, 0, 0, 0, 0)
+        return InboxStats(len(entry.inbox), entry.inbox_bytes, entry.acked_id + 1, entry.last_id, entry.acked_id)
+
+
+def _with_inbox(entry: SubscriptionEntry, commit: ReceivedCommit, max_bytes: int | None) -> SubscriptionEntry:
+    if not commit.inbox:
+        return entry
+    check_room(entry.told.name, entry.inbox_bytes, commit.inbox.byte_size(), max_bytes)
+    rows = [
+        InboxRow(entry.last_id + 1 + index, event, index in commit.leaving, index in commit.replaces)
+        for index, event in enumerate(commit.inbox.envelopes())
+    ]
+    return replace(entry, inbox=[*entry.inbox, *rows], last_id=entry.last_id + len(rows))

@@ -1,0 +1,1 @@
+"""What a storage implements: one protocol for each part of a journal."""

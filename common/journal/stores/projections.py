@@ -1,0 +1,109 @@
+"""What a journal stores for projections: offsets, leases, and effects that move with the offset.
+
+A part of ``Journal`` (see ``interface``), held to the same contract suite. Each range of a projection has one row: how
+far its slices are (``core.ranges``), who holds it, and the epoch that guards every commit. Whatever takes a range from
+its owner (another node, a pause, an operator's change) raises the epoch: what the old owner still tries is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from common.core.events.ids import SliceRange
+from common.core.journal.slice_ranges import Ahead, RangeOffset
+from common.journal.stores.lease import ProjectionLease, Statement, Tables
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionRow:
+    """A projection's range as stored. ``owner`` is '' when nobody holds the lease."""
+
+    name: str
+    slices: SliceRange
+    position: int
+    epoch: int
+    owner: str
+    lease_left_s: float
+    paused: bool
+    updated_us: int
+    ahead: tuple[Ahead, ...] = ()
+
+
+class ProjectionStore(Protocol):
+    """Offsets, leases and effects of projections; a part of every journal."""
+
+    async def migrate(self, name: str, steps: Sequence[Sequence[str]]) -> None:
+        """Bring an application's tables to ``len(steps)`` under a lock; step i is a list of SQL statements.
+
+        Raises ``journal.schema_newer`` when the database has more steps than given.
+        """
+
+    async def acquire(self, name: str, slices: SliceRange, owner: str, lease_s: float) -> ProjectionLease | None:
+        """Take or renew the lease of a range (created at position 0 when new); None while another owner's holds or paused.
+
+        Taking it over from another owner bumps the epoch; renewing by the same owner does not. Times are the database's.
+        A lease that lasts longer than ``lease_s`` from now is of a clock that has stepped back since: it is not respected.
+        Raises ``projection.ranges_changed`` (``core.ranges``) when it would cut across another range with an offset.
+        """
+
+    async def declare(self, name: str, ranges: Sequence[SliceRange]) -> list[SliceRange]:
+        """The ranges that a projection has, in one step for all nodes: those stored, and ``ranges`` where there are none.
+
+        So the first start makes ``ranges``, each at position 0; afterwards they change by ``reshape`` only.
+        """
+
+    async def reshape(self, name: str, ranges: Sequence[SliceRange]) -> list[RangeOffset]:
+        """Split and merge: keep the same offsets for other ranges, in one transaction that takes all from their owners.
+
+        Each new range begins where the least advanced of its slices is, and knows what the others are ahead by
+        (``core.ranges``). Raises ``projection.unknown``, ``projection.other_slices``.
+        """
+
+    async def forget(self, name: str, statements: Sequence[Statement]) -> int:
+        """Remove a projection's offsets, and run statements, in one transaction; returns how many ranges it had.
+
+        Its tables stay. Raises ``projection.in_use`` while any range is held.
+        """
+
+    async def release(self, lease: ProjectionLease) -> None:
+        """Give the lease up at once (a clean stop), if it is still ours."""
+
+    async def commit(
+        self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
+    ) -> ProjectionLease:
+        """Run ``statements`` and move the offset to ``position`` in one transaction, guarded by the epoch; renews the lease.
+
+        Raises ``projection.fenced`` when the epoch is not ours or the range is paused or its stored position is not the
+        lease's; nothing is written then. Other errors of the statements: ``projection.statement_failed``, nothing written.
+        """
+
+    async def commit_inside(
+        self,
+        lease: ProjectionLease,
+        position: int,
+        work: Callable[[Tables], Awaitable[None]],
+        statements: Sequence[Statement],
+        lease_s: float,
+    ) -> ProjectionLease:
+        """As ``commit``, with ``work`` awaited inside the transaction, before the statements.
+
+        Others wait meanwhile, so ``work`` must end soon by itself. It may use the tables from a thread; once it has
+        returned or raised they are closed, also for a thread that still runs. What it raises comes out, nothing written.
+        """
+
+    async def rows(self) -> list[ProjectionRow]:
+        """All ranges of all projections; not what is held only for its lease (a name with a colon)."""
+
+    async def set_paused(self, name: str, paused: bool) -> int:
+        """Pause or resume all ranges of a projection; returns how many there are. Pausing bumps the epoch."""
+
+    async def intervene(self, name: str, statements: Sequence[Statement], *, restart: bool = False) -> int:
+        """Run statements and take every range of a projection from its owner, in one transaction; returns how many ranges.
+
+        With ``restart`` all offsets go back to 0. Raises ``projection.statement_failed``, nothing written.
+        """
+
+    async def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a read-only query over the application's tables, parameters as in ``Statement``."""

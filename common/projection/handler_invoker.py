@@ -1,0 +1,160 @@
+"""From events to what is to be committed: the handler's function is called here, whatever its form.
+
+Nothing is stored here. ``prepare`` calls the pure forms and returns their statements; what runs inside the transaction
+or has effects elsewhere comes back as work that the range's commit does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from common.core.errors import FOREIGN, BackhaulError
+from common.core.events.batch import Envelope, EventBatch
+from common.journal.stores.journal import Statement, Tables
+from common.projection.handler_executor import PlainCalls, call_async, call_inline, raised, returned_wrong
+from common.projection.handlers import Event, Handler
+from common.watchdog import Watchdog
+
+
+class Decode(Protocol):
+    """What an event's payload means to the application; payloads of unknown types come back as they are."""
+
+    def __call__(self, envelope: Envelope) -> object: ...
+
+
+def undecoded(envelope: Envelope) -> bytes:
+    """The payload as it is: for applications without event types."""
+    return envelope.payload
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What events are to do. One of the three is in use, by the handler's form; all are empty for no events."""
+
+    statements: Sequence[Statement] = ()
+    inside: Callable[[Tables], Awaitable[None]] | None = None
+    effects: Sequence[Event] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """What a stream says of its events beside them, by index: ``Event.leaving`` and ``Event.replaces``."""
+
+    leaving: Collection[int] = ()
+    replaces: Collection[int] = ()
+
+
+NO_MARKS: Final = Marks()
+
+
+class Work:
+    """One handler's function, ready to be called for one range."""
+
+    def __init__(self, handler: Handler, decode: Decode, plain_calls: PlainCalls, watchdog: Watchdog) -> None:
+        self.handler = handler
+        self._watchdog = watchdog
+        self._decode = decode
+        self._plain_calls = call_inline if handler.is_quick else plain_calls
+
+    async def prepare(self, events: EventBatch, marks: Marks = NO_MARKS) -> Prepared:
+        """What ``events`` are to do. Of ``marks`` the form that takes columns is not told.
+
+        Raises:
+            BackhaulError: ``projection.handler_failed``, ``projection.handler_returned``, ``projection.handler_timeout``.
+        """
+        handler = self.handler
+        if not events:
+            return Prepared()
+        if handler.statements is not None:
+            return Prepared(
+                await self._plain_calls(lambda: self._columns(events), handler.deadline_s, handler.function)
+            )
+        if handler.each is not None:
+            return Prepared(
+                await self._plain_calls(lambda: self._each(events, marks), handler.deadline_s, handler.function)
+            )
+        seen = self._seen(events, marks)
+        if handler.inside is not None:
+            return Prepared(inside=lambda tables: self._call_inside(tables, seen))
+        return Prepared(effects=seen)
+
+    async def effect(self, event: Event) -> None:
+        """Let one event have its effect elsewhere."""
+        effect = self.handler.effect
+        assert effect is not None
+        await call_async(lambda: effect(event), self.handler.deadline_s, effect, self._watchdog)
+
+    def _seen(self, events: EventBatch, marks: Marks) -> list[Event]:
+        leaving, replaces = marks.leaving, marks.replaces
+        try:
+            return [
+                Event(self._decode(envelope), envelope, index in leaving, index in replaces)
+                for index, envelope in enumerate(events.envelopes())
+            ]
+        except FOREIGN as error:
+            raise raised(self._decode, error) from error
+
+    def _columns(self, events: EventBatch) -> Sequence[Statement]:
+        function = self.handler.statements
+        assert function is not None
+        try:
+            returned: object = function(events)
+        except FOREIGN as error:
+            raise raised(function, error) from error
+        return _statements(function, returned, none_is_nothing=False)
+
+    def _each(self, events: EventBatch, marks: Marks) -> Sequence[Statement]:
+        function = self.handler.each
+        assert function is not None
+        found: list[Statement] = []
+        for event in self._seen(events, marks):
+            try:
+                returned = function(event)
+            except FOREIGN as error:
+                raise raised(function, error) from error
+            found.extend(_statements(function, returned, none_is_nothing=True))
+        return joined(found)
+
+    def _call_inside(self, tables: Tables, events: Sequence[Event]) -> Awaitable[None]:
+        handler = self.handler
+        return self._plain_calls(lambda: self._inside(tables, events), handler.deadline_s, handler.function)
+
+    def _inside(self, tables: Tables, events: Sequence[Event]) -> None:
+        function = self.handler.inside
+        assert function is not None
+        for event in events:
+            try:
+                returned: object = function(tables, event)
+            except BackhaulError as error:
+                if error.code.startswith(("projection.", "journal.")):
+                    raise  # of the tables, not of the application
+                raise raised(function, error) from error
+            except FOREIGN as error:
+                raise raised(function, error) from error
+            if returned is not None:
+                raise returned_wrong(function, returned, "nothing: what it writes, it writes with `tables`")
+
+
+def joined(statements: Iterable[Statement]) -> list[Statement]:
+    """Neighbours of one text as one statement with more rows, which databases run much faster; the order is kept."""
+    found: list[Statement] = []
+    for statement in statements:
+        if found and found[-1].sql == statement.sql:
+            rows = found[-1].rows
+            assert isinstance(rows, list)
+            rows.extend(statement.rows)
+        else:
+            found.append(Statement(statement.sql, list(statement.rows)))
+    return found
+
+
+def _statements(function: Callable[..., Any], returned: object, *, none_is_nothing: bool) -> Sequence[Statement]:
+    if returned is None and none_is_nothing:
+        return ()
+    if isinstance(returned, Statement):
+        returned = (returned,)
+    if isinstance(returned, Sequence) and all(isinstance(one, Statement) for one in returned):
+        return returned
+    raise returned_wrong(function, returned, "statements")

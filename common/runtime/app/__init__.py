@@ -1,0 +1,1 @@
+"""A user's application: what it registers, how a service runs it."""

@@ -1,0 +1,59 @@
+"""A projection's handler over another service's stream: its statements are stored with the subscription's place.
+
+The same handler runs over the local journal and over a stream: what it returns is committed with the offset either way.
+One that runs inside the transaction cannot, since the place of a stream is stored by the subscription; receive the stream
+into this service's own journal (`into_journal`) and run it there. A fault ends the stream, which is dialled again later.
+"""
+
+from __future__ import annotations
+
+from common.core.errors import ConfigurationError
+from common.core.events.ids import entity_type_of
+from common.journal.stores.journal import Journal
+from common.projection.handler_invoker import Marks, Work
+from common.projection.handlers import Handler, OnFailure
+from common.transport.subscription.sinks import Effect, Taken
+
+
+def check_remote(handler: Handler) -> None:
+    """Refuse a handler that cannot run over a stream: ConfigurationError ``projection.not_remote``."""
+    if handler.inside is not None or handler.on_failure is not OnFailure.RETRY:
+        raise ConfigurationError(
+            "projection.not_remote",
+            f"projection {handler.name} runs inside the transaction, or parks or stops on failure",
+            "a handler over a stream has statements=, each=, effect= or act=, and retries; or receive into the own journal",
+        )
+
+
+class HandlerSink:
+    """A ``Sink`` that is a handler."""
+
+    def __init__(self, work: Work, journal: Journal) -> None:
+        """Raises ConfigurationError ``projection.not_remote``."""
+        check_remote(work.handler)
+        self._work = work
+        self._journal = journal
+        self._has_tables = False
+
+    async def prepare(self, taken: Taken) -> Effect:
+        """See ``Sink.prepare``. Raises what the handler's function is refused with."""
+        handler, events = self._work.handler, taken.events
+        marks = Marks(taken.leaving, taken.replaces)
+        if not self._has_tables:
+            await self._journal.migrate(handler.name, handler.migrations)
+            self._has_tables = True
+        if handler.entity_types:
+            kept = [at for at, name in enumerate(events.persistence_id) if entity_type_of(name) in handler.entity_types]
+            events, marks = events.select(kept), _of(marks, kept)
+        prepared = await self._work.prepare(events, marks)
+        for event in prepared.effects:
+            await self._work.effect(event)
+        return Effect(statements=prepared.statements)
+
+
+def _of(marks: Marks, kept: list[int]) -> Marks:
+    """The marks of the events at these indexes."""
+    return Marks(
+        [at for at, index in enumerate(kept) if index in marks.leaving],
+        [at for at, index in enumerate(kept) if index in marks.replaces],
+    )

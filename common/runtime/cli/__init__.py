@@ -1,0 +1,1 @@
+"""The command line: parsing, questions to a running service, output."""

@@ -1,0 +1,271 @@
+"""The commands that ask a running service and print its answer; the service's own file is never opened.
+
+Each is a `Command`: its words, its arguments, and what it does with a connection to the service. A service's command
+line is made of the groups it has routes for.
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from common.core.errors import BackhaulError
+from common.runtime.cli.client import Answer, ServiceClient, path_segment
+from common.runtime.cli.output import complain, fields, json_line, say, table
+from common.runtime.settings.service import ServiceSettings
+
+_PAGE: Final = 500
+_FOLLOW_S: Final = 2
+_ASK_AGAIN_S: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One call of a command: its arguments, the service's settings, and the way to it."""
+
+    args: Namespace
+    settings: ServiceSettings
+    client: ServiceClient
+
+
+def _no_arguments(_: ArgumentParser) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command of one or two words. `run` returns the exit status and raises `BackhaulError`."""
+
+    words: tuple[str, ...]
+    help_text: str
+    run: Callable[[Question], int]
+    add_arguments: Callable[[ArgumentParser], None] = _no_arguments
+    timeout_s: float = 30.0
+
+
+def number(text: str) -> int:
+    """An argument that is a whole number from 0."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+        raise ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def json_flag(parser: ArgumentParser) -> None:
+    """Let the command print JSON."""
+    parser.add_argument("--json", action="store_true", help="print the service's answer as one line of JSON")
+
+
+def show(question: Question, answer: dict[str, Any], text: str) -> int:
+    """Print an answer as JSON if that is wanted, else as ``text``."""
+    say(json_line(answer) if question.args.json else text)
+    return 0
+
+
+# -- how the service is -------------------------------------------------------------------------------------------
+
+
+def _status(question: Question) -> int:
+    answer = question.client.get("/status")
+    return show(question, answer, fields(answer))
+
+
+def _healthcheck_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--live", action="store_true", help="ask only whether it is alive, not whether it is ready")
+    parser.add_argument("--wait-s", type=number, metavar="S", default=0, help="ask again for so long until it is")
+
+
+def _healthcheck(question: Question) -> int:
+    page = "/livez" if question.args.live else "/readyz"
+    answer = _asked_until_it_is(question.client, page, question.args.wait_s)
+    if answer.status == 200:
+        say("alive" if question.args.live else "ready")
+        return 0
+    reasons = answer.body.get("reasons")
+    told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) if isinstance(reasons, dict) else ""
+    complain(BackhaulError("cli.not_ready", told or f"{page} answered {answer.status}"))
+    return 1
+
+
+def _asked_until_it_is(client: ServiceClient, page: str, wait_s: int) -> Answer:
+    """The first answer that is 200, or the last one within ``wait_s``; raises as the last try does."""
+    end_s = time.monotonic() + wait_s  # noqa: TID251  a command has no loop
+    while True:
+        is_last = time.monotonic() >= end_s  # noqa: TID251
+        try:
+            answer = client.ask("GET", page)
+            if is_last or answer.status == 200:
+                return answer
+        except BackhaulError:
+            if is_last:
+                raise
+        time.sleep(_ASK_AGAIN_S)  # noqa: TID251
+
+
+# -- events -------------------------------------------------------------------------------------------------------
+
+
+def _tail_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--entity", metavar="TYPE|ID", help="only this entity's events")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--after", type=number, metavar="P", help="begin behind this position (or number, of an entity)")
+    where.add_argument(
+        "--last", type=number, metavar="N", default=10, help="begin with the last N events (default: 10)"
+    )
+    parser.add_argument("--follow", "-f", action="store_true", help="go on with new events until interrupted")
+
+
+def _tail(question: Question) -> int:
+    for event in _tailed(question):
+        say(json_line(event))
+    return 0
+
+
+def _tailed(question: Question) -> Iterator[dict[str, Any]]:
+    """Events up to the head as it was at the beginning, or without end. One page is held at a time."""
+    args, client = question.args, question.client
+    suffix = "_seq_nr" if args.entity else ""
+    place = {f"after{suffix}": args.after} if args.after is not None else {"last": args.last}
+    page = client.get("/v1/events", entity=args.entity, max=_PAGE, **place)
+    head = page[f"head{suffix}"]
+    while True:
+        yield from page["events"]
+        through = page[f"through{suffix}"]
+        if through >= head and not args.follow:
+            return
+        after = {f"after{suffix}": through}
+        wait_s = _FOLLOW_S if args.follow else None
+        page = client.get("/v1/events", entity=args.entity, max=_PAGE, wait_s=wait_s, **after)
+
+
+def _where_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("event", metavar="TYPE|ID:SEQ", help="an entity and the number of one of its events")
+    json_flag(parser)
+
+
+def _where(question: Question) -> int:
+    entity, colon, seq_nr = question.args.event.rpartition(":")
+    if not colon or not seq_nr.isdecimal():
+        raise BackhaulError("cli.usage", f"{question.args.event!r} is not TYPE|ID:SEQ", "for example 'Sensor|temp1:7'")
+    answer = question.client.get("/v1/where", entity=entity, seq_nr=seq_nr)
+    show(question, answer, fields(answer))
+    return 1 if answer.get("state") in ("unknown", "missing") else 0
+
+
+ASKING: Final = (
+    Command(
+        ("status",),
+        "show the journal, the link or the edges, projections, subscriptions and consumers",
+        _status,
+        json_flag,
+    ),
+    Command(
+        ("healthcheck",),
+        "exit 0 when the service is ready for requests, 1 when it is not",
+        _healthcheck,
+        _healthcheck_arguments,
+        timeout_s=3.0,
+    ),
+    Command(("tail",), "print events as JSON lines", _tail, _tail_arguments),
+    Command(
+        ("where",), "tell where one event is: stored, deleted, parked …; exit 1 if unknown", _where, _where_arguments
+    ),
+)
+
+
+# -- parked events ------------------------------------------------------------------------------------------------
+
+
+def _list_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--origin", metavar="ID", help="only those of this edge")
+    parser.add_argument("--after", type=number, metavar="ID", default=0, help="begin behind this row")
+    parser.add_argument("--max", type=number, metavar="N", default=100, help="at most so many (default: 100)")
+    json_flag(parser)
+
+
+def _parked_list(question: Question) -> int:
+    args = question.args
+    answer = question.client.get("/v1/parked", origin=args.origin, after=args.after, max=args.max)
+    return show(question, answer, table(answer["parked"]))
+
+
+def _row_argument(parser: ArgumentParser) -> None:
+    parser.add_argument("id", type=number, help="the row, as `parked list` shows it")
+    json_flag(parser)
+
+
+def _parked_show(question: Question) -> int:
+    answer = question.client.get(f"/v1/parked/{question.args.id}")
+    return show(question, answer, fields(answer))
+
+
+def _parked_discard(question: Question) -> int:
+    answer = question.client.post(f"/v1/parked/{question.args.id}/discard", {})
+    return show(question, answer, f"discarded row {question.args.id}; its number is kept as never to come")
+
+
+def _retry_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("entity", metavar="TYPE|ID", help="the entity whose parked events are judged again")
+    parser.add_argument(
+        "--accept-gap", action="store_true", help="accept that the numbers before the first one are missing for good"
+    )
+    json_flag(parser)
+
+
+def _parked_retry(question: Question) -> int:
+    args = question.args
+    answer = question.client.post("/v1/parked/retry", {"entity": args.entity, "accept_gap": args.accept_gap})
+    left = answer.get("left")
+    told = (
+        f"; the next one stays: {left}" if left else "" if answer["stored"] else f": nothing of {args.entity} is parked"
+    )
+    show(question, answer, f"stored {answer['stored']}{told}")
+    return 1 if left else 0
+
+
+PARKED: Final = (
+    Command(("parked", "list"), "list events that were set aside", _parked_list, _list_arguments),
+    Command(("parked", "show"), "show one with its payload", _parked_show, _row_argument),
+    Command(
+        ("parked", "retry"),
+        "judge an entity's parked events again; exit 1 if some stay",
+        _parked_retry,
+        _retry_arguments,
+    ),
+    Command(
+        ("parked", "discard"), "drop the first parked event of its entity for good", _parked_discard, _row_argument
+    ),
+)
+
+
+# -- origins --------------------------------------------------------------------------------------------------------
+
+
+def _origins_list(question: Question) -> int:
+    answer = question.client.get("/v1/origins")
+    return show(question, answer, table(answer["origins"]))
+
+
+def _origin_argument(parser: ArgumentParser) -> None:
+    parser.add_argument("id", help="the edge's id")
+    json_flag(parser)
+
+
+def _origins_readmit(question: Question) -> int:
+    answer = question.client.post(f"/v1/origins/{path_segment(question.args.id)}/readmit", {})
+    return show(question, answer, f"{question.args.id} may come back with any journal it had")
+
+
+ORIGINS: Final = (
+    Command(
+        ("origins", "list"), "list the edges that were ever seen, and how far each is stored", _origins_list, json_flag
+    ),
+    Command(
+        ("origins", "readmit"),
+        "let an edge back in with a journal that another one had replaced",
+        _origins_readmit,
+        _origin_argument,
+    ),
+)

@@ -1,0 +1,212 @@
+"""The command line both services have: their own commands, settings as flags, errors as `code: message`.
+
+A service describes itself as a `Program`. `run` starts it and `check-config` shows its settings; every other command
+asks the running service over HTTP (`cli_questions`) and so needs none of its packages: only `run` loads them.
+Settings flags are accepted anywhere behind the command and go to `settings.load` as they are, known or not, so that
+a misspelt one is answered with the nearest name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
+
+from common import VERSION
+from common.core.errors import BackhaulError, ConfigurationError
+from common.runtime.cli.client import ServiceClient
+from common.runtime.cli.commands import Command, Question
+from common.runtime.cli.output import complain, json_line, say, table
+from common.runtime.settings.loading import Loaded, defaults_of, describe, fields_of, load
+from common.runtime.settings.service import ServiceSettings
+
+if TYPE_CHECKING:
+    from common.runtime.cli.run import Serve
+
+S = TypeVar("S", bound=ServiceSettings)
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+_EXIT_INTERRUPTED: Final = 130
+_FLAGS: Final = "setting_flags"
+
+_EPILOG: Final = """\
+exit status: 0 done; 1 failed or refused; 2 wrong settings or usage. Errors go to standard error as `code: message`,
+and docs/errors.md has every code. Settings come from defaults < TOML file (--config) < environment < flags."""
+
+_GROUPS: Final = {
+    "parked": "events that were set aside",
+    "origins": "the edges whose journals are stored here",
+    "projections": "what is derived from the journal",
+    "subscriptions": "streams of other services that are followed here",
+    "inbox": "what subscriptions brought for local programs",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program(Generic[S]):
+    """A service as its command line sees it.
+
+    `load_serve` imports the composition root. `stand_ins` are flags for settings that have no default and that a
+    question to the running service needs no value for, so that `status` works without naming the cloud.
+    """
+
+    name: str
+    service: str
+    about: str
+    prefix: str
+    settings_class: type[S]
+    http_address: Callable[[S], tuple[str, int]]
+    instance: Callable[[S], str]
+    load_serve: Callable[[], Serve[S]]
+    commands: Sequence[Command]
+    stand_ins: Sequence[str] = ()
+
+
+def main(program: Program[S], words: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run one command; returns the exit status."""
+    try:
+        return _dispatch(program, words, environ)
+    except ConfigurationError as error:
+        complain(error)
+        return EXIT_USAGE
+    except BackhaulError as error:
+        complain(error)
+        return EXIT_USAGE if error.code == "cli.usage" else EXIT_FAILED
+    except BrokenPipeError:  # whoever read our output has seen enough; nothing may be flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED
+
+
+def _dispatch(program: Program[S], words: Sequence[str], environ: Mapping[str, str]) -> int:
+    args, unknown = _parser(program).parse_known_args(words)
+    if unknown and not unknown[0].startswith("-"):
+        raise _usage(f"{unknown[0]!r} is one argument too many", program.name)
+    flags = [*(getattr(args, _FLAGS, None) or ()), *unknown]
+    load_from = partial(load, program.settings_class, program.prefix, environ=environ)
+    if args.command == "run":
+        from common.runtime.cli.run import run_from  # noqa: PLC0415 - heavy, and only for `run`
+
+        return run_from(program.service, partial(load_from, flags), program.instance, program.load_serve())
+    if args.command == "check-config":
+        loaded = load_from(flags)
+        if loaded.settings.app:
+            from common.runtime.app.application import load_application  # noqa: PLC0415 - an application may be heavy
+
+            load_application(loaded.settings.app)
+        return _check_config(loaded, as_json=args.json)
+    command: Command = args.command
+    settings = load_from([*program.stand_ins, *flags]).settings
+    host, port = program.http_address(settings)
+    with closing(ServiceClient(host, port, command.timeout_s)) as client:
+        return command.run(Question(args, settings, client))
+
+
+def _check_config(loaded: Loaded[S], *, as_json: bool) -> int:
+    lines = describe(loaded)
+    if as_json:
+        say(json_line({line.key: {"value": line.value, "origin": line.origin} for line in lines}))
+    else:
+        say(table([{"setting": line.key, "value": line.value, "origin": line.origin} for line in lines]))
+    return 0
+
+
+# -- the parser ---------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that raises its complaints as `cli.usage`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _usage(message, self.prog)
+
+
+def _usage(message: str, prog: str) -> BackhaulError:
+    return BackhaulError("cli.usage", message, f"{prog} --help")
+
+
+def _parser(program: Program[Any]) -> _Parser:
+    parser = _Parser(
+        prog=program.name,
+        description=program.about,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"{program.name} {VERSION}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command_word")
+
+    run = _add(commands, "run", "run the service until SIGTERM or SIGINT")
+    run.set_defaults(command="run")
+    check = _add(commands, "check-config", "print every setting with its value and origin, secrets redacted")
+    check.add_argument("--json", action="store_true", help="print one line of JSON")
+    check.set_defaults(command="check-config")
+    run.usage, check.usage = "%(prog)s [--SETTING VALUE ...]", "%(prog)s [--json] [--SETTING VALUE ...]"
+    for described in (run, check):
+        _add_settings(described, program, are_shown=True)
+
+    groups: dict[str, argparse._SubParsersAction[_Parser]] = {}
+    for command in program.commands:
+        *group, word = command.words
+        level = commands
+        if group:
+            if group[0] not in groups:
+                inner = _add(commands, group[0], _GROUPS[group[0]])
+                groups[group[0]] = inner.add_subparsers(metavar="COMMAND", required=True, dest="subcommand_word")
+            level = groups[group[0]]
+        added = _add(level, word, command.help_text)
+        command.add_arguments(added)
+        added.set_defaults(command=command)
+        _add_settings(added, program, are_shown=False)
+    return parser
+
+
+def _add(level: argparse._SubParsersAction[_Parser], word: str, help_text: str) -> _Parser:
+    return level.add_parser(
+        word,
+        help=help_text,
+        description=help_text,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _add_settings(parser: _Parser, program: Program[Any], *, are_shown: bool) -> None:
+    """Let argparse know which flags take a value; what they mean is `settings.load`'s business."""
+    group = parser.add_argument_group("settings", None if are_shown else f"all of `{program.name} run --help`")
+    add = partial(group.add_argument, action=_SettingFlag, dest=_FLAGS, default=argparse.SUPPRESS)
+    add("--config", metavar="FILE", help=f"TOML file (environment: {program.prefix}_CONFIG)")
+    defaults = defaults_of(program.settings_class)
+    for field in fields_of(program.settings_class):
+        flag = "--" + field.name.replace("_", "-")
+        told = f"{field.metadata['help']} ({defaults[field.name]})"
+        about = told.replace("%", "%%") if are_shown else argparse.SUPPRESS
+        is_boolean = field.type in ("bool", bool)
+        add(flag, nargs="?" if is_boolean else None, metavar="VALUE", help=about)
+        if is_boolean:
+            add(f"--no-{flag[2:]}", nargs=0, help=argparse.SUPPRESS)
+        if field.metadata["secrecy"] != "open":
+            add(f"{flag}-file", metavar="FILE", help=argparse.SUPPRESS)
+
+
+class _SettingFlag(argparse.Action):
+    """Keeps a flag and its value as words, in order."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        words = getattr(namespace, _FLAGS, None) or []
+        words.append(f"{option_string}={values}" if isinstance(values, str) else str(option_string))
+        setattr(namespace, _FLAGS, words)

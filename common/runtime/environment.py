@@ -1,0 +1,143 @@
+"""Everything a service gets from the world, in one value: clock, chance, storage, streams.
+
+Each composition root takes an ``Outside``. The real one is made here; simulation makes another, with memory pipes, a
+mock clock and storage that can be rewound, and runs the same ``serve``. PostgreSQL's driver is loaded only when a
+journal's URL asks for it, so an edge starts without it.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from starlette.types import ASGIApp
+
+from common.core.errors import ConfigurationError
+from common.journal.stores.journal import Journal
+from common.projection.handler_executor import PlainCalls, ThreadCalls
+from common.projection.progress import OnCommit
+from common.runtime.settings.service import ServiceSettings
+from common.transport.grpc.tls import TlsFiles
+from common.transport.stream import Channel, Methods
+
+
+class Dial(Protocol):
+    """Open a connection to ``host:port``."""
+
+    def __call__(
+        self,
+        address: str,
+        *,
+        tls: TlsFiles | None,
+        connect_timeout_s: float,
+        message_max_bytes: int,
+        user_timeout_s: float,
+    ) -> AbstractAsyncContextManager[Channel]: ...
+
+
+class ServeGrpc(Protocol):
+    """Serve methods on a port while the block runs; yields the port."""
+
+    def __call__(
+        self,
+        methods: Methods,
+        *,
+        host: str,
+        port: int,
+        tls: TlsFiles | None,
+        message_max_bytes: int,
+        connections_max: int,
+        user_timeout_s: float,
+    ) -> AbstractAsyncContextManager[int]: ...
+
+
+class ServeHttp(Protocol):
+    """Serve an ASGI application on a port while the block runs; yields the port."""
+
+    def __call__(
+        self, app: ASGIApp, host: str, port: int, *, connections_max: int
+    ) -> AbstractAsyncContextManager[int]: ...
+
+
+class OpenJournal(Protocol):
+    """Open the journal a URL or path names; ``max_bytes`` caps one in a file, ``prompted`` allows notifications."""
+
+    def __call__(self, url: str, *, max_bytes: int | None, prompted: bool) -> AbstractAsyncContextManager[Journal]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """The world as a service sees it. ``now_us`` gives UTC microseconds, ``new_id`` a random id."""
+
+    now_us: Callable[[], int]
+    new_id: Callable[[], str]
+    chance: random.Random
+    open_journal: OpenJournal
+    dial: Dial
+    serve_grpc: ServeGrpc
+    serve_http: ServeHttp
+    plain_calls: Callable[[], PlainCalls] = ThreadCalls
+    """What an application's plain functions are called by."""
+    on_projected: OnCommit | None = None
+    """Watches projections: told of each commit with its events, right after it."""
+
+
+def tls_files(settings: ServiceSettings) -> TlsFiles | None:
+    """The certificate files of the settings, or None for plaintext."""
+    if settings.tls_ca is None or settings.tls_cert is None or settings.tls_key is None:
+        return None
+    return TlsFiles(certificate=settings.tls_cert, key=settings.tls_key, ca=settings.tls_ca)
+
+
+@asynccontextmanager
+async def real_outside() -> AsyncIterator[Outside]:
+    """The real world, with the asyncio loop that grpclib and asyncpg need."""
+    from common.border import open_loop
+    from common.runtime.http.server import serve_http
+    from common.transport.grpc.client import open_channel
+    from common.transport.grpc.server import serve_grpc
+
+    async with open_loop():
+        yield Outside(
+            now_us=utc_now_us,
+            new_id=_new_id,
+            chance=random.SystemRandom(),
+            open_journal=_open_journal,
+            dial=open_channel,
+            serve_grpc=serve_grpc,
+            serve_http=serve_http,
+        )
+
+
+def utc_now_us() -> int:
+    """The system's clock, in UTC microseconds."""
+    return time.time_ns() // 1_000
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex
+
+
+@asynccontextmanager
+async def _open_journal(url: str, *, max_bytes: int | None, prompted: bool) -> AsyncIterator[Journal]:
+    if not url.startswith(("postgresql://", "postgres://")):
+        from common.journal.sqlite import open_sqlite_journal
+
+        async with open_sqlite_journal(url, now_us=utc_now_us, new_id=_new_id, max_bytes=max_bytes) as journal:
+            yield journal
+        return
+    try:
+        from common.journal.postgres import open_postgres_journal
+    except ImportError as error:
+        raise ConfigurationError(
+            "journal.driver_missing",
+            f"a PostgreSQL journal needs a package that is not installed: {error.name}",
+            "install the extra: pip install 'backhaul[cloud]'",
+        ) from error
+    async with open_postgres_journal(url, now_us=utc_now_us, new_id=_new_id, notify=prompted) as stored:
+        yield stored

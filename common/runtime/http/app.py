@@ -1,0 +1,212 @@
+"""The HTTP application around a service's routes: bounded bodies, errors as JSON, one line for each refusal.
+
+Routes are Starlette's; they raise `BackhaulError` and answer with `json_response`. Everything that goes
+wrong, here or in them, is answered `{"error": {"code", "message", "hint", …}}` by `_refuse`, and unknown
+exceptions are logged with their traceback. A body is refused before it is read where its length is announced,
+and while it is read where it is not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import orjson
+import trio
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Router
+from starlette.types import Message, Receive, Scope, Send
+
+from common.core.errors import FOREIGN, BackhaulError, ErrorKind
+from common.runtime.logs.fields import leaf_errors
+from common.runtime.logs.setup import get_logger
+
+log = get_logger()
+
+_STATUS: Final = {
+    ErrorKind.INVALID: 400,
+    ErrorKind.FORBIDDEN: 403,
+    ErrorKind.NOT_FOUND: 404,
+    ErrorKind.CONFLICT: 409,
+    ErrorKind.TOO_LARGE: 413,
+    ErrorKind.FULL: 507,
+    ErrorKind.UNAVAILABLE: 503,
+    ErrorKind.INTERNAL: 500,
+}
+# Where HTTP has a more telling status than the kind's.
+_STATUS_OF_CODE: Final = {"http.method_not_allowed": 405, "http.body_too_slow": 408}
+
+# A client that is still sending when it is refused reads the answer only if we go on taking in the rest.
+_LINGER_S: Final = 2.0
+
+
+def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """`content` as orjson writes it."""
+    return Response(orjson.dumps(content), status, headers, media_type="application/json")
+
+
+async def read_json(request: Request) -> object:
+    """The JSON value in the request's body. Raises `BackhaulError` when there is none."""
+    body = await request.body()
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BackhaulError(
+            "http.malformed_json", f"the body is not JSON: {error}", "send one JSON value in UTF-8"
+        ) from None
+
+
+def error_response(error: BackhaulError, headers: Mapping[str, str] | None = None) -> Response:
+    """The answer every refusal gets, with `Retry-After` where the error has one."""
+    told = dict(headers or {})
+    if error.retry_after_s is not None:
+        told["retry-after"] = str(math.ceil(error.retry_after_s))
+    status = _STATUS_OF_CODE.get(error.code, _STATUS[error.kind])
+    return json_response({"error": error.as_dict()}, status, told)
+
+
+class HttpApp:
+    """An ASGI application over `routes`; bodies have at most `body_max_bytes` and `body_timeout_s`."""
+
+    def __init__(self, routes: Sequence[BaseRoute], *, body_max_bytes: int, body_timeout_s: float = 30.0) -> None:
+        self._router = Router(routes, redirect_slashes=False)
+        self._body_max_bytes = body_max_bytes
+        self._body_timeout_s = body_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await send({"type": "websocket.close"})
+            return
+        scope["app"] = self  # so that the router raises for what it does not know, instead of answering itself
+        exchange = _Exchange(scope, receive, send, self._body_max_bytes, self._body_timeout_s)
+        try:
+            exchange.check_announced_length()
+            await self._router(scope, exchange.receive, exchange.send)
+        except ClientDisconnect:
+            return
+        except FOREIGN as error:  # a failing handler is answered 500 and logged, not our end
+            response = _refuse(error, scope)
+            if exchange.is_answering:
+                return  # too late for another answer; the server closes the connection
+            await response(scope, exchange.receive, exchange.send)
+
+
+def _refuse(error: BaseException, scope: Scope) -> Response:
+    """Log what went wrong and make its answer."""
+    leaves = leaf_errors(error)
+    found = leaves[0] if len(leaves) == 1 else error
+    request = {"method": scope["method"], "path": scope["path"][:200]}
+    headers: Mapping[str, str] | None = None
+    if isinstance(found, HTTPException):
+        headers = found.headers
+        found = _routing_error(found, request)
+    if isinstance(found, BackhaulError):
+        log.warning(
+            "http.refused",
+            code=found.code,
+            reason=found.message,
+            method=request["method"],
+            path=request["path"],
+            repeat_key=found.code,
+        )
+        return error_response(found, headers)
+    log.error("http.failed", method=request["method"], path=request["path"], exc_info=error)
+    return error_response(
+        BackhaulError(
+            "http.internal_error",
+            "the request failed inside the service",
+            "the service's log has the reason (http.failed)",
+            kind=ErrorKind.INTERNAL,
+        )
+    )
+
+
+def _routing_error(error: HTTPException, request: Mapping[str, str]) -> BackhaulError:
+    if error.status_code == 405:
+        return BackhaulError(
+            "http.method_not_allowed",
+            f"{request['method']} is not for this path",
+            f"use {(error.headers or {}).get('Allow', 'another method')}",
+        )
+    return BackhaulError(
+        "http.no_such_path",
+        f"there is nothing at {request['path']}",
+        "docs/http.md has the paths of both services",
+        kind=ErrorKind.NOT_FOUND,
+    )
+
+
+class _Exchange:
+    """One request and its answer, between the server's `receive` and `send` and the application's."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, body_max_bytes: int, body_timeout_s: float) -> None:
+        self._receive = receive
+        self._send = send
+        self._body_max_bytes = body_max_bytes
+        self._body_deadline = trio.current_time() + body_timeout_s
+        self._body_bytes = 0
+        headers = dict(scope["headers"])
+        self._announced = headers.get(b"content-length")
+        self._is_body_over = self._announced in (None, b"0") and b"transfer-encoding" not in headers
+        self.is_answering = False
+
+    def check_announced_length(self) -> None:
+        """Refuse a body that says it is too large before any of it is read."""
+        if self._announced is not None and int(self._announced) > self._body_max_bytes:
+            raise self._too_large()
+
+    async def receive(self) -> Message:
+        """The next part of the body, or the disconnect; `BackhaulError` when it is too much or too slow."""
+        if self._is_body_over:
+            return await self._receive()
+        with trio.move_on_at(self._body_deadline):
+            message = await self._next_message()
+            if self._body_bytes > self._body_max_bytes:
+                raise self._too_large()
+            return message
+        raise BackhaulError(
+            "http.body_too_slow",
+            f"the body did not arrive in time; {self._body_bytes} bytes did",
+            "send smaller batches",
+        )
+
+    async def send(self, message: Message) -> None:
+        """Hand part of the answer on; before its end, take what the client still sends, for a while.
+
+        The server's queue for the body is short, and its end of the answer waits for room in it: an unread
+        body would hold the connection for ever.
+        """
+        self.is_answering = True
+        is_end = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if not is_end or self._is_body_over:
+            await self._send(message)
+            return
+        await self._send({**message, "more_body": True})
+        with trio.move_on_after(_LINGER_S):
+            await self._discard_body()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._discard_body)  # ended by the disconnect that follows the answer
+            await self._send({"type": "http.response.body", "more_body": False})
+
+    async def _discard_body(self) -> None:
+        while not self._is_body_over:
+            await self._next_message()
+
+    async def _next_message(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            self._is_body_over = True
+        self._body_bytes += len(message.get("body", b""))
+        return message
+
+    def _too_large(self) -> BackhaulError:
+        return BackhaulError(
+            "http.body_too_large",
+            f"the body is larger than {self._body_max_bytes} bytes",
+            "send smaller batches, or raise request_max_bytes",
+            kind=ErrorKind.TOO_LARGE,
+            details={"body_max_bytes": self._body_max_bytes},
+        )

@@ -1,0 +1,69 @@
+"""What a request's query, path and body say, as values; each refusal names the field (`http.invalid_request`)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Final
+
+from starlette.requests import Request
+
+from common.core.errors import BackhaulError
+from common.core.events.ids import split_persistence_id
+from common.runtime.http.app import read_json
+
+NUMBER_MAX: Final = 2**63 - 1
+_DIGITS: Final = re.compile(r"[0-9]{1,19}")
+
+
+def invalid(field: str, what: str) -> BackhaulError:
+    """The refusal of one field."""
+    return BackhaulError("http.invalid_request", f"{field} {what}", "mend the request", details={"field": field})
+
+
+def check_query(request: Request, known: Collection[str]) -> None:
+    """Refuse parameters nobody reads (a misspelt one would be silently without effect) and those given twice."""
+    for name in request.query_params:
+        if name not in known:
+            raise invalid(name[:80], f"is not a parameter here; known are {', '.join(sorted(known))}")
+        if len(request.query_params.getlist(name)) > 1:
+            raise invalid(name, "is given twice")
+
+
+def whole_number(field: str, text: str, minimum: int, maximum: int = NUMBER_MAX) -> int:
+    """The number a text stands for."""
+    if not _DIGITS.fullmatch(text) or not minimum <= int(text) <= maximum:
+        bound = f"from {minimum}" if maximum == NUMBER_MAX else f"from {minimum} to {maximum}"
+        raise invalid(field, f"must be a whole number {bound}")
+    return int(text)
+
+
+def query_number(
+    request: Request, field: str, default: int | None, *, minimum: int = 0, maximum: int = NUMBER_MAX
+) -> int:
+    """A number in the query; `default` None makes it required."""
+    text = request.query_params.get(field)
+    if text is not None:
+        return whole_number(field, text, minimum, maximum)
+    if default is None:
+        raise invalid(field, "is missing")
+    return default
+
+
+def entity(value: object) -> str:
+    """The persistence id in the field `entity`; `entity.invalid_name` when it cannot be one."""
+    if not isinstance(value, str) or not value:
+        raise invalid("entity", "must be a text like EntityType|entityId")
+    split_persistence_id(value)
+    return value
+
+
+async def json_object(request: Request, known: Collection[str]) -> dict[str, object]:
+    """The JSON object in the body, which has no other keys than the known ones."""
+    body = await read_json(request)
+    if not isinstance(body, dict):
+        raise invalid("body", "must be a JSON object")
+    for name in body:
+        if name not in known:
+            raise invalid(str(name)[:80], f"is not known here; known are {', '.join(sorted(known))}")
+    return body

@@ -1,0 +1,239 @@
+"""What a service answers about its journal over HTTP: events, where one is, parked ones, origins.
+
+The command line asks here, since it never opens the journal of a running service. Numbers and positions are those of
+the journal that is asked; `origin_seq_nr` is the number at the origin. What an operator changes is logged
+(`operator.…`). Each function gives the routes of one subject, so that a service offers those it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from common.core.errors import BackhaulError, ErrorKind
+from common.core.events.batch import EventBatch
+from common.core.journal.history import OriginState
+from common.journal.stores.journal import Journal, ParkedRow
+from common.runtime.http.app import json_response
+from common.runtime.http.event_json import event_as_json, event_place_as_json
+from common.runtime.http.fields import check_query, entity, invalid, json_object, query_number, whole_number
+from common.runtime.http.where import find_event
+
+_log = structlog.get_logger()
+
+ROWS_MAX: Final = 1_000
+_ROWS_DEFAULT: Final = 100
+_ANSWER_BYTES_MAX: Final = 1024 * 1024
+# The journal does not bound these reads in bytes, and an event may have a MiB or more.
+_ROWS_A_READ: Final = 20
+# How long an answer may wait for news: shorter than what a stopping service gives its requests to end.
+_WAIT_MAX_S: Final = 2
+
+About = Callable[[int], Mapping[str, object]]
+
+
+def read_routes(journal: Journal, about: About | None = None) -> list[BaseRoute]:
+    """`GET /v1/where` and `GET /v1/events`. `about` adds what the service knows of the event at a position."""
+
+    async def where(request: Request) -> Response:
+        check_query(request, {"entity", "seq_nr"})
+        persistence_id = entity(request.query_params.get("entity"))
+        seq_nr = query_number(request, "seq_nr", None, minimum=1)
+        found = await find_event(journal, persistence_id, seq_nr)
+        position = found.get("position")
+        more = about(position) if about is not None and isinstance(position, int) else {}
+        return json_response({**found, **more})
+
+    async def events(request: Request) -> Response:
+        if "entity" in request.query_params:
+            check_query(request, {"entity", "after_seq_nr", "last", "max", "wait_s"})
+            return json_response(await _events_of_entity(journal, request))
+        check_query(request, {"after", "last", "max", "wait_s"})
+        return json_response(await _events_of_log(journal, request))
+
+    return [Route("/v1/where", where, methods=["GET"]), Route("/v1/events", events, methods=["GET"])]
+
+
+async def _events_of_log(journal: Journal, request: Request) -> dict[str, object]:
+    """Events behind a position, and `through`, the position to go on after."""
+    wanted = query_number(request, "max", _ROWS_DEFAULT, minimum=1, maximum=ROWS_MAX)
+    wait_s = query_number(request, "wait_s", 0, maximum=_WAIT_MAX_S)
+    head = (await journal.stats()).head_position if "last" in request.query_params else 0
+    after = _after(request, "after", head)
+    page = await journal.read(after, max_events=wanted, max_bytes=_ANSWER_BYTES_MAX)
+    if wait_s and not len(page.events):
+        await journal.prompt.wait_above(max(after, page.head), wait_s)
+        page = await journal.read(after, max_events=wanted, max_bytes=_ANSWER_BYTES_MAX)
+    # Never below what was asked: to go on from there would show events again.
+    return {"events": _shown(page.events), "through": max(after, page.through), "head": page.head}
+
+
+async def _events_of_entity(journal: Journal, request: Request) -> dict[str, object]:
+    """Events of one entity behind a number, and `through_seq_nr`, the number to go on after."""
+    wanted = query_number(request, "max", _ROWS_DEFAULT, minimum=1, maximum=ROWS_MAX)
+    wait_s = query_number(request, "wait_s", 0, maximum=_WAIT_MAX_S)
+    persistence_id = entity(request.query_params.get("entity"))
+    heard = journal.prompt.position
+    last = await _last_seq_nr(journal, persistence_id)
+    after = _after(request, "after_seq_nr", last)
+    if wait_s and after >= last:
+        await journal.prompt.wait_above(heard, wait_s)
+        last = await _last_seq_nr(journal, persistence_id)
+    found = EventBatch()
+    through = after
+    while through < last and len(found) < wanted and found.byte_size() < _ANSWER_BYTES_MAX:
+        page_max = min(_ROWS_A_READ, wanted - len(found))
+        page = await journal.read_entity(persistence_id, through + 1, last, max_events=page_max)
+        found.extend(page)
+        through = page.seq_nr[-1] if len(page) == page_max else last
+    return {"events": _shown(found), "through_seq_nr": through, "head_seq_nr": last}
+
+
+async def _last_seq_nr(journal: Journal, persistence_id: str) -> int:
+    head = await journal.entity_head(persistence_id)
+    return head.seq_nr if head else 0
+
+
+def _after(request: Request, field: str, head: int) -> int:
+    """Where to begin: behind a number, or so that the `last` n before the head are shown."""
+    if "last" not in request.query_params:
+        return query_number(request, field, 0)
+    if field in request.query_params:
+        raise invalid("last", f"excludes {field}")
+    return max(0, head - query_number(request, "last", 0))
+
+
+def _shown(events: EventBatch) -> list[dict[str, object]]:
+    return [event_as_json(event) for event in events.envelopes()]
+
+
+def parked_routes(journal: Journal) -> list[BaseRoute]:
+    """`GET /v1/parked`, `GET /v1/parked/{id}`, `POST /v1/parked/retry`, `POST /v1/parked/{id}/discard`."""
+
+    async def listed(request: Request) -> Response:
+        check_query(request, {"origin", "after", "max"})
+        wanted = query_number(request, "max", _ROWS_DEFAULT, minimum=1, maximum=ROWS_MAX)
+        after = query_number(request, "after", 0)
+        origin_id = request.query_params.get("origin")
+        found: list[dict[str, object]] = []
+        while len(found) < wanted:
+            page_max = min(_ROWS_A_READ, wanted - len(found))
+            rows = await journal.parked(origin_id=origin_id, after_id=after, max_rows=page_max)
+            found += [_parked_as_json(row) for row in rows]
+            if rows:
+                after = rows[-1].id
+            if len(rows) < page_max:
+                break
+        return json_response({"parked": found, "through": after})
+
+    async def one(request: Request) -> Response:
+        check_query(request, ())
+        row_id = _row_id(request)
+        row = await journal.parked_row(row_id)
+        if row is None:
+            raise _no_parked_row(row_id)
+        return json_response({**_parked_as_json(row), "event": event_as_json(row.event)})
+
+    async def retry(request: Request) -> Response:
+        body = await json_object(request, {"entity", "accept_gap"})
+        persistence_id = entity(body.get("entity"))
+        accept_gap = body.get("accept_gap", False)
+        if not isinstance(accept_gap, bool):
+            raise invalid("accept_gap", "must be true or false")
+        stored, left = await journal.retry_parked(persistence_id, accept_gap=accept_gap)
+        _log.info(
+            "operator.retried_parked", persistence_id=persistence_id, accept_gap=accept_gap, stored=stored, left=left
+        )
+        return json_response({"entity": persistence_id, "stored": stored, "left": left or None})
+
+    async def discard(request: Request) -> Response:
+        row_id = _row_id(request)
+        row = await journal.parked_row(row_id)
+        if row is None or not await journal.discard_parked(row_id):
+            raise _no_parked_row(row_id)
+        _log.warning(
+            "operator.discarded_parked",
+            row_id=row_id,
+            origin_id=row.origin_id,
+            persistence_id=row.event.persistence_id,
+            seq_nr=row.event.seq_nr,
+            code=row.code,
+        )
+        return json_response({"discarded": _parked_as_json(row)})
+
+    return [
+        Route("/v1/parked", listed, methods=["GET"]),
+        Route("/v1/parked/retry", retry, methods=["POST"]),
+        Route("/v1/parked/{id}", one, methods=["GET"]),
+        Route("/v1/parked/{id}/discard", discard, methods=["POST"]),
+    ]
+
+
+def _row_id(request: Request) -> int:
+    return whole_number("id", request.path_params["id"], 1)
+
+
+def _no_parked_row(row_id: int) -> BackhaulError:
+    return BackhaulError(
+        "parked.no_such_row",
+        f"there is no parked event {row_id}",
+        "list the parked events again: it may have been stored or discarded meanwhile",
+        kind=ErrorKind.NOT_FOUND,
+    )
+
+
+def _parked_as_json(row: ParkedRow) -> dict[str, object]:
+    place = event_place_as_json(row.event)
+    names = ("entity_type", "entity_id", "seq_nr", "event_type")
+    return {
+        "id": row.id,
+        "origin_id": row.origin_id,
+        "code": row.code,
+        "parked_us": row.parked_us,
+        "origin_position": row.event.position,
+        **{name: place[name] for name in names},
+        "payload_bytes": len(row.event.payload),
+    }
+
+
+def origin_routes(journal: Journal) -> list[BaseRoute]:
+    """`GET /v1/origins` and `POST /v1/origins/{id}/readmit`: the logs that are received here."""
+
+    async def listed(request: Request) -> Response:
+        check_query(request, ())
+        return json_response({"origins": [_origin_as_json(state) for state in await journal.origins()]})
+
+    async def readmit(request: Request) -> Response:
+        origin_id = request.path_params["id"]
+        if not await journal.forget_superseded(origin_id):
+            raise BackhaulError(
+                "origin.unknown",
+                f"no edge {origin_id[:80]!r} was ever seen here",
+                "list the origins for their ids",
+                kind=ErrorKind.NOT_FOUND,
+            )
+        _log.warning("operator.readmitted_origin", origin_id=origin_id)
+        return json_response({"readmitted": origin_id})
+
+    return [
+        Route("/v1/origins", listed, methods=["GET"]),
+        Route("/v1/origins/{id}/readmit", readmit, methods=["POST"]),
+    ]
+
+
+def _origin_as_json(state: OriginState) -> dict[str, object]:
+    return {
+        "id": state.origin_id,
+        "session": state.session,
+        "branch": state.branch,
+        "position": state.stored.position,
+        "journal_id": state.stored.journal_id,
+        "superseded": list(state.superseded),
+        "left_behind": [[generation.id, generation.first_position] for generation in state.left_behind],
+        "last_seen_us": state.last_seen_us,
+    }

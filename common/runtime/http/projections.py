@@ -1,0 +1,226 @@
+"""What a service answers about its projections over HTTP, and what an operator decides about them.
+
+Each decision holds for all nodes of the journal, and is logged (`operator.…`). A `reset` cannot be taken
+back: it names the projection once more in its body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from common.core.errors import BackhaulError, ErrorKind
+from common.core.events.ids import slice_ranges
+from common.core.journal.slice_ranges import unknown_projection
+from common.journal.stores.journal import Journal, Statement
+from common.projection import parking
+from common.projection.handlers import Handler
+from common.projection.parking import ParkedEvent
+from common.projection.status import ProjectionStatus, projection_status
+from common.runtime.http.app import json_response
+from common.runtime.http.event_json import event_as_json, event_place_as_json
+from common.runtime.http.fields import check_query, entity, invalid, json_object, query_number, whole_number
+
+_log = structlog.get_logger()
+
+_ROWS_MAX: Final = 1_000
+_RANGES_MAX: Final = 1_024
+
+
+def projection_routes(
+    journal: Journal, handlers: Sequence[Handler] = (), *, now_us: Callable[[], int]
+) -> list[BaseRoute]:
+    """`GET /v1/projections`, `POST /v1/projections/{name}/…`, and the events that each has parked."""
+    decisions = _Decisions(journal, {handler.name: handler for handler in handlers})
+
+    async def listed(request: Request) -> Response:
+        check_query(request, ())
+        statuses = await projection_status(journal, now_us)
+        head = (await journal.stats()).head_position
+        return json_response({"projections": [projection_as_json(one) for one in statuses], "head": head})
+
+    async def parked(request: Request) -> Response:
+        check_query(request, {"after", "max"})
+        name, wanted = _name(request), query_number(request, "max", 100, minimum=1, maximum=_ROWS_MAX)
+        await parking.make_tables(journal)
+        rows = await parking.parked_events(journal, name, after=query_number(request, "after", 0), max_rows=wanted)
+        through = rows[-1].event.position if rows else query_number(request, "after", 0)
+        return json_response({"parked": [_parked_as_json(row) for row in rows], "through": through})
+
+    async def parked_one(request: Request) -> Response:
+        position = whole_number("position", request.path_params["position"], 1)
+        await parking.make_tables(journal)
+        rows = await parking.parked_events(journal, _name(request), after=position - 1, max_rows=1)
+        if not rows or rows[0].event.position != position:
+            raise parking.no_such_row(_name(request), position)
+        return json_response({**_parked_as_json(rows[0]), "event": event_as_json(rows[0].event)})
+
+    posts = {
+        "pause": decisions.pause,
+        "resume": decisions.resume,
+        "split": decisions.split,
+        "merge": decisions.merge,
+        "reset": decisions.reset,
+        "forget": decisions.forget,
+        "parked/retry": decisions.retry,
+        "parked/{position}/discard": decisions.discard,
+    }
+    return [
+        Route("/v1/projections", listed, methods=["GET"]),
+        Route("/v1/projections/{name}/parked", parked, methods=["GET"]),
+        Route("/v1/projections/{name}/parked/{position}", parked_one, methods=["GET"]),
+        *(Route(f"/v1/projections/{{name}}/{path}", decide, methods=["POST"]) for path, decide in posts.items()),
+    ]
+
+
+class _Decisions:
+    """What an operator may decide."""
+
+    def __init__(self, journal: Journal, handlers: Mapping[str, Handler]) -> None:
+        self._journal = journal
+        self._handlers = handlers
+
+    async def pause(self, request: Request) -> Response:
+        name, ranges = await self._set_paused(request, True)
+        _log.warning("operator.paused_projection", projection=name, ranges=ranges)
+        return json_response({"projection": name, "paused": True, "ranges": ranges})
+
+    async def resume(self, request: Request) -> Response:
+        name, ranges = await self._set_paused(request, False)
+        _log.info("operator.resumed_projection", projection=name, ranges=ranges)
+        return json_response({"projection": name, "paused": False, "ranges": ranges})
+
+    async def _set_paused(self, request: Request, paused: bool) -> tuple[str, int]:
+        name = _name(request)
+        ranges = await self._journal.set_paused(name, paused)
+        if not ranges:
+            raise unknown_projection(name)
+        return name, ranges
+
+    async def split(self, request: Request) -> Response:
+        return await self._reshape(request, is_split=True)
+
+    async def merge(self, request: Request) -> Response:
+        return await self._reshape(request, is_split=False)
+
+    async def _reshape(self, request: Request, *, is_split: bool) -> Response:
+        name, body = _name(request), await json_object(request, {"ranges"})
+        count = body.get("ranges")
+        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= _RANGES_MAX:
+            raise invalid("ranges", f"must be a whole number from 1 to {_RANGES_MAX}")
+        before = sum(row.name == name for row in await self._journal.rows())
+        if before and (count <= before if is_split else count >= before):
+            raise invalid("ranges", f"must be {'more' if is_split else 'fewer'} than the {before} there are")
+        offsets = await self._journal.reshape(name, slice_ranges(count))
+        _log.warning("operator.reshaped_projection", projection=name, before=before, ranges=len(offsets))
+        shown = [{"slices": str(one.slices), "position": one.position} for one in offsets]
+        return json_response({"projection": name, "ranges": shown})
+
+    async def reset(self, request: Request) -> Response:
+        name, body = _name(request), await json_object(request, {"confirm", "accept_trimmed"})
+        _confirmed(name, body)
+        handler = self._handlers.get(name)
+        if handler is None or (handler.migrations and not handler.reset):
+            raise BackhaulError(
+                "projection.no_reset",
+                f"projection {name[:80]!r} does not say here how its tables are emptied",
+                "give its Handler reset=[…] with SQL that does",
+                kind=ErrorKind.CONFLICT,
+            )
+        deleted_through = (await self._journal.stats()).deleted_through
+        if deleted_through and body.get("accept_trimmed") is not True:
+            raise BackhaulError(
+                "projection.history_trimmed",
+                f"events up to position {deleted_through} may have been deleted: a reset would not bring them back",
+                "accept that with accept_trimmed, if what is left is what you want",
+                kind=ErrorKind.CONFLICT,
+                details={"deleted_through": deleted_through},
+            )
+        await parking.make_tables(self._journal)
+        statements = [*(Statement(sql) for sql in handler.reset), parking.forget_all(name)]
+        ranges = await self._journal.intervene(name, statements, restart=True)
+        if not ranges:
+            raise unknown_projection(name)
+        _log.warning("operator.reset_projection", projection=name, ranges=ranges)
+        return json_response({"projection": name, "ranges": ranges})
+
+    async def forget(self, request: Request) -> Response:
+        name = _name(request)
+        if name in self._handlers:
+            raise BackhaulError(
+                "projection.in_use",
+                f"this service runs projection {name}, which would begin again from the start of the log",
+                "take it out of the application or the settings, and restart the service first",
+                kind=ErrorKind.CONFLICT,
+            )
+        await parking.make_tables(self._journal)
+        ranges = await self._journal.forget(name, [parking.forget_all(name)])
+        if not ranges:
+            raise unknown_projection(name)
+        _log.warning("operator.forgot_projection", projection=name, ranges=ranges)
+        return json_response({"projection": name, "forgotten": True, "ranges": ranges})
+
+    async def retry(self, request: Request) -> Response:
+        name, body = _name(request), await json_object(request, {"entity"})
+        persistence_id = entity(body.get("entity"))
+        events = await parking.want(self._journal, name, persistence_id)
+        _log.info("operator.retried_projection", projection=name, persistence_id=persistence_id, events=events)
+        return json_response({"projection": name, "entity": persistence_id, "events": events})
+
+    async def discard(self, request: Request) -> Response:
+        name, position = _name(request), whole_number("position", request.path_params["position"], 1)
+        row = await parking.discard(self._journal, name, position)
+        _log.warning(
+            "operator.discarded_from_projection",
+            projection=name,
+            position=position,
+            persistence_id=row.event.persistence_id,
+            seq_nr=row.event.seq_nr,
+            code=row.code,
+        )
+        return json_response({"projection": name, "discarded": _parked_as_json(row)})
+
+
+def projection_as_json(status: ProjectionStatus) -> dict[str, object]:
+    """A range as lists and ``/status`` show it."""
+    row, lag = status.row, status.lag
+    return {
+        "name": row.name,
+        "slices": str(row.slices),
+        "position": row.position,
+        "behind": lag.events,
+        "lag_s": round(lag.seconds, 3),
+        "epoch": row.epoch,
+        "owner": row.owner,
+        "lease_left_s": round(row.lease_left_s, 3),
+        "paused": row.paused,
+        "updated_us": row.updated_us,
+    }
+
+
+def _parked_as_json(row: ParkedEvent) -> dict[str, object]:
+    place = event_place_as_json(row.event)
+    return {
+        "position": row.event.position,
+        "code": row.code,
+        "reason": row.reason,
+        "tries": row.tries,
+        "parked_us": row.parked_us,
+        **{name: place[name] for name in ("entity_type", "entity_id", "seq_nr", "event_type")},
+        "payload_bytes": len(row.event.payload),
+    }
+
+
+def _name(request: Request) -> str:
+    name: str = request.path_params["name"]
+    return name
+
+
+def _confirmed(name: str, body: Mapping[str, object]) -> None:
+    if body.get("confirm") != name:
+        raise invalid("confirm", f"must be the projection's name once more, {name!r}")

@@ -1,0 +1,84 @@
+"""``PUT /v1/snapshots/{type}/{id}`` and ``GET`` of the same: an entity's latest snapshot, taken by a program.
+
+    {"seq_nr": 42, "event_type": "State", "payload": {"celsius": 21.5}}
+
+``seq_nr`` is the journal's number of the last event that the snapshot includes. Optional: ``codec`` with
+``payload_base64`` instead of ``payload``, ``metadata``, and ``tags`` for when that event is no longer there. Storing one
+that is not newer than the stored one changes nothing and is no error, so a request may be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from common.core.errors import BackhaulError, ErrorKind
+from common.core.events.batch import EventBatch
+from common.core.events.ids import SEPARATOR, persistence_id
+from common.core.events.rules import problems
+from common.core.journal.snapshot import NewSnapshot, snapshot_batch
+from common.journal.stores.journal import Journal
+from common.runtime.http.app import json_response
+from common.runtime.http.append import parse_request
+from common.runtime.http.event_json import event_as_json
+from common.runtime.http.fields import check_query, invalid, json_object
+
+_KEYS = frozenset({"seq_nr", "event_type", "payload", "payload_base64", "codec", "tags", "metadata"})
+
+
+def snapshot_routes(journal: Journal, event_max_bytes: int, entity_prefix: str = "") -> list[BaseRoute]:
+    """The two routes. An id that no entity has is looked for with ``entity_prefix``, as the intake stores it."""
+
+    async def named(request: Request) -> str:
+        entity_type, entity_id = request.path_params["type"], request.path_params["id"]
+        name = persistence_id(entity_type, entity_id)
+        if entity_prefix and await journal.entity_head(name) is None:
+            return persistence_id(entity_type, f"{entity_prefix}{entity_id}")
+        return name
+
+    async def put(request: Request) -> Response:
+        check_query(request, ())
+        body = await json_object(request, _KEYS)
+        seq_nr = body.pop("seq_nr", None)
+        if type(seq_nr) is not int or not 1 <= seq_nr < 2**63:
+            raise invalid("seq_nr", "must be a whole number from 1")
+        new = _as_new(await named(request), seq_nr, body, event_max_bytes)
+        [stored] = await journal.put_snapshots([new])
+        entity_type, _, entity_id = new.persistence_id.partition(SEPARATOR)
+        return json_response(
+            {"entity_type": entity_type, "entity_id": entity_id, "seq_nr": seq_nr, "stored": stored},
+            status=201 if stored else 200,
+        )
+
+    async def get(request: Request) -> Response:
+        check_query(request, ())
+        name = await named(request)
+        snapshot = await journal.snapshot(name)
+        if snapshot is None:
+            raise BackhaulError(
+                "snapshot.none",
+                f"there is no snapshot of {name}",
+                "take one, or name the type in snapshot_every",
+                kind=ErrorKind.NOT_FOUND,
+            )
+        shown = event_as_json(snapshot_batch([snapshot]).envelope(0))
+        return json_response({**shown, "taken_position": snapshot.taken_position})
+
+    handlers: dict[str, Callable[[Request], object]] = {"PUT": put, "GET": get}
+    return [Route("/v1/snapshots/{type}/{id:path}", handler, methods=[method]) for method, handler in handlers.items()]
+
+
+def _as_new(name: str, seq_nr: int, body: dict[str, object], event_max_bytes: int) -> NewSnapshot:
+    entity_type, _, entity_id = name.partition(SEPARATOR)
+    events: EventBatch = parse_request({**body, "entity_type": entity_type, "entity_id": entity_id}).events
+    found = problems(events, event_max_bytes)
+    if found:
+        code, what = found[0]
+        kind = ErrorKind.TOO_LARGE if code == "events.too_large" else None
+        raise BackhaulError(code, f"the snapshot's {what}", "nothing was stored: mend the request", kind=kind)
+    return NewSnapshot(
+        name, seq_nr, events.event_type[0], events.codec[0], events.payload[0], events.tags[0], events.metadata[0]
+    )

@@ -1,0 +1,1 @@
+"""Settings: loading from file, environment and flags; values; the groups that services share."""

@@ -1,0 +1,170 @@
+"""The settings both services have: limits, link timing, TLS, logs, shutdown.
+
+A limit lies within the next larger one (event in batch in window), so that nothing accepted at one end of a
+queue is ever too large for the other.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from common.core.events.ids import NAME_MAX_BYTES, text_problem
+from common.runtime.settings.loading import SettingsConflict, about
+
+# Of an application: a module and the name it gives its App.
+TARGET_PATTERN: Final = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+_EVERY: Final = re.compile(r"[1-9][0-9]{0,8}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceSettings:
+    """What edge and cloud share; each adds its own fields."""
+
+    app: str = field(
+        default="",
+        metadata=about(
+            "Application to run, as module:name of its App.", may_be_empty=True, pattern=rf"({TARGET_PATTERN})?"
+        ),
+    )
+
+    tls_ca: Path | None = field(
+        default=None,
+        metadata=about("PEM file with the authorities whose certificates the other side may show."),
+    )
+    tls_cert: Path | None = field(default=None, metadata=about("PEM file with this service's certificate chain."))
+    tls_key: Path | None = field(
+        default=None, metadata=about("PEM file with the private key of this service's certificate.")
+    )
+    insecure: bool = field(
+        default=False,
+        metadata=about("Allow plaintext beyond loopback. For trials and trusted networks only."),
+    )
+
+    event_max_bytes: int = field(
+        default=MIB, metadata=about("Largest payload of one event.", minimum=KIB, maximum=64 * MIB)
+    )
+    batch_max_events: int = field(default=2000, metadata=about("Most events in one batch.", minimum=1, maximum=100_000))
+    batch_max_bytes: int = field(
+        default=MIB, metadata=about("Size at which a batch is full.", minimum=KIB, maximum=64 * MIB)
+    )
+    window_max_batches: int = field(
+        default=8, metadata=about("Most batches sent and not yet acknowledged.", minimum=1, maximum=1000)
+    )
+    window_max_bytes: int = field(
+        default=4 * MIB,
+        metadata=about("Most bytes sent and not yet acknowledged.", minimum=KIB, maximum=GIB),
+    )
+    request_max_bytes: int = field(
+        default=8 * MIB,
+        metadata=about("Largest body of an HTTP request.", minimum=KIB, maximum=256 * MIB),
+    )
+    connections_max: int = field(default=256, metadata=about("Most open HTTP connections.", minimum=1, maximum=100_000))
+
+    snapshot_every: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "Entity types whose every N-th event is taken as snapshot, as Type=N; their events go only when one covers them."
+        ),
+    )
+
+    heartbeat_s: float = field(
+        default=10.0, metadata=about("Silence after which a heartbeat is sent.", minimum=0.05, maximum=3600)
+    )
+    progress_timeout_s: float = field(
+        default=30.0,
+        metadata=about("Time without progress after which a link is left.", minimum=0.1, maximum=3600),
+    )
+    drain_s: float = field(
+        default=8.0, metadata=about("Time to finish what is begun after SIGTERM.", minimum=0, maximum=600)
+    )
+    poll_interval_s: float = field(
+        default=0.5,
+        metadata=about("How often to look for new events when no prompt came.", minimum=0.01, maximum=60),
+    )
+    poll_only: bool = field(
+        default=False, metadata=about("Ignore every prompt and rely on polling (for tests of the poll).")
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = field(
+        default="info", metadata=about("Least severe log level written.")
+    )
+    log_format: Literal["auto", "json", "pretty"] = field(
+        default="auto", metadata=about("auto is pretty on a terminal and JSON lines elsewhere.")
+    )
+    summary_interval_s: float = field(
+        default=30.0, metadata=about("How often summary lines are logged.", minimum=0.1, maximum=86400)
+    )
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether gRPC between the services is encrypted and both sides show a certificate."""
+        return self.tls_cert is not None
+
+    @property
+    def user_timeout_s(self) -> float:
+        """TCP_USER_TIMEOUT: a backstop far behind our own watch, which knows better what progress is.
+
+        Linux counts it from the first full window until what waits at the head of the queue fits into one; behind a
+        proxy with a small buffer and a slow line bytes trickle through all that time.
+        """
+        return 10 * self.progress_timeout_s
+
+    @property
+    def snapshot_rule(self) -> dict[str, int]:
+        """`snapshot_every` as entity type → N."""
+        rule: dict[str, int] = {}
+        for entry in self.snapshot_every:
+            entity_type, _, number = entry.rpartition("=")
+            every = int(number) if _EVERY.fullmatch(number) else 0
+            if not every or "|" in entity_type or text_problem(entity_type, NAME_MAX_BYTES) or not entity_type:
+                raise SettingsConflict(
+                    "settings.conflict",
+                    f"snapshot_every has {entry!r}, which is not Type=N with N from 1",
+                    "write for example Sensor=100",
+                    keys=("snapshot_every",),
+                )
+            rule[entity_type] = every
+        return rule
+
+    def check(self) -> None:
+        """Refuse settings that do not fit together (`SettingsConflict`)."""
+        tls_keys = ("tls_ca", "tls_cert", "tls_key")
+        if len({getattr(self, key) is None for key in tls_keys}) > 1:
+            missing = " and ".join(key for key in tls_keys if getattr(self, key) is None)
+            raise SettingsConflict(
+                "settings.conflict",
+                f"{missing} not set while other TLS files are",
+                "set tls_ca, tls_cert and tls_key together, or none of them",
+                keys=tls_keys,
+            )
+        _ = self.snapshot_rule  # raises for an entry that is none
+        self._check_order("event_max_bytes", "batch_max_bytes")
+        self._check_order("batch_max_bytes", "window_max_bytes")
+        self._check_order("heartbeat_s", "progress_timeout_s")
+
+    def _check_order(self, smaller: str, larger: str) -> None:
+        if getattr(self, smaller) > getattr(self, larger):
+            raise SettingsConflict(
+                "settings.conflict",
+                f"{smaller} = {getattr(self, smaller)} is above {larger} = {getattr(self, larger)}",
+                f"raise {larger} or lower {smaller}",
+                keys=(smaller, larger),
+            )
+
+
+def check_journal(journal: str) -> None:
+    """Refuse the URL of what keeps no journal; it would be taken for a path (`SettingsConflict`)."""
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", journal)
+    if scheme and scheme[1] not in ("postgresql", "postgres"):
+        raise SettingsConflict(
+            "settings.invalid_value",
+            f"journal is a {scheme[1]}:// URL, and no journal is kept there",
+            "write postgresql://user:password@host:port/database, or the path of a SQLite file",
+            keys=("journal",),
+        )

@@ -1,0 +1,195 @@
+"""The settings of streams, for both services: which are served, and which of other services' are followed.
+
+A list's entries are short texts, such as ``orders=WorkOrder+Route`` or ``orders@cloud.example:7443``; in a file a table may
+stand instead. What they say is taken apart here, and refused here with the setting's name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from common.core.errors import BackhaulError
+from common.core.events.ids import NAME_MAX_BYTES, text_problem
+from common.core.filters.predicates import parse_filter
+from common.core.subscription.messages import StreamLimits
+from common.runtime.settings.loading import SettingsConflict, about
+from common.runtime.settings.service import MIB, ServiceSettings
+from common.runtime.settings.values import Address, Shape, parse
+from common.transport.subscription.catalogue import ServedStream, StreamCatalogue
+
+_STREAM_PORT = 7443
+_ADDRESS = Shape("address", default_port=_STREAM_PORT)
+
+
+def parse_address(text: str) -> Address:
+    """``host:port``, or a host at the port of streams. Raises ValueError."""
+    address = parse(_ADDRESS, text)
+    assert isinstance(address, Address)
+    return address
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A stream of another service: the subscription's own name, the stream's name there, and where that is."""
+
+    name: str
+    stream_id: str
+    address: Address
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSettings(ServiceSettings):
+    """What a service can be told about streams."""
+
+    streams: tuple[str, ...] = field(
+        default=(),
+        metadata=about("Streams served, as id=Type or id=Type+Type. None: every entity type is one of its own name."),
+    )
+    stream_filters: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "What consumers may see of a stream at most, as id=[criteria]; {consumer_id} stands for the consumer's id."
+        ),
+    )
+
+    subscriptions: tuple[str, ...] = field(
+        default=(),
+        metadata=about("Streams followed, as stream, stream@host:port or name=stream@host:port."),
+    )
+    subscription_filters: tuple[str, ...] = field(
+        default=(),
+        metadata=about("First filter of a subscription, as name=[criteria]; later changes are kept in the journal."),
+    )
+    into_journal: tuple[str, ...] = field(
+        default=(),
+        metadata=about("Subscriptions that write into this service's own journal instead of an inbox."),
+    )
+    inbox_max_bytes: int = field(
+        default=64 * MIB, metadata=about("Most bytes that wait in one subscription's inbox.", minimum=1024)
+    )
+    start_from: Literal["log", "snapshots"] = field(
+        default="log", metadata=about("Where a new subscription begins: the log's beginning, or snapshots.")
+    )
+    on_trimmed: Literal["snapshots", "stop"] = field(
+        default="snapshots",
+        metadata=about("When events after a subscription's place are gone: go on with snapshots, or stop."),
+    )
+    on_diverged: Literal["stop", "restart"] = field(
+        default="stop",
+        metadata=about("When the source's history is another one: stop, or forget this one and begin anew."),
+    )
+    snapshots_if_behind: int = field(
+        default=0,
+        metadata=about("Begin with snapshots when so many positions behind; 0 never.", minimum=0, maximum=2**62),
+    )
+    connect_timeout_s: float = field(
+        default=10.0, metadata=about("Time to reach another service in one try.", minimum=0.1, maximum=600)
+    )
+    backoff_min_s: float = field(
+        default=0.5,
+        metadata=about("Shortest bound of the wait between two tries.", minimum=0.01, maximum=3600),
+    )
+    backoff_max_s: float = field(
+        default=30.0, metadata=about("Longest wait between two tries.", minimum=0.01, maximum=86400)
+    )
+    lease_s: float = field(
+        default=15.0, metadata=about("Time after which a silent node's work is taken over.", minimum=0.5)
+    )
+
+    @property
+    def stream_limits(self) -> StreamLimits:
+        """The bounds of every consumer's stream."""
+        return StreamLimits(self.window_max_bytes, self.batch_max_bytes, self.batch_max_events)
+
+    def catalogue(self) -> StreamCatalogue:
+        """What is served. Raises ``SettingsConflict``."""
+        filters = _criteria_by_name("stream_filters", self.stream_filters)
+        served = []
+        for entry in self.streams:
+            name, equals, types = entry.partition("=")
+            kinds = [kind.strip() for kind in types.split("+")] if equals else [name]
+            for text in (name, *kinds):
+                if not text or "|" in text or text_problem(text, NAME_MAX_BYTES):
+                    raise _wrong("streams", entry, "write id=Type, or id=Type+Type")
+            served.append(ServedStream(name, frozenset(kinds), filters.pop(name, "")))
+        if filters:
+            raise _wrong("stream_filters", next(iter(filters)), "name a stream of `streams`")
+        try:
+            return StreamCatalogue(served)
+        except BackhaulError as error:
+            raise _wrong("stream_filters", error.message, error.hint) from None
+
+    def followed(self, default: Address | None) -> list[Followed]:
+        """The subscriptions; ``default`` is where a stream is that names no address. Raises ``SettingsConflict``."""
+        found: dict[str, Followed] = {}
+        for entry in self.subscriptions:
+            stream, at, where = entry.partition("@")
+            name, equals, stream_id = stream.partition("=")
+            try:
+                address = parse(_ADDRESS, where) if at else default
+            except ValueError:
+                address = None
+            is_bad = any(not text or text_problem(text, NAME_MAX_BYTES) for text in (name, stream_id or name))
+            if not isinstance(address, Address) or is_bad or name in found or (equals and not stream_id):
+                raise _wrong("subscriptions", entry, "write stream@host:port or name=stream@host:port, each name once")
+            found[name] = Followed(name, stream_id or name, address)
+        for key in ("into_journal", "subscription_filters"):
+            for name in self.into_journal if key == "into_journal" else self.first_filters():
+                if name not in found:
+                    raise _wrong(key, name, "name one of `subscriptions`")
+        return list(found.values())
+
+    def first_filters(self) -> dict[str, str]:
+        """Canonical criteria by subscription. Raises ``SettingsConflict``."""
+        filters = _criteria_by_name("subscription_filters", self.subscription_filters)
+        try:
+            return {name: parse_filter(criteria).criteria for name, criteria in filters.items()}
+        except BackhaulError as error:
+            raise _wrong("subscription_filters", error.message, error.hint) from None
+
+    def check_reachable(self, address: Address) -> None:
+        """Refuse to follow without TLS what is not on this machine, unless that is wanted (`SettingsConflict`)."""
+        if not self.uses_tls and not self.insecure and not address.is_loopback:
+            raise SettingsConflict(
+                "settings.plaintext_refused",
+                f"{address} is not on this machine and no TLS files are set",
+                "set tls_ca, tls_cert and tls_key, or allow plaintext with insecure = true",
+                keys=("subscriptions", "insecure", "tls_ca", "tls_cert", "tls_key"),
+            )
+
+    def check_streams(self, default: Address | None) -> None:
+        """Refuse what does not fit together (`SettingsConflict`)."""
+        self._check_order("backoff_min_s", "backoff_max_s")
+        self.catalogue()
+        for one in self.followed(default):
+            self.check_reachable(one.address)
+        if self.into_journal and self.on_diverged == "restart":
+            raise SettingsConflict(
+                "settings.conflict",
+                "on_diverged = restart would bring into the journal again what into_journal has put there",
+                "leave on_diverged at stop, or let the subscription fill an inbox",
+                keys=("on_diverged", "into_journal"),
+            )
+
+
+def _criteria_by_name(key: str, entries: Sequence[str]) -> dict[str, str]:
+    """``name=[…]`` entries; a variable's list was cut at the commas that are also JSON's."""
+    text, found, decoder = ",".join(entries), dict[str, str](), json.JSONDecoder()
+    while text:
+        name, equals, rest = text.partition("=")
+        try:
+            _, end = decoder.raw_decode(rest.lstrip())
+        except ValueError:
+            end = 0
+        if not equals or not end or name.strip() in found:
+            raise _wrong(key, text[:80], 'write name=[{"exclude_all":true},{"include_topics":["a/#"]}]')
+        rest = rest.lstrip()
+        found[name.strip()], text = rest[:end], rest[end:].lstrip(", ")
+    return found
+
+
+def _wrong(key: str, what: str, hint: str) -> SettingsConflict:
+    return SettingsConflict("settings.conflict", f"{key}: {what[:200]} cannot be used", hint, keys=(key,))

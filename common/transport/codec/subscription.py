@@ -1,0 +1,319 @@
+"""A subscription's messages to bytes and back (protos/backhaul/v1/subscribe.proto).
+
+Deliver is the hot one: a source sends the same events to a thousand consumers. It is framed by hand around event bytes
+that are ready, which were encoded once, whole or one event at a time and joined. Messages carry no number of their own,
+so equal ones are equal bytes. Decoding trusts nothing, as in ``codec``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, replace
+from functools import lru_cache
+
+from common.core.journal.history import Generation, History
+from common.core.push.messages import Drain, Heartbeat
+from common.core.subscription.messages import (
+    BackfillDone,
+    Begin,
+    ConsumerAck,
+    Deliver,
+    FilterApplied,
+    FilterUpdate,
+    FromConsumer,
+    FromSource,
+    Lane,
+    Progress,
+    Replay,
+    StreamLimits,
+    Subscribe,
+    Subscribed,
+)
+from common.core.subscription.place import Cursor, FilterState, Place, SnapshotScan
+from common.generated.backhaul import v1 as wire
+from common.transport.codec import fast_protobuf as small_messages
+from common.transport.codec.decode import malformed, one_of
+from common.transport.codec.framing import length_delimited, varint
+from common.transport.codec.push import batch_from_wire, encode_batch, encode_ranges, ranges_from_wire
+
+# Field numbers and keys of what is framed by hand (protos/backhaul/v1); a test compares them with the generated messages.
+_FROM_SOURCE_DELIVER = 2
+_FROM_SOURCE_PROGRESS = 3
+_EVENTS = 6
+_LANE, _AFTER, _THROUGH, _TIMESTAMP, _DIGEST = 1, b"\x10", b"\x18", b"\x20", 5
+_LANES = {lane.value: lane for lane in Lane}
+
+
+def encode_from_consumer(message: FromConsumer) -> bytes:
+    """A message of the consumer's end."""
+    match message:
+        case ConsumerAck():
+            ack = small_messages.write(wire.ConsumerAck, deliveries=message.deliveries)
+            return small_messages.write(wire.FromConsumer, ack=ack)
+        case Heartbeat():
+            return small_messages.write(wire.FromConsumer, heartbeat=_heartbeat_bytes(message))
+        case Replay():
+            return bytes(wire.FromConsumer(replay=wire.Replay(message.persistence_id, message.from_seq_nr)))
+        case FilterUpdate():
+            return bytes(wire.FromConsumer(filter_update=wire.FilterUpdate(message.version, message.criteria)))
+        case Subscribe():
+            return bytes(wire.FromConsumer(subscribe=_subscribe_to_wire(message)))
+
+
+def decode_from_consumer(data: bytes) -> FromConsumer:
+    """Raises ``link.malformed``."""
+    kind, content = one_of(wire.FromConsumer, data)
+    match kind:
+        case "ack":
+            return ConsumerAck(content.deliveries)
+        case "heartbeat":
+            return Heartbeat(content.bytes_received, content.clock_us)
+        case "replay":
+            return Replay(content.persistence_id, content.from_seq_nr)
+        case "filter_update":
+            return FilterUpdate(content.version, content.criteria)
+        case "subscribe":
+            return _subscribe_from_wire(content)
+    raise malformed(f"unknown content {kind!r}")
+
+
+def encode_from_source(message: FromSource) -> bytes:
+    """A message of the source's end; a Deliver that has its event bytes ready is for ``encode_deliver``."""
+    match message:
+        case Deliver():
+            return encode_deliver(message, encode_batch(message.events) if message.events else b"")
+        case Progress():
+            moved = _moved(message.lane, message.after, message.through, message.timestamp_us, message.digest)
+            return length_delimited(_FROM_SOURCE_PROGRESS, moved)
+        case Heartbeat():
+            return small_messages.write(wire.FromSource, heartbeat=_heartbeat_bytes(message))
+        case Drain():
+            return bytes(wire.FromSource(drain=wire.Drain(retry_after_s=message.retry_after_s, reason=message.reason)))
+        case BackfillDone():
+            return bytes(wire.FromSource(backfill_done=wire.BackfillDone(message.version, message.position)))
+        case FilterApplied():
+            begin = _cursor_to_wire(message.begin or Cursor(0))
+            applied = wire.FilterApplied(message.version, message.change_position, message.begin is not None, begin)
+            return bytes(wire.FromSource(filter_applied=applied))
+        case Subscribed():
+            return bytes(wire.FromSource(subscribed=_subscribed_to_wire(message)))
+
+
+def _heartbeat_bytes(message: Heartbeat) -> bytes:
+    """By hand: thousands of idle streams say little else."""
+    return small_messages.write(wire.Heartbeat, bytes_received=message.bytes_received, clock_us=message.clock_us)
+
+
+def encode_deliver(message: Deliver, events: bytes) -> bytes:
+    """A Deliver around the bytes of its events; ``message.events`` is not looked at."""
+    moved = _moved(message.lane, message.after, message.through, message.timestamp_us, message.digest)
+    beside = b"" if _is_plain(message) else _beside(message)
+    content = length_delimited(_EVENTS, events) if events else b""
+    return length_delimited(_FROM_SOURCE_DELIVER, moved + beside + content)
+
+
+def _is_plain(message: Deliver) -> bool:
+    beside = message.ranges or message.leaving or message.snapshots or message.scan or message.lane is Lane.REPLAY
+    return not beside
+
+
+@lru_cache(1024)
+def _moved(lane: Lane, after: int, through: int, timestamp_us: int, digest: str) -> bytes:
+    """The fields that Deliver and Progress begin with; many consumers are at one place."""
+    parts = [length_delimited(_LANE, lane.value.encode())] if lane.value else []
+    for key, number in ((_AFTER, after), (_THROUGH, through), (_TIMESTAMP, timestamp_us)):
+        if number:
+            parts += (key, varint(number))
+    if digest:
+        parts.append(length_delimited(_DIGEST, digest.encode()))
+    return b"".join(parts)
+
+
+def _beside(message: Deliver) -> bytes:
+    scan = message.scan
+    return small_messages.write(
+        wire.Deliver,
+        ranges=encode_ranges(message.ranges),
+        leaving=message.leaving,
+        snapshots=message.snapshots,
+        in_snapshots=scan is not None,
+        scan_head=scan.head if scan else 0,
+        scan_low=scan.low if scan else 0,
+        scan_after=scan.after if scan else "",
+        replay_of=message.replay_of,
+        replay_done=message.replay_done,
+        reached_position=message.reached,
+    )
+
+
+def decode_from_source(data: bytes) -> FromSource:
+    """Raises ``link.malformed``, ``events.ragged`` or ``events.invalid``."""
+    kind, content = one_of(wire.FromSource, data)
+    match kind:
+        case "deliver":
+            return _deliver_from_wire(content)
+        case "progress":
+            return Progress(
+                _lane(content.lane),
+                content.after_position,
+                content.through_position,
+                content.timestamp_us,
+                content.digest,
+            )
+        case "heartbeat":
+            return Heartbeat(content.bytes_received, content.clock_us)
+        case "drain":
+            return Drain(content.retry_after_s, content.reason)
+        case "filter_applied":
+            begin = _cursor_from_wire(content.begin) if content.backfill else None
+            return FilterApplied(content.version, content.change_position, begin)
+        case "backfill_done":
+            return BackfillDone(content.version, content.position)
+        case "subscribed":
+            return _subscribed_from_wire(content)
+    raise malformed(f"unknown content {kind!r}")
+
+
+def _deliver_from_wire(message: wire.Deliver) -> Deliver:
+    scan = SnapshotScan(message.scan_head, message.scan_low, message.scan_after) if message.in_snapshots else None
+    return Deliver(
+        _lane(message.lane),
+        message.after_position,
+        message.through_position,
+        message.timestamp_us,
+        message.digest,
+        batch_from_wire(message.events),
+        ranges_from_wire(message.ranges),
+        tuple(message.leaving),
+        message.snapshots,
+        scan,
+        message.replay_of,
+        message.replay_done,
+        message.reached_position,
+    )
+
+
+def _lane(name: str) -> Lane:
+    if name not in _LANES:
+        raise malformed(f"unknown lane {name[:40]!r}")
+    return _LANES[name]
+
+
+# -- places ------------------------------------------------------------------------------------------------------------
+def _cursor_to_wire(cursor: Cursor) -> wire.StreamCursor:
+    scan = cursor.scan
+    if scan is None:
+        return wire.StreamCursor(cursor.position, cursor.digest, cursor.timestamp_us)
+    return wire.StreamCursor(cursor.position, cursor.digest, cursor.timestamp_us, True, scan.head, scan.low, scan.after)
+
+
+def _cursor_from_wire(message: wire.StreamCursor) -> Cursor:
+    scan = SnapshotScan(message.scan_head, message.scan_low, message.scan_after) if message.in_snapshots else None
+    numbers = (message.position, message.timestamp_us, message.scan_head, message.scan_low)
+    if min(numbers) < 0:
+        raise malformed("a place before the beginning")
+    return Cursor(message.position, message.digest, message.timestamp_us, scan)
+
+
+def _place_to_wire(place: Place) -> wire.StreamPlace:
+    told = wire.StreamPlace(
+        journal_id=place.journal_id,
+        generation_id=place.generation_id,
+        live=_cursor_to_wire(place.live),
+        applied=wire.StreamFilter(*astuple(place.applied)),
+        reached_position=place.reached,
+    )
+    if place.next is not None and place.backfill is not None:
+        told.backfill = _cursor_to_wire(place.backfill)
+        told.next = wire.StreamFilter(*astuple(place.next))
+        told.change_position = place.change_position
+    return told
+
+
+def _place_from_wire(message: wire.StreamPlace) -> Place:
+    if message.reached_position < 0:
+        raise malformed("a place before the beginning")
+    place = Place(
+        message.journal_id,
+        message.generation_id,
+        _cursor_from_wire(message.live),
+        FilterState(message.applied.version, message.applied.criteria),
+        reached=message.reached_position,
+    )
+    if not message.next.version:
+        return place
+    return replace(
+        place,
+        backfill=_cursor_from_wire(message.backfill),
+        next=FilterState(message.next.version, message.next.criteria),
+        change_position=message.change_position,
+    )
+
+
+def _subscribe_to_wire(message: Subscribe) -> wire.Subscribe:
+    return wire.Subscribe(
+        protocol_version=message.protocol_version,
+        stream_id=message.stream_id,
+        consumer_id=message.consumer_id,
+        subscription=message.subscription,
+        place=_place_to_wire(message.place),
+        desired=wire.StreamFilter(message.desired.version, message.desired.criteria),
+        start=message.start.value,
+        on_trimmed=message.on_trimmed.value,
+        snapshots_if_behind=message.snapshots_if_behind,
+        window_bytes=message.limits.window_bytes,
+        batch_bytes=message.limits.batch_bytes,
+        batch_events=message.limits.batch_events,
+        clock_us=message.clock_us,
+    )
+
+
+def _subscribe_from_wire(message: wire.Subscribe) -> Subscribe:
+    try:
+        start, on_trimmed = Begin(message.start or Begin.LOG), Begin(message.on_trimmed or Begin.SNAPSHOTS)
+    except ValueError:
+        raise malformed(f"unknown start {message.start[:40]!r} or on_trimmed {message.on_trimmed[:40]!r}") from None
+    limits = StreamLimits(message.window_bytes, message.batch_bytes, message.batch_events)
+    if min(astuple(limits)) < 1 or message.snapshots_if_behind < 0:
+        raise malformed("limits by which nothing can be sent")
+    return Subscribe(
+        message.stream_id,
+        message.consumer_id,
+        message.subscription,
+        _place_from_wire(message.place),
+        FilterState(message.desired.version, message.desired.criteria),
+        limits,
+        message.clock_us,
+        start,
+        on_trimmed,
+        message.snapshots_if_behind,
+        message.protocol_version,
+    )
+
+
+def _subscribed_to_wire(message: Subscribed) -> wire.Subscribed:
+    return wire.Subscribed(
+        journal_id=message.history.journal_id,
+        generation=[wire.Generation(entry.id, entry.first_position) for entry in message.history.generations],
+        head_position=message.history.head_position,
+        floor_position=message.floor_position,
+        resume=message.resume,
+        place=_place_to_wire(message.place),
+        window_bytes=message.window_bytes,
+        replays_max=message.replays_max,
+        clock_us=message.clock_us,
+    )
+
+
+def _subscribed_from_wire(message: wire.Subscribed) -> Subscribed:
+    if not message.journal_id or not message.generation or message.replays_max < 1:
+        raise malformed("a journal without id or generations, or no replay allowed")
+    generations = tuple(Generation(entry.id, entry.first_position) for entry in message.generation)
+    return Subscribed(
+        History(message.journal_id, generations, message.head_position),
+        message.floor_position,
+        message.resume,
+        _place_from_wire(message.place),
+        message.window_bytes,
+        message.replays_max,
+        message.clock_us,
+    )

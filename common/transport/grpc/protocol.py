@@ -1,0 +1,201 @@
+"""One connection's callbacks from asyncio: HTTP/2 in, grpclib dispatches, nothing a peer sends raises.
+
+Garbage ends this connection and nothing else; frames we do not know are ignored, as HTTP/2 demands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import hpack.hpack
+import trio
+from grpclib.config import Configuration
+from grpclib.protocol import AbstractHandler, EventsProcessor, H2Protocol
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.events import ConnectionTerminated, Event, RemoteSettingsChanged
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes, Settings
+from hyperframe.frame import Frame
+
+from common.border import Transport
+from common.transport.grpc.wire import WireConnection, WireLimits, WireStream
+from common.transport.link.gate import Gate
+from common.transport.stream import PeerGone
+
+# Sending pauses above this; what waits in our own buffer beyond the kernel's only ages there.
+_WRITE_BUFFER_BYTES = 64 * 1024
+# Only answers to a peer's control frames grow the write buffer this far: it floods us and does not read.
+_WRITE_BUFFER_MAX_BYTES = 1024 * 1024
+_HEADER_LIST_MAX_BYTES = 16 * 1024
+# Larger than HTTP/2's 16 KiB: a batch is then one frame, and each frame costs tens of microseconds in h2.
+_FRAME_MAX_BYTES = 64 * 1024
+_FRAME_HEADER_BYTES = 9
+
+
+class WireEvents(EventsProcessor):
+    """grpclib's dispatch of HTTP/2 events, without its faults for what we do not know."""
+
+    def __init__(self, handler: AbstractHandler, connection: WireConnection, on_settled: Callable[[], None]) -> None:
+        super().__init__(handler, connection)
+        self._on_settled = on_settled
+
+    def process(self, event: Event) -> None:
+        if hasattr(self, "processors") and type(event) in self.processors:
+            super().process(event)  # the rest are extension frames, which HTTP/2 says to ignore
+
+    def process_remote_settings_changed(self, event: RemoteSettingsChanged) -> None:
+        super().process_remote_settings_changed(event)
+        self._on_settled()
+
+    def process_connection_terminated(self, event: ConnectionTerminated) -> None:
+        assert isinstance(self.connection, WireConnection)
+        code = event.error_code or ErrorCodes.NO_ERROR
+        self.connection.abort(PeerGone("link.lost", f"the peer closes the connection (GOAWAY, error {code})"))
+        super().process_connection_terminated(event)
+
+
+class WireProtocol(H2Protocol):
+    """One connection's callbacks from asyncio. Nothing a peer sends makes one of them raise.
+
+    `settled` opens when the peer has shown to speak HTTP/2; it and `lost` open when the connection is gone. `on_read` is
+    called when all of what came in at once was dispatched.
+    """
+
+    connection: WireConnection
+
+    def __init__(
+        self,
+        handler: AbstractHandler,
+        limits: WireLimits,
+        *,
+        is_client: bool,
+        stream_type: type[WireStream],
+        on_read: Callable[[], None] | None = None,
+        on_lost: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(handler, _GRPCLIB_CONFIG, _CLIENT_HTTP2 if is_client else _SERVER_HTTP2)
+        self.settled = Gate()
+        self.lost = Gate()
+        self.is_settled = False
+        self.lost_by: BaseException | None = None
+        self._limits = limits
+        self._stream_type = stream_type
+        self._on_read = on_read
+        self._on_lost = on_lost
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # what we use of one
+        transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
+        http2 = _Http2(config=self.h2_config)
+        window = self._limits.window_bytes
+        http2.local_settings = Settings(
+            client=bool(self.h2_config.client_side),
+            initial_values={
+                SettingCodes.ENABLE_PUSH: 0,
+                SettingCodes.MAX_CONCURRENT_STREAMS: self._limits.streams_max,
+                SettingCodes.INITIAL_WINDOW_SIZE: window,
+                SettingCodes.MAX_FRAME_SIZE: _FRAME_MAX_BYTES,
+                SettingCodes.MAX_HEADER_LIST_SIZE: _HEADER_LIST_MAX_BYTES,
+            },
+        )
+        http2.max_inbound_frame_size = _FRAME_MAX_BYTES
+        http2.decoder.max_header_list_size = _HEADER_LIST_MAX_BYTES
+        http2.initiate_connection()
+        if window > _HTTP2_INITIAL_WINDOW:
+            http2.increment_flow_control_window(window - _HTTP2_INITIAL_WINDOW)
+        self.connection = WireConnection(
+            http2, transport, config=self.config, limits=self._limits, stream_type=self._stream_type
+        )
+        self.connection.flush()
+        self.processor = WireEvents(self.handler, self.connection, self._settle)
+
+    def _settle(self) -> None:
+        self.is_settled = True
+        self.settled.set()
+
+    def data_received(self, data: bytes) -> None:
+        connection = self.connection
+        connection.bytes_in += len(data)
+        try:
+            events = connection.feed(data)
+            connection.flush()
+            for event in events:
+                self.processor.process(event)
+            if self._on_read is not None:
+                self._on_read()
+            self._check_frame_length()
+            connection.flush()
+        except ProtocolError as error:
+            self._give_up(str(error))
+        except Exception as error:  # noqa: BLE001  whatever h2 makes of a peer's bytes
+            self._give_up(f"{type(error).__name__}: {error}")
+        if connection.transport.get_write_buffer_size() > _WRITE_BUFFER_MAX_BYTES:
+            self._give_up("it floods us with requests and does not read the answers")
+
+    def _check_frame_length(self) -> None:
+        """h2 looks at a frame's length only once the whole frame, of up to 16 MiB, is in its buffer."""
+        rest = self.connection.http2.incoming_buffer._data
+        if len(rest) >= _FRAME_HEADER_BYTES and int.from_bytes(rest[:3]) > _FRAME_MAX_BYTES:
+            raise ProtocolError("a frame larger than agreed")
+
+    def _give_up(self, reason: str) -> None:
+        self.connection.abort(PeerGone("link.garbage", f"the peer does not speak HTTP/2 as agreed: {reason[:200]}"))
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.lost_by = exc
+        reason = f": {exc.strerror or exc}" if isinstance(exc, OSError) else ""
+        self.connection.abort(PeerGone("link.lost", f"the connection ended{reason}"))
+        super().connection_lost(exc)
+        self.settled.set()
+        self.lost.set()
+        if self._on_lost is not None:
+            self._on_lost()
+
+    async def close(self, grace_s: float) -> None:
+        """Close when what is written has gone out, after `grace_s` abort. Shielded: it ends soon."""
+        with trio.CancelScope(shield=True):
+            if not self.lost.is_set():
+                self.connection.transport.close()
+                with trio.move_on_after(grace_s):
+                    await self.lost.wait()
+            if not self.lost.is_set():
+                self.connection.abort(PeerGone("link.aborted", "this end dropped the connection"))
+                await self.lost.wait()
+
+
+def _short_repr(frame: Frame) -> str:
+    return f"{type(frame).__name__}(stream_id={frame.stream_id})"
+
+
+def _say_nothing(*_: object) -> None:
+    pass
+
+
+# h2 writes each received frame's repr to its trace log even when that is off, and a DATA frame's spells the whole
+# body in hexadecimal first: a quarter of what receiving a batch costs. hpack has fifty words to say of each call.
+Frame.__repr__ = _short_repr  # type: ignore[method-assign]
+hpack.hpack.log.debug = _say_nothing  # type: ignore[method-assign, assignment]
+
+
+class _Http2(H2Connection):
+    # h2 remembers closed streams to judge late frames; a long-lived connection of unary calls would keep
+    # 65,536.
+    MAX_CLOSED_STREAMS = 256
+
+
+_HTTP2_INITIAL_WINDOW = 65_535
+
+
+def _http2(*, is_client: bool) -> H2Configuration:
+    # Our own headers are as HTTP/2 wants them; h2 would look at every one of them again, for each call.
+    return H2Configuration(
+        client_side=is_client,
+        header_encoding="utf-8",
+        validate_outbound_headers=False,
+        normalize_outbound_headers=False,
+    )
+
+
+_CLIENT_HTTP2, _SERVER_HTTP2 = _http2(is_client=True), _http2(is_client=False)
+_GRPCLIB_CONFIG = Configuration(_keepalive_time=None)

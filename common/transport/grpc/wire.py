@@ -1,0 +1,347 @@
+"""gRPC calls on one HTTP/2 connection: grpclib's protocol layer with our buffers, our limits and our waiting.
+
+grpclib's protocol layer is synchronous callbacks; only its waiting is asyncio's. Here the waiting is trio's
+(`Gate`), so a message crosses the border without an asyncio task: a callback fills a buffer and wakes the
+trio task that reads, and a trio task writes straight into the transport. What must stay in step with grpclib
+is the surface its `EventsProcessor` touches: `headers`, `trailers`, `window_updated` and so on, the buffer's
+`add`, `eof`, `unacked_size`, and that closing on any suspicion is an abort, where grpclib waits for a flush.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import trio
+from grpclib.config import Configuration
+from grpclib.protocol import Connection
+from grpclib.protocol import Stream as GrpclibStream
+from grpclib.utils import Wrapper
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+
+from common.border import Transport
+from common.core.errors import BackhaulError
+from common.transport.grpc import tcp
+from common.transport.grpc.inbound import PREFIX, InboundMessages
+from common.transport.grpc.status import Headers
+from common.transport.grpc.tls import identities_of
+from common.transport.link.gate import Gate
+from common.transport.stream import MessageTooLarge, PeerGone, PeerInfo
+
+# Handed to the line without a look whether it still takes it.
+_AT_ONCE_BYTES = 128 * 1024
+# A frame's length in 24 bits, type DATA, no flags, its stream.
+_DATA_HEADER = struct.Struct("!HBBBL")
+
+CONTENT_TYPE = "application/grpc+proto"
+
+# Written at a time, before looking again whether the line still takes it.
+_BURST_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class WireLimits:
+    """Bounds of one connection. `window_bytes` is what the peer may send ahead of our reading."""
+
+    message_max_bytes: int
+    window_bytes: int
+    streams_max: int
+    user_timeout_s: float
+
+
+class WireConnection(Connection):
+    """One HTTP/2 connection: counters, its end, and the transport that both worlds write into."""
+
+    def __init__(
+        self,
+        http2: H2Connection,
+        transport: Transport,
+        *,
+        config: Configuration,
+        limits: WireLimits,
+        stream_type: type[WireStream],
+    ) -> None:
+        super().__init__(http2, transport, config=config)
+        self.http2 = http2
+        self.transport = transport
+        self.limits = limits
+        self.bytes_in = 0
+        self.fault: BackhaulError | None = None
+        self._stream_type = stream_type
+        self._socket: tcp.SocketLike = transport.get_extra_info("socket")
+        self._acknowledged = 0
+        self._is_aborted = False
+        self.writable = Gate(is_open=True)
+        self.stream_released = Gate()
+        self.write_ready = self.writable  # type: ignore[assignment]  # grpclib sets and clears it
+        self.stream_close_waiter = self.stream_released  # type: ignore[assignment]  # grpclib sets it
+        tls = transport.get_extra_info("ssl_object")
+        self.peer = PeerInfo(
+            tcp.address_of(transport.get_extra_info("peername")),
+            identities_of(tls.getpeercert()) if tls is not None else (),
+        )
+
+    def create_stream(self, *, stream_id: int | None = None, wrapper: Wrapper | None = None) -> WireStream:
+        return self._stream_type(self, stream_id)
+
+    def ack(self, stream_id: int, size: int) -> None:
+        if size and not self.transport.is_closing():
+            super().ack(stream_id, size)
+
+    def flush(self) -> None:
+        data = self.http2.data_to_send()
+        if data and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def frame_room(self, stream_id: int) -> int:
+        """Bytes of DATA that may be written now."""
+        http2 = self.http2
+        stream = http2.streams.get(stream_id)
+        if stream is None or self.transport.is_closing():
+            return 0
+        return min(http2.outbound_flow_control_window, stream.outbound_flow_control_window, _AT_ONCE_BYTES)
+
+    def write_data(self, stream_id: int, data: bytes) -> None:
+        """Write DATA of at most ``frame_room``, past h2, whose way there costs more than the system's.
+
+        h2 is told what it keeps account of: the windows, which its own frames go on from.
+        """
+        http2, size = self.http2, len(data)
+        frame_max = http2.max_outbound_frame_size
+        http2.outbound_flow_control_window -= size
+        http2.streams[stream_id].outbound_flow_control_window -= size
+        parts = [http2.data_to_send()] if http2._data_to_send else []
+        for begin in range(0, size, frame_max):
+            piece = data if size <= frame_max else data[begin : begin + frame_max]
+            parts += (_DATA_HEADER.pack(len(piece) >> 8, len(piece) & 0xFF, 0, 0, stream_id), piece)
+        self.transport.write(b"".join(parts))
+
+    def is_closing(self) -> bool:
+        return self.transport.is_closing()
+
+    def close(self) -> None:
+        """What grpclib calls when the connection is over; its own would wait for a flush, maybe for ever."""
+        self.abort(PeerGone("link.lost", "the connection ended"))
+        # h2 holds itself in a cycle through this table; grpclib cuts it too.
+        if hasattr(self.http2, "_frame_dispatch_table"):
+            del self.http2._frame_dispatch_table
+
+    def abort(self, fault: BackhaulError) -> None:
+        """Drop the connection with whatever is in its buffers. The first fault named is the one told."""
+        if self.fault is None:
+            self.fault = fault
+        if not self._is_aborted:
+            self._is_aborted = True
+            tcp.reset_on_close(self._socket)
+            self.transport.abort()
+        self.writable.set()
+        self.stream_released.set()
+
+    @property
+    def bytes_acknowledged(self) -> int:
+        self._acknowledged = tcp.bytes_acknowledged(self._socket) or self._acknowledged
+        return self._acknowledged
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self.transport.get_write_buffer_size() + tcp.bytes_unacknowledged(self._socket)
+
+
+class WireStream(GrpclibStream):
+    """One gRPC call as a stream of messages; see `common.transport.stream.MessageStream`."""
+
+    connection: WireConnection
+    id: int | None
+    _has_sent_headers = True
+    _held: list[bytes] | None = None
+    """What leaves at `release`, while anything is held; of which `_held_room` may be more."""
+    _held_room = 0
+
+    def __init__(self, connection: WireConnection, stream_id: int | None) -> None:
+        # Not grpclib's __init__: it makes three asyncio events and a queue that nobody here would wait for.
+        self.connection = connection
+        self._h2_connection = connection.http2
+        self._transport = connection.transport
+        self.wrapper = None
+        self.headers = None
+        self.trailers = None
+        self._arrived = Gate()
+        self._window_grew = Gate()
+        self.headers_received = self._arrived  # type: ignore[assignment]  # grpclib sets it
+        self.trailers_received = self._arrived  # type: ignore[assignment]  # grpclib sets it
+        self.window_updated = self._window_grew  # type: ignore[assignment]  # grpclib sets it
+        self._inbound = InboundMessages(self._acknowledge, connection.limits.message_max_bytes, self._arrived)
+        self.buffer = self._inbound  # type: ignore[assignment]  # grpclib fills it
+        self._fault: BackhaulError | None = None
+        self._is_sending = False
+        self._is_receiving = False
+        if stream_id is not None:
+            self.id = stream_id
+
+    def _acknowledge(self, size: int) -> None:
+        assert self.id is not None
+        self.connection.ack(self.id, size)
+
+    # What grpclib tells us.
+
+    def __ended__(self) -> None:
+        self._inbound.eof()
+
+    def __terminated__(self, reason: str) -> None:
+        if self._fault is None:
+            self._fault = self.connection.fault or PeerGone("link.reset", f"the peer gave up the call: {reason}")
+        self._arrived.set()
+        self._window_grew.set()
+
+    # What both ends of a stream can do.
+
+    @property
+    def peer(self) -> PeerInfo:
+        return self.connection.peer
+
+    @property
+    def bytes_received(self) -> int:
+        return self.connection.bytes_in
+
+    @property
+    def bytes_sent(self) -> int:
+        return self.connection.bytes_acknowledged
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self.connection.unsent_bytes
+
+    @property
+    def fault(self) -> BackhaulError | None:
+        return self._fault or self.connection.fault
+
+    def abort(self) -> None:
+        self.connection.abort(PeerGone("link.aborted", "this end dropped the connection"))
+
+    async def send(self, message: bytes) -> None:
+        await self.send_message(message)
+
+    def send_nowait(self, message: bytes) -> bool:
+        is_alone = self._held is None
+        if is_alone:
+            self.hold()
+        assert self._held is not None
+        size = PREFIX.size + len(message)
+        is_taken = size <= self._held_room and len(message) <= self.connection.limits.message_max_bytes
+        if is_taken:
+            self._held_room -= size
+            self._held += (PREFIX.pack(0, len(message)), message)
+        if is_alone:
+            self.release()
+        return is_taken
+
+    def hold(self) -> None:
+        connection = self.connection
+        is_free = connection.writable.is_set() and self._has_sent_headers and not self._is_sending
+        self._held_room = (
+            connection.frame_room(self.id) if is_free and self.id is not None and not self._is_over() else 0
+        )
+        self._held = []
+
+    def release(self) -> None:
+        held, self._held = self._held, None
+        if held:
+            assert self.id is not None
+            self.connection.write_data(self.id, b"".join(held))
+
+    async def send_message(self, message: bytes, *, end: bool = False, flush: bool = True) -> None:
+        """`send`; with `end` the message is the last one from this end.
+
+        Without `flush` its end may stay with h2: the caller writes the next thing at once, and both leave together.
+        """
+        limits = self.connection.limits
+        if len(message) > limits.message_max_bytes:
+            raise MessageTooLarge(len(message), limits.message_max_bytes)
+        if self._is_sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._is_sending = True
+        is_whole = False
+        try:
+            await self._send_all(memoryview(PREFIX.pack(0, len(message)) + message), end, flush)
+            is_whole = True
+        finally:
+            self._is_sending = False
+            if not is_whole and not self._is_over():
+                self.connection.abort(PeerGone("link.aborted", "a message was given up in the middle"))
+
+    async def _send_all(self, data: memoryview, end: bool, flush: bool) -> None:
+        assert self.id is not None
+        http2, connection = self.connection.http2, self.connection
+        sent, size = 0, len(data)
+        while True:
+            self._raise_if_over_for_sending()
+            if not connection.writable.is_set():
+                connection.flush()
+                await connection.writable.wait()
+                continue
+            window = http2.local_flow_control_window(self.id)
+            if window <= 0:
+                connection.flush()
+                self._window_grew.clear()
+                await self._window_grew.wait()
+                continue
+            stop = min(size, sent + window, sent + _BURST_BYTES)
+            while sent < stop:
+                piece = min(stop - sent, http2.max_outbound_frame_size)
+                is_last = end and sent + piece == size
+                http2.send_data(self.id, data[sent : sent + piece], end_stream=is_last)
+                sent += piece
+            if flush or sent < size:
+                connection.flush()
+            if sent == size:
+                return
+
+    async def receive(self) -> bytes:
+        if self._is_receiving:
+            raise trio.BusyResourceError("another task is receiving on this stream")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._is_receiving = True
+        try:
+            while True:
+                message = self._inbound.take()
+                if message is not None:
+                    return message
+                self._raise_if_over()
+                self._arrived.clear()
+                await self._arrived.wait()
+        finally:
+            self._is_receiving = False
+
+    # What differs between the ends.
+
+    def _is_over(self) -> bool:
+        """Whether the whole call is over, so that an interrupted message does no harm."""
+        return self.fault is not None
+
+    def _raise_if_over_for_sending(self) -> None:
+        if self.fault is not None:
+            raise self.fault
+
+    def _raise_if_over(self) -> None:
+        """Raise what ends receiving, when nothing more can come."""
+        raise NotImplementedError
+
+    def send_headers_now(self, headers: Headers, *, end: bool = False, flush: bool = True) -> None:
+        """Send a header block, without waiting: small, and nothing on this connection helps more than it.
+
+        `flush` as for `send_message`.
+        """
+        assert self.id is not None
+        if self.id in self.connection.http2.streams and not self.connection.is_closing():
+            self.connection.http2.send_headers(self.id, headers, end_stream=end)
+            if flush:
+                self.connection.flush()
+
+    def reset_if_open(self, code: ErrorCodes) -> None:
+        """Take back what is left of the call; the connection goes on."""
+        assert self.id is not None
+        if self.closable:
+            self.connection.http2.reset_stream(self.id, error_code=code)
+            self.connection.flush()

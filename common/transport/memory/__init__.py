@@ -1,0 +1,1 @@
+"""The carrier in memory: streams over a simulated line."""

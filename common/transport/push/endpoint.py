@@ -1,0 +1,202 @@
+"""The cloud's end of push streams: authenticate, fence, tell where to go on and what is asked for.
+
+What one stream does after its session was opened is ``push_endpoint_stream``. No handler runs here: projections follow
+the journal on their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import NoReturn
+
+import structlog
+import trio
+
+from common.core.errors import BackhaulError, ErrorKind
+from common.core.events.ids import NAME_MAX_BYTES, text_problem
+from common.core.journal.append import AppendRequest
+from common.core.journal.history import Resume, history_problem
+from common.core.push.messages import PROTOCOL_VERSION, Hello, Start
+from common.core.push.receiver import Endpoint
+from common.core.push.requested_filter import AskedFilter, filter_for
+from common.journal.group_commit import Submitted
+from common.journal.stores.journal import Journal
+from common.transport.codec import push as codec
+from common.transport.link.live_streams import LiveStreams
+from common.transport.push.endpoint_stream import EndpointSettings, EndpointStream, OriginStream, protocol_error
+from common.transport.stream import MessageStream
+
+__all__ = ["EndpointSettings", "OriginStream", "PushEndpoint"]
+
+_log = structlog.get_logger()
+
+
+class PushEndpoint:
+    """All push streams of one node."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        submit: Callable[[AppendRequest], Awaitable[Submitted]],
+        settings: EndpointSettings,
+        now_us: Callable[[], int],
+    ) -> None:
+        self._journal = journal
+        self._submit = submit
+        self._settings = settings
+        self._now_us = now_us
+        self._live: LiveStreams[str, EndpointStream] = LiveStreams("edge")
+        self._seen: dict[str, tuple[int, ...]] = {}
+        """By live origin: versions of all that was asked when it was last told what is asked of it."""
+
+    @property
+    def streams(self) -> list[OriginStream]:
+        """What is connected to this node now."""
+        return [live.state for live in self._live.values()]
+
+    async def refresh_filters(self) -> None:
+        """Look at what is asked of the edges, and tell those on this node for whom it is news."""
+        asked = await self._journal.asked_filters()
+        seen = _versions(asked)
+        for origin_id, live in self._live.items():
+            if self._seen.get(origin_id) != seen:
+                self._seen[origin_id] = seen
+                live.ask(filter_for(origin_id, asked))
+
+    async def follow_filters(self, every_s: float) -> NoReturn:
+        """Refresh again and again: what was asked of another node is told here too."""
+        while True:
+            await trio.sleep(every_s)
+            try:
+                await self.refresh_filters()
+            except BackhaulError:
+                continue  # the journal's watch tells it
+
+    async def drain(self, retry_after_s: float) -> None:
+        """Ask every edge, also those that still come, to finish and dial another node; returns when none is left."""
+        await self._live.leave(retry_after_s, lambda live, _: live.wake())
+
+    async def serve(self, stream: MessageStream) -> None:
+        """One stream, from Hello to its end. Raises BackhaulError for what the peer must be told."""
+        hello = await self._receive_hello(stream)
+        origin_id = hello.origin_id
+        with structlog.contextvars.bound_contextvars(origin_id=origin_id, peer=stream.peer.address):
+            endpoint, start = await self._open_session(hello)
+            state = OriginStream(
+                origin_id,
+                start.session,
+                stream.peer.address,
+                self._now_us(),
+                start.resume.value,
+                hello.history.head_position,
+                received_position=endpoint.received,
+                stored_position=endpoint.stored,
+                clock_skew_s=(hello.clock_us - start.clock_us) / 1e6,
+            )
+            live = EndpointStream(stream, endpoint, state, self._journal, self._submit, self._settings, self._now_us)
+            older = self._live.get(origin_id)
+            if older:
+                older.fence(start.session)
+            self._seen.pop(origin_id, None)
+            live.ask(start.desired)
+            _log.info(
+                "push.connected",
+                session=start.session,
+                resume=start.resume.value,
+                position=start.stored.position,
+                behind=hello.history.head_position - start.stored.position,
+                clock_skew_s=round(state.clock_skew_s, 3),
+            )
+
+            def ended(code: str, reason: str) -> None:
+                if origin_id not in self._live:
+                    self._seen.pop(origin_id, None)
+                _log.info(
+                    "push.disconnected",
+                    session=start.session,
+                    code=code,
+                    reason=reason,
+                    position=endpoint.stored,
+                    events=state.events,
+                    parked=state.parked,
+                )
+
+            await self._live.run(origin_id, live, live.run(start, lambda: self._live.drain), ended)
+
+    async def _receive_hello(self, stream: MessageStream) -> Hello:
+        with trio.move_on_after(self._settings.hello_timeout_s):
+            hello = codec.decode_from_edge(await stream.receive())
+            if not isinstance(hello, Hello):
+                raise protocol_error(f"{type(hello).__name__} came before Hello")
+            self._check_hello(hello, stream)
+            return hello
+        raise BackhaulError("link.timeout", "no Hello came", "send Hello at once after opening the stream")
+
+    def _check_hello(self, hello: Hello, stream: MessageStream) -> None:
+        """Who is it? Asked before anything is looked up, so that a refusal reveals nothing."""
+        if hello.protocol_version != PROTOCOL_VERSION:
+            raise BackhaulError(
+                "push.version",
+                f"the edge speaks protocol {hello.protocol_version}, this node {PROTOCOL_VERSION}",
+                "update the older side",
+            )
+        problem = text_problem(hello.origin_id, NAME_MAX_BYTES) if hello.origin_id else "is empty"
+        if problem:
+            raise BackhaulError("push.invalid_origin", f"the edge id {problem}", "set EDGE_ID to a short name")
+        if self._settings.require_identity:
+            stream.peer.must_be(hello.origin_id, "edge")
+        problem = history_problem(hello.history) or text_problem(hello.instance, NAME_MAX_BYTES)
+        if problem:
+            raise protocol_error(f"Hello {problem}")
+
+    async def _open_session(self, hello: Hello) -> tuple[Endpoint, Start]:
+        decision = await self._journal.open_session(hello.origin_id, hello.instance, hello.history)
+        state, limits = decision.state, self._settings.limits
+        if decision.resume is Resume.SUPERSEDED:
+            raise BackhaulError(
+                "push.superseded",
+                f"another journal of {hello.origin_id}, or a copy of this one, has taken its place",
+                "an old disk is back, or its copy ran elsewhere: empty the edge's volume, or stop the other and let this"
+                " one in with `cloud-service origins readmit`",
+                kind=ErrorKind.CONFLICT,
+            )
+        if decision.cloned:
+            _log.error("push.cloned", session=state.session)
+        if decision.resume in (Resume.REWOUND, Resume.NEW_JOURNAL):
+            _log.warning(
+                "push.rebased",
+                resume=decision.resume.value,
+                branch=state.branch,
+                position=state.stored.position,
+            )
+        own = self._journal.history
+        place = await self._journal.push_place(hello.origin_id)
+        desired = filter_for(hello.origin_id, await self._journal.asked_filters())
+        start = Start(
+            state.session,
+            state.stored,
+            decision.resume,
+            own.journal_id,
+            own.generation_id,
+            limits,
+            self._now_us(),
+            place,
+            desired,
+        )
+        endpoint = Endpoint(
+            hello.origin_id,
+            state.session,
+            state.branch,
+            state.stored,
+            limits,
+            self._settings.parked_max,
+            place,
+            self._settings.on_receive,
+        )
+
+        return endpoint, start
+
+
+def _versions(asked: Iterable[AskedFilter]) -> tuple[int, ...]:
+    """What tells one state of all that is asked from another: no version is used twice."""
+    return tuple(one.version for one in asked)

@@ -1,0 +1,276 @@
+"""One push stream of a node after its session was opened: receive, commit, acknowledge; ask for filters and store changes.
+
+One nursery: a child receives into a bounded queue, this task commits what is queued and is the only one that sends. An
+ack leaves after the commit. When much is queued, the child hands it to the writer while the append before it still commits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from common.core.errors import BackhaulError
+from common.core.events.batch import EventBatch
+from common.core.events.transformations import Transformed
+from common.core.journal.append import AppendRequest, Lane, PushedAppend
+from common.core.push.filter_transition import NO_FILTER, FilterApplied, PushFilter
+from common.core.push.messages import Drain, FilterUpdate, FromCloud, Heartbeat, Hello, PushBatch, PushLimits, Start
+from common.core.push.receiver import Endpoint, fenced
+from common.fail_points import fail_point
+from common.journal.group_commit import AHEAD_MIN_EVENTS, GROUP_MAX_BYTES, GROUP_MAX_EVENTS, Submitted
+from common.journal.stores.journal import PushFilterStore
+from common.transport.codec import push as codec
+from common.transport.stream import MessageStream, PeerClosed, PeerGone
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSettings:
+    """Bounds and times (seconds) of every push stream of a node."""
+
+    limits: PushLimits
+    parked_max: int
+    hello_timeout_s: float
+    heartbeat_s: float
+    progress_timeout_s: float
+    require_identity: bool
+    """Whether the origin id must be a name in the peer's certificate (always, with TLS)."""
+    on_receive: Callable[[EventBatch], Transformed] | None = None
+    """What an application makes of events before they are judged and stored."""
+
+
+@dataclass(slots=True)
+class OriginStream:
+    """A live stream of this node, for status and metrics. Positions are the origin journal's."""
+
+    origin_id: str
+    session: int
+    address: str
+    since_us: int
+    resume: str
+    head_position: int
+    received_position: int = 0
+    stored_position: int = 0
+    events: int = 0
+    parked: int = 0
+    clock_skew_s: float = 0.0
+    filter_version: int = 0
+    """Of the filter that is in force, or comes into force with the backfill."""
+    backfill_left: int = 0
+    """Positions still to be looked through for what only that filter selects."""
+
+
+class EndpointStream:
+    """One stream after its session was opened."""
+
+    def __init__(
+        self,
+        stream: MessageStream,
+        endpoint: Endpoint,
+        state: OriginStream,
+        journal: PushFilterStore,
+        submit: Callable[[AppendRequest], Awaitable[Submitted]],
+        settings: EndpointSettings,
+        now_us: Callable[[], int],
+    ) -> None:
+        self._stream = stream
+        self._endpoint = endpoint
+        self.state = state
+        self._journal = journal
+        self._submit = submit
+        self._settings = settings
+        self._now_us = now_us
+        self._work = trio.lowlevel.ParkingLot()
+        self._room = trio.lowlevel.ParkingLot()
+        self._peer_ended = False
+        self._taking = trio.Lock()
+        self._submitted: deque[tuple[PushedAppend, Submitted]] = deque()
+        self._fenced_by = 0
+        self._desired = self._told = NO_FILTER
+        self._drain_told = False
+        self._last_sent_s = trio.current_time()
+
+    def wake(self) -> None:
+        """Have the stream look around: something was told to the whole node."""
+        self._work.unpark_all()
+
+    def fence(self, session: int) -> None:
+        """A newer stream of the same origin has come to this node."""
+        self._fenced_by = session
+        self.wake()
+
+    def ask(self, desired: PushFilter) -> None:
+        """Have the edge told what is asked of it now, unless it has been; of what comes quickly only the last is told."""
+        if desired != self._desired:
+            self._desired = desired
+            self.wake()
+
+    async def run(self, start: Start, draining: Callable[[], Drain | None]) -> None:
+        """Until the peer ends the stream and everything it sent is stored."""
+        self._told = start.desired
+        self._tell_place()
+        await self._send(start)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._receive)
+            nursery.start_soon(self._watch_progress)
+            while not (self._peer_ended and self._is_idle):
+                if self._fenced_by:
+                    raise fenced(self._endpoint.origin_id, self._fenced_by)
+                drain = draining()
+                if drain and not self._drain_told:
+                    self._drain_told = True
+                    await self._send(drain)
+                    continue  # something may have come meanwhile
+                if self._desired != self._told:
+                    self._told = self._desired
+                    await self._send(FilterUpdate(self._told.version, self._told.criteria))
+                elif self._endpoint.change:
+                    await self._change_filter(self._endpoint.change)
+                elif self._is_idle:
+                    await self._wait_for_work()
+                else:
+                    await self._commit()
+            nursery.cancel_scope.cancel()
+
+    @property
+    def _is_idle(self) -> bool:
+        return self._endpoint.is_idle and not self._submitted and not self._taking.locked()
+
+    async def _take(self) -> None:
+        """Give what is queued its place in the node's queue."""
+        async with self._taking:
+            if self._endpoint.is_idle:
+                return  # it was given while we waited for our turn
+            request = self._endpoint.take(GROUP_MAX_EVENTS, GROUP_MAX_BYTES)
+            self._room.unpark_all()
+            self._submitted.append((request, await self._submit(request)))
+
+    async def _change_filter(self, change: FilterApplied) -> None:
+        endpoint = self._endpoint
+        with trio.move_on_after(self._settings.progress_timeout_s) as deadline:
+            fail_point("push.before_filter_change")
+            refused = await self._journal.change_push_filter(endpoint.origin_id, endpoint.session, change)
+            fail_point("push.after_filter_change")
+        if deadline.cancelled_caught:
+            raise self._journal_is_slow("a change of filter")
+        ack = endpoint.changed_or_refused(refused)
+        _log.info(
+            "push.filter_applied",
+            filter_version=change.filter.version,
+            position=change.position,
+            needs_backfill=change.needs_backfill,
+        )
+        self._tell_place()
+        await self._send(ack)
+
+    def _tell_place(self) -> None:
+        place = self._endpoint.place
+        self.state.filter_version = place.new.version
+        self.state.backfill_left = place.change_position - place.backfill_position
+
+    async def _commit(self) -> None:
+        endpoint, state = self._endpoint, self.state
+        with trio.move_on_after(self._settings.progress_timeout_s) as deadline:
+            if not self._submitted:
+                await self._take()
+            if not self._submitted:
+                return  # the writer is closing, and the receiver has been told
+            request, submitted = self._submitted[0]
+            outcome = await submitted.wait()
+            self._submitted.popleft()
+        if deadline.cancelled_caught:
+            raise self._journal_is_slow("a batch")
+        ack = endpoint.settle(outcome, request.through.position, request.lane)
+        if request.lane is Lane.LIVE:
+            state.stored_position = ack.position
+        else:
+            self._tell_place()
+            if not state.backfill_left:
+                _log.info("push.filter_backfilled", filter_version=state.filter_version, position=ack.position)
+        state.events += len(request.events)
+        for parked in ack.parked:
+            state.parked += 1
+            _log.warning(
+                "event.parked",
+                persistence_id=parked.persistence_id,
+                seq_nr=parked.seq_nr,
+                code=parked.code,
+                repeat_key=f"{parked.persistence_id} {parked.code}",
+            )
+        fail_point("push.before_ack")
+        await self._send(ack)
+
+    def _journal_is_slow(self, what: str) -> BackhaulError:
+        return BackhaulError(
+            "journal.unavailable",
+            f"the journal did not take {what} within {self._settings.progress_timeout_s:g} s",
+            "look at the database; the edge dials again and goes on from what was stored",
+            retry_after_s=5.0,
+        )
+
+    async def _wait_for_work(self) -> None:
+        due_s = self._last_sent_s + self._settings.heartbeat_s
+        with trio.move_on_at(due_s) as silence:
+            await self._work.park()
+        if silence.cancelled_caught:
+            await self._send(Heartbeat(self._stream.bytes_received, self._now_us()))
+
+    async def _send(self, message: FromCloud) -> None:
+        with trio.move_on_after(self._settings.progress_timeout_s) as deadline:
+            await self._stream.send(codec.encode_from_cloud(message))
+        if deadline.cancelled_caught:
+            raise self._stalled("the edge does not read its acks")
+        self._last_sent_s = trio.current_time()
+
+    async def _receive(self) -> None:
+        endpoint = self._endpoint
+        try:
+            while True:
+                while endpoint.is_full:
+                    await self._room.park()
+                data = await self._stream.receive()
+                message = codec.decode_from_edge(data)
+                match message:
+                    case PushBatch():
+                        endpoint.receive(message, len(data))
+                        if len(self._submitted) == 1 and endpoint.queued_events >= AHEAD_MIN_EVENTS:
+                            await self._take()
+                        self.state.received_position = endpoint.received
+                        self.state.head_position = max(self.state.head_position, endpoint.received)
+                        self._work.unpark_all()
+                    case FilterApplied():
+                        endpoint.receive_change(message)
+                        self._work.unpark_all()
+                    case Heartbeat():
+                        pass
+                    case Hello():
+                        raise protocol_error("a second Hello came")
+        except PeerClosed:
+            self._peer_ended = True
+            self._work.unpark_all()
+
+    async def _watch_progress(self) -> None:
+        """Leave an edge from which no byte has come for the timeout, unless it is we who owe it an ack."""
+        timeout_s = self._settings.progress_timeout_s
+        seen, since_s = -1, trio.current_time()
+        while True:
+            await trio.sleep(timeout_s / 10)
+            busy = not self._is_idle
+            if busy or self._stream.bytes_received != seen:
+                seen, since_s = self._stream.bytes_received, trio.current_time()
+            elif trio.current_time() - since_s >= timeout_s:
+                raise self._stalled(f"nothing came for {timeout_s:g} s")
+
+    def _stalled(self, what: str) -> PeerGone:
+        self._stream.abort()
+        return PeerGone("link.stalled", what, "the line or the edge stands still; it will dial again")
+
+
+def protocol_error(what: str) -> BackhaulError:
+    """The peer does not keep to the protocol."""
+    return BackhaulError("link.protocol", what, "speak the steps of protos/backhaul/v1/push.proto")

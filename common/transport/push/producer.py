@@ -1,0 +1,397 @@
+"""The edge's end of a push stream: from the local journal to the cloud, until the link breaks or is told to leave.
+
+One nursery a stream: this task sends, one child receives acks, one watches that something moves, one keeps the acked
+position on disk. What may be sent and what an ack means is decided by ``core.push_session.Producer``; here are only
+the journal, the stream and the clock.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from common.core.errors import BackhaulError
+from common.core.events.batch import EventBatch
+from common.core.events.transformations import Transformed
+from common.core.journal.append import Lane
+from common.core.journal.history import Offset
+from common.core.push.filter_transition import EVERYTHING, FilterApplied
+from common.core.push.messages import Ack, Drain, FilterUpdate, Heartbeat, Hello, PushLimits, Start
+from common.core.push.producer import Producer, StartVerdict, judge_start
+from common.journal.stores.journal import Journal
+from common.transport.codec import push as codec
+from common.transport.push.source import PushSource
+from common.transport.stream import DialledStream, PeerClosed, PeerGone
+
+_log = structlog.get_logger()
+
+CURSOR = "push"
+_CURSOR_SAVE_S = 1.0
+_WRONG_PEER = "is the address that of a cloud service of ours?"
+
+
+@dataclass(frozen=True, slots=True)
+class PushSettings:
+    """Who pushes, with which bounds; times in seconds."""
+
+    origin_id: str
+    instance: str
+    limits: PushLimits
+    batch_max_events: int
+    window_max_batches: int
+    heartbeat_s: float
+    progress_timeout_s: float
+    poll_interval_s: float
+    own_filter: str = EVERYTHING
+    """Criteria (canonical JSON) of what this edge ever pushes, whatever the cloud asks for."""
+    on_push: Callable[[EventBatch], Transformed] | None = None
+    """What an application makes of events before they are sent."""
+
+
+@dataclass(slots=True)
+class LinkState:
+    """What is known of the link now, for status, metrics and summaries. Positions are the edge journal's."""
+
+    state: str = "offline"
+    since_us: int = 0
+    session: int = 0
+    sent_position: int = 0
+    acked_position: int = 0
+    resumed_position: int = 0
+    """What the cloud had when the present link, or the last one, began: what was acked since is this link's doing."""
+    acked_is_known: bool = False
+    """Whether the cloud has told its position since this process began: before that nothing may be trimmed."""
+    in_flight_bytes: int = 0
+    window_bytes: int = 0
+    ack_age_s: float = 0.0
+    clock_skew_s: float = 0.0
+    last_progress_us: int = 0
+    connects: int = 0
+    parked: int = 0
+    filter_version: int = 0
+    """Of what the cloud asked for and is in force."""
+    backfill_left: int = 0
+    """Positions still to be looked through for what only that filter selects."""
+    last_code: str = ""
+    last_reason: str = ""
+    last_hint: str = ""
+
+    @property
+    def position(self) -> int:
+        """How far the cloud has this journal."""
+        return self.acked_position
+
+    @property
+    def moved(self) -> int:
+        """What was acknowledged since the present link, or the last one, began."""
+        return self.acked_position - self.resumed_position
+
+    def begins(self) -> None:
+        """The cloud is dialled."""
+        self.resumed_position = self.acked_position
+
+    def whereabouts(self, position: int) -> dict[str, bool]:
+        """How far the event at ``position`` has come, as far as this process knows."""
+        return {"sent": position <= self.sent_position, "acked": position <= self.acked_position}
+
+
+async def push(
+    stream: DialledStream,
+    journal: Journal,
+    settings: PushSettings,
+    state: LinkState,
+    *,
+    now_us: Callable[[], int],
+    on_start: Callable[[], None],
+    on_progress: Callable[[], None],
+) -> Drain | None:
+    """Push until the cloud asks to leave (its Drain is returned) or ends the stream well (None).
+
+    ``on_start`` is called when the cloud has taken the stream, ``on_progress`` whenever it has done useful work. Raises
+    PeerGone (also for ``link.stalled`` and ``link.timeout``), PeerRefused, and BackhaulError ``push.history_mismatch``,
+    ``link.protocol``, ``link.malformed``.
+    """
+    start = await _open(stream, journal, settings, state, now_us, on_start)
+    return await _PushStream(stream, journal, settings, state, start, now_us, on_progress).run()
+
+
+async def _open(
+    stream: DialledStream,
+    journal: Journal,
+    settings: PushSettings,
+    state: LinkState,
+    now_us: Callable[[], int],
+    on_start: Callable[[], None],
+) -> Start:
+    """Say hello, hear where to go on, and compare that with the own log."""
+    hello = Hello(settings.origin_id, settings.instance, journal.history, now_us())
+    with trio.move_on_after(settings.progress_timeout_s) as deadline:
+        try:
+            await stream.send(codec.encode_from_edge(hello))
+            start = codec.decode_from_cloud(await stream.receive())
+        except PeerClosed:
+            raise PeerGone("link.not_backhaul", "the peer ended the stream without Start", _WRONG_PEER) from None
+    if deadline.cancelled_caught:
+        raise PeerGone("link.timeout", "the cloud did not answer Hello", "look at the cloud's log; dialling again")
+    if not isinstance(start, Start):
+        raise _protocol_error(f"{type(start).__name__} came before Start")
+    position = start.stored.position
+    page = await journal.read(position - 1, max_events=1, max_bytes=1) if position else None
+    own = page.events.envelope(0) if page and page.events.position == [position] else None
+    acked = await journal.load_cursor(CURSOR)
+    verdict = judge_start(start, journal.history, acked, own)
+    on_start()
+    state.session = start.session
+    state.sent_position = state.acked_position = state.resumed_position = position
+    state.acked_is_known = True
+    state.clock_skew_s = (start.clock_us - hello.clock_us) / 1e6
+    head = journal.history.head_position
+    _log.info(
+        "push.started",
+        session=start.session,
+        resume=start.resume.value,
+        position=position,
+        behind=head - position,
+        clock_skew_s=round(state.clock_skew_s, 3),
+    )
+    if verdict is StartVerdict.PEER_LOST_HISTORY and acked:
+        stats = await journal.stats()
+        _log.error(
+            "push.peer_lost_history",
+            acked=acked.position,
+            stored=position,
+            kept_from=stats.first_position,
+            lost=max(0, stats.first_position - 1 - position),
+        )
+    return start
+
+
+class _PushStream:
+    """One stream after Start."""
+
+    def __init__(
+        self,
+        stream: DialledStream,
+        journal: Journal,
+        settings: PushSettings,
+        state: LinkState,
+        start: Start,
+        now_us: Callable[[], int],
+        on_progress: Callable[[], None],
+    ) -> None:
+        self._stream = stream
+        self._journal = journal
+        self._settings = settings
+        self._state = state
+        self._now_us = now_us
+        self._on_progress = on_progress
+        self._producer = Producer(
+            start,
+            settings.limits,
+            batches_max=settings.window_max_batches,
+            ack_target_s=settings.progress_timeout_s / 3,
+            own_filter=settings.own_filter,
+        )
+        self._source = PushSource(
+            journal,
+            self._producer,
+            batch_max_events=settings.batch_max_events,
+            batch_max_bytes=settings.limits.batch_bytes,
+            on_push=settings.on_push,
+        )
+        self._tell_filter()
+        self._acked_or_told = trio.lowlevel.ParkingLot()
+        self._drain: Drain | None = None
+        self._peer_received = 0
+        self._last_sent_s = trio.current_time()
+
+    async def run(self) -> Drain | None:
+        """The stream's whole life; whichever child's end means "over" cancels the rest."""
+        try:
+            with self._source.listening():
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._receive, nursery.cancel_scope)
+                    nursery.start_soon(self._watch_progress)
+                    nursery.start_soon(self._keep_cursor)
+                    await self._send_journal()
+        finally:
+            self._state.in_flight_bytes = 0
+        return self._drain
+
+    # -- sending: the only task that does ---------------------------------------------------------------------------
+    async def _send_journal(self) -> None:
+        producer, source, settings = self._producer, self._source, self._settings
+        while not producer.draining:
+            change = producer.change_filter()
+            if change:
+                await self._send_change(change)
+                continue
+            room = producer.room_bytes()
+            if not room:
+                await self._acked_or_told.park()
+                continue
+            page = await source.next(room)
+            if page:
+                await self._send_page(*page)
+            else:
+                await source.wait(min(settings.poll_interval_s, settings.heartbeat_s))
+                await self._heartbeat_if_due()
+        while not producer.window.is_empty:
+            await self._acked_or_told.park()
+        await self._stream.end()
+
+    async def _send_page(self, events: EventBatch, through: int) -> None:
+        producer = self._producer
+        batch = await self._source.batch_of(events, through)
+        if batch is None:
+            return
+        message = codec.encode_from_edge(batch)
+        if len(message) > producer.message_bytes and through - producer.cursor > 1:
+            # Tags, metadata and ranges can outweigh the payloads by which the page was cut.
+            middle = (producer.cursor + through) // 2
+            await self._send_page(events.slice(0, bisect_right(events.position, middle)), middle)
+            return
+        # Counted before the bytes leave: the ack may be there before `send` returns.
+        producer.sent(batch, len(message), trio.current_time())
+        self._state.sent_position = producer.position
+        self._state.in_flight_bytes = producer.window.in_flight_bytes
+        await self._send(message)
+
+    async def _send_change(self, change: FilterApplied) -> None:
+        self._source.restart()
+        self._tell_filter()
+        _log.info(
+            "push.filter_changed",
+            filter_version=change.filter.version,
+            position=change.position,
+            needs_backfill=change.needs_backfill,
+        )
+        await self._send(codec.encode_from_edge(change))
+
+    def _tell_filter(self) -> None:
+        place = self._producer.lanes.place
+        self._state.filter_version = place.new.version
+        self._state.backfill_left = place.change_position - place.backfill_position
+
+    async def _heartbeat_if_due(self) -> None:
+        # Silent while data is in flight: then whatever growth the cloud reports was made by data.
+        idle_s = trio.current_time() - self._last_sent_s
+        if self._producer.window.is_empty and idle_s >= self._settings.heartbeat_s:
+            heartbeat = Heartbeat(self._stream.bytes_received, self._now_us())
+            await self._send(codec.encode_from_edge(heartbeat))
+
+    async def _send(self, message: bytes) -> None:
+        try:
+            await self._stream.send(message)
+        except PeerClosed:
+            await trio.sleep_forever()  # `_receive` meets the end too, behind the acks that came before it
+        self._last_sent_s = trio.current_time()
+
+    # -- receiving ------------------------------------------------------------------------------------------------------
+    async def _receive(self, whole_stream: trio.CancelScope) -> None:
+        try:
+            while True:
+                message = codec.decode_from_cloud(await self._stream.receive())
+                match message:
+                    case Ack():
+                        self._on_ack(message)
+                    case Heartbeat():
+                        self._peer_received = message.bytes_received
+                    case FilterUpdate():
+                        self._producer.lanes.desire(message.version, message.criteria)
+                        self._source.wake()
+                    case Drain():
+                        _log.info("push.draining", reason=message.reason, retry_after_s=message.retry_after_s)
+                        self._drain = message
+                        self._producer.draining = True
+                    case Start():
+                        raise _protocol_error("a second Start came")
+                self._acked_or_told.unpark_all()
+        except PeerClosed:
+            whole_stream.cancel()
+
+    def _on_ack(self, ack: Ack) -> None:
+        producer, state = self._producer, self._state
+        before = producer.progress
+        age_s = producer.ack(ack, trio.current_time())
+        state.acked_position = producer.acked
+        if ack.lane is Lane.BACKFILL:
+            self._on_backfilled(ack)
+        state.in_flight_bytes = producer.window.in_flight_bytes
+        state.window_bytes = producer.window.bytes_limit
+        if age_s is not None:
+            state.ack_age_s = age_s
+        if producer.progress != before:
+            state.last_progress_us = self._now_us()
+            self._on_progress()
+        for parked in ack.parked:
+            state.parked += 1
+            _log.warning(
+                "push.parked",
+                persistence_id=parked.persistence_id,
+                seq_nr=parked.seq_nr,
+                position=parked.position,
+                code=parked.code,
+                repeat_key=f"{parked.persistence_id} {parked.code}",
+            )
+
+    def _on_backfilled(self, ack: Ack) -> None:
+        self._tell_filter()
+        if ack.position and not self._state.backfill_left:
+            self._source.restart()
+            _log.info("push.backfilled", filter_version=self._state.filter_version, position=ack.position)
+
+    # -- watching ---------------------------------------------------------------------------------------------------------
+    async def _watch_progress(self) -> None:
+        """Abort when nothing moves: no ack, no byte taken by the peer's kernel, no growth in what the cloud reports.
+
+        With nothing in flight the cloud's heartbeats are the sign of life.
+        """
+        timeout_s = self._settings.progress_timeout_s
+        seen, since_s = self._evidence(), trio.current_time()
+        while True:
+            await trio.sleep(timeout_s / 10)
+            evidence, now_s = self._evidence(), trio.current_time()
+            if evidence != seen:
+                seen, since_s = evidence, now_s
+            elif now_s - since_s >= timeout_s:
+                self._stream.abort()
+                waiting_for = "heartbeat" if self._producer.window.is_empty else "ack"
+                raise PeerGone(
+                    "link.stalled",
+                    f"no {waiting_for} and no other progress for {timeout_s:g} s",
+                    "the line or the cloud stands still; dialling again",
+                )
+
+    def _evidence(self) -> tuple[int, ...]:
+        if self._producer.window.is_empty:
+            return (*self._producer.progress, self._stream.bytes_received)
+        return (*self._producer.progress, self._stream.bytes_sent, self._peer_received)
+
+    async def _keep_cursor(self) -> None:
+        """Remember what the cloud had, so that a cloud that lost history is noticed after our own restart too."""
+        history, saved = self._journal.history, -1
+        while True:
+            position = self._producer.acked
+            if position != saved:
+                offset = Offset(history.journal_id, history.generation_at(position), position)
+                try:
+                    await self._journal.save_cursor(CURSOR, offset)
+                    saved = position
+                except BackhaulError as error:  # a full disk must not keep from leaving what would make room
+                    _log.warning(
+                        "push.cursor_not_saved",
+                        code=error.code,
+                        reason=error.message,
+                        position=position,
+                        repeat_key=error.code,
+                    )
+            await trio.sleep(_CURSOR_SAVE_S)
+
+
+def _protocol_error(what: str) -> BackhaulError:
+    return BackhaulError("link.protocol", what, "this is a fault of the peer: report it")

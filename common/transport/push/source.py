@@ -1,0 +1,170 @@
+"""What of the edge's journal goes up next: pages of the lane that is served, and what is said of what is left out.
+
+At the log's end pages come from the commits themselves; else they are read, through an index where a filter allows it.
+Which events of a page are sent is decided by ``core.push_lanes``; what an index or retention left out of the log is
+stated here. A stretch from which nothing is sent is kept back for a moment, so that a filter that withholds all an edge
+does costs the cloud no commit for each event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import trio
+
+from common.core.events.batch import EventBatch
+from common.core.events.transformations import Transformed
+from common.core.journal.append import Lane, StatedRange
+from common.core.journal.recent_commits import Tail
+from common.core.push.messages import PushBatch
+from common.core.push.producer import Producer, ranges_to_state
+from common.journal.stores.journal import Journal
+
+_ANYWHERE = 2**62
+WITHHELD_TOLD_S = 1.0
+# Not less: what is left of a second may be too little to move a clock.
+_LEAST_WAIT_S = 0.01
+
+
+class PushSource:
+    """The journal as one stream's producer sees it. Used by the sending task alone."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        producer: Producer,
+        *,
+        batch_max_events: int,
+        batch_max_bytes: int,
+        on_push: Callable[[EventBatch], Transformed] | None = None,
+    ) -> None:
+        self._on_push = on_push
+        self._journal = journal
+        self._producer = producer
+        self._batch_max_events = batch_max_events
+        self._tail = Tail(batch_max_events, batch_max_bytes)
+        self._heard = 0
+        """The log was read after the prompt had told of this position."""
+        self._must_look = True
+        self._holes_to = 0
+        """Up to here events may be gone that no page has told of yet: the log is read, also where commits are at hand."""
+        self._withheld_to = 0
+        """Live: up to here nothing is sent, and that is not told yet."""
+        self._told_s = trio.current_time()
+        self._waiting: trio.CancelScope | None = None
+
+    def listening(self) -> AbstractContextManager[None]:
+        """Hear of commits while the block runs."""
+        return self._journal.feed.listen(self._tail.add)
+
+    def restart(self) -> None:
+        """The lane or its filter has changed: look again from where the lane is."""
+        self._withheld_to = 0
+        self._must_look = True
+
+    async def next(self, room_bytes: int) -> tuple[EventBatch, int] | None:
+        """The next page of the lane and the position it goes to; None when there is nothing new."""
+        producer, lanes = self._producer, self._producer.lanes
+        if lanes.lane is Lane.BACKFILL:
+            return await self._read(producer.cursor, room_bytes)
+        after = max(producer.cursor, self._withheld_to)
+        fresh = None if after < self._holes_to else self._tail.after(after, self._batch_max_events, room_bytes)
+        if fresh is not None:
+            return fresh, fresh.position[-1]
+        if self._must_look or self._journal.prompt.position > max(self._heard, after):
+            self._heard = self._journal.prompt.position
+            found = await self._read(after, room_bytes)
+            self._must_look = found is not None
+            if found:
+                return found
+        if self._withheld_to > producer.cursor and self._is_due:
+            return EventBatch(), self._withheld_to
+        return None
+
+    async def _read(self, after: int, room_bytes: int) -> tuple[EventBatch, int] | None:
+        page = await self._journal.read(
+            after,
+            through=self._producer.bound,
+            max_events=self._batch_max_events,
+            max_bytes=room_bytes,
+            selection=self._producer.lanes.selection,
+        )
+        return (page.events, page.through) if page.through > after else None
+
+    async def wait(self, at_most_s: float) -> None:
+        """Until there may be something new, or ``wake``."""
+        known = max(self._heard, self._producer.cursor, self._withheld_to)
+        if self._withheld_to > self._producer.cursor:
+            due_s = self._told_s + WITHHELD_TOLD_S
+            at_most_s = min(at_most_s, max(_LEAST_WAIT_S, due_s - trio.current_time()))
+        with trio.CancelScope() as self._waiting:
+            await self._journal.prompt.wait_above(known, at_most_s)
+        self._waiting = None
+        self._must_look = self._must_look or self._journal.prompt.position <= known  # a hint may have been lost
+
+    def wake(self) -> None:
+        """End a ``wait``: something else is to be looked at."""
+        if self._waiting:
+            self._waiting.cancel()
+
+    async def batch_of(self, events: EventBatch, through: int) -> PushBatch | None:
+        """What is sent of a page; None when it is nothing and need not be told yet.
+
+        Raises:
+            BackhaulError: ``transformation.failed``.
+        """
+        producer, lanes = self._producer, self._producer.lanes
+        after, lane = producer.cursor, lanes.lane
+        ranges: tuple[StatedRange, ...] = ()
+        if lanes.sends_everything:
+            if len(events) < through - after:
+                ranges = await self._deleted(events, after, through)
+        else:
+            events, ranges = await self._choose(events, after, through)
+            if lane is Lane.LIVE and not events and not ranges and not self._is_due:
+                self._withheld_to = through
+                return None
+        if self._on_push is not None and events:
+            transformed = self._on_push(events)
+            events, ranges = transformed.events, (*ranges, *transformed.ranges)
+        self._told_s = trio.current_time()
+        return PushBatch(after, through, self._journal.history.generation_at(through), events, ranges, lane)
+
+    @property
+    def _is_due(self) -> bool:
+        return trio.current_time() - self._told_s >= WITHHELD_TOLD_S
+
+    async def _deleted(self, events: EventBatch, after: int, through: int) -> tuple[StatedRange, ...]:
+        """What to say of the events that are missing up to ``through``.
+
+        An entity that lost more since the page was read is found further on: that matters here if the page has it. If not,
+        all of it is told with the page that reaches the last of it.
+        """
+        self._holes_to = (await self._journal.stats()).deleted_through
+        deleted = await self._journal.deleted_ranges(after, through)
+        here = set(events.persistence_id)
+        beyond = await self._journal.deleted_ranges(through, _ANYWHERE)
+        return ranges_to_state(events, [*deleted, *(stated for stated in beyond if stated.persistence_id in here)])
+
+    async def _choose(self, events: EventBatch, after: int, through: int) -> tuple[EventBatch, tuple[StatedRange, ...]]:
+        """What the lane sends, and what it jumps over: deleted before it was wanted, or withheld.
+
+        An entity without an event here is spoken of only if the filter selects it by the tags it had last.
+        """
+        lanes = self._producer.lanes
+        chosen = lanes.choose(events)
+        kept = events if len(chosen.indexes) == len(events) else events.select(chosen.indexes)
+        first = dict(zip(reversed(kept.persistence_id), reversed(kept.seq_nr), strict=True))
+        gone = {stated.persistence_id for stated in await self._journal.deleted_ranges(after, through)}
+        asked = gone.union(name for name, seq_nr in first.items() if seq_nr > 1)
+        deleted = await self._journal.deleted_of(asked) if asked else []
+        selects = lanes.predicate.matches
+        ranges = []
+        for stated, tags in deleted:
+            name, before = stated.persistence_id, first.get(stated.persistence_id, 0) - 1
+            if before < 0 and selects(name, tags):
+                ranges.append(stated)
+            elif 0 < before <= stated.to_seq_nr:
+                ranges.append(StatedRange(name, 1, before, stated.reason))
+        return kept, (*ranges, *chosen.ranges)

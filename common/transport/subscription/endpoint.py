@@ -1,0 +1,374 @@
+"""The source's end of subscriptions: who may, from where, and the streams that are open.
+
+A consumer is authenticated and its stream found before anything is looked up for it; what its filter selects is always
+inside what the stream's own filter allows it. Its place is compared with this journal's history, and each way in which
+the two do not fit has its own code. The lanes are ``subscription_lanes``'s; unary questions pass the same door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NoReturn
+
+import structlog
+import trio
+
+from common.core.errors import BackhaulError, ErrorKind
+from common.core.events.batch import EventBatch
+from common.core.events.ids import NAME_MAX_BYTES, entity_type_of, persistence_id_problem, text_problem
+from common.core.filters.predicates import Filter
+from common.core.journal.append import StatedRange
+from common.core.journal.history import History
+from common.core.journal.place_digest import place_digest
+from common.core.subscription.messages import (
+    ENTITY_EVENTS_PATH,
+    EVENT_PATH,
+    LATEST_OFFSET_PATH,
+    PROTOCOL_VERSION,
+    SUBSCRIBE_PATH,
+    Begin,
+    Deliver,
+    EntityEvents,
+    EntityQuery,
+    Lane,
+    LatestOffset,
+    StreamLimits,
+    Subscribe,
+    Subscribed,
+)
+from common.core.subscription.place import Cursor, Place, PlaceVerdict, SnapshotScan, decide_place, reached_by
+from common.core.subscription.source import REPLAYS_MAX, Serving
+from common.core.subscription.withheld import served_parts
+from common.journal.feeds import Feeds
+from common.journal.stores.journal import Journal
+from common.transport.codec import query as query_codec
+from common.transport.codec.subscription import decode_from_consumer
+from common.transport.link.live_streams import LiveStreams
+from common.transport.stream import MessageStream, Methods, PeerInfo, StreamMethod, UnaryMethod
+from common.transport.subscription.catalogue import ServedStream, StreamCatalogue, invalid_consumer
+from common.transport.subscription.replays import entity_page
+from common.transport.subscription.sender import ConsumerStream
+from common.transport.subscription.source_stream import LaneSettings, SourceStream, filter_of, protocol_error
+from common.transport.subscription.stall import OwnTime
+
+_log = structlog.get_logger()
+
+_BEHIND = "behind"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """Bounds and times (seconds) of all subscriptions a node serves."""
+
+    limits: StreamLimits
+    hello_timeout_s: float
+    heartbeat_s: float
+    progress_timeout_s: float
+    require_identity: bool
+    """Whether the consumer id must be a name in the peer's certificate (always, with TLS)."""
+
+
+class SubscriptionEndpoint:
+    """All consumers of one node."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        feeds: Feeds,
+        catalogue: StreamCatalogue,
+        settings: SourceSettings,
+        now_us: Callable[[], int],
+    ) -> None:
+        self._journal = journal
+        self._feeds = feeds
+        self._catalogue = catalogue
+        self._settings = settings
+        self._now_us = now_us
+        self._live: LiveStreams[tuple[str, str], SourceStream] = LiveStreams("consumer")
+
+    @property
+    def methods(self) -> Methods:
+        """What is served, by path."""
+        return {
+            SUBSCRIBE_PATH: StreamMethod(self.serve),
+            LATEST_OFFSET_PATH: UnaryMethod(self.latest_offset),
+            ENTITY_EVENTS_PATH: UnaryMethod(self.entity_events),
+            EVENT_PATH: UnaryMethod(self.event),
+        }
+
+    @property
+    def streams(self) -> list[ConsumerStream]:
+        """Who is connected to this node now."""
+        return [live.state for live in self._live.values()]
+
+    async def run(self) -> NoReturn:
+        """Watch over all streams, until cancelled. Started by its owner."""
+        look_s = self._settings.progress_timeout_s / 3
+        own_time = OwnTime(look_s)
+        while True:
+            await trio.sleep(look_s)
+            still_s, now_s = own_time.look(), trio.current_time()
+            for live in self._live.values():
+                live.look(now_s, still_s)
+
+    async def drain(self, retry_after_s: float) -> None:
+        """Ask every consumer, also those that still come, to leave; returns when none is left."""
+        await self._live.leave(retry_after_s, SourceStream.drain)
+
+    async def serve(self, stream: MessageStream) -> None:
+        """One stream, from Subscribe to its end. Raises BackhaulError for what the consumer must be told."""
+        asked = await self._receive_subscribe(stream)
+        with structlog.contextvars.bound_contextvars(
+            consumer_id=asked.consumer_id, stream_id=asked.stream_id, peer=stream.peer.address
+        ):
+            served, allowed = self._authorise(asked.stream_id, asked.consumer_id, stream.peer)
+            subscribed, serving = await self._open(asked, served)
+            state = ConsumerStream(
+                asked.consumer_id,
+                asked.stream_id,
+                asked.subscription,
+                stream.peer.address,
+                self._now_us(),
+                subscribed.resume,
+                subscribed.place.live.position,
+                filter_version=subscribed.place.applied.version,
+            )
+            live = SourceStream(
+                stream,
+                serving,
+                state,
+                journal=self._journal,
+                feeds=self._feeds,
+                served=served,
+                allowed=allowed,
+                # Who may have been led on by snapshots lacks what they stood for: the log alone would not bring it back.
+                start=Begin.SNAPSHOTS if asked.snapshots_if_behind else asked.start,
+                settings=LaneSettings(self._settings.heartbeat_s, self._settings.progress_timeout_s),
+                now_us=self._now_us,
+            )
+            if subscribed.resume == PlaceVerdict.FIRST.value:
+                live.state_starts(filter_of(subscribed.place.applied.criteria))
+            await self._run(live, subscribed)
+
+    async def _run(self, live: SourceStream, subscribed: Subscribed) -> None:
+        state = live.state
+        key = (state.consumer_id, state.subscription)
+        if key in self._live:
+            self._live[key].replaced()
+        if self._live.drain:
+            live.drain(self._live.drain)
+        _log.info(
+            "consumer.connected",
+            subscription=state.subscription,
+            resume=state.resume,
+            position=state.position,
+            behind=subscribed.history.head_position - state.position,
+            filter_version=state.filter_version,
+        )
+
+        def ended(code: str, reason: str) -> None:
+            _log.info(
+                "consumer.disconnected",
+                subscription=state.subscription,
+                code=code,
+                reason=reason,
+                position=state.position,
+                deliveries=state.deliveries,
+                acked_deliveries=state.acked_deliveries,
+                events=state.events,
+                replays=state.replays,
+            )
+
+        await self._live.run(key, live, live.run(subscribed), ended)
+
+    # -- who may ---------------------------------------------------------------------------------------------------
+    async def _receive_subscribe(self, stream: MessageStream) -> Subscribe:
+        with trio.move_on_after(self._settings.hello_timeout_s):
+            asked = decode_from_consumer(await stream.receive())
+            if not isinstance(asked, Subscribe):
+                raise protocol_error(f"{type(asked).__name__} came before Subscribe")
+            if asked.protocol_version != PROTOCOL_VERSION:
+                raise BackhaulError(
+                    "subscription.version",
+                    f"the consumer speaks protocol {asked.protocol_version}, this node {PROTOCOL_VERSION}",
+                    "update the older side",
+                )
+            if text_problem(asked.subscription, NAME_MAX_BYTES):
+                raise protocol_error("the subscription's name is not plain text")
+            return asked
+        raise BackhaulError("link.timeout", "no Subscribe came", "send Subscribe at once after opening the stream")
+
+    def _authorise(self, stream_id: str, consumer_id: str, peer: PeerInfo) -> tuple[ServedStream, Filter]:
+        """The stream, and what this consumer may see of it. Asked before anything is looked up for it."""
+        problem = text_problem(consumer_id, NAME_MAX_BYTES) if consumer_id else "is empty"
+        if problem:
+            raise invalid_consumer(problem)
+        if self._settings.require_identity:
+            peer.must_be(consumer_id, "consumer")
+        served = self._catalogue.find(stream_id)
+        return served, served.enforced(consumer_id)
+
+    # -- from where ------------------------------------------------------------------------------------------------
+    async def _open(self, asked: Subscribe, served: ServedStream) -> tuple[Subscribed, Serving]:
+        for wanted in (asked.desired, asked.place.applied, asked.place.next):
+            if wanted is not None:
+                filter_of(wanted.criteria)
+        stats = await self._journal.stats()
+        own = self._journal.history
+        history = History(own.journal_id, own.generations, stats.head_position)
+        digest = await self._digest_at(asked.place)
+        verdict = decide_place(asked.place, history, stats.deleted_through, digest)
+        place, resume = asked.place, verdict.value
+        behind = history.head_position - place.live.position
+        if verdict is PlaceVerdict.FIRST:
+            scan = await self._scan(served, history) if asked.start is Begin.SNAPSHOTS else None
+            place = Place(history.journal_id, "", Cursor(0, scan=scan), asked.desired)
+        elif verdict is not PlaceVerdict.RESUME and not (
+            verdict is PlaceVerdict.TRIMMED and asked.on_trimmed is not Begin.STOP
+        ):
+            raise _refusal_of(verdict, asked.place, history, stats.deleted_through)
+        elif asked.snapshots_if_behind and behind > asked.snapshots_if_behind and place.live.scan is None:
+            place = replace(place, live=replace(place.live, scan=await self._scan(served, history)))
+            resume = _BEHIND
+        limits = _narrower(self._settings.limits, asked.limits)
+        serving = Serving(
+            place,
+            asked.desired,
+            limits,
+            ack_target_s=self._settings.progress_timeout_s / 3,
+            now_s=trio.current_time(),
+        )
+        subscribed = Subscribed(
+            history, stats.deleted_through, resume, place, limits.window_bytes, REPLAYS_MAX, self._now_us()
+        )
+        return subscribed, serving
+
+    async def _scan(self, served: ServedStream, history: History) -> SnapshotScan:
+        head = history.head_position
+        low = await self._journal.uncovered_after(head, entity_types=served.entity_types)
+        return SnapshotScan(head, low, "")
+
+    async def _digest_at(self, place: Place) -> str:
+        position = place.live.position
+        if not position or place.journal_id != self._journal.history.journal_id:
+            return ""
+        page = await self._journal.read(position - 1, max_events=1, max_bytes=1)
+        events = page.events
+        if events.position != [position]:
+            return ""
+        return place_digest(place.journal_id, events.timestamp_us[0], events.persistence_id[0], events.seq_nr[0])
+
+    # -- asked once ------------------------------------------------------------------------------------------------
+    async def latest_offset(self, request: bytes, peer: PeerInfo) -> bytes:
+        """How far the log of a stream goes."""
+        query = query_codec.decode_latest_offset_request(request)
+        self._authorise(query.stream_id, query.consumer_id, peer)
+        stats, history = await self._journal.stats(), self._journal.history
+        offset = LatestOffset(
+            history.journal_id,
+            history.generation_at(stats.head_position),
+            stats.head_position,
+            stats.deleted_through,
+            stats.head_timestamp_us,
+        )
+        return query_codec.encode_latest_offset(offset)
+
+    async def entity_events(self, request: bytes, peer: PeerInfo) -> bytes:
+        """Events of one entity that this consumer may see; a snapshot first when the first ones are gone."""
+        query = query_codec.decode_entity_events_request(request)
+        return query_codec.encode_entity_events(await self._entity_events(query, peer))
+
+    async def event(self, request: bytes, peer: PeerInfo) -> bytes:
+        """One event."""
+        query = query_codec.decode_event_request(request)
+        found = await self._entity_events(query, peer)
+        if found.events.seq_nr != [query.from_seq_nr] or found.begins_with_snapshot:
+            raise BackhaulError(
+                "subscription.no_such_event",
+                f"no event {query.from_seq_nr} of {query.persistence_id[:80]!r} is in this stream",
+                "it does not exist, was deleted, or is not for this consumer",
+                kind=ErrorKind.NOT_FOUND,
+            )
+        return query_codec.encode_event_reply(found.events)
+
+    async def _entity_events(self, query: EntityQuery, peer: PeerInfo) -> EntityEvents:
+        served, allowed = self._authorise(query.stream_id, query.consumer_id, peer)
+        name, first, last = query.persistence_id, query.from_seq_nr, query.to_seq_nr
+        problem = persistence_id_problem(name)
+        if problem or first < 1 or (last and last < first):
+            raise BackhaulError(
+                "subscription.invalid_query",
+                problem or f"numbers {first} to {last} are no stretch",
+                "name an entity as EntityType|entityId, and numbers from 1 on",
+            )
+        if served.entity_types and entity_type_of(name) not in served.entity_types:
+            return EntityEvents(EventBatch())
+        limits = self._settings.limits
+        parts, next_seq_nr = await entity_page(
+            self._journal,
+            name,
+            first,
+            allowed,
+            2**62,
+            limits.batch_events,
+            limits.batch_bytes,
+            last or 2**62,
+        )
+        events, begins_with_snapshot = EventBatch(), False
+        ranges: list[StatedRange] = []
+        for part in parts:
+            message = Deliver(Lane.REPLAY, 0, 0, events=part.events, ranges=part.ranges, snapshots=part.snapshots)
+            transform = served.transform if part.events else None
+            for one in served_parts(message, transform) if transform else [message]:
+                ranges += one.ranges
+                begins_with_snapshot = begins_with_snapshot or one.snapshots > 0
+                events.extend(one.events)
+        return EntityEvents(events, begins_with_snapshot, tuple(ranges), next_seq_nr)
+
+
+def _narrower(own: StreamLimits, theirs: StreamLimits) -> StreamLimits:
+    return StreamLimits(
+        min(own.window_bytes, theirs.window_bytes),
+        min(own.batch_bytes, theirs.batch_bytes, own.window_bytes, theirs.window_bytes),
+        min(own.batch_events, theirs.batch_events),
+    )
+
+
+def _refusal_of(verdict: PlaceVerdict, place: Place, history: History, floor: int) -> BackhaulError:
+    position, reached, head = place.live.position, reached_by(place), history.head_position
+    details = {"position": position, "reached": reached, "head": head, "floor": floor}
+    match verdict:
+        case PlaceVerdict.TRIMMED:
+            return BackhaulError(
+                "subscription.trimmed",
+                f"events after position {position} have been deleted, up to {floor}",
+                "set on_trimmed = snapshots to go on with snapshots in their place",
+                kind=ErrorKind.CONFLICT,
+                details=details,
+            )
+        case PlaceVerdict.OTHER_JOURNAL:
+            return BackhaulError(
+                "subscription.other_journal",
+                "the place is one in another journal than the one that is served here now",
+                "look whether the address is right and what became of the source's storage; "
+                "on_diverged = restart begins anew",
+                kind=ErrorKind.CONFLICT,
+                details=details,
+            )
+        case PlaceVerdict.BEYOND_HEAD:
+            return BackhaulError(
+                "subscription.beyond_head",
+                f"the consumer knows of events up to position {reached}, the log ends at {head}",
+                "the source was restored from a backup, or the place is made up; on_diverged = restart begins anew",
+                kind=ErrorKind.CONFLICT,
+                details=details,
+            )
+        case _:
+            return BackhaulError(
+                "subscription.diverged",
+                f"the source's history is another one below position {reached}",
+                "the source has lost what this consumer has seen; on_diverged = restart begins anew",
+                kind=ErrorKind.CONFLICT,
+                details=details,
+            )

@@ -1,0 +1,121 @@
+"""What a source reads beside the log for one consumer: snapshots by the page, and entities to send again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from common.core.events.batch import EventBatch
+from common.core.events.ids import entity_type_of
+from common.core.filters.predicates import EntityPredicate
+from common.core.journal.append import StatedRange
+from common.core.journal.snapshot import reached_by_snapshots, snapshot_batch
+from common.core.subscription.messages import Deliver, Lane, Replay
+from common.core.subscription.replay import ReplayPart, beginning, replay_parts
+from common.core.subscription.source import WITHHELD, Serving
+from common.fail_points import fail_point
+from common.journal.stores.journal import Journal
+from common.transport.subscription.catalogue import ServedStream
+from common.transport.subscription.sender import Sender
+
+_TO_THE_LAST = 2**62
+
+
+async def send_snapshot_page(
+    lane: Lane, predicate: EntityPredicate, serving: Serving, sender: Sender, journal: Journal, served: ServedStream
+) -> bool:
+    """Send the lane's next snapshots; when there are none left put it where the log is to be read from. False: no scan."""
+    cursor = serving.place.backfill if lane is Lane.BACKFILL else serving.place.live
+    if cursor is None or cursor.scan is None:
+        return False
+    page = await journal.snapshots(
+        cursor.scan.after,
+        max_rows=serving.limits.batch_events,
+        max_bytes=await sender.room(),
+        entity_types=served.entity_types,
+    )
+    chosen = [one for one in page if predicate.matches(one.persistence_id, one.tags)]
+    through, scan = cursor.position, None
+    if page:
+        scan = replace(cursor.scan, after=page[-1].persistence_id)
+    else:
+        through = max(cursor.scan.low, cursor.position)
+    async with sender.turn:
+        await sender.send_snapshots(lane, snapshot_batch(chosen), through, scan, reached_by_snapshots(chosen))
+        fail_point("serving.in_snapshots")
+    return True
+
+
+async def send_replay_page(
+    replay: Replay, wanted: EntityPredicate, serving: Serving, sender: Sender, journal: Journal, served: ServedStream
+) -> None:
+    """Send a page of one entity up to live's place, in the turn: live cannot pass while its end is looked for."""
+    name, first = replay.persistence_id, replay.from_seq_nr
+    position = serving.place.live.position
+    parts: list[ReplayPart] = []
+    if serving.is_own(replay) and first > 1:
+        parts.append(ReplayPart(EventBatch(), (StatedRange(name, 1, first - 1, WITHHELD),)))
+    next_seq_nr = 0
+    if not served.entity_types or entity_type_of(name) in served.entity_types:
+        found, next_seq_nr = await entity_page(
+            journal, name, first, wanted, position, serving.limits.batch_events, serving.limits.batch_bytes
+        )
+        parts += found
+    for part in parts:
+        await sender.send_replayed(
+            Deliver(
+                Lane.REPLAY,
+                0,
+                position,
+                events=part.events,
+                ranges=part.ranges,
+                leaving=part.leaving,
+                snapshots=part.snapshots,
+                replay_of=name,
+                reached=part.reached,
+            )
+        )
+    fail_point("serving.in_replay")
+    if next_seq_nr:
+        serving.replay_goes_on(next_seq_nr)
+    else:
+        serving.replay_ends()
+        await sender.deliver(Deliver(Lane.REPLAY, 0, position, replay_of=name, replay_done=True))
+
+
+async def entity_page(
+    journal: Journal,
+    name: str,
+    first: int,
+    wanted: EntityPredicate,
+    through_position: int,
+    max_events: int,
+    max_bytes: int,
+    last: int = _TO_THE_LAST,
+) -> tuple[list[ReplayPart], int]:
+    """What ``wanted`` selects of an entity's numbers from ``first`` on, and the number that follows (0 = that was all).
+
+    Nothing is said of an entity of which nothing is selected.
+    """
+    found = await journal.read_entity(name, first, last, max_events=max_events)
+    page = _within(found, through_position, max_bytes)
+    parts = replay_parts(page, wanted)
+    head = await journal.entity_head(name)
+    first_stored = found.seq_nr[0] if found else min(last, head.deleted_to if head else 0) + 1
+    if first < first_stored:
+        snapshot = await journal.snapshot(name)
+        if parts or wanted.matches(name, snapshot.tags if snapshot else ""):
+            instead = beginning(name, first, first_stored, snapshot, wanted, head.deleted_position if head else 0)
+            parts = [instead, *parts] if instead else parts
+    is_cut = len(page) < len(found) and bool(page) and found.position[len(page)] <= through_position
+    goes_on = is_cut or (len(page) == len(found) == max_events)
+    return parts, page.seq_nr[-1] + 1 if goes_on and page.seq_nr[-1] < last else 0
+
+
+def _within(events: EventBatch, position: int, max_bytes: int) -> EventBatch:
+    """The first events up to a position and a size, at least one of those up to the position."""
+    n, size = 0, 0
+    for at, weight in zip(events.position, events.weights(), strict=True):
+        if at > position or (n and size + weight > max_bytes):
+            break
+        n, size = n + 1, size + weight
+    return events if n == len(events) else events.slice(0, n)

@@ -1,0 +1,308 @@
+"""The command lines: as processes where it is about the process, in this one where a service must answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from cloud_service.cli import main as cloud_main
+from common.runtime.cli import output as cli_output
+from common.runtime.cli.client import ServiceClient
+from edge_service.cli import main as edge_main
+from tests.support.answering import AnsweringService
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+IDENTITY = {"EDGE_ID": "edge-1", "EDGE_CLOUD": "localhost"}
+
+
+def run(*words: str, **variables: str) -> tuple[int, str, str]:
+    """Run a command as a process: exit status, standard output, standard error."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("EDGE_", "CLOUD_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=ROOT,
+        env={**environ, **variables},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+# -- processes ----------------------------------------------------------------------------------------------------
+
+
+def test_version_and_help_name_the_command() -> None:
+    assert run("edge_service", "--version")[:2] == (0, "edge-service 0.1.0\n")
+    status, told, _ = run("cloud_service", "--help")
+    assert status == 0
+    assert "exit status: 0 done; 1 failed or refused; 2 wrong settings or usage" in told
+
+
+def test_a_question_loads_nothing_heavy(closed_port: str) -> None:
+    heavy = ["trio", "starlette", "hypercorn", "structlog", "grpclib", "apsw", "asyncpg", "betterproto"]
+    script = (
+        "import sys; from edge_service.cli import main; "
+        f"main(['healthcheck', '--http-port', '{closed_port}']); print([n for n in {heavy} if n in sys.modules])"
+    )
+    assert run_script(script) == "[]\n"
+
+
+def run_script(script: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+
+
+def test_check_config_shows_values_and_origins_redacted() -> None:
+    url = "postgresql://user:secret@host/db"
+    status, told, errors = run("edge_service", "check-config", "--drain-s", "3s", EDGE_JOURNAL=url, **IDENTITY)
+    lines = {line.split()[0]: line.split(None, 2)[1:] for line in told.splitlines()}
+    assert (status, errors) == (0, "")
+    assert lines["drain_s"] == ["3s", "flag --drain-s"]
+    assert lines["id"] == ["edge-1", "environment EDGE_ID"]
+    assert lines["batch_max_events"] == ["2000", "default"]
+    assert "secret" not in told
+
+    status, told, _ = run("edge_service", "check-config", "--json", **IDENTITY)
+    assert json.loads(told)["cloud"] == {"value": "localhost:7443", "origin": "environment EDGE_CLOUD"}
+
+
+@pytest.mark.parametrize(
+    ("words", "variables", "code", "told"),
+    [
+        ([], {}, "settings.missing", "EDGE_ID"),
+        (["--clodu", "x"], IDENTITY, "settings.unknown_key", "did you mean --cloud?"),
+        ([], {**IDENTITY, "EDGE_CLUOD": "x"}, "settings.unknown_key", "did you mean EDGE_CLOUD?"),
+        (["--drain-s", "soon"], IDENTITY, "settings.invalid_value", "drain_s = 'soon'"),
+        (["--config", "/nowhere.toml"], IDENTITY, "settings.file_unreadable", "/nowhere.toml"),
+        (["--cloud", "example.org"], IDENTITY, "settings.plaintext_refused", "insecure = true"),
+    ],
+)
+def test_bad_settings_end_in_a_code_a_hint_and_status_2(
+    words: list[str], variables: dict[str, str], code: str, told: str
+) -> None:
+    status, output, errors = run("edge_service", "check-config", *words, **variables)
+    assert (status, output) == (2, "")
+    assert errors.startswith(f"{code}: ")
+    assert "\n  hint: " in errors
+    assert told in errors
+
+
+def test_help_and_check_config_begin_with_what_is_the_services_own() -> None:
+    _, told, _ = run("edge_service", "run", "--help")
+    assert told.index("--id ") < told.index("--journal ") < told.index("--tls-ca ")
+    assert "(must be set)" in told
+    assert "(default: 1GiB)" in " ".join(told.split())
+    assert run("edge_service", "check-config", **IDENTITY)[1].splitlines()[1].startswith("id ")
+
+
+def test_a_journal_of_another_kind_is_no_path() -> None:
+    status, _, errors = run("cloud_service", "check-config", CLOUD_JOURNAL="mysql://backhaul:secret@db/backhaul")
+    assert (status, "settings.invalid_value: journal is a mysql:// URL" in errors) == (2, True)
+    assert "secret" not in errors
+    for url in ("postgres://db/backhaul", "postgresql://db/backhaul", "/var/lib/backhaul/journal.db"):
+        assert run("cloud_service", "check-config", CLOUD_JOURNAL=url)[0] == 0
+
+
+def test_variables_that_others_set_are_left_alone() -> None:
+    others = {"CLOUD_SERVICE_HOST": "10.0.0.7", "CLOUD_PORT_7443_TCP_ADDR": "10.0.0.7", "CLOUD_SDK_VERSION": "528.0.0"}
+    assert run("cloud_service", "check-config", **others)[0] == 0
+    assert run("cloud_service", "check-config", CLOUD_SDK_VERSIONS="1")[0] == 2
+
+
+def test_run_tells_wrong_settings_in_its_log() -> None:
+    status, output, _ = run("edge_service", "run", "--id", "a b")
+    line = json.loads(output)
+    assert status == 2
+    assert (line["event"], line["code"], line["service"]) == ("service.refused", "settings.invalid_value", "edge")
+
+
+@pytest.mark.parametrize("command", [["healthcheck"], ["status"], ["tail"], ["where", "A|x:1"], ["parked", "list"]])
+def test_a_service_that_is_down_is_said_to_be(command: list[str], closed_port: str) -> None:
+    status, output, errors = run("edge_service", *command, "--http-port", closed_port)
+    assert (status, output) == (1, "")
+    assert errors.startswith(f"cli.service_unreachable: no service answers on 127.0.0.1:{closed_port}: ")
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command_quietly(service: AnsweringService) -> None:
+    service.answer("GET", "/v1/events", {"events": [{"n": n} for n in range(5000)], "through": 5000, "head": 5000})
+    command = f"{sys.executable} -m edge_service tail --http-port {service.port} | head -n 1"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == ('{"n":0}\n', "")
+
+
+# -- a service that answers as the test says ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def edge(service: AnsweringService) -> Callable[..., int]:
+    return lambda *words: edge_main([*words, "--http-port", service.port])
+
+
+@pytest.fixture
+def cloud(service: AnsweringService) -> Callable[..., int]:
+    return lambda *words: cloud_main([*words, "--http-port", service.port])
+
+
+def test_healthcheck_follows_readyz(
+    service: AnsweringService, edge: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("GET", "/readyz", {"ready": True, "reasons": {}})
+    assert edge("healthcheck") == 0
+    service.answer("GET", "/readyz", {"ready": False, "reasons": {"journal": "cannot be read"}}, status=503)
+    service.answer("GET", "/livez", {"alive": True})
+    assert edge("healthcheck") == 1
+    assert capsys.readouterr().err == "cli.not_ready: journal: cannot be read\n"
+    assert edge("healthcheck", "--live") == 0
+
+
+def test_healthcheck_waits_for_a_service_that_starts(
+    service: AnsweringService, edge: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("GET", "/readyz", {"ready": False, "reasons": {"journal": "is being opened"}}, status=503)
+    opened = threading.Timer(0.3, lambda: service.answer("GET", "/readyz", {"ready": True, "reasons": {}}))
+    opened.start()
+    assert edge("healthcheck", "--wait-s", "30") == 0
+    opened.join()
+    assert capsys.readouterr() == ("ready\n", "")
+
+
+def test_status_is_a_table_or_json(
+    service: AnsweringService, cloud: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = {"node": "n\x1b[1", "journal": {"head": 7}, "projections": [{"name": "latest", "lag_events": 12}]}
+    service.answer("GET", "/status", answer)
+    assert cloud("status") == 0
+    expected = "node  n\\u001b[1\n\njournal\n  head  7\n\nprojections\n  name    lag events\n  latest          12\n"
+    assert capsys.readouterr().out == expected
+    assert cloud("status", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == answer
+
+
+def test_tail_reads_pages_up_to_the_head_it_found(
+    service: AnsweringService, edge: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages = [
+        {"events": [{"n": 1}], "through": 1, "head": 2},
+        {"events": [{"n": 2}], "through": 2, "head": 9},
+        {"events": [{"n": 3}], "through": 9, "head": 9},
+    ]
+    service.answer("GET", "/v1/events", *pages)
+    assert edge("tail", "--after", "0") == 0
+    assert capsys.readouterr().out == '{"n":1}\n{"n":2}\n'
+    assert [path for _, path, _ in service.requests] == ["/v1/events?max=500&after=0", "/v1/events?max=500&after=1"]
+
+
+def test_an_error_of_the_service_is_told_as_it_came(
+    service: AnsweringService, cloud: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = {"code": "projection.unknown", "message": "no projection 'a/b'", "hint": "list them"}
+    service.answer("POST", "/v1/projections/a%2Fb/pause", {"error": error}, status=404)
+    assert cloud("projections", "pause", "a/b") == 1
+    assert capsys.readouterr().err == "projection.unknown: no projection 'a/b'\n  hint: list them\n"
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"[1]", b'{"error": {"code": "Nope"}}'])
+def test_another_program_on_the_port_is_noticed(
+    content: bytes, service: AnsweringService, edge: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("GET", "/status", content, status=500)
+    assert edge("status") == 1
+    assert capsys.readouterr().err.startswith("cli.unexpected_answer: ")
+
+
+def test_a_connection_the_service_closed_while_it_was_idle_is_made_anew(service: AnsweringService) -> None:
+    service.answer("GET", "/status", {"head": 1})
+    service.closes_after_answer = True
+    with closing(ServiceClient("127.0.0.1", int(service.port), 10)) as client:
+        client.get("/status")
+        assert service.has_hung_up.wait(10)
+        assert client.get("/status") == {"head": 1}
+    assert service.connections == 2
+
+
+def test_operators_commands(
+    service: AnsweringService, cloud: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("POST", "/v1/parked/retry", {"stored": 1, "left": "parked.gap"})
+    service.answer("POST", "/v1/parked/7/discard", {"discarded": {}})
+    service.answer("POST", "/v1/origins/e1/readmit", {"readmitted": "e1"})
+    service.answer("GET", "/v1/origins", {"origins": [{"id": "e1", "last_seen_us": 1_700_000_000_123_456}]})
+    service.answer("GET", "/v1/where", {"state": "unknown", "head": None})
+
+    assert cloud("parked", "retry", "A|x", "--accept-gap") == 1  # some stay
+    assert service.requests[-1][2] == {"entity": "A|x", "accept_gap": True}
+    assert cloud("parked", "discard", "7") == 0
+    assert cloud("origins", "readmit", "e1") == 0
+    assert cloud("where", "A|x:y:3") == 1
+    assert service.requests[-1][1] == "/v1/where?entity=A%7Cx%3Ay&seq_nr=3"
+    service.answer("POST", "/v1/parked/retry", {"stored": 0, "left": None})
+    capsys.readouterr()
+    assert cloud("parked", "retry", "A|y") == 0
+    assert capsys.readouterr().out == "stored 0: nothing of A|y is parked\n"
+    assert cloud("origins", "list") == 0
+    assert capsys.readouterr().out == "id  last seen\ne1  2023-11-14 22:13:20.123Z\n"
+
+
+def test_subscriptions_and_inboxes(
+    service: AnsweringService, cloud: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting = {"rows": 2, "bytes": 300, "first_id": 4, "last_id": 5, "acked_id": 3}
+    running = {"name": "orders", "state": "connected", "position": 9, "received": 5, "awaiting": 0, "inbox": waiting}
+    filters = {"applied": {"version": 1, "criteria": []}, "desired": {"version": 2, "criteria": [{"x": 1}]}}
+    gone = {"name": "old", "state": None, "awaiting": 0, "inbox": dict.fromkeys(waiting, 0)}
+    service.answer("GET", "/v1/subscriptions", {"subscriptions": [running | filters, gone]})
+    service.answer("PUT", "/v1/subscriptions/orders/filter", {"desired": {"version": 3, "criteria": []}})
+    service.answer("POST", "/v1/subscriptions/old/forget", {"inbox_rows": 7})
+    service.answer("POST", "/v1/inbox/orders/ack", {"freed": 1, "inbox": {"rows": 1}})
+    service.answer("GET", "/v1/inbox/orders", {"events": [], "through": 4})
+
+    assert cloud("subscriptions", "list") == 0
+    told = capsys.readouterr().out
+    assert "orders  connected" in told
+    assert "1 of 2" in told
+    assert "not configured" in told
+    assert cloud("subscriptions", "filter", "orders", "--set", '[{"exclude_all": true}]') == 0
+    assert service.requests[-1][2] == {"criteria": [{"exclude_all": True}]}
+    assert cloud("subscriptions", "filter", "orders") == 0
+    assert '[{"x":1}]' in capsys.readouterr().out.replace(" ", "").replace("\\", "")
+    assert cloud("subscriptions", "filter", "none") == 1
+    assert cloud("subscriptions", "forget", "old") == 0
+    assert cloud("inbox", "ack", "orders", "4") == 0
+    assert service.requests[-1][2] == {"through": 4}
+    assert cloud("inbox", "tail", "orders", "--after", "4") == 0
+    assert service.requests[-1][1] == "/v1/inbox/orders?after=4&max=100"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["nothing"], ["where"], ["where", "x"], ["where", "A|x:one"], ["parked", "show", "x"], ["status", "x"]],
+)
+def test_wrong_usage_is_status_2(
+    words: list[str], edge: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert edge(*words) == 2
+    assert capsys.readouterr().err.startswith("cli.usage: ")
+
+
+def test_a_free_port_cannot_be_guessed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert edge_main(["status", "--http-port", "0"]) == 1
+    assert capsys.readouterr().err.startswith("cli.port_unknown: ")
+
+
+# -- what is printed ----------------------------------------------------------------------------------------------
+
+
+def test_nothing_printed_can_drive_a_terminal() -> None:
+    line = cli_output.json_line({"a\x1b": "\x9b2J\u202e\U000e0001 é"})
+    assert line.isprintable()
+    assert json.loads(line) == {"a\x1b": "\x9b2J\u202e\U000e0001 é"}

@@ -1,0 +1,300 @@
+"""Settings: precedence, units, refusals that name key, value, expectation and origin, and nothing secret shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloud_service.settings import CloudSettings
+from common.core.errors import ConfigurationError
+from common.runtime.settings.loading import Loaded, about, describe, load
+from common.runtime.settings.values import Address, Shape, parse, redact_url, shape_of, shown
+from edge_service.settings import EdgeSettings
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    name: str = field(metadata=about("A required text."))
+    size_bytes: int = field(default=MIB, metadata=about("A size.", minimum=1024))
+    wait_s: float = field(default=1.0, metadata=about("A duration.", maximum=60))
+    loud: bool = field(default=False, metadata=about("A switch."))
+    things: tuple[str, ...] = field(default=("a",), metadata=about("A list."))
+    place: Path | None = field(default=None, metadata=about("A path, or none."))
+    password: str | None = field(default=None, metadata=about("A secret.", secrecy="secret"))
+
+
+def load_sample(
+    flags: Sequence[str] = (), environ: Mapping[str, str] | None = None, file: Path | None = None
+) -> Loaded[Sample]:
+    return load(Sample, "APP", flags, {"APP_NAME": "n"} | dict(environ or {}), file)
+
+
+def refused(
+    flags: Sequence[str] = (), environ: Mapping[str, str] | None = None, file: Path | None = None
+) -> ConfigurationError:
+    with pytest.raises(ConfigurationError) as caught:
+        load_sample(flags, environ, file)
+    return caught.value
+
+
+def toml(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "settings.toml"
+    path.write_text(text)
+    return path
+
+
+def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
+    file = toml(tmp_path, 'name = "file"\nsize_bytes = "2MiB"\nwait_s = 2\nloud = true\nthings = ["x", "y"]\n')
+    loaded = load_sample(["--name", "flag"], {"APP_NAME": "env", "APP_WAIT_S": "500ms"}, file)
+    assert loaded.settings == Sample(name="flag", size_bytes=2 * MIB, wait_s=0.5, loud=True, things=("x", "y"))
+    assert loaded.origins["name"] == "flag --name"
+    assert loaded.origins["wait_s"] == "environment APP_WAIT_S"
+    assert loaded.origins["loud"] == f"file {file}"
+    assert loaded.origins["place"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--loud"], True),
+        (["--loud=yes"], True),
+        (["--loud", "false"], False),
+        (["--no-loud"], False),
+        (["--loud", "--wait-s=3"], True),
+    ],
+)
+def test_a_boolean_flag_needs_no_value(flags: list[str], expected: bool) -> None:
+    assert load_sample(flags).settings.loud is expected
+
+
+@pytest.mark.parametrize("how", ["flag", "equals", "environment"])
+def test_the_settings_file_is_named_by_flag_or_environment(tmp_path: Path, how: str) -> None:
+    file = toml(tmp_path, "loud = true")
+    flags = {"flag": ["--config", str(file)], "equals": [f"--config={file}"], "environment": []}[how]
+    environ = {"APP_CONFIG": str(file)} if how == "environment" else {}
+    assert load_sample(flags, environ).settings.loud is True
+
+
+def test_unknown_names_are_refused_with_the_nearest_known_one(tmp_path: Path) -> None:
+    assert "did you mean APP_SIZE_BYTES?" in refused(environ={"APP_SIZE_BYTE": "1"}).hint
+    assert "did you mean --wait-s?" in refused(["--wait", "1"]).hint
+    error = refused(file=toml(tmp_path, "[tables]\nloud = true"))
+    assert (error.code, error.details["setting"]) == ("settings.unknown_key", "tables")
+
+
+def test_variables_of_kubernetes_services_of_the_same_name_are_ignored() -> None:
+    links = {"APP_SERVICE_HOST": "1", "APP_SERVICE_PORT_GRPC": "1", "APP_PORT": "tcp", "APP_PORT_1_TCP_ADDR": "x"}
+    assert load_sample(environ=links).settings == Sample(name="n")
+    assert refused(environ={"APP_PORTS": "1"}).code == "settings.unknown_key"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "expectation"),
+    [
+        ("APP_SIZE_BYTES", "1", "a size in bytes such as 512KiB or 64MiB of at least 1KiB"),
+        ("APP_SIZE_BYTES", "-5MiB", "a size in bytes such as 512KiB or 64MiB of at least 1KiB"),
+        ("APP_WAIT_S", "61", "a duration in seconds such as 0.5, 10s, 5min or 24h of at most 60s"),
+        ("APP_WAIT_S", "soon", "a duration in seconds such as 0.5, 10s, 5min or 24h of at most 60s"),
+        ("APP_WAIT_S", "nan", "a duration in seconds such as 0.5, 10s, 5min or 24h of at most 60s"),
+        ("APP_LOUD", "maybe", "true or false"),
+        ("APP_NAME", "", "a text that is not empty"),
+        ("APP_NAME", "a\nb", "a text that is not empty"),
+        ("APP_THINGS", "a,,b", "a list (comma separated in an environment variable or flag)"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_origin_and_expectation(variable: str, text: str, expectation: str) -> None:
+    error = refused(environ={variable: text})
+    assert (error.code, error.hint) == ("settings.invalid_value", f"expected {expectation}")
+    assert f"from environment {variable}" in error.message
+
+
+def test_a_wrong_type_in_the_file_is_refused(tmp_path: Path) -> None:
+    assert refused(file=toml(tmp_path, "place = 5")).code == "settings.invalid_value"
+    assert refused(file=toml(tmp_path, 'things = ["a", 1]')).code == "settings.invalid_value"
+
+
+def test_a_required_setting_that_is_missing_names_variable_and_flag() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load(Sample, "APP")
+    assert caught.value.code == "settings.missing"
+    assert "APP_NAME" in caught.value.hint
+    assert "--name" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", ["name = ", b"\xff\xfe", None])
+def test_an_unreadable_file_is_refused(tmp_path: Path, content: str | bytes | None) -> None:
+    path = tmp_path / "settings.toml"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert refused(file=path).code == "settings.file_unreadable"
+
+
+def test_a_secret_comes_from_a_file_and_is_never_shown(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2\n")
+    loaded = load_sample(environ={"APP_PASSWORD_FILE": str(secret)})
+    assert loaded.settings.password == "hunter2"
+    described = {line.key: line for line in describe(loaded)}
+    assert described["password"].value == "***"
+    assert described["password"].origin == f"environment APP_PASSWORD_FILE ({secret})"
+    assert "hunter2" not in str(described)
+
+
+def test_a_secret_given_twice_is_refused(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    error = refused(environ={"APP_PASSWORD": "y", "APP_PASSWORD_FILE": str(secret)})
+    assert error.code == "settings.given_twice"
+
+
+def test_only_secrets_have_files() -> None:
+    assert refused(environ={"APP_NAME_FILE": "/etc/passwd"}).code == "settings.unknown_key"
+
+
+def test_a_wrong_secret_is_not_repeated_in_the_message() -> None:
+    error = refused(environ={"APP_PASSWORD": "hunter2\n"})
+    assert error.code == "settings.invalid_value"
+    assert "hunter2" not in str(error)
+
+
+@given(st.integers(0, 10**15))
+def test_a_size_is_shown_so_that_it_reads_back(size: int) -> None:
+    shape = Shape("size")
+    assert parse(shape, shown(shape, size)) == size
+
+
+@given(st.integers(0, 10**12))
+def test_a_duration_is_shown_so_that_it_reads_back(milliseconds: int) -> None:
+    shape = Shape("duration")
+    assert parse(shape, shown(shape, milliseconds / 1000)) == pytest.approx(milliseconds / 1000)
+
+
+@given(st.text() | st.integers() | st.floats() | st.booleans() | st.lists(st.integers()))
+def test_any_raw_value_is_a_value_or_a_value_error(raw: object) -> None:
+    for annotation in (str, int, float, bool, Path, Address, tuple[str, ...]):
+        for key in ("key", "key_s", "key_bytes"):
+            try:
+                parse(shape_of(key, annotation), raw)
+            except ValueError:
+                pass
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cloud:1", Address("cloud", 1)),
+        ("cloud", Address("cloud", 7443)),
+        ("[::1]:9", Address("::1", 9)),
+        ("::1", Address("::1", 7443)),
+        ("10.0.0.1:65535", Address("10.0.0.1", 65535)),
+    ],
+)
+def test_addresses(text: str, expected: Address) -> None:
+    shape = Shape("address", default_port=7443)
+    assert parse(shape, text) == expected
+    assert parse(shape, str(expected)) == expected
+
+
+@pytest.mark.parametrize("text", ["", ":1", "a:", "a:0", "a:65536", "a:x", "http://a:1", "[::1", "[a]:1", "a b:1"])
+def test_addresses_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match="host:port"):
+        parse(Shape("address", default_port=7443), text)
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql://me:secret@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:se@cret@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://host/db?password=secret&sslmode=require", "postgresql://host/db?password=***&sslmode=require"),
+        ("postgresql://me@host/db", "postgresql://me@host/db"),
+        ("/var/lib/edge.db", "/var/lib/edge.db"),
+        ("postgresql://[bad:secret@", "***"),
+    ],
+)
+def test_passwords_in_urls_are_redacted(url: str, expected: str) -> None:
+    assert redact_url(url) == expected
+
+
+# -- the two services ----------------------------------------------------------------------------------------------
+
+
+def edge(**environ: str) -> EdgeSettings:
+    return load(EdgeSettings, "EDGE", environ={"EDGE_ID": "e1", "EDGE_CLOUD": "cloud"} | environ).settings
+
+
+def cloud(**environ: str) -> CloudSettings:
+    return load(CloudSettings, "CLOUD", environ=environ).settings
+
+
+def test_three_settings_suffice_for_an_edge() -> None:
+    settings = edge(EDGE_INSECURE="true")
+    assert settings.cloud == Address("cloud", 7443)
+    assert settings.entity_id_prefix == "e1/"
+    assert (settings.http_host, settings.http_port, settings.grpc_port) == ("127.0.0.1", 7580, 7543)
+
+
+def test_an_edge_refuses_plaintext_to_another_machine() -> None:
+    with pytest.raises(ConfigurationError, match=r"cloud from environment EDGE_CLOUD") as caught:
+        edge()
+    assert caught.value.code == "settings.plaintext_refused"
+    assert edge(EDGE_CLOUD="localhost:1").uses_tls is False
+    assert edge(EDGE_TLS_CA="a", EDGE_TLS_CERT="b", EDGE_TLS_KEY="c").uses_tls is True
+
+
+def test_a_cloud_refuses_plaintext_from_other_machines() -> None:
+    assert cloud().grpc_port == 7443
+    for environ in ({"CLOUD_GRPC_HOST": "0.0.0.0"}, {"CLOUD_HTTP_HOST": "::"}):
+        with pytest.raises(ConfigurationError) as caught:
+            cloud(**environ)
+        assert caught.value.code == "settings.plaintext_refused"
+        assert cloud(**environ, CLOUD_INSECURE="1").insecure is True
+
+
+def test_tls_files_come_together() -> None:
+    with pytest.raises(ConfigurationError, match="tls_ca and tls_key not set") as caught:
+        cloud(CLOUD_TLS_CERT="x")
+    assert caught.value.code == "settings.conflict"
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"EDGE_EVENT_MAX_BYTES": "2MiB"},
+        {"EDGE_BATCH_MAX_BYTES": "5MiB"},
+        {"EDGE_HEARTBEAT_S": "31"},
+        {"EDGE_BACKOFF_MIN_S": "31"},
+        {"EDGE_ON_FULL": "drop_oldest"},
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(environ: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        edge(EDGE_INSECURE="1", **environ)
+    assert caught.value.code == "settings.conflict"
+    assert next(iter(environ)) in caught.value.message
+
+
+def test_the_password_in_a_journal_url_is_not_described() -> None:
+    loaded = load(CloudSettings, "CLOUD", environ={"CLOUD_JOURNAL": "postgresql://me:secret@db/b"})
+    assert {line.key: line.value for line in describe(loaded)}["journal"] == "postgresql://me:***@db/b"
+
+
+def test_every_setting_of_both_services_is_described_and_reads_back() -> None:
+    settings: Loaded[EdgeSettings] | Loaded[CloudSettings]
+    for settings in (
+        load(EdgeSettings, "EDGE", environ={"EDGE_ID": "e", "EDGE_CLOUD": "localhost"}),
+        load(CloudSettings, "CLOUD"),
+    ):
+        flags = [
+            f"--{line.key.replace('_', '-')}={'' if line.value == '(none)' else line.value}"
+            for line in describe(settings)
+        ]
+        prefix = "EDGE" if isinstance(settings.settings, EdgeSettings) else "CLOUD"
+        assert load(type(settings.settings), prefix, flags).settings == settings.settings

@@ -1,0 +1,179 @@
+"""The firehose when subscribers are cancelled, and when the journal is away, broken or another one."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from random import Random
+
+import pytest
+import structlog
+import trio
+import trio.testing
+
+from common.core.errors import BackhaulError, ErrorKind
+from common.core.filters.predicates import EVERY_ENTITY
+from common.core.journal.place_digest import place_digest
+from common.firehose.firehose import Firehose
+from common.journal.feeds import Feed
+from common.journal.memory.journal import MemoryDatabase, open_memory_journal
+from common.journal.stores.journal import Journal
+from tests.contract.journals import Storage
+from tests.support.builders import SettableClock, ids
+from tests.support.firehose import (
+    ALL,
+    KINDS,
+    NEXT,
+    Muffled,
+    Subscriber,
+    log_of,
+    running,
+    store,
+    to_the_tail,
+)
+from tests.support.growing_log import Consumer
+
+
+async def test_cancelling_a_subscriber_at_any_moment_leaves_nothing_behind(journal: Journal) -> None:
+    chance = Random(11)
+    await store(journal, chance, 100)
+    async with running(journal) as firehose:
+        for attempt in range(60):
+            predicate, entity_types = KINDS[attempt % len(KINDS)]
+            after = chance.randrange(0, 100)
+            with trio.move_on_after(chance.random() * 0.01):
+                if attempt % 2:
+                    opened = firehose.subscribe("x", predicate, entity_types, after)
+                else:
+                    opened = firehose.scan("x", predicate, entity_types, after, lambda: 500)
+                with opened as feed:
+                    while True:
+                        await feed.next(**NEXT, at_most_s=0.005)
+            if attempt % 5 == 0:
+                await store(journal, chance, 3)
+        await trio.sleep(0.05)
+        report = firehose.report()
+        assert (report.subscribers, report.members, report.waiting) == (0, 0, 0)
+        assert _nothing_is_kept(firehose)
+
+
+def _nothing_is_kept(firehose: Firehose) -> bool:
+    kept = (firehose._feeds, firehose.fan_out._views, firehose.outside, firehose.deadlines._due)
+    return not any(kept)
+
+
+async def test_a_cancelled_step_has_handed_over_all_or_nothing(journal: Journal) -> None:
+    chance = Random(5)
+    await store(journal, chance, 300)
+    async with running(journal) as firehose:
+        with firehose.subscribe("x", EVERY_ENTITY, ALL, 0) as feed:
+            consumer = Consumer()
+            while consumer.position < 300:
+                stretch = None
+                with trio.move_on_after(chance.choice([0, 0.0005, 0.002])):
+                    stretch = await feed.next(**NEXT, at_most_s=1)
+                if stretch is not None:
+                    consumer.take(stretch)
+                assert feed.position == consumer.position
+    assert consumer.positions == list(range(1, 301))
+
+
+async def test_while_the_journal_cannot_be_read_everyone_waits_and_goes_on(journal: Journal) -> None:
+    await store(journal, Random(1), 100)
+    broken = Muffled(journal, "prompt")
+    broken.fails = BackhaulError("journal.unavailable", "away", kind=ErrorKind.UNAVAILABLE)
+    with structlog.testing.capture_logs() as lines:
+        async with running(broken) as firehose:
+            with firehose.subscribe("x", EVERY_ENTITY, ALL, 0) as feed:
+                for _ in range(5):
+                    assert await feed.next(**NEXT, at_most_s=0.02) is None
+                broken.fails = None
+                await Subscriber(feed).reach(100)
+                await to_the_tail(feed)
+    events = [line["event"] for line in lines]
+    assert events.count("firehose.stalled") == 1
+    assert events.count("firehose.resumed") == 1
+
+
+async def test_who_leaves_while_the_journal_is_away_leaves_nothing(journal: Journal) -> None:
+    await store(journal, Random(1), 10)
+    away = Muffled(journal)
+    async with running(away) as firehose:
+        away.fails = BackhaulError("journal.unavailable", "away", kind=ErrorKind.UNAVAILABLE)
+        with ExitStack() as feeds:
+            opened = [feeds.enter_context(firehose.scan("x", EVERY_ENTITY, ALL, n, lambda: 10)) for n in range(6)]
+            for feed in opened:
+                await feed.next(**NEXT, at_most_s=0.005)
+            assert firehose.report().waiting == 6
+        await trio.sleep(0.1)
+        assert firehose.report().waiting == 0
+
+
+async def test_a_journal_that_must_not_be_used_ends_the_feed(journal: Journal) -> None:
+    await store(journal, Random(1), 10)
+    broken = Muffled(journal, "prompt")
+    broken.fails = BackhaulError("journal.broken", "damaged", kind=ErrorKind.INTERNAL)
+    async with running(broken) as firehose:
+        with firehose.subscribe("x", EVERY_ENTITY, ALL, 0) as feed:
+            with pytest.raises(BackhaulError) as raised:
+                await feed.next(**NEXT, at_most_s=60)
+    assert raised.value.code == "journal.broken"
+
+
+async def _to_the_end(feed: Feed) -> None:
+    while True:
+        await feed.next(**NEXT, at_most_s=0.02)
+
+
+async def test_a_log_that_was_replaced_ends_every_feed_and_is_followed_from_then_on(storage: Storage) -> None:
+    database = MemoryDatabase()
+    async with (
+        storage.open() as journal,
+        open_memory_journal(database, now_us=SettableClock(), new_id=ids("other").__next__) as restored,
+    ):
+        await store(journal, Random(1), 30)
+        await store(restored, Random(2), 12)
+        replaced = Muffled(journal)
+        with structlog.testing.capture_logs() as lines:
+            async with running(replaced) as firehose:
+                with (
+                    firehose.subscribe("x", EVERY_ENTITY, ALL, 0) as feed,
+                    firehose.scan("y", EVERY_ENTITY, ALL, 30, lambda: 40) as scan,
+                ):
+                    await to_the_tail(feed)
+                    replaced.journal = restored
+                    for one in (feed, scan):
+                        with pytest.raises(BackhaulError) as raised:
+                            await _to_the_end(one)
+                        assert raised.value.code == "firehose.log_changed"
+                with firehose.subscribe("x", EVERY_ENTITY, ALL, 0) as feed:
+                    subscriber = Subscriber(feed)
+                    await subscriber.reach(12)
+                    await to_the_tail(feed)
+                    await store(restored, Random(3), 3)
+                    stretch = await feed.next(**NEXT, at_most_s=60)
+                    assert stretch is not None
+                    log = await log_of(restored)
+                    place = (log.timestamp_us[-1], log.persistence_id[-1], log.seq_nr[-1])
+                    assert stretch.digest == place_digest(restored.history.journal_id, *place)
+    assert [line["event"] for line in lines].count("firehose.log_changed") == 1
+
+
+async def test_commits_of_another_log_are_not_taken_for_the_next_of_this_one(storage: Storage) -> None:
+    """After a failover this node's own commits may have positions above what the ring has: they do not follow it."""
+    database = MemoryDatabase()
+    async with (
+        storage.open() as journal,
+        open_memory_journal(database, now_us=SettableClock(), new_id=ids("other").__next__) as restored,
+    ):
+        await store(journal, Random(1), 30)
+        await store(restored, Random(2), 33)
+        replaced = Muffled(journal)
+        async with running(replaced) as firehose:
+            with firehose.subscribe("x", EVERY_ENTITY, ALL, 0) as feed:
+                await to_the_tail(feed)
+                replaced.journal = restored
+                replaced.feed.give((await log_of(restored)).slice(29, 33))
+                replaced.prompt.raise_to(33)
+                with pytest.raises(BackhaulError) as raised:
+                    await feed.next(**NEXT, at_most_s=60)
+                assert raised.value.code == "firehose.log_changed"

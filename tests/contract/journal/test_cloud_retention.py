@@ -1,0 +1,164 @@
+"""Retention of a cloud's journal by age and size, on every storage it may have."""
+
+from __future__ import annotations
+
+import pytest
+import structlog
+import trio
+
+from cloud_service.retention import LEASE, Retention, RetentionSettings
+from common.core.events.ids import ALL_SLICES
+from common.core.journal.retention import STRETCH_POSITIONS
+from common.core.journal.snapshot import NewSnapshot
+from common.journal.stores.journal import Journal
+from tests.contract.journals import Storage
+from tests.support.builders import append, local
+
+DAY_S = 86_400.0
+
+
+def kept(
+    age_s: float | None = None,
+    max_bytes: int | None = None,
+    least_age_s: float = 0.0,
+    covered_types: frozenset[str] = frozenset(),
+) -> RetentionSettings:
+    return RetentionSettings(0.02, age_s, max_bytes, least_age_s, DAY_S, covered_types)
+
+
+def retention(storage: Storage, journal: Journal, settings: RetentionSettings, owner: str = "node-1") -> Retention:
+    return Retention(journal, settings, storage.clock, owner=owner)
+
+
+async def positions(journal: Journal) -> list[int]:
+    return (await journal.read(0, max_events=10_000, max_bytes=10**8)).events.position
+
+
+async def project(journal: Journal, name: str, position: int) -> None:
+    """A projection that has come so far, and runs nowhere now."""
+    lease = await journal.acquire(name, ALL_SLICES, "node-1", 60)
+    assert lease is not None
+    await journal.release(await journal.commit(lease, position, [], 60))
+
+
+async def until_empty(journal: Journal) -> None:
+    left = await positions(journal)
+    while left:
+        await trio.sleep(0.01)
+        left = await positions(journal)
+
+
+class TestAge:
+    """What is old enough goes, and is told as trimmed to whoever follows the log."""
+
+    async def test_old_events_go_and_leave_a_floor(self, storage: Storage, journal: Journal) -> None:
+        await append(journal, local(*["Order|1"] * 6))
+        storage.clock.advance(DAY_S)
+        await append(journal, local("Order|1", "Order|1"))
+        keeper = retention(storage, journal, kept(age_s=DAY_S / 2))
+        await keeper.round()
+        assert await positions(journal) == [7, 8]
+        assert keeper.trimmed == 6
+        stats = await journal.stats()
+        assert (stats.deleted_through, stats.first_position, stats.head_position) == (6, 7, 8)
+        assert [(stated.to_seq_nr, stated.reason) for stated in await journal.deleted_ranges(0, 8)] == [(6, "trimmed")]
+
+    async def test_without_a_limit_nothing_ever_goes(self, storage: Storage, journal: Journal) -> None:
+        await append(journal, local("Order|1"))
+        storage.clock.advance(100 * DAY_S)
+        await retention(storage, journal, kept()).round()
+        assert await positions(journal) == [1]
+
+    async def test_nothing_goes_that_a_projection_has_not_seen_also_a_paused_one(
+        self, storage: Storage, journal: Journal
+    ) -> None:
+        await append(journal, local(*["Order|1"] * 9))
+        await project(journal, "quick", 9)
+        await project(journal, "slow", 4)
+        await journal.set_paused("slow", True)
+        storage.clock.advance(DAY_S)
+        keeper = retention(storage, journal, kept(age_s=1, max_bytes=1))
+        with structlog.testing.capture_logs() as logs:
+            await keeper.round()
+        assert await positions(journal) == [5, 6, 7, 8, 9]
+        assert keeper.held_by == "slow"
+        assert [(line["projection"], line["paused"]) for line in logs if line["event"] == "retention.held_back"] == [
+            ("slow", True)
+        ]
+        await journal.forget("slow", [])
+        await keeper.round()
+        assert await positions(journal) == []
+        assert keeper.held_by == ""
+
+    async def test_a_lease_that_is_no_projection_holds_nothing_back(self, storage: Storage, journal: Journal) -> None:
+        await append(journal, local("Order|1"))
+        assert await journal.acquire("subscription:orders", ALL_SLICES, "node-1", 60) is not None
+        storage.clock.advance(DAY_S)
+        await retention(storage, journal, kept(age_s=1)).round()
+        assert await positions(journal) == []
+
+    async def test_of_covered_types_only_what_a_snapshot_replaces_goes(
+        self, storage: Storage, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Small stretches and chunks: what must stay lies in the way of what goes.
+        monkeypatch.setattr("cloud_service.retention._STRETCH_POSITIONS", 3)
+        monkeypatch.setattr("cloud_service.retention._CHUNK_EVENTS", 2)
+        await append(journal, local(*["Order|1", "Sensor|1", "Order|2"] * 5))
+        await journal.put_snapshots([NewSnapshot("Order|1", 3, "State", "json", b"{}")])
+        storage.clock.advance(DAY_S)
+        keeper = retention(storage, journal, kept(age_s=1, covered_types=frozenset({"Order"})))
+        await keeper.round()
+        assert await positions(journal) == [3, 6, 9, 10, 12, 13, 15]
+        await journal.put_snapshots([NewSnapshot("Order|2", 5, "State", "json", b"{}")])
+        await keeper.round()
+        assert await positions(journal) == [10, 13]
+
+
+class TestSize:
+    """The newest events stay, as many as weigh the limit; in stretches, so the log may be long."""
+
+    async def test_the_oldest_stretches_go_until_the_rest_fits(self, storage: Storage, journal: Journal) -> None:
+        stretch = ["Order|1"] * STRETCH_POSITIONS
+        for _ in range(4):
+            await append(journal, local(*stretch))
+        await append(journal, local("Order|2"))
+        weight = await journal.event_bytes(0, STRETCH_POSITIONS)
+        assert weight == (await journal.read(0, max_events=STRETCH_POSITIONS, max_bytes=10**8)).events.byte_size()
+        keeper = retention(storage, journal, kept(max_bytes=2 * weight + 1_000))
+        storage.clock.advance(1)
+        await keeper.round()
+        assert (await journal.stats()).first_position == 2 * STRETCH_POSITIONS + 1
+        await append(journal, local(*stretch))
+        storage.clock.advance(1)
+        await keeper.round()
+        assert (await journal.stats()).first_position == 3 * STRETCH_POSITIONS + 1
+
+    async def test_what_is_too_young_stays_whatever_it_weighs(self, storage: Storage, journal: Journal) -> None:
+        for _ in range(3):
+            await append(journal, local(*["Order|1"] * STRETCH_POSITIONS))
+        storage.clock.advance(10)
+        keeper = retention(storage, journal, kept(max_bytes=1, least_age_s=60))
+        await keeper.round()
+        assert (await journal.stats()).first_position == 1
+        storage.clock.advance(60)
+        await keeper.round()
+        assert (await journal.stats()).first_position == 2 * STRETCH_POSITIONS + 1
+
+
+class TestOneNode:
+    """While one node is at it, the others leave it alone; none keeps the right for longer than it works."""
+
+    async def test_a_node_waits_while_another_holds_the_lease(self, storage: Storage, journal: Journal) -> None:
+        await append(journal, local("Order|1"))
+        storage.clock.advance(DAY_S)
+        other = await journal.acquire(LEASE, ALL_SLICES, "node-2", 10)
+        assert other is not None
+        keeper = retention(storage, journal, kept(age_s=1))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keeper.run)
+            await trio.sleep(0.2)
+            assert await positions(journal) == [1]
+            await journal.release(other)
+            await until_empty(journal)
+            nursery.cancel_scope.cancel()
+        assert await journal.acquire(LEASE, ALL_SLICES, "node-2", 60) is not None

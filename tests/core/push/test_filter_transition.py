@@ -1,0 +1,408 @@
+"""Filters on the way up, both pure ends and the judge together: changes, cuts and restarts at any point of a log.
+
+Whatever happens, an entity's events are stored once and in order, jumps are stated, and in the end everything that the
+last filter selects is there: all of it where entities are selected by id, and by tags all that no statement had passed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.core.errors import BackhaulError
+from common.core.events.batch import EventBatch, new_events, tags_before
+from common.core.filters.predicates import match_batch, parse_filter
+from common.core.journal.admission import EntityHead, judge_pushed
+from common.core.journal.append import Lane, OutOfStep, Pushed, StatedRange
+from common.core.journal.history import Offset, Resume
+from common.core.push.filter_transition import (
+    EVERYTHING,
+    NO_FILTER,
+    UNFILTERED,
+    FilterApplied,
+    Lanes,
+    PushFilter,
+    PushPlace,
+)
+from common.core.push.messages import Ack, PushBatch, PushLimits, Start
+from common.core.push.producer import Producer
+from common.core.push.receiver import Endpoint
+
+LIMITS = PushLimits(window_events=8, window_bytes=20_000, batch_bytes=2_000, event_bytes=1_000)
+IDS = ("S|a", "S|b", "S|c", "S|d")
+TAGS = ("", "red", "blue", "t:site/1", "t:site/2")
+
+
+def only(**includes: list[object]) -> str:
+    criteria: list[object] = [{"exclude_all": True}]
+    criteria += [{name: value} for name, value in includes.items()]
+    return parse_filter(json.dumps(criteria)).criteria
+
+
+BY_ID = (
+    EVERYTHING,
+    only(),
+    only(include_ids=["a"]),
+    only(include_ids=["a", "b"]),
+    only(include_regex=["[bc]"]),
+    parse_filter('[{"exclude_ids": ["a", "d"]}]').criteria,
+)
+BY_TAG = (
+    EVERYTHING,
+    only(),
+    only(include_tags=["red"]),
+    only(include_topics=["site/+"]),
+    only(include_topics=["site/1"], include_tags=["blue"]),
+    only(include_ids=["a"], include_tags=["red"]),
+    parse_filter('[{"exclude_tags": ["red"]}]').criteria,
+)
+
+
+@dataclass
+class Log:
+    """An edge's journal: every event it ever took."""
+
+    events: EventBatch = field(default_factory=EventBatch)
+    last: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def add(self, name: str, tags: str) -> None:
+        seq_nr, before = self.last.get(name, (0, tags))
+        self.last[name] = (seq_nr + 1, tags)
+        one = new_events([name], ["happened"], [b""], tags=[tags])
+        one.position = [len(self.events) + 1]
+        one.seq_nr, one.prev_seq_nr = [seq_nr + 1], [seq_nr]
+        one.prev_tags = [tags_before(before, tags)]
+        self.events.extend(one)
+
+    def read(self, after: int, through: int | None, max_events: int) -> tuple[EventBatch, int]:
+        stop = min(len(self.events) if through is None else through, after + max_events)
+        return self.events.slice(after, stop), stop
+
+
+@dataclass
+class Cloud:
+    """What a cloud keeps: cursors, entity heads, events and statements."""
+
+    position: int = 0
+    place: PushPlace = UNFILTERED
+    desired: PushFilter = NO_FILTER
+    heads: dict[str, EntityHead] = field(default_factory=dict)
+    stored: list[tuple[str, int]] = field(default_factory=list)
+    stated: list[StatedRange] = field(default_factory=list)
+    applied: list[PushFilter] = field(default_factory=lambda: [NO_FILTER])
+
+    def start(self) -> Start:
+        stored = Offset("j", "g", self.position)
+        return Start(1, stored, Resume.RESUME, "c", "cg", LIMITS, 0, self.place, self.desired)
+
+    def commit(self, endpoint: Endpoint) -> Ack:
+        if endpoint.change:
+            change = endpoint.change
+            assert change.position == self.position
+            self.place = self.place.changed(change.filter, change.position, change.needs_backfill)
+            self.applied.append(change.filter)
+            ack = endpoint.changed_or_refused(None)
+            assert endpoint.place == self.place
+            return ack
+        request = endpoint.take(4, 10_000)
+        is_live = request.lane is Lane.LIVE
+        at = self.position if is_live else self.place.backfill_position
+        if request.after_position != at:
+            return endpoint.settle(OutOfStep(at), request.through.position, request.lane)
+        judgement = judge_pushed(request, self.heads)
+        assert judgement.parked == []
+        events = request.events
+        self.stored += [(events.persistence_id[index], events.seq_nr[index]) for index in judgement.accepted]
+        self.stated += judgement.skipped
+        through = request.through.position
+        if is_live:
+            self.position = through
+        else:
+            self.place = replace(self.place, backfill_position=through)
+        return endpoint.settle(Pushed(through, len(judgement.accepted)), through, request.lane)
+
+
+class World:
+    """One edge, one cloud and the line between them, a step at a time."""
+
+    def __init__(self) -> None:
+        self.log, self.cloud = Log(), Cloud()
+        self.own = EVERYTHING
+        self.dial()
+
+    def dial(self) -> None:
+        """The line is cut, or either side died: what was under way is gone, what is stored goes on."""
+        cloud, start = self.cloud, self.cloud.start()
+        self.producer = Producer(start, LIMITS, batches_max=3, ack_target_s=10, own_filter=self.own)
+        self.endpoint = Endpoint("edge", 1, 1, start.stored, LIMITS, 10, cloud.place)
+        self.up: deque[PushBatch | FilterApplied] = deque()
+        self.down: deque[Ack | tuple[int, str]] = deque()
+
+    def ask_for(self, criteria: str) -> None:
+        self.cloud.desired = PushFilter(self.cloud.desired.version + 1, criteria)
+        self.down.append((self.cloud.desired.version, criteria))
+
+    def send(self, max_events: int = 3) -> bool:
+        producer, lanes = self.producer, self.producer.lanes
+        change = producer.change_filter()
+        if change:
+            self.up.append(change)
+            return True
+        if not producer.room_bytes():
+            return False
+        after = producer.cursor
+        page, through = self.log.read(after, producer.bound, max_events)
+        if through == after:
+            return False
+        chosen = lanes.choose(page)
+        batch = PushBatch(after, through, "g", page.select(chosen.indexes), chosen.ranges, lanes.lane)
+        producer.sent(batch, 10, 0.0)
+        self.up.append(batch)
+        return True
+
+    def receive(self) -> bool:
+        if not self.up:
+            return False
+        message = self.up.popleft()
+        if isinstance(message, FilterApplied):
+            self.endpoint.receive_change(message)
+        else:
+            self.endpoint.receive(message, 10)
+        return True
+
+    def commit(self) -> bool:
+        if self.endpoint.is_idle:
+            return False
+        self.down.append(self.cloud.commit(self.endpoint))
+        return True
+
+    def hear(self) -> bool:
+        if not self.down:
+            return False
+        message = self.down.popleft()
+        if isinstance(message, Ack):
+            self.producer.ack(message, 0.0)
+        else:
+            self.producer.lanes.desire(*message)
+        return True
+
+    def run(self) -> None:
+        """Until nothing moves."""
+        while any([self.hear(), self.commit(), self.receive(), self.send()]):
+            pass
+
+    def check_story(self) -> None:
+        """Once, in order, and nothing missing in silence."""
+        stored: dict[str, list[int]] = {}
+        for name, seq_nr in self.cloud.stored:
+            stored.setdefault(name, []).append(seq_nr)
+        for name, head in self.cloud.heads.items():
+            numbers = stored.get(name, [])
+            assert numbers == sorted(set(numbers))
+            told = [n for each in self.cloud.stated if each.persistence_id == name for n in _numbers(each)]
+            assert sorted(numbers + told) == list(range(1, head.origin_seq_nr + 1))
+
+    def selected(self, which: PushFilter) -> list[tuple[str, int]]:
+        events = self.log.events
+        indexes = match_batch(which.predicate(), events).indexes if len(events) else []
+        return [(events.persistence_id[index], events.seq_nr[index]) for index in indexes]
+
+
+def _numbers(stated: StatedRange) -> range:
+    return range(stated.from_seq_nr, stated.to_seq_nr + 1)
+
+
+def play(world: World, data: st.DataObject, filters: tuple[str, ...]) -> PushFilter:
+    """A random story and its end; the filter that is in force then."""
+    names, tags = st.sampled_from(IDS), st.sampled_from(TAGS)
+    for _ in range(data.draw(st.integers(5, 40))):
+        match data.draw(st.sampled_from("aaasssrrrccchhhfdo")):
+            case "a":
+                for name, tag in data.draw(st.lists(st.tuples(names, tags), min_size=1, max_size=4)):
+                    world.log.add(name, tag)
+            case "s":
+                world.send(data.draw(st.integers(1, 4)))
+            case "r":
+                world.receive()
+            case "c":
+                world.commit()
+            case "h":
+                world.hear()
+            case "f":
+                world.ask_for(data.draw(st.sampled_from(filters)))
+            case "d":
+                world.dial()
+            case _:
+                world.own = data.draw(st.sampled_from(filters))
+                world.dial()
+    world.dial()
+    world.run()
+    world.check_story()
+    assert world.cloud.place.is_settled
+    assert world.cloud.position == len(world.log.events)
+    last = replace(world.cloud.desired, producer=world.own)
+    assert world.cloud.place.new == last
+    return last
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_entities_selected_by_id_are_there_whole_whatever_was_changed_and_cut(data: st.DataObject) -> None:
+    world = World()
+    last = play(world, data, BY_ID)
+    assert set(world.selected(last)) <= set(world.cloud.stored)
+    assert world.cloud.stated == [], "an entity that was taken out and put back goes on where it was"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_what_tags_select_is_there_unless_a_later_event_had_passed_it(data: st.DataObject) -> None:
+    world = World()
+    last = play(world, data, BY_TAG)
+    passed = {(stated.persistence_id, number) for stated in world.cloud.stated for number in _numbers(stated)}
+    assert set(world.selected(last)) <= set(world.cloud.stored) | passed
+    ever = {event for which in world.cloud.applied for event in world.selected(which)}
+    assert set(world.cloud.stored) <= ever, "what no filter ever selected stays where it is"
+
+
+def test_a_filter_that_is_widened_backfills_an_entity_that_never_emits_again() -> None:
+    world = World()
+    world.ask_for(BY_ID[2])
+    world.run()
+    for name in ("S|a", "S|b", "S|b", "S|a"):
+        world.log.add(name, "")
+    world.run()
+    assert world.cloud.stored == [("S|a", 1), ("S|a", 2)]
+    world.ask_for(BY_ID[3])
+    world.run()
+    assert world.cloud.stored[2:] == [("S|b", 1), ("S|b", 2)]
+    assert world.cloud.place.change_position == 4
+
+
+def test_changes_that_come_during_a_change_are_one_change_after_it() -> None:
+    world = World()
+    world.ask_for(only())
+    world.run()
+    for name in IDS * 3:
+        world.log.add(name, "")
+    world.run()
+    world.ask_for(BY_ID[2])
+    assert world.hear()
+    assert world.send()
+    for criteria in (BY_ID[4], BY_ID[5], BY_ID[3]):
+        world.ask_for(criteria)
+    world.run()
+    assert [which.version for which in world.cloud.applied] == [0, 1, 2, 5]
+    assert set(world.cloud.stored) == {(name, number) for name in ("S|a", "S|b") for number in (1, 2, 3)}
+
+
+def test_the_edges_own_filter_is_obeyed_from_its_start_on_and_a_change_under_way_obeys_it_too() -> None:
+    world = World()
+    world.ask_for(only())
+    world.run()
+    for name in IDS * 2:
+        world.log.add(name, "")
+    world.run()
+    world.ask_for(EVERYTHING)
+    world.hear()
+    world.send()
+    world.receive()
+    world.commit()
+    assert not world.cloud.place.is_settled
+    world.own = BY_ID[2]
+    world.dial()
+    world.run()
+    assert {name for name, _ in world.cloud.stored} == {"S|a"}
+
+
+def test_an_entity_that_enters_by_its_tags_states_what_it_jumps_over() -> None:
+    world = World()
+    world.ask_for(only(include_tags=["red"]))
+    world.run()
+    for tags in ("", "", "red", "red", "blue", "blue", "red"):
+        world.log.add("S|a", tags)
+    world.run()
+    assert world.cloud.stored == [("S|a", 3), ("S|a", 4), ("S|a", 5), ("S|a", 7)]
+    assert world.cloud.stated == [StatedRange("S|a", 1, 2, "withheld"), StatedRange("S|a", 6, 6, "withheld")]
+
+
+def test_a_stated_start_is_obeyed_by_both_lanes() -> None:
+    world = World()
+    world.ask_for(only())
+    world.run()
+    for _ in range(5):
+        world.log.add("S|a", "")
+        world.log.add("S|b", "")
+    world.run()
+    world.ask_for(only(include_ids=[{"id": "a", "from_seq_nr": 4}, {"id": "b", "from_seq_nr": 7}]))
+    world.run()
+    for _ in range(3):
+        world.log.add("S|a", "")
+        world.log.add("S|b", "")
+    world.run()
+    assert sorted(world.cloud.stored) == [("S|a", n) for n in (4, 5, 6, 7, 8)] + [("S|b", n) for n in (7, 8)]
+    world.check_story()
+
+
+def test_a_log_that_parted_below_a_change_has_no_more_to_backfill_than_is_left() -> None:
+    place = PushPlace(NO_FILTER, PushFilter(1, only()), 100, 40)
+    assert place.at(120) is place
+    assert place.at(60) == replace(place, change_position=60)
+    assert place.at(30).is_settled
+    assert place.at(0) == replace(place, change_position=0, backfill_position=0)
+
+
+def test_a_change_that_selects_the_same_or_less_than_everything_needs_no_backfill() -> None:
+    def needs(old: PushFilter, new: PushFilter, position: int = 9) -> bool:
+        return Lanes(PushPlace(new=old), new).change(position).needs_backfill
+
+    narrow, other = PushFilter(1, only()), PushFilter(2, BY_ID[2])
+    assert needs(narrow, other)
+    assert not needs(narrow, other, position=0)
+    assert not needs(NO_FILTER, narrow)
+    assert not needs(narrow, replace(narrow, version=2))
+
+
+class TestWhatAPeerMustNotSend:
+    def endpoint(self, place: PushPlace = UNFILTERED) -> Endpoint:
+        return Endpoint("edge", 1, 1, Offset("j", "g", 5), LIMITS, 10, place)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            FilterApplied(PushFilter(1, only()), 4, needs_backfill=False),
+            FilterApplied(PushFilter(1, only()), 6, needs_backfill=True),
+        ],
+    )
+    def test_a_change_elsewhere_than_where_it_is(self, change: FilterApplied) -> None:
+        with pytest.raises(BackhaulError, match=r"link\.protocol"):
+            self.endpoint().receive_change(change)
+
+    def test_a_change_during_a_change(self) -> None:
+        change = FilterApplied(PushFilter(1, only()), 5, needs_backfill=True)
+        endpoint = self.endpoint()
+        endpoint.receive_change(change)
+        with pytest.raises(BackhaulError, match=r"link\.protocol"):
+            endpoint.receive_change(change)
+
+    def test_a_filter_that_is_none(self) -> None:
+        with pytest.raises(BackhaulError, match=r"filter\.invalid"):
+            self.endpoint().receive_change(FilterApplied(PushFilter(1, "{}"), 5, needs_backfill=True))
+
+    @pytest.mark.parametrize(
+        ("place", "batch"),
+        [
+            (UNFILTERED, PushBatch(0, 3, "g", EventBatch(), (), Lane.BACKFILL)),
+            (PushPlace(change_position=5), PushBatch(5, 6, "g", EventBatch())),
+            (PushPlace(change_position=5), PushBatch(0, 6, "g", EventBatch(), (), Lane.BACKFILL)),
+            (PushPlace(change_position=5), PushBatch(1, 3, "g", EventBatch(), (), Lane.BACKFILL)),
+        ],
+    )
+    def test_a_batch_of_a_lane_that_is_not_served(self, place: PushPlace, batch: PushBatch) -> None:
+        with pytest.raises(BackhaulError, match=r"link\.protocol"):
+            self.endpoint(place).receive(batch, 10)

@@ -1,0 +1,174 @@
+"""A database that is older than what its nodes have seen of it: a stale replica took over, or a copy was put back.
+
+Whatever a node is asked first, it must know by then that history has parted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import pytest
+import trio
+
+from common import border
+from common.core.errors import BackhaulError
+from common.core.events.ids import ALL_SLICES
+from common.core.journal.history import History
+from common.core.subscription.place import NO_FILTER, Cursor, Place, PlaceVerdict, decide_place
+from common.journal.postgres import PostgresJournal, open_postgres_journal
+from common.journal.stores.journal import Journal
+from examples.support.postgres import Databases, PostgresServer
+from tests.support.builders import START_US, appended, history, ids, local, whole_log
+
+FRESH_IDS = ids("new")
+Ask = Callable[[Journal], Awaitable[object]]
+
+
+@asynccontextmanager
+async def a_node(url: str) -> AsyncIterator[PostgresJournal]:
+    new_id = FRESH_IDS.__next__
+    async with open_postgres_journal(url, now_us=lambda: START_US, new_id=new_id, notify=False) as journal:
+        yield journal
+
+
+async def answered(ask: Ask, journal: Journal) -> object:
+    """What it answers when the connection is there again: the cut is felt at a session's first use."""
+    while True:
+        try:
+            return await ask(journal)
+        except BackhaulError as error:
+            if error.code != "journal.unavailable":
+                raise
+            await trio.sleep(0.01)
+
+
+async def append_one(journal: Journal) -> object:
+    return await appended(journal, local("A|9"))
+
+
+ASKED: dict[str, Ask] = {
+    "read": lambda journal: journal.read(0, max_events=9, max_bytes=9_999),
+    "stats": lambda journal: journal.stats(),
+    "open_session": lambda journal: journal.open_session("edge-1", "p", history(("g", 1), head=1)),
+    "acquire": lambda journal: journal.acquire("tally", ALL_SLICES, "me", 1.0),
+    "parked": lambda journal: journal.parked(),
+    "append": append_one,
+}
+
+
+class Copies:
+    """Copies of a journal's database that may take its place."""
+
+    def __init__(self, databases: Databases, url: str) -> None:
+        self._databases = databases
+        self._name = urlsplit(url).path.removeprefix("/")
+        self._copy = ""
+
+    def make(self) -> None:
+        self._cut()
+        self._copy = urlsplit(self._databases.create(template=self._name)).path.removeprefix("/")
+
+    def put_back(self, *, looks_the_same: bool) -> None:
+        """The database is as it was. A snapshot of the whole server leaves no trace; a copied database has an oid."""
+        self._cut()
+        self._databases.run(f'DROP DATABASE "{self._name}"')
+        self._databases.run(f'ALTER DATABASE "{self._copy}" RENAME TO "{self._name}"')
+        if looks_the_same:
+            oid = f"SELECT oid FROM pg_database WHERE datname = '{self._name}'"
+            self._databases.run(f"UPDATE backhaul.journal SET database_oid = ({oid})", database=self._name)
+
+    def _cut(self) -> None:
+        mine = f"datname = '{self._name}' AND usename = current_user"
+        self._databases.run(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {mine}")
+
+
+def verdict(seen: History, now: History) -> PlaceVerdict:
+    """On a consumer that has followed up to the end of what was seen."""
+    place = Place(seen.journal_id, seen.generation_id, Cursor(seen.head_position), NO_FILTER)
+    return decide_place(place, now, 0)
+
+
+@pytest.mark.parametrize(("asked", "looks_the_same"), [*((asked, True) for asked in ASKED), ("read", False)])
+async def test_a_running_node_knows_that_its_database_was_put_back_before_it_answers(
+    postgres: Databases, postgres_url: str, asked: str, looks_the_same: bool
+) -> None:
+    copies = Copies(postgres, postgres_url)
+    async with border.open_loop(), a_node(postgres_url) as journal:
+        await appended(journal, local("A|1", "A|2", "A|3"))
+        copies.make()
+        await answered(append_one, journal)
+        for ask in ASKED.values():
+            await ask(journal)
+        seen = journal.history
+        copies.put_back(looks_the_same=looks_the_same)
+
+        await answered(ASKED[asked], journal)
+
+        now = journal.history
+        assert now.generation_at(3) == seen.generation_id
+        assert now.generations[-1].first_position == 4
+        assert verdict(seen, now) is PlaceVerdict.DIVERGED
+        assert now.head_position == journal.prompt.position == 3 + (asked == "append")
+
+
+async def test_a_generation_that_was_lost_is_not_gone_on_with(postgres: Databases, postgres_url: str) -> None:
+    """Also where the copy has as many events as were seen, and nothing else shows that it is one."""
+    copies = Copies(postgres, postgres_url)
+    async with border.open_loop(), a_node(postgres_url) as journal:
+        first = journal.history.generation_id
+        await appended(journal, local("A|1", "A|2"))
+        copies.make()
+        postgres.run("UPDATE backhaul.journal SET timeline = timeline + 1", database=urlsplit(postgres_url).path[1:])
+        await answered(append_one, journal)
+        seen = journal.history
+        assert seen.generation_id != first
+        copies.put_back(looks_the_same=True)
+        async with a_node(postgres_url) as other:  # has seen nothing of all this
+            await append_one(other)
+            await append_one(other)
+            assert other.history.generation_id == first
+        await answered(ASKED["stats"], journal)
+        now = journal.history
+        assert [generation.first_position for generation in now.generations] == [1, 5]
+        assert now.generation_id not in {first, seen.generation_id}
+        assert verdict(seen, now) is PlaceVerdict.DIVERGED
+
+
+async def test_what_was_made_of_the_log_that_is_gone_takes_no_effect(postgres: Databases, postgres_url: str) -> None:
+    """A projection has prepared a page of it, and the copy has the range where the projection believes it to be."""
+    copies = Copies(postgres, postgres_url)
+    async with border.open_loop(), a_node(postgres_url) as journal:
+        await appended(journal, local("A|1", "A|2"))
+        lease = await journal.acquire("tally", ALL_SLICES, "me", 60.0)
+        assert lease is not None
+        lease = await journal.commit(lease, 2, [], 60.0)
+        copies.make()
+        await answered(append_one, journal)
+        copies.put_back(looks_the_same=True)
+
+        with pytest.raises(BackhaulError) as refused:
+            await answered(lambda journal: journal.commit(lease, 3, [], 60.0), journal)
+        assert refused.value.code == "projection.fenced"
+        again = await journal.acquire("tally", ALL_SLICES, "another", 60.0)
+        assert again is not None
+        assert again.position == 2
+
+
+async def test_a_stale_replica_that_takes_over_begins_a_generation(own_postgres: PostgresServer) -> None:
+    url = own_postgres.create()
+    async with border.open_loop(), a_node(url) as journal, a_node(url) as idle:
+        await appended(journal, local("A|1", "A|2", "A|3"))
+        replica = own_postgres.replica()
+        await answered(append_one, journal)
+        seen = journal.history
+        own_postgres.fail_over(replica)
+
+        await answered(append_one, idle)  # it had seen less than the replica has
+        assert [generation.first_position for generation in idle.history.generations] == [1, 4]
+
+        log = await answered(whole_log, journal)
+        assert len(log) == 4  # type: ignore[arg-type]
+        assert journal.history.generations == idle.history.generations
+        assert verdict(seen, journal.history) is PlaceVerdict.DIVERGED

@@ -1,0 +1,265 @@
+"""The PostgreSQL journal against others, on real connections: order, unknown outcomes, a server that dies (P1, P2)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+import trio
+
+from common import border
+from common.core.errors import BackhaulError
+from common.core.events.ids import slice_ranges
+from common.core.journal.append import Appended, AppendOutcome, LocalAppend, OutOfStep, PushedAppend
+from common.journal.postgres import PostgresJournal, SessionLimits, open_postgres_journal
+from common.journal.postgres.append import APPEND_SQL, AppendCall
+from common.journal.postgres.connection import say_goodbye
+from common.journal.stores.journal import ProjectionLease, Statement
+from examples.support.postgres import PostgresServer
+from tests.support.builders import START_US, Origin, append, appended, ids, local, seq_nrs, whole_log
+from tests.support.swallowing_proxy import SwallowingProxy
+
+HELD_S = 2.0
+
+
+@asynccontextmanager
+async def opened(url: str, **more: object) -> AsyncIterator[PostgresJournal]:
+    """A node's journal, in an asyncio loop of the caller's."""
+    new_id = ids("node").__next__
+    async with open_postgres_journal(url, now_us=lambda: START_US, new_id=new_id, **more) as journal:  # type: ignore[arg-type]
+        yield journal
+
+
+@pytest.fixture
+async def loop() -> AsyncIterator[None]:
+    """The asyncio loop that asyncpg needs."""
+    async with border.open_loop():
+        yield
+
+
+@asynccontextmanager
+async def outsider(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A session beside the journal's, to get in its way."""
+
+    async def connect() -> asyncpg.Connection:
+        return await asyncpg.connect(url, server_settings={"search_path": "backhaul"})
+
+    connection = await border.call_asyncio(connect)
+    try:
+        yield connection
+    finally:
+        await say_goodbye(connection)
+
+
+async def on(connection: asyncpg.Connection, method: Callable[..., Awaitable[object]], *args: object) -> None:
+    """Call a method of an asyncpg connection from trio."""
+
+    async def call() -> None:
+        await method(*args)
+
+    await border.call_asyncio(call)
+
+
+async def insist(journal: PostgresJournal, request: LocalAppend | PushedAppend) -> AppendOutcome:
+    """Repeat a request unchanged until it is answered, as every caller does."""
+    while True:
+        try:
+            return await append(journal, request)
+        except BackhaulError as error:
+            if error.code != "journal.unavailable":
+                raise
+            await trio.sleep(0.05)
+
+
+async def test_a_commit_held_open_for_two_seconds_hides_nothing_from_tailing_readers(
+    loop: None, postgres_url: str
+) -> None:
+    seen: list[int] = []
+
+    async def tail(journal: PostgresJournal) -> None:
+        position = 0
+        while position < 5:
+            page = await journal.read(position, max_events=2, max_bytes=1_000_000)
+            seen.extend(page.events.position)
+            position = page.through
+            await journal.prompt.wait_above(position, 0.02)
+
+    async with opened(postgres_url) as journal, opened(postgres_url) as other, outsider(postgres_url) as slow:
+        await appended(journal, local("A|0"))
+        call = AppendCall.of([local("A|slow", "A|slow")], START_US, {})
+        await on(slow, slow.execute, "BEGIN")
+        await on(slow, slow.fetchrow, APPEND_SQL, *call.arguments)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tail, journal)
+            nursery.start_soon(tail, other)
+            nursery.start_soon(appended, other, local("A|quick", "A|quick"))
+            await trio.sleep(HELD_S)
+            assert seen == [1, 1]
+            await on(slow, slow.execute, "COMMIT")
+        assert sorted(seen) == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+        assert seq_nrs(await whole_log(journal))[1:] == [
+            ("A|slow", 1), ("A|slow", 2), ("A|quick", 1), ("A|quick", 2)
+        ]  # fmt: skip
+
+
+async def test_two_nodes_that_append_to_the_same_entities_leave_no_hole(loop: None, postgres_url: str) -> None:
+    rounds = 25
+
+    async def write(journal: PostgresJournal, first: int, origin: Origin) -> None:
+        await origin.dial(journal)
+        for number in range(1, rounds + 1):
+            shared = [f"A|{(first + number + k) % 7}" for k in range(5)]
+            request = origin.batch((f"B|{origin.origin_id}", number), (f"C|{origin.origin_id}", number))
+            outcomes = await journal.append_group([local(*shared), request, local(*shared[::-1])])
+            assert isinstance(outcomes[0], Appended)
+            origin.position = request.through.position
+
+    async with opened(postgres_url) as one, opened(postgres_url) as two:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write, one, 0, Origin("edge-1"))
+            nursery.start_soon(write, two, 3, Origin("edge-2"))
+        log = await whole_log(one)
+    assert log.position == list(range(1, 2 * rounds * 12 + 1))
+    assert log.timestamp_us == sorted(set(log.timestamp_us))
+    by_entity: dict[str, list[int]] = {}
+    for name, seq_nr in seq_nrs(log):
+        by_entity.setdefault(name, []).append(seq_nr)
+    assert all(numbers == list(range(1, len(numbers) + 1)) for numbers in by_entity.values())
+
+
+async def test_an_append_whose_answer_is_lost_is_repeated_without_a_second_copy(loop: None, postgres_url: str) -> None:
+    proxy = SwallowingProxy(postgres_url)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(proxy.run)
+        async with opened(proxy.url, notify=False) as journal:
+            origin = Origin()
+            await origin.dial(journal)
+            await origin.push(journal, ("A|1", 1))
+            pushed, keyed = origin.batch(("A|1", 2), ("A|2", 1)), local("B|1", append_id="key")
+            proxy.swallow_next = True
+            with pytest.raises(BackhaulError, match=r"journal\.unavailable"):
+                await journal.append_group([pushed, keyed])
+            assert proxy.swallowed == 1
+            outcomes = await journal.append_group([pushed, keyed])
+            assert outcomes == [OutOfStep(pushed.through.position), Appended(4, [1], repeated=True)]
+            assert seq_nrs(await whole_log(journal)) == [("A|1", 1), ("A|1", 2), ("A|2", 1), ("B|1", 1)]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_server_that_is_killed_under_load_loses_nothing_acknowledged(
+    loop: None, own_postgres: PostgresServer
+) -> None:
+    acknowledged: list[int] = []
+    enough, stop = trio.Event(), False
+
+    async def write(journal: PostgresJournal) -> None:
+        number = 0
+        while not stop:
+            number += 1
+            outcome = await insist(journal, local("A|1", f"B|{number}", append_id=f"key-{number}"))
+            assert isinstance(outcome, Appended)
+            assert outcome.seq_nr[0] == number
+            acknowledged.append(outcome.first_position)
+            if number % 20 == 0:
+                enough.set()
+
+    async with opened(own_postgres.create()) as journal:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write, journal)
+            for _ in range(2):
+                enough = trio.Event()
+                await enough.wait()
+                await trio.to_thread.run_sync(own_postgres.crash)
+                await trio.to_thread.run_sync(own_postgres.start)
+            enough = trio.Event()
+            await enough.wait()
+            stop = True
+        log = await whole_log(journal)
+        assert acknowledged == list(range(1, 2 * len(acknowledged), 2))
+        assert log.position == list(range(1, 2 * len(acknowledged) + 1))
+        assert log.persistence_id[::2] == ["A|1"] * len(acknowledged)
+
+
+async def test_who_waits_too_long_for_the_head_is_told_and_can_go_on(loop: None, postgres_url: str) -> None:
+    limits = SessionLimits(lock_timeout_s=0.2)
+    async with opened(postgres_url, limits=limits) as journal, outsider(postgres_url) as paused:
+        await appended(journal, local("A|1"))
+        await on(paused, paused.execute, "BEGIN; SELECT FROM head FOR UPDATE")
+        with pytest.raises(BackhaulError, match="LockNotAvailable") as told:
+            await append(journal, local("A|1"))
+        assert (told.value.code, told.value.retry_after_s) == ("journal.unavailable", 1.0)
+        assert (await journal.read(0, max_events=10, max_bytes=1_000)).head == 1
+        await on(paused, paused.execute, "ROLLBACK")
+        assert await appended(journal, local("A|1")) == Appended(2, [2])
+
+
+async def test_a_node_that_is_paused_in_a_transaction_loses_it_and_not_the_others_time(
+    loop: None, postgres_url: str
+) -> None:
+    async with opened(postgres_url) as journal, outsider(postgres_url) as paused:
+        await on(paused, paused.execute, "SET idle_in_transaction_session_timeout = 300")
+        await on(paused, paused.execute, "BEGIN; SELECT FROM head FOR UPDATE")
+        assert await appended(journal, local("A|1")) == Appended(1, [1])
+
+
+async def test_another_nodes_commit_is_heard_of_at_once_and_also_after_the_session_broke(
+    loop: None, postgres_url: str
+) -> None:
+    async with (
+        opened(postgres_url) as writer,
+        opened(postgres_url) as listener,
+        opened(postgres_url, notify=False) as deaf,
+        outsider(postgres_url) as admin,
+    ):
+        with trio.fail_after(10):
+            # The listener's session opens in the background: what came before it is in the head it reads then.
+            await appended(writer, local("A|1"))
+            await listener.prompt.wait_above(0, 10)
+            assert listener.prompt.position == 1
+            await appended(writer, local("A|1"))
+            await listener.prompt.wait_above(1, 10)
+            assert listener.prompt.position == 2
+            await on(
+                admin,
+                admin.execute,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'backhaul hints' AND datname = current_database()",
+            )
+            await appended(writer, local("A|1"))
+            await listener.prompt.wait_above(2, 10)
+        assert deaf.prompt.position == 0
+        assert (await deaf.read(0, max_events=10, max_bytes=1_000)).head == 3
+
+
+async def test_one_projection_that_waits_for_a_row_does_not_fail_those_that_commit_with_it(
+    loop: None, postgres_url: str
+) -> None:
+    limits = SessionLimits(lock_timeout_s=0.2)
+    async with opened(postgres_url, limits=limits) as journal, outsider(postgres_url) as other:
+        await journal.migrate("tally", [["CREATE TABLE tally (name text PRIMARY KEY, n bigint)"]])
+        leases = [await journal.acquire("tally", part, "node-1", 60) for part in slice_ranges(4)]
+        await on(other, other.execute, "INSERT INTO tally VALUES ('1', 0)")
+        await on(other, other.execute, "BEGIN; SELECT FROM tally WHERE name = '1' FOR UPDATE")
+        count = "INSERT INTO tally VALUES ($1, 1) ON CONFLICT (name) DO UPDATE SET n = tally.n + 1"
+        told: dict[int, str] = {}
+
+        async def commit(number: int, lease: ProjectionLease | None) -> None:
+            assert lease is not None
+            try:
+                await journal.commit(lease, 7, [Statement(count, [(str(number),)])], 60)
+                told[number] = "done"
+            except BackhaulError as error:
+                told[number] = error.code
+
+        async with trio.open_nursery() as nursery:
+            for number, lease in enumerate(leases):
+                nursery.start_soon(commit, number, lease)
+        assert told == {0: "done", 1: "journal.unavailable", 2: "done", 3: "done"}
+        assert await journal.query("SELECT name, n FROM tally ORDER BY name") == [
+            ("0", 1),
+            ("1", 0),
+            ("2", 1),
+            ("3", 1),
+        ]
