@@ -3,7 +3,8 @@
 One nursery a stream. *Live* is a child for the stream's whole life; *backfill* and *replay* are children while there is
 something for them; a child receives; this task starts them, and ends the stream. All send through one turn, so that what
 is decided and what is sent are one step: a lane's place moves when its message goes, and a replay's end is read in
-the turn in which it goes, so that no event falls between it and the live lane. What may be sent is ``core.subscription.source``'s.
+the turn in which it goes, so that no event falls between it and the live lane. What may be sent
+is for ``core.subscription.source`` to say.
 """
 
 from __future__ import annotations

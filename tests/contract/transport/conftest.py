@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from common import border
-from tests.contract.streams.carriers import Carrier, grpc_carrier, memory_carrier
+from tests.contract.transport.carriers import Carrier, grpc_carrier, memory_carrier
 
 
 @pytest.fixture(params=["memory", "grpc"])

@@ -16,7 +16,7 @@ from common.transport.stream import (
     StreamMethod,
     UnaryMethod,
 )
-from tests.contract.streams.carriers import (
+from tests.contract.transport.carriers import (
     MESSAGE_MAX,
     PATH,
     Carrier,

@@ -30,7 +30,7 @@ from common.transport.stream import (
     PeerGone,
     PeerRefused,
 )
-from tests.contract.streams.links import ECHO, MESSAGE_MAX, SINK, WHO, dial_failure, dialled, served
+from tests.contract.transport.links import ECHO, MESSAGE_MAX, SINK, WHO, dial_failure, dialled, served
 
 # Peers that stand still.
 
@@ -39,7 +39,7 @@ async def test_a_frozen_peer_with_full_buffers_is_left_at_once(loop: None) -> No
     program = (
         "import trio\n"
         "from common import border\n"
-        "from tests.contract.streams.links import served\n"
+        "from tests.contract.transport.links import served\n"
         "async def main():\n"
         "    async with border.open_loop(), served() as address:\n"
         "        print(address, flush=True)\n"

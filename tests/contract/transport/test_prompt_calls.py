@@ -12,7 +12,7 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.transport.grpc import GrpcChannel, serve_grpc
 from common.transport.grpc.server import _STREAMS_MAX
 from common.transport.stream import Answer, PeerGone, PeerInfo, PeerRefused, UnaryMethod
-from tests.contract.streams.links import MESSAGE_MAX, dialled
+from tests.contract.transport.links import MESSAGE_MAX, dialled
 
 PATH = "/test.Calls/Reverse"
 

@@ -11,7 +11,7 @@ from common.transport.stream import (
     PeerGone,
     StreamMethod,
 )
-from tests.contract.streams.carriers import (
+from tests.contract.transport.carriers import (
     PATH,
     Carrier,
     Watched,

@@ -10,7 +10,7 @@ import trio
 
 from common.core.errors import ConfigurationError
 from common.transport.grpc import TlsFiles, serve_grpc, split_address
-from tests.contract.streams.links import ECHO, WHO, dial_failure, dialled, served
+from tests.contract.transport.links import ECHO, WHO, dial_failure, dialled, served
 from tests.support.certificates import Authority, day
 
 

@@ -13,7 +13,7 @@ from common.core.filters import index as filter_index
 from common.core.filters import predicates as filters
 from common.core.filters.index import FilterIndex
 from common.core.filters.predicates import EntityPredicate, Matched, match_batch, parse_filter
-from tests.core.test_filters import histories, history_of, predicates
+from tests.core.filters.test_predicates import histories, history_of, predicates
 
 
 def one_by_one(subscribers: dict[int, EntityPredicate], events: EventBatch) -> dict[int, Matched]:

@@ -25,7 +25,7 @@ from common.core.filters.predicates import (
     parse_filter,
 )
 from common.core.filters.selection import Selection
-from tests.core.test_topics import naive as naive_topic
+from tests.core.filters.test_topics import naive as naive_topic
 
 IDS = ("S|a", "S|b", "S|ab", "T|a", "T|工場", "T|ü")
 TAGS = ("red", "blue", "t:site/1", "t:site/1/x", "t:site/2", "t:site", "t:$x", "t:", "ü")

@@ -9,7 +9,7 @@ from common.core.events.batch import EventBatch
 from common.core.subscription.consumer import judge_received
 from common.core.subscription.messages import Deliver, Lane
 from common.core.subscription.withheld import served_parts
-from tests.core.test_transforming import log
+from tests.core.events.test_transformations import log
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans())), st.sampled_from([Lane.LIVE, Lane.REPLAY]))

@@ -10,7 +10,7 @@ from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch
 from common.core.journal.append import Appended
 from common.journal.sqlite import open_sqlite_journal, run_inline
-from tests.durability.sqlite_disks import Disk, FailsOnce, Full, in_use
+from tests.durability.sqlite.disks import Disk, FailsOnce, Full, in_use
 from tests.support.builders import START_US, append, ids, local, whole_log
 
 APPENDS = 4

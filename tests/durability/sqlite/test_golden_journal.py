@@ -11,8 +11,9 @@ from common.core.filters.selection import Selection
 from common.core.journal.append import Appended, LocalAppend
 from common.core.journal.history import Offset
 from common.journal.sqlite import open_sqlite_journal
+from tests.support import paths
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "journal.v1.db"
+GOLDEN = paths.GOLDEN / "journal.v1.db"
 
 
 async def test_the_first_versions_file_is_read_and_gone_on_with(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from common.core.errors import BackhaulError
 from common.journal.sqlite import connection, open_sqlite_journal, run_inline
-from tests.durability.sqlite_disks import LossyDisk, in_use
+from tests.durability.sqlite.disks import LossyDisk, in_use
 from tests.support.builders import START_US, appended, ids, local, seq_nrs, whole_log
 
 APPENDS = 50

@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -18,8 +17,8 @@ from common.runtime.cli import output as cli_output
 from common.runtime.cli.client import ServiceClient
 from edge_service.cli import main as edge_main
 from tests.support.answering import AnsweringService
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 IDENTITY = {"EDGE_ID": "edge-1", "EDGE_CLOUD": "localhost"}
 
 

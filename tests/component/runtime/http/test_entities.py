@@ -17,7 +17,7 @@ from common.journal.memory.journal import MemoryDatabase, open_memory_journal
 from common.runtime.http.app import HttpApp
 from common.runtime.http.entities import entity_routes, state_routes
 from common.runtime.http.server import serve_http
-from tests.contract.test_states import Drones
+from tests.contract.entity.test_states import Drones
 from tests.support.builders import SettableClock, ids
 from tests.support.entities import entities_over
 

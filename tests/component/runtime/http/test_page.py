@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 from starlette.routing import BaseRoute, Route
@@ -12,10 +11,11 @@ from trio.testing import MockClock
 from common.runtime.app.application import App
 from common.runtime.http.app import HttpApp
 from common.testing import open_world
-from tests.shell.test_testing_world import Notes
+from tests.component.testing.test_world import Notes
 from tests.support.entities import Counters
+from tests.support.paths import DOCS
 
-PAGE = Path(__file__).parents[2] / "docs" / "http.md"
+PAGE = DOCS / "http.md"
 _ROW = re.compile(r"\| `(GET|PUT|POST|DELETE) (\S+)` \| (both|cloud|edge) \|")
 
 

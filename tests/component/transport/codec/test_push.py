@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,8 +14,8 @@ from common.core.push.messages import Ack, Drain, FromCloud, FromEdge, Heartbeat
 from common.generated.backhaul import v1 as wire
 from common.transport.codec import push as codec
 from common.transport.codec.framing import varint
+from tests.support.paths import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 INT64 = st.integers(0, 2**63 - 1)
 TEXT = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=20)
 

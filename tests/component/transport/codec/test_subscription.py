@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -39,8 +38,8 @@ from common.transport.codec import query as query_codec
 from common.transport.codec import subscription as codec
 from common.transport.codec.push import encode_batch
 from tests.support import questions
+from tests.support.paths import GOLDEN
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 SCAN = SnapshotScan(90, 40, "Order|ä7")
 PLACE = Place(
     "j1", "g2", Cursor(50, "0123456789abcdef", 1_700_000_000_000_000), FilterState(3, '[{"exclude_all":true}]')

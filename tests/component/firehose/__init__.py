@@ -1,0 +1,1 @@
+"""Wake-ups of the firehose."""

@@ -1,0 +1,1 @@
+"""Group commit, head signals, threads and migrations, without a database."""

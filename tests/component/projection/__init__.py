@@ -1,0 +1,1 @@
+"""Projections over the memory journal."""

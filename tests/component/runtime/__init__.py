@@ -1,0 +1,1 @@
+"""Intake, metrics, the service's skeleton."""

@@ -1,0 +1,1 @@
+"""Every route, and the server under it."""

@@ -1,0 +1,1 @@
+"""The kit that applications are tested with."""

@@ -1,0 +1,1 @@
+"""Codecs, carriers and both protocols' streams in memory."""

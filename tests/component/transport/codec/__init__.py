@@ -1,0 +1,1 @@
+"""Bytes of messages: golden, damaged, against the reference."""

@@ -1,0 +1,1 @@
+"""Push streams over the simulated line."""

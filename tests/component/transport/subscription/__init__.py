@@ -1,0 +1,1 @@
+"""Subscription streams over the simulated line."""

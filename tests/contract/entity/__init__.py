@@ -1,0 +1,1 @@
+"""Entities and states, on every storage."""

@@ -1,0 +1,1 @@
+"""The firehose, on every storage."""

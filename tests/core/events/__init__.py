@@ -1,0 +1,1 @@
+"""Event batches, ids, rules, types and transformations."""

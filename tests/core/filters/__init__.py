@@ -1,0 +1,1 @@
+"""Criteria, topics, predicates, the index and selections."""

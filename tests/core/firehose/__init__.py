@@ -1,0 +1,1 @@
+"""The ring, fan-out, catch-up and demotion."""

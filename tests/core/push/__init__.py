@@ -1,0 +1,1 @@
+"""The push state machines, one against the other."""

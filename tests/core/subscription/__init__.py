@@ -1,0 +1,1 @@
+"""The subscription state machines, one against the other."""

@@ -1,0 +1,1 @@
+"""PostgreSQL: real servers, restarts, races, plans."""

@@ -1,0 +1,1 @@
+"""SQLite: lossy disks, power cuts, old files."""
