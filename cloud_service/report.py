@@ -13,7 +13,7 @@ from common.journal.group_commit import GroupCommit
 from common.journal.stores.journal import LOOK_KINDS, Journal, JournalStats
 from common.projection.status import projection_status
 from common.runtime.clock import warn_if_ahead
-from common.runtime.metrics import Registry
+from common.runtime.metrics import MetricsRegistry
 from common.transport.push.endpoint import PushEndpoint
 
 _log = structlog.get_logger()
@@ -124,7 +124,7 @@ class CloudReport:
             )
             events, commits = self._commit.events, self._commit.commits
 
-    def register(self, metrics: Registry) -> None:
+    def register(self, metrics: MetricsRegistry) -> None:
         """Offer the numbers to Prometheus; those of journal and projections are as of the last refresh."""
         commit, endpoint = self._commit, self._endpoint
         metrics.gauge("edges_connected", "Edges connected to this node.", lambda: len(endpoint.streams))

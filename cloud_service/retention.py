@@ -32,7 +32,7 @@ _BREATH_S: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class RetentionSettings:
+class CloudRetentionSettings:
     """What is kept: events younger than ``age_s``, and of all as many of the newest as weigh ``max_bytes``.
 
     None = no limit. What is younger than ``least_age_s`` stays whatever it weighs. Entities of ``covered_types`` lose only
@@ -53,10 +53,12 @@ class RetentionSettings:
         return self.age_s is not None or self.max_bytes is not None
 
 
-class Retention:
+class CloudRetention:
     """The task that removes, and what it last did and saw."""
 
-    def __init__(self, journal: Journal, settings: RetentionSettings, now_us: Callable[[], int], *, owner: str) -> None:
+    def __init__(
+        self, journal: Journal, settings: CloudRetentionSettings, now_us: Callable[[], int], *, owner: str
+    ) -> None:
         self._journal = journal
         self._settings = settings
         self._now_us = now_us

@@ -17,7 +17,7 @@ import trio
 
 from cloud_service.queries import projection_query_routes
 from cloud_service.report import CloudReport
-from cloud_service.retention import Retention, RetentionSettings
+from cloud_service.retention import CloudRetention, CloudRetentionSettings
 from cloud_service.settings import CloudSettings
 from common import VERSION
 from common.core.push.messages import PUSH_PATH
@@ -27,7 +27,7 @@ from common.projection.progress import ProjectionSettings
 from common.projection.snapshot_rule import run_snapshot_rule
 from common.runtime.app.application import Application, Transformations, load_application
 from common.runtime.app.running import Running, built_in_handler, open_application
-from common.runtime.environment import Outside, tls_files
+from common.runtime.environment import Environment, tls_files
 from common.runtime.http.app import HttpApp
 from common.runtime.http.append import events_route
 from common.runtime.http.filters import filter_routes
@@ -37,7 +37,7 @@ from common.runtime.http.projections import projection_routes
 from common.runtime.http.snapshots import snapshot_routes
 from common.runtime.http.subscriptions import subscription_routes
 from common.runtime.journal_watch import JournalWatch
-from common.runtime.metrics import Registry
+from common.runtime.metrics import MetricsRegistry
 from common.runtime.service_parts import REDIAL_S, Ports, new_intake, new_readiness, project, push_limits
 from common.runtime.stream_serving import ServedStreams, open_streams
 from common.runtime.subscriptions import Subscriptions, all_followed
@@ -49,7 +49,7 @@ _log = structlog.get_logger()
 
 async def serve(
     settings: CloudSettings,
-    outside: Outside,
+    outside: Environment,
     stop: trio.Event,
     *,
     application: Application | None = None,
@@ -120,7 +120,7 @@ class _Node:
     def __init__(
         self,
         settings: CloudSettings,
-        outside: Outside,
+        outside: Environment,
         running: Running,
         commit: GroupCommit,
         streams: ServedStreams,
@@ -151,7 +151,7 @@ class _Node:
             sinks=running.handler_sinks(outside.plain_calls),
             parked_max=settings.parked_max_events,
         )
-        self._retention = Retention(
+        self._retention = CloudRetention(
             journal, _retention_settings(settings, running.application), outside.now_us, owner=owner
         )
         self._report = CloudReport(journal, commit, self.endpoint, node=name, version=VERSION, now_us=outside.now_us)
@@ -160,7 +160,7 @@ class _Node:
     def http_app(self, stop: trio.Event) -> HttpApp:
         """Everything that is asked and told over HTTP."""
         journal, settings, running = self._journal, self._settings, self._running
-        metrics = Registry("backhaul_cloud")
+        metrics = MetricsRegistry("backhaul_cloud")
         for part in (self._report, self._streams, self.subscriptions):
             part.register(metrics)
         return HttpApp(
@@ -237,8 +237,8 @@ def _endpoint_settings(settings: CloudSettings, transformations: Transformations
     )
 
 
-def _retention_settings(settings: CloudSettings, application: Application) -> RetentionSettings:
-    return RetentionSettings(
+def _retention_settings(settings: CloudSettings, application: Application) -> CloudRetentionSettings:
+    return CloudRetentionSettings(
         settings.retention_interval_s,
         settings.retention_age_s,
         settings.retention_max_bytes,

@@ -17,9 +17,9 @@ from common.journal.stores.journal import LOOK_KINDS, Journal, JournalStats
 from common.projection.status import projection_status
 from common.runtime.clock import warn_if_ahead
 from common.runtime.http.projections import projection_as_json
-from common.runtime.metrics import Registry
+from common.runtime.metrics import MetricsRegistry
 from common.transport.push.producer import LinkState
-from edge_service.retention import Retention
+from edge_service.retention import EdgeRetention
 
 _log = structlog.get_logger()
 
@@ -35,7 +35,7 @@ class EdgeReport:
         journal: Journal,
         commit: GroupCommit,
         link: LinkState,
-        retention: Retention,
+        retention: EdgeRetention,
         *,
         edge_id: str,
         version: str,
@@ -154,7 +154,7 @@ class EdgeReport:
             )
             events, trimmed, acked = self._commit.events, self._retention.trimmed, link.acked_position
 
-    def register(self, metrics: Registry) -> None:
+    def register(self, metrics: MetricsRegistry) -> None:
         """Offer the numbers to Prometheus; those of the journal are as of the last refresh."""
         link, commit, retention = self._link, self._commit, self._retention
         metrics.gauges(

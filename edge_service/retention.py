@@ -23,7 +23,7 @@ _SOON_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class RetentionSettings:
+class EdgeRetentionSettings:
     """Times in seconds; ``cap_bytes`` is None without a cap; ``plain_types`` may be dropped when it is reached.
 
     Entities of ``covered_types`` have code behind them: only what their snapshots cover may go.
@@ -37,11 +37,11 @@ class RetentionSettings:
     covered_types: frozenset[str] = frozenset()
 
 
-class Retention:
+class EdgeRetention:
     """The task that removes, and what it last saw."""
 
     def __init__(
-        self, journal: Journal, link: LinkState, settings: RetentionSettings, now_us: Callable[[], int]
+        self, journal: Journal, link: LinkState, settings: EdgeRetentionSettings, now_us: Callable[[], int]
     ) -> None:
         self._journal = journal
         self._link = link

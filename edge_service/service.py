@@ -22,7 +22,7 @@ from common.projection.progress import ProjectionSettings
 from common.projection.snapshot_rule import SNAPSHOT_RULE, run_snapshot_rule
 from common.runtime.app.application import Application, Transformations, load_application
 from common.runtime.app.running import Running, open_application
-from common.runtime.environment import Outside, tls_files
+from common.runtime.environment import Environment, tls_files
 from common.runtime.http.app import HttpApp
 from common.runtime.http.append import events_route
 from common.runtime.http.health import health_routes
@@ -32,14 +32,14 @@ from common.runtime.http.snapshots import snapshot_routes
 from common.runtime.http.subscriptions import subscription_routes
 from common.runtime.intake_grpc import intake_methods
 from common.runtime.journal_watch import JournalWatch
-from common.runtime.metrics import Registry
+from common.runtime.metrics import MetricsRegistry
 from common.runtime.service_parts import REDIAL_S, Ports, new_intake, new_readiness, project, push_limits
 from common.runtime.stream_serving import ServedStreams, open_streams
 from common.runtime.subscriptions import Subscriptions, all_followed
 from common.transport.push.link import keep_push_link
 from common.transport.push.producer import LinkState, PushSettings
 from edge_service.report import EdgeReport
-from edge_service.retention import Retention, RetentionSettings
+from edge_service.retention import EdgeRetention, EdgeRetentionSettings
 from edge_service.settings import EdgeSettings
 
 _log = structlog.get_logger()
@@ -47,7 +47,7 @@ _log = structlog.get_logger()
 
 async def serve(
     settings: EdgeSettings,
-    outside: Outside,
+    outside: Environment,
     stop: trio.Event,
     *,
     application: Application | None = None,
@@ -117,7 +117,7 @@ class _Edge:
     def __init__(
         self,
         settings: EdgeSettings,
-        outside: Outside,
+        outside: Environment,
         running: Running,
         commit: GroupCommit,
         *,
@@ -132,8 +132,8 @@ class _Edge:
         self._transformations = running.application.app.transformations
         self._link = LinkState()
         self._served: ServedStreams | None = None
-        self._metrics = Registry("backhaul_edge")
-        self._retention = Retention(
+        self._metrics = MetricsRegistry("backhaul_edge")
+        self._retention = EdgeRetention(
             journal, self._link, _retention_settings(settings, cap_bytes, running.application), outside.now_us
         )
         self._report = EdgeReport(
@@ -213,7 +213,7 @@ class _Edge:
 
 async def _serve_streams(
     settings: EdgeSettings,
-    outside: Outside,
+    outside: Environment,
     journal: Journal,
     transformations: Transformations,
     *,
@@ -241,7 +241,7 @@ async def _serve_streams(
 
 
 async def _push(
-    settings: EdgeSettings, outside: Outside, journal: Journal, link: LinkState, transformations: Transformations
+    settings: EdgeSettings, outside: Environment, journal: Journal, link: LinkState, transformations: Transformations
 ) -> None:
     tls = tls_files(settings)
     await keep_push_link(
@@ -272,7 +272,7 @@ async def _push(
     )
 
 
-async def _take_snapshots(settings: EdgeSettings, outside: Outside, journal: Journal) -> None:
+async def _take_snapshots(settings: EdgeSettings, outside: Environment, journal: Journal) -> None:
     """By the rule in the settings. Without one, what an earlier start with one has left behind holds nothing back."""
     if not settings.snapshot_rule:
         while any(row.name == SNAPSHOT_RULE for row in await journal.rows()):
@@ -292,8 +292,10 @@ async def _take_snapshots(settings: EdgeSettings, outside: Outside, journal: Jou
     )
 
 
-def _retention_settings(settings: EdgeSettings, cap_bytes: int | None, application: Application) -> RetentionSettings:
-    return RetentionSettings(
+def _retention_settings(
+    settings: EdgeSettings, cap_bytes: int | None, application: Application
+) -> EdgeRetentionSettings:
+    return EdgeRetentionSettings(
         settings.retention_interval_s,
         settings.keep_acked_s,
         settings.idempotency_keep_s,

@@ -55,11 +55,11 @@ class Current:
 Answer = Accepted | Rejected | Current
 
 
-class Look:
+class ReadState:
     """The command of who only wants to see the state."""
 
 
-LOOK: Final = Look()
+READ_STATE: Final = ReadState()
 
 
 @dataclass(slots=True)
@@ -138,7 +138,7 @@ def _decide_all(
     for index, command in enumerate(commands):
         if index in refused:
             decided.answers.append(refused[index])
-        elif command is LOOK:
+        elif command is READ_STATE:
             decided.answers.append(Current(decided.state, decided.seq_nr))
         else:
             before = len(decided.events)

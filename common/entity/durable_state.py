@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar, get_args, get_origin
 from common.core.errors import FOREIGN, BackhaulError, ErrorKind
 from common.core.events.batch import split_tags
 from common.core.events.ids import check_name
-from common.core.events.types import Registry, check_unique, is_message, named, place_of
+from common.core.events.types import EventTypeRegistry, check_unique, is_message, named, place_of
 from common.core.journal.statement import Statement
 from common.entity.definition import is_frozen, listed, made
 
@@ -32,7 +32,7 @@ _OPERATORS: Final = frozenset({"=", "<", "<=", ">", ">=", "<>"})
 
 @named("StateDeleted")
 @dataclass(frozen=True)
-class Deleted:
+class StateDeleted:
     """What the change feed has for a value that was deleted."""
 
 
@@ -89,7 +89,7 @@ class Where:
 class StateDefinition:
     """A checked definition, its codec and its SQL."""
 
-    def __init__(self, given: AnyState | type[AnyState], registry: Registry) -> None:
+    def __init__(self, given: AnyState | type[AnyState], registry: EventTypeRegistry) -> None:
         """Adds the value's type to ``registry``.
 
         Raises:
@@ -106,7 +106,7 @@ class StateDefinition:
         self.table = state.table or f"state_{re.sub(r'[^a-z0-9]+', '_', _snake(self.entity_type)).strip('_')}"
         self._check()
         registry.add(state.value_type)
-        registry.add(Deleted)
+        registry.add(StateDeleted)
         self.migration_name = f"state {self.entity_type}"
 
     def _check(self) -> None:
@@ -280,7 +280,9 @@ def _function_failed(state: AnyState, function: str, error: BaseException) -> Ba
     )
 
 
-def define_states(states: Iterable[AnyState | type[AnyState]], registry: Registry) -> dict[str, StateDefinition]:
+def define_states(
+    states: Iterable[AnyState | type[AnyState]], registry: EventTypeRegistry
+) -> dict[str, StateDefinition]:
     """Definitions by entity type.
 
     Raises:

@@ -107,7 +107,7 @@ class Asked:
         return blake2b(name + b"\0" + content, digest_size=16).digest()
 
 
-class Batch:
+class CommandBatch:
     """Commands that were decided together, what they led to, and the append that makes it true."""
 
     __slots__ = ("asked", "decided", "mark", "request")
@@ -172,7 +172,7 @@ class LiveEntity:
         """Until when another writer is to get its turns, in trio's time."""
         self.phase = Phase.IDLE
         self.waiting: deque[Asked] = deque()
-        self.batch: Batch | None = None
+        self.batch: CommandBatch | None = None
         self.used_at = 0.0
 
     @property
@@ -180,7 +180,7 @@ class LiveEntity:
         """Whether somebody waits for it, so that it must stay in memory."""
         return bool(self.waiting) or self.batch is not None
 
-    def decide(self, mark: str, commands_max: int, event_max_bytes: int) -> Batch | None:
+    def decide(self, mark: str, commands_max: int, event_max_bytes: int) -> CommandBatch | None:
         """Decide what waits (at most ``commands_max``) and begin to commit; None when nobody waits any more.
 
         A command with an idempotency key is stored by an append of its own.
@@ -199,7 +199,7 @@ class LiveEntity:
             key,
             asked[0].digest() if key else b"",
         )
-        self.batch = Batch(asked, decided, request, mark)
+        self.batch = CommandBatch(asked, decided, request, mark)
         self.phase = Phase.COMMITTING
         return self.batch
 
@@ -243,7 +243,7 @@ class LiveEntity:
         self.is_stale = True
         self.seen_seq_nr = max(self.seen_seq_nr, actual_seq_nr)
 
-    def _over(self) -> Batch:
+    def _over(self) -> CommandBatch:
         batch, self.batch, self.phase = self.batch, None, Phase.IDLE
         assert batch is not None
         return batch

@@ -24,7 +24,7 @@ from common.core.events.batch import EventBatch
 from common.core.events.ids import persistence_id
 from common.core.journal.append import Appended, AppendOutcome, AppendRefused, LocalAppend
 from common.entity import refusals
-from common.entity.decisions import LOOK, Accepted, Answer, Current, Rejected, decide_all
+from common.entity.decisions import READ_STATE, Accepted, Answer, Current, Rejected, decide_all
 from common.entity.definition import Definition
 from common.entity.live import Asked, LiveEntity, Phase, Repeated
 from common.entity.recovery import bring_up, bring_up_together, state_at, take_together, was_stored
@@ -141,7 +141,7 @@ class Entities:
         """The present state, as of a moment within this call; raises as ``ask``."""
         definition = self._definition(entity_type)
         name = persistence_id(entity_type, entity_id, self._id_prefix)
-        answer = await self._answer(definition, Asked(name, LOOK, "", self._deadline(deadline_s)))
+        answer = await self._answer(definition, Asked(name, READ_STATE, "", self._deadline(deadline_s)))
         assert isinstance(answer, Current)
         return answer
 

@@ -18,7 +18,7 @@ from common.core.events.rules import problems
 from common.core.journal.append import Appended, AppendRefused, LocalAppend
 from common.core.journal.statement import Statement
 from common.entity import refusals
-from common.entity.durable_state import Deleted, StateDefinition, Versioned, Where
+from common.entity.durable_state import StateDefinition, StateDeleted, Versioned, Where
 from common.entity.live import marked
 from common.entity.recovery import was_stored
 from common.journal.group_commit import GroupCommit
@@ -124,7 +124,7 @@ class States:
         found = await self.get(entity_type, entity_id)
         if found.value is None and expected in {None, found.revision}:
             return found.revision
-        encoded, _ = definition.registry.encode_checked(Deleted())
+        encoded, _ = definition.registry.encode_checked(StateDeleted())
         name = self._name(entity_type, entity_id)
         return await self._change(name, encoded, list(found.tags), lambda _: definition.deleted(name), expected)
 

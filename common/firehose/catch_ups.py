@@ -12,8 +12,8 @@ from typing import NoReturn
 import trio
 
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.firehose.catch_up import CatchUps, Found, Look, Request
-from common.core.firehose.ring import Page, Source
+from common.core.firehose.catch_up import CatchUpRequest, CatchUps, FoundPage, ReadPlan
+from common.core.firehose.ring import LogSource, LogStretch
 from common.core.flow.backoff import Backoff
 from common.firehose.deletions import find_deleted
 from common.firehose.settings import FirehoseSettings
@@ -26,7 +26,7 @@ class CatchUpReaders:
     def __init__(
         self,
         journal: Journal,
-        source: Callable[[], Source],
+        source: Callable[[], LogSource],
         settings: FirehoseSettings,
     ) -> None:
         self._journal = journal
@@ -39,12 +39,12 @@ class CatchUpReaders:
             block_events=settings.block_events,
         )
 
-    def ask(self, request: Request) -> None:
+    def ask(self, request: CatchUpRequest) -> None:
         """Have it answered, at once if the page is at hand."""
         self.queue.ask(request)
         self._work.unpark()  # also when it is answered: what comes next may be read meanwhile
 
-    def withdraw(self, request: Request) -> None:
+    def withdraw(self, request: CatchUpRequest) -> None:
         """Nobody waits for it any more."""
         self.queue.withdraw(request)
 
@@ -79,7 +79,7 @@ class CatchUpReaders:
             # Those who were passed over because this was being read may be next.
             self._work.unpark_all()
 
-    async def _find(self, request: Request, look: Look) -> Found:
+    async def _find(self, request: CatchUpRequest, look: ReadPlan) -> FoundPage:
         source = self._source()
         read = await self._journal.read(
             look.after,
@@ -89,17 +89,19 @@ class CatchUpReaders:
             selection=look.selection,
         )
         read, deleted = await find_deleted(self._journal, look.after, read, max_entities=self._settings.deleted_max)
-        page = Page(source, look.after, read.through, read.events, place=await self._place(source, read, look.after))
+        page = LogStretch(
+            source, look.after, read.through, read.events, place=await self._place(source, read, look.after)
+        )
         chosen = request.selection.of(read.events) if look.selection != request.selection else read.events
         if chosen is not read.events:
-            page = Page(source, look.after, read.through, chosen, place=page.place)
-        return Found(page, deleted, read.head)
+            page = LogStretch(source, look.after, read.through, chosen, place=page.place)
+        return FoundPage(page, deleted, read.head)
 
-    async def _place(self, source: Source, read: LogPage, after: int) -> tuple[int, str] | None:
+    async def _place(self, source: LogSource, read: LogPage, after: int) -> tuple[int, str] | None:
         """Of the event at the page's end, when the page does not hold it; None when it does, or there is no such event."""
         if read.through <= after or (read.events and read.events.position[-1] == read.through):
             return None
         last = await self._journal.read(read.through - 1, through=read.through, max_events=1, max_bytes=1)
         if not last.events:
             return None
-        return Page(source, read.through - 1, read.through, last.events).place
+        return LogStretch(source, read.through - 1, read.through, last.events).place

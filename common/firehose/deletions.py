@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from common.core.events.batch import EventBatch, predecessor_tags
-from common.core.firehose.catch_up import Deleted, cap_to_stored
+from common.core.firehose.catch_up import DeletedEntity, cap_to_stored
 from common.core.journal.append import StatedRange
 from common.core.journal.snapshot import reached_by_snapshots, snapshot_batch
 from common.journal.stores.journal import Journal, LogPage
@@ -17,7 +17,7 @@ from common.journal.stores.journal import Journal, LogPage
 
 async def find_deleted(
     journal: Journal, after: int, page: LogPage, *, max_entities: int
-) -> tuple[LogPage, list[Deleted]]:
+) -> tuple[LogPage, list[DeletedEntity]]:
     """What is gone of positions after ``after`` up to the page's end; the page is cut where there is too much of it."""
     if len(page.events) == page.through - after:
         return page, []
@@ -42,7 +42,7 @@ def _cut(page: LogPage, through: int) -> LogPage:
     return replace(page, events=page.events.slice(0, fitting), through=through)
 
 
-async def _what_is_left(journal: Journal, gone: StatedRange) -> Deleted:
+async def _what_is_left(journal: Journal, gone: StatedRange) -> DeletedEntity:
     """Tags of the last removed event are known from the one after it, else from the snapshot, if it is that event's."""
     snapshot = await journal.snapshot(gone.persistence_id)
     next_seq_nr = gone.to_seq_nr + 1
@@ -51,5 +51,5 @@ async def _what_is_left(journal: Journal, gone: StatedRange) -> Deleted:
     if following:
         tags = predecessor_tags(following.tags[0], following.prev_tags[0])
     if snapshot is None:
-        return Deleted(gone, tags, EventBatch())
-    return Deleted(gone, tags, snapshot_batch([snapshot]), reached_by_snapshots([snapshot]))
+        return DeletedEntity(gone, tags, EventBatch())
+    return DeletedEntity(gone, tags, snapshot_batch([snapshot]), reached_by_snapshots([snapshot]))

@@ -14,13 +14,13 @@ import trio
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.filters.predicates import EntityPredicate
-from common.core.firehose.catch_up import Request, stated_for
-from common.core.firehose.demotion import Standing
+from common.core.firehose.catch_up import CatchUpRequest, stated_for
+from common.core.firehose.demotion import SubscriberTier
 from common.core.firehose.fan_out import FanOut
-from common.core.firehose.fetch_builder import Limits
-from common.core.firehose.fetch_result import Stretch
-from common.core.firehose.ring import Source
-from common.core.firehose.subscriber_cursor import Cursor
+from common.core.firehose.fetch_builder import FetchLimits
+from common.core.firehose.fetch_result import FetchResult
+from common.core.firehose.ring import LogSource
+from common.core.firehose.subscriber_cursor import SubscriberCursor
 from common.firehose.catch_ups import CatchUpReaders
 from common.firehose.pump import Pump
 from common.firehose.wakeups import Deadlines, Waiter
@@ -31,7 +31,7 @@ class Hub(Protocol):
 
     fan_out: FanOut
     readers: CatchUpReaders
-    source: Source
+    source: LogSource
     deadlines: Deadlines
     pump: Pump
     outside: dict[Waiter, None]
@@ -54,13 +54,13 @@ class Hub(Protocol):
 class CursorFeed:
     """``common.journal.feeds.Feed``. With ``through`` it is a scan: from the journal only, up to there."""
 
-    def __init__(self, hub: Hub, cursor: Cursor, through: Callable[[], int] | None = None) -> None:
+    def __init__(self, hub: Hub, cursor: SubscriberCursor, through: Callable[[], int] | None = None) -> None:
         self._hub = hub
         self._through = through
         self._log_number = hub.log_number
-        self._request: Request | None = None
+        self._request: CatchUpRequest | None = None
         self._look_at_s = 0.0
-        self._limits = Limits(0, 0)
+        self._limits = FetchLimits(0, 0)
         self.cursor = cursor
         self.serve: Callable[[float], bool] | None = None
         self.waiter = Waiter(hub.deadlines)
@@ -76,7 +76,7 @@ class CursorFeed:
         return max(0, self._hub.head - self.cursor.seen(self._hub.fan_out.ring))
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> SubscriberTier:
         """See ``Feed.standing``."""
         return self.cursor.record.standing
 
@@ -98,12 +98,12 @@ class CursorFeed:
         self._forget_request()
         self._hub.fan_out.leave(self.cursor)
 
-    def next_nowait(self, *, max_events: int, max_bytes: int, now_s: float) -> Stretch | None:
+    def next_nowait(self, *, max_events: int, max_bytes: int, now_s: float) -> FetchResult | None:
         """See ``Feed.next_nowait``."""
         self._check_log()
         return self._take_from_ring(self._within(max_events, max_bytes), now_s)
 
-    async def next(self, *, max_events: int, max_bytes: int, at_most_s: float) -> Stretch | None:
+    async def next(self, *, max_events: int, max_bytes: int, at_most_s: float) -> FetchResult | None:
         """See ``Feed.next``."""
         await trio.lowlevel.checkpoint_if_cancelled()
         limits = self._within(max_events, max_bytes)
@@ -129,12 +129,12 @@ class CursorFeed:
             await self._wait(limits, deadline_s)
             has_waited = True
 
-    def _within(self, max_events: int, max_bytes: int) -> Limits:
+    def _within(self, max_events: int, max_bytes: int) -> FetchLimits:
         if self._limits.max_events != max_events or self._limits.max_bytes != max_bytes:
-            self._limits = Limits(max_events, max_bytes)
+            self._limits = FetchLimits(max_events, max_bytes)
         return self._limits
 
-    def _take_from_ring(self, limits: Limits, now_s: float) -> Stretch | None:
+    def _take_from_ring(self, limits: FetchLimits, now_s: float) -> FetchResult | None:
         if self._through is not None:
             return None
         fan_out = self._hub.fan_out
@@ -145,7 +145,7 @@ class CursorFeed:
             self._forget_request()
         return stretch
 
-    def _take_from_journal(self, limits: Limits) -> Stretch | None:
+    def _take_from_journal(self, limits: FetchLimits) -> FetchResult | None:
         request = self._request
         if request is None or not request.is_settled:
             return None
@@ -170,7 +170,7 @@ class CursorFeed:
         """Whether a scan has got where it was to go."""
         return self._through is not None and self.cursor.seen(self._hub.fan_out.ring) >= self._through()
 
-    def _withheld(self) -> Stretch | None:
+    def _withheld(self) -> FetchResult | None:
         return None if self.cursor.has_pending else self.cursor.take_withheld(self._hub.fan_out.ring, self._hub.head)
 
     def _check_log(self) -> None:
@@ -178,7 +178,7 @@ class CursorFeed:
             raise log_changed()
 
     # -- waiting -------------------------------------------------------------------------------------------------
-    async def _wait(self, limits: Limits, deadline_s: float) -> None:
+    async def _wait(self, limits: FetchLimits, deadline_s: float) -> None:
         """Until something may have changed for this one."""
         hub, cursor = self._hub, self.cursor
         now_s = trio.current_time()
@@ -207,11 +207,11 @@ class CursorFeed:
         finally:
             del hub.outside[self.waiter]
 
-    def _ask(self, limits: Limits) -> Request:
+    def _ask(self, limits: FetchLimits) -> CatchUpRequest:
         cursor = self.cursor
         bound = None if self._through is None else self._through()
         seen = cursor.seen(self._hub.fan_out.ring)
-        self._request = Request(
+        self._request = CatchUpRequest(
             cursor.selection, cursor.is_narrow, seen, bound, limits.max_events, limits.max_bytes, self.waiter.wake
         )
         self._hub.readers.ask(self._request)

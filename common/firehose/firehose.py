@@ -17,11 +17,11 @@ import trio
 
 from common.core.events.batch import EventBatch
 from common.core.filters.predicates import EntityPredicate
-from common.core.firehose.demotion import Record, Standing
+from common.core.firehose.demotion import DemotionHistory, SubscriberTier
 from common.core.firehose.fan_out import FanOut
 from common.core.firehose.fetch_result import Encode
-from common.core.firehose.ring import Ring, Source
-from common.core.firehose.subscriber_cursor import Cursor
+from common.core.firehose.ring import LogSource, Ring
+from common.core.firehose.subscriber_cursor import SubscriberCursor
 from common.firehose.catch_ups import CatchUpReaders
 from common.firehose.feed import CursorFeed
 from common.firehose.follower import Follower
@@ -68,7 +68,7 @@ class Firehose:
         self._journal = journal
         self._encode = encode
         self._settings = settings or FirehoseSettings()
-        self.source = Source(journal.history.journal_id, encode)
+        self.source = LogSource(journal.history.journal_id, encode)
         ring = Ring(
             self.source,
             journal.history.head_position,
@@ -81,7 +81,7 @@ class Firehose:
         self.pump = Pump()
         self.outside: dict[Waiter, None] = {}
         self.log_number = 1
-        self._feeds: dict[Cursor, CursorFeed] = {}
+        self._feeds: dict[SubscriberCursor, CursorFeed] = {}
         self._follower = Follower(
             journal,
             ring,
@@ -136,9 +136,11 @@ class Firehose:
         finally:
             feed.close()
 
-    def _cursor(self, name: str, predicate: EntityPredicate, entity_types: frozenset[str], after: int) -> Cursor:
-        record = Record(self._settings.standing)
-        return Cursor(name, predicate, entity_types, after, record, self._settings.pending_max)
+    def _cursor(
+        self, name: str, predicate: EntityPredicate, entity_types: frozenset[str], after: int
+    ) -> SubscriberCursor:
+        record = DemotionHistory(self._settings.standing)
+        return SubscriberCursor(name, predicate, entity_types, after, record, self._settings.pending_max)
 
     def report(self) -> FirehoseReport:
         """How it is now."""
@@ -181,7 +183,7 @@ class Firehose:
         ring = self.fan_out.ring
         for cursor in changes:
             record = cursor.record
-            if record.standing is Standing.DEMOTED:
+            if record.standing is SubscriberTier.DEMOTED:
                 _log.warning(
                     "consumer.demoted",
                     consumer=cursor.name,
@@ -220,7 +222,7 @@ class Firehose:
 
     def _change_log(self) -> None:
         self.log_number += 1
-        self.source = self.fan_out.ring.source = Source(self._journal.history.journal_id, self._encode)
+        self.source = self.fan_out.ring.source = LogSource(self._journal.history.journal_id, self._encode)
         self.readers.queue.forget_pages()
         self._wake_all()
 

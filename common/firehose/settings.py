@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from common.core.firehose.demotion import StandingRule
+from common.core.firehose.demotion import DemotionRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,4 +36,4 @@ class FirehoseSettings:
     retry_min_s: float = 0.1
     retry_max_s: float = 5.0
     summary_s: float = 60.0
-    standing: StandingRule = field(default_factory=StandingRule)
+    standing: DemotionRule = field(default_factory=DemotionRule)

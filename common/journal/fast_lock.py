@@ -7,7 +7,7 @@ from types import TracebackType
 import trio
 
 
-class Turn:
+class FastLock:
     """``async with turn:`` one at a time, in the order of asking. Cancelled while waiting, it was not taken."""
 
     def __init__(self) -> None:

@@ -10,10 +10,10 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from common.core.filters.predicates import EntityPredicate
-from common.core.firehose.demotion import Standing
-from common.core.firehose.fetch_result import Stretch
+from common.core.firehose.demotion import SubscriberTier
+from common.core.firehose.fetch_result import FetchResult
 
-__all__ = ["Feed", "Feeds", "Standing"]
+__all__ = ["Feed", "Feeds", "SubscriberTier"]
 
 
 class Feed(Protocol):
@@ -28,17 +28,17 @@ class Feed(Protocol):
         """Positions between here and the head, as far as it is known here."""
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> SubscriberTier:
         """Where it is served from now."""
 
-    async def next(self, *, max_events: int, max_bytes: int, at_most_s: float) -> Stretch | None:
+    async def next(self, *, max_events: int, max_bytes: int, at_most_s: float) -> FetchResult | None:
         """The next stretch with something in it, or after ``at_most_s`` what was withheld meanwhile, or None.
 
         At least one event when there is one, whatever ``max_bytes``. Raises ``firehose.log_changed`` when the log is
         no longer the one this cursor was opened on, and what the journal raises when it must not be used any more.
         """
 
-    def next_nowait(self, *, max_events: int, max_bytes: int, now_s: float) -> Stretch | None:
+    def next_nowait(self, *, max_events: int, max_bytes: int, now_s: float) -> FetchResult | None:
         """The same, when it is in memory now: events, or None."""
 
     serve: Callable[[float], bool] | None

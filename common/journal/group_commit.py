@@ -4,7 +4,7 @@ A group that is large already does not gain by waiting: it is handed to the jour
 that the storage need not wait for it to be made ready. The journal stores groups in the order in which they are handed over.
 
 A synced commit costs about the same for one event and for a thousand, so callers share it: latency stays that of one
-or two commits and throughput grows with load. Which requests may share a group is a pure rule (``Group``), the same
+or two commits and throughput grows with load. Which requests may share a group is a pure rule (``CommitGroup``), the same
 on every storage: two that touch one entity may only when both are plain local appends, whose numbers simply go on.
 
 Callers that ask again as soon as they are answered would fall into two halves, each of which is answered while the other
@@ -39,7 +39,7 @@ _RETURN_MAX_EVENTS = 256
 _TURNS_TO_RETURN = 2
 
 
-class Group:
+class CommitGroup:
     """The requests of one commit while it is being filled; pure."""
 
     def __init__(self) -> None:
@@ -228,7 +228,7 @@ class GroupCommit:
 
     def _take(self) -> list[Submitted]:
         """The longest prefix of the queue that may share a commit: order of arrival is order in the log."""
-        group, taken = Group(), []
+        group, taken = CommitGroup(), []
         while self._queue and group.admit(self._queue[0].request, self._queue[0].weight):
             taken.append(self._queue.popleft())
             self._queued_bytes -= taken[-1].weight

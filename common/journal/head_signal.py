@@ -9,7 +9,7 @@ from __future__ import annotations
 import trio
 
 
-class Prompt:
+class HeadSignal:
     """The highest position this process has heard of, and a place to wait for a higher one."""
 
     def __init__(self, position: int = 0) -> None:

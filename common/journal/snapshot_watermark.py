@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable
 _TYPES_KEPT = 64
 LOOK_EVENTS = 20_000
 
-Look = Callable[[int, int], Awaitable[tuple[int | None, int]]]
+WatermarkRead = Callable[[int, int], Awaitable[tuple[int | None, int]]]
 """Of the events with after < position <= through: the first that is not covered, if any, and how far was looked."""
 
 
-class CoveredMarks:
+class SnapshotWatermark:
     """For each set of entity types the position up to which all was covered when it was last asked for."""
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class CoveredMarks:
         self._marks.clear()
         self._clearings += 1
 
-    async def find(self, look: Look, through: int, entity_types: frozenset[str]) -> int:
+    async def find(self, look: WatermarkRead, through: int, entity_types: frozenset[str]) -> int:
         """See ``SnapshotStore.uncovered_after``."""
         position, clearings = self._marks.get(entity_types, 0), self._clearings
         while position < through:

@@ -24,7 +24,7 @@ from common.watchdog import Watchdog
 T = TypeVar("T")
 
 
-class PlainCalls(Protocol):
+class HandlerExecutor(Protocol):
     """How plain functions are called: one after the other, each under a deadline."""
 
     def __call__(self, fn: Callable[[], T], deadline_s: float, what: Callable[..., Any]) -> Awaitable[T]:
@@ -43,7 +43,7 @@ async def call_inline(fn: Callable[[], T], deadline_s: float, what: Callable[...
     return result
 
 
-class ThreadCalls:
+class ThreadExecutor:
     """Calls in a worker thread, so that a slow function holds up nobody but its own projection.
 
     A thread cannot be ended: a function that is still running after its deadline is left alone, its result unused, and
@@ -55,7 +55,7 @@ class ThreadCalls:
         self._thread: int | None = None
 
     async def __call__(self, fn: Callable[[], T], deadline_s: float, what: Callable[..., Any]) -> T:
-        """See ``PlainCalls``."""
+        """See ``HandlerExecutor``."""
 
         def run() -> T:
             self._thread = threading.get_ident()

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 from common.core.errors import FOREIGN, BackhaulError
 from common.core.events.batch import Envelope, EventBatch
 from common.journal.stores.journal import Statement, Tables
-from common.projection.handler_executor import PlainCalls, call_async, call_inline, raised, returned_wrong
+from common.projection.handler_executor import HandlerExecutor, call_async, call_inline, raised, returned_wrong
 from common.projection.handlers import Event, Handler
 from common.watchdog import Watchdog
 
@@ -30,7 +30,7 @@ def undecoded(envelope: Envelope) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class PreparedEffects:
     """What events are to do. One of the three is in use, by the handler's form; all are empty for no events."""
 
     statements: Sequence[Statement] = ()
@@ -39,26 +39,26 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
+class EventFlags:
     """What a stream says of its events beside them, by index: ``Event.leaving`` and ``Event.replaces``."""
 
     leaving: Collection[int] = ()
     replaces: Collection[int] = ()
 
 
-NO_MARKS: Final = Marks()
+NO_MARKS: Final = EventFlags()
 
 
-class Work:
+class HandlerInvoker:
     """One handler's function, ready to be called for one range."""
 
-    def __init__(self, handler: Handler, decode: Decode, plain_calls: PlainCalls, watchdog: Watchdog) -> None:
+    def __init__(self, handler: Handler, decode: Decode, plain_calls: HandlerExecutor, watchdog: Watchdog) -> None:
         self.handler = handler
         self._watchdog = watchdog
         self._decode = decode
         self._plain_calls = call_inline if handler.is_quick else plain_calls
 
-    async def prepare(self, events: EventBatch, marks: Marks = NO_MARKS) -> Prepared:
+    async def prepare(self, events: EventBatch, marks: EventFlags = NO_MARKS) -> PreparedEffects:
         """What ``events`` are to do. Of ``marks`` the form that takes columns is not told.
 
         Raises:
@@ -66,19 +66,19 @@ class Work:
         """
         handler = self.handler
         if not events:
-            return Prepared()
+            return PreparedEffects()
         if handler.statements is not None:
-            return Prepared(
+            return PreparedEffects(
                 await self._plain_calls(lambda: self._columns(events), handler.deadline_s, handler.function)
             )
         if handler.each is not None:
-            return Prepared(
+            return PreparedEffects(
                 await self._plain_calls(lambda: self._each(events, marks), handler.deadline_s, handler.function)
             )
         seen = self._seen(events, marks)
         if handler.inside is not None:
-            return Prepared(inside=lambda tables: self._call_inside(tables, seen))
-        return Prepared(effects=seen)
+            return PreparedEffects(inside=lambda tables: self._call_inside(tables, seen))
+        return PreparedEffects(effects=seen)
 
     async def effect(self, event: Event) -> None:
         """Let one event have its effect elsewhere."""
@@ -86,7 +86,7 @@ class Work:
         assert effect is not None
         await call_async(lambda: effect(event), self.handler.deadline_s, effect, self._watchdog)
 
-    def _seen(self, events: EventBatch, marks: Marks) -> list[Event]:
+    def _seen(self, events: EventBatch, marks: EventFlags) -> list[Event]:
         leaving, replaces = marks.leaving, marks.replaces
         try:
             return [
@@ -105,7 +105,7 @@ class Work:
             raise raised(function, error) from error
         return _statements(function, returned, none_is_nothing=False)
 
-    def _each(self, events: EventBatch, marks: Marks) -> Sequence[Statement]:
+    def _each(self, events: EventBatch, marks: EventFlags) -> Sequence[Statement]:
         function = self.handler.each
         assert function is not None
         found: list[Statement] = []

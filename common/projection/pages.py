@@ -15,12 +15,12 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EventBatch
 from common.core.events.ids import SliceRange, entity_type_of, slice_of
 from common.core.filters.selection import EVERYTHING, Selection
-from common.core.journal.recent_commits import Tail
+from common.core.journal.recent_commits import RecentCommits
 from common.core.journal.slice_ranges import Ahead, not_yet_done
 from common.journal.stores.journal import Journal, LogPage, Statement
 from common.projection import parking
-from common.projection.handler_invoker import Prepared, Work
-from common.projection.parked_entities import Aside
+from common.projection.handler_invoker import HandlerInvoker, PreparedEffects
+from common.projection.parked_entities import ParkedEntities
 from common.projection.progress import ProjectionSettings
 
 # What a page's own content may be to blame for.
@@ -40,7 +40,7 @@ _MANY: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class ProjectionPage:
     """A stretch of the log up to ``through``, ready to commit.
 
     ``events`` take effect by ``prepared``, ``parked`` are set aside by ``parking``. ``is_full`` says that there was more
@@ -48,7 +48,7 @@ class Page:
     """
 
     events: EventBatch
-    prepared: Prepared
+    prepared: PreparedEffects
     parked: EventBatch
     parking: Sequence[Statement]
     through: int
@@ -62,10 +62,10 @@ class Pages:
     def __init__(
         self,
         journal: Journal,
-        work: Work,
+        work: HandlerInvoker,
         slices: SliceRange,
         settings: ProjectionSettings,
-        aside: Aside | None,
+        aside: ParkedEntities | None,
         now_us: Callable[[], int],
     ) -> None:
         self._journal = journal
@@ -82,7 +82,7 @@ class Pages:
         # Of the handler's types, once they were seen to be few; else the log is read whole, which is quicker an event.
         self._of_types = Selection(entity_types=handler.entity_types)
         self._selection = EVERYTHING
-        self._tail = Tail(max(self.group_events, settings.page_max_events), settings.page_max_bytes)
+        self._tail = RecentCommits(max(self.group_events, settings.page_max_events), settings.page_max_bytes)
 
     @contextmanager
     def following(self) -> Iterator[None]:
@@ -99,7 +99,7 @@ class Pages:
         """A page went well."""
         self._max_events = min(self.group_events, 2 * self._max_events)
 
-    async def prepare(self, after: int, ahead: Sequence[Ahead] = ()) -> Page:
+    async def prepare(self, after: int, ahead: Sequence[Ahead] = ()) -> ProjectionPage:
         """The page that follows position ``after``; it may hold no events. What slices are ``ahead`` by is left out.
 
         Raises:
@@ -125,7 +125,7 @@ class Pages:
             error.details.update(place_of(events))
             raise
         set_aside = [parking.park(self._work.handler.name, parked, reasons, self._now_us())] if parked else []
-        return Page(events, prepared, parked, set_aside, read.through, read.through < read.head, heard)
+        return ProjectionPage(events, prepared, parked, set_aside, read.through, read.through < read.head, heard)
 
     def _fresh(self, after: int) -> LogPage | None:
         """As a read would give it, from the commits of this process; None when what is next is not among them."""

@@ -17,8 +17,8 @@ from common.projection.handlers import Handler
 
 
 @dataclass(slots=True)
-class Aside:
-    """The parked entities of one range. ``condemn`` names the event that the next page parks."""
+class ParkedEntities:
+    """The parked entities of one range. ``park_next`` names the event that the next page parks."""
 
     handler: Handler
     slices: SliceRange
@@ -29,7 +29,7 @@ class Aside:
         """Read what is parked."""
         self.entities = await parking.parked_entities(store, self.handler.name, self.slices)
 
-    def condemn(self, position: int, error: BackhaulError) -> None:
+    def park_next(self, position: int, error: BackhaulError) -> None:
         """The event at ``position`` has had its chances."""
         self._condemned = (position, error.code, error.message)
 

@@ -65,7 +65,7 @@ BEHIND: Final = "projection.parked_behind"
 
 
 @dataclass(frozen=True, slots=True)
-class ParkedEvent:
+class ParkedForProjection:
     """One row: ``code`` and ``reason`` say why, ``tries`` how often it was tried again since."""
 
     code: str
@@ -102,7 +102,7 @@ async def wanted_entities(store: ProjectionStore, name: str, slices: SliceRange)
 
 async def parked_events(
     store: ProjectionStore, name: str, *, persistence_id: str | None = None, after: int = 0, max_rows: int = 100
-) -> list[ParkedEvent]:
+) -> list[ParkedForProjection]:
     """Parked events of a projection in log order, behind position ``after``."""
     condition, args = "", [name, after, max_rows]
     if persistence_id is not None:
@@ -111,7 +111,8 @@ async def parked_events(
         f"{_SELECT} WHERE projection = $1 AND position > $2{condition} ORDER BY position LIMIT $3", args
     )
     return [
-        ParkedEvent(row[0], row[1], row[2], bool(row[3]), row[4], batch_of_row(row[5:]).envelope(0)) for row in rows
+        ParkedForProjection(row[0], row[1], row[2], bool(row[3]), row[4], batch_of_row(row[5:]).envelope(0))
+        for row in rows
     ]
 
 
@@ -175,7 +176,7 @@ async def want(store: ProjectionStore, name: str, persistence_id: str) -> int:
     return int(waiting[0][0])
 
 
-async def discard(store: ProjectionStore, name: str, position: int) -> ParkedEvent:
+async def discard(store: ProjectionStore, name: str, position: int) -> ParkedForProjection:
     """Drop the first parked event of its entity for good; returns it.
 
     Raises:

@@ -23,11 +23,11 @@ from common.core.errors import BackhaulError
 from common.core.events.ids import SliceRange, slice_ranges
 from common.core.flow.backoff import Backoff
 from common.journal.stores.journal import Journal
-from common.projection.handler_executor import PlainCalls, ThreadCalls
-from common.projection.handler_invoker import Decode, Work, undecoded
+from common.projection.handler_executor import HandlerExecutor, ThreadExecutor
+from common.projection.handler_invoker import Decode, HandlerInvoker, undecoded
 from common.projection.handlers import Handler
 from common.projection.progress import OnCommit, ProjectionProgress, ProjectionSettings
-from common.projection.range_log import RangeStory
+from common.projection.range_log import RangeReporter
 from common.projection.range_task import RangeTask
 from common.watchdog import Watchdog
 
@@ -44,7 +44,7 @@ async def run_projections(
     random: Random,
     on_commit: OnCommit | None = None,
     decode: Decode = undecoded,
-    plain_calls: Callable[[], PlainCalls] = ThreadCalls,
+    plain_calls: Callable[[], HandlerExecutor] = ThreadExecutor,
     watchdog: Watchdog | None = None,
     task_status: trio.TaskStatus[list[ProjectionProgress]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -56,8 +56,8 @@ async def run_projections(
     assert len({handler.name for handler in handlers}) == len(handlers), "two projections share a name"
     shown: list[ProjectionProgress] = []
 
-    def new_work(handler: Handler) -> Work:
-        return Work(handler, decode, plain_calls(), watchdog or Watchdog())
+    def new_work(handler: Handler) -> HandlerInvoker:
+        return HandlerInvoker(handler, decode, plain_calls(), watchdog or Watchdog())
 
     projections = [
         _Projection(
@@ -86,7 +86,7 @@ class _Projection:
         self,
         journal: Journal,
         handler: Handler,
-        new_work: Callable[[Handler], Work],
+        new_work: Callable[[Handler], HandlerInvoker],
         *,
         shown: list[ProjectionProgress],
         owner: str,
@@ -123,7 +123,7 @@ class _Projection:
                 found = await self._journal.declare(self.handler.name, slice_ranges(self._settings.ranges))
             except BackhaulError as error:
                 retry_in_s = self._backoff.next_delay(self._random.random(), at_least_s=error.retry_after_s or 0.0)
-                RangeStory(self._own[0]).failed(error, self._backoff.failures, retry_in_s)
+                RangeReporter(self._own[0]).failed(error, self._backoff.failures, retry_in_s)
                 await trio.sleep(retry_in_s)
             else:
                 self._backoff.progressed()
@@ -161,7 +161,7 @@ class _Projection:
 
 async def run_projection(
     journal: Journal,
-    work: Work,
+    work: HandlerInvoker,
     slices: SliceRange,
     *,
     owner: str,
@@ -178,7 +178,7 @@ async def run_projection(
     transaction stays open, and the lease is given back (within seconds, if the store answers). Other errors of the
     journal come out: they are bugs.
     """
-    story = RangeStory(progress or ProjectionProgress(work.handler.name, slices))
+    story = RangeReporter(progress or ProjectionProgress(work.handler.name, slices))
     task = RangeTask(
         journal=journal,
         work=work,

@@ -19,7 +19,7 @@ from common.projection.progress import ProjectionProgress, ProjectionState
 from common.projection.status import measure_lag
 
 
-class RangeStory:
+class RangeReporter:
     """The progress of one range and its log. Only the range's own task calls this, but for ``summarise``."""
 
     def __init__(self, progress: ProjectionProgress) -> None:

@@ -20,12 +20,12 @@ from common.core.events.ids import SliceRange
 from common.core.flow.backoff import Backoff
 from common.journal.stores.journal import Journal, ProjectionLease, ProjectionRow, Statement
 from common.projection import parking
-from common.projection.handler_invoker import Prepared, Work
+from common.projection.handler_invoker import HandlerInvoker, PreparedEffects
 from common.projection.handlers import OnFailure
-from common.projection.pages import PAGE_FAULTS, Page, Pages, place_of
-from common.projection.parked_entities import Aside
+from common.projection.pages import PAGE_FAULTS, Pages, ProjectionPage, place_of
+from common.projection.parked_entities import ParkedEntities
 from common.projection.progress import OnCommit, ProjectionSettings
-from common.projection.range_log import RangeStory
+from common.projection.range_log import RangeReporter
 
 # Also a cancelled range finishes taking a lease, so that it knows what to give back, and gives it back.
 _ACQUIRE_DEADLINE_S: Final = 3.0
@@ -36,7 +36,7 @@ _RELEASE_DEADLINE_S: Final = 2.0
 class _Ahead:
     """The page that was prepared while another one committed, or why it could not be."""
 
-    page: Page | None = None
+    page: ProjectionPage | None = None
     error: BackhaulError | None = None
 
 
@@ -47,20 +47,20 @@ class RangeTask:
         self,
         *,
         journal: Journal,
-        work: Work,
+        work: HandlerInvoker,
         slices: SliceRange,
         owner: str,
         settings: ProjectionSettings,
         now_us: Callable[[], int],
         random: Random,
-        story: RangeStory,
+        story: RangeReporter,
         on_commit: OnCommit | None,
     ) -> None:
         self._journal = journal
         self._work = work
         self._handler = handler = work.handler
         self._slices = slices
-        self._aside = Aside(handler, slices) if handler.on_failure is OnFailure.PARK else None
+        self._aside = ParkedEntities(handler, slices) if handler.on_failure is OnFailure.PARK else None
         self._pages = Pages(journal, work, slices, settings, self._aside, now_us)
         self._owner = owner
         self._settings = settings
@@ -191,10 +191,10 @@ class RangeTask:
         if wait_s and self._journal.prompt.position > after:
             await self._journal.prompt.wait_above(after + self._pages.group_events - 1, wait_s)
 
-    async def _prepare(self, after: int) -> Page:
+    async def _prepare(self, after: int) -> ProjectionPage:
         return await self._pages.prepare(after, self._lease.ahead)
 
-    async def _commit(self, page: Page) -> None:
+    async def _commit(self, page: ProjectionPage) -> None:
         events = page.events
         try:
             if page.prepared.effects:
@@ -218,7 +218,7 @@ class RangeTask:
         if self._on_commit is not None and events:
             self._on_commit(self._story.progress, events)
 
-    async def _store(self, through: int, prepared: Prepared, more: Sequence[Statement] = ()) -> None:
+    async def _store(self, through: int, prepared: PreparedEffects, more: Sequence[Statement] = ()) -> None:
         """Commit, and hold the range with what came of it."""
         lease_s, inside = self._settings.lease_s, prepared.inside
         if inside is None:
@@ -229,14 +229,14 @@ class RangeTask:
             )
         self._renew_at = trio.current_time() + lease_s / 3
 
-    async def _let_effects_happen(self, page: Page) -> EventBatch:
+    async def _let_effects_happen(self, page: ProjectionPage) -> EventBatch:
         """One event after the other; what is done is kept in time, and before the fault of one that follows.
 
         Returns the events whose offset is not saved yet.
         """
         events, kept = page.events, 0
         if page.parking:
-            await self._store(self._lease.position, Prepared(), page.parking)
+            await self._store(self._lease.position, PreparedEffects(), page.parking)
         for index, event in enumerate(page.prepared.effects):
             error: BackhaulError | None = None
             try:
@@ -246,14 +246,14 @@ class RangeTask:
                 error.details.update(place_of(events.slice(index, index + 1)))
             done = index if error else index + 1
             if kept < done and (error or trio.current_time() >= self._renew_at):
-                await self._store(events.position[done - 1], Prepared())
+                await self._store(events.position[done - 1], PreparedEffects())
                 self._committed(events.slice(kept, done))
                 kept = done
             if error:
                 raise error
         return events.slice(kept, len(events))
 
-    async def _commit_and_prepare(self, page: Page) -> Page:
+    async def _commit_and_prepare(self, page: ProjectionPage) -> ProjectionPage:
         """Commit ``page`` and prepare the next one meanwhile; an error of the latter waits for the commit."""
         ahead, failure = _Ahead(), None
         async with trio.open_nursery() as nursery:
@@ -277,7 +277,7 @@ class RangeTask:
             ahead.error = error
 
     # -- parked events ---------------------------------------------------------------------------------------------
-    async def _retry_wanted(self, aside: Aside) -> None:
+    async def _retry_wanted(self, aside: ParkedEntities) -> None:
         """Try again what an operator wants tried, an entity's events in order, each in a commit of its own."""
         name = self._handler.name
         for persistence_id in await parking.wanted_entities(self._journal, name, self._slices):
@@ -289,7 +289,7 @@ class RangeTask:
                     if error.code not in PAGE_FAULTS:
                         raise
                     statements = parking.failed_again(name, persistence_id, event.position[0], error)
-                    await self._store(self._lease.position, Prepared(statements))
+                    await self._store(self._lease.position, PreparedEffects(statements))
                     self._story.parked_again(event, error)
                     break
                 stored += 1

@@ -1,6 +1,6 @@
 """Everything a service gets from the world, in one value: clock, chance, storage, streams.
 
-Each composition root takes an ``Outside``. The real one is made here; simulation makes another, with memory pipes, a
+Each composition root takes an ``Environment``. The real one is made here; simulation makes another, with memory pipes, a
 mock clock and storage that can be rewound, and runs the same ``serve``. PostgreSQL's driver is loaded only when a
 journal's URL asks for it, so an edge starts without it.
 """
@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from common.core.errors import ConfigurationError
 from common.journal.stores.journal import Journal
-from common.projection.handler_executor import PlainCalls, ThreadCalls
+from common.projection.handler_executor import HandlerExecutor, ThreadExecutor
 from common.projection.progress import OnCommit
 from common.runtime.settings.service import ServiceSettings
 from common.transport.grpc.tls import TlsFiles
@@ -64,24 +64,24 @@ class ServeHttp(Protocol):
     ) -> AbstractAsyncContextManager[int]: ...
 
 
-class OpenJournal(Protocol):
+class JournalOpener(Protocol):
     """Open the journal a URL or path names; ``max_bytes`` caps one in a file, ``prompted`` allows notifications."""
 
     def __call__(self, url: str, *, max_bytes: int | None, prompted: bool) -> AbstractAsyncContextManager[Journal]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Outside:
+class Environment:
     """The world as a service sees it. ``now_us`` gives UTC microseconds, ``new_id`` a random id."""
 
     now_us: Callable[[], int]
     new_id: Callable[[], str]
     chance: random.Random
-    open_journal: OpenJournal
+    open_journal: JournalOpener
     dial: Dial
     serve_grpc: ServeGrpc
     serve_http: ServeHttp
-    plain_calls: Callable[[], PlainCalls] = ThreadCalls
+    plain_calls: Callable[[], HandlerExecutor] = ThreadExecutor
     """What an application's plain functions are called by."""
     on_projected: OnCommit | None = None
     """Watches projections: told of each commit with its events, right after it."""
@@ -95,7 +95,7 @@ def tls_files(settings: ServiceSettings) -> TlsFiles | None:
 
 
 @asynccontextmanager
-async def real_outside() -> AsyncIterator[Outside]:
+async def real_outside() -> AsyncIterator[Environment]:
     """The real world, with the asyncio loop that grpclib and asyncpg need."""
     from common.border import open_loop
     from common.runtime.http.server import serve_http
@@ -103,7 +103,7 @@ async def real_outside() -> AsyncIterator[Outside]:
     from common.transport.grpc.server import serve_grpc
 
     async with open_loop():
-        yield Outside(
+        yield Environment(
             now_us=utc_now_us,
             new_id=_new_id,
             chance=random.SystemRandom(),

@@ -44,7 +44,7 @@ class Counter:
             yield dict(zip(self._label_names, key, strict=True)), value
 
 
-class Registry:
+class MetricsRegistry:
     """The metrics of one service. `prefix` (`backhaul_edge`) starts every name."""
 
     def __init__(self, prefix: str) -> None:

@@ -17,7 +17,7 @@ from common.projection.handlers import Handler
 from common.projection.progress import ProjectionSettings
 from common.projection.projection import run_projections
 from common.runtime.app.running import Running
-from common.runtime.environment import Outside
+from common.runtime.environment import Environment
 from common.runtime.http.health import Readiness
 from common.runtime.intake import Intake
 from common.runtime.journal_watch import JournalWatch
@@ -73,7 +73,7 @@ def new_readiness(watch: JournalWatch, stop: trio.Event) -> Readiness:
 
 
 async def project(
-    running: Running, handlers: Sequence[Handler], outside: Outside, *, owner: str, settings: ProjectionSettings
+    running: Running, handlers: Sequence[Handler], outside: Environment, *, owner: str, settings: ProjectionSettings
 ) -> None:
     """Run the service's projections until cancelled."""
     await run_projections(

@@ -12,8 +12,8 @@ import trio
 from common.firehose.firehose import Firehose
 from common.firehose.settings import FirehoseSettings
 from common.journal.stores.journal import Journal
-from common.runtime.environment import Outside
-from common.runtime.metrics import Registry
+from common.runtime.environment import Environment
+from common.runtime.metrics import MetricsRegistry
 from common.runtime.settings.streams import StreamSettings
 from common.transport.codec.push import encode_batch
 from common.transport.stream import Methods
@@ -77,7 +77,7 @@ class ServedStreams:
             for one in self._endpoint.streams
         ]
 
-    def register(self, metrics: Registry) -> None:
+    def register(self, metrics: MetricsRegistry) -> None:
         """Offer the numbers to Prometheus."""
         metrics.gauge("consumers_connected", "Streams that others follow here.", lambda: len(self._endpoint.streams))
         for name, (figure, help_text) in _FIREHOSE_GAUGES.items():
@@ -91,7 +91,7 @@ class ServedStreams:
 async def open_streams(
     journal: Journal,
     settings: StreamSettings,
-    outside: Outside,
+    outside: Environment,
     on_serve: Transform | None = None,
     *,
     hello_timeout_s: float = _HELLO_TIMEOUT_S,

@@ -15,8 +15,8 @@ from common.core.flow.backoff import Backoff
 from common.core.subscription.messages import Begin
 from common.journal.stores.journal import InboxStats, Journal
 from common.runtime.app.application import Follow
-from common.runtime.environment import Outside, tls_files
-from common.runtime.metrics import Registry
+from common.runtime.environment import Environment, tls_files
+from common.runtime.metrics import MetricsRegistry
 from common.runtime.settings.streams import Followed, StreamSettings
 from common.runtime.settings.values import Address
 from common.transport.subscription.link import keep_subscription
@@ -63,7 +63,7 @@ class Subscriptions:
         self,
         journal: Journal,
         settings: StreamSettings,
-        outside: Outside,
+        outside: Environment,
         *,
         consumer_id: str,
         owner: str,
@@ -152,7 +152,7 @@ class Subscriptions:
         for name in self.states:
             self._inboxes[name] = await self._journal.inbox_stats(name)
 
-    def register(self, metrics: Registry) -> None:
+    def register(self, metrics: MetricsRegistry) -> None:
         """Offer the numbers to Prometheus; those of inboxes are as of the last summary or look at the status."""
         names, states = list(self.states), self.states
         if not names:

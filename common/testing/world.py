@@ -39,7 +39,7 @@ from common.journal.stores.journal import Journal
 from common.projection.handler_executor import call_inline
 from common.runtime.app.application import NO_APPLICATION, App, Application, check_application
 from common.runtime.app.running import Running
-from common.runtime.environment import Outside
+from common.runtime.environment import Environment
 from common.runtime.settings.values import Address
 from common.testing.http_in_memory import HttpAnswer, http_request
 from common.transport.memory.line import MemoryConnection
@@ -61,7 +61,7 @@ START_US: Final = 1_767_225_600_000_000  # the first of January 2026
 class Serve(Protocol):
     """A composition root with its settings and application."""
 
-    async def __call__(self, outside: Outside, stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None: ...
+    async def __call__(self, outside: Environment, stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None: ...
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -271,7 +271,7 @@ class World:
         return ""
 
     # -- what a service gets of the world ----------------------------------------------------------------------------
-    def outside(self, service: Service) -> Outside:
+    def outside(self, service: Service) -> Environment:
         """Clock, chance, storage and lines for one life of a service."""
 
         def open_journal(url: str, *, max_bytes: int | None, prompted: bool) -> AbstractAsyncContextManager[Journal]:
@@ -311,7 +311,7 @@ class World:
             ) as bound:
                 yield bound
 
-        return Outside(
+        return Environment(
             now_us=now_us,
             new_id=self._new_id,
             chance=Random(service.name),
@@ -344,14 +344,14 @@ async def open_world(
     def edge(name: str, world: World) -> Service:
         settings = EdgeSettings(id=name, cloud=Address(_CLOUD, _PORT), insecure=True, backoff_max_s=2.0)
 
-        async def serve(outside: Outside, stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
+        async def serve(outside: Environment, stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
             await edge_service.service.serve(
                 settings, outside, stop, application=edge_application, task_status=task_status
             )
 
         return Service(name, serve, world)
 
-    async def serve_cloud(outside: Outside, stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
+    async def serve_cloud(outside: Environment, stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
         settings = CloudSettings(node="cloud", insecure=True, grpc_host=_CLOUD, grpc_port=_PORT)
         await cloud_service.service.serve(
             settings, outside, stop, application=cloud_application, task_status=task_status

@@ -12,7 +12,7 @@ from common.core.events.batch import EventBatch, split_tags
 from common.core.events.ids import entity_type_of
 from common.journal.stores.journal import Journal
 from common.projection.tally import Tally, all_tallies, fold_all
-from common.runtime.environment import Outside
+from common.runtime.environment import Environment
 from examples.demo.order_proof import Delivered, Published, content_of
 from examples.demo.orders import ORDER_TYPE, STREAM
 from examples.demo.proof import Stored
@@ -44,14 +44,14 @@ class EdgeStore:
     inbox: list[Delivered]
 
 
-async def read_edge(outside: Outside, path: str) -> EdgeStore:
+async def read_edge(outside: Environment, path: str) -> EdgeStore:
     """An edge's file."""
     async with outside.open_journal(path, max_bytes=None, prompted=False) as journal:
         events = [event for page in await _pages(journal) for event in _stored(page)]
         return EdgeStore(events, await _inbox(journal))
 
 
-async def read_cloud(outside: Outside, url: str) -> CloudStore:
+async def read_cloud(outside: Environment, url: str) -> CloudStore:
     """The cloud's journal and what was projected from it."""
     async with outside.open_journal(url, max_bytes=None, prompted=False) as journal:
         pages = await _pages(journal)

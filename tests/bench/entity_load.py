@@ -24,7 +24,7 @@ from typing import Any
 import orjson
 import trio
 
-from common.core.events.types import Registry
+from common.core.events.types import EventTypeRegistry
 from common.entity.definition import define
 from common.entity.live import LiveEntity
 from common.entity.runtime import Entities, open_entities
@@ -52,7 +52,7 @@ async def _journal(url: str) -> AsyncIterator[tuple[Journal, GroupCommit]]:
 @asynccontextmanager
 async def _entities(journal: Journal, commit: GroupCommit, cached_max: int = 10_000) -> AsyncIterator[Entities]:
     settings = EntitySettings(cached_max=cached_max, deadline_s=60)
-    definitions = define([Counters, Snapped], Registry())
+    definitions = define([Counters, Snapped], EventTypeRegistry())
     async with open_entities(journal, commit, definitions, settings, node=uuid.uuid4().hex, chance=Random(1)) as found:
         yield found
 

@@ -19,11 +19,11 @@ import trio.testing
 
 from common.core.events.batch import EventBatch
 from common.core.filters.predicates import EVERY_ENTITY, EntityPredicate, parse_filter
-from common.core.firehose.demotion import Record, StandingRule
+from common.core.firehose.demotion import DemotionHistory, DemotionRule
 from common.core.firehose.fan_out import FanOut
-from common.core.firehose.fetch_builder import Limits
-from common.core.firehose.ring import Ring, Source
-from common.core.firehose.subscriber_cursor import Cursor
+from common.core.firehose.fetch_builder import FetchLimits
+from common.core.firehose.ring import LogSource, Ring
+from common.core.firehose.subscriber_cursor import SubscriberCursor
 from common.core.journal.append import LocalAppend
 from common.firehose.firehose import Firehose
 from common.firehose.settings import FirehoseSettings
@@ -40,7 +40,7 @@ from tests.bench.workload import BATCH, events
 
 _SUBSCRIBERS = 1_000
 _PAGE_BYTES = 1024 * 1024
-_LIMITS = Limits(BATCH, _PAGE_BYTES)
+_LIMITS = FetchLimits(BATCH, _PAGE_BYTES)
 _ALL: frozenset[str] = frozenset()
 _DELIVERIES_TARGET = 700_000
 _SINGLE_TARGET = 35_000
@@ -71,9 +71,9 @@ def _new_id() -> str:
 
 
 # -- from memory -----------------------------------------------------------------------------------------------------
-def _fan_out(predicates: list[EntityPredicate]) -> tuple[FanOut, list[Cursor]]:
-    hub = FanOut(Ring(Source("bench", encode_batch), 0, max_events=100_000, max_bytes=64 * 1024 * 1024))
-    cursors = [Cursor("c", one, _ALL, 0, Record(StandingRule()), 8_192) for one in predicates]
+def _fan_out(predicates: list[EntityPredicate]) -> tuple[FanOut, list[SubscriberCursor]]:
+    hub = FanOut(Ring(LogSource("bench", encode_batch), 0, max_events=100_000, max_bytes=64 * 1024 * 1024))
+    cursors = [SubscriberCursor("c", one, _ALL, 0, DemotionHistory(DemotionRule()), 8_192) for one in predicates]
     for cursor in cursors:
         hub.take(cursor, _LIMITS, 0.0)
     return hub, cursors

@@ -21,7 +21,7 @@ from common.core.subscription.messages import StreamLimits
 from common.journal.sqlite import open_sqlite_journal
 from common.journal.stores.journal import Statement
 from common.projection.handler_executor import call_inline
-from common.projection.handler_invoker import Work
+from common.projection.handler_invoker import HandlerInvoker
 from common.projection.handlers import Handler
 from common.runtime.app.handler_sink import HandlerSink
 from common.runtime.environment import utc_now_us
@@ -49,7 +49,7 @@ async def _main(port: int, path: str) -> None:
         open_sqlite_journal(Path(path), now_us=utc_now_us, new_id=lambda: uuid.uuid4().hex) as journal,
         trio.open_nursery() as nursery,
     ):
-        sink = HandlerSink(Work(handler, lambda _: None, call_inline, Watchdog()), journal)
+        sink = HandlerSink(HandlerInvoker(handler, lambda _: None, call_inline, Watchdog()), journal)
 
         async def keep() -> None:
             await keep_subscription(

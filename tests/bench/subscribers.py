@@ -33,7 +33,7 @@ from common.core.subscription.messages import (
     Subscribe,
     Subscribed,
 )
-from common.core.subscription.place import NOWHERE_PLACE, FilterState
+from common.core.subscription.place import NO_RESUME_POINT, FilterState
 from common.runtime.environment import utc_now_us
 from common.transport.codec.subscription import decode_from_source, encode_from_consumer
 from common.transport.stream import DialledStream
@@ -75,7 +75,7 @@ class _Consumer:
         """Dial and subscribe from the log's beginning."""
         channel = await dialled(stack, port, certificates, self.id, 2 * _WINDOW_BYTES)
         self._stream = await stack.enter_async_context(channel.open_stream(SUBSCRIBE_PATH))
-        asked = Subscribe(STREAM, self.id, STREAM, NOWHERE_PLACE, self._desired, self._limits, utc_now_us())
+        asked = Subscribe(STREAM, self.id, STREAM, NO_RESUME_POINT, self._desired, self._limits, utc_now_us())
         await self._stream.send(encode_from_consumer(asked))
         assert isinstance(decode_from_source(await self._stream.receive()), Subscribed)
 

@@ -21,7 +21,7 @@ from cloud_service.settings import CloudSettings
 from common.core.events.batch import EventBatch
 from common.projection.progress import ProjectionProgress
 from common.runtime.cli import main as cli
-from common.runtime.environment import Outside, utc_now_us
+from common.runtime.environment import Environment, utc_now_us
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
         now_us = utc_now_us()
         seen.setdefault(progress.name, []).extend((due_us, now_us - due_us) for due_us in events.event_time_us)
 
-    async def serve_watched(settings: CloudSettings, outside: Outside, stop: trio.Event) -> None:
+    async def serve_watched(settings: CloudSettings, outside: Environment, stop: trio.Event) -> None:
         await serve(settings, replace(outside, on_projected=note), stop)
 
     status = cli.main(replace(CLOUD, load_serve=lambda: serve_watched), ["run"], os.environ)

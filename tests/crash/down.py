@@ -17,7 +17,7 @@ from typing import Any, Final
 import trio
 
 from common.core.events.ids import SEPARATOR
-from common.runtime.environment import Outside, real_outside
+from common.runtime.environment import Environment, real_outside
 from examples.support.postgres import PostgresUnavailable
 from tests.crash.campaign import CONSUMER_POINTS, SOURCE_POINTS, Plan, messages_of, seconds, title
 from tests.crash.consumer import FIRST_CRITERIA, STREAM, Consumer
@@ -210,7 +210,9 @@ def _is_settled(state: dict[str, Any], consumer: Consumer) -> bool:
     return is_applied and not state["awaiting"] and len(consumer.rows) == state["inbox"]["last_id"]
 
 
-async def _examine_log(outside: Outside, url: str, orders: Sequence[Order], deleted_to: dict[str, int]) -> list[str]:
+async def _examine_log(
+    outside: Environment, url: str, orders: Sequence[Order], deleted_to: dict[str, int]
+) -> list[str]:
     """Compare the cloud's log with what was published; ``deleted_to`` is filled."""
     async with outside.open_journal(url, max_bytes=None, prompted=False) as journal:
         content = await read_log(journal)
@@ -227,7 +229,7 @@ async def _examine_log(outside: Outside, url: str, orders: Sequence[Order], dele
     return [] if content.head == len(orders) else [f"the cloud's log ends at {content.head}, not at {len(orders)}"]
 
 
-async def _examine_store(outside: Outside, path: str, consumer: Consumer) -> list[str]:
+async def _examine_store(outside: Environment, path: str, consumer: Consumer) -> list[str]:
     """The inbox in the edge's journal: what the reader has not acknowledged is there, and the count is right."""
     async with outside.open_journal(path, max_bytes=None, prompted=False) as journal:
         stats = await journal.inbox_stats(STREAM)

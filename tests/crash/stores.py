@@ -7,20 +7,20 @@ from typing import Final
 from common.core.events.batch import EventBatch
 from common.journal.stores.journal import Journal
 from common.projection.tally import all_tallies, fold_all
-from common.runtime.environment import Outside
+from common.runtime.environment import Environment
 from tests.crash.proof import CloudContent, JournalContent, Latest, Row
 
 _PAGE_EVENTS: Final = 5_000
 _PAGE_BYTES: Final = 8 * 1024 * 1024
 
 
-async def read_edge(outside: Outside, url: str) -> JournalContent:
+async def read_edge(outside: Environment, url: str) -> JournalContent:
     """An edge's journal."""
     async with outside.open_journal(url, max_bytes=None, prompted=False) as journal:
         return await _content(journal, await _pages(journal))
 
 
-async def read_cloud(outside: Outside, url: str) -> CloudContent:
+async def read_cloud(outside: Environment, url: str) -> CloudContent:
     """The cloud's journal and what was projected from it."""
     async with outside.open_journal(url, max_bytes=None, prompted=False) as journal:
         pages = await _pages(journal)

@@ -30,7 +30,7 @@ from common.projection.latest import LATEST
 from common.projection.progress import ProjectionSettings
 from common.projection.projection import run_projections
 from common.projection.tally import TALLY, all_tallies, fold
-from common.runtime.environment import Outside, real_outside, utc_now_us
+from common.runtime.environment import Environment, real_outside, utc_now_us
 from common.transport.push.endpoint import EndpointSettings, PushEndpoint
 from common.transport.push.link import keep_push_link
 from common.transport.push.producer import LinkState, PushSettings
@@ -53,7 +53,7 @@ Part = Callable[[], Awaitable[None]]
 class World:
     """The journals, which stay open, and what takes turns between them."""
 
-    outside: Outside
+    outside: Environment
     edge: Journal
     cloud: Journal
     chance: random.Random

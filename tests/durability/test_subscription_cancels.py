@@ -21,7 +21,7 @@ import trio
 from common.core.flow.backoff import Backoff
 from common.core.subscription.messages import StreamLimits
 from common.journal.stores.journal import Journal
-from common.runtime.environment import Outside, real_outside, utc_now_us
+from common.runtime.environment import Environment, real_outside, utc_now_us
 from common.transport.subscription.catalogue import StreamCatalogue
 from common.transport.subscription.endpoint import SourceSettings
 from common.transport.subscription.link import keep_subscription
@@ -49,7 +49,7 @@ FILTERS: Final = (criteria("red"), criteria("red", "blue"), criteria("blue"), cr
 class World:
     """The journals, which stay open, and the two ends that take turns between them."""
 
-    outside: Outside
+    outside: Environment
     source: Journal
     consumer: Journal
     chance: random.Random

@@ -15,7 +15,7 @@ from cloud_service.settings import CloudSettings
 from common.core.events.batch import EventBatch, join_tags, new_events
 from common.core.journal.append import LocalAppend
 from common.journal.stores.journal import InboxRow, Journal
-from common.runtime.environment import Outside, real_outside
+from common.runtime.environment import Environment, real_outside
 from common.runtime.settings.values import Address
 from common.transport.grpc import TlsFiles
 from edge_service.service import serve as serve_edge
@@ -40,11 +40,11 @@ class Running:
 class Stage:
     """Where services run: the world, which tells what journals they open."""
 
-    outside: Outside
+    outside: Environment
     directory: Path
     opened: dict[str, Journal] = field(default_factory=dict)
 
-    def world(self, name: str) -> Outside:
+    def world(self, name: str) -> Environment:
         @asynccontextmanager
         async def open_journal(url: str, *, max_bytes: int | None, prompted: bool) -> AsyncIterator[Journal]:
             async with self.outside.open_journal(url, max_bytes=max_bytes, prompted=prompted) as journal:

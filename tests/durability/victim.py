@@ -18,7 +18,7 @@ from common import border
 from common.core.events.ids import ALL_SLICES
 from common.core.journal.append import PushedAppend
 from common.core.journal.history import Offset
-from common.core.subscription.place import NOWHERE_PLACE, Cursor, FilterState
+from common.core.subscription.place import NO_RESUME_POINT, FilterState, LogCursor
 from common.journal.postgres import open_postgres_journal
 from common.journal.sqlite import open_sqlite_journal
 from common.journal.stores.journal import Journal, ReceivedCommit, Statement, TrimLimit
@@ -86,7 +86,7 @@ def received(number: int) -> ReceivedCommit:
     batch = events("Order|1")
     batch.position, batch.seq_nr, batch.prev_seq_nr = [number], [number], [number - 1]
     append = PushedAppend("cloud", 0, 1, 0, Offset("cloud-1", "g1", number), batch)
-    place = replace(NOWHERE_PLACE, live=Cursor(number))
+    place = replace(NO_RESUME_POINT, live=LogCursor(number))
     return ReceivedCommit(place, {"Order|1": number}, {}, batch, append=append, received=1)
 
 
@@ -159,7 +159,7 @@ async def check_not_restarted(journal: Journal) -> None:
     assert await journal.restart_subscription("orders", lease)
     state = await journal.subscription("orders")
     assert state is not None
-    assert (state.place, state.desired) == (NOWHERE_PLACE, FilterState(1, "[1]"))
+    assert (state.place, state.desired) == (NO_RESUME_POINT, FilterState(1, "[1]"))
 
 
 @asynccontextmanager

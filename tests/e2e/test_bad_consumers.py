@@ -31,14 +31,14 @@ from common.core.subscription.messages import (
     StreamLimits,
     Subscribe,
 )
-from common.core.subscription.place import NO_FILTER, NOWHERE_PLACE, Cursor, FilterState, Place
+from common.core.subscription.place import NO_FILTER, NO_RESUME_POINT, FilterState, LogCursor, ResumePoint
 from common.transport.codec.subscription import encode_from_consumer
 from tests.e2e import strangers
 from tests.e2e.processes import Service, Stage, open_stage
 from tests.support import questions
 
 LIMITS = StreamLimits(4_000_000, 1_000_000, 500)
-GOOD = Subscribe("orders", "stranger", "mine", NOWHERE_PLACE, NO_FILTER, LIMITS, 0)
+GOOD = Subscribe("orders", "stranger", "mine", NO_RESUME_POINT, NO_FILTER, LIMITS, 0)
 PATH = "/v1/subscriptions/orders/filter"
 FILL_BYTES = 300_000
 
@@ -88,10 +88,10 @@ def running(pair: Running) -> Iterator[Running]:
     assert subscription["connects"] == 1, "the link suffered"
 
 
-def place(running: Running, **changes: object) -> Place:
+def place(running: Running, **changes: object) -> ResumePoint:
     """A consumer's place that fits, with something changed."""
     followed = running.edge.get("/v1/subscriptions")["subscriptions"][0]
-    good = Place(followed["journal_id"], followed["generation_id"], Cursor(1), FilterState(0, ""))
+    good = ResumePoint(followed["journal_id"], followed["generation_id"], LogCursor(1), FilterState(0, ""))
     return replace(good, **changes)  # type: ignore[arg-type]
 
 
@@ -123,9 +123,9 @@ def test_places_that_are_none_of_this_log_are_told_apart(running: Running) -> No
         return running.say(replace(GOOD, place=place(running, **changes)))
 
     assert asked(journal_id="another") == "subscription.other_journal"
-    assert asked(live=Cursor(10**9)) == "subscription.beyond_head"
+    assert asked(live=LogCursor(10**9)) == "subscription.beyond_head"
     assert asked(generation_id="another") == "subscription.diverged"
-    assert asked(live=Cursor(1, digest="made-up")) == "subscription.diverged"
+    assert asked(live=LogCursor(1, digest="made-up")) == "subscription.diverged"
     assert asked(journal_id="") == "subscription.other_journal"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from common.core.filters.predicates import EntityPredicate
-from common.core.subscription.messages import Deliver, FromSource, Lane, Progress
+from common.core.subscription.messages import Deliver, DeliveryLane, FromSource, Progress
 from tests.simulation.disks import Disk
 from tests.simulation.down_facts import History, Received, Row, Stated, StreamWatch
 from tests.simulation.facts import named
@@ -156,7 +156,7 @@ class NothingPastTheHead(DownChecker):
     """What is said to consumers is durable: no event and no place beyond the end of the log on the disk."""
 
     def said(self, source: History, message: FromSource) -> None:
-        if not isinstance(message, Deliver | Progress) or message.lane is Lane.REPLAY:
+        if not isinstance(message, Deliver | Progress) or message.lane is DeliveryLane.REPLAY:
             return
         head = source.disk.state.head_position
         if message.through > head:

@@ -16,16 +16,16 @@ from common.core.filters.predicates import AllOf, EntityPredicate, Filter, OnlyN
 from common.core.subscription.messages import (
     BackfillDone,
     Deliver,
+    DeliveryLane,
     FilterApplied,
     FilterUpdate,
     FromConsumer,
     FromSource,
-    Lane,
     Progress,
     Subscribe,
     Subscribed,
 )
-from common.core.subscription.place import Cursor, FilterState, Place, Subscription
+from common.core.subscription.place import FilterState, LogCursor, ResumePoint, Subscription
 from common.journal.stores.journal import InboxRow
 from tests.simulation.disks import Disk
 from tests.simulation.down_plan import ENFORCED, STREAM_TYPES
@@ -130,7 +130,7 @@ class StreamWatch:
         self.name = ""
         self.allowed: Filter = parse_filter("[]")
         self.types: frozenset[str] = frozenset()
-        self.place: Place | None = None
+        self.place: ResumePoint | None = None
         self.stated: dict[str, list[Stated]] = {}
         self.leaving: dict[Number, set[bool]] = {}
         self.replayed: dict[str, list[Number]] = {}
@@ -147,10 +147,10 @@ class StreamWatch:
         assert self.place is not None
         return self._all(self.place.next or self.place.applied)
 
-    def _selects(self, lane: Lane) -> EntityPredicate:
+    def _selects(self, lane: DeliveryLane) -> EntityPredicate:
         assert self.place is not None
         applied, following = self.place.applied, self.place.next
-        if lane is Lane.LIVE or following is None:
+        if lane is DeliveryLane.LIVE or following is None:
             return self._all(applied, following)
         return AllOf((self.allowed, OnlyNew(parse_filter(following.criteria), parse_filter(applied.criteria))))
 
@@ -212,7 +212,7 @@ class StreamWatch:
                 self.stated.setdefault(name, []).append(Stated(number, "snapshot", wanted))
             else:
                 self.leaving.setdefault((name, events.seq_nr[index]), set()).add(events.position[index] in leaving)
-        if message.lane is not Lane.REPLAY:
+        if message.lane is not DeliveryLane.REPLAY:
             self._step(self._move(message, message.lane))
         elif message.replay_done:
             self._replayed(message.replay_of, message.through, wanted)
@@ -231,13 +231,13 @@ class StreamWatch:
         for step in self._steps:
             step.owed = [number for number in step.owed if number not in settled]
 
-    def _move(self, message: Deliver | Progress, lane: Lane) -> list[Number]:
+    def _move(self, message: Deliver | Progress, lane: DeliveryLane) -> list[Number]:
         place, selects = self.place, self._selects(lane)
         assert place is not None
-        before = place.backfill if lane is Lane.BACKFILL else place.live
+        before = place.backfill if lane is DeliveryLane.BACKFILL else place.live
         scan = message.scan if isinstance(message, Deliver) else None
-        cursor = Cursor(message.through, scan=scan)
-        self.place = _with(place, backfill=cursor) if lane is Lane.BACKFILL else _with(place, live=cursor)
+        cursor = LogCursor(message.through, scan=scan)
+        self.place = _with(place, backfill=cursor) if lane is DeliveryLane.BACKFILL else _with(place, live=cursor)
         if scan is not None:
             return []
         ends_scan = before is not None and before.scan is not None
@@ -268,13 +268,13 @@ class StreamWatch:
         return owed
 
 
-def _with(place: Place, **changes: object) -> Place:
+def _with(place: ResumePoint, **changes: object) -> ResumePoint:
     values = {name: getattr(place, name) for name in ("journal_id", "generation_id", "live", "applied")}
     values |= {"backfill": place.backfill, "next": place.next, "change_position": place.change_position, **changes}
-    return Place(**values)
+    return ResumePoint(**values)
 
 
-def _key(place: Place) -> tuple[object, ...]:
+def _key(place: ResumePoint) -> tuple[object, ...]:
     backfill = place.backfill
     cursors = (place.live.position, place.live.scan, backfill and (backfill.position, backfill.scan))
     return (*cursors, place.applied, place.next)

@@ -13,9 +13,9 @@ from common.core.events.batch import EventBatch
 from common.core.filters.index import FilterIndex, Key
 from common.core.filters.predicates import Matched
 from common.core.firehose.ring import Ring
-from common.core.firehose.subscriber_cursor import Cursor
-from common.core.subscription.consumer import Received, Waiting, judge_received
-from common.core.subscription.messages import Deliver, Lane
+from common.core.firehose.subscriber_cursor import SubscriberCursor
+from common.core.subscription.consumer import Received, Waiting, admit_received
+from common.core.subscription.messages import Deliver, DeliveryLane
 from common.journal.memory.journal import MemoryJournal
 from common.journal.memory.state import MemoryState
 from common.journal.stores.journal import Journal, LogPage, ProjectionLease, ReceivedCommit
@@ -23,7 +23,7 @@ from common.journal.stores.journal import Journal, LogPage, ProjectionLease, Rec
 
 def judge_backfill_without_continuity(message: Deliver, known: MutableMapping[str, int], awaiting: Waiting) -> Received:
     """Whatever backfill brings is taken as what follows."""
-    if message.lane is Lane.BACKFILL and message.events:
+    if message.lane is DeliveryLane.BACKFILL and message.events:
         events = message.events.slice(0, len(message.events))
         last = dict(known)
         for index, name in enumerate(events.persistence_id):
@@ -31,10 +31,10 @@ def judge_backfill_without_continuity(message: Deliver, known: MutableMapping[st
                 events.prev_seq_nr[index] = last.get(name, 0)
                 last[name] = events.seq_nr[index]
         message = replace(message, events=events)
-    return judge_received(message, known, awaiting)
+    return admit_received(message, known, awaiting)
 
 
-def seen_whatever_waits(self: Cursor, ring: Ring) -> int:
+def seen_whatever_waits(self: SubscriberCursor, ring: Ring) -> int:
     """A member is where the ring is, also while events wait for it."""
     if self.is_member and not self.is_plain:
         return ring.through

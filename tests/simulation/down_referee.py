@@ -11,7 +11,7 @@ from unittest.mock import patch
 import common.runtime.stream_serving
 from common.core.filters.predicates import AllOf, parse_filter
 from common.core.subscription.messages import ConsumerAck, Deliver, FromSource
-from common.core.subscription.place import NOWHERE_PLACE
+from common.core.subscription.place import NO_RESUME_POINT
 from common.firehose.firehose import Firehose
 from common.firehose.settings import FirehoseSettings
 from common.journal.memory.state import SubscriptionEntry
@@ -139,7 +139,7 @@ class DownReferee:
             old = before.subscriptions.get(name)
             if old is entry or entry.told.revision == (old.told.revision if old else 0):
                 continue
-            if entry.told.place == NOWHERE_PLACE:
+            if entry.told.place == NO_RESUME_POINT:
                 self._begins_anew(disk, name)
             else:
                 self._received(disk, name, old, entry)

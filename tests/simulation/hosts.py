@@ -14,7 +14,7 @@ import structlog
 import trio
 from starlette.types import ASGIApp
 
-from common.runtime.environment import Outside
+from common.runtime.environment import Environment
 from common.runtime.logs.fields import leaf_errors
 from common.transport.memory.line import MemoryConnection
 from tests.simulation.disks import Disk, Mount
@@ -39,13 +39,13 @@ class Clock:
         self._start_us += round(seconds * 1e6)
 
 
-Serve = Callable[[Outside, trio.Event, trio.TaskStatus[object]], Awaitable[None]]
+Serve = Callable[[Environment, trio.Event, trio.TaskStatus[object]], Awaitable[None]]
 
 
 class MakeOutside(Protocol):
     """The world as one life of a machine sees it."""
 
-    def __call__(self, host: Host, mount: Mount, life: str) -> Outside: ...
+    def __call__(self, host: Host, mount: Mount, life: str) -> Environment: ...
 
 
 class Host:

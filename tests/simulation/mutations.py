@@ -24,14 +24,14 @@ import common.transport.subscription.commits
 import edge_service.retention
 from common.core.events.batch import EventBatch
 from common.core.filters.index import FilterIndex
-from common.core.firehose.subscriber_cursor import Cursor
+from common.core.firehose.subscriber_cursor import SubscriberCursor
 from common.core.flow.window import AdaptiveWindow
 from common.core.journal.append import Appended, AppendOutcome, AppendRefused, LocalAppend, PushedAppend
 from common.core.journal.history import Generation, History, Offset, OriginState, Resume, ResumeDecision, decide_resume
 from common.core.push.messages import Ack
 from common.core.push.producer import StartVerdict
 from common.journal.group_commit import GROUP_MAX_BYTES, GROUP_MAX_EVENTS
-from common.journal.head_signal import Prompt
+from common.journal.head_signal import HeadSignal
 from common.journal.memory.journal import MemoryJournal
 from common.journal.memory.state import DraftHeads
 from common.journal.stores.journal import ProjectionLease, Statement
@@ -161,7 +161,7 @@ def _state_nothing(*_deleted: object) -> tuple[()]:
     return ()
 
 
-async def _wait_for_the_prompt(self: Prompt, position: int, _at_most_s: float) -> None:
+async def _wait_for_the_prompt(self: HeadSignal, position: int, _at_most_s: float) -> None:
     while self.position <= position:
         await self._waiters.park()
 
@@ -229,10 +229,10 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         (7, 4), "PlaceBehindEffect", _patched(MemoryJournal, "commit_received", down.commit_place_first)
     ),
     "progress_before_hand_over": Mutation(
-        (29, 45), "PlaceBehindEffect", _patched(Cursor, "seen", down.seen_whatever_waits)
+        (29, 45), "PlaceBehindEffect", _patched(SubscriberCursor, "seen", down.seen_whatever_waits)
     ),
     "no_snapshots_of_deleted": Mutation(
         (108,), "EverythingSelected", _patched(common.firehose.catch_ups, "find_deleted", down.find_nothing_deleted)
     ),
-    "no_poll": Mutation((30, 83, 93), "Converges", _patched(Prompt, "wait_above", _wait_for_the_prompt)),
+    "no_poll": Mutation((30, 83, 93), "Converges", _patched(HeadSignal, "wait_above", _wait_for_the_prompt)),
 }

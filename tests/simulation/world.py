@@ -1,6 +1,6 @@
 """The simulated world: disks, clocks, machines and the lines between them, made from a plan.
 
-Everything a service gets comes from here through ``Outside``; nothing in a service knows that the world is not real.
+Everything a service gets comes from here through ``Environment``; nothing in a service knows that the world is not real.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from common.core.subscription.messages import SUBSCRIBE_PATH
 from common.journal.memory.journal import open_memory_journal
 from common.journal.stores.journal import Journal
 from common.projection.handler_executor import call_inline
-from common.runtime.environment import Outside
+from common.runtime.environment import Environment
 from common.runtime.settings.values import Address
 from common.transport.memory.line import MemoryConnection
 from common.transport.memory.streams import MemoryNetwork
@@ -115,7 +115,7 @@ class World:
                 lease_s=sizes.lease_s,
             )
 
-        async def serve(outside: Outside, stop: trio.Event, task_status: trio.TaskStatus[object]) -> None:
+        async def serve(outside: Environment, stop: trio.Event, task_status: trio.TaskStatus[object]) -> None:
             now = replace(settings, **self._subscriptions(edge_id))
             await edge_service.service.serve(now, outside, stop, task_status=task_status)
 
@@ -166,7 +166,7 @@ class World:
                 retention_interval_s=1.0,
             )
 
-        async def serve(outside: Outside, stop: trio.Event, task_status: trio.TaskStatus[object]) -> None:
+        async def serve(outside: Environment, stop: trio.Event, task_status: trio.TaskStatus[object]) -> None:
             await cloud_service.service.serve(settings, outside, stop, task_status=task_status)
 
         return self._host(name, name, self._referee.facts.cloud_disk, self.clocks[name], serve)
@@ -185,7 +185,7 @@ class World:
             prompted=not self.plan.sizes.poll_only,
         )
 
-    def _outside(self, host: Host, mount: Mount, life: str) -> Outside:
+    def _outside(self, host: Host, mount: Mount, life: str) -> Environment:
         is_node, machine = mount.disk.name == CLOUD, host
         self._dialling[life] = mount.disk
         # A node's journal keeps its database's time, the node itself its own.
@@ -247,7 +247,7 @@ class World:
                 if machine.app is app:
                     machine.app = None
 
-        return Outside(
+        return Environment(
             now_us=host.clock,
             new_id=self._new_id,
             chance=Random(f"service {self.plan.seed} {life}"),

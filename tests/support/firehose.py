@@ -12,13 +12,13 @@ import trio
 
 from common.core.events.batch import EventBatch, join_tags, new_events
 from common.core.filters.predicates import EVERY_ENTITY, EntityPredicate, parse_filter
-from common.core.firehose.fetch_result import Stretch
+from common.core.firehose.fetch_result import FetchResult
 from common.core.journal.append import LocalAppend
 from common.firehose.firehose import Firehose
 from common.firehose.settings import FirehoseSettings
 from common.journal.commit_feed import CommitFeed
 from common.journal.feeds import Feed, Standing
-from common.journal.head_signal import Prompt
+from common.journal.head_signal import HeadSignal
 from common.journal.stores.journal import Journal, LogPage
 from tests.support.growing_log import Consumer, plain_encoding, selected_positions
 
@@ -46,7 +46,7 @@ class Muffled:
         self.journal = journal
         self.reads = 0
         self.feed = journal.feed if "feed" in hears else CommitFeed()
-        self.prompt = journal.prompt if "prompt" in hears else Prompt(journal.prompt.position)
+        self.prompt = journal.prompt if "prompt" in hears else HeadSignal(journal.prompt.position)
         self.fails: Exception | None = None
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (whatever the journal has)
@@ -101,7 +101,7 @@ class ServedSubscriber(Subscriber):
 
     chance: Random = field(default_factory=lambda: Random(1))
     served: int = 0
-    _in_hand: Stretch | None = None
+    _in_hand: FetchResult | None = None
     _wait: trio.CancelScope | None = None
 
     def _serve(self, now_s: float) -> bool:

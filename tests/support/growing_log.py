@@ -5,7 +5,7 @@ from __future__ import annotations
 from common.core.events.batch import NO_TAGS, EventBatch, new_events, predecessor_tags
 from common.core.events.ids import entity_type_of
 from common.core.filters.predicates import EntityPredicate
-from common.core.firehose.fetch_result import Stretch
+from common.core.firehose.fetch_result import FetchResult
 from tests.support.builders import START_US
 
 
@@ -70,7 +70,7 @@ class Consumer:
         self.known: dict[str, int] = {}
         self._checks_numbers = checks_numbers
 
-    def take(self, stretch: Stretch) -> None:
+    def take(self, stretch: FetchResult) -> None:
         """Another stretch has come."""
         assert stretch.after == self.position, (stretch, self.position)
         assert stretch.after < stretch.through <= stretch.head or not stretch.is_empty, stretch
@@ -84,7 +84,7 @@ class Consumer:
             self._take_event(stretch, events, index)
         self.position = stretch.through
 
-    def _take_event(self, stretch: Stretch, events: EventBatch, index: int) -> None:
+    def _take_event(self, stretch: FetchResult, events: EventBatch, index: int) -> None:
         entity, seq_nr, position = events.persistence_id[index], events.seq_nr[index], events.position[index]
         if index < stretch.snapshots:
             self.known[entity] = max(self.known.get(entity, 0), seq_nr)

@@ -16,7 +16,7 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.runtime.http.app import HttpApp, json_response, read_json
 from common.runtime.http.health import Readiness, health_routes
 from common.runtime.http.server import serve_http
-from common.runtime.metrics import Registry
+from common.runtime.metrics import MetricsRegistry
 
 BODY_MAX = 200_000
 
@@ -89,7 +89,7 @@ class World:
         self.readiness.add("journal", lambda: self.not_ready)
         self.may_answer = trio.Event()
         self.is_handling = trio.Event()
-        self.metrics = Registry("backhaul_edge")
+        self.metrics = MetricsRegistry("backhaul_edge")
         self.clients: list[Client] = []
 
     async def echo(self, request: Request) -> Response:

@@ -17,7 +17,7 @@ from common.core.filters.selection import EVERYTHING, Selection
 from common.core.journal.append import Appended, LocalAppend
 from common.journal.memory.journal import MemoryDatabase, MemoryJournal
 from common.journal.stores.journal import Journal, LogPage, ProjectionLease, Statement
-from common.projection.handler_executor import ThreadCalls, call_inline
+from common.projection.handler_executor import ThreadExecutor, call_inline
 from common.projection.handler_invoker import Decode, undecoded
 from common.projection.handlers import Handler
 from common.projection.progress import ProjectionProgress, ProjectionSettings
@@ -108,7 +108,7 @@ async def running(
                 random=Random(seed),
                 on_commit=commits,
                 decode=decode,
-                plain_calls=ThreadCalls if in_threads else lambda: call_inline,
+                plain_calls=ThreadExecutor if in_threads else lambda: call_inline,
                 watchdog=watchdog,
                 task_status=task_status,
             )

@@ -11,7 +11,7 @@ from common.core.errors import BackhaulError
 from common.core.events.ids import ALL_SLICES
 from common.core.journal.append import PushedAppend, StatedRange
 from common.core.journal.history import Offset
-from common.core.subscription.place import NOWHERE_PLACE, Cursor, Place
+from common.core.subscription.place import NO_RESUME_POINT, LogCursor, ResumePoint
 from common.journal.stores.journal import Journal, ProjectionLease, ReceivedCommit
 from common.journal.stores.subscriptions import lease_name
 from tests.support.builders import events
@@ -26,9 +26,9 @@ async def take(journal: Journal, owner: str = "edge-1", name: str = NAME, lease_
     return lease
 
 
-def at(position: int) -> Place:
+def at(position: int) -> ResumePoint:
     """Where live is at ``position``."""
-    return replace(NOWHERE_PLACE, live=Cursor(position))
+    return replace(NO_RESUME_POINT, live=LogCursor(position))
 
 
 async def commit(

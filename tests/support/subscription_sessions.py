@@ -12,22 +12,22 @@ from dataclasses import dataclass, field, replace
 from common.core.events.batch import EventBatch
 from common.core.filters.predicates import AllOf, EntityPredicate, OnlyNew, parse_filter
 from common.core.journal.snapshot import snapshot_batch
-from common.core.subscription.consumer import Receiving, effect_of, judge_received
+from common.core.subscription.consumer import Receiving, admit_received, effect_of
 from common.core.subscription.messages import (
     BackfillDone,
     Begin,
     ConsumerAck,
     Deliver,
+    DeliveryLane,
     FilterApplied,
     FilterUpdate,
     FromSource,
-    Lane,
     Progress,
     Replay,
     StreamLimits,
     Subscribed,
 )
-from common.core.subscription.place import NOWHERE_PLACE, Cursor, FilterState, Place, SnapshotScan
+from common.core.subscription.place import NO_RESUME_POINT, FilterState, LogCursor, ResumePoint, SnapshotScan
 from common.core.subscription.replay import beginning, replay_parts
 from common.core.subscription.source import Serving
 from tests.support.subscription_model import JOURNAL, Page, Source, columns, criteria, selects
@@ -41,7 +41,7 @@ class Consumer:
 
     source: Source
     desired: FilterState
-    place: Place = NOWHERE_PLACE
+    place: ResumePoint = NO_RESUME_POINT
     known: dict[str, int] = field(default_factory=dict)
     awaiting: set[str] = field(default_factory=set)
     accepted: dict[str, list[int]] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Consumer:
     def take(self, message: Deliver, wanted: EntityPredicate) -> None:
         """Let a delivery take effect, and check that it says nothing but the truth."""
         reached = dict(self.known)
-        received = judge_received(message, self.known, self.awaiting)
+        received = admit_received(message, self.known, self.awaiting)
         assert not received.parked, "a replay is whole"
         taken, _, replaces = effect_of(message, received)
         for stated in received.passed:
@@ -99,8 +99,8 @@ class Session:
         place = consumer.place
         if not place.journal_id:
             scan = SnapshotScan(len(source.rows), source.uncovered_after(len(source.rows)), "")
-            live = Cursor(0, scan=scan) if start is Begin.SNAPSHOTS else Cursor(0)
-            place = Place(JOURNAL, "", live, consumer.desired)
+            live = LogCursor(0, scan=scan) if start is Begin.SNAPSHOTS else LogCursor(0)
+            place = ResumePoint(JOURNAL, "", live, consumer.desired)
         self.start = start
         self.serving = Serving(place, consumer.desired, LIMITS, ack_target_s=10.0, now_s=0.0)
         self.receiving = Receiving(consumer.place, consumer.desired)
@@ -109,7 +109,7 @@ class Session:
         self.hand_back: Page | None = None
         self.live_at = place.live.position
         self.line: deque[tuple[FromSource, EntityPredicate]] = deque()
-        self.uncommitted: list[tuple[Deliver | None, EntityPredicate, Place]] = [
+        self.uncommitted: list[tuple[Deliver | None, EntityPredicate, ResumePoint]] = [
             (None, self.wanted, self.receiving.place)
         ]
         for name in sorted(consumer.awaiting):
@@ -135,10 +135,10 @@ class Session:
         serving, place = self.serving, self.serving.place
         if self.hand is not None:
             page, self.hand = self.hand, None
-            self.send_page(Lane.LIVE, page)
+            self.send_page(DeliveryLane.LIVE, page)
             return True
         if place.live.scan is not None:
-            return self.step_scan(Lane.LIVE, place.live, place.live.scan)
+            return self.step_scan(DeliveryLane.LIVE, place.live, place.live.scan)
         if serving.has_met:
             self.send(serving.end_change())
             self.hand_back = None
@@ -153,16 +153,16 @@ class Session:
             self.live_at = self.hand.through
         return self.hand is not None
 
-    def begin_of_backfill(self) -> Cursor:
+    def begin_of_backfill(self) -> LogCursor:
         if self.start is Begin.LOG:
-            return Cursor(0)
+            return LogCursor(0)
         head = self.serving.place.live.position
-        return Cursor(0, scan=SnapshotScan(head, self.source.uncovered_after(head), ""))
+        return LogCursor(0, scan=SnapshotScan(head, self.source.uncovered_after(head), ""))
 
-    def step_scan(self, lane: Lane, cursor: Cursor, scan: SnapshotScan) -> bool:
+    def step_scan(self, lane: DeliveryLane, cursor: LogCursor, scan: SnapshotScan) -> bool:
         place = self.serving.place
         names = sorted(name for name in self.source.snapshots if name > scan.after)[:2]
-        predicate = self.live_predicate if lane is Lane.LIVE else self.backfill_predicate
+        predicate = self.live_predicate if lane is DeliveryLane.LIVE else self.backfill_predicate
         if names:
             found = [self.source.snapshots[name] for name in names]
             chosen = [one for one in found if predicate.matches(one.persistence_id, one.tags)]
@@ -177,7 +177,7 @@ class Session:
             )  # fmt: skip
             return True
         through = max(scan.low, cursor.position)
-        if lane is Lane.BACKFILL:
+        if lane is DeliveryLane.BACKFILL:
             through = min(through, place.live.position)
         else:
             self.live_at = through
@@ -196,15 +196,15 @@ class Session:
         if place.backfill is None:
             return False
         if place.backfill.scan is not None:
-            return self.step_scan(Lane.BACKFILL, place.backfill, place.backfill.scan)
+            return self.step_scan(DeliveryLane.BACKFILL, place.backfill, place.backfill.scan)
         if self.hand_back is not None:
             page, self.hand_back = self.hand_back, None
-            self.send_page(Lane.BACKFILL, page)
+            self.send_page(DeliveryLane.BACKFILL, page)
             return True
         self.hand_back = self.source.read(self.backfill_predicate, place.backfill.position, place.live.position)
         return self.hand_back is not None
 
-    def send_page(self, lane: Lane, page: Page) -> None:
+    def send_page(self, lane: DeliveryLane, page: Page) -> None:
         events = columns(page.rows)
         leaving = self.serving.leaving_to_tell(events, page.leaving, self.wanted)
         ranges = self.serving.ranges_to_state(lane, page.ranges)
@@ -230,19 +230,19 @@ class Session:
             first = beginning(name, replay.from_seq_nr, deleted.seq_nr + 1, self.source.snapshots[name], wanted, 0)
             assert first is not None
             self.send(
-                Deliver(Lane.REPLAY, 0, position, events=first.events, ranges=first.ranges,
+                Deliver(DeliveryLane.REPLAY, 0, position, events=first.events, ranges=first.ranges,
                         snapshots=first.snapshots, replay_of=name)
             )  # fmt: skip
         for part in replay_parts(columns(page), wanted):
             self.send(
-                Deliver(Lane.REPLAY, 0, position, events=part.events, ranges=part.ranges, leaving=part.leaving,
+                Deliver(DeliveryLane.REPLAY, 0, position, events=part.events, ranges=part.ranges, leaving=part.leaving,
                         replay_of=name)
             )  # fmt: skip
         if rest:
             self.serving.replay_goes_on(rest[0].seq_nr)
         else:
             self.serving.replay_ends()
-            self.send(Deliver(Lane.REPLAY, 0, position, replay_of=name, replay_done=True))
+            self.send(Deliver(DeliveryLane.REPLAY, 0, position, replay_of=name, replay_done=True))
         return True
 
     # -- the consumer's steps --------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from common.core.filters.predicates import EntityPredicate
 from common.core.filters.selection import EVERYTHING, Selection
 from common.core.firehose.fetch_builder import Stated
 from common.core.firehose.fetch_result import Encode
-from common.core.firehose.ring import Page
+from common.core.firehose.ring import LogStretch
 from common.core.journal.append import StatedRange
 
 # Below this a page is not worth a look at the journal.
@@ -30,7 +30,7 @@ _READ_WHOLE_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Deleted:
+class DeletedEntity:
     """An entity of which events were removed within a page: what is gone, and what is left to judge and to tell.
 
     ``tags`` are those of its last removed event, as far as they can be known. ``snapshot`` is one event, or none;
@@ -44,16 +44,16 @@ class Deleted:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundPage:
     """A page of the journal with what was deleted in it; ``head`` is the log's at that time."""
 
-    page: Page
-    deleted: Sequence[Deleted]
+    page: LogStretch
+    deleted: Sequence[DeletedEntity]
     head: int
 
 
 @dataclass(eq=False, slots=True)
-class Request:
+class CatchUpRequest:
     """One cursor's wish for a page that begins at or before ``after``; ``bound`` is where it must end at the latest."""
 
     selection: Selection
@@ -64,7 +64,7 @@ class Request:
     max_bytes: int
     wake: Callable[[], object]
     """To be called when there is an answer."""
-    found: Found | None = None
+    found: FoundPage | None = None
     error: BackhaulError | None = None
     is_unwanted: bool = False
     is_of_another_log: bool = False
@@ -74,7 +74,7 @@ class Request:
         """Whether there is an answer."""
         return self.found is not None or self.error is not None
 
-    def is_answered_by(self, selection: Selection, page: Page) -> bool:
+    def is_answered_by(self, selection: Selection, page: LogStretch) -> bool:
         """Whether this page is what it wants."""
         if self.selection != selection or not page.after <= self.after < page.through:
             return False
@@ -82,7 +82,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ReadPlan:
     """What to read for a request: positions after ``after``, up to ``through`` if that is not None.
 
     ``selection`` may be wider than the request's, which then still has to choose.
@@ -111,11 +111,11 @@ class CatchUps:
         self._in_hand_max_bytes = in_hand_max_bytes
         self._shelf_max_bytes = shelf_max_bytes
         self._block_events = block_events
-        self._waiting: dict[Request, None] = {}
-        self._running: dict[Request, None] = {}
-        self._shelf: OrderedDict[tuple[Selection, int], Found] = OrderedDict()
+        self._waiting: dict[CatchUpRequest, None] = {}
+        self._running: dict[CatchUpRequest, None] = {}
+        self._shelf: OrderedDict[tuple[Selection, int], FoundPage] = OrderedDict()
         self._shelf_bytes = 0
-        self._last_asked: Request | None = None
+        self._last_asked: CatchUpRequest | None = None
         self._head = 0
         self._event_bytes = EVENT_OVERHEAD_BYTES
         self._read_whole: set[Selection] = set()
@@ -131,7 +131,7 @@ class CatchUps:
         """Bytes of the pages on the shelf."""
         return self._shelf_bytes
 
-    def ask(self, request: Request) -> bool:
+    def ask(self, request: CatchUpRequest) -> bool:
         """Take a request in; True when it is answered from the shelf at once."""
         if not request.is_narrow:
             self._last_asked = request if request.bound is None else None
@@ -143,12 +143,12 @@ class CatchUps:
         self._waiting[request] = None
         return False
 
-    def withdraw(self, request: Request) -> None:
+    def withdraw(self, request: CatchUpRequest) -> None:
         """Nobody waits for the answer any more."""
         request.is_unwanted = True
         self._waiting.pop(request, None)
 
-    def begin(self) -> tuple[Request, Look] | None:
+    def begin(self) -> tuple[CatchUpRequest, ReadPlan] | None:
         """The next to be read for, and what to read; None when nobody waits, or only for what is being read.
 
         Then it may be a wish of nobody's, for what will be wanted next.
@@ -160,7 +160,7 @@ class CatchUps:
                 return request, self._look(request)
         return self._begin_ahead()
 
-    def _begin_ahead(self) -> tuple[Request, Look] | None:
+    def _begin_ahead(self) -> tuple[CatchUpRequest, ReadPlan] | None:
         # What an entity lost is told with the page that had the last of it: a page that was read before the one in front
         # of it could not tell what retention took between the two.
         last = self._last_asked
@@ -178,18 +178,18 @@ class CatchUps:
         self._running[ahead] = None
         return ahead, self._look(ahead)
 
-    def put_back(self, request: Request) -> None:
+    def put_back(self, request: CatchUpRequest) -> None:
         """It could not be read now: it is first again."""
         del self._running[request]
         if not request.is_unwanted:
             self._waiting = {request: None, **self._waiting}
 
-    def failed(self, request: Request, error: BackhaulError) -> None:
+    def failed(self, request: CatchUpRequest, error: BackhaulError) -> None:
         """It cannot be read at all."""
         del self._running[request]
         request.error = error
 
-    def answered(self, request: Request, found: Found) -> list[Request]:
+    def answered(self, request: CatchUpRequest, found: FoundPage) -> list[CatchUpRequest]:
         """What was read for it; tells whom it answers, this one first."""
         del self._running[request]
         self.counts.reads += 1
@@ -220,7 +220,7 @@ class CatchUps:
         self._last_asked, self._head = None, 0
         self._read_whole.clear()
 
-    def _judge_types(self, request: Request, page: Page) -> None:
+    def _judge_types(self, request: CatchUpRequest, page: LogStretch) -> None:
         """Types that are most of the log are found by reading it whole, which is quicker an event than asking for them."""
         if request.is_narrow or not request.selection.entity_types:
             return
@@ -229,20 +229,20 @@ class CatchUps:
         elif len(self._read_whole) < _READ_WHOLE_MAX:
             self._read_whole.add(request.selection)
 
-    def _look(self, request: Request) -> Look:
+    def _look(self, request: CatchUpRequest) -> ReadPlan:
         selection = EVERYTHING if request.selection in self._read_whole else request.selection
         share = self._in_hand_max_bytes // max(1, self.waiting)
         max_bytes = max(min(request.max_bytes, share), min(request.max_bytes, PAGE_LEAST_BYTES))
         if request.is_narrow:
             # What an index finds beyond the bytes is read in vain, and again with the next page.
             fitting = max_bytes // self._event_bytes + 1
-            return Look(selection, request.after, request.bound, min(request.max_events, fitting), max_bytes)
+            return ReadPlan(selection, request.after, request.bound, min(request.max_events, fitting), max_bytes)
         # Blocks end at the same places for all, so that those who are near each other meet.
         block_end = (request.after // self._block_events + 1) * self._block_events
         through = block_end if request.bound is None else min(block_end, request.bound)
-        return Look(selection, request.after, through, self._block_events, max_bytes)
+        return ReadPlan(selection, request.after, through, self._block_events, max_bytes)
 
-    def _is_near(self, request: Request, running: Request) -> bool:
+    def _is_near(self, request: CatchUpRequest, running: CatchUpRequest) -> bool:
         """Whether what is being read will probably answer it too."""
         if running.is_of_another_log or request.selection != running.selection or request.after < running.after:
             return False
@@ -251,7 +251,7 @@ class CatchUps:
         block = self._block_events
         return request.after // block == running.after // block and request.bound == running.bound
 
-    def _on_shelf(self, request: Request) -> Found | None:
+    def _on_shelf(self, request: CatchUpRequest) -> FoundPage | None:
         block = request.after // self._block_events
         found = self._shelf.get((request.selection, block))
         if found is None or not request.is_answered_by(request.selection, found.page):
@@ -259,7 +259,7 @@ class CatchUps:
         self._shelf.move_to_end((request.selection, block))
         return found
 
-    def _put_on_shelf(self, selection: Selection, found: Found) -> None:
+    def _put_on_shelf(self, selection: Selection, found: FoundPage) -> None:
         key = (selection, found.page.after // self._block_events)
         before = self._shelf.pop(key, None)
         if before is not None:
@@ -291,7 +291,7 @@ def cap_to_stored(gone: Sequence[StatedRange], events: EventBatch) -> list[State
 
 
 def stated_for(
-    predicate: EntityPredicate, entity_types: frozenset[str], deleted: Sequence[Deleted], encode: Encode
+    predicate: EntityPredicate, entity_types: frozenset[str], deleted: Sequence[DeletedEntity], encode: Encode
 ) -> Stated:
     """What one cursor is told in place of what was deleted: only of entities it selects.
 

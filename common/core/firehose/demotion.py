@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Standing(StrEnum):
+class SubscriberTier(StrEnum):
     """Where a cursor is served from."""
 
     TAIL = "tail"
@@ -26,7 +26,7 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class StandingRule:
+class DemotionRule:
     """Seconds: what the second demotion in a row costs, the most that any does, and what at the tail is forgiveness."""
 
     first_s: float = 1.0
@@ -34,15 +34,15 @@ class StandingRule:
     forgiven_after_s: float = 60.0
 
 
-class Record:
+class DemotionHistory:
     """One subscriber's standing and its demotions. Times in seconds of the caller's clock."""
 
-    def __init__(self, rule: StandingRule) -> None:
+    def __init__(self, rule: DemotionRule) -> None:
         self._rule = rule
         self._in_a_row = 0
         self._since_s = 0.0
         self._stays_until_s = 0.0
-        self.standing = Standing.CATCHING_UP
+        self.standing = SubscriberTier.CATCHING_UP
         self.demotions = 0
         self.stays_s = 0.0
 
@@ -52,23 +52,23 @@ class Record:
 
     def joined(self, now_s: float) -> None:
         """It is served from the ring now."""
-        self.standing = Standing.TAIL
+        self.standing = SubscriberTier.TAIL
         self._since_s = now_s
 
     def sent_back(self) -> None:
         """It is behind again through no fault of its own: the ring began anew, or it selects something else."""
-        if self.standing is Standing.TAIL:
-            self.standing = Standing.CATCHING_UP
+        if self.standing is SubscriberTier.TAIL:
+            self.standing = SubscriberTier.CATCHING_UP
 
     def fell_out(self, now_s: float) -> None:
         """The ring has gone past it: demoted. ``stays_s`` is then for how long it stays on the journal at least."""
-        assert self.standing is Standing.TAIL, self.standing
+        assert self.standing is SubscriberTier.TAIL, self.standing
         if now_s - self._since_s >= self._rule.forgiven_after_s:
             self._in_a_row = 0
         self._in_a_row += 1
         self.stays_s = 0.0
         if self._in_a_row > 1:
             self.stays_s = min(self._rule.most_s, self._rule.first_s * 2.0 ** min(self._in_a_row - 2, 60))
-        self.standing = Standing.DEMOTED
+        self.standing = SubscriberTier.DEMOTED
         self.demotions += 1
         self._stays_until_s = now_s + self.stays_s

@@ -16,11 +16,11 @@ from dataclasses import dataclass, field
 from common.core.events.batch import EventBatch
 from common.core.filters.index import FilterIndex
 from common.core.filters.predicates import EntityPredicate
-from common.core.firehose.demotion import Standing
-from common.core.firehose.fetch_builder import Limits
-from common.core.firehose.fetch_result import Stretch
-from common.core.firehose.ring import Page, Ring
-from common.core.firehose.subscriber_cursor import Cursor
+from common.core.firehose.demotion import SubscriberTier
+from common.core.firehose.fetch_builder import FetchLimits
+from common.core.firehose.fetch_result import FetchResult
+from common.core.firehose.ring import LogStretch, Ring
+from common.core.firehose.subscriber_cursor import SubscriberCursor
 
 # How many events a cursor judges by itself in one step, and how many it may have before it in the ring to do so; from
 # further behind the journal's index is the shorter way.
@@ -34,7 +34,7 @@ _SHARED_MAX = 16
 class News:
     """Who has something to take now: selecting cursors one by one, the others by their types."""
 
-    selecting: dict[Cursor, None] = field(default_factory=dict)
+    selecting: dict[SubscriberCursor, None] = field(default_factory=dict)
     entity_types: dict[frozenset[str], None] = field(default_factory=dict)
 
 
@@ -42,10 +42,10 @@ class _View:
     """The members that look at the same types."""
 
     def __init__(self) -> None:
-        self.plain: dict[Cursor, None] = {}
-        self.selecting: dict[Cursor, None] = {}
-        self.index: FilterIndex[Cursor] = FilterIndex()
-        self.shared: dict[tuple[int, ...], Stretch] = {}
+        self.plain: dict[SubscriberCursor, None] = {}
+        self.selecting: dict[SubscriberCursor, None] = {}
+        self.index: FilterIndex[SubscriberCursor] = FilterIndex()
+        self.shared: dict[tuple[int, ...], FetchResult] = {}
 
     @property
     def is_empty(self) -> bool:
@@ -60,7 +60,7 @@ class FanOut:
         self._views: dict[frozenset[str], _View] = {}
         self._evaluations = 0
         self.demotions = 0
-        self.changes: list[Cursor] = []
+        self.changes: list[SubscriberCursor] = []
         """Who was demoted or came back since this list was last emptied."""
 
     @property
@@ -91,7 +91,7 @@ class FanOut:
             self._drop(entity_types)
         return news
 
-    def _hand_out(self, page: Page, events: EventBatch, view: _View, news: News, now_s: float) -> None:
+    def _hand_out(self, page: LogStretch, events: EventBatch, view: _View, news: News, now_s: float) -> None:
         for cursor, matched in view.index.match(events).items():
             news.selecting[cursor] = None
             if not cursor.hit(events, matched):
@@ -99,7 +99,7 @@ class FanOut:
                 self._expel(cursor, view, page.after)
                 self._demoted(cursor, now_s)
 
-    def restart(self, after: int) -> list[Cursor]:
+    def restart(self, after: int) -> list[SubscriberCursor]:
         """The ring begins anew after that position; answers who was a member: they are behind, through no fault."""
         sent_back = [cursor for view in self._views.values() for cursor in self._members_of(view)]
         for cursor in sent_back:
@@ -108,7 +108,7 @@ class FanOut:
         self.ring.restart(after)
         return sent_back
 
-    def sweep(self, now_s: float) -> list[Cursor]:
+    def sweep(self, now_s: float) -> list[SubscriberCursor]:
         """Demote those whose next event is no longer in the ring, also when nobody asks on their behalf."""
         members = [cursor for view in self._views.values() for cursor in self._members_of(view)]
         fallen = [cursor for cursor in members if not self.ring.holds(cursor.seen(self.ring))]
@@ -116,13 +116,13 @@ class FanOut:
             self._demote(cursor, now_s)
         return fallen
 
-    def plain_members(self, entity_types: frozenset[str]) -> Iterable[Cursor]:
+    def plain_members(self, entity_types: frozenset[str]) -> Iterable[SubscriberCursor]:
         """The members that take everything of these types."""
         view = self._views.get(entity_types)
         return view.plain if view else ()
 
     # -- a cursor's side -----------------------------------------------------------------------------------------
-    def take(self, cursor: Cursor, limits: Limits, now_s: float) -> Stretch | None:
+    def take(self, cursor: SubscriberCursor, limits: FetchLimits, now_s: float) -> FetchResult | None:
         """What the ring has for it now. It joins, or is demoted, when that is so."""
         ring = self.ring
         if not cursor.is_member:
@@ -139,21 +139,21 @@ class FanOut:
             return None
         return self._take_plain(cursor, limits) if cursor.is_plain else cursor.take_pending(ring, limits)
 
-    def may_serve(self, cursor: Cursor, now_s: float) -> bool:
+    def may_serve(self, cursor: SubscriberCursor, now_s: float) -> bool:
         """Whether what comes next for one outside is taken from the ring; else the journal has it."""
         seen = cursor.seen(self.ring)
         if not self.ring.holds(seen) or not cursor.record.may_join(now_s):
             return False
         return not cursor.is_narrow or self.ring.through - seen <= JUDGE_FROM_MAX
 
-    def has_more(self, cursor: Cursor, now_s: float) -> bool:
+    def has_more(self, cursor: SubscriberCursor, now_s: float) -> bool:
         """Whether ``take`` would get further without waiting."""
         if cursor.is_member and not cursor.is_plain:
             return cursor.has_pending
         has_more = cursor.seen(self.ring) < self.ring.through
         return has_more and (cursor.is_member or self.may_serve(cursor, now_s))
 
-    def leave(self, cursor: Cursor) -> None:
+    def leave(self, cursor: SubscriberCursor) -> None:
         """It is served from the ring no more, or ends; nothing of it stays here."""
         if cursor.is_member:
             view = self._views[cursor.entity_types]
@@ -161,14 +161,14 @@ class FanOut:
             if view.is_empty:
                 self._drop(cursor.entity_types)
 
-    def change(self, cursor: Cursor, predicate: EntityPredicate) -> None:
+    def change(self, cursor: SubscriberCursor, predicate: EntityPredicate) -> None:
         """It selects by ``predicate`` what follows its position."""
         if cursor.is_member:
             self.leave(cursor)
             cursor.record.sent_back()
         cursor.change(predicate)
 
-    def _take_plain(self, cursor: Cursor, limits: Limits) -> Stretch | None:
+    def _take_plain(self, cursor: SubscriberCursor, limits: FetchLimits) -> FetchResult | None:
         ring, shared = self.ring, self._views[cursor.entity_types].shared
         seen = cursor.seen(ring)
         if seen == ring.through:
@@ -186,28 +186,28 @@ class FanOut:
         return stretch
 
     # -- membership ----------------------------------------------------------------------------------------------
-    def _join(self, cursor: Cursor, now_s: float) -> None:
+    def _join(self, cursor: SubscriberCursor, now_s: float) -> None:
         view = self._views.setdefault(cursor.entity_types, _View())
         if cursor.is_plain:
             view.plain[cursor] = None
         else:
             view.selecting[cursor] = None
             view.index.add(cursor, cursor.predicate)
-        if cursor.record.standing is Standing.DEMOTED:
+        if cursor.record.standing is SubscriberTier.DEMOTED:
             self.changes.append(cursor)
         cursor.is_member = True
         cursor.record.joined(now_s)
 
-    def _demote(self, cursor: Cursor, now_s: float) -> None:
+    def _demote(self, cursor: SubscriberCursor, now_s: float) -> None:
         self.leave(cursor)
         self._demoted(cursor, now_s)
 
-    def _demoted(self, cursor: Cursor, now_s: float) -> None:
+    def _demoted(self, cursor: SubscriberCursor, now_s: float) -> None:
         cursor.record.fell_out(now_s)
         self.demotions += 1
         self.changes.append(cursor)
 
-    def _expel(self, cursor: Cursor, view: _View, level: int | None = None) -> None:
+    def _expel(self, cursor: SubscriberCursor, view: _View, level: int | None = None) -> None:
         view.plain.pop(cursor, None)
         view.selecting.pop(cursor, None)
         view.index.remove(cursor)
@@ -216,5 +216,5 @@ class FanOut:
     def _drop(self, entity_types: frozenset[str]) -> None:
         self._evaluations += self._views.pop(entity_types).index.evaluations
 
-    def _members_of(self, view: _View) -> Iterable[Cursor]:
+    def _members_of(self, view: _View) -> Iterable[SubscriberCursor]:
         return [*view.plain, *view.selecting]

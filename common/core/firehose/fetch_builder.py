@@ -11,8 +11,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch, concat
-from common.core.firehose.fetch_result import Stretch
-from common.core.firehose.ring import Page
+from common.core.firehose.fetch_result import FetchResult
+from common.core.firehose.ring import LogStretch
 from common.core.journal.append import StatedRange
 
 WITHHELD = "withheld"
@@ -20,7 +20,7 @@ NO_PLACE = (0, "")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class FetchLimits:
     """What one step may carry beside the one event that always fits."""
 
     max_events: int
@@ -40,20 +40,20 @@ class Stated:
     reached: int = 0
 
 
-class Step:
+class FetchBuilder:
     """Begun for a cursor at ``after`` that knows there is nothing for it up to ``through``."""
 
-    def __init__(self, after: int, through: int, limits: Limits) -> None:
+    def __init__(self, after: int, through: int, limits: FetchLimits) -> None:
         self.through = through
         self.n = 0
         self._after = after
         self._limits = limits
         self._size = 0
-        self._parts: list[tuple[Page, Sequence[int]]] = []
+        self._parts: list[tuple[LogStretch, Sequence[int]]] = []
         self._leaving: list[int] = []
         self._ranges: list[StatedRange] = []
         self._stated: Stated | None = None
-        self._end: tuple[Page, int] | None = None
+        self._end: tuple[LogStretch, int] | None = None
 
     def state(self, stated: Stated) -> None:
         """What comes before the first event; only at the beginning."""
@@ -63,7 +63,7 @@ class Step:
 
     def take(
         self,
-        page: Page,
+        page: LogStretch,
         indexes: Sequence[int],
         *,
         entering: Collection[int] = (),
@@ -92,13 +92,13 @@ class Step:
             self._leaving += [positions[index] for index in fitting if positions[index] in leaving]
         return is_all
 
-    def reach(self, page: Page) -> None:
+    def reach(self, page: LogStretch) -> None:
         """The page was looked through to its end."""
         if page.through >= self.through:
             self.through = page.through
             self._end = (page, -1)
 
-    def _fitting(self, page: Page, indexes: Sequence[int]) -> Sequence[int]:
+    def _fitting(self, page: LogStretch, indexes: Sequence[int]) -> Sequence[int]:
         at_least = 0 if self._parts else 1
         room = max(at_least, self._limits.max_events - self.n)
         if len(indexes) > room:
@@ -118,7 +118,7 @@ class Step:
             self._size += weight
         return indexes
 
-    def _before_reentry(self, page: Page, indexes: Sequence[int], entering: Collection[int]) -> Sequence[int]:
+    def _before_reentry(self, page: LogStretch, indexes: Sequence[int], entering: Collection[int]) -> Sequence[int]:
         """``indexes`` up to the first entity that enters for a second time; states what the others have missed."""
         events, named = page.events, self._named
         for count, index in enumerate(indexes):
@@ -151,7 +151,7 @@ class Step:
         """Whether there is nothing to hand over."""
         return not (self._parts or self._ranges or (self._stated and self._stated.snapshots))
 
-    def stretch(self, head: int, *, shared: bool, from_ring: bool) -> Stretch:
+    def stretch(self, head: int, *, shared: bool, from_ring: bool) -> FetchResult:
         """The step as a stretch; ``shared`` when other cursors want some of its events too, but not all of them."""
         parts, stated = self._parts, self._stated
         snapshots = stated.snapshots if stated else EventBatch()
@@ -168,7 +168,7 @@ class Step:
             return concat((snapshots, *(page.select(indexes) for page, indexes in parts)))
 
         timestamp_us, digest = self.place
-        return Stretch(
+        return FetchResult(
             self._after,
             self.through,
             max(head, self.through),

@@ -17,7 +17,7 @@ Encode = Callable[[EventBatch], bytes]
 """Columns to bytes that may be concatenated with others of their kind."""
 
 
-class Stretch:
+class FetchResult:
     """Positions ``after`` < p <= ``through`` as one cursor sees them. Read-only; cursors share it where they can.
 
     ``ranges`` hold before the first event of the stretch: an entity whose numbers jump inside one begins another. The
@@ -69,7 +69,7 @@ class Stretch:
         """The selected events in columns."""
         return self._events()
 
-    def shared(self, make: Callable[[Stretch], bytes]) -> bytes:
+    def shared(self, make: Callable[[FetchResult], bytes]) -> bytes:
         """What ``make``, always the same function, makes of it; made once for all who share the stretch."""
         if self._shared is None:
             self._shared = make(self)

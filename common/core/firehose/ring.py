@@ -31,21 +31,21 @@ _FEW = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class LogSource:
     """The log that pages come from, and how its events become bytes."""
 
     journal_id: str
     encode: Encode
 
 
-class Page:
+class LogStretch:
     """Positions ``after`` < p <= ``through`` of a log, their events, and the bytes of these as far as they were wanted."""
 
     __slots__ = ("_encodings", "_of_types", "_place", "_source", "_whole", "after", "events", "events_bytes", "through")
 
     def __init__(
         self,
-        source: Source,
+        source: LogSource,
         after: int,
         through: int,
         events: EventBatch,
@@ -124,7 +124,7 @@ class Page:
             self._whole = b"".join(made) if is_complete else self._source.encode(self.events)
         return self._whole
 
-    def joined(self, later: Sequence[Page]) -> Page:
+    def joined(self, later: Sequence[LogStretch]) -> LogStretch:
         """This page and those that follow it as one, with what was encoded."""
         pages = (self, *later)
         encodings: list[bytes | None] = []
@@ -132,7 +132,7 @@ class Page:
             for page in pages:
                 encodings += page._encodings or [None] * len(page.events)
         events = concat(page.events for page in pages)
-        return Page(self._source, self.after, later[-1].through, events, encodings)
+        return LogStretch(self._source, self.after, later[-1].through, events, encodings)
 
     @property
     def is_small(self) -> bool:
@@ -143,13 +143,13 @@ class Page:
 class Ring:
     """Pages that follow each other; ``after`` and ``through`` bound what is held, ``through`` is the head here."""
 
-    def __init__(self, source: Source, after: int, *, max_events: int, max_bytes: int) -> None:
+    def __init__(self, source: LogSource, after: int, *, max_events: int, max_bytes: int) -> None:
         assert max_events > 0 < max_bytes, (max_events, max_bytes)
         self.source = source
         """Of the pages to come: it changes with the log."""
         self._max_events = max_events
         self._max_bytes = max_bytes
-        self._pages: list[Page] = []
+        self._pages: list[LogStretch] = []
         self._afters: list[int] = []
         self._small = 0
         self.after = after
@@ -162,14 +162,14 @@ class Ring:
         """Whether a cursor at ``position`` finds all that follows it here; else it is behind."""
         return position >= self.after
 
-    def extend(self, events: EventBatch) -> list[Page]:
+    def extend(self, events: EventBatch) -> list[LogStretch]:
         """Take in what follows, without a hole. Answers the new pages; the oldest make room for them."""
         assert events.position[0] == self.through + 1, "not what follows"
         assert events.position[-1] - self.through == len(events), "a hole"
-        new: list[Page] = []
+        new: list[LogStretch] = []
         for start, stop in _cuts(events):
             part = events if stop - start == len(events) else events.slice(start, stop)
-            page = Page(self.source, self.through, part.position[-1], part)
+            page = LogStretch(self.source, self.through, part.position[-1], part)
             self.through = page.through
             self._append(page)
             new.append(page)
@@ -182,14 +182,14 @@ class Ring:
         self.events = self.bytes = self._small = 0
         self._pages, self._afters = [], []
 
-    def pages_after(self, position: int) -> Iterator[Page]:
+    def pages_after(self, position: int) -> Iterator[LogStretch]:
         """The pages that hold what follows ``position``, which must be in the ring."""
         assert self.holds(position), (position, self.after)
         for number in range(max(0, bisect_right(self._afters, position) - 1), len(self._pages)):
             if self._pages[number].through > position:
                 yield self._pages[number]
 
-    def locate(self, positions: Sequence[int]) -> Iterator[tuple[Page, list[int]]]:
+    def locate(self, positions: Sequence[int]) -> Iterator[tuple[LogStretch, list[int]]]:
         """Pages and indexes of events whose ``positions``, ascending, are in the ring."""
         done = 0
         while done < len(positions):
@@ -207,11 +207,11 @@ class Ring:
         return page.place if position == page.through else page.place_at(position - page.after - 1)
 
     @property
-    def last(self) -> Page | None:
+    def last(self) -> LogStretch | None:
         """The newest page."""
         return self._pages[-1] if self._pages else None
 
-    def _append(self, page: Page) -> None:
+    def _append(self, page: LogStretch) -> None:
         self._pages.append(page)
         self._afters.append(page.after)
         self.events += len(page.events)

@@ -13,13 +13,13 @@ from itertools import islice
 
 from common.core.events.batch import EventBatch
 from common.core.filters.predicates import EntityPredicate, Matched, match_batch
-from common.core.firehose.demotion import Record
-from common.core.firehose.fetch_builder import NO_PLACE, Limits, Stated, Step
-from common.core.firehose.fetch_result import Stretch
-from common.core.firehose.ring import Page, Ring
+from common.core.firehose.demotion import DemotionHistory
+from common.core.firehose.fetch_builder import NO_PLACE, FetchBuilder, FetchLimits, Stated
+from common.core.firehose.fetch_result import FetchResult
+from common.core.firehose.ring import LogStretch, Ring
 
 
-class Cursor:
+class SubscriberCursor:
     """A subscriber's place. At most ``pending_max`` positions wait in its list."""
 
     def __init__(
@@ -28,7 +28,7 @@ class Cursor:
         predicate: EntityPredicate,
         entity_types: frozenset[str],
         position: int,
-        record: Record,
+        record: DemotionHistory,
         pending_max: int,
     ) -> None:
         self.name = name
@@ -100,11 +100,11 @@ class Cursor:
         """Whether events wait in its list."""
         return bool(self._pending)
 
-    def take_pending(self, ring: Ring, limits: Limits) -> Stretch | None:
+    def take_pending(self, ring: Ring, limits: FetchLimits) -> FetchResult | None:
         """The next events of its list, which must still be in the ring."""
         if not self._pending:
             return None
-        step = Step(self.position, self._pending[0] - 1, limits)
+        step = FetchBuilder(self.position, self._pending[0] - 1, limits)
         for page, indexes in ring.locate(list(islice(self._pending, max(1, limits.max_events)))):
             if not step.take(page, indexes, entering=self._entering, leaving=self._leaving):
                 break
@@ -117,18 +117,18 @@ class Cursor:
         return self._hand_over(step, ring.through, shared=True, from_ring=True)
 
     # -- over pages ----------------------------------------------------------------------------------------------
-    def take_plain(self, ring: Ring, limits: Limits) -> Stretch | None:
+    def take_plain(self, ring: Ring, limits: FetchLimits) -> FetchResult | None:
         """What the ring has beyond ``seen``, whole pages where they fit: all of it is wanted but for its type."""
-        step = Step(self.position, self._seen, limits)
+        step = FetchBuilder(self.position, self._seen, limits)
         for page in ring.pages_after(self._seen):
             if not step.take(page, self._unseen(page), whole=True):
                 break
             step.reach(page)
         return self._hand_over(step, ring.through, shared=False, from_ring=True)
 
-    def take_judged(self, ring: Ring, limits: Limits, judge_max: int) -> Stretch | None:
+    def take_judged(self, ring: Ring, limits: FetchLimits, judge_max: int) -> FetchResult | None:
         """What it selects in the ring beyond ``seen``; it judges about ``judge_max`` events by itself."""
-        step = Step(self.position, self._seen, limits)
+        step = FetchBuilder(self.position, self._seen, limits)
         for page in ring.pages_after(self._seen):
             if not self._take_selected(step, page):
                 break
@@ -137,36 +137,36 @@ class Cursor:
                 break
         return self._hand_over(step, ring.through, shared=True, from_ring=True)
 
-    def take_page(self, page: Page, stated: Stated, limits: Limits, head: int) -> Stretch | None:
+    def take_page(self, page: LogStretch, stated: Stated, limits: FetchLimits, head: int) -> FetchResult | None:
         """What it selects in a page of the journal that begins at ``seen`` or before it."""
         assert page.after <= self._seen, (page.after, self._seen)
         if page.through <= self._seen:
             return None
-        step = Step(self.position, self._seen, limits)
+        step = FetchBuilder(self.position, self._seen, limits)
         if page.through > self._stated_through:
             step.state(stated)
             self._stated_through = page.through
         self._take_selected(step, page)
         return self._hand_over(step, head, shared=False, from_ring=False)
 
-    def take_withheld(self, ring: Ring, head: int) -> Stretch | None:
+    def take_withheld(self, ring: Ring, head: int) -> FetchResult | None:
         """The step over what holds nothing for it, if there is any."""
         through = self.seen(ring)
         if through <= self.position:
             return None
         timestamp_us, digest = self._seen_place if through == self._seen else ring.place(through)
-        stretch = Stretch(self.position, through, max(head, through), timestamp_us=timestamp_us, digest=digest)
+        stretch = FetchResult(self.position, through, max(head, through), timestamp_us=timestamp_us, digest=digest)
         self.follow(stretch)
         return stretch
 
-    def follow(self, stretch: Stretch) -> None:
+    def follow(self, stretch: FetchResult) -> None:
         """A stretch that begins at ``position`` is handed over, made for this cursor or for another like it."""
         assert stretch.after == self.position, (stretch, self.position)
         self.position = stretch.through
         if stretch.through >= self._seen:
             self._seen, self._seen_place = stretch.through, (stretch.timestamp_us, stretch.digest)
 
-    def _hand_over(self, step: Step, head: int, *, shared: bool, from_ring: bool) -> Stretch | None:
+    def _hand_over(self, step: FetchBuilder, head: int, *, shared: bool, from_ring: bool) -> FetchResult | None:
         if step.is_empty:
             if step.through > self._seen:
                 self._seen, self._seen_place = step.through, step.place
@@ -175,7 +175,7 @@ class Cursor:
         self.follow(stretch)
         return stretch
 
-    def _take_selected(self, step: Step, page: Page) -> bool:
+    def _take_selected(self, step: FetchBuilder, page: LogStretch) -> bool:
         indexes = self._unseen(page)
         if self.is_plain:
             is_all = step.take(page, indexes)
@@ -193,7 +193,7 @@ class Cursor:
             step.reach(page)
         return is_all
 
-    def _unseen(self, page: Page) -> Sequence[int]:
+    def _unseen(self, page: LogStretch) -> Sequence[int]:
         """Indexes of events of its types beyond ``seen``."""
         indexes = page.of_types(self.entity_types)
         first = page.index_after(self._seen)

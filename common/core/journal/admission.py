@@ -17,10 +17,10 @@ from common.core.journal.append import (
     LOCAL_OWNER,
     Appended,
     AppendRefused,
-    Lane,
     LocalAppend,
     ParkedEvent,
     PushedAppend,
+    PushLane,
     StatedRange,
 )
 
@@ -62,7 +62,7 @@ def link_tags(events: EventBatch, heads: Heads) -> list[str]:
     return column
 
 
-def judge_local(request: LocalAppend, heads: Heads) -> list[int] | AppendRefused:
+def admit_local(request: LocalAppend, heads: Heads) -> list[int] | AppendRefused:
     """Numbers for all events of a local append, or why none is stored. Heads change only on acceptance."""
     for persistence_id, expected in request.expected.items():
         head = heads.get(persistence_id)
@@ -93,7 +93,7 @@ def judge_local(request: LocalAppend, heads: Heads) -> list[int] | AppendRefused
     return seq_nrs
 
 
-def judge_repeat(request: LocalAppend, stored_digest: bytes, stored: Appended) -> Appended | AppendRefused:
+def admit_repeat(request: LocalAppend, stored_digest: bytes, stored: Appended) -> Appended | AppendRefused:
     """The answer to an append id that was seen before: the stored outcome, or a refusal when the body is another."""
     if request.digest != stored_digest:
         return AppendRefused(
@@ -104,7 +104,7 @@ def judge_repeat(request: LocalAppend, stored_digest: bytes, stored: Appended) -
 
 
 @dataclass(slots=True)
-class PushJudgement:
+class PushAdmission:
     """Which events of a pushed batch are stored (indexes and their numbers here), which parked, what was skipped."""
 
     accepted: list[int] = field(default_factory=list)
@@ -113,7 +113,7 @@ class PushJudgement:
     skipped: list[StatedRange] = field(default_factory=list)
 
 
-def judge_pushed(request: PushedAppend, heads: Heads, parked_to: Mapping[str, int] | None = None) -> PushJudgement:
+def admit_pushed(request: PushedAppend, heads: Heads, parked_to: Mapping[str, int] | None = None) -> PushAdmission:
     """Judge the events of a pushed batch in order, each after the entity's stated ranges that begin below it.
 
     An event is accepted when its entity is owned by the origin, has nothing parked, and the event follows the last known
@@ -123,7 +123,7 @@ def judge_pushed(request: PushedAppend, heads: Heads, parked_to: Mapping[str, in
     In the backfill lane an event whose number is known, or is parked (``parked_to``: the last number an entity has
     parked), is passed over, on whichever branch it came: up to where a log was forked its branches are one.
     """
-    judgement = PushJudgement()
+    judgement = PushAdmission()
     waiting: dict[str, deque[StatedRange]] = {}
     for stated in request.ranges:
         waiting.setdefault(stated.persistence_id, deque()).append(stated)
@@ -140,7 +140,7 @@ def judge_pushed(request: PushedAppend, heads: Heads, parked_to: Mapping[str, in
         if persistence_id in waiting:
             skip(waiting[persistence_id], seq_nr)
         head = _head_for(request, persistence_id, heads)
-        if request.lane is Lane.BACKFILL and _has(request, head, seq_nr, parked_to or {}):
+        if request.lane is PushLane.BACKFILL and _has(request, head, seq_nr, parked_to or {}):
             continue
         code = request.poison.get(index) or _objection(request, head, seq_nr, prev_seq_nr)
         if code:
@@ -203,7 +203,7 @@ def _skip(request: PushedAppend, stated: StatedRange, heads: Heads) -> StatedRan
     if head.parked:
         return stated
     # What is backfilled lies where the branches of the log are one still: there is nothing to go back to.
-    return _pass_over(head, head.branch if request.lane is Lane.BACKFILL else request.branch, stated)
+    return _pass_over(head, head.branch if request.lane is PushLane.BACKFILL else request.branch, stated)
 
 
 def _pass_over(head: EntityHead, branch: int, stated: StatedRange) -> StatedRange | None:
@@ -225,7 +225,7 @@ class ParkedNumbers:
 
 
 @dataclass(slots=True)
-class RetryJudgement:
+class RetryAdmission:
     """Which parked rows are stored now (ids and their numbers here), what was skipped, why the first one left stays."""
 
     accepted: list[int] = field(default_factory=list)
@@ -234,20 +234,20 @@ class RetryJudgement:
     left: str = ""
 
 
-def judge_parked(
+def admit_parked(
     head: EntityHead,
     rows: Sequence[ParkedNumbers],
     ranges: Sequence[tuple[int, StatedRange]],
     *,
     accept_gap: bool,
-) -> RetryJudgement:
+) -> RetryAdmission:
     """Judge the owner's parked events of one entity again, in order, until one does not fit.
 
     ``rows`` are those of ``head.owner`` only, in order of id; ``ranges`` are the ones stored for the entity, each with
     its branch, oldest first. An event that was parked as poison is stored when its numbers fit: retrying it is the
     operator's decision. ``accept_gap`` lets the first one jump; the jump is kept as a range with reason "accepted".
     """
-    judgement = RetryJudgement()
+    judgement = RetryAdmission()
     for row in rows:
         _pass_over_up_to(head, row, ranges)
         judgement.left = _misfit(head, row.branch, row.seq_nr, row.prev_seq_nr)
@@ -269,7 +269,7 @@ def judge_parked(
 def discard_parked(head: EntityHead, row: ParkedNumbers, ranges: Sequence[tuple[int, StatedRange]]) -> StatedRange:
     """Count an owner's parked event as gone for good; answers the range to keep. What follows it may fit after that.
 
-    ``ranges`` as in ``judge_parked``.
+    ``ranges`` as in ``admit_parked``.
     """
     gone = StatedRange(head.persistence_id, row.seq_nr, row.seq_nr, "discarded")
     head.parked -= 1

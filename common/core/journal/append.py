@@ -45,7 +45,7 @@ class StatedRange:
     reason: str
 
 
-class Lane(Enum):
+class PushLane(Enum):
     """Which of an origin's two cursors a stretch moves (``push_lanes``)."""
 
     LIVE = "live"
@@ -70,7 +70,7 @@ class PushedAppend:
     ranges: tuple[StatedRange, ...] = ()
     poison: Mapping[int, str] = field(default_factory=dict)
     parked_max: int = 10_000
-    lane: Lane = Lane.LIVE
+    lane: PushLane = PushLane.LIVE
 
 
 AppendRequest = LocalAppend | PushedAppend

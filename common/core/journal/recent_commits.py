@@ -12,7 +12,7 @@ from collections import deque
 from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch, concat
 
 
-class Tail:
+class RecentCommits:
     """Batches in the order of the log. ``add`` is quick and never raises."""
 
     def __init__(self, max_events: int, max_bytes: int) -> None:

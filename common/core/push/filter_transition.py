@@ -5,7 +5,7 @@ what matches now. A changed filter takes effect at a position L, once everything
 *backfill* sends, of the positions up to L, what the new filter selects and the old one did not; when that is
 acknowledged too, live goes on after L. One change at a time; what is asked for meanwhile waits, and only the last of it.
 
-The receiver keeps the place (``PushPlace``) and moves it with the events, so either side may die at any point: the next
+The receiver keeps the place (``PushFilterState``) and moves it with the events, so either side may die at any point: the next
 Start names it and both cursors go on. A number that the receiver has is passed over in the backfill lane: an entity that
 was taken out and put back is continued where it had been. Whatever an entity's numbers jump over is stated.
 """
@@ -18,7 +18,7 @@ from common.core.events.batch import EventBatch
 from common.core.filters.criteria import FilterLimits
 from common.core.filters.predicates import AllOf, EntityPredicate, match_batch, parse_filter
 from common.core.filters.selection import Selection
-from common.core.journal.append import Lane, StatedRange
+from common.core.journal.append import PushLane, StatedRange
 
 EVERYTHING = "[]"
 # What one side has accepted and stored is good for the other, whatever its limits are now.
@@ -53,7 +53,7 @@ NO_FILTER = PushFilter()
 
 
 @dataclass(frozen=True, slots=True)
-class PushPlace:
+class PushFilterState:
     """Where the two lanes of an origin are, as its receiver keeps it.
 
     Up to ``change_position`` live obeyed ``old``; of that, everything up to ``backfill_position`` has been looked through
@@ -70,23 +70,23 @@ class PushPlace:
         """Whether no change is under way."""
         return self.backfill_position >= self.change_position
 
-    def at(self, position: int) -> PushPlace:
+    def at(self, position: int) -> PushFilterState:
         """The place when the origin's log was found to part at ``position``: what lay beyond is another log now."""
         if self.change_position <= position:
             return self
         return replace(self, change_position=position, backfill_position=min(self.backfill_position, position))
 
-    def changed(self, to: PushFilter, position: int, needs_backfill: bool) -> PushPlace:
+    def changed(self, to: PushFilter, position: int, needs_backfill: bool) -> PushFilterState:
         """The place after a change was announced that takes effect at ``position``."""
         assert self.is_settled, "one change at a time"
-        return PushPlace(self.new, to, position, 0 if needs_backfill else position)
+        return PushFilterState(self.new, to, position, 0 if needs_backfill else position)
 
 
-UNFILTERED = PushPlace()
+UNFILTERED = PushFilterState()
 
 
 @dataclass(frozen=True, slots=True)
-class FilterApplied:
+class PushFilterApplied:
     """An edge says: after ``position``, up to which all is acknowledged, the live lane obeys ``filter``.
 
     ``needs_backfill`` is set when there may be something below that only this filter selects.
@@ -98,25 +98,25 @@ class FilterApplied:
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class PushSelection:
     """What of a stretch is pushed: indexes, and the numbers that the entities which come in by it jump over."""
 
     indexes: list[int]
     ranges: tuple[StatedRange, ...]
 
 
-class Lanes:
+class FilterTransition:
     """The sending end: which lane is served, what it sends, and when the next change begins."""
 
-    def __init__(self, place: PushPlace, desired: PushFilter) -> None:
+    def __init__(self, place: PushFilterState, desired: PushFilter) -> None:
         self.place = place
         self._desired = desired
         self._compile()
 
     @property
-    def lane(self) -> Lane:
+    def lane(self) -> PushLane:
         """The lane that is served now."""
-        return Lane.LIVE if self.place.is_settled else Lane.BACKFILL
+        return PushLane.LIVE if self.place.is_settled else PushLane.BACKFILL
 
     @property
     def is_change_wanted(self) -> bool:
@@ -132,13 +132,13 @@ class Lanes:
         """The cloud asks for another filter; only the last that was asked for counts."""
         self._desired = replace(self._desired, version=version, criteria=criteria)
 
-    def change(self, position: int) -> FilterApplied:
+    def change(self, position: int) -> PushFilterApplied:
         """Begin the change that is wanted at ``position``, up to which everything is acknowledged."""
         old, new = self.place.new, self._desired
         needs_backfill = position > 0 and not old.is_everything and not old.selects_as(new)
         self.place = self.place.changed(new, position, needs_backfill)
         self._compile()
-        return FilterApplied(new, position, needs_backfill)
+        return PushFilterApplied(new, position, needs_backfill)
 
     def backfilled(self, position: int) -> None:
         """The backfill lane is acknowledged up to here."""
@@ -156,7 +156,7 @@ class Lanes:
         """The same, as an index can find it."""
         return self._selection
 
-    def choose(self, events: EventBatch) -> Chosen:
+    def choose(self, events: EventBatch) -> PushSelection:
         """What of a stretch of the own log the lane sends."""
         chosen, entering = _delivered(self._new, events)
         if self._old is not None:
@@ -170,7 +170,7 @@ class Lanes:
             if index in entering and from_seq_nr < seq_nr:
                 ranges.append(StatedRange(persistence_id, from_seq_nr, seq_nr - 1, "withheld"))
             last[persistence_id] = seq_nr
-        return Chosen(chosen, tuple(ranges))
+        return PushSelection(chosen, tuple(ranges))
 
     def _compile(self) -> None:
         new = self.place.new.predicate()

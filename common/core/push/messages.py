@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.core.events.batch import EventBatch
-from common.core.journal.append import Lane, ParkedEvent, StatedRange
+from common.core.journal.append import ParkedEvent, PushLane, StatedRange
 from common.core.journal.history import History, Offset, Resume
-from common.core.push.filter_transition import NO_FILTER, UNFILTERED, FilterApplied, PushFilter, PushPlace
+from common.core.push.filter_transition import NO_FILTER, UNFILTERED, PushFilter, PushFilterApplied, PushFilterState
 
 PROTOCOL_VERSION = 1
 PUSH_PATH = "/backhaul.v1.Push/Connect"
@@ -46,13 +46,13 @@ class Start:
     cloud_generation_id: str
     limits: PushLimits
     clock_us: int
-    place: PushPlace = UNFILTERED
+    place: PushFilterState = UNFILTERED
     desired: PushFilter = NO_FILTER
 
 
 @dataclass(frozen=True, slots=True)
-class FilterUpdate:
-    """The cloud asks for another filter; the edge answers ``FilterApplied`` when it comes to it, or to a later one."""
+class PushFilterUpdate:
+    """The cloud asks for another filter; the edge answers ``PushFilterApplied`` when it comes to it, or to a later one."""
 
     version: int
     criteria: str
@@ -67,7 +67,7 @@ class PushBatch:
     generation_id: str
     events: EventBatch
     ranges: tuple[StatedRange, ...] = ()
-    lane: Lane = Lane.LIVE
+    lane: PushLane = PushLane.LIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Ack:
 
     position: int
     parked: tuple[ParkedEvent, ...] = ()
-    lane: Lane = Lane.LIVE
+    lane: PushLane = PushLane.LIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,5 +95,5 @@ class Drain:
     reason: str
 
 
-FromEdge = Hello | PushBatch | FilterApplied | Heartbeat
-FromCloud = Start | Ack | FilterUpdate | Heartbeat | Drain
+FromEdge = Hello | PushBatch | PushFilterApplied | Heartbeat
+FromCloud = Start | Ack | PushFilterUpdate | Heartbeat | Drain

@@ -14,9 +14,9 @@ from enum import Enum, auto
 from common.core.errors import BackhaulError
 from common.core.events.batch import Envelope, EventBatch
 from common.core.flow.window import AdaptiveWindow
-from common.core.journal.append import Lane, StatedRange
+from common.core.journal.append import PushLane, StatedRange
 from common.core.journal.history import History, Offset
-from common.core.push.filter_transition import EVERYTHING, FilterApplied, Lanes
+from common.core.push.filter_transition import EVERYTHING, FilterTransition, PushFilterApplied
 from common.core.push.messages import Ack, PushBatch, PushLimits, Start
 
 
@@ -101,7 +101,7 @@ class Producer:
         self.position = start.stored.position
         self.acked = start.stored.position
         self.draining = False
-        self.lanes = Lanes(start.place, replace(start.desired, producer=own_filter))
+        self.lanes = FilterTransition(start.place, replace(start.desired, producer=own_filter))
         self._backfill_sent = start.place.backfill_position
         self._change_is_told = False
 
@@ -114,14 +114,14 @@ class Producer:
     @property
     def cursor(self) -> int:
         """Where the lane that is served goes on."""
-        return self.position if self.lanes.lane is Lane.LIVE else self._backfill_sent
+        return self.position if self.lanes.lane is PushLane.LIVE else self._backfill_sent
 
     @property
     def bound(self) -> int | None:
         """Where the lane that is served ends; None when it goes on with the log."""
-        return None if self.lanes.lane is Lane.LIVE else self.lanes.place.change_position
+        return None if self.lanes.lane is PushLane.LIVE else self.lanes.place.change_position
 
-    def change_filter(self) -> FilterApplied | None:
+    def change_filter(self) -> PushFilterApplied | None:
         """What to tell about a change of filter that begins now; None when there is none, or while something is in flight.
 
         It is acknowledged as its backfill lane's beginning (or end, when there is nothing to backfill).
@@ -147,7 +147,7 @@ class Producer:
     def sent(self, batch: PushBatch, weight: int, now_s: float) -> None:
         """The batch was handed to the line."""
         self.window.sent(batch.through_position, len(batch.events), weight, now_s)
-        if batch.lane is Lane.LIVE:
+        if batch.lane is PushLane.LIVE:
             self.position = batch.through_position
         else:
             self._backfill_sent = batch.through_position
@@ -158,7 +158,7 @@ class Producer:
         Raises:
             BackhaulError: ``link.protocol`` when it acknowledges what was not sent, or less than before.
         """
-        is_live = ack.lane is Lane.LIVE
+        is_live = ack.lane is PushLane.LIVE
         acked, sent = (
             (self.acked, self.position) if is_live else (self.lanes.place.backfill_position, self._backfill_sent)
         )

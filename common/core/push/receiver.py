@@ -20,16 +20,16 @@ from common.core.events.transformations import Transformed
 from common.core.journal.append import (
     AppendOutcome,
     Fenced,
-    Lane,
     OriginBlocked,
     OutOfStep,
     ParkedEvent,
     Pushed,
     PushedAppend,
+    PushLane,
     StatedRange,
 )
 from common.core.journal.history import Offset
-from common.core.push.filter_transition import UNFILTERED, FilterApplied, PushPlace
+from common.core.push.filter_transition import UNFILTERED, PushFilterApplied, PushFilterState
 from common.core.push.messages import Ack, PushBatch, PushLimits
 
 # What a queued batch takes in memory beside its bytes, roughly: even empty ones are bounded.
@@ -47,7 +47,7 @@ class Endpoint:
         stored: Offset,
         limits: PushLimits,
         parked_max: int,
-        place: PushPlace = UNFILTERED,
+        place: PushFilterState = UNFILTERED,
         on_receive: Callable[[EventBatch], Transformed] | None = None,
     ) -> None:
         self._on_receive = on_receive
@@ -62,7 +62,7 @@ class Endpoint:
         self.stored = stored.position
         self.place = place
         """Where the origin's lanes are; what a change asks for is not in it before it is stored."""
-        self.change: FilterApplied | None = None
+        self.change: PushFilterApplied | None = None
         self._backfill_received = place.backfill_position
         self.queued_events = 0
         self.queued_bytes = 0
@@ -108,7 +108,7 @@ class Endpoint:
             )
         weight = size + _BATCH_OVERHEAD_BYTES
         self._queue.append((batch, weight))
-        if batch.lane is Lane.LIVE:
+        if batch.lane is PushLane.LIVE:
             self.received = batch.through_position
         else:
             self._backfill_received = batch.through_position
@@ -118,15 +118,15 @@ class Endpoint:
     def _received(self, batch: PushBatch) -> tuple[int, bool]:
         """How far the batch's lane has come, and whether it may go on to where the batch ends."""
         place = self._expected_place()
-        if batch.lane is Lane.LIVE:
+        if batch.lane is PushLane.LIVE:
             return self.received, self._backfill_received >= place.change_position
         return self._backfill_received, batch.through_position <= place.change_position
 
-    def _expected_place(self) -> PushPlace:
+    def _expected_place(self) -> PushFilterState:
         change = self.change
         return self.place.changed(change.filter, change.position, change.needs_backfill) if change else self.place
 
-    def receive_change(self, change: FilterApplied) -> None:
+    def receive_change(self, change: PushFilterApplied) -> None:
         """Queue a change of filter: everything sent before it must be stored, and no other be under way.
 
         Raises:
@@ -159,7 +159,7 @@ class Endpoint:
             raise _out_of_step(self.origin_id, refused.position)
         self.place = self._expected_place()
         self.change = None
-        return Ack(self.place.backfill_position, lane=Lane.BACKFILL)
+        return Ack(self.place.backfill_position, lane=PushLane.BACKFILL)
 
     def take(self, events_max: int, bytes_max: int) -> PushedAppend:
         """What is queued, merged into one append up to the bounds (at least one batch)."""
@@ -206,7 +206,7 @@ class Endpoint:
             last.lane,
         )
 
-    def settle(self, outcome: AppendOutcome, through: int, lane: Lane = Lane.LIVE) -> Ack:
+    def settle(self, outcome: AppendOutcome, through: int, lane: PushLane = PushLane.LIVE) -> Ack:
         """The ack that an append's outcome allows.
 
         Raises:
@@ -232,7 +232,7 @@ class Endpoint:
                 )
             case _:
                 raise AssertionError(f"not an outcome of a pushed append: {outcome!r}")
-        if lane is Lane.LIVE:
+        if lane is PushLane.LIVE:
             self.stored = through
         else:
             self.place = replace(self.place, backfill_position=through)

@@ -17,7 +17,7 @@ _ANY = "*"
 
 
 @dataclass(frozen=True, slots=True)
-class AskedFilter:
+class RequestedFilter:
     """Criteria (canonical JSON) for the origins that fit ``pattern``. Versions are never used twice in one journal."""
 
     pattern: str
@@ -54,7 +54,7 @@ def fits(pattern: str, origin_id: str) -> bool:
     return True
 
 
-def filter_for(origin_id: str, asked: Iterable[AskedFilter]) -> PushFilter:
+def filter_for(origin_id: str, asked: Iterable[RequestedFilter]) -> PushFilter:
     """What is asked of an origin."""
     found = [one for one in asked if fits(one.pattern, origin_id)]
     if not found:

@@ -12,7 +12,7 @@ _AT_BYTES = 16_384
 _AFTER_S = 0.25
 
 
-class AckRhythm:
+class DelayedAck:
     """Deliveries taken and acknowledged. Times in seconds; sizes as the source's window counts them."""
 
     def __init__(self, *, window_bytes: int, progress_timeout_s: float) -> None:

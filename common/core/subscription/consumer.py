@@ -1,7 +1,7 @@
 """The consumer's end of a subscription as pure parts: does a message continue, and which of its events take effect?
 
 ``Receiving`` follows the stream: each lane must go on where it ended, and the answer to every message is the place that
-is stored with its effect. ``judge_received`` is the second, independent check, per entity: an event takes effect when
+is stored with its effect. ``admit_received`` is the second, independent check, per entity: an event takes effect when
 its previous number is the one known; what is known already is a repeat; anything else is a gap, and the entity waits
 for a replay while all others flow on. Nothing is ever taken in out of an entity's order.
 """
@@ -18,8 +18,8 @@ from common.core.events import rules as event_rules
 from common.core.events.batch import EventBatch
 from common.core.events.ids import NAME_MAX_BYTES, persistence_id_problem, text_problem
 from common.core.journal.append import StatedRange
-from common.core.subscription.messages import BackfillDone, Deliver, FilterApplied, Lane, Progress, Subscribed
-from common.core.subscription.place import Cursor, FilterState, Place, SnapshotScan, reached_by
+from common.core.subscription.messages import BackfillDone, Deliver, DeliveryLane, FilterApplied, Progress, Subscribed
+from common.core.subscription.place import FilterState, LogCursor, ResumePoint, SnapshotScan, reached_by
 
 _ANY_SIZE = 2**62
 DIGEST_MAX_BYTES = 64
@@ -51,14 +51,14 @@ class Received:
     dropped: int = 0
 
 
-def judge_received(message: Deliver, known: MutableMapping[str, int], awaiting: Waiting) -> Received:
+def admit_received(message: Deliver, known: MutableMapping[str, int], awaiting: Waiting) -> Received:
     """Judge a delivery's ranges and events in their order; ``known`` and ``awaiting`` are moved along.
 
     ``known`` has the last number of every entity in the message that has one; ``awaiting`` those that wait for a replay:
     of them only a replay's events count, or a range stated on another lane would lead over what the replay brings.
     """
     received = Received()
-    in_replay = message.lane is Lane.REPLAY
+    in_replay = message.lane is DeliveryLane.REPLAY
 
     def move(persistence_id: str, seq_nr: int) -> None:
         known[persistence_id] = received.known[persistence_id] = seq_nr
@@ -112,7 +112,7 @@ def judge_received(message: Deliver, known: MutableMapping[str, int], awaiting: 
 class Receiving:
     """The stream as the consumer sees it. ``place`` is where it is after all messages so far."""
 
-    def __init__(self, place: Place, desired: FilterState) -> None:
+    def __init__(self, place: ResumePoint, desired: FilterState) -> None:
         self.place = place
         self.deliveries = 0
         self._asked = {desired.version: desired}
@@ -144,7 +144,7 @@ class Receiving:
         """Version of the newest filter the source knows of."""
         return max(self._asked)
 
-    def deliver(self, message: Deliver) -> Place:
+    def deliver(self, message: Deliver) -> ResumePoint:
         """The place after a delivery.
 
         Raises:
@@ -156,7 +156,7 @@ class Receiving:
             raise _broken(f"a delivery of {n} events with {message.snapshots} snapshots")
         if event_rules.problems(events, _ANY_SIZE) or any(map(_range_problem, message.ranges)):
             raise _broken("a delivery with events or ranges that cannot be stored")
-        if message.lane is Lane.REPLAY:
+        if message.lane is DeliveryLane.REPLAY:
             names = {*events.persistence_id, *(stated.persistence_id for stated in message.ranges)}
             if persistence_id_problem(message.replay_of) or names - {message.replay_of}:
                 raise _broken("a replay of one entity with events of another")
@@ -171,14 +171,14 @@ class Receiving:
             raise _broken("events of the log among snapshots")
         return self._move(message.lane, message, message.scan)
 
-    def progress(self, message: Progress) -> Place:
+    def progress(self, message: Progress) -> ResumePoint:
         """The place after it. Raises ``link.protocol``."""
         return self._move(message.lane, message, None)
 
-    def _move(self, lane: Lane, message: Deliver | Progress, scan: SnapshotScan | None) -> Place:
+    def _move(self, lane: DeliveryLane, message: Deliver | Progress, scan: SnapshotScan | None) -> ResumePoint:
         place = self.place
-        cursor = place.backfill if lane is Lane.BACKFILL else place.live
-        if lane is Lane.REPLAY or cursor is None:
+        cursor = place.backfill if lane is DeliveryLane.BACKFILL else place.live
+        if lane is DeliveryLane.REPLAY or cursor is None:
             raise _broken(f"the {lane.value} lane is not open")
         is_scanning = cursor.scan is not None
         moved_in_scan = scan is not None and cursor.scan is not None and scan.after > cursor.scan.after
@@ -188,17 +188,17 @@ class Receiving:
             raise _broken(f"positions {message.after} to {message.through} after {cursor.position}")
         if scan is not None and (not moved_in_scan or message.through != message.after):
             raise _broken("snapshots that do not go on")
-        if lane is Lane.BACKFILL and message.through > place.live.position:
+        if lane is DeliveryLane.BACKFILL and message.through > place.live.position:
             raise _broken(f"backfill at {message.through} has passed the live lane at {place.live.position}")
         if text_problem(message.digest, DIGEST_MAX_BYTES) or message.timestamp_us < 0:
             raise _broken("a place that cannot be stored")
-        cursor = Cursor(message.through, message.digest, message.timestamp_us, scan)
-        self.place = replace(place, backfill=cursor) if lane is Lane.BACKFILL else replace(place, live=cursor)
+        cursor = LogCursor(message.through, message.digest, message.timestamp_us, scan)
+        self.place = replace(place, backfill=cursor) if lane is DeliveryLane.BACKFILL else replace(place, live=cursor)
         self._reach(message.reached if isinstance(message, Deliver) else 0)
         self._place_generation()
         return self.place
 
-    def filter_applied(self, message: FilterApplied) -> Place:
+    def filter_applied(self, message: FilterApplied) -> ResumePoint:
         """The place with the change in it. Raises ``link.protocol``."""
         place, asked = self.place, self._asked.get(message.version)
         if asked is None or place.next is not None or message.change_position != place.live.position:
@@ -210,7 +210,7 @@ class Receiving:
             self.place = replace(place, next=asked, backfill=message.begin, change_position=message.change_position)
         return self.place
 
-    def backfill_done(self, message: BackfillDone) -> Place:
+    def backfill_done(self, message: BackfillDone) -> ResumePoint:
         """The place after the lanes have met. Raises ``link.protocol`` when they have not."""
         place = self.place
         if place.next is None or place.backfill is None or place.next.version != message.version:

@@ -9,7 +9,7 @@ from common.core.events.batch import EventBatch
 from common.core.journal.append import StatedRange
 from common.core.journal.history import History
 from common.core.push.messages import Drain, Heartbeat
-from common.core.subscription.place import Cursor, FilterState, Place, SnapshotScan
+from common.core.subscription.place import FilterState, LogCursor, ResumePoint, SnapshotScan
 
 PROTOCOL_VERSION = 1
 SUBSCRIBE_PATH = "/backhaul.v1.Subscription/Subscribe"
@@ -18,7 +18,7 @@ ENTITY_EVENTS_PATH = "/backhaul.v1.Subscription/EntityEvents"
 EVENT_PATH = "/backhaul.v1.Subscription/Event"
 
 
-class Lane(StrEnum):
+class DeliveryLane(StrEnum):
     """Which cursor a message moves; a replay moves none."""
 
     LIVE = ""
@@ -50,7 +50,7 @@ class Subscribe:
     stream_id: str
     consumer_id: str
     subscription: str
-    place: Place
+    place: ResumePoint
     desired: FilterState
     limits: StreamLimits
     clock_us: int
@@ -90,7 +90,7 @@ class Subscribed:
     history: History
     floor_position: int
     resume: str
-    place: Place
+    place: ResumePoint
     window_bytes: int
     replays_max: int
     clock_us: int
@@ -105,7 +105,7 @@ class Deliver:
     position of what snapshots and ranges stand for, where that may be beyond the lane.
     """
 
-    lane: Lane
+    lane: DeliveryLane
     after: int
     through: int
     timestamp_us: int = 0
@@ -124,7 +124,7 @@ class Deliver:
 class Progress:
     """Nothing of ``after`` < p <= ``through`` is for this lane."""
 
-    lane: Lane
+    lane: DeliveryLane
     after: int
     through: int
     timestamp_us: int = 0
@@ -137,7 +137,7 @@ class FilterApplied:
 
     version: int
     change_position: int
-    begin: Cursor | None
+    begin: LogCursor | None
 
 
 @dataclass(frozen=True, slots=True)

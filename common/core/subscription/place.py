@@ -39,7 +39,7 @@ class SnapshotScan:
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
+class LogCursor:
     """A place in the source's log; ``digest`` (``core.digest``) and order time are those of the event there."""
 
     position: int
@@ -49,7 +49,7 @@ class Cursor:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ResumePoint:
     """Both cursors and the filters they serve, in one generation of one source's journal.
 
     ``backfill`` is None when no change is under way. While one is, live serves what ``applied`` and ``next`` both let
@@ -60,15 +60,15 @@ class Place:
 
     journal_id: str
     generation_id: str
-    live: Cursor
+    live: LogCursor
     applied: FilterState
-    backfill: Cursor | None = None
+    backfill: LogCursor | None = None
     next: FilterState | None = None
     change_position: int = 0
     reached: int = 0
 
 
-NOWHERE_PLACE = Place("", "", Cursor(0), NO_FILTER)
+NO_RESUME_POINT = ResumePoint("", "", LogCursor(0), NO_FILTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,23 +80,23 @@ class Subscription:
     """
 
     name: str
-    place: Place
+    place: ResumePoint
     desired: FilterState
     revision: int
     received: int
     updated_us: int
 
 
-def place_as_text(place: Place) -> str:
+def place_as_text(place: ResumePoint) -> str:
     """A place as it is stored."""
     return json.dumps(asdict(place), separators=(",", ":"), ensure_ascii=False)
 
 
-def place_of_text(text: str) -> Place:
+def place_of_text(text: str) -> ResumePoint:
     """A stored place."""
     told: dict[str, Any] = json.loads(text)
     backfill, following = told["backfill"], told["next"]
-    return Place(
+    return ResumePoint(
         told["journal_id"],
         told["generation_id"],
         _cursor(told["live"]),
@@ -108,12 +108,12 @@ def place_of_text(text: str) -> Place:
     )
 
 
-def _cursor(told: dict[str, Any]) -> Cursor:
+def _cursor(told: dict[str, Any]) -> LogCursor:
     scan = told["scan"]
-    return Cursor(told["position"], told["digest"], told["timestamp_us"], SnapshotScan(**scan) if scan else None)
+    return LogCursor(told["position"], told["digest"], told["timestamp_us"], SnapshotScan(**scan) if scan else None)
 
 
-def reached_by(place: Place) -> int:
+def reached_by(place: ResumePoint) -> int:
     """The highest position from which this place's consumer may know anything."""
     live = place.live
     return max(live.position, place.reached, live.scan.head if live.scan else 0)
@@ -135,7 +135,7 @@ class PlaceVerdict(StrEnum):
     """The log does not go so far."""
 
 
-def decide_place(place: Place, history: History, floor_position: int, digest_here: str = "") -> PlaceVerdict:
+def decide_place(place: ResumePoint, history: History, floor_position: int, digest_here: str = "") -> PlaceVerdict:
     """Compare a consumer's place with the source's own history.
 
     ``history`` has the head as it is now, ``floor_position`` is the highest position that retention ever removed, and

@@ -23,13 +23,13 @@ from common.core.journal.append import StatedRange
 from common.core.subscription.messages import (
     BackfillDone,
     ConsumerAck,
+    DeliveryLane,
     FilterApplied,
     FilterUpdate,
-    Lane,
     Replay,
     StreamLimits,
 )
-from common.core.subscription.place import Cursor, FilterState, Place, SnapshotScan
+from common.core.subscription.place import FilterState, LogCursor, ResumePoint, SnapshotScan
 
 REPLAYS_MAX = 64
 MEET_WITHIN = 1_000
@@ -44,7 +44,7 @@ class Serving:
     """One consumer's session. Times in seconds."""
 
     def __init__(
-        self, place: Place, desired: FilterState, limits: StreamLimits, *, ack_target_s: float, now_s: float
+        self, place: ResumePoint, desired: FilterState, limits: StreamLimits, *, ack_target_s: float, now_s: float
     ) -> None:
         self._place = place
         self._moved: tuple[int, str, int, SnapshotScan | None] | None = None
@@ -66,10 +66,10 @@ class Serving:
         self._own_replays: set[str] = set()
 
     @property
-    def place(self) -> Place:
+    def place(self) -> ResumePoint:
         """Where the consumer is after everything sent so far. Put together when asked for: most moves nobody looks at."""
         if self._moved is not None:
-            self._place, self._moved = replace(self._place, live=Cursor(*self._moved)), None
+            self._place, self._moved = replace(self._place, live=LogCursor(*self._moved)), None
         return self._place
 
     # -- what to send ----------------------------------------------------------------------------------------------
@@ -110,13 +110,13 @@ class Serving:
         """Whose events are to be sent again."""
         return self._replays[0] if self._replays else None
 
-    def ranges_to_state(self, lane: Lane, ranges: tuple[StatedRange, ...]) -> tuple[StatedRange, ...]:
+    def ranges_to_state(self, lane: DeliveryLane, ranges: tuple[StatedRange, ...]) -> tuple[StatedRange, ...]:
         """What of a stretch's ranges may be said on a lane.
 
         While a change runs, live does not say that the numbers before an entering event are withheld: backfill may be about
         to bring some of them. The consumer sees a gap and has the entity replayed instead.
         """
-        if lane is Lane.LIVE and self.place.next is not None:
+        if lane is DeliveryLane.LIVE and self.place.next is not None:
             return tuple(stated for stated in ranges if stated.reason != WITHHELD)
         return ranges
 
@@ -143,7 +143,7 @@ class Serving:
     # -- what was sent ---------------------------------------------------------------------------------------------
     def move(
         self,
-        lane: Lane,
+        lane: DeliveryLane,
         through: int,
         *,
         digest: str = "",
@@ -151,12 +151,12 @@ class Serving:
         scan: SnapshotScan | None = None,
     ) -> int:
         """A lane goes on to ``through``; answers the position it was at."""
-        if lane is Lane.LIVE:
+        if lane is DeliveryLane.LIVE:
             after, self._live_position = self._live_position, through
             assert after <= through
             self._moved = (through, digest, timestamp_us, scan)
             return after
-        place, cursor = self.place, Cursor(through, digest, timestamp_us, scan)
+        place, cursor = self.place, LogCursor(through, digest, timestamp_us, scan)
         assert place.backfill is not None
         assert place.backfill.position <= through <= place.live.position
         self._place = replace(place, backfill=cursor)
@@ -167,7 +167,7 @@ class Serving:
         self.deliveries += 1
         self.window.sent(self.deliveries, events, size + _MESSAGE_OVERHEAD_BYTES, now_s)
 
-    def begin_change(self, begin: Cursor | None) -> FilterApplied:
+    def begin_change(self, begin: LogCursor | None) -> FilterApplied:
         """The pending filter's turn has come. ``begin`` is where its backfill starts, None when it lets through no more."""
         assert self.wants_change
         assert self.pending is not None

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from common.core.events.batch import EventBatch
 from common.core.journal.append import StatedRange
-from common.core.subscription.messages import Deliver, Lane
+from common.core.subscription.messages import Deliver, DeliveryLane
 from common.core.subscription.source import WITHHELD
 
 
@@ -49,11 +49,11 @@ def served_parts(message: Deliver, serve: Callable[[EventBatch], EventBatch]) ->
             continue
         if name in seen:
             # Snapshots may have any position: only events of the log move the place.
-            is_in_log = message.lane is not Lane.REPLAY and index > message.snapshots
+            is_in_log = message.lane is not DeliveryLane.REPLAY and index > message.snapshots
             through = given.position[index - 1] if is_in_log else after
-            through = message.through if message.lane is Lane.REPLAY else through
+            through = message.through if message.lane is DeliveryLane.REPLAY else through
             parts.append(replace(part(through), timestamp_us=0, digest=""))
-            begin, after, snapshots = taken, message.after if message.lane is Lane.REPLAY else through, 0
+            begin, after, snapshots = taken, message.after if message.lane is DeliveryLane.REPLAY else through, 0
             ranges, seen = [], set()
         ranges.append(StatedRange(name, 1 if is_snapshot else seq_nr, seq_nr, WITHHELD))
     parts.append(part(message.through))

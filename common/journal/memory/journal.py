@@ -21,11 +21,11 @@ from common.core.events.ids import ALL_SLICES, SliceRange, slice_of
 from common.core.filters.selection import EVERYTHING, Selection
 from common.core.journal.admission import (
     EntityHead,
+    admit_local,
+    admit_parked,
+    admit_pushed,
+    admit_repeat,
     discard_parked,
-    judge_local,
-    judge_parked,
-    judge_pushed,
-    judge_repeat,
     link_tags,
 )
 from common.core.journal.append import (
@@ -34,12 +34,12 @@ from common.core.journal.append import (
     AppendRefused,
     AppendRequest,
     Fenced,
-    Lane,
     LocalAppend,
     OriginBlocked,
     OutOfStep,
     Pushed,
     PushedAppend,
+    PushLane,
     StatedRange,
 )
 from common.core.journal.history import (
@@ -52,7 +52,7 @@ from common.core.journal.history import (
     decide_resume,
 )
 from common.core.push.filter_transition import UNFILTERED
-from common.journal.head_signal import Prompt
+from common.journal.head_signal import HeadSignal
 from common.journal.memory.push_filters import MemoryPushFilters
 from common.journal.memory.state import AppendIdEntry, DraftHeads, MemoryDatabase, MemoryState, ParkedEntry
 from common.journal.stores.journal import (
@@ -93,7 +93,7 @@ class MemoryJournal(MemoryPushFilters):
     def __init__(self, database: MemoryDatabase, now_us: Callable[[], int], commit_delay_s: float) -> None:
         super().__init__(database, now_us, commit_delay_s)
         self._generations = database.state.generations
-        self.prompt = Prompt(database.state.head_position)
+        self.prompt = HeadSignal(database.state.head_position)
 
     @property
     def history(self) -> History:
@@ -115,9 +115,9 @@ class MemoryJournal(MemoryPushFilters):
     def _append_local(self, draft: MemoryState, request: LocalAppend) -> Appended | AppendRefused:
         seen = draft.append_ids.get(request.append_id)
         if seen:
-            return judge_repeat(request, seen.digest, seen.outcome)
+            return admit_repeat(request, seen.digest, seen.outcome)
         heads = DraftHeads(draft.heads)
-        judged = judge_local(request, heads)
+        judged = admit_local(request, heads)
         if isinstance(judged, AppendRefused):
             return judged
         appended = Appended(draft.head_position + 1, judged)
@@ -133,13 +133,13 @@ class MemoryJournal(MemoryPushFilters):
         if origin is None or origin.session != request.session:
             return Fenced(origin.session if origin else 0)
         place = draft.push_places.get(request.origin_id, UNFILTERED)
-        position = origin.stored.position if request.lane is Lane.LIVE else place.backfill_position
+        position = origin.stored.position if request.lane is PushLane.LIVE else place.backfill_position
         if position != request.after_position:
             return OutOfStep(position)
         heads = DraftHeads(draft.heads)
         own_parked = [parked for parked in draft.parked if parked.origin_id == request.origin_id]
         parked_to = {parked.persistence_id: parked.numbers.seq_nr for parked in own_parked}
-        judgement = judge_pushed(request, heads, parked_to)
+        judgement = admit_pushed(request, heads, parked_to)
         already = len(own_parked)
         if judgement.parked and already + len(judgement.parked) > request.parked_max:
             return OriginBlocked(already, request.parked_max)
@@ -154,7 +154,7 @@ class MemoryJournal(MemoryPushFilters):
                 ParkedEntry(draft.last_parked_id, request.origin_id, request.branch, parked.code, now_us, event)
             )
         self._keep_ranges(draft, request.origin_id, request.branch, judgement.skipped)
-        if request.lane is Lane.LIVE:
+        if request.lane is PushLane.LIVE:
             draft.origins[request.origin_id] = replace(origin, stored=request.through)
         else:
             draft.push_places[request.origin_id] = replace(place, backfill_position=request.through.position)
@@ -334,7 +334,7 @@ class MemoryJournal(MemoryPushFilters):
                 return 0, of_entity[0].code if of_entity else ""
             ranges = _ranges_of(draft, head)
             numbers = [parked.numbers for parked in own.values()]
-            judgement = judge_parked(head, numbers, ranges, accept_gap=accept_gap)
+            judgement = admit_parked(head, numbers, ranges, accept_gap=accept_gap)
             events = concat(own[row_id].event for row_id in judgement.accepted)
             self._store(draft, heads, replace(events, seq_nr=judgement.seq_nr, origin_seq_nr=events.seq_nr))
             heads.keep()

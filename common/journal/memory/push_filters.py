@@ -7,21 +7,21 @@ from collections.abc import Collection
 import trio
 
 from common.core.journal.append import Fenced, OutOfStep, StatedRange
-from common.core.push.filter_transition import UNFILTERED, FilterApplied, PushPlace
-from common.core.push.requested_filter import AskedFilter
+from common.core.push.filter_transition import UNFILTERED, PushFilterApplied, PushFilterState
+from common.core.push.requested_filter import RequestedFilter
 from common.journal.memory.subscriptions import MemorySubscriptions
 
 
 class MemoryPushFilters(MemorySubscriptions):
     """``common.journal.stores.push_filters.PushFilterStore`` over a ``MemoryDatabase``."""
 
-    async def ask_filter(self, pattern: str, criteria: str) -> AskedFilter:
+    async def ask_filter(self, pattern: str, criteria: str) -> RequestedFilter:
         """See ``PushFilterStore.ask_filter``."""
         async with self._transaction() as draft:
             asked = draft.asked_filters.get(pattern)
             if asked is None or asked.criteria != criteria:
                 draft.last_filter_version += 1
-                asked = AskedFilter(pattern, draft.last_filter_version, criteria, self._now_us())
+                asked = RequestedFilter(pattern, draft.last_filter_version, criteria, self._now_us())
                 draft.asked_filters[pattern] = asked
             return asked
 
@@ -30,18 +30,18 @@ class MemoryPushFilters(MemorySubscriptions):
         async with self._transaction() as draft:
             return draft.asked_filters.pop(pattern, None) is not None
 
-    async def asked_filters(self) -> list[AskedFilter]:
+    async def asked_filters(self) -> list[RequestedFilter]:
         """See ``PushFilterStore.asked_filters``."""
         await trio.lowlevel.checkpoint()
         return [asked for _, asked in sorted(self._database.state.asked_filters.items())]
 
-    async def push_place(self, origin_id: str) -> PushPlace:
+    async def push_place(self, origin_id: str) -> PushFilterState:
         """See ``PushFilterStore.push_place``."""
         await trio.lowlevel.checkpoint()
         return self._database.state.push_places.get(origin_id, UNFILTERED)
 
     async def change_push_filter(
-        self, origin_id: str, session: int, change: FilterApplied
+        self, origin_id: str, session: int, change: PushFilterApplied
     ) -> Fenced | OutOfStep | None:
         """See ``PushFilterStore.change_push_filter``."""
         async with self._transaction() as draft:

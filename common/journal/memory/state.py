@@ -14,8 +14,8 @@ from common.core.journal.append import Appended
 from common.core.journal.history import Generation, Offset, OriginState
 from common.core.journal.slice_ranges import Ahead
 from common.core.journal.snapshot import Snapshot
-from common.core.push.filter_transition import PushPlace
-from common.core.push.requested_filter import AskedFilter
+from common.core.push.filter_transition import PushFilterState
+from common.core.push.requested_filter import RequestedFilter
 from common.core.subscription.place import Subscription
 from common.journal.sqlite.statements import TablesInMemory
 from common.journal.stores.journal import InboxRow, Journal, ParkedRow, StoredRange
@@ -105,9 +105,9 @@ class MemoryState:
     migrated: dict[str, int] = field(default_factory=dict)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     subscriptions: dict[str, SubscriptionEntry] = field(default_factory=dict)
-    asked_filters: dict[str, AskedFilter] = field(default_factory=dict)
+    asked_filters: dict[str, RequestedFilter] = field(default_factory=dict)
     last_filter_version: int = 0
-    push_places: dict[str, PushPlace] = field(default_factory=dict)
+    push_places: dict[str, PushFilterState] = field(default_factory=dict)
 
     def draft(self) -> MemoryState:
         """A copy to change; entity heads are copied one by one when they are touched (``DraftHeads``)."""

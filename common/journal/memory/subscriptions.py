@@ -11,7 +11,7 @@ import trio
 from common.core.events.batch import EVENT_OVERHEAD_BYTES
 from common.core.journal.append import AppendOutcome, OriginBlocked, PushedAppend
 from common.core.journal.history import NOWHERE, OriginState
-from common.core.subscription.place import NO_FILTER, NOWHERE_PLACE, FilterState, Subscription
+from common.core.subscription.place import NO_FILTER, NO_RESUME_POINT, FilterState, Subscription
 from common.journal.memory.projections import held_row, lease_end
 from common.journal.memory.snapshots import MemorySnapshots
 from common.journal.memory.state import MemoryState, SubscriptionEntry
@@ -48,7 +48,7 @@ class MemorySubscriptions(MemorySnapshots):
             return desired
 
     def _entry(self, draft: MemoryState, name: str) -> SubscriptionEntry:
-        new = SubscriptionEntry(Subscription(name, NOWHERE_PLACE, NO_FILTER, 0, 0, self._now_us()))
+        new = SubscriptionEntry(Subscription(name, NO_RESUME_POINT, NO_FILTER, 0, 0, self._now_us()))
         return draft.subscriptions.get(name, new)
 
     async def forget_subscription(self, name: str) -> bool:
@@ -65,7 +65,9 @@ class MemorySubscriptions(MemorySnapshots):
             entry = draft.subscriptions.get(name)
             if entry is None:
                 return False
-            told = replace(entry.told, place=NOWHERE_PLACE, revision=entry.told.revision + 1, updated_us=self._now_us())
+            told = replace(
+                entry.told, place=NO_RESUME_POINT, revision=entry.told.revision + 1, updated_us=self._now_us()
+            )
             draft.subscriptions[name] = SubscriptionEntry(told, last_id=entry.last_id, acked_id=entry.last_id)
             return True
 

@@ -18,20 +18,20 @@ import orjson
 
 from common.core.events.batch import EventBatch, concat
 from common.core.events.ids import entity_type_of, slice_of
-from common.core.journal.admission import Heads, judge_local, judge_repeat
+from common.core.journal.admission import Heads, admit_local, admit_repeat
 from common.core.journal.append import (
     Appended,
     AppendOutcome,
     AppendRefused,
     AppendRequest,
     Fenced,
-    Lane,
     LocalAppend,
     OriginBlocked,
     OutOfStep,
     ParkedEvent,
     Pushed,
     PushedAppend,
+    PushLane,
 )
 from common.core.journal.statement import Statement, merged
 
@@ -228,7 +228,7 @@ class AppendCall:
                 told.append(_pushed_outcome(request, code, number, mine))
             elif code == _SEEN:
                 stored = Appended(first, list(islice(seen_seq, number)))
-                told.append(judge_repeat(request, bytes.fromhex(answer["s_seen"][sub]), stored))
+                told.append(admit_repeat(request, bytes.fromhex(answer["s_seen"][sub]), stored))
             elif code == _STORED:
                 told.append(Appended(first, numbers[start:stop]))
             else:
@@ -248,7 +248,7 @@ def answers(requests: Sequence[AppendRequest], head_position: int, heads: Heads)
     told: list[AppendOutcome] = []
     for request in requests:
         assert isinstance(request, LocalAppend)
-        numbers = judge_local(request, heads)
+        numbers = admit_local(request, heads)
         told.append(numbers if isinstance(numbers, AppendRefused) else Appended(head_position + 1, numbers))
     return told
 
@@ -345,7 +345,7 @@ def _sub_batches(requests: Sequence[AppendRequest]) -> list[list[Any]]:
             to = request.through
             rows.append((
                 n, request.origin_id, request.session, request.branch, request.after_position, request.parked_max,
-                to.position, to.timestamp_us, to.seq_nr, int(request.lane is Lane.BACKFILL),
+                to.position, to.timestamp_us, to.seq_nr, int(request.lane is PushLane.BACKFILL),
                 to.journal_id, to.generation_id, to.persistence_id, "", "",
             ))  # fmt: skip
         else:

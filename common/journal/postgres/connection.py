@@ -16,7 +16,7 @@ import trio
 
 from common import border
 from common.core.errors import BackhaulError, ConfigurationError, ErrorKind
-from common.journal.fast_lock import Turn
+from common.journal.fast_lock import FastLock
 
 import asyncpg  # isort: skip  # after border, which prepares asyncio
 
@@ -147,7 +147,7 @@ class OwnedConnection:
         self._settings = settings or {}
         self._prepare = prepare
         self._connection: asyncpg.Connection | None = None
-        self._turn = Turn()
+        self._turn = FastLock()
 
     @property
     def is_busy(self) -> bool:

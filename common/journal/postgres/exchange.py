@@ -27,7 +27,7 @@ def fits(statements: Sequence[Statement]) -> bool:
     return sum(len(statement.rows) for statement in statements) <= _MAX_ROWS
 
 
-class Prepared:
+class PreparedStatements:
     """The statements that one session has prepared; cleared when another session takes its place."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ import asyncpg
 import trio
 
 from common.core.errors import BackhaulError
-from common.journal.head_signal import Prompt
+from common.journal.head_signal import HeadSignal
 from common.journal.postgres.connection import OwnedConnection, Server
 
 _CHANNEL = "backhaul_head"
@@ -23,7 +23,7 @@ _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 class Hints:
     """One session that listens and notifies; ``committed`` is called by the node's own appends."""
 
-    def __init__(self, server: Server, prompt: Prompt) -> None:
+    def __init__(self, server: Server, prompt: HeadSignal) -> None:
         self._prompt = prompt
         self._newest = prompt.position
         self._news = trio.Event()

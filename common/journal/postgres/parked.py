@@ -10,7 +10,7 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EVENT_COLUMNS, Envelope, new_events, split_metadata, split_tags
 from common.core.events.ids import entity_type_of, slice_of
 from common.core.filters.selection import BLOCK_BITS
-from common.core.journal.admission import EntityHead, ParkedNumbers, discard_parked, judge_parked, link_tags
+from common.core.journal.admission import EntityHead, ParkedNumbers, admit_parked, discard_parked, link_tags
 from common.core.journal.append import StatedRange
 from common.journal.stores.journal import ParkedRow
 
@@ -57,7 +57,7 @@ async def retry(
         own = [row for row in rows if head and row["origin_id"] == head.owner]
         if head is None or not own:
             return 0, rows[0]["code"] if rows else "", position
-        judgement = judge_parked(
+        judgement = admit_parked(
             head,
             [ParkedNumbers(row["id"], row["branch"], row["seq_nr"], row["prev_seq_nr"]) for row in own],
             await _ranges_of(connection, head),

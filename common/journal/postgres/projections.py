@@ -14,7 +14,7 @@ from common.core.journal.slice_ranges import ahead_as_text, ahead_of_text, check
 from common.fail_points import fail_point, is_aimed_at
 from common.journal.migrations import check_not_newer
 from common.journal.postgres.connection import is_passing
-from common.journal.postgres.exchange import Prepared
+from common.journal.postgres.exchange import PreparedStatements
 from common.journal.postgres.shared_commits import RangeCommit
 from common.journal.stores.journal import ProjectionLease, ProjectionRow, Statement
 from common.journal.stores.lease import LEASE_MARK, fenced, moved_to
@@ -97,7 +97,7 @@ _IN_TRANSACTION = "projection.in_transaction"
 _HELD_UP = (asyncpg.LockNotAvailableError, asyncpg.TransactionRollbackError, asyncpg.QueryCanceledError)
 
 
-async def commit(connection: asyncpg.Connection, prepared: Prepared, one: RangeCommit) -> None:
+async def commit(connection: asyncpg.Connection, prepared: PreparedStatements, one: RangeCommit) -> None:
     """See ``ProjectionStore.commit``; small ones take one exchange with the server.
 
     A text of several statements is one transaction, so one that failed has written nothing and is done again in steps.
@@ -107,7 +107,9 @@ async def commit(connection: asyncpg.Connection, prepared: Prepared, one: RangeC
         await _commit_in_steps(connection, one.lease, _arguments(one), one.statements)
 
 
-async def commit_together(connection: asyncpg.Connection, prepared: Prepared, all_of: Sequence[RangeCommit]) -> bool:
+async def commit_together(
+    connection: asyncpg.Connection, prepared: PreparedStatements, all_of: Sequence[RangeCommit]
+) -> bool:
     """Commit the effects and offsets of several ranges in one exchange; False: nothing is written, go one by one."""
     statements: list[Statement] = []
     for one in all_of:
@@ -127,7 +129,7 @@ def _arguments(one: RangeCommit) -> tuple[object, ...]:
 
 
 async def _commit_in_one_exchange(
-    connection: asyncpg.Connection, prepared: Prepared, statements: Sequence[Statement]
+    connection: asyncpg.Connection, prepared: PreparedStatements, statements: Sequence[Statement]
 ) -> bool:
     try:
         text = await prepared.text(connection, statements)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from common.core.journal.append import Fenced, OutOfStep, StatedRange
-from common.core.push.filter_transition import FilterApplied, PushPlace
-from common.core.push.requested_filter import AskedFilter
+from common.core.push.filter_transition import PushFilterApplied, PushFilterState
+from common.core.push.requested_filter import RequestedFilter
 from common.journal.postgres import push_places
 from common.journal.postgres.received import PostgresReceived
 
@@ -14,7 +14,7 @@ from common.journal.postgres.received import PostgresReceived
 class PostgresPushFilters(PostgresReceived):
     """``common.journal.stores.push_filters.PushFilterStore`` over an open database."""
 
-    async def ask_filter(self, pattern: str, criteria: str) -> AskedFilter:
+    async def ask_filter(self, pattern: str, criteria: str) -> RequestedFilter:
         """See ``PushFilterStore.ask_filter``."""
         return await self._state.run(push_places.ask, pattern, criteria, self._now_us())
 
@@ -22,16 +22,16 @@ class PostgresPushFilters(PostgresReceived):
         """See ``PushFilterStore.withdraw_filter``."""
         return await self._state.run(push_places.withdraw, pattern)
 
-    async def asked_filters(self) -> list[AskedFilter]:
+    async def asked_filters(self) -> list[RequestedFilter]:
         """See ``PushFilterStore.asked_filters``."""
         return await self._read(push_places.asked_filters)
 
-    async def push_place(self, origin_id: str) -> PushPlace:
+    async def push_place(self, origin_id: str) -> PushFilterState:
         """See ``PushFilterStore.push_place``."""
         return await self._read(push_places.load_place, origin_id)
 
     async def change_push_filter(
-        self, origin_id: str, session: int, change: FilterApplied
+        self, origin_id: str, session: int, change: PushFilterApplied
     ) -> Fenced | OutOfStep | None:
         """See ``PushFilterStore.change_push_filter``."""
         return await self._state.run(push_places.change_filter, origin_id, session, change)

@@ -7,8 +7,8 @@ from collections.abc import Collection
 import asyncpg
 
 from common.core.journal.append import Fenced, OutOfStep, StatedRange
-from common.core.push.filter_transition import UNFILTERED, FilterApplied, PushFilter, PushPlace
-from common.core.push.requested_filter import AskedFilter
+from common.core.push.filter_transition import UNFILTERED, PushFilter, PushFilterApplied, PushFilterState
+from common.core.push.requested_filter import RequestedFilter
 
 _ASKED = "SELECT pattern, version, criteria, set_us FROM asked_filter"
 _PLACE = (
@@ -17,7 +17,7 @@ _PLACE = (
 )
 
 
-async def ask(connection: asyncpg.Connection, pattern: str, criteria: str, now_us: int) -> AskedFilter:
+async def ask(connection: asyncpg.Connection, pattern: str, criteria: str, now_us: int) -> RequestedFilter:
     """See ``PushFilterStore.ask_filter``."""
     async with connection.transaction():
         # One at a time: two may set the same pattern.
@@ -32,7 +32,7 @@ async def ask(connection: asyncpg.Connection, pattern: str, criteria: str, now_u
                 criteria,
                 now_us,
             )
-    return AskedFilter(*row)
+    return RequestedFilter(*row)
 
 
 async def withdraw(connection: asyncpg.Connection, pattern: str) -> bool:
@@ -40,18 +40,18 @@ async def withdraw(connection: asyncpg.Connection, pattern: str) -> bool:
     return bool(await connection.execute("DELETE FROM asked_filter WHERE pattern = $1", pattern) == "DELETE 1")
 
 
-async def asked_filters(connection: asyncpg.Connection) -> list[AskedFilter]:
+async def asked_filters(connection: asyncpg.Connection) -> list[RequestedFilter]:
     """See ``PushFilterStore.asked_filters``."""
-    return [AskedFilter(*row) for row in await connection.fetch(f"{_ASKED} ORDER BY pattern")]
+    return [RequestedFilter(*row) for row in await connection.fetch(f"{_ASKED} ORDER BY pattern")]
 
 
-async def load_place(connection: asyncpg.Connection, origin_id: str) -> PushPlace:
+async def load_place(connection: asyncpg.Connection, origin_id: str) -> PushFilterState:
     """See ``PushFilterStore.push_place``."""
     row = await connection.fetchrow(f"SELECT {_PLACE} FROM push_place WHERE origin_id = $1", origin_id)
-    return PushPlace(PushFilter(*row[:3]), PushFilter(*row[3:6]), *row[6:]) if row else UNFILTERED
+    return PushFilterState(PushFilter(*row[:3]), PushFilter(*row[3:6]), *row[6:]) if row else UNFILTERED
 
 
-async def write_place(connection: asyncpg.Connection, origin_id: str, place: PushPlace) -> None:
+async def write_place(connection: asyncpg.Connection, origin_id: str, place: PushFilterState) -> None:
     """Store an origin's place; the caller holds a transaction and the origin's row."""
     old, new = place.old, place.new
     await connection.execute(
@@ -64,7 +64,7 @@ async def write_place(connection: asyncpg.Connection, origin_id: str, place: Pus
 
 
 async def change_filter(
-    connection: asyncpg.Connection, origin_id: str, session: int, change: FilterApplied
+    connection: asyncpg.Connection, origin_id: str, session: int, change: PushFilterApplied
 ) -> Fenced | OutOfStep | None:
     """See ``PushFilterStore.change_push_filter``."""
     async with connection.transaction():

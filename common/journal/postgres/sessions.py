@@ -17,13 +17,13 @@ import trio
 
 from common.core.journal.history import Generation, History
 from common.journal.commit_feed import CommitFeed
-from common.journal.head_signal import Prompt
+from common.journal.head_signal import HeadSignal
 from common.journal.postgres import log, opening, projections
 from common.journal.postgres.connection import OwnedConnection, Server
-from common.journal.postgres.exchange import Prepared
+from common.journal.postgres.exchange import PreparedStatements
 from common.journal.postgres.hints import Hints
 from common.journal.postgres.shared_commits import RangeCommit, SharedCommits
-from common.journal.snapshot_watermark import CoveredMarks
+from common.journal.snapshot_watermark import SnapshotWatermark
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,7 +49,7 @@ Settle = Callable[[asyncpg.Connection], Awaitable[None]]
 class _Reader:
     """A session for reading, with the names of entities it has met."""
 
-    def __init__(self, server: Server, purpose: str, covered: CoveredMarks, settle: Settle) -> None:
+    def __init__(self, server: Server, purpose: str, covered: SnapshotWatermark, settle: Settle) -> None:
         self.names = log.EntityNames()
         self._covered = covered
         self._settle = settle
@@ -68,7 +68,7 @@ class _Lane:
     bounded look at a time, and neither a push nor a projection.
     """
 
-    def __init__(self, server: Server, purpose: str, covered: CoveredMarks, settle: Settle) -> None:
+    def __init__(self, server: Server, purpose: str, covered: SnapshotWatermark, settle: Settle) -> None:
         self.readers = [_Reader(server, f"{purpose} {number}", covered, settle) for number in (1, 2)]
         self._free = list(self.readers)
         self._turns = trio.Semaphore(len(self._free))
@@ -89,7 +89,7 @@ class _Committer:
     """A session for projections' commits, with the statements it has prepared."""
 
     def __init__(self, server: Server, purpose: str, settle: Settle) -> None:
-        self.prepared = Prepared()
+        self.prepared = PreparedStatements()
         self._settle = settle
         self.connection = OwnedConnection(server, purpose, prepare=self._begin)
 
@@ -111,12 +111,12 @@ class PostgresSessions:
         self._history = history
         self._entity_no: dict[str, int] = {}
         self._writer_sessions = 0
-        self.prompt = Prompt(history.head_position)
+        self.prompt = HeadSignal(history.head_position)
         self.feed = CommitFeed()
         self.looks: Counter[str] = Counter()
         self._hints = Hints(server, self.prompt)
         self._writer = OwnedConnection(server, "writer", settings=_WRITER_SETTINGS, prepare=self._new_writer)
-        self._covered = CoveredMarks()
+        self._covered = SnapshotWatermark()
         self._readers = _Lane(server, "reader", self._covered, self._settle)
         self._searchers = _Lane(server, "search", self._covered, self._settle)
         self._state = OwnedConnection(server, "state", prepare=self._settle)

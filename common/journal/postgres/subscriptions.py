@@ -11,7 +11,7 @@ import asyncpg
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES, Envelope, EventBatch, split_metadata, split_tags
 from common.core.journal.append import OriginBlocked, PushedAppend
-from common.core.subscription.place import NOWHERE_PLACE, FilterState, Subscription, place_as_text, place_of_text
+from common.core.subscription.place import NO_RESUME_POINT, FilterState, Subscription, place_as_text, place_of_text
 from common.fail_points import fail_point
 from common.journal.postgres.append import APPEND_SQL, AppendCall
 from common.journal.postgres.connection import SCHEMA
@@ -56,7 +56,7 @@ async def set_desired(
 ) -> FilterState:
     """See ``SubscriptionStore.set_desired``."""
     async with connection.transaction():
-        made = await connection.execute(_MAKE, name, place_as_text(NOWHERE_PLACE), now_us)
+        made = await connection.execute(_MAKE, name, place_as_text(NO_RESUME_POINT), now_us)
         stays = if_new and made == "INSERT 0 0"
         row = await connection.fetchrow(
             "UPDATE subscription SET desired_version = desired_version + (desired_criteria <> $2 AND NOT $3)::int,"
@@ -88,7 +88,7 @@ async def restart(connection: asyncpg.Connection, name: str, lease: ProjectionLe
         number = await connection.fetchval(
             "UPDATE subscription SET place = $2, revision = revision + 1, updated_us = $3,"
             " inbox_acked_id = inbox_last_id, inbox_bytes = 0 WHERE name = $1 RETURNING subscription_no",
-            *(name, place_as_text(NOWHERE_PLACE), now_us),
+            *(name, place_as_text(NO_RESUME_POINT), now_us),
         )
         if number is None:
             return False
@@ -138,7 +138,7 @@ async def commit_received(
     async with connection.transaction():
         await run_statements(connection, commit.statements)
         await _renew(connection, lease, lease_s, now_us)
-        await connection.execute(_MAKE, name, place_as_text(NOWHERE_PLACE), now_us)
+        await connection.execute(_MAKE, name, place_as_text(NO_RESUME_POINT), now_us)
         number, stored, last_id, waiting = await connection.fetchrow(
             "SELECT subscription_no, revision, inbox_last_id, inbox_bytes FROM subscription WHERE name = $1 FOR UPDATE",
             name,

@@ -11,7 +11,7 @@ import orjson
 
 from common.core.events.batch import EventBatch
 from common.core.events.ids import slice_of
-from common.core.journal.admission import PushJudgement, judge_local, judge_pushed, judge_repeat, link_tags
+from common.core.journal.admission import PushAdmission, admit_local, admit_pushed, admit_repeat, link_tags
 from common.core.journal.append import (
     Appended,
     AppendOutcome,
@@ -28,7 +28,7 @@ from common.core.journal.statement import Statement, merged
 from common.fail_points import fail_point
 from common.journal.sqlite import indexes
 from common.journal.sqlite.connection import insert_rows, roll_back, select
-from common.journal.sqlite.entities import Entities
+from common.journal.sqlite.entities import EntityRows
 from common.journal.sqlite.log import head_position
 from common.journal.sqlite.origins import Origins
 from common.journal.sqlite.statements import run_statements
@@ -38,7 +38,7 @@ class OpenAppend:
     """A group that was judged and written in the transaction that is open, and is to be committed."""
 
     def __init__(
-        self, writer: apsw.Connection, entities: Entities, requests: Sequence[AppendRequest], now_us: int
+        self, writer: apsw.Connection, entities: EntityRows, requests: Sequence[AppendRequest], now_us: int
     ) -> None:
         self._writer = writer
         self._entities = entities
@@ -67,7 +67,7 @@ class OpenAppend:
 
 
 def append_group(
-    writer: apsw.Connection, entities: Entities, requests: Sequence[AppendRequest], now_us: int
+    writer: apsw.Connection, entities: EntityRows, requests: Sequence[AppendRequest], now_us: int
 ) -> OpenAppend:
     """The whole of it: outcomes, events stored and the head's position, after the synced commit."""
     writer.execute("BEGIN IMMEDIATE")
@@ -88,7 +88,7 @@ def _names(requests: Sequence[AppendRequest]) -> dict[str, None]:
     return names
 
 
-def append_within(writer: apsw.Connection, entities: Entities, request: PushedAppend, now_us: int) -> AppendOutcome:
+def append_within(writer: apsw.Connection, entities: EntityRows, request: PushedAppend, now_us: int) -> AppendOutcome:
     """Judge and store inside the caller's transaction. When that fails, ``entities`` must be forgotten."""
     names = dict.fromkeys([*request.events.persistence_id, *(stated.persistence_id for stated in request.ranges)])
     [outcome], _, _ = _Group(writer, entities, now_us).run([request], names)
@@ -98,7 +98,7 @@ def append_within(writer: apsw.Connection, entities: Entities, request: PushedAp
 class _Group:
     """One transaction's work."""
 
-    def __init__(self, writer: apsw.Connection, entities: Entities, now_us: int) -> None:
+    def __init__(self, writer: apsw.Connection, entities: EntityRows, now_us: int) -> None:
         self._writer = writer
         self._entities = entities
         self._now_us = now_us
@@ -149,8 +149,8 @@ class _Group:
     def _local(self, request: LocalAppend) -> Appended | AppendRefused:
         known = self._append_ids.get(request.append_id) if request.append_id else None
         if known:
-            return judge_repeat(request, *known)
-        judged = judge_local(request, self._heads)
+            return admit_repeat(request, *known)
+        judged = admit_local(request, self._heads)
         if isinstance(judged, AppendRefused):
             return judged
         appended = Appended(self._head_position + 1 + len(self._accepted), judged)
@@ -166,7 +166,7 @@ class _Group:
         refused = self._origins.compare(request)
         if refused:
             return refused
-        judgement = judge_pushed(request, self._heads, self._origins.parked_to(request))
+        judgement = admit_pushed(request, self._heads, self._origins.parked_to(request))
         touched = dict.fromkeys(request.events.persistence_id)
         touched.update(dict.fromkeys(stated.persistence_id for stated in request.ranges))
         if judgement.parked:
@@ -203,12 +203,12 @@ class _Group:
         insert_rows(self._writer, "append_id", 5, columns)
 
 
-def _accepted_events(request: PushedAppend, judgement: PushJudgement) -> EventBatch:
+def _accepted_events(request: PushedAppend, judgement: PushAdmission) -> EventBatch:
     whole = len(judgement.accepted) == len(request.events)
     return request.events if whole else request.events.select(judgement.accepted)
 
 
-def store_events(writer: apsw.Connection, entities: Entities, events: EventBatch, now_us: int) -> EventBatch:
+def store_events(writer: apsw.Connection, entities: EntityRows, events: EventBatch, now_us: int) -> EventBatch:
     """Write the events after the head and move it: positions and times go up by one from event to event.
 
     Their entities are written and their numbers and ``prev_tags`` set by the caller, their positions and times here;

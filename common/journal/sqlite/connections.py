@@ -13,17 +13,17 @@ import apsw
 
 from common.core.journal.history import History
 from common.journal.commit_feed import CommitFeed
-from common.journal.fast_lock import Turn
-from common.journal.head_signal import Prompt
-from common.journal.snapshot_watermark import CoveredMarks
+from common.journal.fast_lock import FastLock
+from common.journal.head_signal import HeadSignal
+from common.journal.snapshot_watermark import SnapshotWatermark
 from common.journal.sqlite.connection import Runner, SqliteFile, coded_errors, transaction
-from common.journal.sqlite.entities import Entities, Names
+from common.journal.sqlite.entities import EntityNames, EntityRows
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class SqliteTurns:
+class SqliteConnections:
     """An open file and the turns on its connections, each piece of work through the runner."""
 
     def __init__(self, file: SqliteFile, run: Runner, history: History, now_us: Callable[[], int]) -> None:
@@ -31,13 +31,13 @@ class SqliteTurns:
         self._run = run
         self._now_us = now_us
         self._history = history
-        self._entities = Entities(file.writer)
-        self._names = Names(file.reader)
-        self._covered = CoveredMarks()
-        self._writer_turn = Turn()
-        self._reader_turn = Turn()
-        self._search_turn = Turn()
-        self.prompt = Prompt(history.head_position)
+        self._entities = EntityRows(file.writer)
+        self._names = EntityNames(file.reader)
+        self._covered = SnapshotWatermark()
+        self._writer_turn = FastLock()
+        self._reader_turn = FastLock()
+        self._search_turn = FastLock()
+        self.prompt = HeadSignal(history.head_position)
         self.feed = CommitFeed()
         self.looks: Counter[str] = Counter()
 

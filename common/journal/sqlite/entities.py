@@ -24,7 +24,7 @@ _HEAD_COLUMNS = (
 )
 
 
-class Entities:
+class EntityRows:
     """The writer's: what judging needs. The ``deleted_…`` fields of a kept head may be old: judging does not look."""
 
     def __init__(self, writer: apsw.Connection) -> None:
@@ -101,7 +101,7 @@ class Entities:
             del self._numbers[name]
 
 
-class Names:
+class EntityNames:
     """The reader's: persistence ids of events."""
 
     def __init__(self, reader: apsw.Connection) -> None:

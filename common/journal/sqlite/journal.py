@@ -33,7 +33,7 @@ from common.journal.sqlite.connection import (
     select,
     transaction,
 )
-from common.journal.sqlite.entities import Entities, entity_head
+from common.journal.sqlite.entities import EntityRows, entity_head
 from common.journal.sqlite.handler_transaction import InsideTransaction
 from common.journal.sqlite.push_filters import SqlitePushFilters
 from common.journal.sqlite.statements import run_query
@@ -259,13 +259,13 @@ class SqliteJournal(SqlitePushFilters):
         return await self._write_heads(parked.discard, row_id, self._now_us())
 
     async def _write_heads(
-        self, fn: Callable[Concatenate[apsw.Connection, Entities, P], T], *args: P.args, **kwargs: P.kwargs
+        self, fn: Callable[Concatenate[apsw.Connection, EntityRows, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """As ``_write``, for an operator's command that changes entity heads and may add events."""
 
         def work(writer: apsw.Connection) -> tuple[T, int]:
             self._entities.forget_all()
-            result = fn(writer, Entities(writer), *args, **kwargs)
+            result = fn(writer, EntityRows(writer), *args, **kwargs)
             return result, log.head_position(writer)
 
         result, head = await self._write(work)

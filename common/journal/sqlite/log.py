@@ -17,7 +17,7 @@ from common.core.journal.retention import old_enough
 from common.fail_points import fail_point
 from common.journal.sqlite import indexes, selected
 from common.journal.sqlite.connection import SqliteFile, select, snapshot
-from common.journal.sqlite.entities import Names
+from common.journal.sqlite.entities import EntityNames
 from common.journal.stores.journal import JournalStats, LogPage, TrimLimit
 
 # Free pages are used again; what is beyond a quarter of the file goes back to the file system, some at each trim.
@@ -40,7 +40,7 @@ _AS_ARRAYS = ", ".join(
 _PAGE = f"SELECT {_AS_ARRAYS}, CAST(group_concat(payload, '') AS BLOB)"
 
 
-def _events(reader: apsw.Connection, names: Names, source: str, args: tuple[Any, ...]) -> EventBatch:
+def _events(reader: apsw.Connection, names: EntityNames, source: str, args: tuple[Any, ...]) -> EventBatch:
     """The events of a source of ``_COLUMNS``, in its order.
 
     Not row by row: a thread that reads and one that writes would take Python's lock from each other at every row, and
@@ -70,7 +70,7 @@ def head_position(connection: apsw.Connection) -> int:
 
 def look(
     reader: apsw.Connection,
-    names: Names,
+    names: EntityNames,
     *,
     after: int,
     through: int | None,
@@ -102,7 +102,7 @@ def look(
 
 def _look_at_all(
     reader: apsw.Connection,
-    names: Names,
+    names: EntityNames,
     head: int,
     last: int,
     after: int,
@@ -139,7 +139,13 @@ def _look_at_all(
 
 
 def read_entity(
-    reader: apsw.Connection, names: Names, persistence_id: str, *, from_seq_nr: int, to_seq_nr: int, max_events: int
+    reader: apsw.Connection,
+    names: EntityNames,
+    persistence_id: str,
+    *,
+    from_seq_nr: int,
+    to_seq_nr: int,
+    max_events: int,
 ) -> EventBatch:
     """See ``Journal.read_entity``."""
     return _events(
@@ -151,7 +157,9 @@ def read_entity(
     )
 
 
-def read_entities(reader: apsw.Connection, names: Names, known: Mapping[str, int], *, each_max: int) -> EventBatch:
+def read_entities(
+    reader: apsw.Connection, names: EntityNames, known: Mapping[str, int], *, each_max: int
+) -> EventBatch:
     """See ``Journal.read_entities``."""
     return _events(
         reader,

@@ -14,7 +14,7 @@ import apsw
 import orjson
 
 from common.core.events.batch import EVENT_COLUMNS
-from common.core.journal.append import Fenced, Lane, OutOfStep, ParkedEvent, PushedAppend, StatedRange
+from common.core.journal.append import Fenced, OutOfStep, ParkedEvent, PushedAppend, PushLane, StatedRange
 from common.core.journal.history import Generation, History, Offset, OriginState, Resume, ResumeDecision, decide_resume
 from common.journal.sqlite.connection import insert_rows, select
 from common.journal.sqlite.push_places import load_place, write_place
@@ -39,14 +39,14 @@ class Origins:
         session, position = row or (0, 0)
         if session != request.session or not session:
             return Fenced(session)
-        if request.lane is Lane.BACKFILL:
+        if request.lane is PushLane.BACKFILL:
             position = load_place(self._writer, request.origin_id).backfill_position
         return None if position == request.after_position else OutOfStep(position)
 
     def move(self, request: PushedAppend) -> None:
         """Everything of the lane up to the batch's end is stored or parked by this transaction."""
         origin_id, through = request.origin_id, request.through
-        if request.lane is Lane.BACKFILL:
+        if request.lane is PushLane.BACKFILL:
             self._writer.execute(
                 "UPDATE push_place SET backfill_position = ? WHERE origin_id = ?", (through.position, origin_id)
             )
@@ -59,7 +59,7 @@ class Origins:
 
     def parked_to(self, request: PushedAppend) -> dict[str, int]:
         """The last number each entity of the origin has parked; asked for where repeats are to be told."""
-        if request.lane is Lane.LIVE:
+        if request.lane is PushLane.LIVE:
             return {}
         rows = select(
             self._writer,

@@ -9,11 +9,11 @@ import apsw
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EVENT_COLUMNS, Envelope, batch_of_row, concat, split_metadata, split_tags
-from common.core.journal.admission import EntityHead, ParkedNumbers, discard_parked, judge_parked, link_tags
+from common.core.journal.admission import EntityHead, ParkedNumbers, admit_parked, discard_parked, link_tags
 from common.core.journal.append import StatedRange
 from common.journal.sqlite.append import store_events
 from common.journal.sqlite.connection import select
-from common.journal.sqlite.entities import Entities
+from common.journal.sqlite.entities import EntityRows
 from common.journal.sqlite.origins import Origins, stored_ranges
 from common.journal.stores.journal import ParkedRow
 
@@ -43,7 +43,7 @@ def parked_row(reader: apsw.Connection, row_id: int) -> ParkedRow | None:
 
 
 def retry(
-    writer: apsw.Connection, entities: Entities, persistence_id: str, accept_gap: bool, now_us: int
+    writer: apsw.Connection, entities: EntityRows, persistence_id: str, accept_gap: bool, now_us: int
 ) -> tuple[int, str]:
     """See ``Journal.retry_parked``; the caller holds the transaction."""
     head = entities.heads([persistence_id]).get(persistence_id)
@@ -58,7 +58,7 @@ def retry(
         ParkedNumbers(row_id, values[0], events[row_id].seq_nr[0], events[row_id].prev_seq_nr[0])
         for row_id, values in own.items()
     ]
-    judgement = judge_parked(head, numbers, _ranges_of(writer, head), accept_gap=accept_gap)
+    judgement = admit_parked(head, numbers, _ranges_of(writer, head), accept_gap=accept_gap)
     accepted = concat(events[row_id] for row_id in judgement.accepted)
     if accepted:
         accepted = replace(accepted, seq_nr=judgement.seq_nr, origin_seq_nr=accepted.seq_nr)
@@ -70,7 +70,7 @@ def retry(
     return len(judgement.accepted), judgement.left
 
 
-def discard(writer: apsw.Connection, entities: Entities, row_id: int, now_us: int) -> bool:
+def discard(writer: apsw.Connection, entities: EntityRows, row_id: int, now_us: int) -> bool:
     """See ``Journal.discard_parked``; the caller holds the transaction."""
     row = writer.execute(
         "SELECT origin_id, persistence_id, branch, seq_nr, prev_seq_nr FROM parked WHERE id = ?", (row_id,)

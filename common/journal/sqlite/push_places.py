@@ -8,14 +8,14 @@ import apsw
 import orjson
 
 from common.core.journal.append import Fenced, OutOfStep, StatedRange
-from common.core.push.filter_transition import UNFILTERED, FilterApplied, PushFilter, PushPlace
-from common.core.push.requested_filter import AskedFilter
+from common.core.push.filter_transition import UNFILTERED, PushFilter, PushFilterApplied, PushFilterState
+from common.core.push.requested_filter import RequestedFilter
 from common.journal.sqlite.connection import select
 
 _ASKED = "SELECT pattern, version, criteria, set_us FROM asked_filter"
 
 
-def ask(writer: apsw.Connection, pattern: str, criteria: str, now_us: int) -> AskedFilter:
+def ask(writer: apsw.Connection, pattern: str, criteria: str, now_us: int) -> RequestedFilter:
     """See ``PushFilterStore.ask_filter``; the caller holds the transaction."""
     row = writer.execute(f"{_ASKED} WHERE pattern = ?", (pattern,)).get
     if row is None or row[2] != criteria:
@@ -24,7 +24,7 @@ def ask(writer: apsw.Connection, pattern: str, criteria: str, now_us: int) -> As
             "INSERT INTO asked_filter (pattern, criteria, set_us) VALUES (?, ?, ?)", (pattern, criteria, now_us)
         )
         row = writer.execute(f"{_ASKED} WHERE pattern = ?", (pattern,)).get
-    return AskedFilter(*row)
+    return RequestedFilter(*row)
 
 
 def withdraw(writer: apsw.Connection, pattern: str) -> bool:
@@ -33,22 +33,22 @@ def withdraw(writer: apsw.Connection, pattern: str) -> bool:
     return writer.changes() > 0
 
 
-def asked_filters(reader: apsw.Connection) -> list[AskedFilter]:
+def asked_filters(reader: apsw.Connection) -> list[RequestedFilter]:
     """See ``PushFilterStore.asked_filters``."""
-    return [AskedFilter(*row) for row in select(reader, f"{_ASKED} ORDER BY pattern")]
+    return [RequestedFilter(*row) for row in select(reader, f"{_ASKED} ORDER BY pattern")]
 
 
-def load_place(connection: apsw.Connection, origin_id: str) -> PushPlace:
+def load_place(connection: apsw.Connection, origin_id: str) -> PushFilterState:
     """See ``PushFilterStore.push_place``."""
     row = connection.execute(
         "SELECT old_version, old_criteria, old_producer, new_version, new_criteria, new_producer, change_position,"
         " backfill_position FROM push_place WHERE origin_id = ?",
         (origin_id,),
     ).get
-    return PushPlace(PushFilter(*row[:3]), PushFilter(*row[3:6]), *row[6:]) if row else UNFILTERED
+    return PushFilterState(PushFilter(*row[:3]), PushFilter(*row[3:6]), *row[6:]) if row else UNFILTERED
 
 
-def write_place(writer: apsw.Connection, origin_id: str, place: PushPlace) -> None:
+def write_place(writer: apsw.Connection, origin_id: str, place: PushFilterState) -> None:
     """Store an origin's place; the caller holds the transaction."""
     old, new = place.old, place.new
     writer.execute(
@@ -62,7 +62,7 @@ def write_place(writer: apsw.Connection, origin_id: str, place: PushPlace) -> No
 
 
 def change_filter(
-    writer: apsw.Connection, origin_id: str, session: int, change: FilterApplied
+    writer: apsw.Connection, origin_id: str, session: int, change: PushFilterApplied
 ) -> Fenced | OutOfStep | None:
     """See ``PushFilterStore.change_push_filter``; the caller holds the transaction."""
     row = writer.execute("SELECT session, position FROM origin WHERE origin_id = ?", (origin_id,)).get

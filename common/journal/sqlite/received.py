@@ -8,11 +8,11 @@ from common.core.journal.snapshot import NewSnapshot, Snapshot
 from common.core.subscription.place import FilterState, Subscription
 from common.journal.sqlite import log, snapshots, subscriptions
 from common.journal.sqlite.connection import coded_errors, transaction
-from common.journal.sqlite.connections import SqliteTurns
+from common.journal.sqlite.connections import SqliteConnections
 from common.journal.stores.journal import InboxRow, InboxStats, ProjectionLease, ReceivedCommit
 
 
-class SqliteReceived(SqliteTurns):
+class SqliteReceived(SqliteConnections):
     """``SnapshotStore`` and ``SubscriptionStore`` over an open file."""
 
     # -- snapshots ---------------------------------------------------------------------------------------------------

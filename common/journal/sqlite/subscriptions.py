@@ -13,7 +13,7 @@ import orjson
 from common.core.events.batch import EVENT_OVERHEAD_BYTES, Envelope, EventBatch, split_metadata, split_tags
 from common.core.journal.append import OriginBlocked, PushedAppend
 from common.core.subscription.place import (
-    NOWHERE_PLACE,
+    NO_RESUME_POINT,
     FilterState,
     Subscription,
     place_as_text,
@@ -23,7 +23,7 @@ from common.fail_points import fail_point
 from common.journal.sqlite.append import append_within
 from common.journal.sqlite.connection import insert_rows, select
 from common.journal.sqlite.connection import snapshot as one_state
-from common.journal.sqlite.entities import Entities
+from common.journal.sqlite.entities import EntityRows
 from common.journal.sqlite.statements import run_statements
 from common.journal.stores.journal import InboxRow, InboxStats, ProjectionLease, ReceivedCommit
 from common.journal.stores.lease import fenced
@@ -67,7 +67,7 @@ def _make(writer: apsw.Connection, name: str, now_us: int) -> None:
     writer.execute(
         "INSERT INTO subscription (name, place, desired_version, desired_criteria, revision, received, updated_us,"
         " inbox_last_id, inbox_acked_id, inbox_bytes) VALUES (?, ?, 0, '', 0, 0, ?, 0, 0, 0) ON CONFLICT DO NOTHING",
-        (name, place_as_text(NOWHERE_PLACE), now_us),
+        (name, place_as_text(NO_RESUME_POINT), now_us),
     )
 
 
@@ -107,7 +107,7 @@ def restart(writer: apsw.Connection, name: str, lease: ProjectionLease, now_us: 
     writer.execute(
         "UPDATE subscription SET place = ?, revision = revision + 1, updated_us = ?,"
         " inbox_acked_id = inbox_last_id, inbox_bytes = 0 WHERE subscription_no = ?",
-        (place_as_text(NOWHERE_PLACE), now_us, number),
+        (place_as_text(NO_RESUME_POINT), now_us, number),
     )
     fail_point("subscription.in_transaction")
     return True
@@ -144,7 +144,7 @@ def awaiting(reader: apsw.Connection, name: str, max_rows: int) -> list[tuple[st
 
 def commit_received(
     writer: apsw.Connection,
-    entities: Entities,
+    entities: EntityRows,
     name: str,
     lease: ProjectionLease,
     revision: int,
@@ -225,7 +225,7 @@ def _rows(number: int, first_id: int, last_id: int) -> tuple[int, int]:
     return number * _ROWS_EACH + first_id, number * _ROWS_EACH + last_id
 
 
-def _append(writer: apsw.Connection, entities: Entities, name: str, append: PushedAppend, now_us: int) -> None:
+def _append(writer: apsw.Connection, entities: EntityRows, name: str, append: PushedAppend, now_us: int) -> None:
     # Lease and revision are the guard: the origin's row only counts where it is.
     writer.execute(
         "INSERT INTO origin (origin_id, session, instance, branch, journal_id, generation_id, position, timestamp_us,"

@@ -25,7 +25,7 @@ from common.core.journal.admission import EntityHead
 from common.core.journal.append import AppendOutcome, AppendRequest, StatedRange
 from common.core.journal.history import History, Offset, OriginState, ResumeDecision
 from common.journal.commit_feed import CommitFeed
-from common.journal.head_signal import Prompt
+from common.journal.head_signal import HeadSignal
 from common.journal.stores.lease import ProjectionLease, SqlValue, Statement, Tables
 from common.journal.stores.projections import ProjectionRow, ProjectionStore
 from common.journal.stores.push_filters import PushFilterStore
@@ -129,7 +129,7 @@ class TrimLimit:
 class Journal(ProjectionStore, SnapshotStore, SubscriptionStore, PushFilterStore, Protocol):
     """The log of one service."""
 
-    prompt: Prompt
+    prompt: HeadSignal
     """Raised after each commit that moved the head, as far as this process knows; a hint, never the truth."""
 
     feed: CommitFeed

@@ -6,27 +6,27 @@ from collections.abc import Collection
 from typing import Protocol
 
 from common.core.journal.append import Fenced, OutOfStep, StatedRange
-from common.core.push.filter_transition import FilterApplied, PushPlace
-from common.core.push.requested_filter import AskedFilter
+from common.core.push.filter_transition import PushFilterApplied, PushFilterState
+from common.core.push.requested_filter import RequestedFilter
 
 
 class PushFilterStore(Protocol):
     """A part of every journal. The places move with the origins' events, in ``append_group`` and ``open_session``."""
 
-    async def ask_filter(self, pattern: str, criteria: str) -> AskedFilter:
+    async def ask_filter(self, pattern: str, criteria: str) -> RequestedFilter:
         """Ask the origins that fit ``pattern`` for a filter from now on; a new version unless the same is asked already."""
 
     async def withdraw_filter(self, pattern: str) -> bool:
         """Ask for it no more; False when nothing was asked by this pattern."""
 
-    async def asked_filters(self) -> list[AskedFilter]:
+    async def asked_filters(self) -> list[RequestedFilter]:
         """All that is asked, by pattern."""
 
-    async def push_place(self, origin_id: str) -> PushPlace:
+    async def push_place(self, origin_id: str) -> PushFilterState:
         """Where an origin's lanes are."""
 
     async def change_push_filter(
-        self, origin_id: str, session: int, change: FilterApplied
+        self, origin_id: str, session: int, change: PushFilterApplied
     ) -> Fenced | OutOfStep | None:
         """Store that an origin has changed its filter; None when it is done.
 

@@ -9,7 +9,7 @@ from typing import Protocol
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import Envelope, EventBatch
 from common.core.journal.append import PushedAppend
-from common.core.subscription.place import FilterState, Place, Subscription
+from common.core.subscription.place import FilterState, ResumePoint, Subscription
 from common.journal.stores.lease import ProjectionLease, Statement
 
 
@@ -23,7 +23,7 @@ class ReceivedCommit:
     of the origin) set here: lease and revision are the guard. ``statements`` are a handler's.
     """
 
-    place: Place
+    place: ResumePoint
     known: Mapping[str, int] = field(default_factory=dict)
     awaiting: Mapping[str, bool] = field(default_factory=dict)
     inbox: EventBatch | None = None

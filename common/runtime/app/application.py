@@ -23,7 +23,7 @@ from common.core.errors import BackhaulError, ConfigurationError
 from common.core.events.batch import EventBatch
 from common.core.events.ids import check_name
 from common.core.events.transformations import Transformation, Transformed, transform
-from common.core.events.types import Registry, StoredAs, check_unique
+from common.core.events.types import EventTypeRegistry, StoredAs, check_unique
 from common.entity.definition import AnyEntity, Definition, define
 from common.entity.durable_state import AnyState, StateDefinition, define_states
 from common.projection.handlers import Handler, steps_problem
@@ -32,7 +32,7 @@ from common.projection.tally import TALLY
 from common.runtime.app.handler_sink import check_remote
 from common.runtime.settings.streams import parse_address
 from common.runtime.settings.values import Address
-from common.transport.subscription.catalogue import ServedStream
+from common.transport.subscription.catalogue import StreamDefinition
 
 if TYPE_CHECKING:
     from common.runtime.app.running import Running
@@ -102,7 +102,7 @@ class Follow:
     def first_filter(self, consumer_id: str) -> str:
         """Canonical criteria. Raises what parsing does, and ``subscription.invalid_consumer``."""
         text = json.dumps(list(self.criteria)) if self.criteria else ""
-        return ServedStream(self.stream, frozenset(), text).enforced(consumer_id).criteria
+        return StreamDefinition(self.stream, frozenset(), text).enforced(consumer_id).criteria
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ class Application:
 
     app: App
     target: str = ""
-    registry: Registry = field(default_factory=Registry)
+    registry: EventTypeRegistry = field(default_factory=EventTypeRegistry)
     entities: Mapping[str, Definition] = field(default_factory=dict)
     states: Mapping[str, StateDefinition] = field(default_factory=dict)
 
@@ -209,7 +209,7 @@ def check_application(app: object, target: str = "") -> Application:
             raise _wrong_part(target, f"transformation {place}, which is a plain function", function)
     if not callable(app.routes):
         raise _wrong_part(target, "maker of routes", app.routes)
-    registry = Registry()
+    registry = EventTypeRegistry()
     try:
         for event_type in app.event_types:
             registry.add(event_type)

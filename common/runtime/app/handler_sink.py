@@ -10,7 +10,7 @@ from __future__ import annotations
 from common.core.errors import ConfigurationError
 from common.core.events.ids import entity_type_of
 from common.journal.stores.journal import Journal
-from common.projection.handler_invoker import Marks, Work
+from common.projection.handler_invoker import EventFlags, HandlerInvoker
 from common.projection.handlers import Handler, OnFailure
 from common.transport.subscription.sinks import Effect, Taken
 
@@ -28,7 +28,7 @@ def check_remote(handler: Handler) -> None:
 class HandlerSink:
     """A ``Sink`` that is a handler."""
 
-    def __init__(self, work: Work, journal: Journal) -> None:
+    def __init__(self, work: HandlerInvoker, journal: Journal) -> None:
         """Raises ConfigurationError ``projection.not_remote``."""
         check_remote(work.handler)
         self._work = work
@@ -38,7 +38,7 @@ class HandlerSink:
     async def prepare(self, taken: Taken) -> Effect:
         """See ``Sink.prepare``. Raises what the handler's function is refused with."""
         handler, events = self._work.handler, taken.events
-        marks = Marks(taken.leaving, taken.replaces)
+        marks = EventFlags(taken.leaving, taken.replaces)
         if not self._has_tables:
             await self._journal.migrate(handler.name, handler.migrations)
             self._has_tables = True
@@ -51,9 +51,9 @@ class HandlerSink:
         return Effect(statements=prepared.statements)
 
 
-def _of(marks: Marks, kept: list[int]) -> Marks:
+def _of(marks: EventFlags, kept: list[int]) -> EventFlags:
     """The marks of the events at these indexes."""
-    return Marks(
+    return EventFlags(
         [at for at, index in enumerate(kept) if index in marks.leaving],
         [at for at, index in enumerate(kept) if index in marks.replaces],
     )

@@ -24,8 +24,8 @@ from common.entity.states import States
 from common.entity.typed import EntitiesOf, StatesOf
 from common.journal.group_commit import GroupCommit
 from common.journal.stores.journal import Journal
-from common.projection.handler_executor import PlainCalls, name_of, place_of, place_of_traceback
-from common.projection.handler_invoker import Decode, Work, undecoded
+from common.projection.handler_executor import HandlerExecutor, name_of, place_of, place_of_traceback
+from common.projection.handler_invoker import Decode, HandlerInvoker, undecoded
 from common.projection.handlers import Handler
 from common.runtime.app.application import BUILT_IN, NO_APPLICATION, Application
 from common.runtime.app.handler_sink import HandlerSink
@@ -81,11 +81,11 @@ class Running:
         """The application's projections over the own log."""
         return [handler.bound(self) for handler in self.application.app.projections]
 
-    def handler_sinks(self, plain_calls: Callable[[], PlainCalls]) -> dict[str, Sink]:
+    def handler_sinks(self, plain_calls: Callable[[], HandlerExecutor]) -> dict[str, Sink]:
         """What takes the streams that the application follows, by subscription."""
         return {
             one.subscription: HandlerSink(
-                Work(one.handler.bound(self), self.decode, plain_calls(), self.watchdog), self.journal
+                HandlerInvoker(one.handler.bound(self), self.decode, plain_calls(), self.watchdog), self.journal
             )
             for one in self.application.app.follows
         }

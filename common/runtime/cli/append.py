@@ -34,7 +34,7 @@ class Input(Protocol):
 
 
 @dataclass(slots=True)
-class Batch:
+class LineBatch:
     """Lines of one request; blank ones have numbers and are left out."""
 
     lines: list[bytes] = field(default_factory=list)
@@ -64,12 +64,14 @@ def weight_of(line: bytes) -> int:
     return len(line) + EVENT_OVERHEAD_BYTES
 
 
-def read_batches(source: Input, *, events_max: int, bytes_max: int, line_max: int, is_eager: bool) -> Iterator[Batch]:
+def read_batches(
+    source: Input, *, events_max: int, bytes_max: int, line_max: int, is_eager: bool
+) -> Iterator[LineBatch]:
     """Cut the input into batches; an eager one does not wait for more lines when none are there.
 
     Raises BackhaulError: `cli.bad_line` with the line's number; lines of the batch it would be in are not yielded.
     """
-    batch = Batch()
+    batch = LineBatch()
     for lines in _lines(source, line_max):
         for line_number, line in lines:
             if not line.strip():
@@ -77,14 +79,14 @@ def read_batches(source: Input, *, events_max: int, bytes_max: int, line_max: in
             check_line(line_number, line, batch)
             if batch.lines and batch.weight + weight_of(line) > bytes_max:
                 yield batch
-                batch = Batch()
+                batch = LineBatch()
             batch.add(line_number, line)
             if len(batch.lines) >= events_max:
                 yield batch
-                batch = Batch()
+                batch = LineBatch()
         if is_eager and batch.lines:
             yield batch
-            batch = Batch()
+            batch = LineBatch()
     if batch.lines:
         yield batch
 
@@ -101,7 +103,7 @@ def _lines(source: Input, line_max: int) -> Iterator[list[tuple[int, bytes]]]:
     yield [(number + 1, rest)]
 
 
-def check_line(line_number: int, line: bytes, batch: Batch) -> None:
+def check_line(line_number: int, line: bytes, batch: LineBatch) -> None:
     """Refuse a line that is not a JSON object; everything else about it is the service's to judge."""
     try:
         is_object = isinstance(json.loads(line), dict)
@@ -111,7 +113,7 @@ def check_line(line_number: int, line: bytes, batch: Batch) -> None:
         raise _bad_line(line_number, "is not a JSON object", batch)
 
 
-def _bad_line(number: int, what: str, batch: Batch | None = None) -> BackhaulError:
+def _bad_line(number: int, what: str, batch: LineBatch | None = None) -> BackhaulError:
     unsent = f"; {batch.place} before it, of the same batch, were not sent" if batch and batch.lines else ""
     return BackhaulError(
         "cli.bad_line",
@@ -153,7 +155,7 @@ def _append(question: Question) -> int:
     return 0
 
 
-def _send(question: Question, batch: Batch, prefix: str | None) -> bool:
+def _send(question: Question, batch: LineBatch, prefix: str | None) -> bool:
     """Have a batch stored; whether it had been before. An error names the lines."""
     try:
         answer = question.client.post_bytes("/v1/events", batch.body(prefix))
@@ -168,7 +170,7 @@ def _send(question: Question, batch: Batch, prefix: str | None) -> bool:
     return answer.get("repeated") is True
 
 
-def _of_lines(error: BackhaulError, batch: Batch, prefix: str | None) -> BackhaulError:
+def _of_lines(error: BackhaulError, batch: LineBatch, prefix: str | None) -> BackhaulError:
     """The same error, told of lines of the input instead of events of a request."""
     index = _index_in(error)
     is_known = index is not None and index < len(batch.numbers)

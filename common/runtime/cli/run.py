@@ -16,7 +16,7 @@ import trio
 
 from common import VERSION
 from common.core.errors import ConfigurationError
-from common.runtime.environment import Outside, real_outside, utc_now_us
+from common.runtime.environment import Environment, real_outside, utc_now_us
 from common.runtime.logs.setup import configure_logging, get_logger
 from common.runtime.service import EXIT_CONFIGURATION, run_service
 from common.runtime.settings.loading import Loaded, describe
@@ -24,7 +24,7 @@ from common.runtime.settings.service import ServiceSettings
 
 S = TypeVar("S", bound=ServiceSettings)
 
-Serve = Callable[[S, Outside, trio.Event], Awaitable[None]]
+Serve = Callable[[S, Environment, trio.Event], Awaitable[None]]
 
 _DEFAULT_ORIGIN: Final = "default"
 

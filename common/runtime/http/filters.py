@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Route
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.filters.predicates import EVERY_ENTITY, parse_filter
 from common.core.push.filter_transition import PushFilter
-from common.core.push.requested_filter import AskedFilter, check_pattern, filter_for
+from common.core.push.requested_filter import RequestedFilter, check_pattern, filter_for
 from common.journal.stores.push_filters import PushFilterStore
 from common.runtime.http.app import json_response
 from common.runtime.http.fields import check_query, invalid, json_object
@@ -94,7 +94,7 @@ async def _withdraw(journal: PushFilterStore, pattern: str, body: dict[str, obje
     return {"withdrawn": pattern}
 
 
-def _asked_as_json(asked: AskedFilter) -> dict[str, Any]:
+def _asked_as_json(asked: RequestedFilter) -> dict[str, Any]:
     return {
         "pattern": asked.pattern,
         "version": asked.version,

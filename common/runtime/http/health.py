@@ -14,7 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from common.runtime.http.app import json_response
-from common.runtime.metrics import CONTENT_TYPE, Registry
+from common.runtime.metrics import CONTENT_TYPE, MetricsRegistry
 
 Check = Callable[[], str | None]
 
@@ -37,7 +37,7 @@ class Readiness:
 
 
 def health_routes(
-    readiness: Readiness, status: Callable[[], Awaitable[Mapping[str, object]]], metrics: Registry
+    readiness: Readiness, status: Callable[[], Awaitable[Mapping[str, object]]], metrics: MetricsRegistry
 ) -> list[BaseRoute]:
     """The four routes. `status` gives what `/status` shows as JSON: small, without payloads and secrets."""
 

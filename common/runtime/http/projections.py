@@ -20,7 +20,7 @@ from common.core.journal.slice_ranges import unknown_projection
 from common.journal.stores.journal import Journal, Statement
 from common.projection import parking
 from common.projection.handlers import Handler
-from common.projection.parking import ParkedEvent
+from common.projection.parking import ParkedForProjection
 from common.projection.status import ProjectionStatus, projection_status
 from common.runtime.http.app import json_response
 from common.runtime.http.event_json import event_as_json, event_place_as_json
@@ -203,7 +203,7 @@ def projection_as_json(status: ProjectionStatus) -> dict[str, object]:
     }
 
 
-def _parked_as_json(row: ParkedEvent) -> dict[str, object]:
+def _parked_as_json(row: ParkedForProjection) -> dict[str, object]:
     place = event_place_as_json(row.event)
     return {
         "position": row.event.position,

@@ -21,8 +21,8 @@ from starlette.routing import BaseRoute, Route
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.filters.predicates import parse_filter
-from common.core.subscription.place import Cursor, FilterState, Subscription
-from common.journal.head_signal import Prompt
+from common.core.subscription.place import FilterState, LogCursor, Subscription
+from common.journal.head_signal import HeadSignal
 from common.journal.stores.journal import InboxRow, InboxStats, Journal
 from common.runtime.http.app import json_response
 from common.runtime.http.event_json import event_as_json
@@ -114,12 +114,12 @@ def subscription_routes(journal: Journal, states: States, stop: trio.Event, *, h
     ]
 
 
-def _committed(states: States, name: str) -> Prompt:
+def _committed(states: States, name: str) -> HeadSignal:
     """Raised by each commit that may have brought rows; never, where nobody brings any."""
-    return states[name].committed if name in states else Prompt()
+    return states[name].committed if name in states else HeadSignal()
 
 
-async def _page(journal: Journal, name: str, after: int, request: Request, committed: Prompt) -> dict[str, object]:
+async def _page(journal: Journal, name: str, after: int, request: Request, committed: HeadSignal) -> dict[str, object]:
     wanted = query_number(request, "max", _ROWS_DEFAULT, minimum=1, maximum=_ROWS_MAX)
     wait_s = query_number(request, "wait_s", 0, maximum=_WAIT_MAX_S)
     until = trio.current_time() + wait_s
@@ -142,7 +142,7 @@ class _Tail:
     """One live answer: the rows behind an id, then those that come."""
 
     def __init__(
-        self, journal: Journal, name: str, after: int, stop: trio.Event, heartbeat_s: float, committed: Prompt
+        self, journal: Journal, name: str, after: int, stop: trio.Event, heartbeat_s: float, committed: HeadSignal
     ) -> None:
         self._journal = journal
         self._name = name
@@ -207,7 +207,7 @@ def _place_as_json(state: Subscription) -> dict[str, object]:
     }
 
 
-def _scan_as_json(cursor: Cursor) -> dict[str, object] | None:
+def _scan_as_json(cursor: LogCursor) -> dict[str, object] | None:
     return asdict(cursor.scan) if cursor.scan else None
 
 

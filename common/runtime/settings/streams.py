@@ -18,7 +18,7 @@ from common.core.subscription.messages import StreamLimits
 from common.runtime.settings.loading import SettingsConflict, about
 from common.runtime.settings.service import MIB, ServiceSettings
 from common.runtime.settings.values import Address, Shape, parse
-from common.transport.subscription.catalogue import ServedStream, StreamCatalogue
+from common.transport.subscription.catalogue import StreamCatalogue, StreamDefinition
 
 _STREAM_PORT = 7443
 _ADDRESS = Shape("address", default_port=_STREAM_PORT)
@@ -114,7 +114,7 @@ class StreamSettings(ServiceSettings):
             for text in (name, *kinds):
                 if not text or "|" in text or text_problem(text, NAME_MAX_BYTES):
                     raise _wrong("streams", entry, "write id=Type, or id=Type+Type")
-            served.append(ServedStream(name, frozenset(kinds), filters.pop(name, "")))
+            served.append(StreamDefinition(name, frozenset(kinds), filters.pop(name, "")))
         if filters:
             raise _wrong("stream_filters", next(iter(filters)), "name a stream of `streams`")
         try:

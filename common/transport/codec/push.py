@@ -14,17 +14,17 @@ import common.border  # noqa: F401  (trio-asyncio must be imported before grpcli
 # isort: split
 from common.core.errors import BackhaulError
 from common.core.events.batch import UNIT_SEPARATOR, EventBatch
-from common.core.journal.append import Lane, LocalAppend, ParkedEvent, StatedRange
-from common.core.push.filter_transition import FilterApplied
+from common.core.journal.append import LocalAppend, ParkedEvent, PushLane, StatedRange
+from common.core.push.filter_transition import PushFilterApplied
 from common.core.push.messages import (
     Ack,
     Drain,
-    FilterUpdate,
     FromCloud,
     FromEdge,
     Heartbeat,
     Hello,
     PushBatch,
+    PushFilterUpdate,
     Start,
 )
 from common.generated.backhaul import v1 as wire
@@ -65,7 +65,7 @@ def encode_from_edge(message: FromEdge) -> bytes:
             return bytes(wire.FromEdge(heartbeat=_heartbeat_to_wire(message)))
         case Hello():
             return bytes(wire.FromEdge(hello=control.hello_to_wire(message)))
-        case FilterApplied():
+        case PushFilterApplied():
             return bytes(wire.FromEdge(filter_applied=control.applied_to_wire(message)))
 
 
@@ -93,7 +93,7 @@ def encode_from_cloud(message: FromCloud) -> bytes:
             return bytes(wire.FromCloud(heartbeat=_heartbeat_to_wire(message)))
         case Start():
             return bytes(wire.FromCloud(start=control.start_to_wire(message)))
-        case FilterUpdate():
+        case PushFilterUpdate():
             return bytes(wire.FromCloud(filter_update=control.update_to_wire(message)))
         case Drain():
             return bytes(wire.FromCloud(drain=wire.Drain(retry_after_s=message.retry_after_s, reason=message.reason)))
@@ -267,7 +267,7 @@ def _encode_push_batch(batch: PushBatch) -> bytes:
         through_position=batch.through_position,
         ranges=encode_ranges(batch.ranges),
         generation_id=batch.generation_id,
-        backfill=batch.lane is Lane.BACKFILL,
+        backfill=batch.lane is PushLane.BACKFILL,
     )
     return beside + length_delimited(_PUSH_BATCH_EVENTS, encode_batch(batch.events))
 
@@ -291,7 +291,7 @@ def _ack_to_wire(ack: Ack) -> bytes:
         parked_persistence_id=[parked.persistence_id for parked in ack.parked],
         parked_seq_nr=[parked.seq_nr for parked in ack.parked],
         parked_code=[parked.code for parked in ack.parked],
-        backfill=ack.lane is Lane.BACKFILL,
+        backfill=ack.lane is PushLane.BACKFILL,
     )
 
 
@@ -307,8 +307,8 @@ def _ack_from_wire(message: wire.Ack) -> Ack:
     return Ack(message.position, tuple(map(ParkedEvent, *columns)), _lane(message.backfill))
 
 
-def _lane(backfill: bool) -> Lane:
-    return Lane.BACKFILL if backfill else Lane.LIVE
+def _lane(backfill: bool) -> PushLane:
+    return PushLane.BACKFILL if backfill else PushLane.LIVE
 
 
 def _heartbeat_to_wire(heartbeat: Heartbeat) -> wire.Heartbeat:

@@ -12,8 +12,15 @@ import common.border  # noqa: F401  (trio-asyncio must be imported before grpcli
 
 # isort: split
 from common.core.journal.history import Generation, History, Offset, Resume
-from common.core.push.filter_transition import EVERYTHING, NO_FILTER, UNFILTERED, FilterApplied, PushFilter, PushPlace
-from common.core.push.messages import FilterUpdate, Hello, PushLimits, Start
+from common.core.push.filter_transition import (
+    EVERYTHING,
+    NO_FILTER,
+    UNFILTERED,
+    PushFilter,
+    PushFilterApplied,
+    PushFilterState,
+)
+from common.core.push.messages import Hello, PushFilterUpdate, PushLimits, Start
 from common.generated.backhaul import v1 as wire
 from common.transport.codec.decode import malformed
 
@@ -113,10 +120,10 @@ def _filters_of(start: Start) -> dict[str, Any]:
     return fields
 
 
-def _place_of(message: wire.Start) -> PushPlace:
+def _place_of(message: wire.Start) -> PushFilterState:
     if not 0 <= message.backfill_position <= message.change_position <= message.stored.position:
         raise malformed("a start whose lanes are not in order")
-    return PushPlace(
+    return PushFilterState(
         _filter_from_wire(message.old_filter),
         _filter_from_wire(message.new_filter),
         message.change_position,
@@ -124,25 +131,25 @@ def _place_of(message: wire.Start) -> PushPlace:
     )
 
 
-def applied_to_wire(applied: FilterApplied) -> wire.PushFilterApplied:
+def applied_to_wire(applied: PushFilterApplied) -> wire.PushFilterApplied:
     """From where on the live lane obeys a filter."""
     return wire.PushFilterApplied(_filter_to_wire(applied.filter), applied.position, applied.needs_backfill)
 
 
-def applied_from_wire(message: wire.PushFilterApplied) -> FilterApplied:
+def applied_from_wire(message: wire.PushFilterApplied) -> PushFilterApplied:
     """Criteria are looked at by whoever uses them."""
-    return FilterApplied(_filter_from_wire(message.filter), message.position, message.needs_backfill)
+    return PushFilterApplied(_filter_from_wire(message.filter), message.position, message.needs_backfill)
 
 
-def update_to_wire(update: FilterUpdate) -> wire.PushFilterUpdate:
+def update_to_wire(update: PushFilterUpdate) -> wire.PushFilterUpdate:
     """What the cloud asks for now."""
     return wire.PushFilterUpdate(_filter_to_wire(PushFilter(update.version, update.criteria)))
 
 
-def update_from_wire(message: wire.PushFilterUpdate) -> FilterUpdate:
+def update_from_wire(message: wire.PushFilterUpdate) -> PushFilterUpdate:
     """Criteria are looked at by whoever uses them."""
     told = _filter_from_wire(message.filter)
-    return FilterUpdate(told.version, told.criteria)
+    return PushFilterUpdate(told.version, told.criteria)
 
 
 def _filter_to_wire(filter_: PushFilter) -> wire.PushFilter:

@@ -17,18 +17,18 @@ from common.core.subscription.messages import (
     Begin,
     ConsumerAck,
     Deliver,
+    DeliveryLane,
     FilterApplied,
     FilterUpdate,
     FromConsumer,
     FromSource,
-    Lane,
     Progress,
     Replay,
     StreamLimits,
     Subscribe,
     Subscribed,
 )
-from common.core.subscription.place import Cursor, FilterState, Place, SnapshotScan
+from common.core.subscription.place import FilterState, LogCursor, ResumePoint, SnapshotScan
 from common.generated.backhaul import v1 as wire
 from common.transport.codec import fast_protobuf as small_messages
 from common.transport.codec.decode import malformed, one_of
@@ -40,7 +40,7 @@ _FROM_SOURCE_DELIVER = 2
 _FROM_SOURCE_PROGRESS = 3
 _EVENTS = 6
 _LANE, _AFTER, _THROUGH, _TIMESTAMP, _DIGEST = 1, b"\x10", b"\x18", b"\x20", 5
-_LANES = {lane.value: lane for lane in Lane}
+_LANES = {lane.value: lane for lane in DeliveryLane}
 
 
 def encode_from_consumer(message: FromConsumer) -> bytes:
@@ -91,7 +91,7 @@ def encode_from_source(message: FromSource) -> bytes:
         case BackfillDone():
             return bytes(wire.FromSource(backfill_done=wire.BackfillDone(message.version, message.position)))
         case FilterApplied():
-            begin = _cursor_to_wire(message.begin or Cursor(0))
+            begin = _cursor_to_wire(message.begin or LogCursor(0))
             applied = wire.FilterApplied(message.version, message.change_position, message.begin is not None, begin)
             return bytes(wire.FromSource(filter_applied=applied))
         case Subscribed():
@@ -112,12 +112,14 @@ def encode_deliver(message: Deliver, events: bytes) -> bytes:
 
 
 def _is_plain(message: Deliver) -> bool:
-    beside = message.ranges or message.leaving or message.snapshots or message.scan or message.lane is Lane.REPLAY
+    beside = (
+        message.ranges or message.leaving or message.snapshots or message.scan or message.lane is DeliveryLane.REPLAY
+    )
     return not beside
 
 
 @lru_cache(1024)
-def _moved(lane: Lane, after: int, through: int, timestamp_us: int, digest: str) -> bytes:
+def _moved(lane: DeliveryLane, after: int, through: int, timestamp_us: int, digest: str) -> bytes:
     """The fields that Deliver and Progress begin with; many consumers are at one place."""
     parts = [length_delimited(_LANE, lane.value.encode())] if lane.value else []
     for key, number in ((_AFTER, after), (_THROUGH, through), (_TIMESTAMP, timestamp_us)):
@@ -192,29 +194,29 @@ def _deliver_from_wire(message: wire.Deliver) -> Deliver:
     )
 
 
-def _lane(name: str) -> Lane:
+def _lane(name: str) -> DeliveryLane:
     if name not in _LANES:
         raise malformed(f"unknown lane {name[:40]!r}")
     return _LANES[name]
 
 
 # -- places ------------------------------------------------------------------------------------------------------------
-def _cursor_to_wire(cursor: Cursor) -> wire.StreamCursor:
+def _cursor_to_wire(cursor: LogCursor) -> wire.StreamCursor:
     scan = cursor.scan
     if scan is None:
         return wire.StreamCursor(cursor.position, cursor.digest, cursor.timestamp_us)
     return wire.StreamCursor(cursor.position, cursor.digest, cursor.timestamp_us, True, scan.head, scan.low, scan.after)
 
 
-def _cursor_from_wire(message: wire.StreamCursor) -> Cursor:
+def _cursor_from_wire(message: wire.StreamCursor) -> LogCursor:
     scan = SnapshotScan(message.scan_head, message.scan_low, message.scan_after) if message.in_snapshots else None
     numbers = (message.position, message.timestamp_us, message.scan_head, message.scan_low)
     if min(numbers) < 0:
         raise malformed("a place before the beginning")
-    return Cursor(message.position, message.digest, message.timestamp_us, scan)
+    return LogCursor(message.position, message.digest, message.timestamp_us, scan)
 
 
-def _place_to_wire(place: Place) -> wire.StreamPlace:
+def _place_to_wire(place: ResumePoint) -> wire.StreamPlace:
     told = wire.StreamPlace(
         journal_id=place.journal_id,
         generation_id=place.generation_id,
@@ -229,10 +231,10 @@ def _place_to_wire(place: Place) -> wire.StreamPlace:
     return told
 
 
-def _place_from_wire(message: wire.StreamPlace) -> Place:
+def _place_from_wire(message: wire.StreamPlace) -> ResumePoint:
     if message.reached_position < 0:
         raise malformed("a place before the beginning")
-    place = Place(
+    place = ResumePoint(
         message.journal_id,
         message.generation_id,
         _cursor_from_wire(message.live),

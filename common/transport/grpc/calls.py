@@ -41,13 +41,13 @@ class ConnectionCalls(AbstractHandler):
 
     def __init__(self, service: CallService) -> None:
         self._service = service
-        self._accepted: dict[ServedStream, tuple[dict[str, str], Release]] = {}
-        self._scopes: dict[ServedStream, trio.CancelScope] = {}
-        self._without_task: dict[ServedStream, Release] = {}
+        self._accepted: dict[IncomingStream, tuple[dict[str, str], Release]] = {}
+        self._scopes: dict[IncomingStream, trio.CancelScope] = {}
+        self._without_task: dict[IncomingStream, Release] = {}
         self.ended = trio.Event()
 
     def accept(self, stream: object, headers: Headers, release_stream: Release) -> None:
-        assert isinstance(stream, ServedStream)
+        assert isinstance(stream, IncomingStream)
         running = len(self._accepted) + len(self._scopes) + len(self._without_task)
         if running >= self._service.streams_max or self._service.is_closing:
             stream.reset_if_open(ErrorCodes.REFUSED_STREAM)
@@ -63,13 +63,13 @@ class ConnectionCalls(AbstractHandler):
                 self._begin(stream, headers.get(":path", ""), partial(self._serve, stream, headers, None), release)
 
     def cancel(self, stream: object) -> None:
-        assert isinstance(stream, ServedStream)
+        assert isinstance(stream, IncomingStream)
         if stream in self._scopes:
             self._scopes[stream].cancel()
         else:
             self._forget(stream)
 
-    def _forget(self, stream: ServedStream) -> None:
+    def _forget(self, stream: IncomingStream) -> None:
         """Let go of a call that has no task."""
         _, release = self._accepted.pop(stream, (None, None))
         release = release or self._without_task.pop(stream, None)
@@ -92,7 +92,7 @@ class ConnectionCalls(AbstractHandler):
             self.ended.set()
 
     # -- without a task ---------------------------------------------------------------------------------------------------
-    def _begin_without_task(self, stream: ServedStream, headers: dict[str, str], release: Release) -> bool:
+    def _begin_without_task(self, stream: IncomingStream, headers: dict[str, str], release: Release) -> bool:
         """Whether the call is begun. If not, nothing has happened, and its task will meet what is wrong."""
         path = headers.get(":path", "")
         method = self._service.methods.get(path)
@@ -117,7 +117,7 @@ class ConnectionCalls(AbstractHandler):
                 self._begin(stream, path, partial(self._serve, stream, headers, request), release)
         return True
 
-    def _answer(self, stream: ServedStream, headers: dict[str, str], result: bytes | Exception) -> None:
+    def _answer(self, stream: IncomingStream, headers: dict[str, str], result: bytes | Exception) -> None:
         """Answer a call that has no task, unless its caller has gone meanwhile."""
         path = headers.get(":path", "")
         release = self._without_task.get(stream)
@@ -134,14 +134,14 @@ class ConnectionCalls(AbstractHandler):
 
     # -- in a task --------------------------------------------------------------------------------------------------------
     def _begin(
-        self, stream: ServedStream, path: str, work: Callable[[trio.CancelScope], Awaitable[None]], release: Release
+        self, stream: IncomingStream, path: str, work: Callable[[trio.CancelScope], Awaitable[None]], release: Release
     ) -> None:
         scope = self._scopes[stream] = trio.CancelScope()
         self._service.start(self._run, stream, path, work, release, scope)
 
     async def _run(
         self,
-        stream: ServedStream,
+        stream: IncomingStream,
         path: str,
         work: Callable[[trio.CancelScope], Awaitable[None]],
         release: Release,
@@ -165,7 +165,7 @@ class ConnectionCalls(AbstractHandler):
             self._note_end()
 
     async def _serve(
-        self, stream: ServedStream, headers: dict[str, str], request: bytes | None, scope: trio.CancelScope
+        self, stream: IncomingStream, headers: dict[str, str], request: bytes | None, scope: trio.CancelScope
     ) -> None:
         self._check_request(headers)
         _set_deadline(scope, headers)
@@ -180,7 +180,7 @@ class ConnectionCalls(AbstractHandler):
             await stream.send_message(answer, flush=False)  # the trailers follow at once
 
     async def _send(
-        self, stream: ServedStream, headers: dict[str, str], answer: bytes, scope: trio.CancelScope
+        self, stream: IncomingStream, headers: dict[str, str], answer: bytes, scope: trio.CancelScope
     ) -> None:
         _set_deadline(scope, headers)
         await stream.send_message(answer, flush=False)
@@ -190,7 +190,7 @@ class ConnectionCalls(AbstractHandler):
         if headers.get(":method") != "POST" or not content_type.startswith("application/grpc"):
             raise BackhaulError("link.not_grpc", f"a gRPC call is a POST of {CONTENT_TYPE}, not {content_type[:80]}")
 
-    def _outcome_of(self, error: BaseException, stream: ServedStream, path: str) -> BackhaulError | None:
+    def _outcome_of(self, error: BaseException, stream: IncomingStream, path: str) -> BackhaulError | None:
         if stream.fault is not None:
             return None  # nobody is left to be told
         return outcome_of(error, peer=stream.peer.address, path=path)
@@ -206,7 +206,7 @@ def _set_deadline(scope: trio.CancelScope, headers: dict[str, str]) -> None:
         raise BackhaulError("link.not_grpc", f"not a grpc-timeout: {told[:20]!r}") from None
 
 
-class ServedStream(WireStream):
+class IncomingStream(WireStream):
     """The end of a call that serves it: sends response headers with its first message, trailers at its end."""
 
     _has_sent_headers = False

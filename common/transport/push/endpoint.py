@@ -18,7 +18,7 @@ from common.core.journal.append import AppendRequest
 from common.core.journal.history import Resume, history_problem
 from common.core.push.messages import PROTOCOL_VERSION, Hello, Start
 from common.core.push.receiver import Endpoint
-from common.core.push.requested_filter import AskedFilter, filter_for
+from common.core.push.requested_filter import RequestedFilter, filter_for
 from common.journal.group_commit import Submitted
 from common.journal.stores.journal import Journal
 from common.transport.codec import push as codec
@@ -197,6 +197,6 @@ class PushEndpoint:
         return endpoint, start
 
 
-def _versions(asked: Iterable[AskedFilter]) -> tuple[int, ...]:
+def _versions(asked: Iterable[RequestedFilter]) -> tuple[int, ...]:
     """What tells one state of all that is asked from another: no version is used twice."""
     return tuple(one.version for one in asked)

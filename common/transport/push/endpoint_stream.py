@@ -16,9 +16,9 @@ import trio
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch
 from common.core.events.transformations import Transformed
-from common.core.journal.append import AppendRequest, Lane, PushedAppend
-from common.core.push.filter_transition import NO_FILTER, FilterApplied, PushFilter
-from common.core.push.messages import Drain, FilterUpdate, FromCloud, Heartbeat, Hello, PushBatch, PushLimits, Start
+from common.core.journal.append import AppendRequest, PushedAppend, PushLane
+from common.core.push.filter_transition import NO_FILTER, PushFilter, PushFilterApplied
+from common.core.push.messages import Drain, FromCloud, Heartbeat, Hello, PushBatch, PushFilterUpdate, PushLimits, Start
 from common.core.push.receiver import Endpoint, fenced
 from common.fail_points import fail_point
 from common.journal.group_commit import AHEAD_MIN_EVENTS, GROUP_MAX_BYTES, GROUP_MAX_EVENTS, Submitted
@@ -128,7 +128,7 @@ class EndpointStream:
                     continue  # something may have come meanwhile
                 if self._desired != self._told:
                     self._told = self._desired
-                    await self._send(FilterUpdate(self._told.version, self._told.criteria))
+                    await self._send(PushFilterUpdate(self._told.version, self._told.criteria))
                 elif self._endpoint.change:
                     await self._change_filter(self._endpoint.change)
                 elif self._is_idle:
@@ -150,7 +150,7 @@ class EndpointStream:
             self._room.unpark_all()
             self._submitted.append((request, await self._submit(request)))
 
-    async def _change_filter(self, change: FilterApplied) -> None:
+    async def _change_filter(self, change: PushFilterApplied) -> None:
         endpoint = self._endpoint
         with trio.move_on_after(self._settings.progress_timeout_s) as deadline:
             fail_point("push.before_filter_change")
@@ -186,7 +186,7 @@ class EndpointStream:
         if deadline.cancelled_caught:
             raise self._journal_is_slow("a batch")
         ack = endpoint.settle(outcome, request.through.position, request.lane)
-        if request.lane is Lane.LIVE:
+        if request.lane is PushLane.LIVE:
             state.stored_position = ack.position
         else:
             self._tell_place()
@@ -243,7 +243,7 @@ class EndpointStream:
                         self.state.received_position = endpoint.received
                         self.state.head_position = max(self.state.head_position, endpoint.received)
                         self._work.unpark_all()
-                    case FilterApplied():
+                    case PushFilterApplied():
                         endpoint.receive_change(message)
                         self._work.unpark_all()
                     case Heartbeat():

@@ -17,10 +17,10 @@ import trio
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch
 from common.core.events.transformations import Transformed
-from common.core.journal.append import Lane
+from common.core.journal.append import PushLane
 from common.core.journal.history import Offset
-from common.core.push.filter_transition import EVERYTHING, FilterApplied
-from common.core.push.messages import Ack, Drain, FilterUpdate, Heartbeat, Hello, PushLimits, Start
+from common.core.push.filter_transition import EVERYTHING, PushFilterApplied
+from common.core.push.messages import Ack, Drain, Heartbeat, Hello, PushFilterUpdate, PushLimits, Start
 from common.core.push.producer import Producer, StartVerdict, judge_start
 from common.journal.stores.journal import Journal
 from common.transport.codec import push as codec
@@ -261,7 +261,7 @@ class _PushStream:
         self._state.in_flight_bytes = producer.window.in_flight_bytes
         await self._send(message)
 
-    async def _send_change(self, change: FilterApplied) -> None:
+    async def _send_change(self, change: PushFilterApplied) -> None:
         self._source.restart()
         self._tell_filter()
         _log.info(
@@ -301,7 +301,7 @@ class _PushStream:
                         self._on_ack(message)
                     case Heartbeat():
                         self._peer_received = message.bytes_received
-                    case FilterUpdate():
+                    case PushFilterUpdate():
                         self._producer.lanes.desire(message.version, message.criteria)
                         self._source.wake()
                     case Drain():
@@ -319,7 +319,7 @@ class _PushStream:
         before = producer.progress
         age_s = producer.ack(ack, trio.current_time())
         state.acked_position = producer.acked
-        if ack.lane is Lane.BACKFILL:
+        if ack.lane is PushLane.BACKFILL:
             self._on_backfilled(ack)
         state.in_flight_bytes = producer.window.in_flight_bytes
         state.window_bytes = producer.window.bytes_limit

@@ -15,8 +15,8 @@ import trio
 
 from common.core.events.batch import EventBatch
 from common.core.events.transformations import Transformed
-from common.core.journal.append import Lane, StatedRange
-from common.core.journal.recent_commits import Tail
+from common.core.journal.append import PushLane, StatedRange
+from common.core.journal.recent_commits import RecentCommits
 from common.core.push.messages import PushBatch
 from common.core.push.producer import Producer, ranges_to_state
 from common.journal.stores.journal import Journal
@@ -43,7 +43,7 @@ class PushSource:
         self._journal = journal
         self._producer = producer
         self._batch_max_events = batch_max_events
-        self._tail = Tail(batch_max_events, batch_max_bytes)
+        self._tail = RecentCommits(batch_max_events, batch_max_bytes)
         self._heard = 0
         """The log was read after the prompt had told of this position."""
         self._must_look = True
@@ -66,7 +66,7 @@ class PushSource:
     async def next(self, room_bytes: int) -> tuple[EventBatch, int] | None:
         """The next page of the lane and the position it goes to; None when there is nothing new."""
         producer, lanes = self._producer, self._producer.lanes
-        if lanes.lane is Lane.BACKFILL:
+        if lanes.lane is PushLane.BACKFILL:
             return await self._read(producer.cursor, room_bytes)
         after = max(producer.cursor, self._withheld_to)
         fresh = None if after < self._holes_to else self._tail.after(after, self._batch_max_events, room_bytes)
@@ -122,7 +122,7 @@ class PushSource:
                 ranges = await self._deleted(events, after, through)
         else:
             events, ranges = await self._choose(events, after, through)
-            if lane is Lane.LIVE and not events and not ranges and not self._is_due:
+            if lane is PushLane.LIVE and not events and not ranges and not self._is_due:
                 self._withheld_to = through
                 return None
         if self._on_push is not None and events:

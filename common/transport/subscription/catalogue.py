@@ -26,7 +26,7 @@ Transform = Callable[[EventBatch], EventBatch]
 
 
 @dataclass(frozen=True, slots=True)
-class ServedStream:
+class StreamDefinition:
     """One stream. No entity types: all of them. ``filter`` is criteria as JSON; '' lets everybody see everything."""
 
     id: str
@@ -54,7 +54,7 @@ class ServedStream:
 class StreamCatalogue:
     """All streams of a service."""
 
-    def __init__(self, streams: Sequence[ServedStream] = ()) -> None:
+    def __init__(self, streams: Sequence[StreamDefinition] = ()) -> None:
         self._streams = {stream.id: stream for stream in streams}
         self._transform: Transform | None = None
         for stream in streams:
@@ -68,7 +68,7 @@ class StreamCatalogue:
         catalogue._transform = transform
         return catalogue
 
-    def find(self, stream_id: str) -> ServedStream:
+    def find(self, stream_id: str) -> StreamDefinition:
         """The stream of this name.
 
         Raises:
@@ -84,7 +84,7 @@ class StreamCatalogue:
                 "correct the name, or add it to `streams` of the service that serves",
                 kind=ErrorKind.NOT_FOUND,
             )
-        return ServedStream(stream_id, frozenset({stream_id}), transform=self._transform)
+        return StreamDefinition(stream_id, frozenset({stream_id}), transform=self._transform)
 
 
 def invalid_consumer(what: str) -> BackhaulError:

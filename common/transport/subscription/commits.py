@@ -13,9 +13,9 @@ import structlog
 import trio
 
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.subscription.consumer import effect_of, judge_received
+from common.core.subscription.consumer import admit_received, effect_of
 from common.core.subscription.messages import Deliver
-from common.core.subscription.place import Place, Subscription
+from common.core.subscription.place import ResumePoint, Subscription
 from common.journal.stores.journal import Journal, ProjectionLease, ReceivedCommit
 from common.transport.subscription.sinks import Effect, Sink, Taken, merged
 from common.transport.subscription.state import SubscriptionSettings, SubscriptionState
@@ -28,7 +28,7 @@ _FULL_PAUSE_S = 0.5
 _FULL = frozenset({"inbox.full", "journal.full"})
 
 
-class Intake:
+class ReceiveCommitter:
     """The store's side of one conversation. ``stored`` is the subscription as it was when that began."""
 
     def __init__(
@@ -53,7 +53,7 @@ class Intake:
         self._awaiting: dict[str, None] = {}
         self._parked: set[str] = set()
 
-    async def begin(self, place: Place) -> None:
+    async def begin(self, place: ResumePoint) -> None:
         """Read who waits, and store the place that the source goes on from if that is another one."""
         waiting = await self._journal.awaiting(self._settings.name, _AWAITING_MAX)
         self._awaiting = {name: None for name, _ in waiting}
@@ -74,7 +74,7 @@ class Intake:
         """When a place was stored last."""
         return self._kept_s
 
-    def moved(self, place: Place) -> None:
+    def moved(self, place: ResumePoint) -> None:
         """The place has gone on and nothing else: it is stored with the next effect, or alone after a while."""
         self._place = place
         self._tell()
@@ -94,7 +94,7 @@ class Intake:
                 found.append((name, self._known.get(name, 0) + 1))
         return found
 
-    async def take(self, deliveries: Sequence[Deliver], place: Place) -> list[str]:
+    async def take(self, deliveries: Sequence[Deliver], place: ResumePoint) -> list[str]:
         """Let deliveries take effect, all in one commit; the entities whose replay has ended."""
         await self._learn(deliveries)
         waiting = _Waiting(self._awaiting)
@@ -102,7 +102,7 @@ class Intake:
         awaiting: dict[str, bool] = {}
         parts: list[Taken] = []
         for message in deliveries:
-            received = judge_received(message, self._known, waiting)
+            received = admit_received(message, self._known, waiting)
             known |= received.known
             awaiting |= received.awaiting
             self._state.repeated += received.repeated

@@ -17,7 +17,7 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.core.push.messages import Drain, Heartbeat
-from common.core.subscription.ack_policy import AckRhythm
+from common.core.subscription.ack_policy import DelayedAck
 from common.core.subscription.consumer import Receiving
 from common.core.subscription.messages import (
     BackfillDone,
@@ -31,15 +31,15 @@ from common.core.subscription.messages import (
     Subscribe,
     Subscribed,
 )
-from common.core.subscription.place import NOWHERE_PLACE, FilterState, Place, Subscription
+from common.core.subscription.place import NO_RESUME_POINT, FilterState, ResumePoint, Subscription
 from common.fail_points import fail_point
 from common.journal.stores.journal import Journal, ProjectionLease
 from common.transport.codec.subscription import decode_from_source, encode_from_consumer
 from common.transport.link.call_status import first_refusal
 from common.transport.stream import DialledStream, PeerClosed, PeerGone
-from common.transport.subscription.commits import Intake
+from common.transport.subscription.commits import ReceiveCommitter
 from common.transport.subscription.sinks import Sink
-from common.transport.subscription.stall import NOT_ACKED, OwnTime, why_not_acked
+from common.transport.subscription.stall import NOT_ACKED, SelfStallClock, why_not_acked
 from common.transport.subscription.state import SubscriptionSettings, SubscriptionState
 
 _log = structlog.get_logger()
@@ -58,7 +58,7 @@ class _Heard:
     """A message that waits to take effect, the place after it, and what it weighs."""
 
     message: Deliver | Progress | FilterApplied | BackfillDone
-    place: Place
+    place: ResumePoint
     size: int
 
 
@@ -85,7 +85,7 @@ async def converse(
     if stored is None:
         await journal.set_desired(settings.name, settings.criteria, if_new=True)
         stored = await journal.subscription(settings.name)
-    stored = stored or Subscription(settings.name, NOWHERE_PLACE, FilterState(0, ""), 0, 0, 0)
+    stored = stored or Subscription(settings.name, NO_RESUME_POINT, FilterState(0, ""), 0, 0, 0)
     state.desired_version = stored.desired.version
     receiving = Receiving(stored.place, stored.desired)
     subscribed = await _open(stream, stored, settings, now_us)
@@ -100,7 +100,7 @@ async def converse(
         behind=subscribed.history.head_position - place.live.position,
         filter_version=place.applied.version,
     )
-    intake = Intake(journal, lease, sink, settings, state, stored)
+    intake = ReceiveCommitter(journal, lease, sink, settings, state, stored)
     await intake.begin(place)
     session = _Session(stream, journal, receiving, intake, settings, state, subscribed.replays_max, now_us, on_progress)
     return await session.run()
@@ -142,7 +142,7 @@ class _Session:
         stream: DialledStream,
         journal: Journal,
         receiving: Receiving,
-        intake: Intake,
+        intake: ReceiveCommitter,
         settings: SubscriptionSettings,
         state: SubscriptionState,
         replays_max: int,
@@ -169,13 +169,13 @@ class _Session:
         self._is_busy = False
         self._desired = FilterState(receiving.newest_asked, "")
         self._update_at_s = 0.0
-        self._acks = AckRhythm(
+        self._acks = DelayedAck(
             window_bytes=settings.limits.window_bytes, progress_timeout_s=settings.progress_timeout_s
         )
         self._last_sent_s = trio.current_time()
         self._received_at_last_sent = 0
         self._busy_since_s = 0.0
-        self._own_time = OwnTime(settings.progress_timeout_s / 6)
+        self._own_time = SelfStallClock(settings.progress_timeout_s / 6)
 
     async def run(self) -> Drain | None:
         """The stream's whole life."""
@@ -334,7 +334,7 @@ class _Session:
                     await self._room.park()
                 data = await self._stream.receive()
                 message = decode_from_source(data)
-                place: Place | None = None
+                place: ResumePoint | None = None
                 match message:
                     case Deliver():
                         place = receiving.deliver(message)

@@ -29,15 +29,15 @@ from common.core.subscription.messages import (
     SUBSCRIBE_PATH,
     Begin,
     Deliver,
+    DeliveryLane,
     EntityEvents,
     EntityQuery,
-    Lane,
     LatestOffset,
     StreamLimits,
     Subscribe,
     Subscribed,
 )
-from common.core.subscription.place import Cursor, Place, PlaceVerdict, SnapshotScan, decide_place, reached_by
+from common.core.subscription.place import LogCursor, PlaceVerdict, ResumePoint, SnapshotScan, decide_place, reached_by
 from common.core.subscription.source import REPLAYS_MAX, Serving
 from common.core.subscription.withheld import served_parts
 from common.journal.feeds import Feeds
@@ -46,11 +46,11 @@ from common.transport.codec import query as query_codec
 from common.transport.codec.subscription import decode_from_consumer
 from common.transport.link.live_streams import LiveStreams
 from common.transport.stream import MessageStream, Methods, PeerInfo, StreamMethod, UnaryMethod
-from common.transport.subscription.catalogue import ServedStream, StreamCatalogue, invalid_consumer
+from common.transport.subscription.catalogue import StreamCatalogue, StreamDefinition, invalid_consumer
 from common.transport.subscription.replays import entity_page
 from common.transport.subscription.sender import ConsumerStream
 from common.transport.subscription.source_stream import LaneSettings, SourceStream, filter_of, protocol_error
-from common.transport.subscription.stall import OwnTime
+from common.transport.subscription.stall import SelfStallClock
 
 _log = structlog.get_logger()
 
@@ -105,7 +105,7 @@ class SubscriptionEndpoint:
     async def run(self) -> NoReturn:
         """Watch over all streams, until cancelled. Started by its owner."""
         look_s = self._settings.progress_timeout_s / 3
-        own_time = OwnTime(look_s)
+        own_time = SelfStallClock(look_s)
         while True:
             await trio.sleep(look_s)
             still_s, now_s = own_time.look(), trio.current_time()
@@ -199,7 +199,7 @@ class SubscriptionEndpoint:
             return asked
         raise BackhaulError("link.timeout", "no Subscribe came", "send Subscribe at once after opening the stream")
 
-    def _authorise(self, stream_id: str, consumer_id: str, peer: PeerInfo) -> tuple[ServedStream, Filter]:
+    def _authorise(self, stream_id: str, consumer_id: str, peer: PeerInfo) -> tuple[StreamDefinition, Filter]:
         """The stream, and what this consumer may see of it. Asked before anything is looked up for it."""
         problem = text_problem(consumer_id, NAME_MAX_BYTES) if consumer_id else "is empty"
         if problem:
@@ -210,7 +210,7 @@ class SubscriptionEndpoint:
         return served, served.enforced(consumer_id)
 
     # -- from where ------------------------------------------------------------------------------------------------
-    async def _open(self, asked: Subscribe, served: ServedStream) -> tuple[Subscribed, Serving]:
+    async def _open(self, asked: Subscribe, served: StreamDefinition) -> tuple[Subscribed, Serving]:
         for wanted in (asked.desired, asked.place.applied, asked.place.next):
             if wanted is not None:
                 filter_of(wanted.criteria)
@@ -223,7 +223,7 @@ class SubscriptionEndpoint:
         behind = history.head_position - place.live.position
         if verdict is PlaceVerdict.FIRST:
             scan = await self._scan(served, history) if asked.start is Begin.SNAPSHOTS else None
-            place = Place(history.journal_id, "", Cursor(0, scan=scan), asked.desired)
+            place = ResumePoint(history.journal_id, "", LogCursor(0, scan=scan), asked.desired)
         elif verdict is not PlaceVerdict.RESUME and not (
             verdict is PlaceVerdict.TRIMMED and asked.on_trimmed is not Begin.STOP
         ):
@@ -244,12 +244,12 @@ class SubscriptionEndpoint:
         )
         return subscribed, serving
 
-    async def _scan(self, served: ServedStream, history: History) -> SnapshotScan:
+    async def _scan(self, served: StreamDefinition, history: History) -> SnapshotScan:
         head = history.head_position
         low = await self._journal.uncovered_after(head, entity_types=served.entity_types)
         return SnapshotScan(head, low, "")
 
-    async def _digest_at(self, place: Place) -> str:
+    async def _digest_at(self, place: ResumePoint) -> str:
         position = place.live.position
         if not position or place.journal_id != self._journal.history.journal_id:
             return ""
@@ -318,7 +318,9 @@ class SubscriptionEndpoint:
         events, begins_with_snapshot = EventBatch(), False
         ranges: list[StatedRange] = []
         for part in parts:
-            message = Deliver(Lane.REPLAY, 0, 0, events=part.events, ranges=part.ranges, snapshots=part.snapshots)
+            message = Deliver(
+                DeliveryLane.REPLAY, 0, 0, events=part.events, ranges=part.ranges, snapshots=part.snapshots
+            )
             transform = served.transform if part.events else None
             for one in served_parts(message, transform) if transform else [message]:
                 ranges += one.ranges
@@ -335,7 +337,7 @@ def _narrower(own: StreamLimits, theirs: StreamLimits) -> StreamLimits:
     )
 
 
-def _refusal_of(verdict: PlaceVerdict, place: Place, history: History, floor: int) -> BackhaulError:
+def _refusal_of(verdict: PlaceVerdict, place: ResumePoint, history: History, floor: int) -> BackhaulError:
     position, reached, head = place.live.position, reached_by(place), history.head_position
     details = {"position": position, "reached": reached, "head": head, "floor": floor}
     match verdict:

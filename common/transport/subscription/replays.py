@@ -9,22 +9,27 @@ from common.core.events.ids import entity_type_of
 from common.core.filters.predicates import EntityPredicate
 from common.core.journal.append import StatedRange
 from common.core.journal.snapshot import reached_by_snapshots, snapshot_batch
-from common.core.subscription.messages import Deliver, Lane, Replay
+from common.core.subscription.messages import Deliver, DeliveryLane, Replay
 from common.core.subscription.replay import ReplayPart, beginning, replay_parts
 from common.core.subscription.source import WITHHELD, Serving
 from common.fail_points import fail_point
 from common.journal.stores.journal import Journal
-from common.transport.subscription.catalogue import ServedStream
+from common.transport.subscription.catalogue import StreamDefinition
 from common.transport.subscription.sender import Sender
 
 _TO_THE_LAST = 2**62
 
 
 async def send_snapshot_page(
-    lane: Lane, predicate: EntityPredicate, serving: Serving, sender: Sender, journal: Journal, served: ServedStream
+    lane: DeliveryLane,
+    predicate: EntityPredicate,
+    serving: Serving,
+    sender: Sender,
+    journal: Journal,
+    served: StreamDefinition,
 ) -> bool:
     """Send the lane's next snapshots; when there are none left put it where the log is to be read from. False: no scan."""
-    cursor = serving.place.backfill if lane is Lane.BACKFILL else serving.place.live
+    cursor = serving.place.backfill if lane is DeliveryLane.BACKFILL else serving.place.live
     if cursor is None or cursor.scan is None:
         return False
     page = await journal.snapshots(
@@ -46,7 +51,12 @@ async def send_snapshot_page(
 
 
 async def send_replay_page(
-    replay: Replay, wanted: EntityPredicate, serving: Serving, sender: Sender, journal: Journal, served: ServedStream
+    replay: Replay,
+    wanted: EntityPredicate,
+    serving: Serving,
+    sender: Sender,
+    journal: Journal,
+    served: StreamDefinition,
 ) -> None:
     """Send a page of one entity up to live's place, in the turn: live cannot pass while its end is looked for."""
     name, first = replay.persistence_id, replay.from_seq_nr
@@ -63,7 +73,7 @@ async def send_replay_page(
     for part in parts:
         await sender.send_replayed(
             Deliver(
-                Lane.REPLAY,
+                DeliveryLane.REPLAY,
                 0,
                 position,
                 events=part.events,
@@ -79,7 +89,7 @@ async def send_replay_page(
         serving.replay_goes_on(next_seq_nr)
     else:
         serving.replay_ends()
-        await sender.deliver(Deliver(Lane.REPLAY, 0, position, replay_of=name, replay_done=True))
+        await sender.deliver(Deliver(DeliveryLane.REPLAY, 0, position, replay_of=name, replay_done=True))
 
 
 async def entity_page(

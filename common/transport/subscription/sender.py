@@ -13,9 +13,9 @@ import trio
 
 from common.core.events.batch import EventBatch
 from common.core.filters.predicates import EntityPredicate
-from common.core.firehose.fetch_result import Stretch
+from common.core.firehose.fetch_result import FetchResult
 from common.core.push.messages import Heartbeat
-from common.core.subscription.messages import Deliver, FromSource, Lane, Progress
+from common.core.subscription.messages import Deliver, DeliveryLane, FromSource, Progress
 from common.core.subscription.place import SnapshotScan
 from common.core.subscription.source import Serving
 from common.core.subscription.withheld import served_parts
@@ -98,7 +98,9 @@ class Sender:
                 await self.say(message)
             self._last_sent_s = trio.current_time()
 
-    async def send_stretch(self, lane: Lane, stretch: Stretch, wanted: Callable[[], EntityPredicate]) -> None:
+    async def send_stretch(
+        self, lane: DeliveryLane, stretch: FetchResult, wanted: Callable[[], EntityPredicate]
+    ) -> None:
         """What a feed gave goes out on its lane. ``wanted`` is what the consumer is to have in the end."""
         serving = self._serving
         async with self.turn:
@@ -130,7 +132,7 @@ class Sender:
             assert after == stretch.after, "a feed goes on where it was"
             await self._deliver(message, encoded, stretch.n)
 
-    def send_stretch_nowait(self, stretch: Stretch, now_s: float) -> int:
+    def send_stretch_nowait(self, stretch: FetchResult, now_s: float) -> int:
         """The same on the live lane, when the line takes it without waiting and nobody is at it; else do nothing.
 
         Answers how many bytes went.
@@ -143,7 +145,7 @@ class Sender:
         is_too_large = size > serving.limits.window_bytes or not serving.admits(size)
         if is_too_large or not self._stream.send_nowait(data):
             return 0
-        after = self._move(Lane.LIVE, stretch.through, stretch.digest, stretch.timestamp_us)
+        after = self._move(DeliveryLane.LIVE, stretch.through, stretch.digest, stretch.timestamp_us)
         assert after == stretch.after, "a feed goes on where it was"
         self._count(stretch.n, size, now_s)
         self._last_sent_s = now_s
@@ -151,14 +153,14 @@ class Sender:
         return size
 
     async def send_snapshots(
-        self, lane: Lane, events: EventBatch, through: int, scan: SnapshotScan | None, reached: int
+        self, lane: DeliveryLane, events: EventBatch, through: int, scan: SnapshotScan | None, reached: int
     ) -> None:
         """A page of snapshots, or with no ``scan`` the end of them, in the turn; they stand for what is up to ``reached``."""
         serving = self._serving
         place = serving.place
-        cursor = place.backfill if lane is Lane.BACKFILL else place.live
+        cursor = place.backfill if lane is DeliveryLane.BACKFILL else place.live
         assert cursor is not None
-        if lane is Lane.BACKFILL:
+        if lane is DeliveryLane.BACKFILL:
             through = min(through, place.live.position)
         digest, timestamp_us = (cursor.digest, cursor.timestamp_us) if through == cursor.position else ("", 0)
         after = serving.move(lane, through, digest=digest, timestamp_us=timestamp_us, scan=scan)
@@ -208,7 +210,7 @@ class Sender:
         )
         await self._send_in_parts(rest)
 
-    def _move(self, lane: Lane, through: int, digest: str, timestamp_us: int) -> int:
+    def _move(self, lane: DeliveryLane, through: int, digest: str, timestamp_us: int) -> int:
         return self._serving.move(lane, through, digest=digest, timestamp_us=timestamp_us)
 
     def _served(self, message: Deliver) -> list[Deliver]:
@@ -237,10 +239,10 @@ class Sender:
         self._last_sent_s = trio.current_time()
 
 
-def _message_of(stretch: Stretch) -> bytes:
+def _message_of(stretch: FetchResult) -> bytes:
     """A stretch of the live lane as a message, the same for all who share it."""
     message = Deliver(
-        Lane.LIVE,
+        DeliveryLane.LIVE,
         stretch.after,
         stretch.through,
         stretch.timestamp_us,

@@ -13,7 +13,7 @@ from common.core.events import rules as event_rules
 from common.core.events.batch import EventBatch
 from common.core.journal.append import PushedAppend, StatedRange
 from common.core.journal.history import Offset
-from common.core.subscription.place import Place
+from common.core.subscription.place import ResumePoint
 from common.journal.stores.journal import Statement
 
 _BRANCH = 1
@@ -31,7 +31,7 @@ class Taken:
     leaving: frozenset[int]
     replaces: frozenset[int]
     passed: tuple[StatedRange, ...]
-    place: Place
+    place: ResumePoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,17 +18,17 @@ import trio
 from common.core.errors import BackhaulError
 from common.core.events.ids import SEPARATOR
 from common.core.filters.predicates import EVERY_ENTITY, AllOf, EntityPredicate, Filter, OnlyNew, all_of, parse_filter
-from common.core.firehose.fetch_result import Stretch
+from common.core.firehose.fetch_result import FetchResult
 from common.core.push.messages import Drain, Heartbeat
-from common.core.subscription.messages import Begin, ConsumerAck, FilterUpdate, Lane, Replay, Subscribed
-from common.core.subscription.place import Cursor, FilterState, SnapshotScan
+from common.core.subscription.messages import Begin, ConsumerAck, DeliveryLane, FilterUpdate, Replay, Subscribed
+from common.core.subscription.place import FilterState, LogCursor, SnapshotScan
 from common.core.subscription.source import Serving
 from common.fail_points import fail_point
 from common.journal.feeds import Feed, Feeds
 from common.journal.stores.journal import Journal
 from common.transport.codec.subscription import decode_from_consumer
 from common.transport.stream import MessageStream, PeerClosed, PeerGone
-from common.transport.subscription.catalogue import ServedStream
+from common.transport.subscription.catalogue import StreamDefinition
 from common.transport.subscription.replays import send_replay_page, send_snapshot_page
 from common.transport.subscription.sender import ConsumerStream, Sender
 from common.transport.subscription.watch import ConsumerWatch
@@ -58,7 +58,7 @@ class SourceStream:
         *,
         journal: Journal,
         feeds: Feeds,
-        served: ServedStream,
+        served: StreamDefinition,
         allowed: Filter,
         start: Begin,
         settings: LaneSettings,
@@ -79,8 +79,8 @@ class SourceStream:
         self._name = f"{state.consumer_id}/{state.subscription}"
         self._work = trio.lowlevel.ParkingLot()  # for the task that watches and starts lanes
         self._live_wait: trio.CancelScope | None = None
-        self._in_hand: Stretch | None = None
-        self._running: set[Lane] = set()
+        self._in_hand: FetchResult | None = None
+        self._running: set[DeliveryLane] = set()
         self._drain: Drain | None = None
         self._replaced = False
         self._peer_ended = False
@@ -114,7 +114,10 @@ class SourceStream:
                 if self._drain and not is_drain_told:
                     is_drain_told = True
                     nursery.start_soon(self._sender.say, self._drain)  # a lane may wait in the turn for room
-                for lane, serve in ((Lane.BACKFILL, self._serve_backfill), (Lane.REPLAY, self._serve_replays)):
+                for lane, serve in (
+                    (DeliveryLane.BACKFILL, self._serve_backfill),
+                    (DeliveryLane.REPLAY, self._serve_replays),
+                ):
                     if self._has_work(lane) and lane not in self._running:
                         self._running.add(lane)
                         nursery.start_soon(serve)
@@ -125,11 +128,11 @@ class SourceStream:
                 await self._work.park()
             nursery.cancel_scope.cancel()
 
-    def _has_work(self, lane: Lane) -> bool:
+    def _has_work(self, lane: DeliveryLane) -> bool:
         if self._drain is not None:  # a lane that was begun now would end at once, again and again
             return False
         place = self._serving.place
-        return place.backfill is not None if lane is Lane.BACKFILL else self._serving.next_replay is not None
+        return place.backfill is not None if lane is DeliveryLane.BACKFILL else self._serving.next_replay is not None
 
     def _wake(self) -> None:
         """Have every task look around."""
@@ -165,13 +168,13 @@ class SourceStream:
     # -- live ------------------------------------------------------------------------------------------------------
     async def _serve_live(self) -> None:
         serving = self._serving
-        await self._serve_snapshots(Lane.LIVE, self._live_predicate)
+        await self._serve_snapshots(DeliveryLane.LIVE, self._live_predicate)
         position = serving.place.live.position
         with self._feeds.subscribe(self._name, self._live_predicate, self._served.entity_types, position) as feed:
             while self._drain is None:
                 if self._in_hand is not None:
                     in_hand, self._in_hand = self._in_hand, None
-                    await self._send(Lane.LIVE, in_hand)
+                    await self._send(DeliveryLane.LIVE, in_hand)
                 elif serving.has_met:
                     await self._end_change(feed)
                 elif serving.wants_change:
@@ -183,7 +186,7 @@ class SourceStream:
                     feed.serve = partial(self._serve_at_once, feed) if is_plain else None
                     stretch = await self._next_live(feed, serving.room_bytes())
                     if stretch is not None:
-                        await self._send(Lane.LIVE, stretch)
+                        await self._send(DeliveryLane.LIVE, stretch)
                     await self._sender.heartbeat_if_due()
                 self.state.standing = feed.standing.value
 
@@ -219,13 +222,13 @@ class SourceStream:
                 break
         return True
 
-    async def _send(self, lane: Lane, stretch: Stretch) -> None:
+    async def _send(self, lane: DeliveryLane, stretch: FetchResult) -> None:
         await self._sender.send_stretch(lane, stretch, lambda: self._wanted)
         if self._serving.place.next is not None:  # the lanes look where the other one is
             self._tell_filters()
             self._wake()
 
-    async def _next_live(self, feed: Feed, room: int) -> Stretch | None:
+    async def _next_live(self, feed: Feed, room: int) -> FetchResult | None:
         limits, settings = self._serving.limits, self._settings
         scope = self._live_wait = trio.CancelScope()
         with scope:
@@ -259,13 +262,13 @@ class SourceStream:
         self._tell_filters()
         self._wake()
 
-    async def _beginning(self) -> Cursor:
+    async def _beginning(self) -> LogCursor:
         """Where a backfill begins."""
         if self._start is not Begin.SNAPSHOTS:
-            return Cursor(0)
+            return LogCursor(0)
         head = self._serving.place.live.position
         low = await self._journal.uncovered_after(head, entity_types=self._served.entity_types)
-        return Cursor(0, scan=SnapshotScan(head, low, ""))
+        return LogCursor(0, scan=SnapshotScan(head, low, ""))
 
     async def _end_change(self, feed: Feed) -> None:
         async with self._sender.turn:
@@ -297,12 +300,12 @@ class SourceStream:
             await self._sender.moved.park()
         if change is not None and self._serving.place.next is change:
             await self._serve_change(change)
-        self._running.discard(Lane.BACKFILL)
+        self._running.discard(DeliveryLane.BACKFILL)
         self._work.unpark_all()
 
     async def _serve_change(self, change: FilterState) -> None:
         serving, predicate = self._serving, self._backfill_predicate
-        await self._serve_snapshots(Lane.BACKFILL, predicate)
+        await self._serve_snapshots(DeliveryLane.BACKFILL, predicate)
         if serving.place.backfill is None:
             return
         with self._feeds.scan(
@@ -322,11 +325,11 @@ class SourceStream:
                     max_events=serving.limits.batch_events, max_bytes=room, at_most_s=_BACKFILL_WAIT_S
                 )
                 if stretch is not None:
-                    await self._send(Lane.BACKFILL, stretch)
+                    await self._send(DeliveryLane.BACKFILL, stretch)
                     fail_point("serving.in_backfill")
 
     # -- beside the log --------------------------------------------------------------------------------------------
-    async def _serve_snapshots(self, lane: Lane, predicate: EntityPredicate) -> None:
+    async def _serve_snapshots(self, lane: DeliveryLane, predicate: EntityPredicate) -> None:
         while self._drain is None and await send_snapshot_page(
             lane, predicate, self._serving, self._sender, self._journal, self._served
         ):
@@ -341,7 +344,7 @@ class SourceStream:
                 await send_replay_page(replay, self._wanted, serving, sender, self._journal, self._served)
             self.state.replays += serving.next_replay is not replay
             self._wake()
-        self._running.discard(Lane.REPLAY)
+        self._running.discard(DeliveryLane.REPLAY)
 
     # -- receiving -------------------------------------------------------------------------------------------------
     async def _receive(self) -> None:

@@ -13,7 +13,7 @@ from common.core.errors import BackhaulError
 NOT_ACKED = "subscription.not_acked"
 
 
-class OwnTime:
+class SelfStallClock:
     """Looked at every ``planned_s`` seconds; says when this process stood still in between."""
 
     def __init__(self, planned_s: float) -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 import trio
 
 from common.core.subscription.messages import Begin, StreamLimits
-from common.journal.head_signal import Prompt
+from common.journal.head_signal import HeadSignal
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class SubscriptionState:
     timestamp_us: int = 0
     """Order time of the last event or place heard of, for the lag in seconds."""
     desired_changed: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
-    committed: Prompt = field(default_factory=Prompt)
+    committed: HeadSignal = field(default_factory=HeadSignal)
     """Raised to the revision after each commit: who waits for an inbox looks."""
 
     @property

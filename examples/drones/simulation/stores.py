@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from common.core.events.batch import split_tags
-from common.core.events.types import Registry
+from common.core.events.types import EventTypeRegistry
 from common.journal.stores.journal import Journal
-from common.runtime.environment import Outside
+from common.runtime.environment import Environment
 from examples.drones import overview
 from examples.drones.drone import Drones
 from examples.drones.queue import Deliveries, Delivery
 from examples.drones.restaurant import Restaurants
 from examples.drones.simulation.proof import CloudStore, SiteStore, Stored
 
-_TYPES = Registry([*Drones.event_types, *Restaurants.event_types, Deliveries.value_type])
+_TYPES = EventTypeRegistry([*Drones.event_types, *Restaurants.event_types, Deliveries.value_type])
 _PAGE_EVENTS = 2_000
 _PAGE_BYTES = 4 * 1024 * 1024
 
 
-async def read_site(outside: Outside, path: str) -> SiteStore:
+async def read_site(outside: Environment, path: str) -> SiteStore:
     """An edge's file."""
     async with outside.open_journal(path, max_bytes=None, prompted=False) as journal:
         rows = await journal.query("SELECT persistence_id, value_type, codec, payload, metadata FROM state_delivery")
@@ -26,7 +26,7 @@ async def read_site(outside: Outside, path: str) -> SiteStore:
         return SiteStore(await _events(journal), queue)
 
 
-async def read_cloud(outside: Outside, path: str) -> CloudStore:
+async def read_cloud(outside: Environment, path: str) -> CloudStore:
     """The cloud's journal and its overview."""
     async with outside.open_journal(path, max_bytes=None, prompted=False) as journal:
         rows = await journal.query(overview.ROWS)

@@ -12,7 +12,7 @@ import trio.testing
 from common.core.errors import BackhaulError
 from common.core.journal.append import Appended, AppendOutcome, AppendRequest, LocalAppend, StatedRange
 from common.journal import group_commit
-from common.journal.group_commit import Group, GroupCommit
+from common.journal.group_commit import CommitGroup, GroupCommit
 from common.journal.stores.journal import Journal
 from tests.support.builders import Origin, events, local
 
@@ -55,7 +55,7 @@ def over(journal: SlowJournal) -> GroupCommit:
 
 
 def fit_in_one(*requests: AppendRequest) -> bool:
-    group = Group()
+    group = CommitGroup()
     return all(group.admit(request, request.events.byte_size()) for request in requests)
 
 
@@ -102,7 +102,7 @@ class TestGroups:
         assert not fit_in_one(large, local("B|1"))
         assert fit_in_one(LocalAppend(events(*["A|1"] * (most - 1))), local("B|1"))
         assert not fit_in_one(LocalAppend(events(*["A|1"] * most)), local("B|1"))
-        group = Group()
+        group = CommitGroup()
         assert group.admit(local("A|1"), group_commit.GROUP_MAX_BYTES + 1)
         assert not group.admit(local("B|1"), 1)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from common.journal.snapshot_watermark import CoveredMarks
+from common.journal.snapshot_watermark import SnapshotWatermark
 
 EVERY: frozenset[str] = frozenset()
 
 
 async def test_a_search_in_which_the_log_became_another_one_begins_anew() -> None:
     """The look that goes on behind the mark opens the session by which the failover is found."""
-    marks = CoveredMarks()
+    marks = SnapshotWatermark()
     uncovered: int | None = None
     is_failed_over = False
     asked: list[int] = []

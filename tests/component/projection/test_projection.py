@@ -10,7 +10,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from common.core.events.ids import slice_of, slice_ranges
-from common.journal.head_signal import Prompt
+from common.journal.head_signal import HeadSignal
 from common.journal.memory.journal import MemoryDatabase, MemoryJournal
 from common.journal.stores.journal import ProjectionRow
 from common.projection.latest import LATEST, latest_of
@@ -253,7 +253,7 @@ async def test_an_event_takes_effect_as_soon_as_the_prompt_says_so(autojump_cloc
 
 async def test_without_any_prompt_events_are_found_by_polling(autojump_clock: MockClock) -> None:
     journal, commits = StagedJournal(), Commits()
-    journal.prompt = silent = Prompt()
+    journal.prompt = silent = HeadSignal()
     journal.database.open_journals.clear()
     async with running(journal, commits=commits):
         for number in range(1, 11):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from common.runtime.metrics import Registry
+from common.runtime.metrics import MetricsRegistry
 
 
 def test_every_series_exists_from_the_start() -> None:
-    registry = Registry("backhaul_edge")
+    registry = MetricsRegistry("backhaul_edge")
     registry.counter("dropped_total", "Events dropped.", {"reason": ("full", "policy"), "lane": ("live",)})
     registry.gauge("lag_seconds", "Lag.", lambda: 1.5)
     registry.gauges("state", "State.", "state", ("up", "down"), lambda: {"up": 1})
@@ -28,7 +28,7 @@ def test_every_series_exists_from_the_start() -> None:
 
 
 def test_a_counter_counts_what_was_declared_only() -> None:
-    counter = Registry("b").counter("x_total", "X.", {"reason": ("a", "b")})
+    counter = MetricsRegistry("b").counter("x_total", "X.", {"reason": ("a", "b")})
     counter.add(reason="a")
     counter.add(2, reason="a")
     assert (counter.value(reason="a"), counter.value(reason="b")) == (3, 0)
@@ -39,7 +39,7 @@ def test_a_counter_counts_what_was_declared_only() -> None:
 
 
 def test_a_name_is_taken_once() -> None:
-    registry = Registry("b")
+    registry = MetricsRegistry("b")
     registry.gauge("x", "X.", lambda: 0)
     with pytest.raises(AssertionError):
         registry.gauge("x", "X.", lambda: 0)
@@ -50,12 +50,12 @@ def test_a_name_is_taken_once() -> None:
     [(0, "0"), (3.0, "3"), (0.25, "0.25"), (float("inf"), "+Inf"), (float("-inf"), "-Inf"), (float("nan"), "NaN")],
 )
 def test_numbers(value: float, text: str) -> None:
-    registry = Registry("b")
+    registry = MetricsRegistry("b")
     registry.gauge("x", "X.", lambda: value)
     assert registry.exposition().splitlines()[-1] == f"b_x {text}"
 
 
 def test_label_values_and_help_are_escaped() -> None:
-    registry = Registry("b")
+    registry = MetricsRegistry("b")
     registry.gauges("x", "A\nB\\", "l", ('q"\\\n',), dict)
     assert registry.exposition() == '# HELP b_x A\\nB\\\\\n# TYPE b_x gauge\nb_x{l="q\\"\\\\\\n"} 0\n'

@@ -11,10 +11,10 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.core.events.batch import split_tags
-from common.core.events.types import Registry
+from common.core.events.types import EventTypeRegistry
 from common.core.journal.append import LocalAppend
 from common.core.journal.statement import Statement
-from common.entity.durable_state import ColumnValue, Deleted, DurableState, Versioned, Where, define_states
+from common.entity.durable_state import ColumnValue, DurableState, StateDeleted, Versioned, Where, define_states
 from common.entity.states import States
 from common.journal.group_commit import GroupCommit, open_group_commit
 from common.journal.stores.journal import Journal
@@ -63,7 +63,12 @@ async def opened(
     journal: Journal, commit: GroupCommit, definition: type[DurableState[Any]] = Drones, node: str = "node-1"
 ) -> States:
     states = States(
-        journal, commit, define_states([definition], Registry()), node=node, now_us=lambda: 1_000, deadline_s=30
+        journal,
+        commit,
+        define_states([definition], EventTypeRegistry()),
+        node=node,
+        now_us=lambda: 1_000,
+        deadline_s=30,
     )
     await states.prepare()
     return states
@@ -120,7 +125,7 @@ async def test_every_change_is_an_event_with_the_values_tags(states: States, jou
     assert log.event_type == ["Drone", "StateDeleted"]
     assert [split_tags(tags) for tags in log.tags] == [("blue",), ("blue",)]
     registry = states.definitions["DroneState"].registry
-    assert registry.decode_all(log) == [Drone("oslo", 80.0, ("blue",)), Deleted()]
+    assert registry.decode_all(log) == [Drone("oslo", 80.0, ("blue",)), StateDeleted()]
 
 
 async def test_values_are_found_by_tag_and_by_column(states: States) -> None:
@@ -251,11 +256,11 @@ class Untyped(DurableState[Drone]):
 @pytest.mark.parametrize("bad", [Unsaid, Untyped])
 def test_a_definition_that_cannot_work_is_refused(bad: type[DurableState[Drone]]) -> None:
     with pytest.raises(BackhaulError) as told:
-        define_states([bad], Registry())
+        define_states([bad], EventTypeRegistry())
     assert told.value.code == "state.bad_definition"
     assert f"test_states.{bad.__name__} (" in told.value.message
 
 
 def test_two_definitions_of_one_type_name_both() -> None:
     with pytest.raises(BackhaulError, match=r"Drones \(.*DronesLater \("):
-        define_states([Drones, DronesLater], Registry())
+        define_states([Drones, DronesLater], EventTypeRegistry())

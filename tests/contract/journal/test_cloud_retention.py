@@ -6,7 +6,7 @@ import pytest
 import structlog
 import trio
 
-from cloud_service.retention import LEASE, Retention, RetentionSettings
+from cloud_service.retention import LEASE, CloudRetention, CloudRetentionSettings
 from common.core.events.ids import ALL_SLICES
 from common.core.journal.retention import STRETCH_POSITIONS
 from common.core.journal.snapshot import NewSnapshot
@@ -22,12 +22,14 @@ def kept(
     max_bytes: int | None = None,
     least_age_s: float = 0.0,
     covered_types: frozenset[str] = frozenset(),
-) -> RetentionSettings:
-    return RetentionSettings(0.02, age_s, max_bytes, least_age_s, DAY_S, covered_types)
+) -> CloudRetentionSettings:
+    return CloudRetentionSettings(0.02, age_s, max_bytes, least_age_s, DAY_S, covered_types)
 
 
-def retention(storage: Storage, journal: Journal, settings: RetentionSettings, owner: str = "node-1") -> Retention:
-    return Retention(journal, settings, storage.clock, owner=owner)
+def retention(
+    storage: Storage, journal: Journal, settings: CloudRetentionSettings, owner: str = "node-1"
+) -> CloudRetention:
+    return CloudRetention(journal, settings, storage.clock, owner=owner)
 
 
 async def positions(journal: Journal) -> list[int]:

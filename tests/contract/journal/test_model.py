@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from common.core.errors import BackhaulError
 from common.core.filters.selection import Selection
 from common.core.journal.append import AppendRequest, LocalAppend, Pushed, PushedAppend, StatedRange
-from common.journal.group_commit import Group
+from common.journal.group_commit import CommitGroup
 from common.journal.stores.journal import Journal, TrimLimit
 from tests.contract.journals import Storage, open_storage
 from tests.support.builders import Origin, local, whole_log
@@ -234,7 +234,7 @@ class Both:
         self.peers = {
             name: Peer(name, journal_id=f"{name}-journal-0", generations=((f"{name}-g0", 1),)) for name in ORIGINS
         }
-        self.group = Group()
+        self.group = CommitGroup()
         self.requests: list[AppendRequest] = []
         self.pushers: list[Peer | None] = []
         self.seq_nr: dict[str, int] = {}
@@ -303,7 +303,7 @@ class Both:
         for outcome, pusher in zip(outcomes, self.pushers, strict=True):
             if pusher and isinstance(outcome, Pushed):
                 pusher.position = outcome.position
-        self.group, self.requests, self.pushers = Group(), [], []
+        self.group, self.requests, self.pushers = CommitGroup(), [], []
         for name in ENTITIES:
             head = await self.model[1].entity_head(name)
             self.seq_nr[name] = head.seq_nr if head else 0

@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from common.core.journal.append import Fenced, Lane, LocalAppend, OutOfStep, Pushed, PushedAppend, StatedRange
+from common.core.journal.append import Fenced, LocalAppend, OutOfStep, Pushed, PushedAppend, PushLane, StatedRange
 from common.core.journal.history import Offset
-from common.core.push.filter_transition import NO_FILTER, UNFILTERED, FilterApplied, PushFilter, PushPlace
+from common.core.push.filter_transition import NO_FILTER, UNFILTERED, PushFilter, PushFilterApplied, PushFilterState
 from common.journal.stores.journal import Journal, TrimLimit
 from tests.contract.journals import Storage
 from tests.support.builders import Origin, Row, append, appended, events, local, seq_nrs, whole_log
@@ -27,15 +27,15 @@ def backfill(
     batch = edge.batch(*rows, ranges=ranges, parked_max=parked_max)
     batch.events.position = [after + 1 + index for index in range(len(rows))]
     return replace(
-        batch, after_position=after, through=Offset(edge.journal_id, edge.generation, through), lane=Lane.BACKFILL
+        batch, after_position=after, through=Offset(edge.journal_id, edge.generation, through), lane=PushLane.BACKFILL
     )
 
 
 async def widened(journal: Journal, edge: Origin) -> None:
     """The edge's filter is narrow, then wide again: positions up to where it is are to be backfilled."""
-    narrow = FilterApplied(NARROW, edge.position, needs_backfill=False)
+    narrow = PushFilterApplied(NARROW, edge.position, needs_backfill=False)
     assert await journal.change_push_filter(edge.origin_id, edge.session, narrow) is None
-    wide = FilterApplied(WIDE, edge.position, needs_backfill=True)
+    wide = PushFilterApplied(WIDE, edge.position, needs_backfill=True)
     assert await journal.change_push_filter(edge.origin_id, edge.session, wide) is None
 
 
@@ -65,22 +65,22 @@ class TestChange:
             await edge.push(journal, ("A|1", 1), ("A|1", 2))
             await widened(journal, edge)
         async with storage.open() as journal:
-            assert await journal.push_place("edge-1") == PushPlace(NARROW, WIDE, 2, 0)
+            assert await journal.push_place("edge-1") == PushFilterState(NARROW, WIDE, 2, 0)
             assert await journal.push_place("edge-2") == UNFILTERED
 
     async def test_a_change_without_backfill_is_done_at_once(self, journal: Journal) -> None:
         edge = Origin()
         await edge.dial(journal)
         await edge.push(journal, ("A|1", 1))
-        change = FilterApplied(NARROW, 1, needs_backfill=False)
+        change = PushFilterApplied(NARROW, 1, needs_backfill=False)
         assert await journal.change_push_filter("edge-1", edge.session, change) is None
-        assert await journal.push_place("edge-1") == PushPlace(NO_FILTER, NARROW, 1, 1)
+        assert await journal.push_place("edge-1") == PushFilterState(NO_FILTER, NARROW, 1, 1)
 
     async def test_a_change_of_an_older_session_or_elsewhere_or_during_another_changes_nothing(
         self, journal: Journal
     ) -> None:
         edge = Origin()
-        change = FilterApplied(NARROW, 1, needs_backfill=True)
+        change = PushFilterApplied(NARROW, 1, needs_backfill=True)
         assert await journal.change_push_filter("edge-1", 1, change) == Fenced(0)
         await edge.dial(journal)
         await edge.push(journal, ("A|1", 1))
@@ -89,7 +89,7 @@ class TestChange:
         assert await journal.push_place("edge-1") == UNFILTERED
         assert await journal.change_push_filter("edge-1", edge.session, change) is None
         assert await journal.change_push_filter("edge-1", edge.session, replace(change, filter=WIDE)) == OutOfStep(1)
-        assert await journal.push_place("edge-1") == PushPlace(NO_FILTER, NARROW, 1, 0)
+        assert await journal.push_place("edge-1") == PushFilterState(NO_FILTER, NARROW, 1, 0)
 
     async def test_a_log_that_parts_below_the_change_has_only_so_much_to_backfill(self, journal: Journal) -> None:
         edge = Origin()
@@ -97,10 +97,10 @@ class TestChange:
         await edge.push(journal, ("A|1", 1), ("A|1", 2), ("A|1", 3))
         await widened(journal, edge)
         await edge.dial(journal, ("g1", 1), ("g2", 3), head=2)
-        assert await journal.push_place("edge-1") == PushPlace(NARROW, WIDE, 2, 0)
+        assert await journal.push_place("edge-1") == PushFilterState(NARROW, WIDE, 2, 0)
         replaced = Origin(journal_id="journal-2", generation="h1")
         await replaced.dial(journal)
-        assert await journal.push_place("edge-1") == PushPlace(NARROW, WIDE, 0, 0)
+        assert await journal.push_place("edge-1") == PushFilterState(NARROW, WIDE, 0, 0)
 
 
 class TestBackfill:
@@ -112,7 +112,7 @@ class TestBackfill:
             await widened(journal, edge)
             assert await append(journal, backfill(edge, 0, 4, ("B|1", 1), ("B|1", 2))) == Pushed(4, 2)
         async with storage.open() as journal:
-            assert await journal.push_place("edge-1") == PushPlace(NARROW, WIDE, 6, 4)
+            assert await journal.push_place("edge-1") == PushFilterState(NARROW, WIDE, 6, 4)
             [state] = await journal.origins()
             assert state.stored.position == 6
             assert await append(journal, backfill(edge, 4, 6)) == Pushed(6, 0)

@@ -10,19 +10,19 @@ import trio.lowlevel
 
 from common.core.errors import BackhaulError
 from common.core.events.ids import ALL_SLICES
-from common.core.subscription.place import NO_FILTER, NOWHERE_PLACE, Cursor, FilterState, Place, SnapshotScan
+from common.core.subscription.place import NO_FILTER, NO_RESUME_POINT, FilterState, LogCursor, ResumePoint, SnapshotScan
 from common.journal.stores.journal import InboxStats, Journal, ReceivedCommit, Statement
 from common.journal.stores.subscriptions import lease_name
 from tests.contract.journals import Storage
 from tests.support.builders import events
 from tests.support.received import NAME, at, commit, refused, stretch, take
 
-HERE = Place(
+HERE = ResumePoint(
     "cloud-1",
     "g1",
-    Cursor(12, "d12", 99),
+    LogCursor(12, "d12", 99),
     FilterState(1, '[{"exclude_all":true}]'),
-    Cursor(5, scan=SnapshotScan(12, 3, "Order|ä")),
+    LogCursor(5, scan=SnapshotScan(12, 3, "Order|ä")),
     FilterState(2, "[]"),
     12,
 )
@@ -94,7 +94,7 @@ class TestState:
         assert await journal.set_desired("another", "") == NO_FILTER
         state = await journal.subscription(NAME)
         assert state is not None
-        assert (state.place, state.revision, state.desired) == (NOWHERE_PLACE, 0, FilterState(2, "[2]"))
+        assert (state.place, state.revision, state.desired) == (NO_RESUME_POINT, 0, FilterState(2, "[2]"))
         # A consumer in the middle of its work is not disturbed by it.
         assert await commit(journal, await take(journal), 0, ReceivedCommit(HERE)) == 1
         assert await journal.set_desired(NAME, "[3]") == FilterState(3, "[3]")
@@ -139,7 +139,7 @@ class TestState:
         async with storage.open() as journal:
             state = await journal.subscription(NAME)
             assert state is not None
-            assert (state.place, state.desired, state.revision) == (NOWHERE_PLACE, FilterState(2, "[2]"), 2)
+            assert (state.place, state.desired, state.revision) == (NO_RESUME_POINT, FilterState(2, "[2]"), 2)
             assert state.received == 2
             assert await journal.known(NAME, list(numbers)) == {}
             assert await journal.awaiting(NAME, 10) == []

@@ -8,19 +8,19 @@ from common.core.filters.predicates import EVERY_ENTITY, parse_filter
 from common.core.filters.selection import EVERYTHING, Selection
 from common.core.firehose.catch_up import (
     PAGE_LEAST_BYTES,
+    CatchUpRequest,
     CatchUps,
-    Deleted,
-    Found,
-    Look,
-    Request,
+    DeletedEntity,
+    FoundPage,
+    ReadPlan,
     cap_to_stored,
     stated_for,
 )
-from common.core.firehose.ring import Page, Source
+from common.core.firehose.ring import LogSource, LogStretch
 from common.core.journal.append import StatedRange
 from tests.support.growing_log import GrowingLog, plain_encoding
 
-SOURCE = Source("j", plain_encoding)
+SOURCE = LogSource("j", plain_encoding)
 NARROW = Selection(tags=frozenset({"t:a"}))
 OTHER = Selection(tags=frozenset({"t:b"}))
 LOG = GrowingLog()
@@ -31,16 +31,18 @@ def catch_ups(*, in_hand: int = 100_000_000, shelf: int = 100_000_000, block: in
     return CatchUps(in_hand_max_bytes=in_hand, shelf_max_bytes=shelf, block_events=block)
 
 
-def wish(after: int, selection: Selection = EVERYTHING, *, bound: int | None = None, max_bytes: int = 10**6) -> Request:
-    return Request(selection, selection is not EVERYTHING, after, bound, 50, max_bytes, lambda: None)
+def wish(
+    after: int, selection: Selection = EVERYTHING, *, bound: int | None = None, max_bytes: int = 10**6
+) -> CatchUpRequest:
+    return CatchUpRequest(selection, selection is not EVERYTHING, after, bound, 50, max_bytes, lambda: None)
 
 
-def read(look: Look) -> Found:
+def read(look: ReadPlan) -> FoundPage:
     through = min(LOG.head, look.through or LOG.head, look.after + look.max_events)
-    return Found(Page(SOURCE, look.after, through, LOG.between(look.after, through)), (), LOG.head)
+    return FoundPage(LogStretch(SOURCE, look.after, through, LOG.between(look.after, through)), (), LOG.head)
 
 
-def serve(queue: CatchUps) -> list[Request]:
+def serve(queue: CatchUps) -> list[CatchUpRequest]:
     """Do the next read."""
     begun = queue.begin()
     assert begun is not None
@@ -134,11 +136,11 @@ def test_an_index_is_asked_for_no_more_events_than_will_fit() -> None:
     queue.ask(wish(50, NARROW, max_bytes=10 * each))
     begun = queue.begin()
     assert begun is not None
-    assert begun[1] == Look(begun[0].selection, 50, None, 11, 10 * each)
+    assert begun[1] == ReadPlan(begun[0].selection, 50, None, 11, 10 * each)
 
 
 def test_the_shelf_is_bounded_and_keeps_what_was_wanted_last() -> None:
-    page_bytes = read(Look(EVERYTHING, 0, 100, 100, 10**6)).page.weight
+    page_bytes = read(ReadPlan(EVERYTHING, 0, 100, 100, 10**6)).page.weight
     queue = catch_ups(shelf=3 * page_bytes + 100)
     for after in range(0, 500, 100):
         queue.ask(wish(after))
@@ -229,7 +231,11 @@ def snapshot(seq_nr: int, tags: str = "") -> EventBatch:
 
 def test_a_snapshot_that_reaches_far_enough_stands_for_what_is_gone() -> None:
     gone = StatedRange("Pump|0", 1, 5, "trimmed")
-    deleted = [Deleted(gone, None, snapshot(5)), Deleted(gone, None, snapshot(4)), Deleted(gone, None, EventBatch())]
+    deleted = [
+        DeletedEntity(gone, None, snapshot(5)),
+        DeletedEntity(gone, None, snapshot(4)),
+        DeletedEntity(gone, None, EventBatch()),
+    ]
     stated = stated_for(EVERY_ENTITY, frozenset(), deleted, plain_encoding)
 
     assert stated.snapshots.seq_nr == [5]
@@ -241,7 +247,7 @@ def test_a_snapshot_of_after_an_entity_left_the_filter_is_not_for_its_eyes() -> 
     gone = StatedRange("Pump|0", 1, 5, "trimmed")
     wanted = parse_filter('[{"exclude_all": true}, {"include_topics": ["a"]}]')
     for tags, is_told in (("t:a", True), ("t:b", False), ("", False)):
-        stated = stated_for(wanted, frozenset(), [Deleted(gone, "t:a", snapshot(7, tags))], plain_encoding)
+        stated = stated_for(wanted, frozenset(), [DeletedEntity(gone, "t:a", snapshot(7, tags))], plain_encoding)
         assert (len(stated.snapshots), stated.ranges) == ((1, []) if is_told else (0, [gone])), tags
 
 
@@ -257,7 +263,7 @@ def test_only_what_is_selected_is_told() -> None:
         (EVERY_ENTITY, frozenset({"Valve"}), None, False),
     ]
     for predicate, entity_types, tags, is_told in cases:
-        stated = stated_for(predicate, entity_types, [Deleted(gone, tags, EventBatch())], plain_encoding)
+        stated = stated_for(predicate, entity_types, [DeletedEntity(gone, tags, EventBatch())], plain_encoding)
         assert bool(stated.ranges) is is_told, (predicate, entity_types, tags)
 
 
@@ -321,12 +327,12 @@ def test_types_that_are_most_of_the_log_are_found_by_reading_it_whole() -> None:
     queue = catch_ups()
 
     def looked_with(selection: Selection, after: int, share: float) -> Selection:
-        request = Request(selection, False, after, None, 100, 10**6, lambda: None)
+        request = CatchUpRequest(selection, False, after, None, 100, 10**6, lambda: None)
         queue.ask(request)
         begun = queue.begin()
         assert begun is not None
         events = LOG.between(after, after + int(100 * share))
-        queue.answered(request, Found(Page(SOURCE, after, after + 100, events), (), LOG.head))
+        queue.answered(request, FoundPage(LogStretch(SOURCE, after, after + 100, events), (), LOG.head))
         return begun[1].selection
 
     assert looked_with(most, 0, 0.9) == most

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from common.core.firehose.demotion import Record, Standing, StandingRule
+from common.core.firehose.demotion import DemotionHistory, DemotionRule, SubscriberTier
 
-RULE = StandingRule(first_s=1, most_s=8, forgiven_after_s=60)
+RULE = DemotionRule(first_s=1, most_s=8, forgiven_after_s=60)
 
 
-def demoted(record: Record, now_s: float) -> float:
+def demoted(record: DemotionHistory, now_s: float) -> float:
     record.joined(now_s)
     record.fell_out(now_s)
     return record.stays_s
 
 
 def test_the_first_demotion_costs_nothing_and_repeated_ones_double_up_to_the_most() -> None:
-    record, now_s, stays = Record(RULE), 100.0, []
+    record, now_s, stays = DemotionHistory(RULE), 100.0, []
     for _ in range(7):
         stays.append(demoted(record, now_s))
-        assert record.standing is Standing.DEMOTED
+        assert record.standing is SubscriberTier.DEMOTED
         assert not record.may_join(now_s + stays[-1] - 0.1)
         now_s += stays[-1]
         assert record.may_join(now_s)
@@ -27,7 +27,7 @@ def test_the_first_demotion_costs_nothing_and_repeated_ones_double_up_to_the_mos
 
 
 def test_a_while_at_the_tail_is_forgiveness() -> None:
-    record = Record(RULE)
+    record = DemotionHistory(RULE)
     demoted(record, 0)
     assert demoted(record, 10) == 1
     record.joined(20)
@@ -37,18 +37,18 @@ def test_a_while_at_the_tail_is_forgiveness() -> None:
 
 
 def test_who_is_sent_back_through_no_fault_is_not_demoted() -> None:
-    record = Record(RULE)
+    record = DemotionHistory(RULE)
     record.joined(0)
     record.sent_back()
 
-    assert record.standing is Standing.CATCHING_UP
+    assert record.standing is SubscriberTier.CATCHING_UP
     assert record.may_join(0)
     assert record.demotions == 0
 
 
 def test_being_sent_back_does_not_wash_off_a_demotion() -> None:
-    record = Record(RULE)
+    record = DemotionHistory(RULE)
     demoted(record, 0)
     record.sent_back()
 
-    assert record.standing is Standing.DEMOTED
+    assert record.standing is SubscriberTier.DEMOTED

@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 
 from common.core.events.batch import EventBatch, join_tags
 from common.core.filters.predicates import EVERY_ENTITY, EntityPredicate, parse_filter
-from common.core.firehose.demotion import Record, Standing, StandingRule
+from common.core.firehose.demotion import DemotionHistory, DemotionRule, SubscriberTier
 from common.core.firehose.fan_out import FanOut
-from common.core.firehose.fetch_builder import Limits, Stated
-from common.core.firehose.fetch_result import Stretch
-from common.core.firehose.ring import Page, Ring, Source
-from common.core.firehose.subscriber_cursor import Cursor
+from common.core.firehose.fetch_builder import FetchLimits, Stated
+from common.core.firehose.fetch_result import FetchResult
+from common.core.firehose.ring import LogSource, LogStretch, Ring
+from common.core.firehose.subscriber_cursor import SubscriberCursor
 from tests.support.growing_log import Consumer, GrowingLog, plain_encoding
 
 ALL: frozenset[str] = frozenset()
 PUMPS = frozenset({"Pump"})
-SOURCE = Source("j", plain_encoding)
-RULE = StandingRule(first_s=1, most_s=8, forgiven_after_s=60)
-LIMITS = Limits(100, 1_000_000)
+SOURCE = LogSource("j", plain_encoding)
+RULE = DemotionRule(first_s=1, most_s=8, forgiven_after_s=60)
+LIMITS = FetchLimits(100, 1_000_000)
 PREDICATES = [
     EVERY_ENTITY,
     parse_filter('[{"exclude_all": true}, {"include_topics": ["site/1/#"]}]'),
@@ -46,19 +46,19 @@ def cursor(
     *,
     position: int = 0,
     pending_max: int = 1_000,
-) -> Cursor:
-    return Cursor("consumer", predicate, entity_types, position, Record(RULE), pending_max)
+) -> SubscriberCursor:
+    return SubscriberCursor("consumer", predicate, entity_types, position, DemotionHistory(RULE), pending_max)
 
 
 @dataclass
 class Subscriber:
     """A cursor, what came of it, and what should have: filters in force from a position on."""
 
-    cursor: Cursor
+    cursor: SubscriberCursor
     consumer: Consumer
     filters: list[tuple[int, EntityPredicate]] = field(default_factory=list)
 
-    def took(self, stretch: Stretch | None) -> None:
+    def took(self, stretch: FetchResult | None) -> None:
         if stretch is not None:
             assert stretch.encoded == plain_encoding(stretch.events)
             self.consumer.take(stretch)
@@ -108,8 +108,8 @@ class World:
         ring = self.fan_out.ring
         self.fan_out.restart(self._chance.randint(ring.through, self.log.head))
 
-    def limits(self) -> Limits:
-        return Limits(self._chance.randint(1, 15), self._chance.choice([1, 500, 100_000]))
+    def limits(self) -> FetchLimits:
+        return FetchLimits(self._chance.randint(1, 15), self._chance.choice([1, 500, 100_000]))
 
     def take(self, subscriber: Subscriber) -> None:
         subscriber.took(self.fan_out.take(subscriber.cursor, self.limits(), self.now_s))
@@ -125,7 +125,7 @@ class World:
         if not one.is_plain and self._chance.random() < 0.5:  # as an index of the journal would find them
             wanted = set(self.log.selected(one.predicate, one.entity_types, after, through))
             events = events.select([index for index, position in enumerate(events.position) if position in wanted])
-        page = Page(SOURCE, after, through, events)
+        page = LogStretch(SOURCE, after, through, events)
         subscriber.took(one.take_page(page, Stated(), self.limits(), self.log.head))
 
     def progress(self, subscriber: Subscriber) -> None:
@@ -158,7 +158,7 @@ class World:
 
     def sweep(self) -> None:
         for fallen in self.fan_out.sweep(self.now_s):
-            assert fallen.record.standing is Standing.DEMOTED
+            assert fallen.record.standing is SubscriberTier.DEMOTED
 
     def check(self, subscriber: Subscriber) -> None:
         assert subscriber.consumer.position == subscriber.cursor.position
@@ -172,7 +172,7 @@ class World:
             subscriber.took(self.fan_out.take(one, self.limits(), self.now_s))
             seen = one.seen(ring)
             if not one.is_member and seen < self.log.head:
-                page = Page(SOURCE, seen, self.log.head, self.log.between(seen, self.log.head))
+                page = LogStretch(SOURCE, seen, self.log.head, self.log.between(seen, self.log.head))
                 subscriber.took(one.take_page(page, Stated(), self.limits(), self.log.head))
         self.progress(subscriber)
         assert subscriber.cursor.position == self.log.head
@@ -230,7 +230,7 @@ def test_a_full_list_demotes_and_nothing_is_lost() -> None:
     hub.extend(log.append(*[("Pump|a", "t:site/1")] * 2), 0)
 
     assert hub.changes == [one]
-    assert one.record.standing is Standing.DEMOTED
+    assert one.record.standing is SubscriberTier.DEMOTED
     assert (one.position, one.seen(hub.ring)) == (0, 0)
     stretch = hub.take(one, LIMITS, 0)
     assert stretch is not None
@@ -270,7 +270,7 @@ def test_an_entity_that_comes_again_begins_another_stretch() -> None:
     log = GrowingLog()
     log.append(*[("Pump|a", tags) for tags in ("t:site/1", "", "", "t:site/1")])
     one, consumer = cursor(PREDICATES[1]), Consumer()
-    page = Page(SOURCE, 0, 4, log.events)
+    page = LogStretch(SOURCE, 0, 4, log.events)
 
     stretches = [one.take_page(page, Stated(), LIMITS, 4) for _ in range(2)]
     for stretch in stretches:
@@ -285,8 +285,8 @@ def test_an_entity_that_comes_again_begins_another_stretch() -> None:
     ]
 
 
-@pytest.mark.parametrize("limits", [Limits(1, 1_000_000), Limits(100, 1)])
-def test_one_event_always_fits(limits: Limits) -> None:
+@pytest.mark.parametrize("limits", [FetchLimits(1, 1_000_000), FetchLimits(100, 1)])
+def test_one_event_always_fits(limits: FetchLimits) -> None:
     hub, log = fan_out(), GrowingLog()
     hub.extend(log.append(*[("Pump|a", "t:site/1")] * 3), 0)
     for predicate in (EVERY_ENTITY, PREDICATES[1]):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.core.events.batch import EventBatch
-from common.core.firehose.ring import PAGE_MAX_EVENTS, Ring, Source
+from common.core.firehose.ring import PAGE_MAX_EVENTS, LogSource, Ring
 from common.core.journal.place_digest import place_digest
 from tests.support.growing_log import GrowingLog, plain_encoding
 
@@ -28,7 +28,7 @@ class CountingEncoder:
 def ring(
     *, after: int = 0, max_events: int = 1_000, max_bytes: int = 10_000_000, encode: CountingEncoder | None = None
 ) -> Ring:
-    return Ring(Source("j", encode or plain_encoding), after, max_events=max_events, max_bytes=max_bytes)
+    return Ring(LogSource("j", encode or plain_encoding), after, max_events=max_events, max_bytes=max_bytes)
 
 
 def grown(log: GrowingLog, n: int, entity: str = "Pump|1", payload_bytes: int = 20) -> EventBatch:

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from common.core.journal.admission import (
     EntityHead,
     ParkedNumbers,
-    PushJudgement,
+    PushAdmission,
+    admit_local,
+    admit_parked,
+    admit_pushed,
+    admit_repeat,
     discard_parked,
-    judge_local,
-    judge_parked,
-    judge_pushed,
-    judge_repeat,
 )
 from common.core.journal.append import Appended, AppendRefused, LocalAppend, PushedAppend, StatedRange
 from common.core.journal.history import Offset
@@ -36,7 +36,7 @@ def pushed(
     return PushedAppend(origin_id, 1, branch, 0, through, batch, tuple(ranges or ()))
 
 
-def accepted(request: PushedAppend, judgement: PushJudgement) -> list[tuple[str, int]]:
+def accepted(request: PushedAppend, judgement: PushAdmission) -> list[tuple[str, int]]:
     names, numbers = request.events.persistence_id, request.events.seq_nr
     return [(names[index], numbers[index]) for index in judgement.accepted]
 
@@ -52,7 +52,7 @@ class TestLocal:
             local("A|1", "A|2", expected={"A|3": 1}),
             local("A|1", "A|2", "B|1"),
         ):
-            assert isinstance(judge_local(request, heads), AppendRefused)
+            assert isinstance(admit_local(request, heads), AppendRefused)
             assert heads == before
 
     @given(st.lists(st.lists(st.sampled_from(["A|1", "A|2", "A|3"]), max_size=6), max_size=6))
@@ -60,7 +60,7 @@ class TestLocal:
         heads: Heads = {}
         numbers: dict[str, list[int]] = {}
         for names in appends:
-            judged = judge_local(LocalAppend(events(*names)), heads)
+            judged = admit_local(LocalAppend(events(*names)), heads)
             assert isinstance(judged, list)
             for name, number in zip(names, judged, strict=True):
                 numbers.setdefault(name, []).append(number)
@@ -71,8 +71,8 @@ class TestLocal:
     def test_a_repeat_is_the_stored_answer_unless_the_body_differs(self) -> None:
         request = local("A|1", append_id="key")
         stored = Appended(7, [3])
-        assert judge_repeat(request, request.digest, stored) == Appended(7, [3], repeated=True)
-        refused = judge_repeat(request, b"other", stored)
+        assert admit_repeat(request, request.digest, stored) == Appended(7, [3], repeated=True)
+        refused = admit_repeat(request, b"other", stored)
         assert isinstance(refused, AppendRefused)
         assert refused.code == "append.id_reused"
 
@@ -91,7 +91,7 @@ class TestAnythingThatArrives:
         refused: set[str] = set()
         for batch in batches:
             request = pushed(*((name, number, number - 1) for name, number in batch))
-            judgement = judge_pushed(request, heads)
+            judgement = admit_pushed(request, heads)
             assert sorted(judgement.accepted + [index for index, _ in judgement.parked]) == list(range(len(batch)))
             for name, number in accepted(request, judgement):
                 got.setdefault(name, []).append(number)
@@ -124,7 +124,7 @@ class TestAnythingThatArrives:
             branch += step == 1
             ranges = [StatedRange(name, first, first + more, "withheld") for name, first, more in spans]
             request = pushed(*rows, ranges=ranges, branch=branch)
-            judgement = judge_pushed(request, heads)
+            judgement = admit_pushed(request, heads)
             for kept in judgement.skipped:
                 numbers = range(kept.from_seq_nr, kept.to_seq_nr + 1)
                 assert numbers
@@ -141,13 +141,13 @@ class TestAnythingThatArrives:
     def test_the_cut_into_batches_does_not_matter(self, rows: list[tuple[str, int, int]], data: st.DataObject) -> None:
         at_once: Heads = {}
         request = pushed(*rows)
-        together = accepted(request, judge_pushed(request, at_once))
+        together = accepted(request, admit_pushed(request, at_once))
         in_parts: Heads = {}
         one_by_one: list[tuple[str, int]] = []
         while rows:
             n = data.draw(st.integers(1, len(rows)))
             part = pushed(*rows[:n])
-            one_by_one += accepted(part, judge_pushed(part, in_parts))
+            one_by_one += accepted(part, admit_pushed(part, in_parts))
             rows = rows[n:]
         assert (one_by_one, in_parts) == (together, at_once)
 
@@ -178,7 +178,7 @@ def test_an_honest_sender_that_withholds_events_is_accepted_whole(
             else:
                 rows.append((name, number, number - 1))
         request = pushed(*rows, ranges=ranges, branch=start_branch)
-        judgement = judge_pushed(request, heads)
+        judgement = admit_pushed(request, heads)
         assert judgement.parked == []
         assert len(judgement.skipped) == len(ranges)
         got += accepted(request, judgement)
@@ -201,7 +201,7 @@ class TestBranches:
     )
     def test_the_fork_is_at_or_below_the_known_number(self, row: tuple[str, int, int], code: str) -> None:
         heads: Heads = {"A|1": EntityHead("A|1", 8, "edge", 5, 1)}
-        judgement = judge_pushed(pushed(row, branch=2), heads)
+        judgement = admit_pushed(pushed(row, branch=2), heads)
         assert [parked.code for _, parked in judgement.parked] == ([code] if code else [])
         assert judgement.seq_nr == ([] if code else [9])
         if not code:
@@ -211,13 +211,13 @@ class TestBranches:
         heads: Heads = {"A|1": EntityHead("A|1", 5, "edge", 5, 1)}
         ranges = [StatedRange("A|1", 4, 7, "withheld")]
         request = pushed(("A|1", 8, 7), branch=2, ranges=ranges)
-        judgement = judge_pushed(request, heads)
+        judgement = admit_pushed(request, heads)
         assert (judgement.seq_nr, judgement.skipped) == ([6], ranges)
 
     def test_a_range_above_the_fork_is_not_believed(self) -> None:
         heads: Heads = {"A|1": EntityHead("A|1", 5, "edge", 5, 1)}
         ranges = [StatedRange("A|1", 7, 7, "withheld")]
-        judgement = judge_pushed(pushed(("A|1", 8, 7), branch=2, ranges=ranges), heads)
+        judgement = admit_pushed(pushed(("A|1", 8, 7), branch=2, ranges=ranges), heads)
         assert judgement.skipped == []
         assert [parked.code for _, parked in judgement.parked] == ["parked.gap"]
 
@@ -237,7 +237,7 @@ class TestParked:
         head = EntityHead("A|1", 2, "edge", 2, 1, parked=len(rows))
         parked = [ParkedNumbers(index, *row) for index, row in enumerate(rows)]
         ranges = [(branch, StatedRange("A|1", first, first + more, "withheld")) for branch, first, more in spans]
-        judgement = judge_parked(head, parked, ranges, accept_gap=accept_gap)
+        judgement = admit_parked(head, parked, ranges, accept_gap=accept_gap)
         n = len(judgement.accepted)
         assert judgement.accepted == list(range(n))
         assert judgement.seq_nr == list(range(3, 3 + n))
@@ -252,7 +252,7 @@ class TestParked:
         head = EntityHead("A|1", 2, "edge", 2, 1, parked=2)
         assert discard_parked(head, ParkedNumbers(1, 1, 3, 2), []) == StatedRange("A|1", 3, 3, "discarded")
         assert (head.origin_seq_nr, head.parked, head.seq_nr) == (3, 1, 2)
-        judgement = judge_parked(head, [ParkedNumbers(2, 1, 4, 3)], [], accept_gap=False)
+        judgement = admit_parked(head, [ParkedNumbers(2, 1, 4, 3)], [], accept_gap=False)
         assert (judgement.seq_nr, judgement.left) == ([3], "")
 
     def test_discarding_beyond_a_gap_leaves_the_gap(self) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch, new_events
-from common.core.journal.recent_commits import Tail
+from common.core.journal.recent_commits import RecentCommits
 
 
 def stored(first: int, count: int, size: int = 10) -> EventBatch:
@@ -22,14 +22,14 @@ def positions(page: EventBatch | None) -> list[int] | None:
 
 
 def test_what_is_next_is_given_as_it_was_added() -> None:
-    tail = Tail(100, 100_000)
+    tail = RecentCommits(100, 100_000)
     batch = stored(5, 3)
     tail.add(batch)
     assert tail.after(4, 10, 10_000) is batch
 
 
 def test_commits_that_follow_each_other_are_one_page_and_a_bound_cuts_it() -> None:
-    tail = Tail(100, 100_000)
+    tail = RecentCommits(100, 100_000)
     for first in (1, 3, 5):
         tail.add(stored(first, 2))
     assert positions(tail.after(0, 10, 10_000)) == [1, 2, 3, 4, 5, 6]
@@ -39,7 +39,7 @@ def test_commits_that_follow_each_other_are_one_page_and_a_bound_cuts_it() -> No
 
 
 def test_behind_or_after_a_hole_there_is_nothing() -> None:
-    tail = Tail(100, 100_000)
+    tail = RecentCommits(100, 100_000)
     tail.add(stored(5, 2))
     assert tail.after(3, 10, 10_000) is None
     tail.add(stored(9, 2))
@@ -50,7 +50,7 @@ def test_behind_or_after_a_hole_there_is_nothing() -> None:
 
 
 def test_it_forgets_rather_than_grow() -> None:
-    tail = Tail(4, 100_000)
+    tail = RecentCommits(4, 100_000)
     tail.add(stored(1, 3))
     tail.add(stored(4, 2))
     assert tail.after(0, 10, 10_000) is None
@@ -68,7 +68,7 @@ def test_a_follower_never_skips_repeats_or_turns_back(
     commits: list[tuple[int, int, int]], pages: list[tuple[int, int]], kept: int
 ) -> None:
     """``commits``: a hole before it, how many events, their size. What is not in the tail is read from the log."""
-    tail, log, head, at = Tail(kept, 5_000), [0], 0, 0
+    tail, log, head, at = RecentCommits(kept, 5_000), [0], 0, 0
     seen: list[int] = []
     for number, (max_events, max_bytes) in enumerate(pages):
         if number < len(commits):

@@ -17,17 +17,17 @@ from hypothesis import strategies as st
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch, new_events, tags_before
 from common.core.filters.predicates import match_batch, parse_filter
-from common.core.journal.admission import EntityHead, judge_pushed
-from common.core.journal.append import Lane, OutOfStep, Pushed, StatedRange
+from common.core.journal.admission import EntityHead, admit_pushed
+from common.core.journal.append import OutOfStep, Pushed, PushLane, StatedRange
 from common.core.journal.history import Offset, Resume
 from common.core.push.filter_transition import (
     EVERYTHING,
     NO_FILTER,
     UNFILTERED,
-    FilterApplied,
-    Lanes,
+    FilterTransition,
     PushFilter,
-    PushPlace,
+    PushFilterApplied,
+    PushFilterState,
 )
 from common.core.push.messages import Ack, PushBatch, PushLimits, Start
 from common.core.push.producer import Producer
@@ -89,7 +89,7 @@ class Cloud:
     """What a cloud keeps: cursors, entity heads, events and statements."""
 
     position: int = 0
-    place: PushPlace = UNFILTERED
+    place: PushFilterState = UNFILTERED
     desired: PushFilter = NO_FILTER
     heads: dict[str, EntityHead] = field(default_factory=dict)
     stored: list[tuple[str, int]] = field(default_factory=list)
@@ -110,11 +110,11 @@ class Cloud:
             assert endpoint.place == self.place
             return ack
         request = endpoint.take(4, 10_000)
-        is_live = request.lane is Lane.LIVE
+        is_live = request.lane is PushLane.LIVE
         at = self.position if is_live else self.place.backfill_position
         if request.after_position != at:
             return endpoint.settle(OutOfStep(at), request.through.position, request.lane)
-        judgement = judge_pushed(request, self.heads)
+        judgement = admit_pushed(request, self.heads)
         assert judgement.parked == []
         events = request.events
         self.stored += [(events.persistence_id[index], events.seq_nr[index]) for index in judgement.accepted]
@@ -140,7 +140,7 @@ class World:
         cloud, start = self.cloud, self.cloud.start()
         self.producer = Producer(start, LIMITS, batches_max=3, ack_target_s=10, own_filter=self.own)
         self.endpoint = Endpoint("edge", 1, 1, start.stored, LIMITS, 10, cloud.place)
-        self.up: deque[PushBatch | FilterApplied] = deque()
+        self.up: deque[PushBatch | PushFilterApplied] = deque()
         self.down: deque[Ack | tuple[int, str]] = deque()
 
     def ask_for(self, criteria: str) -> None:
@@ -169,7 +169,7 @@ class World:
         if not self.up:
             return False
         message = self.up.popleft()
-        if isinstance(message, FilterApplied):
+        if isinstance(message, PushFilterApplied):
             self.endpoint.receive_change(message)
         else:
             self.endpoint.receive(message, 10)
@@ -350,7 +350,7 @@ def test_a_stated_start_is_obeyed_by_both_lanes() -> None:
 
 
 def test_a_log_that_parted_below_a_change_has_no_more_to_backfill_than_is_left() -> None:
-    place = PushPlace(NO_FILTER, PushFilter(1, only()), 100, 40)
+    place = PushFilterState(NO_FILTER, PushFilter(1, only()), 100, 40)
     assert place.at(120) is place
     assert place.at(60) == replace(place, change_position=60)
     assert place.at(30).is_settled
@@ -359,7 +359,7 @@ def test_a_log_that_parted_below_a_change_has_no_more_to_backfill_than_is_left()
 
 def test_a_change_that_selects_the_same_or_less_than_everything_needs_no_backfill() -> None:
     def needs(old: PushFilter, new: PushFilter, position: int = 9) -> bool:
-        return Lanes(PushPlace(new=old), new).change(position).needs_backfill
+        return FilterTransition(PushFilterState(new=old), new).change(position).needs_backfill
 
     narrow, other = PushFilter(1, only()), PushFilter(2, BY_ID[2])
     assert needs(narrow, other)
@@ -369,22 +369,22 @@ def test_a_change_that_selects_the_same_or_less_than_everything_needs_no_backfil
 
 
 class TestWhatAPeerMustNotSend:
-    def endpoint(self, place: PushPlace = UNFILTERED) -> Endpoint:
+    def endpoint(self, place: PushFilterState = UNFILTERED) -> Endpoint:
         return Endpoint("edge", 1, 1, Offset("j", "g", 5), LIMITS, 10, place)
 
     @pytest.mark.parametrize(
         "change",
         [
-            FilterApplied(PushFilter(1, only()), 4, needs_backfill=False),
-            FilterApplied(PushFilter(1, only()), 6, needs_backfill=True),
+            PushFilterApplied(PushFilter(1, only()), 4, needs_backfill=False),
+            PushFilterApplied(PushFilter(1, only()), 6, needs_backfill=True),
         ],
     )
-    def test_a_change_elsewhere_than_where_it_is(self, change: FilterApplied) -> None:
+    def test_a_change_elsewhere_than_where_it_is(self, change: PushFilterApplied) -> None:
         with pytest.raises(BackhaulError, match=r"link\.protocol"):
             self.endpoint().receive_change(change)
 
     def test_a_change_during_a_change(self) -> None:
-        change = FilterApplied(PushFilter(1, only()), 5, needs_backfill=True)
+        change = PushFilterApplied(PushFilter(1, only()), 5, needs_backfill=True)
         endpoint = self.endpoint()
         endpoint.receive_change(change)
         with pytest.raises(BackhaulError, match=r"link\.protocol"):
@@ -392,17 +392,17 @@ class TestWhatAPeerMustNotSend:
 
     def test_a_filter_that_is_none(self) -> None:
         with pytest.raises(BackhaulError, match=r"filter\.invalid"):
-            self.endpoint().receive_change(FilterApplied(PushFilter(1, "{}"), 5, needs_backfill=True))
+            self.endpoint().receive_change(PushFilterApplied(PushFilter(1, "{}"), 5, needs_backfill=True))
 
     @pytest.mark.parametrize(
         ("place", "batch"),
         [
-            (UNFILTERED, PushBatch(0, 3, "g", EventBatch(), (), Lane.BACKFILL)),
-            (PushPlace(change_position=5), PushBatch(5, 6, "g", EventBatch())),
-            (PushPlace(change_position=5), PushBatch(0, 6, "g", EventBatch(), (), Lane.BACKFILL)),
-            (PushPlace(change_position=5), PushBatch(1, 3, "g", EventBatch(), (), Lane.BACKFILL)),
+            (UNFILTERED, PushBatch(0, 3, "g", EventBatch(), (), PushLane.BACKFILL)),
+            (PushFilterState(change_position=5), PushBatch(5, 6, "g", EventBatch())),
+            (PushFilterState(change_position=5), PushBatch(0, 6, "g", EventBatch(), (), PushLane.BACKFILL)),
+            (PushFilterState(change_position=5), PushBatch(1, 3, "g", EventBatch(), (), PushLane.BACKFILL)),
         ],
     )
-    def test_a_batch_of_a_lane_that_is_not_served(self, place: PushPlace, batch: PushBatch) -> None:
+    def test_a_batch_of_a_lane_that_is_not_served(self, place: PushFilterState, batch: PushBatch) -> None:
         with pytest.raises(BackhaulError, match=r"link\.protocol"):
             self.endpoint(place).receive(batch, 10)

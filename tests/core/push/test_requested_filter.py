@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from common.core.errors import BackhaulError
 from common.core.push.filter_transition import NO_FILTER, PushFilter
-from common.core.push.requested_filter import AskedFilter, check_pattern, filter_for, fits
+from common.core.push.requested_filter import RequestedFilter, check_pattern, filter_for, fits
 
 
 @given(st.text("ab*", max_size=8), st.text("ab", max_size=8))
@@ -25,11 +25,11 @@ def test_a_pattern_of_many_stars_is_decided_at_once() -> None:
 
 def test_the_id_goes_before_patterns_and_the_one_that_says_more_before_others() -> None:
     asked = [
-        AskedFilter("*", 9, "[9]", 0),
-        AskedFilter("line-*", 3, "[3]", 0),
-        AskedFilter("line-7*", 2, "[2]", 0),
-        AskedFilter("*7-e1", 4, "[4]", 0),
-        AskedFilter("line-7-e1", 1, "[1]", 0),
+        RequestedFilter("*", 9, "[9]", 0),
+        RequestedFilter("line-*", 3, "[3]", 0),
+        RequestedFilter("line-7*", 2, "[2]", 0),
+        RequestedFilter("*7-e1", 4, "[4]", 0),
+        RequestedFilter("line-7-e1", 1, "[1]", 0),
     ]
     assert filter_for("line-7-e1", asked) == PushFilter(1, "[1]")
     assert filter_for("line-7-e2", asked) == PushFilter(2, "[2]")
@@ -39,7 +39,7 @@ def test_the_id_goes_before_patterns_and_the_one_that_says_more_before_others() 
 
 
 def test_of_patterns_that_say_as_much_the_last_one_set_counts() -> None:
-    asked = [AskedFilter("*b", 2, "[2]", 0), AskedFilter("a*", 1, "[1]", 0)]
+    asked = [RequestedFilter("*b", 2, "[2]", 0), RequestedFilter("a*", 1, "[1]", 0)]
     assert filter_for("ab", asked) == PushFilter(2, "[2]")
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch, new_events
-from common.core.journal.admission import judge_pushed
+from common.core.journal.admission import admit_pushed
 from common.core.journal.append import Fenced, OriginBlocked, OutOfStep, Pushed, StatedRange
 from common.core.journal.history import Generation, History, Offset, Resume
 from common.core.push.messages import Ack, PushBatch, PushLimits, Start
@@ -127,7 +127,7 @@ def test_a_range_merged_with_earlier_batches_begins_after_the_events_they_brough
     receiver.receive(PushBatch(3, 11, "g", stretch(9, 11), (deleted,)), 100)
     request = receiver.take(100, 10**6)
     assert request.ranges == (StatedRange("Sensor|a", 4, 9, "dropped"),)
-    judgement = judge_pushed(request, {})
+    judgement = admit_pushed(request, {})
     assert (judgement.parked, len(judgement.accepted)) == ([], 5)
 
 

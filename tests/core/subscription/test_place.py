@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.core.subscription.place import (
-    NOWHERE_PLACE,
-    Cursor,
+    NO_RESUME_POINT,
     FilterState,
-    Place,
+    LogCursor,
+    ResumePoint,
     SnapshotScan,
     place_as_text,
     place_of_text,
@@ -18,10 +18,10 @@ from common.core.subscription.place import (
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 positions = st.integers(0, 2**62)
 scans = st.builds(SnapshotScan, head=positions, low=positions, after=texts)
-cursors = st.builds(Cursor, positions, texts, positions, st.none() | scans)
+cursors = st.builds(LogCursor, positions, texts, positions, st.none() | scans)
 filters = st.builds(FilterState, st.integers(0, 9), texts)
 places = st.builds(
-    Place,
+    ResumePoint,
     texts,
     texts,
     cursors,
@@ -34,16 +34,16 @@ places = st.builds(
 
 
 @given(places)
-def test_a_place_survives_being_stored(place: Place) -> None:
+def test_a_place_survives_being_stored(place: ResumePoint) -> None:
     assert place_of_text(place_as_text(place)) == place
 
 
 def test_a_place_that_was_stored_before_it_said_how_far_snapshots_reach_is_read() -> None:
-    text = place_as_text(NOWHERE_PLACE).replace(',"reached":0', "")
+    text = place_as_text(NO_RESUME_POINT).replace(',"reached":0', "")
     assert "reached" not in text
-    assert place_of_text(text) == NOWHERE_PLACE
+    assert place_of_text(text) == NO_RESUME_POINT
 
 
 def test_nowhere_is_before_everything() -> None:
-    assert NOWHERE_PLACE.live.position == 0
-    assert NOWHERE_PLACE.backfill is None
+    assert NO_RESUME_POINT.live.position == 0
+    assert NO_RESUME_POINT.backfill is None

@@ -9,10 +9,10 @@ import pytest
 from common.core.journal.history import Generation, History
 from common.core.subscription.place import (
     NO_FILTER,
-    NOWHERE_PLACE,
-    Cursor,
-    Place,
+    NO_RESUME_POINT,
+    LogCursor,
     PlaceVerdict,
+    ResumePoint,
     SnapshotScan,
     decide_place,
 )
@@ -20,14 +20,14 @@ from common.core.subscription.place import (
 HISTORY = History("j", (Generation("g1", 1), Generation("g2", 51)), 100)
 
 
-def at(position: int, generation: str = "g2", **cursor: object) -> Place:
-    return Place("j", generation, Cursor(position, **cursor), NO_FILTER)  # type: ignore[arg-type]
+def at(position: int, generation: str = "g2", **cursor: object) -> ResumePoint:
+    return ResumePoint("j", generation, LogCursor(position, **cursor), NO_FILTER)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("place", "verdict"),
     [
-        (NOWHERE_PLACE, PlaceVerdict.FIRST),
+        (NO_RESUME_POINT, PlaceVerdict.FIRST),
         (at(100), PlaceVerdict.RESUME),
         (at(50, "g1"), PlaceVerdict.RESUME),
         (at(20, "g1"), PlaceVerdict.RESUME),
@@ -48,10 +48,10 @@ def at(position: int, generation: str = "g2", **cursor: object) -> Place:
         (replace(at(40, "g0"), reached=60), PlaceVerdict.DIVERGED),
         (at(60, scan=SnapshotScan(101, 30, "")), PlaceVerdict.BEYOND_HEAD),
         (replace(at(60), journal_id="other"), PlaceVerdict.OTHER_JOURNAL),
-        (replace(NOWHERE_PLACE, live=Cursor(7)), PlaceVerdict.OTHER_JOURNAL),
+        (replace(NO_RESUME_POINT, live=LogCursor(7)), PlaceVerdict.OTHER_JOURNAL),
     ],
 )
-def test_each_case_has_its_verdict(place: Place, verdict: PlaceVerdict) -> None:
+def test_each_case_has_its_verdict(place: ResumePoint, verdict: PlaceVerdict) -> None:
     assert decide_place(place, HISTORY, 20, "here") is verdict
 
 

@@ -10,27 +10,27 @@ from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch, new_events
 from common.core.journal.append import StatedRange
 from common.core.journal.history import Generation, History
-from common.core.subscription.consumer import Receiving, judge_received
+from common.core.subscription.consumer import Receiving, admit_received
 from common.core.subscription.messages import (
     BackfillDone,
     ConsumerAck,
     Deliver,
+    DeliveryLane,
     FilterApplied,
     FilterUpdate,
     FromSource,
-    Lane,
     Progress,
     Replay,
     StreamLimits,
     Subscribed,
 )
-from common.core.subscription.place import NOWHERE_PLACE, Cursor, FilterState, Place, SnapshotScan
+from common.core.subscription.place import NO_RESUME_POINT, FilterState, LogCursor, ResumePoint, SnapshotScan
 from common.core.subscription.source import REPLAYS_MAX, UPDATES_AT_ONCE, Serving
 
 HISTORY = History("j", (Generation("g1", 1), Generation("g2", 51)), 100)
 FIRST, SECOND = FilterState(1, "[]"), FilterState(2, '[{"exclude_all":true}]')
-PLACE = Place("j", "g1", Cursor(10), FIRST)
-CHANGING = replace(PLACE, backfill=Cursor(4), next=SECOND, change_position=9)
+PLACE = ResumePoint("j", "g1", LogCursor(10), FIRST)
+CHANGING = replace(PLACE, backfill=LogCursor(4), next=SECOND, change_position=9)
 LIMITS = StreamLimits(window_bytes=100_000, batch_bytes=10_000, batch_events=100)
 
 
@@ -43,13 +43,13 @@ def stretch(*positions: int, name: str = "T|a", first_seq_nr: int = 1) -> EventB
     return batch
 
 
-def receiving(place: Place = PLACE) -> Receiving:
+def receiving(place: ResumePoint = PLACE) -> Receiving:
     end = Receiving(place, place.next or place.applied)
     end.begin(Subscribed(HISTORY, 0, "resume", place, 1, 1, 0))
     return end
 
 
-def hear(end: Receiving, message: FromSource) -> Place:
+def hear(end: Receiving, message: FromSource) -> ResumePoint:
     match message:
         case Deliver():
             return end.deliver(message)
@@ -65,33 +65,33 @@ def hear(end: Receiving, message: FromSource) -> Place:
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        (PLACE, Progress(Lane.LIVE, 9, 12)),  # overlaps
-        (PLACE, Progress(Lane.LIVE, 11, 12)),  # a hole
-        (PLACE, Progress(Lane.LIVE, 10, 10)),  # nothing
-        (PLACE, Progress(Lane.LIVE, 10, 12, digest="x" * 100)),
-        (PLACE, Progress(Lane.BACKFILL, 0, 5)),  # no such lane now
-        (PLACE, Progress(Lane.REPLAY, 10, 12)),
-        (CHANGING, Progress(Lane.BACKFILL, 3, 8)),  # overlaps
-        (CHANGING, Progress(Lane.BACKFILL, 5, 8)),  # a hole
-        (CHANGING, Progress(Lane.BACKFILL, 4, 11)),  # beyond live
-        (PLACE, Deliver(Lane.LIVE, 10, 12, events=stretch(10))),
-        (PLACE, Deliver(Lane.LIVE, 10, 12, events=stretch(13))),
-        (PLACE, Deliver(Lane.LIVE, 10, 12, events=stretch(12, 11))),
-        (PLACE, Deliver(Lane.LIVE, 10, 12, events=stretch(11), snapshots=2)),
-        (PLACE, Deliver(Lane.LIVE, 10, 12, events=stretch(11, name="T|\0"))),
-        (PLACE, Deliver(Lane.LIVE, 10, 12, ranges=(StatedRange("T|a", 0, 1, "trimmed"),))),
-        (PLACE, Deliver(Lane.LIVE, 10, 10, scan=SnapshotScan(10, 5, "T|a"))),  # it is in no snapshots
-        (PLACE, Deliver(Lane.REPLAY, 0, 10, events=stretch(11), replay_of="T|b")),
-        (PLACE, Deliver(Lane.REPLAY, 0, 10, replay_of="")),
+        (PLACE, Progress(DeliveryLane.LIVE, 9, 12)),  # overlaps
+        (PLACE, Progress(DeliveryLane.LIVE, 11, 12)),  # a hole
+        (PLACE, Progress(DeliveryLane.LIVE, 10, 10)),  # nothing
+        (PLACE, Progress(DeliveryLane.LIVE, 10, 12, digest="x" * 100)),
+        (PLACE, Progress(DeliveryLane.BACKFILL, 0, 5)),  # no such lane now
+        (PLACE, Progress(DeliveryLane.REPLAY, 10, 12)),
+        (CHANGING, Progress(DeliveryLane.BACKFILL, 3, 8)),  # overlaps
+        (CHANGING, Progress(DeliveryLane.BACKFILL, 5, 8)),  # a hole
+        (CHANGING, Progress(DeliveryLane.BACKFILL, 4, 11)),  # beyond live
+        (PLACE, Deliver(DeliveryLane.LIVE, 10, 12, events=stretch(10))),
+        (PLACE, Deliver(DeliveryLane.LIVE, 10, 12, events=stretch(13))),
+        (PLACE, Deliver(DeliveryLane.LIVE, 10, 12, events=stretch(12, 11))),
+        (PLACE, Deliver(DeliveryLane.LIVE, 10, 12, events=stretch(11), snapshots=2)),
+        (PLACE, Deliver(DeliveryLane.LIVE, 10, 12, events=stretch(11, name="T|\0"))),
+        (PLACE, Deliver(DeliveryLane.LIVE, 10, 12, ranges=(StatedRange("T|a", 0, 1, "trimmed"),))),
+        (PLACE, Deliver(DeliveryLane.LIVE, 10, 10, scan=SnapshotScan(10, 5, "T|a"))),  # it is in no snapshots
+        (PLACE, Deliver(DeliveryLane.REPLAY, 0, 10, events=stretch(11), replay_of="T|b")),
+        (PLACE, Deliver(DeliveryLane.REPLAY, 0, 10, replay_of="")),
         (PLACE, FilterApplied(7, 10, None)),  # nobody asked
         (PLACE, FilterApplied(1, 9, None)),  # at another place
-        (CHANGING, FilterApplied(2, 10, Cursor(0))),  # one change at a time
+        (CHANGING, FilterApplied(2, 10, LogCursor(0))),  # one change at a time
         (PLACE, BackfillDone(1, 10)),
         (CHANGING, BackfillDone(2, 10)),  # it has not met live
-        (replace(CHANGING, backfill=Cursor(10)), BackfillDone(3, 10)),
+        (replace(CHANGING, backfill=LogCursor(10)), BackfillDone(3, 10)),
     ],
 )
-def test_what_does_not_continue_is_refused(place: Place, message: FromSource) -> None:
+def test_what_does_not_continue_is_refused(place: ResumePoint, message: FromSource) -> None:
     with pytest.raises(BackhaulError, match=r"link\.protocol"):
         hear(receiving(place), message)
 
@@ -99,10 +99,10 @@ def test_what_does_not_continue_is_refused(place: Place, message: FromSource) ->
 def test_places_follow_what_is_heard() -> None:
     end = receiving()
     end.asked(SECOND)
-    assert hear(end, Deliver(Lane.LIVE, 10, 60, 7, "d", stretch(11))).live == Cursor(60, "d", 7)
+    assert hear(end, Deliver(DeliveryLane.LIVE, 10, 60, 7, "d", stretch(11))).live == LogCursor(60, "d", 7)
     assert end.place.generation_id == "g2"
-    assert hear(end, FilterApplied(2, 60, Cursor(0))).next == SECOND
-    assert hear(end, Progress(Lane.BACKFILL, 0, 60)).backfill == Cursor(60)
+    assert hear(end, FilterApplied(2, 60, LogCursor(0))).next == SECOND
+    assert hear(end, Progress(DeliveryLane.BACKFILL, 0, 60)).backfill == LogCursor(60)
     done = hear(end, BackfillDone(2, 60))
     assert (done.applied, done.next, done.backfill) == (SECOND, None, None)
 
@@ -110,9 +110,9 @@ def test_places_follow_what_is_heard() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        Deliver(Lane.LIVE, 10, 11, events=stretch(30), snapshots=1, reached=60),
-        Deliver(Lane.BACKFILL, 4, 5, events=stretch(30), snapshots=1, reached=60),
-        Deliver(Lane.REPLAY, 0, 10, ranges=(StatedRange("T|a", 1, 4, "trimmed"),), replay_of="T|a", reached=60),
+        Deliver(DeliveryLane.LIVE, 10, 11, events=stretch(30), snapshots=1, reached=60),
+        Deliver(DeliveryLane.BACKFILL, 4, 5, events=stretch(30), snapshots=1, reached=60),
+        Deliver(DeliveryLane.REPLAY, 0, 10, ranges=(StatedRange("T|a", 1, 4, "trimmed"),), replay_of="T|a", reached=60),
     ],
 )
 def test_a_place_says_how_far_snapshots_reach_until_the_live_lane_is_there(message: Deliver) -> None:
@@ -120,9 +120,9 @@ def test_a_place_says_how_far_snapshots_reach_until_the_live_lane_is_there(messa
     place = hear(end, message)
     assert (place.reached, place.generation_id) == (60, "g2")
     at = place.live.position
-    assert hear(end, Progress(Lane.LIVE, at, 59)).reached == 60
-    assert hear(end, Progress(Lane.LIVE, 59, 60)).reached == 0
-    assert hear(end, Deliver(Lane.LIVE, 60, 61, events=stretch(30), snapshots=1, reached=55)).reached == 0
+    assert hear(end, Progress(DeliveryLane.LIVE, at, 59)).reached == 60
+    assert hear(end, Progress(DeliveryLane.LIVE, 59, 60)).reached == 0
+    assert hear(end, Deliver(DeliveryLane.LIVE, 60, 61, events=stretch(30), snapshots=1, reached=55)).reached == 0
 
 
 def test_what_a_consumer_knows_is_not_for_its_source_to_say() -> None:
@@ -132,8 +132,8 @@ def test_what_a_consumer_knows_is_not_for_its_source_to_say() -> None:
 
 
 @pytest.mark.parametrize("told", [replace(PLACE, applied=SECOND), replace(PLACE, next=SECOND)])
-def test_a_source_that_serves_another_filter_is_refused(told: Place) -> None:
-    end = Receiving(NOWHERE_PLACE, FIRST)
+def test_a_source_that_serves_another_filter_is_refused(told: ResumePoint) -> None:
+    end = Receiving(NO_RESUME_POINT, FIRST)
     with pytest.raises(BackhaulError, match=r"link\.protocol"):
         end.begin(Subscribed(HISTORY, 0, "first", told, 1, 1, 0))
 
@@ -143,21 +143,23 @@ def test_a_gap_makes_its_entity_wait_and_no_other() -> None:
     events = stretch(11, first_seq_nr=3)
     events.extend(stretch(12, name="T|b", first_seq_nr=2))
     events.extend(stretch(13, first_seq_nr=2))  # would fit, but what came before it is lost
-    received = judge_received(Deliver(Lane.LIVE, 10, 13, events=events), known, awaiting)
+    received = admit_received(Deliver(DeliveryLane.LIVE, 10, 13, events=events), known, awaiting)
     assert (received.accepted, received.known, received.awaiting) == ([1], {"T|a": 1, "T|b": 2}, {"T|a": True})
-    healed = Deliver(Lane.REPLAY, 0, 13, events=stretch(9, 10, first_seq_nr=2), replay_of="T|a", replay_done=True)
-    received = judge_received(healed, known, awaiting)
+    healed = Deliver(
+        DeliveryLane.REPLAY, 0, 13, events=stretch(9, 10, first_seq_nr=2), replay_of="T|a", replay_done=True
+    )
+    received = admit_received(healed, known, awaiting)
     assert (received.accepted, received.known, received.awaiting) == ([0, 1], {"T|a": 3}, {"T|a": False})
 
 
 def test_a_replay_with_a_gap_leaves_its_entity_waiting() -> None:
     known, awaiting = {"T|a": 1}, {"T|a"}
-    broken = Deliver(Lane.REPLAY, 0, 13, events=stretch(9, first_seq_nr=3), replay_of="T|a", replay_done=True)
-    received = judge_received(broken, known, awaiting)
+    broken = Deliver(DeliveryLane.REPLAY, 0, 13, events=stretch(9, first_seq_nr=3), replay_of="T|a", replay_done=True)
+    received = admit_received(broken, known, awaiting)
     assert (received.accepted, received.parked, awaiting) == ([], ["T|a"], {"T|a"})
 
 
-def serving(place: Place = PLACE, desired: FilterState = FIRST) -> Serving:
+def serving(place: ResumePoint = PLACE, desired: FilterState = FIRST) -> Serving:
     return Serving(place, desired, LIMITS, ack_target_s=10.0, now_s=0.0)
 
 
@@ -213,9 +215,9 @@ def test_a_window_that_is_full_waits_for_an_ack() -> None:
 
 
 def test_live_waits_for_a_backfill_that_is_near() -> None:
-    assert not serving(replace(CHANGING, live=Cursor(5_000)), SECOND).holds_live
+    assert not serving(replace(CHANGING, live=LogCursor(5_000)), SECOND).holds_live
     assert serving(CHANGING, SECOND).holds_live
-    met = serving(replace(CHANGING, backfill=Cursor(10)), SECOND)
+    met = serving(replace(CHANGING, backfill=LogCursor(10)), SECOND)
     assert met.has_met
     assert not met.holds_live
-    assert not serving(replace(CHANGING, backfill=Cursor(0, scan=SnapshotScan(10, 10, ""))), SECOND).has_met
+    assert not serving(replace(CHANGING, backfill=LogCursor(0, scan=SnapshotScan(10, 10, ""))), SECOND).has_met

@@ -6,14 +6,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.core.events.batch import EventBatch
-from common.core.subscription.consumer import judge_received
-from common.core.subscription.messages import Deliver, Lane
+from common.core.subscription.consumer import admit_received
+from common.core.subscription.messages import Deliver, DeliveryLane
 from common.core.subscription.withheld import served_parts
 from tests.core.events.test_transformations import log
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans())), st.sampled_from([Lane.LIVE, Lane.REPLAY]))
-def test_a_consumer_takes_all_the_others_and_waits_for_nothing(rows: list[tuple[str, bool]], lane: Lane) -> None:
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.booleans())),
+    st.sampled_from([DeliveryLane.LIVE, DeliveryLane.REPLAY]),
+)
+def test_a_consumer_takes_all_the_others_and_waits_for_nothing(
+    rows: list[tuple[str, bool]], lane: DeliveryLane
+) -> None:
     events = log(*(f"A|{name}" for name, _ in rows))
     kept = [index for index, (_, is_kept) in enumerate(rows) if is_kept]
     n = len(rows)
@@ -28,10 +33,10 @@ def test_a_consumer_takes_all_the_others_and_waits_for_nothing(rows: list[tuple[
     at = 0
     for part in parts:
         assert part.leaving == tuple(part.events.position)
-        if lane is Lane.LIVE:
+        if lane is DeliveryLane.LIVE:
             assert part.after == at <= part.through
             at = part.through
-        received = judge_received(part, known, set())
+        received = admit_received(part, known, set())
         assert not received.awaiting
         assert not received.parked
         assert not received.dropped
@@ -44,7 +49,7 @@ def test_a_consumer_takes_all_the_others_and_waits_for_nothing(rows: list[tuple[
 def test_a_snapshot_that_is_withheld_is_stated_with_all_it_stands_for() -> None:
     events = log("A|1", "A|2", "A|2")
     events.seq_nr, events.prev_seq_nr, events.position = [5, 9, 10], [4, 8, 9], [50, 3, 4]
-    message = Deliver(Lane.LIVE, 2, 4, events=events, snapshots=2)
+    message = Deliver(DeliveryLane.LIVE, 2, 4, events=events, snapshots=2)
     (part,) = served_parts(message, lambda given: given.select([1, 2]))
     assert [(one.persistence_id, one.from_seq_nr, one.to_seq_nr) for one in part.ranges] == [("A|1", 1, 5)]
     assert (part.snapshots, part.events.position, part.through) == (1, [3, 4], 4)

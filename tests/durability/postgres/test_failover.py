@@ -16,7 +16,7 @@ from common import border
 from common.core.errors import BackhaulError
 from common.core.events.ids import ALL_SLICES
 from common.core.journal.history import History
-from common.core.subscription.place import NO_FILTER, Cursor, Place, PlaceVerdict, decide_place
+from common.core.subscription.place import NO_FILTER, LogCursor, PlaceVerdict, ResumePoint, decide_place
 from common.journal.postgres import PostgresJournal, open_postgres_journal
 from common.journal.stores.journal import Journal
 from examples.support.postgres import Databases, PostgresServer
@@ -86,7 +86,7 @@ class Copies:
 
 def verdict(seen: History, now: History) -> PlaceVerdict:
     """On a consumer that has followed up to the end of what was seen."""
-    place = Place(seen.journal_id, seen.generation_id, Cursor(seen.head_position), NO_FILTER)
+    place = ResumePoint(seen.journal_id, seen.generation_id, LogCursor(seen.head_position), NO_FILTER)
     return decide_place(place, now, 0)
 
 

@@ -18,7 +18,7 @@ from common.core.events.ids import ALL_SLICES
 from common.core.journal.append import Appended, LocalAppend
 from common.core.journal.history import Generation, Offset
 from common.core.journal.retention import FULL_SHARE
-from common.core.subscription.place import NOWHERE_PLACE, Cursor
+from common.core.subscription.place import NO_RESUME_POINT, LogCursor
 from common.journal.sqlite import SqliteJournal, log, open_sqlite_journal
 from common.journal.stores.journal import LogPage, ReceivedCommit, TrimLimit
 from common.journal.stores.subscriptions import lease_name
@@ -212,7 +212,7 @@ async def test_what_is_received_counts_against_the_cap_and_an_ack_makes_room_aga
             batch = events(*["Order|1"] * 50, payload=b"x" * 1_000)
             batch.position = batch.seq_nr = list(range(50 * revision + 1, 50 * revision + 51))
             batch.prev_seq_nr = [number - 1 for number in batch.seq_nr]
-            return ReceivedCommit(replace(NOWHERE_PLACE, live=Cursor(revision + 1)), inbox=batch, received=50)
+            return ReceivedCommit(replace(NO_RESUME_POINT, live=LogCursor(revision + 1)), inbox=batch, received=50)
 
         revision = 0
 

@@ -10,13 +10,13 @@ from trio.testing import MockClock
 from common.core.errors import ConfigurationError
 from common.core.journal.snapshot import NewSnapshot
 from common.core.subscription.messages import Begin
-from common.core.subscription.place import NOWHERE_PLACE
+from common.core.subscription.place import NO_RESUME_POINT
 from common.journal.stores.journal import Journal
 from common.projection.handler_executor import call_inline
-from common.projection.handler_invoker import Work
+from common.projection.handler_invoker import HandlerInvoker
 from common.projection.handlers import Event, Handler
 from common.runtime.app.handler_sink import HandlerSink
-from common.transport.subscription.catalogue import ServedStream, StreamCatalogue
+from common.transport.subscription.catalogue import StreamCatalogue, StreamDefinition
 from common.transport.subscription.sinks import Taken
 from common.watchdog import Watchdog
 from tests.support.builders import events
@@ -49,7 +49,7 @@ async def test_a_handler_makes_the_same_table_wherever_its_events_come_from(
             await commits.reach(200)
             late = LateJournal()
             there: Mapping[str, tuple[int, int]] = {}
-            work = Work(remote.handler, decode, call_inline, Watchdog())
+            work = HandlerInvoker(remote.handler, decode, call_inline, Watchdog())
             sink = HandlerSink(work, late)  # type: ignore[arg-type]
             for lap in range(3):  # the consumer is restarted, and goes on where it was
                 async with world.consumer(sink=sink) as (consumer, state):
@@ -79,10 +79,10 @@ async def test_a_handler_is_told_what_leaves_the_filter_and_what_is_a_snapshot(
     if form == "effect":
         handler = Handler("notes", effect=note_elsewhere, entity_types=orders)
     world, late = (
-        SubscriptionWorld(catalogue=StreamCatalogue([ServedStream("all", frozenset(), "")])),
+        SubscriptionWorld(catalogue=StreamCatalogue([StreamDefinition("all", frozenset(), "")])),
         LateJournal(),
     )
-    sink = HandlerSink(Work(handler, decode, call_inline, Watchdog()), late)  # type: ignore[arg-type]
+    sink = HandlerSink(HandlerInvoker(handler, decode, call_inline, Watchdog()), late)  # type: ignore[arg-type]
     async with world.source() as (source, _):
         await publish(source, ["Alien|x", "Order|a", "Order|a"], tags=["red"])
         await source.put_snapshots([NewSnapshot(name, 1, "State", "json", b"{}") for name in ("Alien|x", "Order|a")])
@@ -108,11 +108,11 @@ async def test_marks_stay_with_their_events_when_others_are_not_the_handlers(aut
 
     handler = Handler("notes", each=note, entity_types=frozenset({"Order"}))
     taken = Taken(
-        events("Alien|x", "Order|a", "Alien|y", "Order|b"), frozenset({3}), frozenset({0, 1}), (), NOWHERE_PLACE
+        events("Alien|x", "Order|a", "Alien|y", "Order|b"), frozenset({3}), frozenset({0, 1}), (), NO_RESUME_POINT
     )
     late = LateJournal()
     async with SubscriptionWorld().consumer() as (late.journal, _):
-        await HandlerSink(Work(handler, decode, call_inline, Watchdog()), late).prepare(taken)  # type: ignore[arg-type]
+        await HandlerSink(HandlerInvoker(handler, decode, call_inline, Watchdog()), late).prepare(taken)  # type: ignore[arg-type]
     assert seen == [("a", False, True), ("b", True, False)]
 
 
@@ -120,7 +120,7 @@ def test_what_cannot_run_over_a_stream_is_refused() -> None:
     def inside(_tables: object, _event: object) -> None:
         pass
 
-    work = Work(Handler("inside", [], inside=inside), decode, call_inline, Watchdog())
+    work = HandlerInvoker(Handler("inside", [], inside=inside), decode, call_inline, Watchdog())
     with pytest.raises(ConfigurationError) as refused:
         HandlerSink(work, LateJournal())  # type: ignore[arg-type]
     assert refused.value.code == "projection.not_remote"

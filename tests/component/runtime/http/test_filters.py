@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from cloud_service.cli import main as cloud_main
-from common.core.push.filter_transition import FilterApplied, PushFilter
+from common.core.push.filter_transition import PushFilter, PushFilterApplied
 from common.journal.memory.journal import MemoryDatabase, open_memory_journal
 from common.journal.stores.journal import Journal
 from common.runtime.http.app import HttpApp
@@ -88,8 +88,8 @@ async def test_how_far_a_change_is_can_be_seen() -> None:
         await edge.push(world.journal, ("A|1", 1), withheld=9)
         narrow = PushFilter(1, '[{"exclude_all":true}]', '[{"exclude_tags":["secret"]}]')
         for change in (
-            FilterApplied(narrow, 10, needs_backfill=False),
-            FilterApplied(PushFilter(2), 10, needs_backfill=True),
+            PushFilterApplied(narrow, 10, needs_backfill=False),
+            PushFilterApplied(PushFilter(2), 10, needs_backfill=True),
         ):
             assert await world.journal.change_push_filter("edge-1", edge.session, change) is None
         assert await world.get("/v1/origins/edge-1/filter") == {

@@ -14,7 +14,7 @@ import trio
 
 from common.core.events.ids import ALL_SLICES
 from common.core.journal.append import StatedRange
-from common.journal.head_signal import Prompt
+from common.journal.head_signal import HeadSignal
 from common.journal.memory.journal import MemoryDatabase, MemoryJournal, open_memory_journal
 from common.journal.stores.journal import TrimLimit
 from common.runtime.http.app import HttpApp
@@ -70,7 +70,7 @@ async def serving() -> AsyncIterator[World]:
                 yield world
 
 
-class WaitedFor(Prompt):
+class WaitedFor(HeadSignal):
     """A prompt that tells when somebody waits for it."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from common.core.events.ids import ALL_SLICES
-from common.core.subscription.place import NOWHERE_PLACE, Cursor
+from common.core.subscription.place import NO_RESUME_POINT, LogCursor
 from common.journal.memory.journal import MemoryDatabase, MemoryJournal, open_memory_journal
 from common.journal.stores.journal import ProjectionLease, ReceivedCommit
 from common.journal.stores.subscriptions import lease_name
@@ -44,7 +44,7 @@ class World:
         batch.payload = [payload] * len(names)
         batch.position = batch.seq_nr = [1] * len(names)
         batch.prev_seq_nr = [0] * len(names)
-        place = replace(NOWHERE_PLACE, live=Cursor(self.revision + 1))
+        place = replace(NO_RESUME_POINT, live=LogCursor(self.revision + 1))
         commit = ReceivedCommit(place, inbox=batch, received=len(names), leaving=frozenset({len(names) - 1}))
         self.revision = await self.journal.commit_received("orders", self.lease, self.revision, commit, 60)
         self.state.committed.raise_to(self.revision)

@@ -18,13 +18,13 @@ from common.core.subscription.messages import (
     Begin,
     ConsumerAck,
     Deliver,
+    DeliveryLane,
     EntityEvents,
     EntityQuery,
     FilterApplied,
     FilterUpdate,
     FromConsumer,
     FromSource,
-    Lane,
     LatestOffset,
     Progress,
     Replay,
@@ -32,7 +32,7 @@ from common.core.subscription.messages import (
     Subscribe,
     Subscribed,
 )
-from common.core.subscription.place import NOWHERE_PLACE, Cursor, FilterState, Place, SnapshotScan
+from common.core.subscription.place import NO_RESUME_POINT, FilterState, LogCursor, ResumePoint, SnapshotScan
 from common.generated.backhaul import v1 as wire
 from common.transport.codec import query as query_codec
 from common.transport.codec import subscription as codec
@@ -41,10 +41,10 @@ from tests.support import questions
 from tests.support.paths import GOLDEN
 
 SCAN = SnapshotScan(90, 40, "Order|ä7")
-PLACE = Place(
-    "j1", "g2", Cursor(50, "0123456789abcdef", 1_700_000_000_000_000), FilterState(3, '[{"exclude_all":true}]')
+PLACE = ResumePoint(
+    "j1", "g2", LogCursor(50, "0123456789abcdef", 1_700_000_000_000_000), FilterState(3, '[{"exclude_all":true}]')
 )
-CHANGING = replace(PLACE, backfill=Cursor(7, scan=SCAN), next=FilterState(4, "[]"), change_position=44)
+CHANGING = replace(PLACE, backfill=LogCursor(7, scan=SCAN), next=FilterState(4, "[]"), change_position=44)
 
 
 def sample_batch() -> EventBatch:
@@ -81,15 +81,15 @@ FROM_SOURCE: dict[str, FromSource] = {
         History("j1", (Generation("g1", 1), Generation("g2", 30)), 99), 12, "resume", CHANGING, 4_000_000, 64, 5
     ),
     "deliver": Deliver(
-        Lane.LIVE, 50, 53, 1_700_000_000_000_053, "0123456789abcdef", sample_batch(),
+        DeliveryLane.LIVE, 50, 53, 1_700_000_000_000_053, "0123456789abcdef", sample_batch(),
         (StatedRange("Order|1", 1, 2, "withheld"),), (53,),
     ),
-    "deliver_plain": Deliver(Lane.LIVE, 50, 53, events=sample_batch()),
-    "deliver_backfill": Deliver(Lane.BACKFILL, 0, 0, events=sample_batch(), snapshots=2, scan=SCAN),
-    "deliver_replay": Deliver(Lane.REPLAY, 0, 50, replay_of="Order|1", replay_done=True),
-    "deliver_reached": Deliver(Lane.LIVE, 50, 53, events=sample_batch(), snapshots=1, reached=90),
-    "progress": Progress(Lane.BACKFILL, 3, 50, 5, "0123456789abcdef"),
-    "filter_applied": FilterApplied(4, 50, Cursor(0, scan=SCAN)),
+    "deliver_plain": Deliver(DeliveryLane.LIVE, 50, 53, events=sample_batch()),
+    "deliver_backfill": Deliver(DeliveryLane.BACKFILL, 0, 0, events=sample_batch(), snapshots=2, scan=SCAN),
+    "deliver_replay": Deliver(DeliveryLane.REPLAY, 0, 50, replay_of="Order|1", replay_done=True),
+    "deliver_reached": Deliver(DeliveryLane.LIVE, 50, 53, events=sample_batch(), snapshots=1, reached=90),
+    "progress": Progress(DeliveryLane.BACKFILL, 3, 50, 5, "0123456789abcdef"),
+    "filter_applied": FilterApplied(4, 50, LogCursor(0, scan=SCAN)),
     "filter_applied_at_once": FilterApplied(4, 50, None),
     "backfill_done": BackfillDone(4, 50),
     "heartbeat": Heartbeat(0, 678),
@@ -110,12 +110,12 @@ def test_what_the_source_says_is_heard(kind: str) -> None:
 def test_a_place_that_was_never_anywhere_comes_back() -> None:
     subscribe = FROM_CONSUMER["subscribe"]
     assert isinstance(subscribe, Subscribe)
-    first = replace(subscribe, place=NOWHERE_PLACE, desired=FilterState(0, ""))
+    first = replace(subscribe, place=NO_RESUME_POINT, desired=FilterState(0, ""))
     assert codec.decode_from_consumer(codec.encode_from_consumer(first)) == first
 
 
 @given(
-    st.sampled_from([Lane.LIVE, Lane.BACKFILL]),
+    st.sampled_from([DeliveryLane.LIVE, DeliveryLane.BACKFILL]),
     st.integers(0, 2**62),
     st.integers(0, 2**62),
     st.integers(0, 2**62),
@@ -123,7 +123,7 @@ def test_a_place_that_was_never_anywhere_comes_back() -> None:
     st.booleans(),
 )
 def test_the_hand_written_framing_is_what_the_generator_would_write(
-    lane: Lane, after: int, through: int, timestamp_us: int, digest: str, is_large: bool
+    lane: DeliveryLane, after: int, through: int, timestamp_us: int, digest: str, is_large: bool
 ) -> None:
     events = sample_batch()
     if is_large:
@@ -141,7 +141,7 @@ def test_the_hand_written_framing_is_what_the_generator_would_write(
 def test_events_encoded_one_by_one_are_joined() -> None:
     events = sample_batch()
     joined = b"".join(encode_batch(events.slice(index, index + 1)) for index in range(2))
-    message = Deliver(Lane.LIVE, 50, 53, events=events)
+    message = Deliver(DeliveryLane.LIVE, 50, 53, events=events)
     assert codec.decode_from_source(codec.encode_deliver(message, joined)) == message
 
 

@@ -30,10 +30,10 @@ from common.core.subscription.messages import (
     StreamLimits,
     Subscribe,
 )
-from common.core.subscription.place import NO_FILTER, NOWHERE_PLACE, Cursor, FilterState, Place
+from common.core.subscription.place import NO_FILTER, NO_RESUME_POINT, FilterState, LogCursor, ResumePoint
 from common.transport.codec.subscription import decode_from_source, encode_from_consumer
 from common.transport.stream import DialledStream, PeerInfo
-from common.transport.subscription.catalogue import ServedStream, StreamCatalogue
+from common.transport.subscription.catalogue import StreamCatalogue, StreamDefinition
 from tests.support import questions
 from tests.support.subscriptions import (
     LIMITS,
@@ -48,7 +48,7 @@ from tests.support.subscriptions import (
     whole_log,
 )
 
-SUBSCRIBE = Subscribe("Order", "edge-9", "mine", NOWHERE_PLACE, NO_FILTER, LIMITS, 0)
+SUBSCRIBE = Subscribe("Order", "edge-9", "mine", NO_RESUME_POINT, NO_FILTER, LIMITS, 0)
 NAMES = [f"Order|{i % 7}" for i in range(200)]
 
 
@@ -87,7 +87,7 @@ def with_filter(text: str) -> Subscribe:
 
 
 def elsewhere(journal_id: str, generation_id: str, position: int, digest: str = "") -> Subscribe:
-    return replace(SUBSCRIBE, place=Place(journal_id, generation_id, Cursor(position, digest), NO_FILTER))
+    return replace(SUBSCRIBE, place=ResumePoint(journal_id, generation_id, LogCursor(position, digest), NO_FILTER))
 
 
 async def test_each_bad_beginning_has_its_own_code_and_others_do_not_feel_it(autojump_clock: MockClock) -> None:
@@ -206,7 +206,7 @@ def all_questions(query: EntityQuery) -> list[tuple[str, bytes]]:
 
 async def test_what_the_streams_filter_withholds_is_never_seen(autojump_clock: MockClock) -> None:
     """Not by a filter that asks for it, not as a place, not by a question."""
-    served = ServedStream(
+    served = StreamDefinition(
         "orders", frozenset({"Order"}), '[{"exclude_all":true},{"include_topics":["site/{consumer_id}/#"]}]'
     )
     world = SubscriptionWorld(catalogue=StreamCatalogue([served]))
@@ -278,11 +278,11 @@ async def test_progress_never_names_what_is_withheld(autojump_clock: MockClock) 
 
 def test_a_catalogue_with_a_broken_filter_is_found_at_the_start() -> None:
     with pytest.raises(BackhaulError, match=r"filter\.invalid"):
-        StreamCatalogue([ServedStream("orders", frozenset(), '[{"exclude_nothing":true}]')])
+        StreamCatalogue([StreamDefinition("orders", frozenset(), '[{"exclude_nothing":true}]')])
 
 
 def test_a_consumer_id_in_an_expression_is_no_expression() -> None:
-    served = ServedStream("s", frozenset(), '[{"exclude_all":true},{"include_regex":["{consumer_id}/.*"]}]')
+    served = StreamDefinition("s", frozenset(), '[{"exclude_all":true},{"include_regex":["{consumer_id}/.*"]}]')
     allowed = served.enforced("edge.1")
     assert allowed.matches("T|edge.1/a", "")
     assert not allowed.matches("T|edgex1/a", "")
