@@ -10,7 +10,7 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.journal.group_commit import GroupCommit
-from common.journal.stores.journal import LOOK_KINDS, Journal, JournalStats
+from common.journal.stores.journal import READ_KINDS, Journal, JournalStats
 from common.projection.status import projection_status
 from common.runtime.clock import warn_if_ahead
 from common.runtime.metrics import MetricsRegistry
@@ -144,7 +144,7 @@ class CloudReport:
         metrics.gauge("journal_commits", "Commits of this node since start.", lambda: commit.commits)
         metrics.gauge("journal_stored_events", "Events taken in by this node since start.", lambda: commit.events)
         metrics.gauges(
-            "journal_looks", "Looks into the log since start.", "kind", LOOK_KINDS, lambda: self._journal.looks
+            "journal_looks", "Looks into the log since start.", "kind", READ_KINDS, lambda: self._journal.read_counts
         )
         metrics.gauge("journal_queued_requests", "Appends that wait for the next commit.", lambda: commit.queued)
         metrics.gauge(

@@ -49,7 +49,7 @@ _log = structlog.get_logger()
 
 async def serve(
     settings: CloudSettings,
-    outside: Environment,
+    environment: Environment,
     stop: trio.Event,
     *,
     application: Application | None = None,
@@ -65,9 +65,9 @@ async def serve(
     built_in = [built_in_handler(name) for name in settings.projections]
     on_serve = application.app.transformations.served if application.app.transformations.on_serve else None
     name = settings.node or socket.gethostname()
-    owner = f"{name}/{outside.new_id()[:8]}"
+    owner = f"{name}/{environment.new_id()[:8]}"
     async with (
-        outside.open_journal(settings.journal, max_bytes=None, prompted=not settings.poll_only) as journal,
+        environment.open_journal(settings.journal, max_bytes=None, notified=not settings.poll_only) as journal,
         open_group_commit(journal) as commit,
         open_application(
             application,
@@ -75,15 +75,15 @@ async def serve(
             commit,
             new_intake(settings, commit),
             node=owner,
-            now_us=outside.now_us,
-            chance=outside.chance,
+            now_us=environment.now_us,
+            chance=environment.chance,
             event_max_bytes=settings.event_max_bytes,
         ) as running,
-        open_streams(journal, settings, outside, on_serve, hello_timeout_s=settings.hello_timeout_s) as streams,
+        open_streams(journal, settings, environment, on_serve, hello_timeout_s=settings.hello_timeout_s) as streams,
     ):
-        node = _Node(settings, outside, running, commit, streams, built_in, name=name, owner=owner)
+        node = _Node(settings, environment, running, commit, streams, built_in, name=name, owner=owner)
         async with (
-            outside.serve_grpc(
+            environment.serve_grpc(
                 {PUSH_PATH: StreamMethod(node.endpoint.serve), **streams.methods},
                 host=settings.grpc_host,
                 port=settings.grpc_port,
@@ -92,7 +92,7 @@ async def serve(
                 connections_max=settings.links_max,
                 user_timeout_s=settings.user_timeout_s,
             ) as grpc_port,
-            outside.serve_http(
+            environment.serve_http(
                 node.http_app(stop),
                 settings.http_host,
                 settings.http_port,
@@ -120,7 +120,7 @@ class _Node:
     def __init__(
         self,
         settings: CloudSettings,
-        outside: Environment,
+        environment: Environment,
         running: Running,
         commit: GroupCommit,
         streams: ServedStreams,
@@ -130,7 +130,7 @@ class _Node:
         owner: str,
     ) -> None:
         self._settings = settings
-        self._outside = outside
+        self._environment = environment
         self._running = running
         self._journal = journal = running.journal
         self._streams = streams
@@ -138,23 +138,25 @@ class _Node:
         self._handlers = [*built_in, *running.handlers]
         app = running.application.app
         self.endpoint = PushEndpoint(
-            journal, commit.submit, _endpoint_settings(settings, app.transformations), outside.now_us
+            journal, commit.submit, _endpoint_settings(settings, app.transformations), environment.now_us
         )
         self.subscriptions = Subscriptions(
             journal,
             settings,
-            outside,
+            environment,
             consumer_id=settings.consumer_id,
             owner=owner,
             default=None,
             follows=app.follows,
-            sinks=running.handler_sinks(outside.plain_calls),
+            sinks=running.handler_sinks(environment.plain_calls),
             parked_max=settings.parked_max_events,
         )
         self._retention = CloudRetention(
-            journal, _retention_settings(settings, running.application), outside.now_us, owner=owner
+            journal, _retention_settings(settings, running.application), environment.now_us, owner=owner
         )
-        self._report = CloudReport(journal, commit, self.endpoint, node=name, version=VERSION, now_us=outside.now_us)
+        self._report = CloudReport(
+            journal, commit, self.endpoint, node=name, version=VERSION, now_us=environment.now_us
+        )
         self._watch = JournalWatch(journal)
 
     def http_app(self, stop: trio.Event) -> HttpApp:
@@ -172,7 +174,7 @@ class _Node:
                 *snapshot_routes(journal, settings.event_max_bytes),
                 *origin_routes(journal),
                 *filter_routes(journal, self.endpoint.refresh_filters),
-                *projection_routes(journal, self._handlers, now_us=self._outside.now_us),
+                *projection_routes(journal, self._handlers, now_us=self._environment.now_us),
                 *subscription_routes(journal, self.subscriptions.states, stop, heartbeat_s=settings.heartbeat_s),
                 *health_routes(new_readiness(self._watch, stop), self._status, metrics),
                 *running.routes(),
@@ -198,7 +200,9 @@ class _Node:
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(
-                partial(project, self._running, self._handlers, self._outside, owner=self._owner, settings=projecting)
+                partial(
+                    project, self._running, self._handlers, self._environment, owner=self._owner, settings=projecting
+                )
             )
             if self._settings.snapshot_rule:
                 nursery.start_soon(
@@ -208,7 +212,7 @@ class _Node:
                         self._settings.snapshot_rule,
                         owner=self._owner,
                         settings=projecting,
-                        random=self._outside.chance,
+                        random=self._environment.chance,
                     )
                 )
             nursery.start_soon(self.endpoint.follow_filters, self._settings.poll_interval_s)

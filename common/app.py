@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import Envelope, EventBatch
-from common.core.events.types import EventTypeRegistry, StoredAs, Unknown, named
+from common.core.events.types import EventTypes, StoredAs, Unknown, named
 from common.core.filters.predicates import parse_filter
 from common.entity.definition import Decision, EventSourced, accept, reject
 from common.entity.durable_state import ColumnValue, DurableState, Versioned, Where
@@ -28,7 +28,7 @@ __all__ = [
     "Event",
     "EventBatch",
     "EventSourced",
-    "EventTypeRegistry",
+    "EventTypes",
     "Follow",
     "Handler",
     "OnFailure",

@@ -61,13 +61,13 @@ class Watchdog:
             thread.join()
 
     def _look(self, watched: int, limit_s: float, over: threading.Event) -> None:
-        seen, looks = None, 0
+        seen, read_counts = None, 0
         while not over.wait(limit_s / _LOOKS):
             running = self._running
             # Identity: each call is a tuple of its own, also of the same function.
-            looks = looks + 1 if running is not None and running is seen else 0
+            read_counts = read_counts + 1 if running is not None and running is seen else 0
             seen = running
-            if running is not None and looks == _LOOKS:
+            if running is not None and read_counts == _LOOKS:
                 frame = sys._current_frames().get(watched)
                 at = [f"{one.filename}:{one.lineno} {one.name}" for one in traceback.extract_stack(frame)[-_FRAMES:]]
                 _log.warning("code.slow", place=running[0], held_s=limit_s, at=at)

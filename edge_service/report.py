@@ -13,7 +13,7 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.journal.group_commit import GroupCommit
-from common.journal.stores.journal import LOOK_KINDS, Journal, JournalStats
+from common.journal.stores.journal import READ_KINDS, Journal, JournalStats
 from common.projection.status import projection_status
 from common.runtime.clock import warn_if_ahead
 from common.runtime.http.projections import projection_as_json
@@ -178,7 +178,7 @@ class EdgeReport:
         metrics.gauge("journal_wal_bytes", "Bytes of the write-ahead log.", lambda: self._of("wal_bytes"))
         metrics.gauge("journal_commits", "Commits since start.", lambda: commit.commits)
         metrics.gauges(
-            "journal_looks", "Looks into the log since start.", "kind", LOOK_KINDS, lambda: self._journal.looks
+            "journal_looks", "Looks into the log since start.", "kind", READ_KINDS, lambda: self._journal.read_counts
         )
         metrics.gauge("journal_appended_events", "Events appended since start.", lambda: commit.events)
         metrics.gauge("journal_trimmed_events", "Events removed by retention since start.", lambda: retention.trimmed)

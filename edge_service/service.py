@@ -47,7 +47,7 @@ _log = structlog.get_logger()
 
 async def serve(
     settings: EdgeSettings,
-    outside: Environment,
+    environment: Environment,
     stop: trio.Event,
     *,
     application: Application | None = None,
@@ -62,25 +62,25 @@ async def serve(
     is_file = not settings.journal.startswith("postgres")
     cap_bytes = settings.journal_max_bytes if is_file else None
     # A file has one process at a time: what it held before it was killed is its own, and needs no waiting.
-    owner = settings.id if is_file else f"{settings.id}/{outside.new_id()[:8]}"
+    owner = settings.id if is_file else f"{settings.id}/{environment.new_id()[:8]}"
     async with (
-        outside.open_journal(settings.journal, max_bytes=cap_bytes, prompted=not settings.poll_only) as journal,
+        environment.open_journal(settings.journal, max_bytes=cap_bytes, notified=not settings.poll_only) as journal,
         open_group_commit(journal) as commit,
         open_application(
             application,
             journal,
             commit,
             new_intake(settings, commit, entity_prefix=settings.entity_id_prefix),
-            node=f"{settings.id}/{outside.new_id()[:8]}",
-            now_us=outside.now_us,
-            chance=outside.chance,
+            node=f"{settings.id}/{environment.new_id()[:8]}",
+            now_us=environment.now_us,
+            chance=environment.chance,
             id_prefix=settings.entity_id_prefix,
             event_max_bytes=settings.event_max_bytes,
         ) as running,
     ):
-        edge = _Edge(settings, outside, running, commit, owner=owner, cap_bytes=cap_bytes)
+        edge = _Edge(settings, environment, running, commit, owner=owner, cap_bytes=cap_bytes)
         async with (
-            outside.serve_grpc(
+            environment.serve_grpc(
                 intake_methods(running.intake),
                 host=settings.grpc_host,
                 port=settings.grpc_port,
@@ -89,7 +89,7 @@ async def serve(
                 connections_max=settings.connections_max,
                 user_timeout_s=settings.user_timeout_s,
             ) as grpc_port,
-            outside.serve_http(
+            environment.serve_http(
                 edge.http_app(stop),
                 settings.http_host,
                 settings.http_port,
@@ -117,7 +117,7 @@ class _Edge:
     def __init__(
         self,
         settings: EdgeSettings,
-        outside: Environment,
+        environment: Environment,
         running: Running,
         commit: GroupCommit,
         *,
@@ -125,7 +125,7 @@ class _Edge:
         cap_bytes: int | None,
     ) -> None:
         self._settings = settings
-        self._outside = outside
+        self._environment = environment
         self._running = running
         self._journal = journal = running.journal
         self._owner = owner
@@ -134,7 +134,7 @@ class _Edge:
         self._served: ServedStreams | None = None
         self._metrics = MetricsRegistry("backhaul_edge")
         self._retention = EdgeRetention(
-            journal, self._link, _retention_settings(settings, cap_bytes, running.application), outside.now_us
+            journal, self._link, _retention_settings(settings, cap_bytes, running.application), environment.now_us
         )
         self._report = EdgeReport(
             journal,
@@ -144,18 +144,18 @@ class _Edge:
             edge_id=settings.id,
             version=VERSION,
             cap_bytes=cap_bytes,
-            now_us=outside.now_us,
+            now_us=environment.now_us,
         )
         self._watch = JournalWatch(journal)
         self.subscriptions = Subscriptions(
             journal,
             settings,
-            outside,
+            environment,
             consumer_id=settings.id,
             owner=owner,
             default=settings.cloud,
             follows=running.application.app.follows,
-            sinks=running.handler_sinks(outside.plain_calls),
+            sinks=running.handler_sinks(environment.plain_calls),
         )
         self._report.register(self._metrics)
         self.subscriptions.register(self._metrics)
@@ -168,7 +168,7 @@ class _Edge:
                 events_route(running.intake),
                 *read_routes(journal, self._link.whereabouts),
                 *parked_routes(journal),
-                *projection_routes(journal, running.handlers, now_us=self._outside.now_us),
+                *projection_routes(journal, running.handlers, now_us=self._environment.now_us),
                 *snapshot_routes(journal, settings.event_max_bytes, settings.entity_id_prefix),
                 *subscription_routes(journal, self.subscriptions.states, stop, heartbeat_s=settings.heartbeat_s),
                 *health_routes(new_readiness(self._watch, stop), self._status, self._metrics),
@@ -186,21 +186,21 @@ class _Edge:
 
     async def work(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Link, subscriptions, projections and housekeeping, until cancelled; started once its own streams are served."""
-        settings, outside, running = self._settings, self._outside, self._running
+        settings, environment, running = self._settings, self._environment, self._running
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_push, settings, outside, self._journal, self._link, self._transformations)
+            nursery.start_soon(_push, settings, environment, self._journal, self._link, self._transformations)
             nursery.start_soon(self.subscriptions.run)
             if settings.serve is not None:
                 self._served = await nursery.start(
-                    _serve_streams, settings, outside, self._journal, self._transformations
+                    _serve_streams, settings, environment, self._journal, self._transformations
                 )
                 self._served.register(self._metrics)
             projecting = ProjectionSettings(poll_s=settings.poll_interval_s, summary_s=settings.summary_interval_s)
             nursery.start_soon(
-                partial(project, running, running.handlers, outside, owner=self._owner, settings=projecting)
+                partial(project, running, running.handlers, environment, owner=self._owner, settings=projecting)
             )
             nursery.start_soon(self._retention.run)
-            nursery.start_soon(_take_snapshots, settings, outside, self._journal)
+            nursery.start_soon(_take_snapshots, settings, environment, self._journal)
             nursery.start_soon(self._watch.run)
             nursery.start_soon(self._report.summarise, settings.summary_interval_s)
             task_status.started()
@@ -213,7 +213,7 @@ class _Edge:
 
 async def _serve_streams(
     settings: EdgeSettings,
-    outside: Environment,
+    environment: Environment,
     journal: Journal,
     transformations: Transformations,
     *,
@@ -223,9 +223,9 @@ async def _serve_streams(
     assert settings.serve is not None
     async with (
         open_streams(
-            journal, settings, outside, transformations.served if transformations.on_serve else None
+            journal, settings, environment, transformations.served if transformations.on_serve else None
         ) as streams,
-        outside.serve_grpc(
+        environment.serve_grpc(
             streams.methods,
             host=settings.serve.host,
             port=settings.serve.port,
@@ -241,11 +241,15 @@ async def _serve_streams(
 
 
 async def _push(
-    settings: EdgeSettings, outside: Environment, journal: Journal, link: LinkState, transformations: Transformations
+    settings: EdgeSettings,
+    environment: Environment,
+    journal: Journal,
+    link: LinkState,
+    transformations: Transformations,
 ) -> None:
     tls = tls_files(settings)
     await keep_push_link(
-        lambda: outside.dial(
+        lambda: environment.dial(
             str(settings.cloud),
             tls=tls,
             connect_timeout_s=settings.connect_timeout_s,
@@ -255,7 +259,7 @@ async def _push(
         journal,
         PushSettings(
             origin_id=settings.id,
-            instance=outside.new_id(),
+            instance=environment.new_id(),
             limits=push_limits(settings),
             batch_max_events=settings.batch_max_events,
             window_max_batches=settings.window_max_batches,
@@ -267,12 +271,12 @@ async def _push(
         ),
         link,
         backoff=Backoff(settings.backoff_min_s, settings.backoff_max_s),
-        chance=outside.chance,
-        now_us=outside.now_us,
+        chance=environment.chance,
+        now_us=environment.now_us,
     )
 
 
-async def _take_snapshots(settings: EdgeSettings, outside: Environment, journal: Journal) -> None:
+async def _take_snapshots(settings: EdgeSettings, environment: Environment, journal: Journal) -> None:
     """By the rule in the settings. Without one, what an earlier start with one has left behind holds nothing back."""
     if not settings.snapshot_rule:
         while any(row.name == SNAPSHOT_RULE for row in await journal.rows()):
@@ -286,9 +290,9 @@ async def _take_snapshots(settings: EdgeSettings, outside: Environment, journal:
     await run_snapshot_rule(
         journal,
         settings.snapshot_rule,
-        owner=outside.new_id(),
+        owner=environment.new_id(),
         settings=ProjectionSettings(poll_s=settings.poll_interval_s),
-        random=outside.chance,
+        random=environment.chance,
     )
 
 

@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar, Union, get_args, get_origin
 
 from common.core.errors import FOREIGN, BackhaulError
 from common.core.events.ids import check_name
-from common.core.events.types import EventTypeRegistry, check_unique, is_message, place_of
+from common.core.events.types import EventTypes, check_unique, is_message, place_of
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -113,7 +113,7 @@ AnyEntity = EventSourced[Any, Any, Any]
 class Definition:
     """A checked definition with its codecs, as the runtime and the test kit use it."""
 
-    def __init__(self, given: AnyEntity | type[AnyEntity], registry: EventTypeRegistry) -> None:
+    def __init__(self, given: AnyEntity | type[AnyEntity], registry: EventTypes) -> None:
         """Adds the entity's events and state to ``registry``, which the application shares.
 
         Raises:
@@ -126,7 +126,7 @@ class Definition:
         self.entity_type: str = getattr(entity, "entity_type", "")
         check_name("entity type", self.entity_type)
         _check(entity)
-        self.commands = EventTypeRegistry(entity.command_types)
+        self.commands = EventTypes(entity.command_types)
         for one in (*entity.event_types, entity.state_type):
             registry.add(one)
         self.decide_place, self.evolve_place = self.place("decide"), self.place("evolve")
@@ -187,7 +187,7 @@ def _bad(cls: type, what: str, hint: str) -> BackhaulError:
     return BackhaulError("entity.bad_definition", f"{place_of(cls)} {what}", hint)
 
 
-def define(entities: Iterable[AnyEntity | type[AnyEntity]], registry: EventTypeRegistry) -> dict[str, Definition]:
+def define(entities: Iterable[AnyEntity | type[AnyEntity]], registry: EventTypes) -> dict[str, Definition]:
     """Definitions by entity type.
 
     Raises:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar, get_args, get_origin
 from common.core.errors import FOREIGN, BackhaulError, ErrorKind
 from common.core.events.batch import split_tags
 from common.core.events.ids import check_name
-from common.core.events.types import EventTypeRegistry, check_unique, is_message, named, place_of
+from common.core.events.types import EventTypes, check_unique, is_message, named, place_of
 from common.core.journal.statement import Statement
 from common.entity.definition import is_frozen, listed, made
 
@@ -89,7 +89,7 @@ class Where:
 class StateDefinition:
     """A checked definition, its codec and its SQL."""
 
-    def __init__(self, given: AnyState | type[AnyState], registry: EventTypeRegistry) -> None:
+    def __init__(self, given: AnyState | type[AnyState], registry: EventTypes) -> None:
         """Adds the value's type to ``registry``.
 
         Raises:
@@ -280,9 +280,7 @@ def _function_failed(state: AnyState, function: str, error: BaseException) -> Ba
     )
 
 
-def define_states(
-    states: Iterable[AnyState | type[AnyState]], registry: EventTypeRegistry
-) -> dict[str, StateDefinition]:
+def define_states(states: Iterable[AnyState | type[AnyState]], registry: EventTypes) -> dict[str, StateDefinition]:
     """Definitions by entity type.
 
     Raises:

@@ -34,9 +34,9 @@ class Hub(Protocol):
     source: LogSource
     deadlines: Deadlines
     pump: Pump
-    outside: dict[Waiter, None]
+    catching_up_waiters: dict[Waiter, None]
     """Those who are level with the ring, or beyond it, and not in it yet."""
-    log_number: int
+    log_epoch: int
     """Goes up when the log is another one."""
 
     @property
@@ -57,7 +57,7 @@ class CursorFeed:
     def __init__(self, hub: Hub, cursor: SubscriberCursor, through: Callable[[], int] | None = None) -> None:
         self._hub = hub
         self._through = through
-        self._log_number = hub.log_number
+        self._log_epoch = hub.log_epoch
         self._request: CatchUpRequest | None = None
         self._look_at_s = 0.0
         self._limits = FetchLimits(0, 0)
@@ -88,7 +88,7 @@ class CursorFeed:
 
     def tell(self, now_s: float) -> None:
         """There may be something in the ring for it."""
-        if self.serve is None or not self.cursor.is_member or self._log_number != self._hub.log_number:
+        if self.serve is None or not self.cursor.is_member or self._log_epoch != self._hub.log_epoch:
             self.waiter.wake()
         elif self.waiter.is_waiting and self.serve(now_s):  # else its task may have something in hand that comes before
             self._hub.pump.add(self)
@@ -174,7 +174,7 @@ class CursorFeed:
         return None if self.cursor.has_pending else self.cursor.take_withheld(self._hub.fan_out.ring, self._hub.head)
 
     def _check_log(self) -> None:
-        if self._log_number != self._hub.log_number:
+        if self._log_epoch != self._hub.log_epoch:
             raise log_changed()
 
     # -- waiting -------------------------------------------------------------------------------------------------
@@ -201,11 +201,11 @@ class CursorFeed:
         if not is_outside:
             await self.waiter.wait(deadline_s)
             return
-        hub.outside[self.waiter] = None
+        hub.catching_up_waiters[self.waiter] = None
         try:
             await self.waiter.wait(deadline_s)
         finally:
-            del hub.outside[self.waiter]
+            del hub.catching_up_waiters[self.waiter]
 
     def _ask(self, limits: FetchLimits) -> CatchUpRequest:
         cursor = self.cursor

@@ -79,8 +79,8 @@ class Firehose:
         self.readers = CatchUpReaders(journal, lambda: self.source, self._settings)
         self.deadlines = Deadlines()
         self.pump = Pump()
-        self.outside: dict[Waiter, None] = {}
-        self.log_number = 1
+        self.catching_up_waiters: dict[Waiter, None] = {}
+        self.log_epoch = 1
         self._feeds: dict[SubscriberCursor, CursorFeed] = {}
         self._follower = Follower(
             journal,
@@ -168,7 +168,7 @@ class Firehose:
     @property
     def head(self) -> int:
         """The highest position of the log that is known here."""
-        return max(self._journal.prompt.position, self.fan_out.ring.through)
+        return max(self._journal.head_signal.position, self.fan_out.ring.through)
 
     @property
     def look_again_s(self) -> float:
@@ -212,7 +212,7 @@ class Firehose:
                 self.pump.add(self._feeds[cursor])
         for cursor in news.selecting:
             self.pump.add(self._feeds[cursor])
-        for waiter in self.outside:
+        for waiter in self.catching_up_waiters:
             waiter.wake()
         self.tell_changes()
 
@@ -221,7 +221,7 @@ class Firehose:
         self._wake_all()
 
     def _change_log(self) -> None:
-        self.log_number += 1
+        self.log_epoch += 1
         self.source = self.fan_out.ring.source = LogSource(self._journal.history.journal_id, self._encode)
         self.readers.queue.forget_pages()
         self._wake_all()

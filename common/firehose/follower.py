@@ -91,10 +91,10 @@ class Follower:
                 await trio.sleep(backoff.next_delay(0.5, at_least_s=error.retry_after_s or 0.0))
 
     async def _follow(self, is_well: Callable[[], None]) -> None:
-        ring, prompt = self._ring, self._journal.prompt
+        ring, head_signal = self._ring, self._journal.head_signal
         with self._journal.feed.listen(self._offer):
             self._forget_offered()
-            heard = prompt.position
+            heard = head_signal.position
             page = await self._read(max(heard, ring.through), max_events=1)
             if self._is_fresh or page.head - ring.through > self._settings.ring_max_events:
                 self._restart(page.head)
@@ -104,12 +104,12 @@ class Follower:
                 is_well()
                 self._take_offered()
                 is_behind = is_behind or self._is_another_log()
-                if not is_behind and prompt.position <= max(heard, ring.through):
-                    is_prompted = await self._wait(max(heard, ring.through))
+                if not is_behind and head_signal.position <= max(heard, ring.through):
+                    is_signalled = await self._wait(max(heard, ring.through))
                     self._take_offered()
-                    if is_prompted and prompt.position <= ring.through and not self._is_another_log():
+                    if is_signalled and head_signal.position <= ring.through and not self._is_another_log():
                         continue  # it came directly
-                heard = prompt.position
+                heard = head_signal.position
                 page = await self._read(ring.through, max_events=self._settings.read_max_events)
                 self._take_page(page)
                 is_behind = page.through < page.head
@@ -119,8 +119,8 @@ class Follower:
 
     async def _wait(self, position: int) -> bool:
         """Wait for a sign; False when there was none and it is time to look."""
-        await self._journal.prompt.wait_above(position, self._settings.poll_s)
-        return self._journal.prompt.position > position
+        await self._journal.head_signal.wait_above(position, self._settings.poll_s)
+        return self._journal.head_signal.position > position
 
     async def _read(self, after: int, *, max_events: int) -> LogPage:
         page = await self._page(after, max_events)

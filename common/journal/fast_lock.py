@@ -8,7 +8,7 @@ import trio
 
 
 class FastLock:
-    """``async with turn:`` one at a time, in the order of asking. Cancelled while waiting, it was not taken."""
+    """``async with send_lock:`` one at a time, in the order of asking. Cancelled while waiting, it was not taken."""
 
     def __init__(self) -> None:
         self._lock = trio.Lock()

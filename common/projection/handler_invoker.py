@@ -34,7 +34,7 @@ class PreparedEffects:
     """What events are to do. One of the three is in use, by the handler's form; all are empty for no events."""
 
     statements: Sequence[Statement] = ()
-    inside: Callable[[Tables], Awaitable[None]] | None = None
+    in_transaction: Callable[[Tables], Awaitable[None]] | None = None
     effects: Sequence[Event] = ()
 
 
@@ -76,8 +76,8 @@ class HandlerInvoker:
                 await self._plain_calls(lambda: self._each(events, marks), handler.deadline_s, handler.function)
             )
         seen = self._seen(events, marks)
-        if handler.inside is not None:
-            return PreparedEffects(inside=lambda tables: self._call_inside(tables, seen))
+        if handler.in_transaction is not None:
+            return PreparedEffects(in_transaction=lambda tables: self._call_in_transaction(tables, seen))
         return PreparedEffects(effects=seen)
 
     async def effect(self, event: Event) -> None:
@@ -117,12 +117,12 @@ class HandlerInvoker:
             found.extend(_statements(function, returned, none_is_nothing=True))
         return joined(found)
 
-    def _call_inside(self, tables: Tables, events: Sequence[Event]) -> Awaitable[None]:
+    def _call_in_transaction(self, tables: Tables, events: Sequence[Event]) -> Awaitable[None]:
         handler = self.handler
-        return self._plain_calls(lambda: self._inside(tables, events), handler.deadline_s, handler.function)
+        return self._plain_calls(lambda: self._in_transaction(tables, events), handler.deadline_s, handler.function)
 
-    def _inside(self, tables: Tables, events: Sequence[Event]) -> None:
-        function = self.handler.inside
+    def _in_transaction(self, tables: Tables, events: Sequence[Event]) -> None:
+        function = self.handler.in_transaction
         assert function is not None
         for event in events:
             try:

@@ -2,7 +2,7 @@
 
 ``statements`` and ``each`` are pure: they return SQL, which is buffered and committed together with the projection's
 offset, so each event takes effect exactly once and the function need not be idempotent. What depends on an earlier
-value is written as SQL (``count = t.count + excluded.count``), or done by ``inside``, a plain function that reads and
+value is written as SQL (``count = t.count + excluded.count``), or done by ``in_transaction``, a plain function that reads and
 writes within that transaction, under a deadline. ``effect`` is an async function for effects elsewhere: the offset is
 saved after it, so after a crash some events come again; ``act`` is one that is also given the running application, for
 effects on its own entities and durable state.
@@ -60,7 +60,7 @@ class OnFailure(StrEnum):
 
 
 Returned = Statement | Sequence[Statement] | None
-FORMS = ("statements", "each", "inside", "effect", "act")
+FORMS = ("statements", "each", "in_transaction", "effect", "act")
 _ASYNC_FORMS = (["effect"], ["act"])
 
 
@@ -80,7 +80,7 @@ class Handler:
     _: KW_ONLY
     each: Callable[[Event], Returned] | None = None
     """One event → its statements; None for an event that means nothing here."""
-    inside: Callable[[Tables, Event], None] | None = None
+    in_transaction: Callable[[Tables, Event], None] | None = None
     """Runs inside the transaction, in a thread of the storage: reads and writes with ``tables``, waits for nothing else."""
     effect: Callable[[Event], Awaitable[None]] | None = None
     """At least once: sends, calls, publishes."""
@@ -89,11 +89,11 @@ class Handler:
     entity_types: frozenset[str] = frozenset()
     """Only events of these; empty for all."""
     group_events: int | None = None
-    """Most events in one commit (else a page of the log; for ``inside`` and ``effect`` 100)."""
+    """Most events in one commit (else a page of the log; for ``in_transaction`` and ``effect`` 100)."""
     group_wait_s: float = 0.0
     """At the end of the log, how long to wait for a group to fill; 0 commits what there is."""
     deadline_s: float = 5.0
-    """A group's time in ``statements``, ``each`` and ``inside``, an event's in ``effect`` and ``act``."""
+    """A group's time in ``statements``, ``each`` and ``in_transaction``, an event's in ``effect`` and ``act``."""
     on_failure: OnFailure = OnFailure.RETRY
     attempts: int = 3
     parked_max: int = 10_000

@@ -65,17 +65,17 @@ class Pages:
         work: HandlerInvoker,
         slices: SliceRange,
         settings: ProjectionSettings,
-        aside: ParkedEntities | None,
+        parked_entities: ParkedEntities | None,
         now_us: Callable[[], int],
     ) -> None:
         self._journal = journal
         self._work = work
         self._slices = slices
-        self._aside = aside
+        self._parked_entities = parked_entities
         self._now_us = now_us
         self._max_bytes = settings.page_max_bytes
         handler = work.handler
-        is_small = handler.inside is not None or handler.effect is not None
+        is_small = handler.in_transaction is not None or handler.effect is not None
         largest = min(settings.page_max_events, _SMALL_GROUP) if is_small else settings.page_max_events
         self.group_events = handler.group_events or largest
         self._max_events = self.group_events
@@ -106,7 +106,7 @@ class Pages:
             BackhaulError: one of ``PAGE_FAULTS``, ``projection.ahead_of_log``, ``projection.parked_full``, or what the
                 journal raises.
         """
-        heard = self._journal.prompt.position
+        heard = self._journal.head_signal.position
         read = self._fresh(after) or await self._journal.read(
             after,
             max_events=self._max_events,
@@ -132,7 +132,7 @@ class Pages:
         events = self._tail.after(after, self._max_events, self._max_bytes)
         if events is None:
             return None
-        through, head = events.position[-1], max(events.position[-1], self._journal.prompt.position)
+        through, head = events.position[-1], max(events.position[-1], self._journal.head_signal.position)
         if not self._slices.is_all:
             first, last = self._slices.first, self._slices.last
             mine = [index for index, name in enumerate(events.persistence_id) if first <= slice_of(name) <= last]
@@ -149,9 +149,9 @@ class Pages:
         return events if len(wanted) == len(events) else events.select(wanted)
 
     def _sorted_out(self, events: EventBatch) -> tuple[EventBatch, EventBatch, Sequence[tuple[str, str]]]:
-        if self._aside is None or not events:
+        if self._parked_entities is None or not events:
             return events, EventBatch(), ()
-        kept, parked, reasons = self._aside.split(events)
+        kept, parked, reasons = self._parked_entities.split(events)
         if not parked:
             return events, EventBatch(), ()
         return events.select(kept), events.select(parked), reasons

@@ -23,7 +23,7 @@ class ParkedEntities:
     handler: Handler
     slices: SliceRange
     entities: dict[str, int] = field(default_factory=dict)
-    _condemned: tuple[int, str, str] = (0, "", "")
+    _next: tuple[int, str, str] = (0, "", "")
 
     async def load(self, store: ProjectionStore) -> None:
         """Read what is parked."""
@@ -31,7 +31,7 @@ class ParkedEntities:
 
     def park_next(self, position: int, error: BackhaulError) -> None:
         """The event at ``position`` has had its chances."""
-        self._condemned = (position, error.code, error.message)
+        self._next = (position, error.code, error.message)
 
     def split(self, events: EventBatch) -> tuple[list[int], list[int], list[tuple[str, str]]]:
         """Indexes of the events for the handler, of those to park, and (code, reason) of each of the latter.
@@ -39,7 +39,7 @@ class ParkedEntities:
         Raises:
             BackhaulError: ``projection.parked_full``.
         """
-        position, code, reason = self._condemned
+        position, code, reason = self._next
         kept: list[int] = []
         parked: list[int] = []
         reasons: list[tuple[str, str]] = []

@@ -60,8 +60,8 @@ class RangeTask:
         self._work = work
         self._handler = handler = work.handler
         self._slices = slices
-        self._aside = ParkedEntities(handler, slices) if handler.on_failure is OnFailure.PARK else None
-        self._pages = Pages(journal, work, slices, settings, self._aside, now_us)
+        self._parked_entities = ParkedEntities(handler, slices) if handler.on_failure is OnFailure.PARK else None
+        self._pages = Pages(journal, work, slices, settings, self._parked_entities, now_us)
         self._owner = owner
         self._settings = settings
         self._random = random
@@ -79,7 +79,7 @@ class RangeTask:
             try:
                 if not has_tables:
                     await self._journal.migrate(self._handler.name, self._handler.migrations)
-                    if self._aside is not None:
+                    if self._parked_entities is not None:
                         await parking.make_tables(self._journal)
                     has_tables = True
                 await self._hold()
@@ -101,8 +101,8 @@ class RangeTask:
             is_last_chance = self._has_had_its_chances(error)
         retry_in_s = self._backoff.next_delay(self._random.random(), at_least_s=error.retry_after_s or 0.0)
         self._story.failed(error, self._backoff.failures, retry_in_s)
-        if is_last_chance and self._aside is not None:
-            self._aside.condemn(self._fault[0], error)
+        if is_last_chance and self._parked_entities is not None:
+            self._parked_entities.park_next(self._fault[0], error)
             return 0.0
         if is_last_chance:
             try:
@@ -126,9 +126,9 @@ class RangeTask:
         self._lease = await self._acquire()
         try:
             self._story.started(self._lease, self._owner, await self._journal.stats())
-            if self._aside is not None:
-                await self._aside.load(self._journal)
-                await self._retry_wanted(self._aside)
+            if self._parked_entities is not None:
+                await self._parked_entities.load(self._journal)
+                await self._retry_wanted(self._parked_entities)
             with self._pages.following():
                 await self._follow()
         finally:
@@ -182,14 +182,14 @@ class RangeTask:
                 await self._commit(page)
             self._story.at_end_of_log()
             # Also above what was heard: a prompt that knows of more than the log has must not make this spin.
-            await self._journal.prompt.wait_above(max(page.through, page.heard), idle_s)
+            await self._journal.head_signal.wait_above(max(page.through, page.heard), idle_s)
             await self._let_group_fill(page.through)
             page = await self._prepare(page.through)
 
     async def _let_group_fill(self, after: int) -> None:
         wait_s = min(self._handler.group_wait_s, self._settings.lease_s / 3)
-        if wait_s and self._journal.prompt.position > after:
-            await self._journal.prompt.wait_above(after + self._pages.group_events - 1, wait_s)
+        if wait_s and self._journal.head_signal.position > after:
+            await self._journal.head_signal.wait_above(after + self._pages.group_events - 1, wait_s)
 
     async def _prepare(self, after: int) -> ProjectionPage:
         return await self._pages.prepare(after, self._lease.ahead)
@@ -220,12 +220,12 @@ class RangeTask:
 
     async def _store(self, through: int, prepared: PreparedEffects, more: Sequence[Statement] = ()) -> None:
         """Commit, and hold the range with what came of it."""
-        lease_s, inside = self._settings.lease_s, prepared.inside
-        if inside is None:
+        lease_s, in_transaction = self._settings.lease_s, prepared.in_transaction
+        if in_transaction is None:
             self._lease = await self._journal.commit(self._lease, through, [*prepared.statements, *more], lease_s)
         else:
-            self._lease = await self._journal.commit_inside(
-                self._lease, through, inside, [*prepared.statements, *more], lease_s
+            self._lease = await self._journal.commit_in_transaction(
+                self._lease, through, in_transaction, [*prepared.statements, *more], lease_s
             )
         self._renew_at = trio.current_time() + lease_s / 3
 
@@ -277,7 +277,7 @@ class RangeTask:
             ahead.error = error
 
     # -- parked events ---------------------------------------------------------------------------------------------
-    async def _retry_wanted(self, aside: ParkedEntities) -> None:
+    async def _retry_wanted(self, parked_entities: ParkedEntities) -> None:
         """Try again what an operator wants tried, an entity's events in order, each in a commit of its own."""
         name = self._handler.name
         for persistence_id in await parking.wanted_entities(self._journal, name, self._slices):
@@ -294,7 +294,7 @@ class RangeTask:
                     break
                 stored += 1
             else:
-                aside.entities.pop(persistence_id, None)
+                parked_entities.entities.pop(persistence_id, None)
                 self._story.unparked(persistence_id, stored)
 
     async def _take_parked(self, event: EventBatch) -> None:

@@ -58,7 +58,7 @@ async def _follow(
     through, save_at = lease.position, trio.current_time() + renew_s
     try:
         while True:
-            heard = journal.prompt.position
+            heard = journal.head_signal.position
             page = await journal.read(
                 through, max_events=settings.page_max_events, max_bytes=settings.page_max_bytes, selection=selection
             )
@@ -72,7 +72,7 @@ async def _follow(
                 backoff.progressed()
             if page.through >= page.head:
                 wait_s = max(0.0, min(settings.poll_s, save_at - trio.current_time()))
-                await journal.prompt.wait_above(max(through, heard), wait_s)
+                await journal.head_signal.wait_above(max(through, heard), wait_s)
     finally:
         with trio.move_on_after(_RELEASE_DEADLINE_S, shield=True):
             await _release(journal, lease, through)

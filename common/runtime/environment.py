@@ -65,9 +65,9 @@ class ServeHttp(Protocol):
 
 
 class JournalOpener(Protocol):
-    """Open the journal a URL or path names; ``max_bytes`` caps one in a file, ``prompted`` allows notifications."""
+    """Open the journal a URL or path names; ``max_bytes`` caps one in a file, ``notified`` allows notifications."""
 
-    def __call__(self, url: str, *, max_bytes: int | None, prompted: bool) -> AbstractAsyncContextManager[Journal]: ...
+    def __call__(self, url: str, *, max_bytes: int | None, notified: bool) -> AbstractAsyncContextManager[Journal]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def tls_files(settings: ServiceSettings) -> TlsFiles | None:
 
 
 @asynccontextmanager
-async def real_outside() -> AsyncIterator[Environment]:
+async def real_environment() -> AsyncIterator[Environment]:
     """The real world, with the asyncio loop that grpclib and asyncpg need."""
     from common.border import open_loop
     from common.runtime.http.server import serve_http
@@ -124,7 +124,7 @@ def _new_id() -> str:
 
 
 @asynccontextmanager
-async def _open_journal(url: str, *, max_bytes: int | None, prompted: bool) -> AsyncIterator[Journal]:
+async def _open_journal(url: str, *, max_bytes: int | None, notified: bool) -> AsyncIterator[Journal]:
     if not url.startswith(("postgresql://", "postgres://")):
         from common.journal.sqlite import open_sqlite_journal
 
@@ -139,5 +139,5 @@ async def _open_journal(url: str, *, max_bytes: int | None, prompted: bool) -> A
             f"a PostgreSQL journal needs a package that is not installed: {error.name}",
             "install the extra: pip install 'backhaul[cloud]'",
         ) from error
-    async with open_postgres_journal(url, now_us=utc_now_us, new_id=_new_id, notify=prompted) as stored:
+    async with open_postgres_journal(url, now_us=utc_now_us, new_id=_new_id, notify=notified) as stored:
         yield stored

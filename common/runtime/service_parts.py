@@ -73,7 +73,7 @@ def new_readiness(watch: JournalWatch, stop: trio.Event) -> Readiness:
 
 
 async def project(
-    running: Running, handlers: Sequence[Handler], outside: Environment, *, owner: str, settings: ProjectionSettings
+    running: Running, handlers: Sequence[Handler], environment: Environment, *, owner: str, settings: ProjectionSettings
 ) -> None:
     """Run the service's projections until cancelled."""
     await run_projections(
@@ -81,10 +81,10 @@ async def project(
         handlers,
         owner=owner,
         settings=settings,
-        now_us=outside.now_us,
-        random=outside.chance,
-        on_commit=outside.on_projected,
+        now_us=environment.now_us,
+        random=environment.chance,
+        on_commit=environment.on_projected,
         decode=running.decode,
-        plain_calls=outside.plain_calls,
+        plain_calls=environment.plain_calls,
         watchdog=running.watchdog,
     )

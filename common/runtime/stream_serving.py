@@ -91,7 +91,7 @@ class ServedStreams:
 async def open_streams(
     journal: Journal,
     settings: StreamSettings,
-    outside: Environment,
+    environment: Environment,
     on_serve: Transform | None = None,
     *,
     hello_timeout_s: float = _HELLO_TIMEOUT_S,
@@ -113,7 +113,7 @@ async def open_streams(
             progress_timeout_s=settings.progress_timeout_s,
             require_identity=settings.uses_tls,
         ),
-        outside.now_us,
+        environment.now_us,
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(firehose.run)

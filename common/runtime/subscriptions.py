@@ -63,7 +63,7 @@ class Subscriptions:
         self,
         journal: Journal,
         settings: StreamSettings,
-        outside: Environment,
+        environment: Environment,
         *,
         consumer_id: str,
         owner: str,
@@ -78,7 +78,7 @@ class Subscriptions:
         """
         self._journal = journal
         self._settings = settings
-        self._outside = outside
+        self._environment = environment
         self._consumer_id = consumer_id
         self._owner = owner
         self._parked_max = parked_max
@@ -103,9 +103,9 @@ class Subscriptions:
                 nursery.start_soon(self._summarise)
 
     async def _follow(self, one: Followed) -> None:
-        settings, outside, tls = self._settings, self._outside, tls_files(self._settings)
+        settings, environment, tls = self._settings, self._environment, tls_files(self._settings)
         await keep_subscription(
-            lambda: outside.dial(
+            lambda: environment.dial(
                 str(one.address),
                 tls=tls,
                 connect_timeout_s=settings.connect_timeout_s,
@@ -118,8 +118,8 @@ class Subscriptions:
             self.states[one.name],
             owner=self._owner,
             backoff=Backoff(settings.backoff_min_s, settings.backoff_max_s),
-            chance=outside.chance,
-            now_us=outside.now_us,
+            chance=environment.chance,
+            now_us=environment.now_us,
         )
 
     def _sink(self, name: str) -> Sink:
@@ -188,7 +188,7 @@ class Subscriptions:
                 "received": state.received,
                 "repeated": state.repeated,
                 "awaiting_replay": state.awaiting,
-                "filter": {"applied": state.applied_version, "desired": state.desired_version},
+                "filter": {"applied": state.applied_version, "requested": state.requested_version},
                 "backfill": state.backfill_position if state.backfill_position >= 0 else None,
                 "inbox_rows": self._inbox(state.name).rows,
                 "inbox_bytes": self._inbox(state.name).bytes,
@@ -203,7 +203,7 @@ class Subscriptions:
     def _lag_s(self, state: SubscriptionState) -> float:
         if state.position >= state.head_position or not state.timestamp_us:
             return 0.0
-        return round(max(0.0, (self._outside.now_us() - state.timestamp_us) / 1e6), 3)
+        return round(max(0.0, (self._environment.now_us() - state.timestamp_us) / 1e6), 3)
 
     async def _summarise(self) -> None:
         while True:
@@ -222,7 +222,7 @@ class Subscriptions:
                     awaiting=state.awaiting,
                     inbox_rows=self._inbox(state.name).rows,
                     applied=state.applied_version,
-                    desired=state.desired_version,
+                    requested=state.requested_version,
                     connects=state.connects,
                     last_code=state.last_code,
                 )

@@ -18,7 +18,7 @@ import orjson
 from common.core.errors import BackhaulError
 from common.core.events.batch import new_events, split_tags
 from common.core.events.typed_json import Misfit, reader_of, write_json
-from common.core.events.types import EventTypeRegistry, is_message
+from common.core.events.types import EventTypes, is_message
 from common.entity.decisions import Accepted, Decided, Rejected, decide_all, replay
 from common.entity.definition import AnyEntity, Definition
 
@@ -39,8 +39,8 @@ class Told:
 class EntityKit:
     """One entity under test; made by ``given``."""
 
-    def __init__(self, entity: AnyEntity | type[AnyEntity], registry: EventTypeRegistry | None = None) -> None:
-        self.definition = Definition(entity, registry or EventTypeRegistry())
+    def __init__(self, entity: AnyEntity | type[AnyEntity], registry: EventTypes | None = None) -> None:
+        self.definition = Definition(entity, registry or EventTypes())
         self.state: Any = self._read_again(self.definition.entity.empty)
         self.seq_nr = 0
 
@@ -118,6 +118,6 @@ class EntityKit:
         return read
 
 
-def given(entity: AnyEntity | type[AnyEntity], *events: object, registry: EventTypeRegistry | None = None) -> EntityKit:
+def given(entity: AnyEntity | type[AnyEntity], *events: object, registry: EventTypes | None = None) -> EntityKit:
     """An entity to which these events have happened."""
     return EntityKit(entity, registry).and_given(*events)

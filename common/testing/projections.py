@@ -20,7 +20,7 @@ import trio
 
 from common.core.events.batch import join_tags, new_events
 from common.core.events.ids import persistence_id
-from common.core.events.types import EventTypeRegistry
+from common.core.events.types import EventTypes
 from common.core.journal.append import Appended, LocalAppend
 from common.journal.memory.journal import MemoryDatabase, MemoryJournal, open_memory_journal
 from common.projection.handler_executor import call_inline
@@ -33,9 +33,7 @@ from common.testing.world import now_us
 class ProjectionKit:
     """One projection under test; made by ``projecting``."""
 
-    def __init__(
-        self, journal: MemoryJournal, registry: EventTypeRegistry, progress: Sequence[ProjectionProgress]
-    ) -> None:
+    def __init__(self, journal: MemoryJournal, registry: EventTypes, progress: Sequence[ProjectionProgress]) -> None:
         self.journal = journal
         self._registry = registry
         self._progress = progress
@@ -78,9 +76,9 @@ class ProjectionKit:
 
 
 @asynccontextmanager
-async def projecting(handler: Handler, *, registry: EventTypeRegistry | None = None) -> AsyncIterator[ProjectionKit]:
+async def projecting(handler: Handler, *, registry: EventTypes | None = None) -> AsyncIterator[ProjectionKit]:
     """Run one projection on a journal of its own while the block runs; for a mock clock or a real one."""
-    types = registry or EventTypeRegistry()
+    types = registry or EventTypes()
     ids = (f"{number:08d}-id" for number in count(1))
     async with open_memory_journal(MemoryDatabase(), now_us=now_us, new_id=lambda: next(ids)) as journal:
         async with trio.open_nursery() as nursery:

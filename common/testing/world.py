@@ -61,7 +61,9 @@ START_US: Final = 1_767_225_600_000_000  # the first of January 2026
 class Serve(Protocol):
     """A composition root with its settings and application."""
 
-    async def __call__(self, outside: Environment, stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None: ...
+    async def __call__(
+        self, environment: Environment, stop: trio.Event, *, task_status: trio.TaskStatus[Any]
+    ) -> None: ...
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -186,7 +188,7 @@ class Service:
             with structlog.contextvars.bound_contextvars(service=self.name):
                 try:
                     async with trio.open_nursery() as nursery:
-                        ports = await nursery.start(self._serve, self._world.outside(self), self._stop)
+                        ports = await nursery.start(self._serve, self._world.environment(self), self._stop)
                         self._running, self.subscriptions = ports.running, ports.subscriptions
                         self._changed.unpark_all()
                 finally:
@@ -271,10 +273,10 @@ class World:
         return ""
 
     # -- what a service gets of the world ----------------------------------------------------------------------------
-    def outside(self, service: Service) -> Environment:
+    def environment(self, service: Service) -> Environment:
         """Clock, chance, storage and lines for one life of a service."""
 
-        def open_journal(url: str, *, max_bytes: int | None, prompted: bool) -> AbstractAsyncContextManager[Journal]:
+        def open_journal(url: str, *, max_bytes: int | None, notified: bool) -> AbstractAsyncContextManager[Journal]:
             return open_memory_journal(service.database, now_us=now_us, new_id=self._new_id)
 
         @asynccontextmanager
@@ -344,17 +346,17 @@ async def open_world(
     def edge(name: str, world: World) -> Service:
         settings = EdgeSettings(id=name, cloud=Address(_CLOUD, _PORT), insecure=True, backoff_max_s=2.0)
 
-        async def serve(outside: Environment, stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
+        async def serve(environment: Environment, stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
             await edge_service.service.serve(
-                settings, outside, stop, application=edge_application, task_status=task_status
+                settings, environment, stop, application=edge_application, task_status=task_status
             )
 
         return Service(name, serve, world)
 
-    async def serve_cloud(outside: Environment, stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
+    async def serve_cloud(environment: Environment, stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
         settings = CloudSettings(node="cloud", insecure=True, grpc_host=_CLOUD, grpc_port=_PORT)
         await cloud_service.service.serve(
-            settings, outside, stop, application=cloud_application, task_status=task_status
+            settings, environment, stop, application=cloud_application, task_status=task_status
         )
 
     try:

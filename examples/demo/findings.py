@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from common.runtime.environment import real_outside
+from common.runtime.environment import real_environment
 from examples.demo.order_findings import Down, compare_orders
 from examples.demo.outcome import Outcome, StoryLine, TallyLine
 from examples.demo.proof import EdgeAccount, examine, tally_problems
@@ -28,10 +28,10 @@ async def read_and_compare(
     problems: Sequence[str],
 ) -> Outcome:
     """``problems`` are those found so far; the three ``edges`` are in the order of the acts."""
-    async with real_outside() as outside:
-        cloud = await read_cloud(outside, cloud_journal)
-        files = {edge.id: await read_edge(outside, edge.journal) for edge in edges}
-        files[down.late_program.edge_id] = await read_edge(outside, down.late_journal)
+    async with real_environment() as environment:
+        cloud = await read_cloud(environment, cloud_journal)
+        files = {edge.id: await read_edge(environment, edge.journal) for edge in edges}
+        files[down.late_program.edge_id] = await read_edge(environment, down.late_journal)
     a, b, c = edges
     accounts = [_account(edge, acts if edge is c else Acts(), files, cloud) for edge in edges]
     findings = [examine(account) for account in accounts]

@@ -44,16 +44,16 @@ class EdgeStore:
     inbox: list[Delivered]
 
 
-async def read_edge(outside: Environment, path: str) -> EdgeStore:
+async def read_edge(environment: Environment, path: str) -> EdgeStore:
     """An edge's file."""
-    async with outside.open_journal(path, max_bytes=None, prompted=False) as journal:
+    async with environment.open_journal(path, max_bytes=None, notified=False) as journal:
         events = [event for page in await _pages(journal) for event in _stored(page)]
         return EdgeStore(events, await _inbox(journal))
 
 
-async def read_cloud(outside: Environment, url: str) -> CloudStore:
+async def read_cloud(environment: Environment, url: str) -> CloudStore:
     """The cloud's journal and what was projected from it."""
-    async with outside.open_journal(url, max_bytes=None, prompted=False) as journal:
+    async with environment.open_journal(url, max_bytes=None, notified=False) as journal:
         pages = await _pages(journal)
         return CloudStore(
             events=[event for page in pages for event in _stored(page) if entity_type_of(event.entity) != ORDER_TYPE],

@@ -78,11 +78,11 @@ async def run(place: Place) -> list[Table]:
             open_source(place, url) as node,
             crowd(node.grpc_port, topics, criteria=TOPIC, topics=topics) as consumers,
         ):
-            (_, before), meter = await node.looks(), Meter(node)
+            (_, before), meter = await node.read_counts(), Meter(node)
             await consumers.connect()
             reached = await consumers.reach(total)
             meter.stop()
-            (_, rows), demotions = await node.looks(), await node.metric("firehose_demotions")
+            (_, rows), demotions = await node.read_counts(), await node.metric("firehose_demotions")
         assert reached.events == total, f"{reached.events} of {total} came"
         share = (rows - before) / total
         table.judge(

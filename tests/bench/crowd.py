@@ -159,7 +159,7 @@ class Source:
         """One of its numbers, without the prefix."""
         return await metric(self.http_port, f"backhaul_cloud_{name}")
 
-    async def looks(self) -> tuple[int, int]:
+    async def read_counts(self) -> tuple[int, int]:
         """Scans of the log's tables and rows they gave, as PostgreSQL counts them."""
         await trio.sleep(_STATISTICS_S)  # an idle session tells its counts after ten seconds
         told = await trio.to_thread.run_sync(lambda: self.place.postgres.run(ROWS_SQL, database=_database(self.url)))

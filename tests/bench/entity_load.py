@@ -24,14 +24,14 @@ from typing import Any
 import orjson
 import trio
 
-from common.core.events.types import EventTypeRegistry
+from common.core.events.types import EventTypes
 from common.entity.definition import define
 from common.entity.live import LiveEntity
 from common.entity.runtime import Entities, open_entities
 from common.entity.settings import EntitySettings
 from common.journal.group_commit import GroupCommit, open_group_commit
 from common.journal.stores.journal import Journal
-from common.runtime.environment import real_outside
+from common.runtime.environment import real_environment
 from tests.bench.entity_app import Snapped
 from tests.bench.http_door import HttpDoor, open_http_door
 from tests.bench.processes import answer
@@ -43,8 +43,8 @@ _CALLERS = 64
 
 @asynccontextmanager
 async def _journal(url: str) -> AsyncIterator[tuple[Journal, GroupCommit]]:
-    async with real_outside() as outside:
-        async with outside.open_journal(url, max_bytes=None, prompted=False) as journal:
+    async with real_environment() as environment:
+        async with environment.open_journal(url, max_bytes=None, notified=False) as journal:
             async with open_group_commit(journal) as commit:
                 yield journal, commit
 
@@ -52,7 +52,7 @@ async def _journal(url: str) -> AsyncIterator[tuple[Journal, GroupCommit]]:
 @asynccontextmanager
 async def _entities(journal: Journal, commit: GroupCommit, cached_max: int = 10_000) -> AsyncIterator[Entities]:
     settings = EntitySettings(cached_max=cached_max, deadline_s=60)
-    definitions = define([Counters, Snapped], EventTypeRegistry())
+    definitions = define([Counters, Snapped], EventTypes())
     async with open_entities(journal, commit, definitions, settings, node=uuid.uuid4().hex, chance=Random(1)) as found:
         yield found
 

@@ -42,14 +42,14 @@ async def _looks(node: Source) -> float:
 async def _steady(node: Source, consumers: Crowd, publishing: Publisher, seconds: int) -> tuple[Reached, float, float]:
     """Scheduled events to everybody; and how often a second the log was read, by PostgreSQL's count and the journal's."""
     await consumers.mark()
-    (scans, _), looks = await node.looks(), await _looks(node)
+    (scans, _), read_counts = await node.read_counts(), await _looks(node)
     began_s = trio.current_time()
     through = await publishing.begin(_RATE * seconds, batch=1, rate=_RATE)
     await publishing.end()
     reached = await consumers.reach(through)
     took_s = trio.current_time() - began_s
-    (scans_now, _), looks_now = await node.looks(), await _looks(node)
-    return reached, (scans_now - scans) / took_s, (looks_now - looks) / took_s
+    (scans_now, _), looks_now = await node.read_counts(), await _looks(node)
+    return reached, (scans_now - scans) / took_s, (looks_now - read_counts) / took_s
 
 
 async def _everything(place: Place) -> Table:

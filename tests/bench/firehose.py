@@ -133,7 +133,7 @@ async def _tasks(batch: int, rounds: int) -> float:
                     began_s = time.perf_counter()
                     for events_now in log:
                         journal.feed.give(events_now)
-                        journal.prompt.raise_to(events_now.position[-1])
+                        journal.head_signal.raise_to(events_now.position[-1])
                         await trio.testing.wait_all_tasks_blocked()
                 took_s = time.perf_counter() - began_s
             nursery.cancel_scope.cancel()

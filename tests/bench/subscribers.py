@@ -64,18 +64,18 @@ class _Consumer:
         self.is_in_backfill = False
         self.delays_s: list[float] = []
         self._is_timed = is_timed
-        self._desired = FilterState(1 if criteria else 0, criteria)
+        self._requested = FilterState(1 if criteria else 0, criteria)
         self._limits = StreamLimits(_WINDOW_BYTES, _BATCH_BYTES, batch_events)
         self._known: dict[str, int] = {}
         self._acked = self._unacked_bytes = 0
-        self._turn = trio.Lock()
+        self._lock = trio.Lock()
         self._stream: DialledStream | None = None
 
     async def connect(self, stack: AsyncExitStack, port: int, certificates: str) -> None:
         """Dial and subscribe from the log's beginning."""
         channel = await dialled(stack, port, certificates, self.id, 2 * _WINDOW_BYTES)
         self._stream = await stack.enter_async_context(channel.open_stream(SUBSCRIBE_PATH))
-        asked = Subscribe(STREAM, self.id, STREAM, NO_RESUME_POINT, self._desired, self._limits, utc_now_us())
+        asked = Subscribe(STREAM, self.id, STREAM, NO_RESUME_POINT, self._requested, self._limits, utc_now_us())
         await self._stream.send(encode_from_consumer(asked))
         assert isinstance(decode_from_source(await self._stream.receive()), Subscribed)
 
@@ -128,7 +128,7 @@ class _Consumer:
     async def acknowledge(self) -> None:
         """Say what was taken since."""
         assert self._stream is not None
-        async with self._turn:
+        async with self._lock:
             if self.deliveries == self._acked:
                 return
             self._acked, self._unacked_bytes = self.deliveries, 0
@@ -137,7 +137,7 @@ class _Consumer:
     async def beat(self) -> None:
         """Say that it is there."""
         assert self._stream is not None
-        async with self._turn:
+        async with self._lock:
             await self._stream.send(encode_from_consumer(Heartbeat(self._stream.bytes_received, utc_now_us())))
 
     async def change(self, version: int, criteria: str) -> None:

@@ -32,8 +32,8 @@ def main() -> int:
         now_us = utc_now_us()
         seen.setdefault(progress.name, []).extend((due_us, now_us - due_us) for due_us in events.event_time_us)
 
-    async def serve_watched(settings: CloudSettings, outside: Environment, stop: trio.Event) -> None:
-        await serve(settings, replace(outside, on_projected=note), stop)
+    async def serve_watched(settings: CloudSettings, environment: Environment, stop: trio.Event) -> None:
+        await serve(settings, replace(environment, on_projected=note), stop)
 
     status = cli.main(replace(CLOUD, load_serve=lambda: serve_watched), ["run"], os.environ)
     Path(sys.argv[1]).write_bytes(orjson.dumps(seen))

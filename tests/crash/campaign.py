@@ -18,7 +18,7 @@ import trio
 
 from common.fail_points import NAMES
 from common.journal.migrations import load_migrations
-from common.runtime.environment import real_outside
+from common.runtime.environment import real_environment
 from examples.support.postgres import PostgresUnavailable
 from tests.crash.failure import CrashFailure
 from tests.crash.feeder import Feeder
@@ -191,9 +191,9 @@ class _Campaign:
     # -- the proof -------------------------------------------------------------------------------------------------
     async def _prove(self) -> None:
         stage, outcome = self._stage, self._outcome
-        async with real_outside() as outside:
-            edge = await read_edge(outside, stage.edge_journal)
-            cloud = await read_cloud(outside, stage.cloud_journal)
+        async with real_environment() as environment:
+            edge = await read_edge(environment, stage.edge_journal)
+            cloud = await read_cloud(environment, stage.cloud_journal)
         outcome.finding = examine(self._ledger.requests, edge, cloud)
         outcome.problems += outcome.finding.problems
         outcome.problems += missed_points(outcome.points)

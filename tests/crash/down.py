@@ -17,7 +17,7 @@ from typing import Any, Final
 import trio
 
 from common.core.events.ids import SEPARATOR
-from common.runtime.environment import Environment, real_outside
+from common.runtime.environment import Environment, real_environment
 from examples.support.postgres import PostgresUnavailable
 from tests.crash.campaign import CONSUMER_POINTS, SOURCE_POINTS, Plan, messages_of, seconds, title
 from tests.crash.consumer import FIRST_CRITERIA, STREAM, Consumer
@@ -172,8 +172,8 @@ class _DownCampaign:
     async def _prove(self) -> None:
         outcome, orders = self._outcome, self._published.orders
         deleted_to: dict[str, int] = {}
-        async with real_outside() as outside:
-            outcome.problems += await _examine_log(outside, self._stage.cloud_journal, orders, deleted_to)
+        async with real_environment() as environment:
+            outcome.problems += await _examine_log(environment, self._stage.cloud_journal, orders, deleted_to)
             for consumer, settings in zip(self._consumers, _EDGES, strict=True):
                 found = examine_inbox(
                     orders,
@@ -183,7 +183,7 @@ class _DownCampaign:
                     from_snapshots=settings["start_from"] == "snapshots",
                 )
                 found += await _examine_store(
-                    outside, str(self._stage.directory / f"{consumer.edge.name}.db"), consumer
+                    environment, str(self._stage.directory / f"{consumer.edge.name}.db"), consumer
                 )
                 outcome.problems += [f"{consumer.edge.name}: {problem}" for problem in found]
         if self._plan.rounds:
@@ -206,15 +206,15 @@ class _DownCampaign:
 
 
 def _is_settled(state: dict[str, Any], consumer: Consumer) -> bool:
-    is_applied = state["applied"]["version"] == state["desired"]["version"] and state["backfill_position"] is None
+    is_applied = state["applied"]["version"] == state["requested"]["version"] and state["backfill_position"] is None
     return is_applied and not state["awaiting"] and len(consumer.rows) == state["inbox"]["last_id"]
 
 
 async def _examine_log(
-    outside: Environment, url: str, orders: Sequence[Order], deleted_to: dict[str, int]
+    environment: Environment, url: str, orders: Sequence[Order], deleted_to: dict[str, int]
 ) -> list[str]:
     """Compare the cloud's log with what was published; ``deleted_to`` is filled."""
-    async with outside.open_journal(url, max_bytes=None, prompted=False) as journal:
+    async with environment.open_journal(url, max_bytes=None, notified=False) as journal:
         content = await read_log(journal)
         for entity_id in sorted({order.entity_id for order in orders}):
             head = await journal.entity_head(f"{ENTITY_TYPE}{SEPARATOR}{entity_id}")
@@ -229,9 +229,9 @@ async def _examine_log(
     return [] if content.head == len(orders) else [f"the cloud's log ends at {content.head}, not at {len(orders)}"]
 
 
-async def _examine_store(outside: Environment, path: str, consumer: Consumer) -> list[str]:
+async def _examine_store(environment: Environment, path: str, consumer: Consumer) -> list[str]:
     """The inbox in the edge's journal: what the reader has not acknowledged is there, and the count is right."""
-    async with outside.open_journal(path, max_bytes=None, prompted=False) as journal:
+    async with environment.open_journal(path, max_bytes=None, notified=False) as journal:
         stats = await journal.inbox_stats(STREAM)
         rows = await journal.inbox(STREAM, 0, max_rows=10**6, max_bytes=2**40)
         stored = await journal.subscription(STREAM)

@@ -26,7 +26,7 @@ from common.journal.stores.journal import Journal
 from common.runtime.environment import utc_now_us
 from tests.support.ledgers import Ledger, fold
 
-FORMS = ("statements", "each", "inside")
+FORMS = ("statements", "each", "in_transaction")
 POINTS = ("projection.in_transaction", "append.before_commit", "append.after_commit", "migration.in_transaction")
 ROOT = Path(__file__).resolve().parent.parent.parent
 TEMPORARY_FAILURE = os.EX_TEMPFAIL

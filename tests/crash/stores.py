@@ -14,15 +14,15 @@ _PAGE_EVENTS: Final = 5_000
 _PAGE_BYTES: Final = 8 * 1024 * 1024
 
 
-async def read_edge(outside: Environment, url: str) -> JournalContent:
+async def read_edge(environment: Environment, url: str) -> JournalContent:
     """An edge's journal."""
-    async with outside.open_journal(url, max_bytes=None, prompted=False) as journal:
+    async with environment.open_journal(url, max_bytes=None, notified=False) as journal:
         return await _content(journal, await _pages(journal))
 
 
-async def read_cloud(outside: Environment, url: str) -> CloudContent:
+async def read_cloud(environment: Environment, url: str) -> CloudContent:
     """The cloud's journal and what was projected from it."""
-    async with outside.open_journal(url, max_bytes=None, prompted=False) as journal:
+    async with environment.open_journal(url, max_bytes=None, notified=False) as journal:
         pages = await _pages(journal)
         latest = await journal.query("SELECT persistence_id, seq_nr, payload FROM latest")
         return CloudContent(

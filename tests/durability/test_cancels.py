@@ -30,7 +30,7 @@ from common.projection.latest import LATEST
 from common.projection.progress import ProjectionSettings
 from common.projection.projection import run_projections
 from common.projection.tally import TALLY, all_tallies, fold
-from common.runtime.environment import Environment, real_outside, utc_now_us
+from common.runtime.environment import Environment, real_environment, utc_now_us
 from common.transport.push.endpoint import EndpointSettings, PushEndpoint
 from common.transport.push.link import keep_push_link
 from common.transport.push.producer import LinkState, PushSettings
@@ -53,7 +53,7 @@ Part = Callable[[], Awaitable[None]]
 class World:
     """The journals, which stay open, and what takes turns between them."""
 
-    outside: Environment
+    environment: Environment
     edge: Journal
     cloud: Journal
     chance: random.Random
@@ -64,7 +64,7 @@ class World:
 
     async def keep_link(self) -> None:
         await keep_push_link(
-            lambda: self.outside.dial(
+            lambda: self.environment.dial(
                 f"127.0.0.1:{self.port}",
                 tls=None,
                 connect_timeout_s=2.0,
@@ -74,7 +74,7 @@ class World:
             self.edge,
             PushSettings(
                 "edge-1",
-                self.outside.new_id(),
+                self.environment.new_id(),
                 LIMITS,
                 batch_max_events=20,
                 window_max_batches=4,
@@ -99,7 +99,7 @@ class World:
         )
         async with open_group_commit(self.cloud) as commit:
             endpoint = PushEndpoint(self.cloud, commit.submit, settings, utc_now_us)
-            async with self.outside.serve_grpc(
+            async with self.environment.serve_grpc(
                 {PUSH_PATH: StreamMethod(endpoint.serve)},
                 host="127.0.0.1",
                 port=self.port,
@@ -118,7 +118,7 @@ class World:
         await run_projections(
             self.cloud,
             [LATEST, TALLY],
-            owner=self.outside.new_id(),
+            owner=self.environment.new_id(),
             settings=ProjectionSettings(
                 ranges=2, lease_s=2.0, poll_s=0.05, standby_poll_s=0.05, page_max_events=30, backoff_min_s=0.02
             ),
@@ -170,11 +170,11 @@ class Started:
 @asynccontextmanager
 async def open_world(directory: Path, cloud_url: str, seed: int) -> AsyncIterator[World]:
     async with (
-        real_outside() as outside,
-        outside.open_journal(str(directory / "edge.db"), max_bytes=None, prompted=True) as edge,
-        outside.open_journal(cloud_url, max_bytes=None, prompted=True) as cloud,
+        real_environment() as environment,
+        environment.open_journal(str(directory / "edge.db"), max_bytes=None, notified=True) as edge,
+        environment.open_journal(cloud_url, max_bytes=None, notified=True) as cloud,
     ):
-        yield World(outside, edge, cloud, random.Random(seed), LinkState(), free_port())
+        yield World(environment, edge, cloud, random.Random(seed), LinkState(), free_port())
 
 
 def free_port() -> int:

@@ -21,7 +21,7 @@ import trio
 from common.core.flow.backoff import Backoff
 from common.core.subscription.messages import StreamLimits
 from common.journal.stores.journal import Journal
-from common.runtime.environment import Environment, real_outside, utc_now_us
+from common.runtime.environment import Environment, real_environment, utc_now_us
 from common.transport.subscription.catalogue import StreamCatalogue
 from common.transport.subscription.endpoint import SourceSettings
 from common.transport.subscription.link import keep_subscription
@@ -49,7 +49,7 @@ FILTERS: Final = (criteria("red"), criteria("red", "blue"), criteria("blue"), cr
 class World:
     """The journals, which stay open, and the two ends that take turns between them."""
 
-    outside: Environment
+    environment: Environment
     source: Journal
     consumer: Journal
     chance: random.Random
@@ -59,7 +59,7 @@ class World:
     async def serve(self) -> None:
         settings = SourceSettings(LIMITS, 10.0, 0.05, 10.0, require_identity=False)
         async with serving(self.source, StreamCatalogue(), settings) as endpoint:
-            async with self.outside.serve_grpc(
+            async with self.environment.serve_grpc(
                 endpoint.methods,
                 host="127.0.0.1",
                 port=self.port,
@@ -72,7 +72,7 @@ class World:
 
     async def consume(self) -> None:
         await keep_subscription(
-            lambda: self.outside.dial(
+            lambda: self.environment.dial(
                 f"127.0.0.1:{self.port}",
                 tls=None,
                 connect_timeout_s=2.0,
@@ -100,11 +100,11 @@ class World:
 @asynccontextmanager
 async def open_world(source_url: str, consumer_url: str, seed: int) -> AsyncIterator[World]:
     async with (
-        real_outside() as outside,
-        outside.open_journal(source_url, max_bytes=None, prompted=True) as source,
-        outside.open_journal(consumer_url, max_bytes=None, prompted=True) as consumer,
+        real_environment() as environment,
+        environment.open_journal(source_url, max_bytes=None, notified=True) as source,
+        environment.open_journal(consumer_url, max_bytes=None, notified=True) as consumer,
     ):
-        yield World(outside, source, consumer, random.Random(seed), free_port())
+        yield World(environment, source, consumer, random.Random(seed), free_port())
 
 
 @pytest.mark.parametrize("storage", ["sqlite", "postgres"])
@@ -148,7 +148,7 @@ async def test_cancels_leave_nothing_behind_and_lose_nothing(
                 await publish(world.source, [f"Order|{world.chance.randrange(20)}" for _ in range(30)], tags=[tag])
                 if world.chance.random() < 0.3:
                     wanted = world.chance.choice(FILTERS)
-                    await world.consumer.set_desired("orders", wanted)
+                    await world.consumer.set_requested("orders", wanted)
                     world.state.filter_changed()
             await trio.sleep(world.chance.uniform(0, 0.15))
             world.chance.shuffle(started)
@@ -171,7 +171,7 @@ async def settles(world: World, wanted: str) -> None:
     with trio.fail_after(60):
         while True:
             stored = await world.consumer.subscription("orders")
-            is_there = stored and stored.place.live.position >= head and stored.place.applied == stored.desired
+            is_there = stored and stored.place.live.position >= head and stored.place.applied == stored.requested
             if is_there and not await world.consumer.awaiting("orders", 1):
                 break
             await trio.sleep(0.05)

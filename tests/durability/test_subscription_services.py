@@ -15,7 +15,7 @@ from cloud_service.settings import CloudSettings
 from common.core.events.batch import EventBatch, join_tags, new_events
 from common.core.journal.append import LocalAppend
 from common.journal.stores.journal import InboxRow, Journal
-from common.runtime.environment import Environment, real_outside
+from common.runtime.environment import Environment, real_environment
 from common.runtime.settings.values import Address
 from common.transport.grpc import TlsFiles
 from edge_service.service import serve as serve_edge
@@ -40,18 +40,18 @@ class Running:
 class Stage:
     """Where services run: the world, which tells what journals they open."""
 
-    outside: Environment
+    environment: Environment
     directory: Path
     opened: dict[str, Journal] = field(default_factory=dict)
 
     def world(self, name: str) -> Environment:
         @asynccontextmanager
-        async def open_journal(url: str, *, max_bytes: int | None, prompted: bool) -> AsyncIterator[Journal]:
-            async with self.outside.open_journal(url, max_bytes=max_bytes, prompted=prompted) as journal:
+        async def open_journal(url: str, *, max_bytes: int | None, notified: bool) -> AsyncIterator[Journal]:
+            async with self.environment.open_journal(url, max_bytes=max_bytes, notified=notified) as journal:
                 self.opened[name] = journal
                 yield journal
 
-        return replace(self.outside, open_journal=open_journal)
+        return replace(self.environment, open_journal=open_journal)
 
     @asynccontextmanager
     async def cloud(self, name: str = "cloud", **settings: object) -> AsyncIterator[Running]:
@@ -87,8 +87,8 @@ QUICK: dict[str, object] = {"backoff_min_s": 0.05, "backoff_max_s": 0.2, "drain_
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with real_outside() as outside:
-        yield Stage(outside, tmp_path)
+    async with real_environment() as environment:
+        yield Stage(environment, tmp_path)
 
 
 async def publish(running: Running, names: list[str], tag: str = "") -> None:
@@ -135,7 +135,7 @@ async def test_an_edge_follows_its_part_of_a_cloud_and_changes_it_while_it_runs(
         log = await whole_log(cloud.journal)
         expected = {name: numbers for name, numbers in as_told(log, red).items() if name.startswith("Order")}
         assert await until(edge.journal, "orders", lambda found: found == expected)
-        await edge.journal.set_desired("orders", both)
+        await edge.journal.set_requested("orders", both)
         expected = {name: numbers for name, numbers in as_told(log, both).items() if name.startswith("Order")}
         assert await until(edge.journal, "orders", lambda found: found == expected)
 

@@ -73,7 +73,7 @@ async def _receive(journal: Journal) -> None:
 
 async def _restart(journal: Journal) -> None:
     await _append(journal)
-    await journal.set_desired("orders", "[1]")
+    await journal.set_requested("orders", "[1]")
     lease = await journal.acquire(lease_name("orders"), ALL_SLICES, "me", 60)
     assert lease
     for number in range(1, 4):
@@ -150,7 +150,7 @@ async def check_not_restarted(journal: Journal) -> None:
     """What three commits brought is all there, and the filter that was asked for; it can begin anew now."""
     state = await journal.subscription("orders")
     assert state is not None
-    assert (state.revision, state.place.live.position, state.desired) == (3, 3, FilterState(1, "[1]"))
+    assert (state.revision, state.place.live.position, state.requested) == (3, 3, FilterState(1, "[1]"))
     assert await journal.known("orders", ["Order|1"]) == {"Order|1": 3}
     rows = await journal.inbox("orders", 0, max_rows=100, max_bytes=10**6)
     assert [(row.id, row.event.seq_nr) for row in rows] == [(1, 1), (2, 2), (3, 3)]
@@ -159,7 +159,7 @@ async def check_not_restarted(journal: Journal) -> None:
     assert await journal.restart_subscription("orders", lease)
     state = await journal.subscription("orders")
     assert state is not None
-    assert (state.place, state.desired) == (NO_RESUME_POINT, FilterState(1, "[1]"))
+    assert (state.place, state.requested) == (NO_RESUME_POINT, FilterState(1, "[1]"))
 
 
 @asynccontextmanager

@@ -151,7 +151,7 @@ CRITERIA: dict[str, tuple[str, str]] = {
 def test_filters_that_cannot_be_are_refused_by_the_source_at_first_and_later(running: Running) -> None:
     wrong = []
     for name, (criteria, code) in CRITERIA.items():
-        at_first = running.say(replace(GOOD, desired=FilterState(1, criteria)))
+        at_first = running.say(replace(GOOD, requested=FilterState(1, criteria)))
         later = running.say(GOOD, FilterUpdate(1, criteria))
         if (at_first, later) != (code, code):
             wrong.append((name, at_first, later))
@@ -160,7 +160,7 @@ def test_filters_that_cannot_be_are_refused_by_the_source_at_first_and_later(run
 
 def test_filters_that_cannot_be_are_refused_by_the_edge_and_change_nothing(running: Running) -> None:
     wrong, mark = [], running.edge.mark()
-    before = running.edge.get("/v1/subscriptions")["subscriptions"][0]["desired"]
+    before = running.edge.get("/v1/subscriptions")["subscriptions"][0]["requested"]
     for name, (criteria, code) in CRITERIA.items():
         if name == "no json":
             continue
@@ -169,7 +169,7 @@ def test_filters_that_cannot_be_are_refused_by_the_edge_and_change_nothing(runni
         if (status, error.get("code")) != (413 if code == "filter.too_large" else 400, code) or not error.get("hint"):
             wrong.append((name, status, answer))
     assert wrong == []
-    assert running.edge.get("/v1/subscriptions")["subscriptions"][0]["desired"] == before
+    assert running.edge.get("/v1/subscriptions")["subscriptions"][0]["requested"] == before
     logged = {line["code"] for line in running.edge.said("http.refused", after=mark)}
     assert logged == {"filter.invalid", "filter.bad_regex", "filter.bad_topic", "filter.too_large"}
 
@@ -178,7 +178,7 @@ def test_an_expression_that_would_take_other_engines_for_ever_takes_nothing(runn
     """Here it holds up nobody: `running` looks."""
     criteria = '[{"exclude_all": true}, {"include_regex": ["(a+)+(b|a+)*c", "(.*)*(.*)*x"]}]'
     running.cloud.append(5, entity="a" * 200, entity_type="Other")
-    told = running.say(replace(GOOD, desired=FilterState(1, criteria)), ConsumerAck(99))
+    told = running.say(replace(GOOD, requested=FilterState(1, criteria)), ConsumerAck(99))
     assert told == "link.protocol"  # it got as far as the ack
 
 
@@ -299,7 +299,7 @@ class TestPrograms:
             subscriptions = body["subscriptions"]
             assert isinstance(subscriptions, list)
             [one] = subscriptions
-            return bool(one["applied"] == one["desired"] and one["desired"]["criteria"] == everything)
+            return bool(one["applied"] == one["requested"] and one["requested"]["criteria"] == everything)
 
         running.edge.until("/v1/subscriptions", is_applied)
 

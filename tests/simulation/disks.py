@@ -104,16 +104,16 @@ class Disk(MemoryDatabase):
 
 
 class Mount(MemoryDatabase):
-    """A disk as one process sees it. ``prompted``: whether commits of other processes are heard of at once."""
+    """A disk as one process sees it. ``notified``: whether commits of other processes are heard of at once."""
 
-    def __init__(self, disk: Disk, *, prompted: bool) -> None:
+    def __init__(self, disk: Disk, *, notified: bool) -> None:
         super().__init__()
         self.disk = disk
         self._last_seen: State = None
         self.is_severed = False
         self.tables = _MountedTables(self)
         self.lock = disk.lock
-        if prompted:
+        if notified:
             self.open_journals = disk.open_journals
 
     @property

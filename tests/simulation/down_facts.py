@@ -166,7 +166,7 @@ class StreamWatch:
                 self.name = message.subscription
                 self.allowed = parse_filter(ENFORCED.get(message.stream_id, "[]").replace("{consumer_id}", self.edge))
                 self.types = STREAM_TYPES.get(message.stream_id, frozenset({message.stream_id}))
-                asked = (message.desired, message.place.applied, message.place.next)
+                asked = (message.requested, message.place.applied, message.place.next)
                 self._asked = {one.version: one for one in asked if one is not None}
             case FilterUpdate():
                 self._asked[message.version] = FilterState(message.version, message.criteria)

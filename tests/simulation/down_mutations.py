@@ -104,7 +104,7 @@ async def transaction_told_early(self: MemoryJournal) -> AsyncIterator[MemorySta
                 first = bisect_right(draft.log.position, database.state.head_position)
                 self.feed.give(draft.log.slice(first, len(draft.log)))
             for journal in database.open_journals:
-                journal.prompt.raise_to(draft.head_position)
+                journal.head_signal.raise_to(draft.head_position)
             await trio.sleep(self._commit_delay_s)
         database.state = draft
     await trio.lowlevel.checkpoint()

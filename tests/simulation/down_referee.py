@@ -176,7 +176,7 @@ class DownReferee:
         waiting = entry.awaiting - self._facts.damaged
         is_there = place.journal_id == state.journal_id and place.live.position == state.head_position
         is_quiet = (
-            place.next is None and place.live.scan is None and place.applied.version == entry.told.desired.version
+            place.next is None and place.live.scan is None and place.applied.version == entry.told.requested.version
         )
         if is_there and is_quiet and not waiting:
             return ""
@@ -189,9 +189,9 @@ class DownReferee:
                 self._complain("PublishedIsKept", f"{named(payload)} was told to be stored")
         for one in self._plan.subscriptions if self._plan else ():
             disk = disks[one.edge]
-            desired = disk.state.subscriptions[one.name].told.desired
+            requested = disk.state.subscriptions[one.name].told.requested
             allowed = parse_filter(ENFORCED.get(one.stream, "[]").replace("{consumer_id}", one.edge))
-            wanted = AllOf((allowed, parse_filter(desired.criteria)))
+            wanted = AllOf((allowed, parse_filter(requested.criteria)))
             types = STREAM_TYPES.get(one.stream, frozenset({one.stream}))
             for checker in self._checkers:
                 checker.at_end(disk, one.name, self.history(disks[one.source]), wanted, types)
@@ -232,5 +232,5 @@ def _shown(told: FromSource) -> str:
 def _place(entry: SubscriptionEntry) -> str:
     place = entry.told.place
     backfill = place.backfill.position if place.backfill else "-"
-    versions = f"{place.applied.version}/{entry.told.desired.version}"
+    versions = f"{place.applied.version}/{entry.told.requested.version}"
     return f"at {place.live.position}, backfill {backfill}, filter {versions}, awaiting {sorted(entry.awaiting)}"

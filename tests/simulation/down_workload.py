@@ -177,7 +177,7 @@ class FilterChanger:
     def _check_kept(self, disk: Disk, criteria: str) -> None:
         entry = disk.state.subscriptions.get(self._name)
         wanted = parse_filter(criteria).criteria
-        if entry is None or entry.told.desired.criteria != wanted:
+        if entry is None or entry.told.requested.criteria != wanted:
             self._referee.complain("AskedIsKept", f"{disk.name} was told {wanted} for {self._name} and has {entry}")
 
 

@@ -59,11 +59,11 @@ class Host:
         clock: Clock,
         serve: Serve,
         *,
-        outside: MakeOutside,
+        environment: MakeOutside,
         lines: Callable[[str], list[MemoryConnection]],
         referee: Referee,
         trace: Trace,
-        prompted: bool,
+        notified: bool,
     ) -> None:
         self.name = name
         self.edge_id = edge_id
@@ -75,11 +75,11 @@ class Host:
         """What answers at the HTTP port, while it runs."""
         self.changed = trio.lowlevel.ParkingLot()
         self._serve = serve
-        self._outside = outside
+        self._environment = environment
         self._lines = lines
         self._referee = referee
         self._trace = trace
-        self._prompted = prompted
+        self._notified = notified
         self._keepers = 0  # faults that keep it down
         self._lives = 0
         self._mount: Mount | None = None
@@ -108,8 +108,8 @@ class Host:
     async def _live(self) -> None:
         self._lives += 1
         life = self.life
-        self._mount, self._stop = Mount(self.disk, prompted=self._prompted), trio.Event()
-        outside = self._outside(self, self._mount, life)
+        self._mount, self._stop = Mount(self.disk, notified=self._notified), trio.Event()
+        environment = self._environment(self, self._mount, life)
         self._trace.add(life, "starts")
         try:
             with structlog.contextvars.bound_contextvars(service=life):
@@ -117,7 +117,7 @@ class Host:
                     self._scope = nursery.cancel_scope
 
                     async def serve(task_status: trio.TaskStatus[object]) -> None:
-                        await self._serve(outside, self._stop, task_status)
+                        await self._serve(environment, self._stop, task_status)
 
                     self.ports = await nursery.start(serve)
                     self.changed.unpark_all()

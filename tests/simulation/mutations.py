@@ -194,7 +194,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         "AckIsDurable",
         _all_patched(
             _patched(common.core.journal.history, "common_prefix", _same_history),
-            _patched(common.transport.push.producer, "judge_start", _go_on),
+            _patched(common.transport.push.producer, "check_start", _go_on),
         ),
     ),
     "nothing_left_behind": Mutation(

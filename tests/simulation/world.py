@@ -115,9 +115,9 @@ class World:
                 lease_s=sizes.lease_s,
             )
 
-        async def serve(outside: Environment, stop: trio.Event, task_status: trio.TaskStatus[object]) -> None:
+        async def serve(environment: Environment, stop: trio.Event, task_status: trio.TaskStatus[object]) -> None:
             now = replace(settings, **self._subscriptions(edge_id))
-            await edge_service.service.serve(now, outside, stop, task_status=task_status)
+            await edge_service.service.serve(now, environment, stop, task_status=task_status)
 
         return self._host(name, edge_id, disk, self.clocks[edge_id], serve)
 
@@ -166,8 +166,8 @@ class World:
                 retention_interval_s=1.0,
             )
 
-        async def serve(outside: Environment, stop: trio.Event, task_status: trio.TaskStatus[object]) -> None:
-            await cloud_service.service.serve(settings, outside, stop, task_status=task_status)
+        async def serve(environment: Environment, stop: trio.Event, task_status: trio.TaskStatus[object]) -> None:
+            await cloud_service.service.serve(settings, environment, stop, task_status=task_status)
 
         return self._host(name, name, self._referee.facts.cloud_disk, self.clocks[name], serve)
 
@@ -178,21 +178,21 @@ class World:
             disk,
             clock,
             serve,
-            outside=self._outside,
+            environment=self._environment,
             lines=self.lines_of,
             referee=self._referee,
             trace=self._trace,
-            prompted=not self.plan.sizes.poll_only,
+            notified=not self.plan.sizes.poll_only,
         )
 
-    def _outside(self, host: Host, mount: Mount, life: str) -> Environment:
+    def _environment(self, host: Host, mount: Mount, life: str) -> Environment:
         is_node, machine = mount.disk.name == CLOUD, host
         self._dialling[life] = mount.disk
         # A node's journal keeps its database's time, the node itself its own.
         stored_us = self.clocks[DATABASE] if is_node else host.clock
         commit_s = self.plan.sizes.cloud_commit_s if is_node else self.plan.sizes.edge_commit_s
 
-        def open_journal(url: str, *, max_bytes: int | None, prompted: bool) -> AbstractAsyncContextManager[Journal]:
+        def open_journal(url: str, *, max_bytes: int | None, notified: bool) -> AbstractAsyncContextManager[Journal]:
             return open_memory_journal(mount, now_us=stored_us, new_id=self._new_id, commit_delay_s=commit_s)
 
         @asynccontextmanager

@@ -77,7 +77,7 @@ app = App(
         Handler(
             "steps",
             [["CREATE TABLE steps (sensor TEXT PRIMARY KEY, last BIGINT NOT NULL, way BIGINT NOT NULL)"]],
-            inside=steps,
+            in_transaction=steps,
             entity_types=frozenset({"Sensor"}),
         ),
     ],

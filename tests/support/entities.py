@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, cast
 
 from common.core.errors import BackhaulError
-from common.core.events.types import EventTypeRegistry
+from common.core.events.types import EventTypes
 from common.core.journal.append import AppendOutcome, AppendRequest
 from common.entity.definition import AnyEntity, Decision, EventSourced, accept, define, reject
 from common.entity.runtime import Entities, open_entities
@@ -109,10 +109,10 @@ async def entities_over(
     *definitions: type[AnyEntity],
     settings: EntitySettings | None = None,
     node: str = "node-1",
-    registry: EventTypeRegistry | None = None,
+    registry: EventTypes | None = None,
 ) -> AsyncIterator[Entities]:
     """The counters, or other entities, over a journal."""
-    found = define(definitions or (Counters,), registry or EventTypeRegistry())
+    found = define(definitions or (Counters,), registry or EventTypes())
     async with open_entities(
         journal, commit, found, settings or EntitySettings(), node=node, chance=Random(1)
     ) as entities:

@@ -17,7 +17,7 @@ from common.core.journal.append import LocalAppend
 from common.firehose.firehose import Firehose
 from common.firehose.settings import FirehoseSettings
 from common.journal.commit_feed import CommitFeed
-from common.journal.feeds import Feed, Standing
+from common.journal.feeds import Feed, SubscriberTier
 from common.journal.head_signal import HeadSignal
 from common.journal.stores.journal import Journal, LogPage
 from tests.support.growing_log import Consumer, plain_encoding, selected_positions
@@ -46,7 +46,7 @@ class Muffled:
         self.journal = journal
         self.reads = 0
         self.feed = journal.feed if "feed" in hears else CommitFeed()
-        self.prompt = journal.prompt if "prompt" in hears else HeadSignal(journal.prompt.position)
+        self.head_signal = journal.head_signal if "head_signal" in hears else HeadSignal(journal.head_signal.position)
         self.fails: Exception | None = None
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (whatever the journal has)
@@ -184,5 +184,5 @@ def _without_early(events: EventBatch, predicate: EntityPredicate, positions: li
 
 async def to_the_tail(feed: Feed) -> None:
     """Take steps until it is served from the ring."""
-    while feed.standing is not Standing.TAIL:
+    while feed.standing is not SubscriberTier.TAIL:
         await feed.next(**NEXT, at_most_s=0.01)

@@ -62,7 +62,7 @@ class Ledger:
         self._check(event.envelope.persistence_id, event.envelope.seq_nr)
         return Statement(UPSERT.format(name=self.name), [(event.envelope.persistence_id, event.value)])
 
-    def inside(self, tables: Tables, event: Event) -> None:
+    def in_transaction(self, tables: Tables, event: Event) -> None:
         account, name = event.envelope.persistence_id, self.name
         self._check(account, event.envelope.seq_nr)
         found = tables.query(f"SELECT events, digest FROM {name} WHERE account = $1", account)

@@ -134,7 +134,7 @@ async def wait_for_head(journal: Journal, head: int, at_most_s: float = 600.0) -
     """Until the log has ``head`` events; raises TooSlowError."""
     with trio.fail_after(at_most_s):
         while (await journal.stats()).head_position < head:
-            await journal.prompt.wait_above(journal.prompt.position, 0.05)
+            await journal.head_signal.wait_above(journal.head_signal.position, 0.05)
 
 
 async def live_connection(network: MemoryNetwork) -> MemoryConnection:

@@ -40,7 +40,7 @@ class Consumer:
     """What a consumer's store keeps, and what it has seen."""
 
     source: Source
-    desired: FilterState
+    requested: FilterState
     place: ResumePoint = NO_RESUME_POINT
     known: dict[str, int] = field(default_factory=dict)
     awaiting: set[str] = field(default_factory=set)
@@ -49,7 +49,7 @@ class Consumer:
     """Numbers over which a range or a snapshot has led."""
 
     def change(self, tags: frozenset[str]) -> None:
-        self.desired = FilterState(self.desired.version + 1, criteria(tags))
+        self.requested = FilterState(self.requested.version + 1, criteria(tags))
 
     def take(self, message: Deliver, wanted: EntityPredicate) -> None:
         """Let a delivery take effect, and check that it says nothing but the truth."""
@@ -77,10 +77,10 @@ class Consumer:
 
     def check_complete(self, started: Begin) -> None:
         """When all is quiet: whatever the filter selects was taken in, or led over with good reason."""
-        assert self.place.applied == self.desired
+        assert self.place.applied == self.requested
         assert self.place.next is None
         assert not self.awaiting
-        wanted = parse_filter(self.desired.criteria)
+        wanted = parse_filter(self.requested.criteria)
         for row in self.source.rows:
             if row.position in self.source.deleted or not selects(wanted, row):
                 continue
@@ -100,10 +100,10 @@ class Session:
         if not place.journal_id:
             scan = SnapshotScan(len(source.rows), source.uncovered_after(len(source.rows)), "")
             live = LogCursor(0, scan=scan) if start is Begin.SNAPSHOTS else LogCursor(0)
-            place = ResumePoint(JOURNAL, "", live, consumer.desired)
+            place = ResumePoint(JOURNAL, "", live, consumer.requested)
         self.start = start
-        self.serving = Serving(place, consumer.desired, LIMITS, ack_target_s=10.0, now_s=0.0)
-        self.receiving = Receiving(consumer.place, consumer.desired)
+        self.serving = Serving(place, consumer.requested, LIMITS, ack_target_s=10.0, now_s=0.0)
+        self.receiving = Receiving(consumer.place, consumer.requested)
         self.receiving.begin(Subscribed(source.history, source.floor, "", place, 10**6, 10, 0))
         self.hand: Page | None = None
         self.hand_back: Page | None = None
@@ -279,11 +279,11 @@ class Session:
         return True
 
     def step_filter(self) -> bool:
-        desired = self.consumer.desired
-        if desired.version <= self.receiving.newest_asked:
+        requested = self.consumer.requested
+        if requested.version <= self.receiving.newest_requested:
             return False
-        self.receiving.asked(desired)
-        self.serving.ask_filter(FilterUpdate(desired.version, desired.criteria), 10.0 * desired.version)
+        self.receiving.asked(requested)
+        self.serving.ask_filter(FilterUpdate(requested.version, requested.criteria), 10.0 * requested.version)
         return True
 
     def settle(self) -> None:

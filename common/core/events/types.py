@@ -87,7 +87,7 @@ class _Known:
     read: Callable[[Any], Any]
 
 
-class EventTypeRegistry:
+class EventTypes:
     """The types of one application. Adding is for its start; afterwards it is only asked."""
 
     def __init__(self, types: Iterable[type | StoredAs] = ()) -> None:

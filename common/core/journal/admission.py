@@ -123,7 +123,7 @@ def admit_pushed(request: PushedAppend, heads: Heads, parked_to: Mapping[str, in
     In the backfill lane an event whose number is known, or is parked (``parked_to``: the last number an entity has
     parked), is passed over, on whichever branch it came: up to where a log was forked its branches are one.
     """
-    judgement = PushAdmission()
+    admission = PushAdmission()
     waiting: dict[str, deque[StatedRange]] = {}
     for stated in request.ranges:
         waiting.setdefault(stated.persistence_id, deque()).append(stated)
@@ -132,7 +132,7 @@ def admit_pushed(request: PushedAppend, heads: Heads, parked_to: Mapping[str, in
         while ranges and ranges[0].from_seq_nr <= below:
             kept = _skip(request, ranges.popleft(), heads)
             if kept:
-                judgement.skipped.append(kept)
+                admission.skipped.append(kept)
 
     events = request.events
     rows = zip(events.persistence_id, events.seq_nr, events.prev_seq_nr, strict=True)
@@ -146,13 +146,13 @@ def admit_pushed(request: PushedAppend, heads: Heads, parked_to: Mapping[str, in
         if code:
             head.parked += head.owner == request.origin_id
             parked = ParkedEvent(events.position[index], persistence_id, seq_nr, code)
-            judgement.parked.append((index, parked))
+            admission.parked.append((index, parked))
             continue
-        judgement.accepted.append(index)
-        judgement.seq_nr.append(_accept(head, seq_nr, request.branch))
+        admission.accepted.append(index)
+        admission.seq_nr.append(_accept(head, seq_nr, request.branch))
     for ranges in waiting.values():
         skip(ranges, inf)
-    return judgement
+    return admission
 
 
 def _head_for(request: PushedAppend, persistence_id: str, heads: Heads) -> EntityHead:
@@ -247,23 +247,23 @@ def admit_parked(
     its branch, oldest first. An event that was parked as poison is stored when its numbers fit: retrying it is the
     operator's decision. ``accept_gap`` lets the first one jump; the jump is kept as a range with reason "accepted".
     """
-    judgement = RetryAdmission()
+    admission = RetryAdmission()
     for row in rows:
         _pass_over_up_to(head, row, ranges)
-        judgement.left = _misfit(head, row.branch, row.seq_nr, row.prev_seq_nr)
-        if judgement.left == "parked.gap" and accept_gap and not judgement.accepted:
+        admission.left = _misfit(head, row.branch, row.seq_nr, row.prev_seq_nr)
+        if admission.left == "parked.gap" and accept_gap and not admission.accepted:
             if row.seq_nr - 1 > head.origin_seq_nr:
                 jump = StatedRange(head.persistence_id, head.origin_seq_nr + 1, row.seq_nr - 1, "accepted")
-                judgement.skipped.append(jump)
-            judgement.left = ""
-        if judgement.left:
+                admission.skipped.append(jump)
+            admission.left = ""
+        if admission.left:
             break
         head.parked -= 1
-        judgement.accepted.append(row.row_id)
-        judgement.seq_nr.append(_accept(head, row.seq_nr, row.branch))
-    if not judgement.left:
+        admission.accepted.append(row.row_id)
+        admission.seq_nr.append(_accept(head, row.seq_nr, row.branch))
+    if not admission.left:
         _pass_over_waiting(head, ranges)
-    return judgement
+    return admission
 
 
 def discard_parked(head: EntityHead, row: ParkedNumbers, ranges: Sequence[tuple[int, StatedRange]]) -> StatedRange:

@@ -78,13 +78,13 @@ def divide(name: str, stored: Sequence[RangeOffset], wanted: Sequence[SliceRange
     parts = [part for one in stored for part in _parts(one)]
     divided = []
     for target in sorted(wanted):
-        inside = [
+        within = [
             Ahead(SliceRange(max(part.slices.first, target.first), min(part.slices.last, target.last)), part.position)
             for part in parts
             if _overlap(part.slices, target)
         ]
-        position = min(part.position for part in inside)
-        divided.append(RangeOffset(target, position, _joined(part for part in inside if part.position > position)))
+        position = min(part.position for part in within)
+        divided.append(RangeOffset(target, position, _joined(part for part in within if part.position > position)))
     return divided
 
 

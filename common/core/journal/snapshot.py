@@ -51,7 +51,7 @@ class Snapshot:
     """Head of the log when it was stored."""
 
 
-def judge_snapshot(new: NewSnapshot, *, reached: int, deleted_to: int, stored: int) -> bool:
+def admit_snapshot(new: NewSnapshot, *, reached: int, deleted_to: int, stored: int) -> bool:
     """Whether it becomes its entity's latest. ``reached`` is the entity's last number (0 = there is no such entity).
 
     One below what is deleted is no news: the numbers between would be missing for whoever begins with it.

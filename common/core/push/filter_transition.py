@@ -108,9 +108,9 @@ class PushSelection:
 class FilterTransition:
     """The sending end: which lane is served, what it sends, and when the next change begins."""
 
-    def __init__(self, place: PushFilterState, desired: PushFilter) -> None:
+    def __init__(self, place: PushFilterState, requested: PushFilter) -> None:
         self.place = place
-        self._desired = desired
+        self._requested = requested
         self._compile()
 
     @property
@@ -121,7 +121,7 @@ class FilterTransition:
     @property
     def is_change_wanted(self) -> bool:
         """Whether the next thing is a change: nothing is sent before it."""
-        return self.place.is_settled and self._desired != self.place.new
+        return self.place.is_settled and self._requested != self.place.new
 
     @property
     def sends_everything(self) -> bool:
@@ -130,11 +130,11 @@ class FilterTransition:
 
     def desire(self, version: int, criteria: str) -> None:
         """The cloud asks for another filter; only the last that was asked for counts."""
-        self._desired = replace(self._desired, version=version, criteria=criteria)
+        self._requested = replace(self._requested, version=version, criteria=criteria)
 
     def change(self, position: int) -> PushFilterApplied:
         """Begin the change that is wanted at ``position``, up to which everything is acknowledged."""
-        old, new = self.place.new, self._desired
+        old, new = self.place.new, self._requested
         needs_backfill = position > 0 and not old.is_everything and not old.selects_as(new)
         self.place = self.place.changed(new, position, needs_backfill)
         self._compile()
@@ -177,7 +177,7 @@ class FilterTransition:
         self._old: EntityPredicate | None = None
         if not self.place.is_settled:
             # The edge's own filter is obeyed as it is now, also by a change that began before it was set.
-            new = AllOf((new, replace(self._desired, criteria=EVERYTHING).predicate()))
+            new = AllOf((new, replace(self._requested, criteria=EVERYTHING).predicate()))
             self._old = self.place.old.predicate()
         self._new: EntityPredicate = new
         self._selection = new.selection(frozenset())

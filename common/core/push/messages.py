@@ -37,7 +37,7 @@ class PushLimits:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where to go on, under which session, and with which filter: ``place`` is what is, ``desired`` what is asked for."""
+    """Where to go on, under which session, and with which filter: ``place`` is what is, ``requested`` what is asked for."""
 
     session: int
     stored: Offset
@@ -47,7 +47,7 @@ class Start:
     limits: PushLimits
     clock_us: int
     place: PushFilterState = UNFILTERED
-    desired: PushFilter = NO_FILTER
+    requested: PushFilter = NO_FILTER
 
 
 @dataclass(frozen=True, slots=True)

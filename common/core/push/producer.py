@@ -28,7 +28,7 @@ class StartVerdict(Enum):
     """The endpoint has less than it once acknowledged: what is still kept here is pushed again."""
 
 
-def judge_start(start: Start, history: History, acked: Offset | None, at_stored: Envelope | None) -> StartVerdict:
+def check_start(start: Start, history: History, acked: Offset | None, at_stored: Envelope | None) -> StartVerdict:
     """Compare the endpoint's last stored event with the producer's own log, before anything is sent or trimmed.
 
     ``at_stored`` is the own event at that position (None when it was deleted or is position 0); ``acked`` the last
@@ -101,7 +101,7 @@ class Producer:
         self.position = start.stored.position
         self.acked = start.stored.position
         self.draining = False
-        self.lanes = FilterTransition(start.place, replace(start.desired, producer=own_filter))
+        self.lanes = FilterTransition(start.place, replace(start.requested, producer=own_filter))
         self._backfill_sent = start.place.backfill_position
         self._change_is_told = False
 

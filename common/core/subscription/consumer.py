@@ -112,10 +112,10 @@ def admit_received(message: Deliver, known: MutableMapping[str, int], awaiting: 
 class Receiving:
     """The stream as the consumer sees it. ``place`` is where it is after all messages so far."""
 
-    def __init__(self, place: ResumePoint, desired: FilterState) -> None:
+    def __init__(self, place: ResumePoint, requested: FilterState) -> None:
         self.place = place
         self.deliveries = 0
-        self._asked = {desired.version: desired}
+        self._asked = {requested.version: requested}
 
     def begin(self, subscribed: Subscribed) -> None:
         """Take the place that the source goes on from; it must serve filters that this side has asked for.
@@ -135,12 +135,12 @@ class Receiving:
         self._generations = subscribed.history
         self._place_generation()
 
-    def asked(self, desired: FilterState) -> None:
+    def asked(self, requested: FilterState) -> None:
         """A FilterUpdate was sent."""
-        self._asked[desired.version] = desired
+        self._asked[requested.version] = requested
 
     @property
-    def newest_asked(self) -> int:
+    def newest_requested(self) -> int:
         """Version of the newest filter the source knows of."""
         return max(self._asked)
 

@@ -51,7 +51,7 @@ class Subscribe:
     consumer_id: str
     subscription: str
     place: ResumePoint
-    desired: FilterState
+    requested: FilterState
     limits: StreamLimits
     clock_us: int
     start: Begin = Begin.LOG

@@ -75,13 +75,13 @@ NO_RESUME_POINT = ResumePoint("", "", LogCursor(0), NO_FILTER)
 class Subscription:
     """A consumer's state of one subscription as stored.
 
-    ``desired`` is the filter an operator or a program last asked for; ``revision`` counts its commits and guards the
+    ``requested`` is the filter an operator or a program last asked for; ``revision`` counts its commits and guards the
     next one; ``received`` counts the events that ever took effect.
     """
 
     name: str
     place: ResumePoint
-    desired: FilterState
+    requested: FilterState
     revision: int
     received: int
     updated_us: int
@@ -135,7 +135,9 @@ class PlaceVerdict(StrEnum):
     """The log does not go so far."""
 
 
-def decide_place(place: ResumePoint, history: History, floor_position: int, digest_here: str = "") -> PlaceVerdict:
+def decide_resume_point(
+    place: ResumePoint, history: History, floor_position: int, digest_here: str = ""
+) -> PlaceVerdict:
     """Compare a consumer's place with the source's own history.
 
     ``history`` has the head as it is now, ``floor_position`` is the highest position that retention ever removed, and

@@ -44,7 +44,7 @@ class Serving:
     """One consumer's session. Times in seconds."""
 
     def __init__(
-        self, place: ResumePoint, desired: FilterState, limits: StreamLimits, *, ack_target_s: float, now_s: float
+        self, place: ResumePoint, requested: FilterState, limits: StreamLimits, *, ack_target_s: float, now_s: float
     ) -> None:
         self._place = place
         self._moved: tuple[int, str, int, SnapshotScan | None] | None = None
@@ -59,7 +59,7 @@ class Serving:
             ack_target_s=ack_target_s,
         )
         newest = place.next or place.applied
-        self.pending: FilterState | None = desired if desired.version != newest.version else None
+        self.pending: FilterState | None = requested if requested.version != newest.version else None
         self._updates_left = float(UPDATES_AT_ONCE)
         self._updated_s = now_s
         self._replays: deque[Replay] = deque()

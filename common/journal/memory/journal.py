@@ -93,7 +93,7 @@ class MemoryJournal(MemoryPushFilters):
     def __init__(self, database: MemoryDatabase, now_us: Callable[[], int], commit_delay_s: float) -> None:
         super().__init__(database, now_us, commit_delay_s)
         self._generations = database.state.generations
-        self.prompt = HeadSignal(database.state.head_position)
+        self.head_signal = HeadSignal(database.state.head_position)
 
     @property
     def history(self) -> History:
@@ -132,33 +132,33 @@ class MemoryJournal(MemoryPushFilters):
         origin = draft.origins.get(request.origin_id)
         if origin is None or origin.session != request.session:
             return Fenced(origin.session if origin else 0)
-        place = draft.push_places.get(request.origin_id, UNFILTERED)
+        place = draft.push_filter_states.get(request.origin_id, UNFILTERED)
         position = origin.stored.position if request.lane is PushLane.LIVE else place.backfill_position
         if position != request.after_position:
             return OutOfStep(position)
         heads = DraftHeads(draft.heads)
         own_parked = [parked for parked in draft.parked if parked.origin_id == request.origin_id]
         parked_to = {parked.persistence_id: parked.numbers.seq_nr for parked in own_parked}
-        judgement = admit_pushed(request, heads, parked_to)
+        admission = admit_pushed(request, heads, parked_to)
         already = len(own_parked)
-        if judgement.parked and already + len(judgement.parked) > request.parked_max:
+        if admission.parked and already + len(admission.parked) > request.parked_max:
             return OriginBlocked(already, request.parked_max)
         now_us = self._now_us()
-        accepted = request.events.select(judgement.accepted)
-        self._store(draft, heads, replace(accepted, seq_nr=judgement.seq_nr, origin_seq_nr=accepted.seq_nr))
+        accepted = request.events.select(admission.accepted)
+        self._store(draft, heads, replace(accepted, seq_nr=admission.seq_nr, origin_seq_nr=accepted.seq_nr))
         heads.keep()
-        for index, parked in judgement.parked:
+        for index, parked in admission.parked:
             draft.last_parked_id += 1
             event = request.events.slice(index, index + 1)
             draft.parked.append(
                 ParkedEntry(draft.last_parked_id, request.origin_id, request.branch, parked.code, now_us, event)
             )
-        self._keep_ranges(draft, request.origin_id, request.branch, judgement.skipped)
+        self._keep_ranges(draft, request.origin_id, request.branch, admission.skipped)
         if request.lane is PushLane.LIVE:
             draft.origins[request.origin_id] = replace(origin, stored=request.through)
         else:
-            draft.push_places[request.origin_id] = replace(place, backfill_position=request.through.position)
-        told = tuple(parked for _, parked in judgement.parked)
+            draft.push_filter_states[request.origin_id] = replace(place, backfill_position=request.through.position)
+        told = tuple(parked for _, parked in admission.parked)
         return Pushed(request.through.position, len(accepted), told)
 
     def _store(self, draft: MemoryState, heads: DraftHeads, events: EventBatch) -> None:
@@ -195,7 +195,7 @@ class MemoryJournal(MemoryPushFilters):
         selection: Selection = EVERYTHING,
     ) -> LogPage:
         """See ``Journal.read``."""
-        self.looks["log" if selection.is_all else "selected"] += 1
+        self.read_counts["log" if selection.is_all else "selected"] += 1
         await trio.lowlevel.checkpoint()
         state = self._database.state
         log = state.log
@@ -221,7 +221,7 @@ class MemoryJournal(MemoryPushFilters):
         self, persistence_id: str, from_seq_nr: int, to_seq_nr: int, *, max_events: int
     ) -> EventBatch:
         """See ``Journal.read_entity``."""
-        self.looks["entity"] += 1
+        self.read_counts["entity"] += 1
         await trio.lowlevel.checkpoint()
         log = self._database.state.log
         chosen = [
@@ -281,9 +281,9 @@ class MemoryJournal(MemoryPushFilters):
             decision = decide_resume(known, origin_id, instance, history, self._now_us())
             if decision.resume is not Resume.SUPERSEDED:
                 draft.origins[origin_id] = decision.state
-                if origin_id in draft.push_places:
-                    place = draft.push_places[origin_id]
-                    draft.push_places[origin_id] = place.at(decision.state.stored.position)
+                if origin_id in draft.push_filter_states:
+                    place = draft.push_filter_states[origin_id]
+                    draft.push_filter_states[origin_id] = place.at(decision.state.stored.position)
             return decision
 
     async def origins(self) -> list[OriginState]:
@@ -334,13 +334,13 @@ class MemoryJournal(MemoryPushFilters):
                 return 0, of_entity[0].code if of_entity else ""
             ranges = _ranges_of(draft, head)
             numbers = [parked.numbers for parked in own.values()]
-            judgement = admit_parked(head, numbers, ranges, accept_gap=accept_gap)
-            events = concat(own[row_id].event for row_id in judgement.accepted)
-            self._store(draft, heads, replace(events, seq_nr=judgement.seq_nr, origin_seq_nr=events.seq_nr))
+            admission = admit_parked(head, numbers, ranges, accept_gap=accept_gap)
+            events = concat(own[row_id].event for row_id in admission.accepted)
+            self._store(draft, heads, replace(events, seq_nr=admission.seq_nr, origin_seq_nr=events.seq_nr))
             heads.keep()
-            draft.parked = [parked for parked in draft.parked if parked.id not in judgement.accepted]
-            self._keep_ranges(draft, head.owner, numbers[0].branch, judgement.skipped)
-            return len(events), judgement.left
+            draft.parked = [parked for parked in draft.parked if parked.id not in admission.accepted]
+            self._keep_ranges(draft, head.owner, numbers[0].branch, admission.skipped)
+            return len(events), admission.left
 
     async def discard_parked(self, row_id: int) -> bool:
         """See ``Journal.discard_parked``."""

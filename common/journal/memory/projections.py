@@ -49,7 +49,7 @@ class MemoryProjections:
         self._now_us = now_us
         self._commit_delay_s = commit_delay_s
         self.feed = CommitFeed()
-        self.looks: Counter[str] = Counter()
+        self.read_counts: Counter[str] = Counter()
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[MemoryState]:
@@ -64,7 +64,7 @@ class MemoryProjections:
             if self.feed.is_wanted:
                 self.feed.give(draft.log.slice(bisect_right(draft.log.position, before.head_position), len(draft.log)))
             for journal in database.open_journals:
-                journal.prompt.raise_to(draft.head_position)
+                journal.head_signal.raise_to(draft.head_position)
         await trio.lowlevel.checkpoint()
 
     async def migrate(self, name: str, steps: Sequence[Sequence[str]]) -> None:
@@ -111,7 +111,7 @@ class MemoryProjections:
             self._database.tables.run(statements)
             return moved
 
-    async def commit_inside(
+    async def commit_in_transaction(
         self,
         lease: ProjectionLease,
         position: int,
@@ -119,7 +119,7 @@ class MemoryProjections:
         statements: Sequence[Statement],
         lease_s: float,
     ) -> ProjectionLease:
-        """See ``ProjectionStore.commit_inside``."""
+        """See ``ProjectionStore.commit_in_transaction``."""
         async with self._transaction() as draft:
             moved = self._move(draft, lease, position, lease_s)
             tables = self._database.tables.open()

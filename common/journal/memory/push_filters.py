@@ -18,27 +18,27 @@ class MemoryPushFilters(MemorySubscriptions):
     async def ask_filter(self, pattern: str, criteria: str) -> RequestedFilter:
         """See ``PushFilterStore.ask_filter``."""
         async with self._transaction() as draft:
-            asked = draft.asked_filters.get(pattern)
+            asked = draft.requested_filters.get(pattern)
             if asked is None or asked.criteria != criteria:
                 draft.last_filter_version += 1
                 asked = RequestedFilter(pattern, draft.last_filter_version, criteria, self._now_us())
-                draft.asked_filters[pattern] = asked
+                draft.requested_filters[pattern] = asked
             return asked
 
     async def withdraw_filter(self, pattern: str) -> bool:
         """See ``PushFilterStore.withdraw_filter``."""
         async with self._transaction() as draft:
-            return draft.asked_filters.pop(pattern, None) is not None
+            return draft.requested_filters.pop(pattern, None) is not None
 
-    async def asked_filters(self) -> list[RequestedFilter]:
-        """See ``PushFilterStore.asked_filters``."""
+    async def requested_filters(self) -> list[RequestedFilter]:
+        """See ``PushFilterStore.requested_filters``."""
         await trio.lowlevel.checkpoint()
-        return [asked for _, asked in sorted(self._database.state.asked_filters.items())]
+        return [asked for _, asked in sorted(self._database.state.requested_filters.items())]
 
-    async def push_place(self, origin_id: str) -> PushFilterState:
-        """See ``PushFilterStore.push_place``."""
+    async def push_filter_state(self, origin_id: str) -> PushFilterState:
+        """See ``PushFilterStore.push_filter_state``."""
         await trio.lowlevel.checkpoint()
-        return self._database.state.push_places.get(origin_id, UNFILTERED)
+        return self._database.state.push_filter_states.get(origin_id, UNFILTERED)
 
     async def change_push_filter(
         self, origin_id: str, session: int, change: PushFilterApplied
@@ -46,12 +46,12 @@ class MemoryPushFilters(MemorySubscriptions):
         """See ``PushFilterStore.change_push_filter``."""
         async with self._transaction() as draft:
             origin = draft.origins.get(origin_id)
-            place = draft.push_places.get(origin_id, UNFILTERED)
+            place = draft.push_filter_states.get(origin_id, UNFILTERED)
             if origin is None or origin.session != session:
                 return Fenced(origin.session if origin else 0)
             if origin.stored.position != change.position or not place.is_settled:
                 return OutOfStep(origin.stored.position)
-            draft.push_places[origin_id] = place.changed(change.filter, change.position, change.needs_backfill)
+            draft.push_filter_states[origin_id] = place.changed(change.filter, change.position, change.needs_backfill)
             return None
 
     async def deleted_of(self, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:

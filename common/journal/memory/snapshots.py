@@ -10,7 +10,7 @@ import trio
 from common.core.events.batch import EVENT_OVERHEAD_BYTES
 from common.core.events.ids import entity_type_of
 from common.core.journal.retention import old_enough
-from common.core.journal.snapshot import NewSnapshot, Snapshot, id_ranges, judge_snapshot
+from common.core.journal.snapshot import NewSnapshot, Snapshot, admit_snapshot, id_ranges
 from common.journal.memory.projections import MemoryProjections
 from common.journal.memory.state import DraftHeads, MemoryState
 from common.journal.stores.journal import TrimLimit
@@ -26,7 +26,7 @@ class MemorySnapshots(MemoryProjections):
 
     def _put(self, draft: MemoryState, new: NewSnapshot) -> bool:
         head, stored = draft.heads.get(new.persistence_id), draft.snapshots.get(new.persistence_id)
-        is_news = judge_snapshot(
+        is_news = admit_snapshot(
             new,
             reached=head.seq_nr if head else 0,
             deleted_to=head.deleted_to if head else 0,

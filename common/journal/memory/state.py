@@ -105,9 +105,9 @@ class MemoryState:
     migrated: dict[str, int] = field(default_factory=dict)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     subscriptions: dict[str, SubscriptionEntry] = field(default_factory=dict)
-    asked_filters: dict[str, RequestedFilter] = field(default_factory=dict)
+    requested_filters: dict[str, RequestedFilter] = field(default_factory=dict)
     last_filter_version: int = 0
-    push_places: dict[str, PushFilterState] = field(default_factory=dict)
+    push_filter_states: dict[str, PushFilterState] = field(default_factory=dict)
 
     def draft(self) -> MemoryState:
         """A copy to change; entity heads are copied one by one when they are touched (``DraftHeads``)."""
@@ -124,8 +124,8 @@ class MemoryState:
             migrated=dict(self.migrated),
             snapshots=dict(self.snapshots),
             subscriptions=dict(self.subscriptions),
-            asked_filters=dict(self.asked_filters),
-            push_places=dict(self.push_places),
+            requested_filters=dict(self.requested_filters),
+            push_filter_states=dict(self.push_filter_states),
         )
 
 

@@ -37,15 +37,15 @@ class MemorySubscriptions(MemorySnapshots):
         await trio.lowlevel.checkpoint()
         return [entry.told for _, entry in sorted(self._database.state.subscriptions.items())]
 
-    async def set_desired(self, name: str, criteria: str, *, if_new: bool = False) -> FilterState:
-        """See ``SubscriptionStore.set_desired``."""
+    async def set_requested(self, name: str, criteria: str, *, if_new: bool = False) -> FilterState:
+        """See ``SubscriptionStore.set_requested``."""
         async with self._transaction() as draft:
             entry = self._entry(draft, name)
-            desired = entry.told.desired
-            if desired.criteria != criteria and not (if_new and name in draft.subscriptions):
-                desired = FilterState(desired.version + 1, criteria)
-            draft.subscriptions[name] = replace(entry, told=replace(entry.told, desired=desired))
-            return desired
+            requested = entry.told.requested
+            if requested.criteria != criteria and not (if_new and name in draft.subscriptions):
+                requested = FilterState(requested.version + 1, criteria)
+            draft.subscriptions[name] = replace(entry, told=replace(entry.told, requested=requested))
+            return requested
 
     def _entry(self, draft: MemoryState, name: str) -> SubscriptionEntry:
         new = SubscriptionEntry(Subscription(name, NO_RESUME_POINT, NO_FILTER, 0, 0, self._now_us()))

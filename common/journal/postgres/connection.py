@@ -1,7 +1,7 @@
 """One owned connection to PostgreSQL: opened when needed, used by one caller at a time, cut rather than cancelled.
 
 A statement in flight is never cancelled: its caller waits for it, and past a deadline the connection is terminated and
-the next use opens another. What asyncpg and the server raise becomes one of our codes here (``told``).
+the next use opens another. What asyncpg and the server raise becomes one of our codes here (``map_errors``).
 """
 
 from __future__ import annotations
@@ -147,12 +147,12 @@ class OwnedConnection:
         self._settings = settings or {}
         self._prepare = prepare
         self._connection: asyncpg.Connection | None = None
-        self._turn = FastLock()
+        self._lock = FastLock()
 
     @property
     def is_busy(self) -> bool:
         """Whether somebody uses it now."""
-        return self._turn.is_taken
+        return self._lock.is_taken
 
     async def run(
         self, fn: Callable[Concatenate[asyncpg.Connection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
@@ -163,8 +163,8 @@ class OwnedConnection:
             BackhaulError: ``journal.unavailable``, ``journal.full``, ``journal.broken``; the connection is gone then
                 unless the server itself refused the statement. What ``fn`` did is not known after the first.
         """
-        async with self._turn:
-            with told(self._name):
+        async with self._lock:
+            with map_errors(self._name):
                 connection = await self._ready()
                 return await self._finish(connection, fn, connection, *args, **kwargs)
 
@@ -175,14 +175,14 @@ class OwnedConnection:
         A session that is still in a transaction when the block is left is cut, and so undone; one that is lost within
         the block is not replaced there, since the next call would take effect without what went before.
         """
-        async with self._turn:
+        async with self._lock:
             used: asyncpg.Connection | None = None
 
             async def call(
                 fn: Callable[Concatenate[asyncpg.Connection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
             ) -> T:
                 nonlocal used
-                with told(self._name):
+                with map_errors(self._name):
                     if used is not None and used.is_closed():
                         raise asyncpg.ConnectionDoesNotExistError("the session was lost between two statements")
                     used = used or await self._ready()
@@ -265,7 +265,7 @@ async def finish(
 
 
 @contextmanager
-def told(server: str) -> Iterator[None]:
+def map_errors(server: str) -> Iterator[None]:
     """Every error of a running session as one of ours."""
     try:
         yield
@@ -310,7 +310,7 @@ def _reason(error: BaseException) -> str:
 
 
 @contextmanager
-def told_at_start(server: str) -> Iterator[None]:
+def map_start_errors(server: str) -> Iterator[None]:
     """Every error of the first connection: what an operator must change has a code of its own."""
     try:
         yield

@@ -23,7 +23,7 @@ class _CarriedTables:
 
     def __init__(self, call: Call) -> None:
         self._call = call
-        self._turn = trio.Lock()
+        self._lock = trio.Lock()
         self._is_closed = False
         self.failure: BackhaulError | None = None
 
@@ -36,7 +36,7 @@ class _CarriedTables:
         trio.from_thread.run(self._ask, sql, args)
 
     async def _ask(self, sql: str, args: Sequence[Any]) -> list[tuple[Any, ...]]:
-        async with self._turn:
+        async with self._lock:
             if self._is_closed:
                 raise tables_closed()
             if self.failure is not None:
@@ -51,7 +51,7 @@ class _CarriedTables:
         self._is_closed = True
 
 
-async def commit_inside(
+async def commit_in_transaction(
     session: OwnedConnection,
     lease: ProjectionLease,
     position: int,
@@ -60,7 +60,7 @@ async def commit_inside(
     lease_s: float,
     now_us: int,
 ) -> ProjectionLease:
-    """See ``ProjectionStore.commit_inside``."""
+    """See ``ProjectionStore.commit_in_transaction``."""
     async with session.held() as call:
         transaction = await call(projections.begin, lease)
         tables = _CarriedTables(call)

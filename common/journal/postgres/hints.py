@@ -23,9 +23,9 @@ _BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 class Hints:
     """One session that listens and notifies; ``committed`` is called by the node's own appends."""
 
-    def __init__(self, server: Server, prompt: HeadSignal) -> None:
-        self._prompt = prompt
-        self._newest = prompt.position
+    def __init__(self, server: Server, head_signal: HeadSignal) -> None:
+        self._head_signal = head_signal
+        self._newest = head_signal.position
         self._news = trio.Event()
         self._connection = OwnedConnection(
             server, "hints", settings={"synchronous_commit": "off"}, prepare=self._listen
@@ -62,11 +62,11 @@ class Hints:
         await connection.add_listener(_CHANNEL, self._heard)
         connection.add_termination_listener(lambda _: self._news.set())
         # What was committed while nobody listened.
-        self._prompt.raise_to(await connection.fetchval("SELECT position FROM head"))
+        self._head_signal.raise_to(await connection.fetchval("SELECT position FROM head"))
 
     def _heard(self, _connection: object, _pid: int, _channel: str, payload: str) -> None:
         if payload.isdecimal():
-            self._prompt.raise_to(int(payload))
+            self._head_signal.raise_to(int(payload))
 
 
 async def _notify(connection: asyncpg.Connection, position: int) -> None:

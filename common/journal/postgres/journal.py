@@ -27,9 +27,9 @@ from common.journal.postgres.connection import (
     Server,
     SessionLimits,
     finish,
+    map_start_errors,
     pooler_refused,
     say_goodbye,
-    told_at_start,
 )
 from common.journal.postgres.exchange import fits
 from common.journal.postgres.push_filters import PostgresPushFilters
@@ -91,7 +91,7 @@ async def open_postgres_journal(
 
 
 async def _look_and_migrate(server: Server, new_id: Callable[[], str]) -> History:
-    with told_at_start(server.name):
+    with map_start_errors(server.name):
         first = await server.connect("start", {})
         try:
             if not await finish(first, server.limits, opening.has_own_session, first):
@@ -172,7 +172,7 @@ class PostgresJournal(PostgresPushFilters):
         selection: Selection = EVERYTHING,
     ) -> LogPage:
         """See ``Journal.read``."""
-        self.looks["log" if selection.is_all else "selected"] += 1
+        self.read_counts["log" if selection.is_all else "selected"] += 1
         lane = self._readers if selection.is_all else self._searchers
         async with lane.reader() as reader:
             found = await reader.connection.run(
@@ -192,7 +192,7 @@ class PostgresJournal(PostgresPushFilters):
         self, persistence_id: str, from_seq_nr: int, to_seq_nr: int, *, max_events: int
     ) -> EventBatch:
         """See ``Journal.read_entity``."""
-        self.looks["entity"] += 1
+        self.read_counts["entity"] += 1
         async with self._readers.reader() as reader:
             return await reader.connection.run(
                 log.read_entity, reader.names, persistence_id, from_seq_nr, to_seq_nr, max_events
@@ -301,7 +301,7 @@ class PostgresJournal(PostgresPushFilters):
             await committer.connection.run(projections.commit, committer.prepared, mine)
         return moved_to(lease, position)
 
-    async def commit_inside(
+    async def commit_in_transaction(
         self,
         lease: ProjectionLease,
         position: int,
@@ -309,9 +309,9 @@ class PostgresJournal(PostgresPushFilters):
         statements: Sequence[Statement],
         lease_s: float,
     ) -> ProjectionLease:
-        """See ``ProjectionStore.commit_inside``."""
-        session = next((session for session in self._inside if not session.is_busy), self._inside[0])
-        return await handler_transaction.commit_inside(
+        """See ``ProjectionStore.commit_in_transaction``."""
+        session = next((session for session in self._in_transaction if not session.is_busy), self._in_transaction[0])
+        return await handler_transaction.commit_in_transaction(
             session, lease, position, work, statements, lease_s, self._now_us()
         )
 

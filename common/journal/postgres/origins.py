@@ -13,7 +13,7 @@ import asyncpg
 from common.core.journal.append import StatedRange
 from common.core.journal.history import History, Offset, OriginState, Resume, ResumeDecision, decide_resume
 from common.journal.postgres.opening import dump_generations, load_generations
-from common.journal.postgres.push_places import load_place, write_place
+from common.journal.postgres.push_filter_states import load_place, write_place
 from common.journal.stores.journal import StoredRange
 
 _COLUMNS = (

@@ -57,21 +57,21 @@ async def retry(
         own = [row for row in rows if head and row["origin_id"] == head.owner]
         if head is None or not own:
             return 0, rows[0]["code"] if rows else "", position
-        judgement = admit_parked(
+        admission = admit_parked(
             head,
             [ParkedNumbers(row["id"], row["branch"], row["seq_nr"], row["prev_seq_nr"]) for row in own],
             await _ranges_of(connection, head),
             accept_gap=accept_gap,
         )
-        accepted = judgement.accepted
+        accepted = admission.accepted
         if accepted:
-            prev_tags = _prev_tags(head, own[: len(accepted)], judgement.seq_nr)
+            prev_tags = _prev_tags(head, own[: len(accepted)], admission.seq_nr)
             before, position = (
                 position,
                 await connection.fetchval(
                     _STORE_PARKED,
                     accepted,
-                    judgement.seq_nr,
+                    admission.seq_nr,
                     now_us,
                     persistence_id,
                     slice_of(persistence_id),
@@ -79,8 +79,8 @@ async def retry(
                 ),
             )
             await connection.execute(_INDEX, before + 1, position, entity_type_of(persistence_id))
-        await _keep(connection, head, head.owner, head.branch, len(accepted), judgement.skipped, now_us)
-    return len(accepted), judgement.left, position
+        await _keep(connection, head, head.owner, head.branch, len(accepted), admission.skipped, now_us)
+    return len(accepted), admission.left, position
 
 
 def _prev_tags(head: EntityHead, rows: Sequence[asyncpg.Record], seq_nr: list[int]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Filters of origins: the part of a ``PostgresJournal`` that keeps them (``push_places``)."""
+"""Filters of origins: the part of a ``PostgresJournal`` that keeps them (``push_filter_states``)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection
 from common.core.journal.append import Fenced, OutOfStep, StatedRange
 from common.core.push.filter_transition import PushFilterApplied, PushFilterState
 from common.core.push.requested_filter import RequestedFilter
-from common.journal.postgres import push_places
+from common.journal.postgres import push_filter_states
 from common.journal.postgres.received import PostgresReceived
 
 
@@ -16,26 +16,26 @@ class PostgresPushFilters(PostgresReceived):
 
     async def ask_filter(self, pattern: str, criteria: str) -> RequestedFilter:
         """See ``PushFilterStore.ask_filter``."""
-        return await self._state.run(push_places.ask, pattern, criteria, self._now_us())
+        return await self._state.run(push_filter_states.ask, pattern, criteria, self._now_us())
 
     async def withdraw_filter(self, pattern: str) -> bool:
         """See ``PushFilterStore.withdraw_filter``."""
-        return await self._state.run(push_places.withdraw, pattern)
+        return await self._state.run(push_filter_states.withdraw, pattern)
 
-    async def asked_filters(self) -> list[RequestedFilter]:
-        """See ``PushFilterStore.asked_filters``."""
-        return await self._read(push_places.asked_filters)
+    async def requested_filters(self) -> list[RequestedFilter]:
+        """See ``PushFilterStore.requested_filters``."""
+        return await self._read(push_filter_states.requested_filters)
 
-    async def push_place(self, origin_id: str) -> PushFilterState:
-        """See ``PushFilterStore.push_place``."""
-        return await self._read(push_places.load_place, origin_id)
+    async def push_filter_state(self, origin_id: str) -> PushFilterState:
+        """See ``PushFilterStore.push_filter_state``."""
+        return await self._read(push_filter_states.load_place, origin_id)
 
     async def change_push_filter(
         self, origin_id: str, session: int, change: PushFilterApplied
     ) -> Fenced | OutOfStep | None:
         """See ``PushFilterStore.change_push_filter``."""
-        return await self._state.run(push_places.change_filter, origin_id, session, change)
+        return await self._state.run(push_filter_states.change_filter, origin_id, session, change)
 
     async def deleted_of(self, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
         """See ``PushFilterStore.deleted_of``."""
-        return await self._read(push_places.deleted_of, persistence_ids)
+        return await self._read(push_filter_states.deleted_of, persistence_ids)

@@ -51,9 +51,9 @@ class PostgresReceived(PostgresSessions):
         """See ``SubscriptionStore.subscriptions``."""
         return await self._read(subscriptions.subscriptions)
 
-    async def set_desired(self, name: str, criteria: str, *, if_new: bool = False) -> FilterState:
-        """See ``SubscriptionStore.set_desired``."""
-        return await self._state.run(subscriptions.set_desired, name, criteria, if_new, self._now_us())
+    async def set_requested(self, name: str, criteria: str, *, if_new: bool = False) -> FilterState:
+        """See ``SubscriptionStore.set_requested``."""
+        return await self._state.run(subscriptions.set_requested, name, criteria, if_new, self._now_us())
 
     async def forget_subscription(self, name: str) -> bool:
         """See ``SubscriptionStore.forget_subscription``."""

@@ -111,10 +111,10 @@ class PostgresSessions:
         self._history = history
         self._entity_no: dict[str, int] = {}
         self._writer_sessions = 0
-        self.prompt = HeadSignal(history.head_position)
+        self.head_signal = HeadSignal(history.head_position)
         self.feed = CommitFeed()
-        self.looks: Counter[str] = Counter()
-        self._hints = Hints(server, self.prompt)
+        self.read_counts: Counter[str] = Counter()
+        self._hints = Hints(server, self.head_signal)
         self._writer = OwnedConnection(server, "writer", settings=_WRITER_SETTINGS, prepare=self._new_writer)
         self._covered = SnapshotWatermark()
         self._readers = _Lane(server, "reader", self._covered, self._settle)
@@ -123,7 +123,7 @@ class PostgresSessions:
         self._projections = [_Committer(server, f"projections {number}", self._settle) for number in (1, 2)]
         self._shared_commits = SharedCommits(self._commit_together)
         # Apart: an application's function may keep its transaction open for seconds.
-        self._inside = [
+        self._in_transaction = [
             OwnedConnection(server, f"inside projections {number}", prepare=self._settle) for number in (1, 2)
         ]
 
@@ -135,19 +135,19 @@ class PostgresSessions:
     def _saw_head(self, position: int) -> None:
         if position > self._history.head_position:
             self._history = History(self._history.journal_id, self._history.generations, position)
-        self.prompt.raise_to(position)
+        self.head_signal.raise_to(position)
 
     def _saw_generations(self, generations: tuple[Generation, ...], head_position: int) -> None:
         # Another node may have begun one, after a failover say, while this one had nothing to write.
         if generations[-1].id not in {generation.id for generation in self._history.generations}:
             self._history = History(self._history.journal_id, generations, head_position)
-            self.prompt.put_back(head_position)
+            self.head_signal.put_back(head_position)
 
     async def _settle(self, connection: asyncpg.Connection) -> None:
         found = await opening.settle_history(connection, self._new_id, self._history)
         if found.journal_id != self._history.journal_id:
             self._history = found
-            self.prompt.put_back(found.head_position)
+            self.head_signal.put_back(found.head_position)
         else:
             self._saw_generations(found.generations, found.head_position)
         self._saw_head(found.head_position)
@@ -168,7 +168,7 @@ class PostgresSessions:
             *(reader.connection for lane in (self._readers, self._searchers) for reader in lane.readers),
             self._state,
             *(committer.connection for committer in self._projections),
-            *self._inside,
+            *self._in_transaction,
         ):
             await connection.aclose()
 

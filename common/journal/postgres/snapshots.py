@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES
-from common.core.journal.snapshot import NewSnapshot, Snapshot, id_ranges, judge_snapshot
+from common.core.journal.snapshot import NewSnapshot, Snapshot, admit_snapshot, id_ranges
 from common.journal.postgres.log import TYPE_CONDITION
 from common.journal.snapshot_watermark import LOOK_EVENTS
 
@@ -48,7 +48,7 @@ async def put(connection: asyncpg.Connection, snapshots: Sequence[NewSnapshot], 
         for new in snapshots:
             name = new.persistence_id
             _, reached, deleted_to = heads.get(name, (0, 0, 0))
-            is_news = judge_snapshot(new, reached=reached, deleted_to=deleted_to, stored=stored.get(name, 0))
+            is_news = admit_snapshot(new, reached=reached, deleted_to=deleted_to, stored=stored.get(name, 0))
             if is_news:
                 stored[name] = new.seq_nr
                 latest[name] = new

@@ -51,10 +51,10 @@ async def subscriptions(connection: asyncpg.Connection) -> list[Subscription]:
     return [_told(row) for row in await connection.fetch(f"SELECT {_STATE} FROM subscription ORDER BY name")]
 
 
-async def set_desired(
+async def set_requested(
     connection: asyncpg.Connection, name: str, criteria: str, if_new: bool, now_us: int
 ) -> FilterState:
-    """See ``SubscriptionStore.set_desired``."""
+    """See ``SubscriptionStore.set_requested``."""
     async with connection.transaction():
         made = await connection.execute(_MAKE, name, place_as_text(NO_RESUME_POINT), now_us)
         stays = if_new and made == "INSERT 0 0"

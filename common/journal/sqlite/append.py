@@ -166,24 +166,24 @@ class _Group:
         refused = self._origins.compare(request)
         if refused:
             return refused
-        judgement = admit_pushed(request, self._heads, self._origins.parked_to(request))
+        admission = admit_pushed(request, self._heads, self._origins.parked_to(request))
         touched = dict.fromkeys(request.events.persistence_id)
         touched.update(dict.fromkeys(stated.persistence_id for stated in request.ranges))
-        if judgement.parked:
+        if admission.parked:
             already = self._origins.parked_count(request.origin_id)
-            if already + len(judgement.parked) > request.parked_max:
+            if already + len(admission.parked) > request.parked_max:
                 # Judging has changed heads; nobody else in the group has any of them.
                 self._entities.forget(touched)
                 self._entities.heads(touched)
                 return OriginBlocked(already, request.parked_max)
-            self._origins.park(request, judgement.parked)
-        self._origins.keep_ranges(request.origin_id, request.branch, judgement.skipped)
+            self._origins.park(request, admission.parked)
+        self._origins.keep_ranges(request.origin_id, request.branch, admission.skipped)
         self._origins.move(request)
         self._touched.update(touched)
-        accepted = _accepted_events(request, judgement)
-        self._accept(accepted, judgement.seq_nr, accepted.seq_nr)
-        told = tuple(parked for _, parked in judgement.parked)
-        return Pushed(request.through.position, len(judgement.accepted), told)
+        accepted = _accepted_events(request, admission)
+        self._accept(accepted, admission.seq_nr, accepted.seq_nr)
+        told = tuple(parked for _, parked in admission.parked)
+        return Pushed(request.through.position, len(admission.accepted), told)
 
     def _accept(self, events: EventBatch, seq_nr: list[int], origin_seq_nr: list[int]) -> None:
         """Take events into the group's batch; it gets their numbers when it is whole."""
@@ -203,9 +203,9 @@ class _Group:
         insert_rows(self._writer, "append_id", 5, columns)
 
 
-def _accepted_events(request: PushedAppend, judgement: PushAdmission) -> EventBatch:
-    whole = len(judgement.accepted) == len(request.events)
-    return request.events if whole else request.events.select(judgement.accepted)
+def _accepted_events(request: PushedAppend, admission: PushAdmission) -> EventBatch:
+    whole = len(admission.accepted) == len(request.events)
+    return request.events if whole else request.events.select(admission.accepted)
 
 
 def store_events(writer: apsw.Connection, entities: EntityRows, events: EventBatch, now_us: int) -> EventBatch:

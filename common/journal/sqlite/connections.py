@@ -34,17 +34,17 @@ class SqliteConnections:
         self._entities = EntityRows(file.writer)
         self._names = EntityNames(file.reader)
         self._covered = SnapshotWatermark()
-        self._writer_turn = FastLock()
-        self._reader_turn = FastLock()
-        self._search_turn = FastLock()
-        self.prompt = HeadSignal(history.head_position)
+        self._writer_lock = FastLock()
+        self._reader_lock = FastLock()
+        self._search_lock = FastLock()
+        self.head_signal = HeadSignal(history.head_position)
         self.feed = CommitFeed()
-        self.looks: Counter[str] = Counter()
+        self.read_counts: Counter[str] = Counter()
 
     @property
     def history(self) -> History:
         """Journal id and generations as of opening, head as last known here."""
-        return History(self._history.journal_id, self._history.generations, self.prompt.position)
+        return History(self._history.journal_id, self._history.generations, self.head_signal.position)
 
     async def _write(self, fn: Callable[Concatenate[apsw.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``fn`` in a transaction that may use the pages kept in reserve."""
@@ -53,7 +53,7 @@ class SqliteConnections:
             with coded_errors(self._file.path), self._file.reserve(), transaction(self._file.writer):
                 return fn(self._file.writer, *args, **kwargs)
 
-        async with self._writer_turn:
+        async with self._writer_lock:
             return await self._run(work)
 
     async def _search(self, fn: Callable[Concatenate[apsw.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -61,7 +61,7 @@ class SqliteConnections:
 
         So consumers that catch up, thousands at once, hold up each other and nobody else.
         """
-        async with self._search_turn:
+        async with self._search_lock:
             return await self._read(fn, *args, **kwargs)
 
     async def _read(self, fn: Callable[Concatenate[apsw.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -69,5 +69,5 @@ class SqliteConnections:
             with coded_errors(self._file.path):
                 return fn(self._file.reader, *args, **kwargs)
 
-        async with self._reader_turn:
+        async with self._reader_lock:
             return await self._run(work)

@@ -20,7 +20,7 @@ from common.journal.stores.journal import Statement
 T = TypeVar("T")
 
 
-class InsideTransaction:
+class HandlerTransaction:
     """One transaction: ``begin``, then the application's function, then ``commit`` or ``roll_back``."""
 
     def __init__(self, file: SqliteFile) -> None:

@@ -34,7 +34,7 @@ from common.journal.sqlite.connection import (
     transaction,
 )
 from common.journal.sqlite.entities import EntityRows, entity_head
-from common.journal.sqlite.handler_transaction import InsideTransaction
+from common.journal.sqlite.handler_transaction import HandlerTransaction
 from common.journal.sqlite.push_filters import SqlitePushFilters
 from common.journal.sqlite.statements import run_query
 from common.journal.sqlite.threads import open_storage_threads
@@ -117,7 +117,7 @@ class SqliteJournal(SqlitePushFilters):
     async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
         """See ``Journal.append_group``."""
 
-        async with self._writer_turn:
+        async with self._writer_lock:
             append = self._write_here(requests)
             if append is None:
                 append = await self._run(self._append, requests)
@@ -128,7 +128,7 @@ class SqliteJournal(SqlitePushFilters):
                     append.undo()  # also when it was cancelled before it began
                     raise
         self.feed.give(append.stored)
-        self.prompt.raise_to(append.head)
+        self.head_signal.raise_to(append.head)
         return append.outcomes
 
     def _write_here(self, requests: Sequence[AppendRequest]) -> OpenAppend | None:
@@ -162,7 +162,7 @@ class SqliteJournal(SqlitePushFilters):
         """See ``Journal.read``. A condition that leaves nothing of a stretch makes it look at the next one."""
 
         async def look(after: int) -> LogPage:
-            self.looks["log" if selection.is_all else "selected"] += 1
+            self.read_counts["log" if selection.is_all else "selected"] += 1
             run = self._read if selection.is_all else self._search
             return await run(
                 log.look,
@@ -184,7 +184,7 @@ class SqliteJournal(SqlitePushFilters):
         self, persistence_id: str, from_seq_nr: int, to_seq_nr: int, *, max_events: int
     ) -> EventBatch:
         """See ``Journal.read_entity``."""
-        self.looks["entity"] += 1
+        self.read_counts["entity"] += 1
         return await self._read(
             log.read_entity,
             self._names,
@@ -269,7 +269,7 @@ class SqliteJournal(SqlitePushFilters):
             return result, log.head_position(writer)
 
         result, head = await self._write(work)
-        self.prompt.raise_to(head)
+        self.head_signal.raise_to(head)
         return result
 
     # -- cursors -----------------------------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ class SqliteJournal(SqlitePushFilters):
             projections.commit, lease, position, statements, lease_s=lease_s, now_us=self._now_us()
         )
 
-    async def commit_inside(
+    async def commit_in_transaction(
         self,
         lease: ProjectionLease,
         position: int,
@@ -310,25 +310,25 @@ class SqliteJournal(SqlitePushFilters):
         statements: Sequence[Statement],
         lease_s: float,
     ) -> ProjectionLease:
-        """See ``ProjectionStore.commit_inside``."""
-        inside = InsideTransaction(self._file)
+        """See ``ProjectionStore.commit_in_transaction``."""
+        in_transaction = HandlerTransaction(self._file)
 
         def begin() -> ProjectionLease:
-            return inside.begin(
+            return in_transaction.begin(
                 lambda writer: projections.move(writer, lease, position, lease_s=lease_s, now_us=now_us)
             )
 
-        async with self._writer_turn:
+        async with self._writer_lock:
             now_us = self._now_us()
             moved = await self._run(begin)
             try:
-                await work(inside.tables)
+                await work(in_transaction.tables)
             except BaseException:
                 with trio.CancelScope(shield=True):  # bounded: what runs is interrupted
-                    await self._run(inside.roll_back)
+                    await self._run(in_transaction.roll_back)
                 raise
             with trio.CancelScope(shield=True):
-                await self._run(inside.commit, statements)
+                await self._run(in_transaction.commit, statements)
         return moved
 
     async def intervene(self, name: str, statements: Sequence[Statement], *, restart: bool = False) -> int:

@@ -58,16 +58,16 @@ def retry(
         ParkedNumbers(row_id, values[0], events[row_id].seq_nr[0], events[row_id].prev_seq_nr[0])
         for row_id, values in own.items()
     ]
-    judgement = admit_parked(head, numbers, _ranges_of(writer, head), accept_gap=accept_gap)
-    accepted = concat(events[row_id] for row_id in judgement.accepted)
+    admission = admit_parked(head, numbers, _ranges_of(writer, head), accept_gap=accept_gap)
+    accepted = concat(events[row_id] for row_id in admission.accepted)
     if accepted:
-        accepted = replace(accepted, seq_nr=judgement.seq_nr, origin_seq_nr=accepted.seq_nr)
+        accepted = replace(accepted, seq_nr=admission.seq_nr, origin_seq_nr=accepted.seq_nr)
         accepted.prev_tags = link_tags(accepted, {persistence_id: head})
         store_events(writer, entities, accepted, now_us)
-        writer.executemany("DELETE FROM parked WHERE id = ?", [(row_id,) for row_id in judgement.accepted])
+        writer.executemany("DELETE FROM parked WHERE id = ?", [(row_id,) for row_id in admission.accepted])
     entities.write([persistence_id])
-    Origins(writer, now_us).keep_ranges(head.owner, head.branch, judgement.skipped)
-    return len(judgement.accepted), judgement.left
+    Origins(writer, now_us).keep_ranges(head.owner, head.branch, admission.skipped)
+    return len(admission.accepted), admission.left
 
 
 def discard(writer: apsw.Connection, entities: EntityRows, row_id: int, now_us: int) -> bool:

@@ -54,9 +54,9 @@ class SqliteReceived(SqliteConnections):
         """See ``SubscriptionStore.subscriptions``."""
         return await self._read(subscriptions.subscriptions)
 
-    async def set_desired(self, name: str, criteria: str, *, if_new: bool = False) -> FilterState:
-        """See ``SubscriptionStore.set_desired``."""
-        return await self._write(subscriptions.set_desired, name, criteria, if_new, self._now_us())
+    async def set_requested(self, name: str, criteria: str, *, if_new: bool = False) -> FilterState:
+        """See ``SubscriptionStore.set_requested``."""
+        return await self._write(subscriptions.set_requested, name, criteria, if_new, self._now_us())
 
     async def forget_subscription(self, name: str) -> bool:
         """See ``SubscriptionStore.forget_subscription``."""
@@ -106,9 +106,9 @@ class SqliteReceived(SqliteConnections):
                     self._entities.forget_all()
                 raise
 
-        async with self._writer_turn:
+        async with self._writer_lock:
             following, head = await self._run(work)
-        self.prompt.raise_to(head)
+        self.head_signal.raise_to(head)
         return following
 
     async def inbox(self, name: str, after_id: int, *, max_rows: int, max_bytes: int) -> list[InboxRow]:

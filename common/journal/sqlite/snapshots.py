@@ -10,7 +10,7 @@ import apsw
 import orjson
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES
-from common.core.journal.snapshot import NewSnapshot, Snapshot, id_ranges, judge_snapshot
+from common.core.journal.snapshot import NewSnapshot, Snapshot, admit_snapshot, id_ranges
 from common.journal.snapshot_watermark import LOOK_EVENTS
 from common.journal.sqlite.connection import insert_rows, select
 from common.journal.sqlite.connection import snapshot as one_state
@@ -42,7 +42,7 @@ def put(writer: apsw.Connection, snapshots: Sequence[NewSnapshot], now_us: int) 
     told = []
     for new in snapshots:
         _, reached, deleted_to, _ = heads.get(new.persistence_id, (0, 0, 0, 0))
-        is_news = judge_snapshot(new, reached=reached, deleted_to=deleted_to, stored=stored.get(new.persistence_id, 0))
+        is_news = admit_snapshot(new, reached=reached, deleted_to=deleted_to, stored=stored.get(new.persistence_id, 0))
         if is_news:
             stored[new.persistence_id] = new.seq_nr
             latest[new.persistence_id] = new

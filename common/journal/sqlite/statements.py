@@ -47,14 +47,14 @@ class OpenTables:
     def __init__(self, connection: apsw.Connection, path: Path = Path("memory")) -> None:
         self._connection = connection
         self._path = path
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
         self._is_closed = False
         self.failure: BackhaulError | None = None
         """Why nothing of the transaction may be kept, whatever the application makes of the error."""
 
     def query(self, sql: str, *args: SqlValue) -> list[tuple[Any, ...]]:
         """See ``Tables.query``."""
-        with self._turn:
+        with self._lock:
             if self._is_closed:
                 raise tables_closed()
             if self.failure is not None:
@@ -73,7 +73,7 @@ class OpenTables:
     def close(self) -> None:
         """End what runs now, and refuse what would come."""
         self._connection.interrupt()
-        with self._turn:
+        with self._lock:
             self._is_closed = True
 
 

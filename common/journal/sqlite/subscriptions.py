@@ -71,8 +71,8 @@ def _make(writer: apsw.Connection, name: str, now_us: int) -> None:
     )
 
 
-def set_desired(writer: apsw.Connection, name: str, criteria: str, if_new: bool, now_us: int) -> FilterState:
-    """See ``SubscriptionStore.set_desired``."""
+def set_requested(writer: apsw.Connection, name: str, criteria: str, if_new: bool, now_us: int) -> FilterState:
+    """See ``SubscriptionStore.set_requested``."""
     is_known = bool(_number(writer, name))
     _make(writer, name, now_us)
     if not (if_new and is_known):
@@ -81,8 +81,8 @@ def set_desired(writer: apsw.Connection, name: str, criteria: str, if_new: bool,
             " WHERE name = ? AND desired_criteria <> ?",
             (criteria, name, criteria),
         )
-    desired = "SELECT desired_version, desired_criteria FROM subscription WHERE name = ?"
-    return FilterState(*writer.execute(desired, (name,)).get)
+    requested = "SELECT desired_version, desired_criteria FROM subscription WHERE name = ?"
+    return FilterState(*writer.execute(requested, (name,)).get)
 
 
 def forget(writer: apsw.Connection, name: str) -> bool:

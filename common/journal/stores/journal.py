@@ -56,7 +56,7 @@ __all__ = [
 
 
 # All of the log or of some slices; by a selection; of one entity.
-LOOK_KINDS = ("log", "selected", "entity")
+READ_KINDS = ("log", "selected", "entity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +129,14 @@ class TrimLimit:
 class Journal(ProjectionStore, SnapshotStore, SubscriptionStore, PushFilterStore, Protocol):
     """The log of one service."""
 
-    prompt: HeadSignal
+    head_signal: HeadSignal
     """Raised after each commit that moved the head, as far as this process knows; a hint, never the truth."""
 
     feed: CommitFeed
     """What this process's commits stored, for whoever wants it before reading it."""
 
-    looks: Counter[str]
-    """How often this process has looked into the log, by kind (``LOOK_KINDS``)."""
+    read_counts: Counter[str]
+    """How often this process has looked into the log, by kind (``READ_KINDS``)."""
 
     @property
     def history(self) -> History:

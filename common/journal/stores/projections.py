@@ -79,7 +79,7 @@ class ProjectionStore(Protocol):
         lease's; nothing is written then. Other errors of the statements: ``projection.statement_failed``, nothing written.
         """
 
-    async def commit_inside(
+    async def commit_in_transaction(
         self,
         lease: ProjectionLease,
         position: int,

@@ -19,10 +19,10 @@ class PushFilterStore(Protocol):
     async def withdraw_filter(self, pattern: str) -> bool:
         """Ask for it no more; False when nothing was asked by this pattern."""
 
-    async def asked_filters(self) -> list[RequestedFilter]:
+    async def requested_filters(self) -> list[RequestedFilter]:
         """All that is asked, by pattern."""
 
-    async def push_place(self, origin_id: str) -> PushFilterState:
+    async def push_filter_state(self, origin_id: str) -> PushFilterState:
         """Where an origin's lanes are."""
 
     async def change_push_filter(

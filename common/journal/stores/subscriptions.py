@@ -69,7 +69,7 @@ class SubscriptionStore(Protocol):
     async def subscriptions(self) -> list[Subscription]:
         """All of them, by name."""
 
-    async def set_desired(self, name: str, criteria: str, *, if_new: bool = False) -> FilterState:
+    async def set_requested(self, name: str, criteria: str, *, if_new: bool = False) -> FilterState:
         """Keep what filter is wanted from now on; its version goes up by one if the criteria are others.
 
         ``if_new``: only for a subscription nothing is known of yet; what an operator asked for meanwhile stays.

@@ -23,7 +23,7 @@ from common.core.errors import BackhaulError, ConfigurationError
 from common.core.events.batch import EventBatch
 from common.core.events.ids import check_name
 from common.core.events.transformations import Transformation, Transformed, transform
-from common.core.events.types import EventTypeRegistry, StoredAs, check_unique
+from common.core.events.types import EventTypes, StoredAs, check_unique
 from common.entity.definition import AnyEntity, Definition, define
 from common.entity.durable_state import AnyState, StateDefinition, define_states
 from common.projection.handlers import Handler, steps_problem
@@ -129,7 +129,7 @@ class Application:
 
     app: App
     target: str = ""
-    registry: EventTypeRegistry = field(default_factory=EventTypeRegistry)
+    registry: EventTypes = field(default_factory=EventTypes)
     entities: Mapping[str, Definition] = field(default_factory=dict)
     states: Mapping[str, StateDefinition] = field(default_factory=dict)
 
@@ -209,7 +209,7 @@ def check_application(app: object, target: str = "") -> Application:
             raise _wrong_part(target, f"transformation {place}, which is a plain function", function)
     if not callable(app.routes):
         raise _wrong_part(target, "maker of routes", app.routes)
-    registry = EventTypeRegistry()
+    registry = EventTypes()
     try:
         for event_type in app.event_types:
             registry.add(event_type)

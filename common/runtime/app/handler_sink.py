@@ -17,7 +17,7 @@ from common.transport.subscription.sinks import Effect, Taken
 
 def check_remote(handler: Handler) -> None:
     """Refuse a handler that cannot run over a stream: ConfigurationError ``projection.not_remote``."""
-    if handler.inside is not None or handler.on_failure is not OnFailure.RETRY:
+    if handler.in_transaction is not None or handler.on_failure is not OnFailure.RETRY:
         raise ConfigurationError(
             "projection.not_remote",
             f"projection {handler.name} runs inside the transaction, or parks or stops on failure",

@@ -16,7 +16,7 @@ import trio
 
 from common import VERSION
 from common.core.errors import ConfigurationError
-from common.runtime.environment import Environment, real_outside, utc_now_us
+from common.runtime.environment import Environment, real_environment, utc_now_us
 from common.runtime.logs.setup import configure_logging, get_logger
 from common.runtime.service import EXIT_CONFIGURATION, run_service
 from common.runtime.settings.loading import Loaded, describe
@@ -56,13 +56,13 @@ def run_from(service: str, load: Callable[[], Loaded[S]], instance: Callable[[S]
     log.info("config.loaded", settings=told)
 
     async def main(stop: trio.Event) -> None:
-        async with real_outside() as outside:
+        async with real_environment() as environment:
             # What is loaded now stays: a collection that looked through it all would hold everybody up for 20 ms.
             gc.collect()
             gc.freeze()
             # What a thousand consumers have under way is made and gone in its time; looking through it again and again took a
             # tenth of what they cost, and a tenth of a second at once.
             gc.set_threshold(_COLLECT_AFTER)
-            await serve(settings, outside, stop)
+            await serve(settings, environment, stop)
 
     return run_service(main, drain_s=settings.drain_s)

@@ -40,14 +40,14 @@ def _list(question: Question) -> int:
 
 def _row(one: dict[str, Any]) -> dict[str, object]:
     """What fits a line; ``--json`` and ``/status`` have the rest."""
-    applied, desired = one.get("applied") or {}, one.get("desired") or {}
+    applied, requested = one.get("applied") or {}, one.get("requested") or {}
     return {
         "name": one["name"],
         "state": one["state"] or "not configured",
         "position": one.get("position", 0),
         "received": one.get("received", 0),
         "awaiting": one["awaiting"],
-        "filter": f"{applied.get('version', 0)} of {desired.get('version', 0)}",
+        "filter": f"{applied.get('version', 0)} of {requested.get('version', 0)}",
         "waiting": one["inbox"]["rows"],
         "bytes": one["inbox"]["bytes"],
         "acked": one["inbox"]["acked_id"],
@@ -64,13 +64,13 @@ def _filter(question: Question) -> int:
     if question.args.set is not None:
         path = f"/v1/subscriptions/{path_segment(name)}/filter"
         answer = question.client.put(path, {"criteria": question.args.set})
-        return show(question, answer, f"version {answer['desired']['version']} is asked for")
+        return show(question, answer, f"version {answer['requested']['version']} is asked for")
     found = [one for one in question.client.get("/v1/subscriptions")["subscriptions"] if one["name"] == name]
     if not found:
         raise BackhaulError(
             "cli.no_such_subscription", f"there is no subscription {name!r}", "`subscriptions list` has their names"
         )
-    shown = {key: found[0].get(key) for key in ("applied", "desired", "next", "backfill_position")}
+    shown = {key: found[0].get(key) for key in ("applied", "requested", "next", "backfill_position")}
     return show(question, shown, fields(on_one_line(shown)))
 
 

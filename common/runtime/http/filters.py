@@ -33,13 +33,13 @@ def filter_routes(journal: PushFilterStore, refresh: Callable[[], Awaitable[None
 
     async def listed(request: Request) -> Response:
         check_query(request, ())
-        return json_response({"filters": [_asked_as_json(asked) for asked in await journal.asked_filters()]})
+        return json_response({"filters": [_asked_as_json(asked) for asked in await journal.requested_filters()]})
 
     async def shown(request: Request) -> Response:
         check_query(request, ())
         origin_id = request.path_params["id"]
-        asked = filter_for(origin_id, await journal.asked_filters())
-        place = await journal.push_place(origin_id)
+        asked = filter_for(origin_id, await journal.requested_filters())
+        place = await journal.push_filter_state(origin_id)
         return json_response(
             {
                 "origin": origin_id,
@@ -72,7 +72,7 @@ async def _ask(journal: PushFilterStore, pattern: str, body: dict[str, object]) 
     if "criteria" in body:
         wanted = parse_filter(orjson.dumps(body["criteria"]))
     else:
-        before = {asked.pattern: asked.criteria for asked in await journal.asked_filters()}
+        before = {asked.pattern: asked.criteria for asked in await journal.requested_filters()}
         known = parse_filter(before[pattern]) if pattern in before else EVERY_ENTITY
         wanted = known.changed(orjson.dumps(body["change"]))
     asked = await journal.ask_filter(pattern, wanted.criteria)

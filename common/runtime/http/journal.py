@@ -67,7 +67,7 @@ async def _events_of_log(journal: Journal, request: Request) -> dict[str, object
     after = _after(request, "after", head)
     page = await journal.read(after, max_events=wanted, max_bytes=_ANSWER_BYTES_MAX)
     if wait_s and not len(page.events):
-        await journal.prompt.wait_above(max(after, page.head), wait_s)
+        await journal.head_signal.wait_above(max(after, page.head), wait_s)
         page = await journal.read(after, max_events=wanted, max_bytes=_ANSWER_BYTES_MAX)
     # Never below what was asked: to go on from there would show events again.
     return {"events": _shown(page.events), "through": max(after, page.through), "head": page.head}
@@ -78,11 +78,11 @@ async def _events_of_entity(journal: Journal, request: Request) -> dict[str, obj
     wanted = query_number(request, "max", _ROWS_DEFAULT, minimum=1, maximum=ROWS_MAX)
     wait_s = query_number(request, "wait_s", 0, maximum=_WAIT_MAX_S)
     persistence_id = entity(request.query_params.get("entity"))
-    heard = journal.prompt.position
+    heard = journal.head_signal.position
     last = await _last_seq_nr(journal, persistence_id)
     after = _after(request, "after_seq_nr", last)
     if wait_s and after >= last:
-        await journal.prompt.wait_above(heard, wait_s)
+        await journal.head_signal.wait_above(heard, wait_s)
         last = await _last_seq_nr(journal, persistence_id)
     found = EventBatch()
     through = after

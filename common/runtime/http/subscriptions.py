@@ -92,11 +92,11 @@ def subscription_routes(journal: Journal, states: States, stop: trio.Event, *, h
         if "criteria" not in body:
             raise invalid("criteria", "is missing")
         wanted = parse_filter(orjson.dumps(body["criteria"]))
-        desired = await journal.set_desired(name, wanted.criteria)
+        requested = await journal.set_requested(name, wanted.criteria)
         if name in states:
             states[name].filter_changed()
-        _log.info("operator.changed_filter", subscription=name, filter_version=desired.version)
-        return json_response({"subscription": name, "desired": _filter_as_json(desired)})
+        _log.info("operator.changed_filter", subscription=name, filter_version=requested.version)
+        return json_response({"subscription": name, "requested": _filter_as_json(requested)})
 
     async def forget(request: Request) -> Response:
         name = await known(request)
@@ -198,7 +198,7 @@ def _place_as_json(state: Subscription) -> dict[str, object]:
         "position": place.live.position,
         "scanning": _scan_as_json(place.live),
         "applied": _filter_as_json(place.applied),
-        "desired": _filter_as_json(state.desired),
+        "requested": _filter_as_json(state.requested),
         "backfill_position": place.backfill.position if place.backfill else None,
         "next": _filter_as_json(place.next) if place.next else None,
         "received": state.received,

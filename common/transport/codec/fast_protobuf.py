@@ -175,7 +175,7 @@ def _column(data: bytes, at: int, end: int, kind: str, column: list[Any]) -> int
     """Read what follows at ``at`` with its key of one byte: texts or bytes, or packed numbers; returns its end."""
     key, is_text, is_packed = data[at], kind == betterproto.TYPE_STRING, kind in _NUMBERS
     # Columns often say the same again and again: that is looked for as long as it is found.
-    looks = True
+    read_counts = True
     while at < end and data[at] == key:
         start = at + 2
         size = data[at + 1] if start <= end else 0x80
@@ -194,14 +194,14 @@ def _column(data: bytes, at: int, end: int, kind: str, column: list[Any]) -> int
             return stop
         value: Any = content.decode() if is_text else content
         column.append(value)
-        if looks:
+        if read_counts:
             entry, begin = data[at:stop], stop
             while data.startswith(entry, stop):
                 fits = stop + _STRIDE * len(entry) <= end and data.startswith(entry * _STRIDE, stop)
                 times = _STRIDE if fits else 1
                 column += [value] * times
                 stop += times * len(entry)
-            looks = stop > begin
+            read_counts = stop > begin
         at = stop
     return at
 

@@ -115,8 +115,8 @@ def _filters_of(start: Start) -> dict[str, Any]:
     if place != UNFILTERED:
         fields["old_filter"], fields["new_filter"] = _filter_to_wire(place.old), _filter_to_wire(place.new)
         fields["change_position"], fields["backfill_position"] = place.change_position, place.backfill_position
-    if start.desired != NO_FILTER:
-        fields["desired_filter"] = _filter_to_wire(start.desired)
+    if start.requested != NO_FILTER:
+        fields["desired_filter"] = _filter_to_wire(start.requested)
     return fields
 
 

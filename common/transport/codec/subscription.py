@@ -258,7 +258,7 @@ def _subscribe_to_wire(message: Subscribe) -> wire.Subscribe:
         consumer_id=message.consumer_id,
         subscription=message.subscription,
         place=_place_to_wire(message.place),
-        desired=wire.StreamFilter(message.desired.version, message.desired.criteria),
+        desired=wire.StreamFilter(message.requested.version, message.requested.criteria),
         start=message.start.value,
         on_trimmed=message.on_trimmed.value,
         snapshots_if_behind=message.snapshots_if_behind,

@@ -56,7 +56,7 @@ class PushEndpoint:
 
     async def refresh_filters(self) -> None:
         """Look at what is asked of the edges, and tell those on this node for whom it is news."""
-        asked = await self._journal.asked_filters()
+        asked = await self._journal.requested_filters()
         seen = _versions(asked)
         for origin_id, live in self._live.items():
             if self._seen.get(origin_id) != seen:
@@ -98,7 +98,7 @@ class PushEndpoint:
             if older:
                 older.fence(start.session)
             self._seen.pop(origin_id, None)
-            live.ask(start.desired)
+            live.ask(start.requested)
             _log.info(
                 "push.connected",
                 session=start.session,
@@ -170,8 +170,8 @@ class PushEndpoint:
                 position=state.stored.position,
             )
         own = self._journal.history
-        place = await self._journal.push_place(hello.origin_id)
-        desired = filter_for(hello.origin_id, await self._journal.asked_filters())
+        place = await self._journal.push_filter_state(hello.origin_id)
+        requested = filter_for(hello.origin_id, await self._journal.requested_filters())
         start = Start(
             state.session,
             state.stored,
@@ -181,7 +181,7 @@ class PushEndpoint:
             limits,
             self._now_us(),
             place,
-            desired,
+            requested,
         )
         endpoint = Endpoint(
             hello.origin_id,

@@ -91,7 +91,7 @@ class EndpointStream:
         self._taking = trio.Lock()
         self._submitted: deque[tuple[PushedAppend, Submitted]] = deque()
         self._fenced_by = 0
-        self._desired = self._told = NO_FILTER
+        self._requested = self._told = NO_FILTER
         self._drain_told = False
         self._last_sent_s = trio.current_time()
 
@@ -104,15 +104,15 @@ class EndpointStream:
         self._fenced_by = session
         self.wake()
 
-    def ask(self, desired: PushFilter) -> None:
+    def ask(self, requested: PushFilter) -> None:
         """Have the edge told what is asked of it now, unless it has been; of what comes quickly only the last is told."""
-        if desired != self._desired:
-            self._desired = desired
+        if requested != self._requested:
+            self._requested = requested
             self.wake()
 
     async def run(self, start: Start, draining: Callable[[], Drain | None]) -> None:
         """Until the peer ends the stream and everything it sent is stored."""
-        self._told = start.desired
+        self._told = start.requested
         self._tell_place()
         await self._send(start)
         async with trio.open_nursery() as nursery:
@@ -126,8 +126,8 @@ class EndpointStream:
                     self._drain_told = True
                     await self._send(drain)
                     continue  # something may have come meanwhile
-                if self._desired != self._told:
-                    self._told = self._desired
+                if self._requested != self._told:
+                    self._told = self._requested
                     await self._send(PushFilterUpdate(self._told.version, self._told.criteria))
                 elif self._endpoint.change:
                     await self._change_filter(self._endpoint.change)

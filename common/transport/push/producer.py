@@ -21,7 +21,7 @@ from common.core.journal.append import PushLane
 from common.core.journal.history import Offset
 from common.core.push.filter_transition import EVERYTHING, PushFilterApplied
 from common.core.push.messages import Ack, Drain, Heartbeat, Hello, PushFilterUpdate, PushLimits, Start
-from common.core.push.producer import Producer, StartVerdict, judge_start
+from common.core.push.producer import Producer, StartVerdict, check_start
 from common.journal.stores.journal import Journal
 from common.transport.codec import push as codec
 from common.transport.push.source import PushSource
@@ -143,7 +143,7 @@ async def _open(
     page = await journal.read(position - 1, max_events=1, max_bytes=1) if position else None
     own = page.events.envelope(0) if page and page.events.position == [position] else None
     acked = await journal.load_cursor(CURSOR)
-    verdict = judge_start(start, journal.history, acked, own)
+    verdict = check_start(start, journal.history, acked, own)
     on_start()
     state.session = start.session
     state.sent_position = state.acked_position = state.resumed_position = position

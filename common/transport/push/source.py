@@ -72,8 +72,8 @@ class PushSource:
         fresh = None if after < self._holes_to else self._tail.after(after, self._batch_max_events, room_bytes)
         if fresh is not None:
             return fresh, fresh.position[-1]
-        if self._must_look or self._journal.prompt.position > max(self._heard, after):
-            self._heard = self._journal.prompt.position
+        if self._must_look or self._journal.head_signal.position > max(self._heard, after):
+            self._heard = self._journal.head_signal.position
             found = await self._read(after, room_bytes)
             self._must_look = found is not None
             if found:
@@ -99,9 +99,9 @@ class PushSource:
             due_s = self._told_s + WITHHELD_TOLD_S
             at_most_s = min(at_most_s, max(_LEAST_WAIT_S, due_s - trio.current_time()))
         with trio.CancelScope() as self._waiting:
-            await self._journal.prompt.wait_above(known, at_most_s)
+            await self._journal.head_signal.wait_above(known, at_most_s)
         self._waiting = None
-        self._must_look = self._must_look or self._journal.prompt.position <= known  # a hint may have been lost
+        self._must_look = self._must_look or self._journal.head_signal.position <= known  # a hint may have been lost
 
     def wake(self) -> None:
         """End a ``wait``: something else is to be looked at."""

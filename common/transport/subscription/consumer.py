@@ -83,11 +83,11 @@ async def converse(
     """
     stored = await journal.subscription(settings.name)
     if stored is None:
-        await journal.set_desired(settings.name, settings.criteria, if_new=True)
+        await journal.set_requested(settings.name, settings.criteria, if_new=True)
         stored = await journal.subscription(settings.name)
     stored = stored or Subscription(settings.name, NO_RESUME_POINT, FilterState(0, ""), 0, 0, 0)
-    state.desired_version = stored.desired.version
-    receiving = Receiving(stored.place, stored.desired)
+    state.requested_version = stored.requested.version
+    receiving = Receiving(stored.place, stored.requested)
     subscribed = await _open(stream, stored, settings, now_us)
     receiving.begin(subscribed)
     on_start()
@@ -114,7 +114,7 @@ async def _open(
         settings.consumer_id,
         settings.name,
         stored.place,
-        stored.desired,
+        stored.requested,
         settings.limits,
         now_us(),
         settings.start,
@@ -167,7 +167,7 @@ class _Session:
         self._peer_ended = False
         self._is_leaving = False
         self._is_busy = False
-        self._desired = FilterState(receiving.newest_asked, "")
+        self._requested = FilterState(receiving.newest_requested, "")
         self._update_at_s = 0.0
         self._acks = DelayedAck(
             window_bytes=settings.limits.window_bytes, progress_timeout_s=settings.progress_timeout_s
@@ -279,11 +279,11 @@ class _Session:
             await self._send(Replay(name, from_seq_nr))
 
     async def _ask_for_filter(self) -> None:
-        desired = self._desired
-        if desired.version > self._receiving.newest_asked and trio.current_time() >= self._update_at_s:
+        requested = self._requested
+        if requested.version > self._receiving.newest_requested and trio.current_time() >= self._update_at_s:
             self._update_at_s = trio.current_time() + _UPDATE_PAUSE_S
-            self._receiving.asked(desired)
-            await self._send(FilterUpdate(desired.version, desired.criteria))
+            self._receiving.asked(requested)
+            await self._send(FilterUpdate(requested.version, requested.criteria))
 
     @property
     def _place_due_s(self) -> float:
@@ -301,7 +301,7 @@ class _Session:
         until_s = min(due_s, self._acks.due_s)
         if not self._intake.is_place_kept:
             until_s = min(until_s, self._place_due_s)
-        if self._desired.version > self._receiving.newest_asked:
+        if self._requested.version > self._receiving.newest_requested:
             until_s = min(until_s, self._update_at_s)
         if self._queue or self._peer_ended or self._drain:
             return  # it came while something was sent
@@ -378,11 +378,11 @@ class _Session:
         """Hear at once of a filter that is changed here, and look now and then for one that was changed elsewhere."""
         while True:
             with trio.move_on_after(self._settings.look_s):
-                await self._state.desired_changed.park()
+                await self._state.requested_changed.park()
             stored = await self._journal.subscription(self._settings.name)
-            if stored is not None and stored.desired.version > self._desired.version:
-                self._desired = stored.desired
-                self._state.desired_version = stored.desired.version
+            if stored is not None and stored.requested.version > self._requested.version:
+                self._requested = stored.requested
+                self._state.requested_version = stored.requested.version
                 self._work.unpark_all()
 
     def _stalled(self, what: str) -> PeerGone:

@@ -37,7 +37,14 @@ from common.core.subscription.messages import (
     Subscribe,
     Subscribed,
 )
-from common.core.subscription.place import LogCursor, PlaceVerdict, ResumePoint, SnapshotScan, decide_place, reached_by
+from common.core.subscription.place import (
+    LogCursor,
+    PlaceVerdict,
+    ResumePoint,
+    SnapshotScan,
+    decide_resume_point,
+    reached_by,
+)
 from common.core.subscription.source import REPLAYS_MAX, Serving
 from common.core.subscription.withheld import served_parts
 from common.journal.feeds import Feeds
@@ -211,19 +218,19 @@ class SubscriptionEndpoint:
 
     # -- from where ------------------------------------------------------------------------------------------------
     async def _open(self, asked: Subscribe, served: StreamDefinition) -> tuple[Subscribed, Serving]:
-        for wanted in (asked.desired, asked.place.applied, asked.place.next):
+        for wanted in (asked.requested, asked.place.applied, asked.place.next):
             if wanted is not None:
                 filter_of(wanted.criteria)
         stats = await self._journal.stats()
         own = self._journal.history
         history = History(own.journal_id, own.generations, stats.head_position)
         digest = await self._digest_at(asked.place)
-        verdict = decide_place(asked.place, history, stats.deleted_through, digest)
+        verdict = decide_resume_point(asked.place, history, stats.deleted_through, digest)
         place, resume = asked.place, verdict.value
         behind = history.head_position - place.live.position
         if verdict is PlaceVerdict.FIRST:
             scan = await self._scan(served, history) if asked.start is Begin.SNAPSHOTS else None
-            place = ResumePoint(history.journal_id, "", LogCursor(0, scan=scan), asked.desired)
+            place = ResumePoint(history.journal_id, "", LogCursor(0, scan=scan), asked.requested)
         elif verdict is not PlaceVerdict.RESUME and not (
             verdict is PlaceVerdict.TRIMMED and asked.on_trimmed is not Begin.STOP
         ):
@@ -234,7 +241,7 @@ class SubscriptionEndpoint:
         limits = _narrower(self._settings.limits, asked.limits)
         serving = Serving(
             place,
-            asked.desired,
+            asked.requested,
             limits,
             ack_target_s=self._settings.progress_timeout_s / 3,
             now_s=trio.current_time(),

@@ -44,7 +44,7 @@ async def send_snapshot_page(
         scan = replace(cursor.scan, after=page[-1].persistence_id)
     else:
         through = max(cursor.scan.low, cursor.position)
-    async with sender.turn:
+    async with sender.send_lock:
         await sender.send_snapshots(lane, snapshot_batch(chosen), through, scan, reached_by_snapshots(chosen))
         fail_point("serving.in_snapshots")
     return True

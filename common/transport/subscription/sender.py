@@ -47,7 +47,7 @@ class ConsumerStream:
 
 
 class Sender:
-    """The sending half of a consumer's stream. ``turn`` is held by whoever decides and sends."""
+    """The sending half of a consumer's stream. ``send_lock`` is held by whoever decides and sends."""
 
     def __init__(
         self,
@@ -66,14 +66,14 @@ class Sender:
         self._heartbeat_s = heartbeat_s
         self._now_us = now_us
         self._last_sent_s = trio.current_time()
-        self.turn = trio.Lock()
+        self.send_lock = trio.Lock()
         self.moved = trio.lowlevel.ParkingLot()
         """Where lanes wait for room, or for one another."""
         self.is_sending = False
 
     async def say(self, message: FromSource) -> None:
         """Send something that is no delivery."""
-        async with self.turn:
+        async with self.send_lock:
             await self.send(message)
 
     async def send(self, message: FromSource) -> None:
@@ -94,7 +94,7 @@ class Sender:
         idle_s = trio.current_time() - self._last_sent_s
         if self._serving.window.is_empty and idle_s >= 0.9 * self._heartbeat_s and not self.is_sending:
             message = Heartbeat(self._stream.bytes_received, self._now_us())
-            if self.turn.locked() or not self._stream.send_nowait(encode_from_source(message)):
+            if self.send_lock.locked() or not self._stream.send_nowait(encode_from_source(message)):
                 await self.say(message)
             self._last_sent_s = trio.current_time()
 
@@ -103,7 +103,7 @@ class Sender:
     ) -> None:
         """What a feed gave goes out on its lane. ``wanted`` is what the consumer is to have in the end."""
         serving = self._serving
-        async with self.turn:
+        async with self.send_lock:
             ranges = serving.ranges_to_state(lane, stretch.ranges)
             if not stretch.n and not ranges:
                 after = self._move(lane, stretch.through, stretch.digest, stretch.timestamp_us)
@@ -138,7 +138,7 @@ class Sender:
         Answers how many bytes went.
         """
         serving = self._serving
-        if self.turn.locked() or self._transform is not None or not stretch.n:
+        if self.send_lock.locked() or self._transform is not None or not stretch.n:
             return 0
         data = stretch.shared(_message_of)
         size = len(data)

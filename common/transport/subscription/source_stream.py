@@ -250,7 +250,7 @@ class SourceStream:
         following, applied = filter_of(pending.criteria), filter_of(serving.place.applied.criteria)
         is_wider = not applied.is_everything and applied != following
         begin = await self._beginning() if is_wider else None
-        async with self._sender.turn:
+        async with self._sender.send_lock:
             if serving.pending is not pending:
                 return  # another one has taken its place meanwhile
             applied_now = serving.begin_change(begin)
@@ -271,7 +271,7 @@ class SourceStream:
         return LogCursor(0, scan=SnapshotScan(head, low, ""))
 
     async def _end_change(self, feed: Feed) -> None:
-        async with self._sender.turn:
+        async with self._sender.send_lock:
             done = self._serving.end_change()
             feed.change(self._live_predicate)
             fail_point("serving.before_backfill_done")
@@ -339,7 +339,7 @@ class SourceStream:
         serving, sender = self._serving, self._sender
         while serving.next_replay is not None and self._drain is None:
             await sender.room()
-            async with sender.turn:
+            async with sender.send_lock:
                 replay = serving.next_replay
                 await send_replay_page(replay, self._wanted, serving, sender, self._journal, self._served)
             self.state.replays += serving.next_replay is not replay

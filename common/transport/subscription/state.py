@@ -56,13 +56,13 @@ class SubscriptionState:
     """Of the source's log, as far as the source has told."""
     backfill_position: int = -1
     applied_version: int = 0
-    desired_version: int = 0
+    requested_version: int = 0
     received: int = 0
     repeated: int = 0
     awaiting: int = 0
     timestamp_us: int = 0
     """Order time of the last event or place heard of, for the lag in seconds."""
-    desired_changed: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+    requested_changed: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
     committed: HeadSignal = field(default_factory=HeadSignal)
     """Raised to the revision after each commit: who waits for an inbox looks."""
 
@@ -77,4 +77,4 @@ class SubscriptionState:
 
     def filter_changed(self) -> None:
         """Tell the open stream that another filter is stored: it asks for it at once."""
-        self.desired_changed.unpark_all()
+        self.requested_changed.unpark_all()

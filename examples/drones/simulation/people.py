@@ -54,7 +54,7 @@ class Site:
     positions: dict[str, Position] = field(default_factory=dict)
     ordered: dict[str, str] = field(default_factory=dict)
     """Deliveries by id, with their restaurant."""
-    looks: int = 0
+    read_counts: int = 0
     found: int = 0
 
     async def fly(self, drone: str, chance: Random, pace_s: float) -> None:
@@ -79,7 +79,7 @@ class Site:
         except Unanswered:
             return
         if answer.status == 200:
-            self.looks += 1
+            self.read_counts += 1
             self.found += answer.body["delivery"] is not None
 
     async def open_restaurants(self, cloud_port: Port, chance: Random) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import trio
 
-from common.runtime.environment import real_outside
+from common.runtime.environment import real_environment
 from examples.demo.cast import Service, open_cast
 from examples.drones.simulation.people import Site
 from examples.drones.simulation.proof import Facts, compare
@@ -115,10 +115,10 @@ async def play(place: Path, view: View, *, pace_s: float, seed: int) -> Outcome:
             for service in (*edges.values(), cloud):
                 if await cast.stop(service):
                     problems.append(f"{service.name} did not stop in order")
-    async with real_outside() as outside:
+    async with real_environment() as environment:
         facts = compare(
-            await read_cloud(outside, str(place / "cloud.db")),
-            {site: await read_site(outside, str(place / site / "journal.db")) for site in edges},
+            await read_cloud(environment, str(place / "cloud.db")),
+            {site: await read_site(environment, str(place / site / "journal.db")) for site in edges},
             {site: played.reports for site, played in sites.items()},
             {site: played.ordered for site, played in sites.items()},
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from common.core.events.batch import split_tags
-from common.core.events.types import EventTypeRegistry
+from common.core.events.types import EventTypes
 from common.journal.stores.journal import Journal
 from common.runtime.environment import Environment
 from examples.drones import overview
@@ -12,23 +12,23 @@ from examples.drones.queue import Deliveries, Delivery
 from examples.drones.restaurant import Restaurants
 from examples.drones.simulation.proof import CloudStore, SiteStore, Stored
 
-_TYPES = EventTypeRegistry([*Drones.event_types, *Restaurants.event_types, Deliveries.value_type])
+_TYPES = EventTypes([*Drones.event_types, *Restaurants.event_types, Deliveries.value_type])
 _PAGE_EVENTS = 2_000
 _PAGE_BYTES = 4 * 1024 * 1024
 
 
-async def read_site(outside: Environment, path: str) -> SiteStore:
+async def read_site(environment: Environment, path: str) -> SiteStore:
     """An edge's file."""
-    async with outside.open_journal(path, max_bytes=None, prompted=False) as journal:
+    async with environment.open_journal(path, max_bytes=None, notified=False) as journal:
         rows = await journal.query("SELECT persistence_id, value_type, codec, payload, metadata FROM state_delivery")
         found = {name.rpartition("/")[2]: _TYPES.decode(*value) for name, *value in rows}
         queue = {name: value for name, value in found.items() if isinstance(value, Delivery)}
         return SiteStore(await _events(journal), queue)
 
 
-async def read_cloud(outside: Environment, path: str) -> CloudStore:
+async def read_cloud(environment: Environment, path: str) -> CloudStore:
     """The cloud's journal and its overview."""
-    async with outside.open_journal(path, max_bytes=None, prompted=False) as journal:
+    async with environment.open_journal(path, max_bytes=None, notified=False) as journal:
         rows = await journal.query(overview.ROWS)
         shown = {drone: (cell, changes) for drone, cell, changes in rows}
         return CloudStore(await _events(journal), shown, (await journal.stats()).parked)

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 
 from common.core.errors import BackhaulError
-from common.core.events.types import EventTypeRegistry
+from common.core.events.types import EventTypes
 from common.entity.definition import Decision, accept, define
 from common.entity.live import LiveEntity
 from common.entity.runtime import Entities
@@ -178,7 +178,7 @@ class TestDefinitions:
     def test_refused(self, change: dict[str, Any], why: str) -> None:
         bad = type("Bad", (Counters,), change)
         with pytest.raises(BackhaulError, match=why):
-            define([bad], EventTypeRegistry())
+            define([bad], EventTypes())
 
     def test_an_async_decide_is_refused(self) -> None:
         class Late(Counters):
@@ -186,14 +186,14 @@ class TestDefinitions:
                 return accept()
 
         with pytest.raises(BackhaulError, match="has an async decide"):
-            define([Late], EventTypeRegistry())
+            define([Late], EventTypes())
 
     def test_one_entity_type_twice_names_both(self) -> None:
         class Again(Counters):
             pass
 
         with pytest.raises(BackhaulError, match=r"Counters \(.*Again \("):
-            define([Counters, Again], EventTypeRegistry())
+            define([Counters, Again], EventTypes())
 
 
 async def test_code_that_holds_the_loop_is_named_while_it_does() -> None:

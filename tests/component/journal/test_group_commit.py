@@ -26,10 +26,10 @@ class SlowJournal:
         self.groups: list[list[AppendRequest]] = []
         self.error: Exception | None = None
         self.position = 0
-        self._turn = trio.Lock()
+        self._lock = trio.Lock()
 
     async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
-        async with self._turn:
+        async with self._lock:
             await trio.sleep(COMMIT_S)
         if self.error:
             raise self.error
@@ -290,7 +290,7 @@ class TestARequestTheStorageRefuses:
 
         async def picky(requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
             if any("bad" in name for request in requests for name in request.events.persistence_id):
-                async with journal._turn:
+                async with journal._lock:
                     await trio.sleep(COMMIT_S)
                 raise BackhaulError("projection.statement_failed", "no such table")
             return await plain(requests)

@@ -253,7 +253,7 @@ async def test_an_event_takes_effect_as_soon_as_the_prompt_says_so(autojump_cloc
 
 async def test_without_any_prompt_events_are_found_by_polling(autojump_clock: MockClock) -> None:
     journal, commits = StagedJournal(), Commits()
-    journal.prompt = silent = HeadSignal()
+    journal.head_signal = silent = HeadSignal()
     journal.database.open_journals.clear()
     async with running(journal, commits=commits):
         for number in range(1, 11):
@@ -268,7 +268,7 @@ async def test_a_prompt_that_promises_too_much_does_not_make_it_spin(autojump_cl
     journal = StagedJournal()
     await store(journal, Random(18), 10)
     async with running(journal):
-        journal.prompt.raise_to(1_000_000)
+        journal.head_signal.raise_to(1_000_000)
         await trio.sleep(10)
     assert journal.reads < 40
 

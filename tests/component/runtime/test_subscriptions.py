@@ -76,7 +76,7 @@ async def test_the_first_filter_may_name_who_follows(autojump_clock: MockClock) 
             assert await edge.query("SELECT entity FROM total") == [(name,)]
         stored = await world.edges["one"].journal.subscription("Counter")
         assert stored is not None
-        assert stored.desired.criteria == '[{"exclude_all":true},{"include_ids":["Counter|one"]}]'
+        assert stored.requested.criteria == '[{"exclude_all":true},{"include_ids":["Counter|one"]}]'
 
 
 async def test_a_handler_that_fails_is_tried_again_and_nothing_is_left_out(autojump_clock: MockClock) -> None:
@@ -113,7 +113,7 @@ async def test_a_local_projection_may_act_too(autojump_clock: MockClock) -> None
 
 
 COUNTER = frozenset({"Counter"})
-INSIDE = Handler("inside", inside=lambda _tables, _event: None)
+INSIDE = Handler("in_transaction", in_transaction=lambda _tables, _event: None)
 PARKS = Handler("parks", each=each, on_failure=OnFailure.PARK)
 
 

@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from common.core.errors import ConfigurationError
-from common.core.events.types import EventTypeRegistry
+from common.core.events.types import EventTypes
 from common.entity.decisions import Accepted, Rejected
 from common.entity.durable_state import ColumnValue, DurableState, Where
 from common.journal.stores.lease import Statement
@@ -56,7 +56,7 @@ CLOUD = App(event_types=[Added, Taken], projections=[TOTAL])
 
 
 async def test_a_projection_over_given_events(autojump_clock: trio.testing.MockClock) -> None:
-    async with projecting(TOTAL, registry=EventTypeRegistry([Added, Taken])) as total:
+    async with projecting(TOTAL, registry=EventTypes([Added, Taken])) as total:
         await total.given("Counter", "a", Added(5), Taken(2))
         await total.given("Counter", "b", Added(1))
         assert await total.rows("SELECT entity, value FROM total ORDER BY entity") == [("a", 3), ("b", 1)]
@@ -64,7 +64,7 @@ async def test_a_projection_over_given_events(autojump_clock: trio.testing.MockC
 
 async def test_a_projection_that_fails_is_told(autojump_clock: trio.testing.MockClock) -> None:
     bad = Handler("bad", [], each=lambda _: Statement("INSERT INTO nowhere VALUES (1)"))
-    async with projecting(bad, registry=EventTypeRegistry([Added])) as kit:
+    async with projecting(bad, registry=EventTypes([Added])) as kit:
         with pytest.raises(AssertionError, match=r"projection\.statement_failed"):
             await kit.given("Counter", "a", Added(1))
 

@@ -11,7 +11,7 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.core.events.batch import split_tags
-from common.core.events.types import EventTypeRegistry
+from common.core.events.types import EventTypes
 from common.core.journal.append import LocalAppend
 from common.core.journal.statement import Statement
 from common.entity.durable_state import ColumnValue, DurableState, StateDeleted, Versioned, Where, define_states
@@ -65,7 +65,7 @@ async def opened(
     states = States(
         journal,
         commit,
-        define_states([definition], EventTypeRegistry()),
+        define_states([definition], EventTypes()),
         node=node,
         now_us=lambda: 1_000,
         deadline_s=30,
@@ -256,11 +256,11 @@ class Untyped(DurableState[Drone]):
 @pytest.mark.parametrize("bad", [Unsaid, Untyped])
 def test_a_definition_that_cannot_work_is_refused(bad: type[DurableState[Drone]]) -> None:
     with pytest.raises(BackhaulError) as told:
-        define_states([bad], EventTypeRegistry())
+        define_states([bad], EventTypes())
     assert told.value.code == "state.bad_definition"
     assert f"test_states.{bad.__name__} (" in told.value.message
 
 
 def test_two_definitions_of_one_type_name_both() -> None:
     with pytest.raises(BackhaulError, match=r"Drones \(.*DronesLater \("):
-        define_states([Drones, DronesLater], EventTypeRegistry())
+        define_states([Drones, DronesLater], EventTypes())

@@ -57,7 +57,7 @@ async def test_cancelling_a_subscriber_at_any_moment_leaves_nothing_behind(journ
 
 
 def _nothing_is_kept(firehose: Firehose) -> bool:
-    kept = (firehose._feeds, firehose.fan_out._views, firehose.outside, firehose.deadlines._due)
+    kept = (firehose._feeds, firehose.fan_out._views, firehose.catching_up_waiters, firehose.deadlines._due)
     return not any(kept)
 
 
@@ -79,7 +79,7 @@ async def test_a_cancelled_step_has_handed_over_all_or_nothing(journal: Journal)
 
 async def test_while_the_journal_cannot_be_read_everyone_waits_and_goes_on(journal: Journal) -> None:
     await store(journal, Random(1), 100)
-    broken = Muffled(journal, "prompt")
+    broken = Muffled(journal, "head_signal")
     broken.fails = BackhaulError("journal.unavailable", "away", kind=ErrorKind.UNAVAILABLE)
     with structlog.testing.capture_logs() as lines:
         async with running(broken) as firehose:
@@ -110,7 +110,7 @@ async def test_who_leaves_while_the_journal_is_away_leaves_nothing(journal: Jour
 
 async def test_a_journal_that_must_not_be_used_ends_the_feed(journal: Journal) -> None:
     await store(journal, Random(1), 10)
-    broken = Muffled(journal, "prompt")
+    broken = Muffled(journal, "head_signal")
     broken.fails = BackhaulError("journal.broken", "damaged", kind=ErrorKind.INTERNAL)
     async with running(broken) as firehose:
         with firehose.subscribe("x", EVERY_ENTITY, ALL, 0) as feed:
@@ -173,7 +173,7 @@ async def test_commits_of_another_log_are_not_taken_for_the_next_of_this_one(sto
                 await to_the_tail(feed)
                 replaced.journal = restored
                 replaced.feed.give((await log_of(restored)).slice(29, 33))
-                replaced.prompt.raise_to(33)
+                replaced.head_signal.raise_to(33)
                 with pytest.raises(BackhaulError) as raised:
                     await feed.next(**NEXT, at_most_s=60)
                 assert raised.value.code == "firehose.log_changed"

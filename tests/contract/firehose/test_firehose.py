@@ -15,7 +15,7 @@ from common.core.filters.predicates import EVERY_ENTITY, parse_filter
 from common.core.journal.append import LocalAppend
 from common.core.journal.place_digest import place_digest
 from common.firehose.settings import FirehoseSettings
-from common.journal.feeds import Feed, Standing
+from common.journal.feeds import Feed, SubscriberTier
 from common.journal.stores.journal import Journal
 from tests.contract.journals import Storage
 from tests.support.builders import appended, local
@@ -39,11 +39,11 @@ from tests.support.firehose import (
 from tests.support.growing_log import Consumer, selected_positions
 
 HEARS = {
-    "directly": ("feed", "prompt"),
-    "prompts only": ("prompt",),
+    "directly": ("feed", "head_signal"),
+    "prompts only": ("head_signal",),
     "nothing": (),
     "of its own commits only": ("feed",),
-    "of two nodes": ("feed", "prompt"),
+    "of two nodes": ("feed", "head_signal"),
 }
 
 
@@ -91,7 +91,7 @@ async def _follow_all(storage: Storage, hears: str, *, is_served: bool) -> list[
 
 async def test_what_this_process_commits_needs_no_read(journal: Journal) -> None:
     settings = FirehoseSettings(poll_s=60.0)
-    watched = Muffled(journal, "feed", "prompt")
+    watched = Muffled(journal, "feed", "head_signal")
     async with running(watched, settings) as firehose:
         with firehose.subscribe("one", EVERY_ENTITY, ALL, 0) as feed:
             subscriber = Subscriber(feed)
@@ -205,8 +205,8 @@ async def test_one_that_is_not_read_from_changes_nothing_for_the_others(journal:
                     await subscriber.reach(9 * number + 18)
                     assert firehose.report().ring_lag == 0
                 await trio.sleep(0.1)
-                assert subscriber.feed.standing is Standing.TAIL
-                assert {feed.standing for feed in stopped} == {Standing.DEMOTED}
+                assert subscriber.feed.standing is SubscriberTier.TAIL
+                assert {feed.standing for feed in stopped} == {SubscriberTier.DEMOTED}
                 report = firehose.report()
                 assert report.ring_events <= SMALL.ring_max_events
                 assert report.demotions == len(KINDS)

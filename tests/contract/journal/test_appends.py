@@ -88,15 +88,15 @@ class TestOrderAndTime:
         log.check()
 
     async def test_the_prompt_is_raised_by_a_commit_that_moved_the_head(self, journal: Journal) -> None:
-        assert journal.prompt.position == 0
+        assert journal.head_signal.position == 0
         await appended(journal, local("A|1", "A|2"))
-        assert journal.prompt.position == 2
+        assert journal.head_signal.position == 2
 
     async def test_the_prompt_of_a_reopened_journal_knows_the_head(self, storage: Storage) -> None:
         async with storage.open() as journal:
             await appended(journal, local("A|1"))
         async with storage.open() as journal:
-            assert journal.prompt.position == 1
+            assert journal.head_signal.position == 1
 
 
 class TestExpectedNumbers:

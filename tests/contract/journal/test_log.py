@@ -117,7 +117,7 @@ class TestReading:
                 assert page.events.position == list(range(position + 1, position + 1 + len(page.events)))
                 seen.extend(page.events.position)
                 position = page.through
-                await journal.prompt.wait_above(position, 0.05)
+                await journal.head_signal.wait_above(position, 0.05)
 
         async def write(journal: Journal, name: str) -> None:
             for _ in range(wanted // 6):

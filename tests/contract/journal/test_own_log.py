@@ -28,7 +28,7 @@ class TestOwnLog:
         head = await journal.entity_head("Order|1")
         assert head is not None
         assert (head.owner, head.seq_nr, head.origin_seq_nr) == ("cloud", 3, 3)
-        assert journal.prompt.position == 5
+        assert journal.head_signal.position == 5
 
     async def test_a_stated_range_lets_numbers_jump(self, journal: Journal) -> None:
         gone = StatedRange("Order|1", 1, 4, "snapshot")

@@ -159,7 +159,7 @@ class TestRetryAndDiscard:
         assert await journal.parked() == []
         assert (await journal.stats()).parked == 0
         assert (await head_of(journal, "A|1")).parked == 0
-        assert journal.prompt.position == 3
+        assert journal.head_signal.position == 3
         assert (await edge.push(journal, ("A|1", 5))).stored == 1
 
     async def test_a_gap_stays_until_it_is_accepted(self, journal: Journal, edge: Origin) -> None:

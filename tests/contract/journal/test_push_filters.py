@@ -42,7 +42,7 @@ async def widened(journal: Journal, edge: Origin) -> None:
 class TestAsked:
     async def test_what_is_asked_is_kept_with_a_version_of_its_own(self, storage: Storage) -> None:
         async with storage.open() as journal:
-            assert await journal.asked_filters() == []
+            assert await journal.requested_filters() == []
             first = await journal.ask_filter("edge-1", "[1]")
             assert (first.pattern, first.criteria, first.set_us) == ("edge-1", "[1]", storage.clock.us)
             second = await journal.ask_filter("edge-*", "[2]")
@@ -50,7 +50,7 @@ class TestAsked:
             third = await journal.ask_filter("edge-1", "[3]")
             assert first.version < second.version < third.version
         async with storage.open() as journal:
-            assert await journal.asked_filters() == [second, third]
+            assert await journal.requested_filters() == [second, third]
             assert await journal.withdraw_filter("edge-1")
             assert not await journal.withdraw_filter("edge-1")
             assert (await journal.ask_filter("edge-1", "[3]")).version > third.version
@@ -61,12 +61,12 @@ class TestChange:
         edge = Origin()
         async with storage.open() as journal:
             await edge.dial(journal)
-            assert await journal.push_place("edge-1") == UNFILTERED
+            assert await journal.push_filter_state("edge-1") == UNFILTERED
             await edge.push(journal, ("A|1", 1), ("A|1", 2))
             await widened(journal, edge)
         async with storage.open() as journal:
-            assert await journal.push_place("edge-1") == PushFilterState(NARROW, WIDE, 2, 0)
-            assert await journal.push_place("edge-2") == UNFILTERED
+            assert await journal.push_filter_state("edge-1") == PushFilterState(NARROW, WIDE, 2, 0)
+            assert await journal.push_filter_state("edge-2") == UNFILTERED
 
     async def test_a_change_without_backfill_is_done_at_once(self, journal: Journal) -> None:
         edge = Origin()
@@ -74,7 +74,7 @@ class TestChange:
         await edge.push(journal, ("A|1", 1))
         change = PushFilterApplied(NARROW, 1, needs_backfill=False)
         assert await journal.change_push_filter("edge-1", edge.session, change) is None
-        assert await journal.push_place("edge-1") == PushFilterState(NO_FILTER, NARROW, 1, 1)
+        assert await journal.push_filter_state("edge-1") == PushFilterState(NO_FILTER, NARROW, 1, 1)
 
     async def test_a_change_of_an_older_session_or_elsewhere_or_during_another_changes_nothing(
         self, journal: Journal
@@ -86,10 +86,10 @@ class TestChange:
         await edge.push(journal, ("A|1", 1))
         assert await journal.change_push_filter("edge-1", edge.session + 1, change) == Fenced(edge.session)
         assert await journal.change_push_filter("edge-1", edge.session, replace(change, position=2)) == OutOfStep(1)
-        assert await journal.push_place("edge-1") == UNFILTERED
+        assert await journal.push_filter_state("edge-1") == UNFILTERED
         assert await journal.change_push_filter("edge-1", edge.session, change) is None
         assert await journal.change_push_filter("edge-1", edge.session, replace(change, filter=WIDE)) == OutOfStep(1)
-        assert await journal.push_place("edge-1") == PushFilterState(NO_FILTER, NARROW, 1, 0)
+        assert await journal.push_filter_state("edge-1") == PushFilterState(NO_FILTER, NARROW, 1, 0)
 
     async def test_a_log_that_parts_below_the_change_has_only_so_much_to_backfill(self, journal: Journal) -> None:
         edge = Origin()
@@ -97,10 +97,10 @@ class TestChange:
         await edge.push(journal, ("A|1", 1), ("A|1", 2), ("A|1", 3))
         await widened(journal, edge)
         await edge.dial(journal, ("g1", 1), ("g2", 3), head=2)
-        assert await journal.push_place("edge-1") == PushFilterState(NARROW, WIDE, 2, 0)
+        assert await journal.push_filter_state("edge-1") == PushFilterState(NARROW, WIDE, 2, 0)
         replaced = Origin(journal_id="journal-2", generation="h1")
         await replaced.dial(journal)
-        assert await journal.push_place("edge-1") == PushFilterState(NARROW, WIDE, 0, 0)
+        assert await journal.push_filter_state("edge-1") == PushFilterState(NARROW, WIDE, 0, 0)
 
 
 class TestBackfill:
@@ -112,11 +112,11 @@ class TestBackfill:
             await widened(journal, edge)
             assert await append(journal, backfill(edge, 0, 4, ("B|1", 1), ("B|1", 2))) == Pushed(4, 2)
         async with storage.open() as journal:
-            assert await journal.push_place("edge-1") == PushFilterState(NARROW, WIDE, 6, 4)
+            assert await journal.push_filter_state("edge-1") == PushFilterState(NARROW, WIDE, 6, 4)
             [state] = await journal.origins()
             assert state.stored.position == 6
             assert await append(journal, backfill(edge, 4, 6)) == Pushed(6, 0)
-            assert (await journal.push_place("edge-1")).is_settled
+            assert (await journal.push_filter_state("edge-1")).is_settled
             await edge.push(journal, ("B|1", 3))
             assert seq_nrs(await whole_log(journal)) == [("A|1", 1), ("B|1", 1), ("B|1", 2), ("B|1", 3)]
             assert [state.stored.position for state in await journal.origins()] == [7]
@@ -157,7 +157,7 @@ class TestBackfill:
         await widened(journal, edge)
         assert await append(journal, backfill(edge, 0, 2, ("A|1", 1), ("A|1", 2))) == Pushed(2, 0)
         assert len(await whole_log(journal)) == 2
-        assert (await journal.push_place("edge-1")).is_settled
+        assert (await journal.push_filter_state("edge-1")).is_settled
 
     async def test_a_jump_is_stated_or_parked(self, journal: Journal) -> None:
         edge = Origin()

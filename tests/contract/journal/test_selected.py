@@ -179,7 +179,7 @@ class TestSelections:
             await journal.read(0, max_events=1, max_bytes=1)
             meanwhile = len(found) - before
         assert found == [100] * 300
-        assert journal.looks["selected"] == 300
+        assert journal.read_counts["selected"] == 300
         assert meanwhile < 100 or isinstance(journal, MemoryJournal)
 
     @pytest.mark.parametrize("types", [frozenset[str](), frozenset({"A"})])

@@ -70,7 +70,7 @@ class TestState:
         async with storage.open() as journal:
             [state] = await journal.subscriptions()
             assert state == await journal.subscription(NAME)
-            assert (state.name, state.place, state.desired) == (NAME, HERE, NO_FILTER)
+            assert (state.name, state.place, state.requested) == (NAME, HERE, NO_FILTER)
             assert (state.revision, state.received, state.updated_us) == (2, 7, storage.clock())
             asked = ["Order|1", "Order|3", "Order|ä", "Order|1"]
             assert await journal.known(NAME, asked) == {"Order|1": 6, "Order|ä": 2}
@@ -88,27 +88,27 @@ class TestState:
         assert await journal.awaiting("other", 10) == []
 
     async def test_a_wanted_filter_gets_a_version_when_it_is_another(self, journal: Journal) -> None:
-        assert await journal.set_desired(NAME, "[1]") == FilterState(1, "[1]")
-        assert await journal.set_desired(NAME, "[1]") == FilterState(1, "[1]")
-        assert await journal.set_desired(NAME, "[2]") == FilterState(2, "[2]")
-        assert await journal.set_desired("another", "") == NO_FILTER
+        assert await journal.set_requested(NAME, "[1]") == FilterState(1, "[1]")
+        assert await journal.set_requested(NAME, "[1]") == FilterState(1, "[1]")
+        assert await journal.set_requested(NAME, "[2]") == FilterState(2, "[2]")
+        assert await journal.set_requested("another", "") == NO_FILTER
         state = await journal.subscription(NAME)
         assert state is not None
-        assert (state.place, state.revision, state.desired) == (NO_RESUME_POINT, 0, FilterState(2, "[2]"))
+        assert (state.place, state.revision, state.requested) == (NO_RESUME_POINT, 0, FilterState(2, "[2]"))
         # A consumer in the middle of its work is not disturbed by it.
         assert await commit(journal, await take(journal), 0, ReceivedCommit(HERE)) == 1
-        assert await journal.set_desired(NAME, "[3]") == FilterState(3, "[3]")
+        assert await journal.set_requested(NAME, "[3]") == FilterState(3, "[3]")
         assert await commit(journal, await take(journal), 1, ReceivedCommit(at(20))) == 2
         state = await journal.subscription(NAME)
         assert state is not None
-        assert state.desired == FilterState(3, "[3]")
+        assert state.requested == FilterState(3, "[3]")
 
     async def test_a_first_filter_does_not_replace_what_was_asked_for_meanwhile(self, journal: Journal) -> None:
-        assert await journal.set_desired(NAME, "[2]", if_new=True) == FilterState(1, "[2]")
-        assert await journal.set_desired(NAME, "[3]", if_new=True) == FilterState(1, "[2]")
+        assert await journal.set_requested(NAME, "[2]", if_new=True) == FilterState(1, "[2]")
+        assert await journal.set_requested(NAME, "[3]", if_new=True) == FilterState(1, "[2]")
         await commit(journal, await take(journal, name="other"), 0, ReceivedCommit(HERE), "other")
-        assert await journal.set_desired("other", "[2]", if_new=True) == NO_FILTER
-        assert await journal.set_desired("other", "[2]") == FilterState(1, "[2]")
+        assert await journal.set_requested("other", "[2]", if_new=True) == NO_FILTER
+        assert await journal.set_requested("other", "[2]") == FilterState(1, "[2]")
 
     async def test_forgetting_leaves_nothing_and_fences_who_still_runs(self, journal: Journal) -> None:
         lease, other = await take(journal), await take(journal, name="other")
@@ -128,8 +128,8 @@ class TestState:
         async with storage.open() as journal:
             lease, other = await take(journal), await take(journal, name="other")
             assert not await journal.restart_subscription(NAME, lease)
-            await journal.set_desired(NAME, "[1]")
-            await journal.set_desired(NAME, "[2]")
+            await journal.set_requested(NAME, "[1]")
+            await journal.set_requested(NAME, "[2]")
             numbers = {"Order|1": 7, "Order|2": 8}
             waiting = replace(brought("Order|1", "Order|2"), known=numbers, awaiting={"Order|3": True})
             await commit(journal, lease, 0, waiting)
@@ -139,7 +139,7 @@ class TestState:
         async with storage.open() as journal:
             state = await journal.subscription(NAME)
             assert state is not None
-            assert (state.place, state.desired, state.revision) == (NO_RESUME_POINT, FilterState(2, "[2]"), 2)
+            assert (state.place, state.requested, state.revision) == (NO_RESUME_POINT, FilterState(2, "[2]"), 2)
             assert state.received == 2
             assert await journal.known(NAME, list(numbers)) == {}
             assert await journal.awaiting(NAME, 10) == []

@@ -72,7 +72,7 @@ class TestForms:
         assert "secret" not in str(lines)
 
     async def test_a_hundred_cancels_leave_the_effect_and_the_offset_together(self, journal: Journal) -> None:
-        random, ledger = Random(4), Ledger("inside", group_events=5)
+        random, ledger = Random(4), Ledger("in_transaction", group_events=5)
         for number in range(40):
             await store(journal, random, 10)
             async with running(
@@ -92,7 +92,7 @@ class TestInside:
     async def run_until_failed(
         self, journal: Journal, function: Callable[[Tables, Event], None], **options: float
     ) -> structlog.typing.EventDict:
-        handler = Handler("inside", [["CREATE TABLE kept (n BIGINT)"]], inside=function, **options)  # type: ignore[arg-type]
+        handler = Handler("in_transaction", [["CREATE TABLE kept (n BIGINT)"]], in_transaction=function, **options)  # type: ignore[arg-type]
         await store(journal, Random(5), 3)
         with structlog.testing.capture_logs() as lines:
             async with running(journal, handler, settings=QUICK, in_threads=True) as [progress]:
@@ -140,7 +140,7 @@ class TestInside:
         def dawdle(tables: Tables, event: Event) -> None:
             threading.Event().wait(0.2)
 
-        slow = Handler("slow", [], inside=dawdle, deadline_s=0.1)
+        slow = Handler("slow", [], in_transaction=dawdle, deadline_s=0.1)
         ledger, commits = Ledger("statements"), Commits()
         async with running(journal, slow, ledger.handler, settings=QUICK, commits=commits, in_threads=True):
             for number in range(1, 11):
@@ -173,7 +173,7 @@ class TestInside:
                 await trio.sleep(0.1)
 
         with pytest.raises(BackhaulError) as lost:
-            await journal.commit_inside(lease, 1, work, [], 60)
+            await journal.commit_in_transaction(lease, 1, work, [], 60)
         assert lost.value.code == "journal.unavailable"
         assert await journal.query("SELECT n FROM kept") == []
 

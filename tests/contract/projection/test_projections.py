@@ -231,13 +231,13 @@ async def test_a_handler_of_few_events_reads_those_only_and_of_many_the_log_as_i
 
     await add(*(f"{'Common' if n % 50 else 'Rare'}|{n % 7}" for n in range(2_000)))
     await add(*(f"Rare|{n % 7}" for n in range(1_000)))
-    before, commits = journal.looks.copy(), Commits()
+    before, commits = journal.read_counts.copy(), Commits()
     handler = replace(TALLY, entity_types=frozenset({"Rare"}))
     async with running(journal, handler, settings=ProjectionSettings(page_max_events=100), commits=commits):
         await commits.reach(1_040)
-    looks = journal.looks - before  # as it is, it would be 30 pages
-    assert 0 < looks["selected"] < 10
-    assert 5 < looks["log"] < 20
+    read_counts = journal.read_counts - before  # as it is, it would be 30 pages
+    assert 0 < read_counts["selected"] < 10
+    assert 5 < read_counts["log"] < 20
     log = await log_of(journal)
     rare = log.select([index for index, name in enumerate(log.persistence_id) if name.startswith("Rare|")])
     assert await all_tallies(journal) == fold_all([rare])

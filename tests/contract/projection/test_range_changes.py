@@ -133,7 +133,7 @@ class TestDecisions:
         assert await journal.rows() == []
 
 
-@pytest.mark.parametrize("form", ["statements", "inside"])
+@pytest.mark.parametrize("form", ["statements", "in_transaction"])
 async def test_one_to_four_to_two_ranges_while_running_lose_and_repeat_nothing(journal: Journal, form: str) -> None:
     ledger, commits, random = Ledger(form), Commits(), Random(1)
     is_over = False

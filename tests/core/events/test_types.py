@@ -10,7 +10,7 @@ import pytest
 
 from common.core.errors import BackhaulError
 from common.core.events.batch import new_events
-from common.core.events.types import EventTypeRegistry, StoredAs, Unknown, named
+from common.core.events.types import EventTypes, StoredAs, Unknown, named
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Position(betterproto.Message):
 
 
 def test_a_dataclass_is_json_and_a_message_protobuf_each_under_its_name() -> None:
-    registry = EventTypeRegistry([Measured, StoredAs(Position, "drone.position")])
+    registry = EventTypes([Measured, StoredAs(Position, "drone.position")])
     assert registry.encode(Measured(20.5)) == ("Measured", "json", b'{"celsius":20.5}', "")
     name, codec, payload, metadata = registry.encode(Position(1.0, 2.0))
     assert (name, codec, metadata) == ("drone.position", "protobuf", "")
@@ -49,7 +49,7 @@ def test_a_dataclass_is_json_and_a_message_protobuf_each_under_its_name() -> Non
 
 
 def test_old_versions_and_old_names_become_the_present_class() -> None:
-    registry = EventTypeRegistry([MeasuredLater])
+    registry = EventTypes([MeasuredLater])
     present = MeasuredLater(300.0, "roof")
     encoded = registry.encode(present)
     assert encoded[3] == "version\x1f3"
@@ -60,7 +60,7 @@ def test_old_versions_and_old_names_become_the_present_class() -> None:
 
 
 def test_what_is_not_registered_is_handed_on_untouched() -> None:
-    registry = EventTypeRegistry([Measured])
+    registry = EventTypes([Measured])
     stored = ("Other", "msgpack", b"\x00\x01", "k\x1fv")
     assert registry.decode(*stored) == Unknown(*stored)
     assert registry.encode(registry.decode(*stored)) == stored
@@ -68,11 +68,11 @@ def test_what_is_not_registered_is_handed_on_untouched() -> None:
 
 def test_a_batch_is_decoded_in_order() -> None:
     events = new_events(["S|1"] * 2, ["Measured", "Other"], [b'{"celsius":1}', b"x"], codec=["json", "raw"])
-    assert EventTypeRegistry([Measured]).decode_all(events) == [Measured(1.0), Unknown("Other", "raw", b"x")]
+    assert EventTypes([Measured]).decode_all(events) == [Measured(1.0), Unknown("Other", "raw", b"x")]
 
 
 def test_a_name_registered_twice_names_both_places() -> None:
-    registry = EventTypeRegistry([Measured])
+    registry = EventTypes([Measured])
     registry.add(Measured)
     with pytest.raises(BackhaulError) as told:
         registry.add(MeasuredLater)
@@ -93,7 +93,7 @@ def test_a_name_registered_twice_names_both_places() -> None:
 )
 def test_what_cannot_be_read_says_why_and_which_class(stored: Any, code: str, why: str) -> None:  # noqa: ANN401
     with pytest.raises(BackhaulError) as told:
-        EventTypeRegistry([Measured]).decode(*stored)
+        EventTypes([Measured]).decode(*stored)
     assert told.value.code == code
     assert why in told.value.message
     assert "test_event_types.Measured (" in told.value.message
@@ -101,7 +101,7 @@ def test_what_cannot_be_read_says_why_and_which_class(stored: Any, code: str, wh
 
 def test_an_upcaster_that_raises_is_told_as_unreadable() -> None:
     with pytest.raises(BackhaulError, match="KeyError") as told:
-        EventTypeRegistry([MeasuredLater]).decode("Measured", "json", b"{}")
+        EventTypes([MeasuredLater]).decode("Measured", "json", b"{}")
     assert told.value.code == "types.unreadable"
 
 
@@ -116,19 +116,19 @@ def test_an_upcaster_that_raises_is_told_as_unreadable() -> None:
 )
 def test_what_cannot_be_stored_is_refused_when_it_is_registered(given: StoredAs, why: str) -> None:
     with pytest.raises(BackhaulError, match=why) as told:
-        EventTypeRegistry([given])
+        EventTypes([given])
     assert told.value.code == "types.unfit"
 
 
 @pytest.mark.parametrize("celsius", [object(), "20", float("inf"), None])
 def test_what_could_not_be_read_back_is_not_written(celsius: Any) -> None:  # noqa: ANN401
     with pytest.raises(BackhaulError) as told:
-        EventTypeRegistry([Measured]).encode_checked(Measured(celsius))
+        EventTypes([Measured]).encode_checked(Measured(celsius))
     assert told.value.code == "types.unfit"
 
 
 def test_what_is_written_comes_with_what_will_be_read() -> None:
-    assert EventTypeRegistry([Measured]).encode_checked(Measured(2)) == (
+    assert EventTypes([Measured]).encode_checked(Measured(2)) == (
         ("Measured", "json", b'{"celsius":2}', ""),
         Measured(2.0),
     )

@@ -82,9 +82,12 @@ def test_blocks_end_at_the_same_places_for_all() -> None:
     queue = catch_ups()
     for after in (37, 237):
         queue.ask(wish(after))
-    looks = [queue.begin(), queue.begin()]
+    read_counts = [queue.begin(), queue.begin()]
 
-    assert [(look.after, look.through) for begun in looks if begun for look in [begun[1]]] == [(37, 100), (237, 300)]
+    assert [(look.after, look.through) for begun in read_counts if begun for look in [begun[1]]] == [
+        (37, 100),
+        (237, 300),
+    ]
 
 
 def test_what_is_being_read_for_another_is_waited_for() -> None:

@@ -36,9 +36,9 @@ def pushed(
     return PushedAppend(origin_id, 1, branch, 0, through, batch, tuple(ranges or ()))
 
 
-def accepted(request: PushedAppend, judgement: PushAdmission) -> list[tuple[str, int]]:
+def accepted(request: PushedAppend, admission: PushAdmission) -> list[tuple[str, int]]:
     names, numbers = request.events.persistence_id, request.events.seq_nr
-    return [(names[index], numbers[index]) for index in judgement.accepted]
+    return [(names[index], numbers[index]) for index in admission.accepted]
 
 
 class TestLocal:
@@ -91,11 +91,11 @@ class TestAnythingThatArrives:
         refused: set[str] = set()
         for batch in batches:
             request = pushed(*((name, number, number - 1) for name, number in batch))
-            judgement = admit_pushed(request, heads)
-            assert sorted(judgement.accepted + [index for index, _ in judgement.parked]) == list(range(len(batch)))
-            for name, number in accepted(request, judgement):
+            admission = admit_pushed(request, heads)
+            assert sorted(admission.accepted + [index for index, _ in admission.parked]) == list(range(len(batch)))
+            for name, number in accepted(request, admission):
                 got.setdefault(name, []).append(number)
-            for index, _ in judgement.parked:
+            for index, _ in admission.parked:
                 refused.add(batch[index][0])
         for numbers in got.values():
             assert numbers == list(range(1, len(numbers) + 1))
@@ -124,12 +124,12 @@ class TestAnythingThatArrives:
             branch += step == 1
             ranges = [StatedRange(name, first, first + more, "withheld") for name, first, more in spans]
             request = pushed(*rows, ranges=ranges, branch=branch)
-            judgement = admit_pushed(request, heads)
-            for kept in judgement.skipped:
+            admission = admit_pushed(request, heads)
+            for kept in admission.skipped:
                 numbers = range(kept.from_seq_nr, kept.to_seq_nr + 1)
                 assert numbers
                 told.setdefault((kept.persistence_id, branch), set()).update(numbers)
-            for name, number in accepted(request, judgement):
+            for name, number in accepted(request, admission):
                 key = (name, branch)
                 before = last.get(key)
                 if before is not None:
@@ -178,10 +178,10 @@ def test_an_honest_sender_that_withholds_events_is_accepted_whole(
             else:
                 rows.append((name, number, number - 1))
         request = pushed(*rows, ranges=ranges, branch=start_branch)
-        judgement = admit_pushed(request, heads)
-        assert judgement.parked == []
-        assert len(judgement.skipped) == len(ranges)
-        got += accepted(request, judgement)
+        admission = admit_pushed(request, heads)
+        assert admission.parked == []
+        assert len(admission.skipped) == len(ranges)
+        got += accepted(request, admission)
         wanted += [(name, number) for name, number, _ in rows]
     assert got == wanted
 
@@ -201,9 +201,9 @@ class TestBranches:
     )
     def test_the_fork_is_at_or_below_the_known_number(self, row: tuple[str, int, int], code: str) -> None:
         heads: Heads = {"A|1": EntityHead("A|1", 8, "edge", 5, 1)}
-        judgement = admit_pushed(pushed(row, branch=2), heads)
-        assert [parked.code for _, parked in judgement.parked] == ([code] if code else [])
-        assert judgement.seq_nr == ([] if code else [9])
+        admission = admit_pushed(pushed(row, branch=2), heads)
+        assert [parked.code for _, parked in admission.parked] == ([code] if code else [])
+        assert admission.seq_nr == ([] if code else [9])
         if not code:
             assert (heads["A|1"].origin_seq_nr, heads["A|1"].branch) == (row[1], 2)
 
@@ -211,15 +211,15 @@ class TestBranches:
         heads: Heads = {"A|1": EntityHead("A|1", 5, "edge", 5, 1)}
         ranges = [StatedRange("A|1", 4, 7, "withheld")]
         request = pushed(("A|1", 8, 7), branch=2, ranges=ranges)
-        judgement = admit_pushed(request, heads)
-        assert (judgement.seq_nr, judgement.skipped) == ([6], ranges)
+        admission = admit_pushed(request, heads)
+        assert (admission.seq_nr, admission.skipped) == ([6], ranges)
 
     def test_a_range_above_the_fork_is_not_believed(self) -> None:
         heads: Heads = {"A|1": EntityHead("A|1", 5, "edge", 5, 1)}
         ranges = [StatedRange("A|1", 7, 7, "withheld")]
-        judgement = admit_pushed(pushed(("A|1", 8, 7), branch=2, ranges=ranges), heads)
-        assert judgement.skipped == []
-        assert [parked.code for _, parked in judgement.parked] == ["parked.gap"]
+        admission = admit_pushed(pushed(("A|1", 8, 7), branch=2, ranges=ranges), heads)
+        assert admission.skipped == []
+        assert [parked.code for _, parked in admission.parked] == ["parked.gap"]
 
 
 class TestParked:
@@ -237,14 +237,14 @@ class TestParked:
         head = EntityHead("A|1", 2, "edge", 2, 1, parked=len(rows))
         parked = [ParkedNumbers(index, *row) for index, row in enumerate(rows)]
         ranges = [(branch, StatedRange("A|1", first, first + more, "withheld")) for branch, first, more in spans]
-        judgement = admit_parked(head, parked, ranges, accept_gap=accept_gap)
-        n = len(judgement.accepted)
-        assert judgement.accepted == list(range(n))
-        assert judgement.seq_nr == list(range(3, 3 + n))
+        admission = admit_parked(head, parked, ranges, accept_gap=accept_gap)
+        n = len(admission.accepted)
+        assert admission.accepted == list(range(n))
+        assert admission.seq_nr == list(range(3, 3 + n))
         assert (head.seq_nr, head.parked) == (2 + n, len(rows) - n)
-        assert (judgement.left == "") == (n == len(rows))
-        assert len(judgement.skipped) <= accept_gap
-        assert judgement.left in {"", "parked.gap", "parked.conflict"}
+        assert (admission.left == "") == (n == len(rows))
+        assert len(admission.skipped) <= accept_gap
+        assert admission.left in {"", "parked.gap", "parked.conflict"}
         if n:
             assert head.origin_seq_nr >= rows[n - 1][1]  # above it only by a stated range
 
@@ -252,8 +252,8 @@ class TestParked:
         head = EntityHead("A|1", 2, "edge", 2, 1, parked=2)
         assert discard_parked(head, ParkedNumbers(1, 1, 3, 2), []) == StatedRange("A|1", 3, 3, "discarded")
         assert (head.origin_seq_nr, head.parked, head.seq_nr) == (3, 1, 2)
-        judgement = admit_parked(head, [ParkedNumbers(2, 1, 4, 3)], [], accept_gap=False)
-        assert (judgement.seq_nr, judgement.left) == ([3], "")
+        admission = admit_parked(head, [ParkedNumbers(2, 1, 4, 3)], [], accept_gap=False)
+        assert (admission.seq_nr, admission.left) == ([3], "")
 
     def test_discarding_beyond_a_gap_leaves_the_gap(self) -> None:
         head = EntityHead("A|1", 2, "edge", 2, 1, parked=1)

@@ -75,8 +75,8 @@ def test_whatever_is_split_and_merged_each_event_takes_effect_once(
     def move(offset: RangeOffset, position: int) -> RangeOffset:
         positions = list(range(offset.position + 1, position + 1))
         entities = [log[at - 1] for at in positions]
-        inside = [i for i, entity in enumerate(entities) if slice_of(entity) in offset.slices]
-        positions, entities = [positions[i] for i in inside], [entities[i] for i in inside]
+        within = [i for i, entity in enumerate(entities) if slice_of(entity) in offset.slices]
+        positions, entities = [positions[i] for i in within], [entities[i] for i in within]
         seen.extend(positions[i] for i in not_yet_done(offset.ahead, entities, positions))
         return RangeOffset(offset.slices, position, still_ahead(offset.ahead, position))
 

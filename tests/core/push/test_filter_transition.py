@@ -90,7 +90,7 @@ class Cloud:
 
     position: int = 0
     place: PushFilterState = UNFILTERED
-    desired: PushFilter = NO_FILTER
+    requested: PushFilter = NO_FILTER
     heads: dict[str, EntityHead] = field(default_factory=dict)
     stored: list[tuple[str, int]] = field(default_factory=list)
     stated: list[StatedRange] = field(default_factory=list)
@@ -98,7 +98,7 @@ class Cloud:
 
     def start(self) -> Start:
         stored = Offset("j", "g", self.position)
-        return Start(1, stored, Resume.RESUME, "c", "cg", LIMITS, 0, self.place, self.desired)
+        return Start(1, stored, Resume.RESUME, "c", "cg", LIMITS, 0, self.place, self.requested)
 
     def commit(self, endpoint: Endpoint) -> Ack:
         if endpoint.change:
@@ -114,17 +114,17 @@ class Cloud:
         at = self.position if is_live else self.place.backfill_position
         if request.after_position != at:
             return endpoint.settle(OutOfStep(at), request.through.position, request.lane)
-        judgement = admit_pushed(request, self.heads)
-        assert judgement.parked == []
+        admission = admit_pushed(request, self.heads)
+        assert admission.parked == []
         events = request.events
-        self.stored += [(events.persistence_id[index], events.seq_nr[index]) for index in judgement.accepted]
-        self.stated += judgement.skipped
+        self.stored += [(events.persistence_id[index], events.seq_nr[index]) for index in admission.accepted]
+        self.stated += admission.skipped
         through = request.through.position
         if is_live:
             self.position = through
         else:
             self.place = replace(self.place, backfill_position=through)
-        return endpoint.settle(Pushed(through, len(judgement.accepted)), through, request.lane)
+        return endpoint.settle(Pushed(through, len(admission.accepted)), through, request.lane)
 
 
 class World:
@@ -144,8 +144,8 @@ class World:
         self.down: deque[Ack | tuple[int, str]] = deque()
 
     def ask_for(self, criteria: str) -> None:
-        self.cloud.desired = PushFilter(self.cloud.desired.version + 1, criteria)
-        self.down.append((self.cloud.desired.version, criteria))
+        self.cloud.requested = PushFilter(self.cloud.requested.version + 1, criteria)
+        self.down.append((self.cloud.requested.version, criteria))
 
     def send(self, max_events: int = 3) -> bool:
         producer, lanes = self.producer, self.producer.lanes
@@ -245,7 +245,7 @@ def play(world: World, data: st.DataObject, filters: tuple[str, ...]) -> PushFil
     world.check_story()
     assert world.cloud.place.is_settled
     assert world.cloud.position == len(world.log.events)
-    last = replace(world.cloud.desired, producer=world.own)
+    last = replace(world.cloud.requested, producer=world.own)
     assert world.cloud.place.new == last
     return last
 

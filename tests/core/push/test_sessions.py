@@ -12,7 +12,7 @@ from common.core.journal.admission import admit_pushed
 from common.core.journal.append import Fenced, OriginBlocked, OutOfStep, Pushed, StatedRange
 from common.core.journal.history import Generation, History, Offset, Resume
 from common.core.push.messages import Ack, PushBatch, PushLimits, Start
-from common.core.push.producer import Producer, StartVerdict, judge_start, ranges_to_state
+from common.core.push.producer import Producer, StartVerdict, check_start, ranges_to_state
 from common.core.push.receiver import Endpoint
 
 LIMITS = PushLimits(window_events=20, window_bytes=20_000, batch_bytes=2_000, event_bytes=1_000)
@@ -127,8 +127,8 @@ def test_a_range_merged_with_earlier_batches_begins_after_the_events_they_brough
     receiver.receive(PushBatch(3, 11, "g", stretch(9, 11), (deleted,)), 100)
     request = receiver.take(100, 10**6)
     assert request.ranges == (StatedRange("Sensor|a", 4, 9, "dropped"),)
-    judgement = admit_pushed(request, {})
-    assert (judgement.parked, len(judgement.accepted)) == ([], 5)
+    admission = admit_pushed(request, {})
+    assert (admission.parked, len(admission.accepted)) == ([], 5)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ class TestStart:
 
     def test_the_same_event_goes_on(self) -> None:
         told = start(5, timestamp_us=50, persistence_id="Sensor|a", seq_nr=5)
-        assert judge_start(told, HISTORY, None, self.own(5)) is StartVerdict.GO_ON  # type: ignore[arg-type]
+        assert check_start(told, HISTORY, None, self.own(5)) is StartVerdict.GO_ON  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
         "told",
@@ -212,12 +212,12 @@ class TestStart:
     )
     def test_another_event_or_one_that_is_not_here_is_refused(self, told: Start) -> None:
         with pytest.raises(BackhaulError) as refused:
-            judge_start(told, HISTORY, None, self.own(5))  # type: ignore[arg-type]
+            check_start(told, HISTORY, None, self.own(5))  # type: ignore[arg-type]
         assert refused.value.code == "push.history_mismatch"
 
     def test_less_than_was_acked_means_that_the_cloud_lost_history(self) -> None:
-        assert judge_start(start(5), HISTORY, Offset("j", "g", 6), None) is StartVerdict.PEER_LOST_HISTORY
-        assert judge_start(start(5), HISTORY, Offset("other", "g", 6), None) is StartVerdict.GO_ON
+        assert check_start(start(5), HISTORY, Offset("j", "g", 6), None) is StartVerdict.PEER_LOST_HISTORY
+        assert check_start(start(5), HISTORY, Offset("other", "g", 6), None) is StartVerdict.GO_ON
 
 
 def test_ranges_end_before_the_entitys_first_event_in_hand() -> None:

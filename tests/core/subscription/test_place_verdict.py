@@ -14,7 +14,7 @@ from common.core.subscription.place import (
     PlaceVerdict,
     ResumePoint,
     SnapshotScan,
-    decide_place,
+    decide_resume_point,
 )
 
 HISTORY = History("j", (Generation("g1", 1), Generation("g2", 51)), 100)
@@ -52,10 +52,10 @@ def at(position: int, generation: str = "g2", **cursor: object) -> ResumePoint:
     ],
 )
 def test_each_case_has_its_verdict(place: ResumePoint, verdict: PlaceVerdict) -> None:
-    assert decide_place(place, HISTORY, 20, "here") is verdict
+    assert decide_resume_point(place, HISTORY, 20, "here") is verdict
 
 
 def test_a_place_older_than_the_kept_generations_is_not_taken_for_another_history() -> None:
     pruned = History("j", HISTORY.generations[1:], 100)
-    assert decide_place(at(40, "g1"), pruned, 0) is PlaceVerdict.RESUME
-    assert decide_place(at(60, "g1"), pruned, 0) is PlaceVerdict.DIVERGED
+    assert decide_resume_point(at(40, "g1"), pruned, 0) is PlaceVerdict.RESUME
+    assert decide_resume_point(at(60, "g1"), pruned, 0) is PlaceVerdict.DIVERGED

@@ -159,8 +159,8 @@ def test_a_replay_with_a_gap_leaves_its_entity_waiting() -> None:
     assert (received.accepted, received.parked, awaiting) == ([], ["T|a"], {"T|a"})
 
 
-def serving(place: ResumePoint = PLACE, desired: FilterState = FIRST) -> Serving:
-    return Serving(place, desired, LIMITS, ack_target_s=10.0, now_s=0.0)
+def serving(place: ResumePoint = PLACE, requested: FilterState = FIRST) -> Serving:
+    return Serving(place, requested, LIMITS, ack_target_s=10.0, now_s=0.0)
 
 
 def test_an_ack_of_what_was_not_sent_is_refused() -> None:

@@ -16,7 +16,7 @@ from common import border
 from common.core.errors import BackhaulError
 from common.core.events.ids import ALL_SLICES
 from common.core.journal.history import History
-from common.core.subscription.place import NO_FILTER, LogCursor, PlaceVerdict, ResumePoint, decide_place
+from common.core.subscription.place import NO_FILTER, LogCursor, PlaceVerdict, ResumePoint, decide_resume_point
 from common.journal.postgres import PostgresJournal, open_postgres_journal
 from common.journal.stores.journal import Journal
 from examples.support.postgres import Databases, PostgresServer
@@ -87,7 +87,7 @@ class Copies:
 def verdict(seen: History, now: History) -> PlaceVerdict:
     """On a consumer that has followed up to the end of what was seen."""
     place = ResumePoint(seen.journal_id, seen.generation_id, LogCursor(seen.head_position), NO_FILTER)
-    return decide_place(place, now, 0)
+    return decide_resume_point(place, now, 0)
 
 
 @pytest.mark.parametrize(("asked", "looks_the_same"), [*((asked, True) for asked in ASKED), ("read", False)])
@@ -110,7 +110,7 @@ async def test_a_running_node_knows_that_its_database_was_put_back_before_it_ans
         assert now.generation_at(3) == seen.generation_id
         assert now.generations[-1].first_position == 4
         assert verdict(seen, now) is PlaceVerdict.DIVERGED
-        assert now.head_position == journal.prompt.position == 3 + (asked == "append")
+        assert now.head_position == journal.head_signal.position == 3 + (asked == "append")
 
 
 async def test_a_generation_that_was_lost_is_not_gone_on_with(postgres: Databases, postgres_url: str) -> None:

@@ -14,7 +14,7 @@ from common import border
 from common.core.errors import BackhaulError, ConfigurationError
 from common.core.events.batch import NO_TAGS
 from common.core.filters.selection import Selection
-from common.core.subscription.place import NO_FILTER, LogCursor, PlaceVerdict, ResumePoint, decide_place
+from common.core.subscription.place import NO_FILTER, LogCursor, PlaceVerdict, ResumePoint, decide_resume_point
 from common.journal.migrations import load_migrations
 from common.journal.postgres import PostgresJournal, SessionLimits, open_postgres_journal, opening
 from examples.support.postgres import Databases, postgres_server
@@ -168,7 +168,7 @@ async def test_a_node_that_writes_nothing_hears_of_the_generation_another_one_be
         assert (history.generation_at(2), history.generation_at(stats.head_position)) == (first, newest)
         assert history.head_position == 3
         place = ResumePoint(history.journal_id, newest, LogCursor(3), NO_FILTER)
-        assert decide_place(place, history, stats.deleted_through) is PlaceVerdict.RESUME
+        assert decide_resume_point(place, history, stats.deleted_through) is PlaceVerdict.RESUME
 
 
 async def test_a_head_that_went_back_under_a_running_node_begins_a_generation(

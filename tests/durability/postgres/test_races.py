@@ -84,7 +84,7 @@ async def test_a_commit_held_open_for_two_seconds_hides_nothing_from_tailing_rea
             page = await journal.read(position, max_events=2, max_bytes=1_000_000)
             seen.extend(page.events.position)
             position = page.through
-            await journal.prompt.wait_above(position, 0.02)
+            await journal.head_signal.wait_above(position, 0.02)
 
     async with opened(postgres_url) as journal, opened(postgres_url) as other, outsider(postgres_url) as slow:
         await appended(journal, local("A|0"))
@@ -216,11 +216,11 @@ async def test_another_nodes_commit_is_heard_of_at_once_and_also_after_the_sessi
         with trio.fail_after(10):
             # The listener's session opens in the background: what came before it is in the head it reads then.
             await appended(writer, local("A|1"))
-            await listener.prompt.wait_above(0, 10)
-            assert listener.prompt.position == 1
+            await listener.head_signal.wait_above(0, 10)
+            assert listener.head_signal.position == 1
             await appended(writer, local("A|1"))
-            await listener.prompt.wait_above(1, 10)
-            assert listener.prompt.position == 2
+            await listener.head_signal.wait_above(1, 10)
+            assert listener.head_signal.position == 2
             await on(
                 admin,
                 admin.execute,
@@ -228,8 +228,8 @@ async def test_another_nodes_commit_is_heard_of_at_once_and_also_after_the_sessi
                 " WHERE application_name = 'backhaul hints' AND datname = current_database()",
             )
             await appended(writer, local("A|1"))
-            await listener.prompt.wait_above(2, 10)
-        assert deaf.prompt.position == 0
+            await listener.head_signal.wait_above(2, 10)
+        assert deaf.head_signal.position == 0
         assert (await deaf.read(0, max_events=10, max_bytes=1_000)).head == 3
 
 

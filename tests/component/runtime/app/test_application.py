@@ -228,7 +228,7 @@ async def not_plain(_event: object) -> None:
         {"name": "a/b"},
         {"name": "subscription:x"},
         {"name": "none"},
-        {"name": "two", "each": print, "inside": print},
+        {"name": "two", "each": print, "in_transaction": print},
         {"name": "async", "each": not_plain},
         {"name": "plain", "effect": lambda _event: None},
         {"name": "attempts", "each": print, "attempts": 0},

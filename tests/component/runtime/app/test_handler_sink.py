@@ -117,10 +117,10 @@ async def test_marks_stay_with_their_events_when_others_are_not_the_handlers(aut
 
 
 def test_what_cannot_run_over_a_stream_is_refused() -> None:
-    def inside(_tables: object, _event: object) -> None:
+    def in_transaction(_tables: object, _event: object) -> None:
         pass
 
-    work = HandlerInvoker(Handler("inside", [], inside=inside), decode, call_inline, Watchdog())
+    work = HandlerInvoker(Handler("in_transaction", [], in_transaction=in_transaction), decode, call_inline, Watchdog())
     with pytest.raises(ConfigurationError) as refused:
         HandlerSink(work, LateJournal())  # type: ignore[arg-type]
     assert refused.value.code == "projection.not_remote"

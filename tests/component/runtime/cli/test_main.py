@@ -257,10 +257,10 @@ def test_subscriptions_and_inboxes(
 ) -> None:
     waiting = {"rows": 2, "bytes": 300, "first_id": 4, "last_id": 5, "acked_id": 3}
     running = {"name": "orders", "state": "connected", "position": 9, "received": 5, "awaiting": 0, "inbox": waiting}
-    filters = {"applied": {"version": 1, "criteria": []}, "desired": {"version": 2, "criteria": [{"x": 1}]}}
+    filters = {"applied": {"version": 1, "criteria": []}, "requested": {"version": 2, "criteria": [{"x": 1}]}}
     gone = {"name": "old", "state": None, "awaiting": 0, "inbox": dict.fromkeys(waiting, 0)}
     service.answer("GET", "/v1/subscriptions", {"subscriptions": [running | filters, gone]})
-    service.answer("PUT", "/v1/subscriptions/orders/filter", {"desired": {"version": 3, "criteria": []}})
+    service.answer("PUT", "/v1/subscriptions/orders/filter", {"requested": {"version": 3, "criteria": []}})
     service.answer("POST", "/v1/subscriptions/old/forget", {"inbox_rows": 7})
     service.answer("POST", "/v1/inbox/orders/ack", {"freed": 1, "inbox": {"rows": 1}})
     service.answer("GET", "/v1/inbox/orders", {"events": [], "through": 4})

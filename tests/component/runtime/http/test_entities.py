@@ -9,7 +9,7 @@ import httpx
 import pytest
 import trio
 
-from common.core.events.types import EventTypeRegistry
+from common.core.events.types import EventTypes
 from common.entity.durable_state import define_states
 from common.entity.states import States
 from common.journal.group_commit import open_group_commit
@@ -29,7 +29,7 @@ async def serving() -> AsyncIterator[httpx.AsyncClient]:
         open_group_commit(journal) as commit,
         entities_over(journal, commit) as entities,
     ):
-        states = States(journal, commit, define_states([Drones], EventTypeRegistry()), node="n", now_us=lambda: 7)
+        states = States(journal, commit, define_states([Drones], EventTypes()), node="n", now_us=lambda: 7)
         await states.prepare()
         app = HttpApp([*entity_routes(entities), *state_routes(states)], body_max_bytes=10_000)
         async with serve_http(app, "127.0.0.1", 0, connections_max=10) as port:

@@ -33,7 +33,7 @@ class World:
 
     async def refresh(self) -> None:
         """Counts what is stored when connected edges are told."""
-        self.told.append(len(await self.journal.asked_filters()))
+        self.told.append(len(await self.journal.requested_filters()))
 
     async def get(self, path: str) -> dict[str, Any]:
         answer = await self.client.get(path)
@@ -120,7 +120,7 @@ async def test_what_is_wrong_changes_nothing(body: object, code: str) -> None:
     async with serving() as world:
         _, answer = await world.post("/v1/origins/edge-1/filter", body)
         assert answer["error"]["code"] == code
-        assert await world.journal.asked_filters() == []
+        assert await world.journal.requested_filters() == []
         assert world.told == []
 
 

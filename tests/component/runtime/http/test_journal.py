@@ -206,7 +206,7 @@ async def test_an_entity_answer_is_bounded_in_bytes() -> None:
 async def test_an_answer_waits_for_news(query: dict[str, str]) -> None:
     async with serving() as world:
         answers: list[dict[str, Any]] = []
-        world.journal.prompt = heard = WaitedFor()
+        world.journal.head_signal = heard = WaitedFor()
 
         async def ask() -> None:
             answers.append(await world.get("/v1/events", wait_s=2, **query))

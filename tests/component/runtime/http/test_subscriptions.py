@@ -224,19 +224,19 @@ class TestSubscriptions:
             [shown] = (await world.get("/v1/subscriptions"))["subscriptions"]
             assert (shown["name"], shown["state"], shown["inbox"]["rows"]) == ("orders", "connected", 0)
             await world.receive("Order|1")
-            await world.journal.set_desired("old", "")
+            await world.journal.set_requested("old", "")
             old, orders = (await world.get("/v1/subscriptions"))["subscriptions"]
             assert (old["name"], old["state"]) == ("old", None)
             assert (orders["position"], orders["received"], orders["inbox"]["rows"]) == (1, 1, 1)
-            assert orders["desired"] == {"version": 0, "criteria": []}
+            assert orders["requested"] == {"version": 0, "criteria": []}
 
     async def test_a_filter_is_checked_stored_and_gets_a_version(self) -> None:
         async with serving() as world:
             put, path = world.client.put, "/v1/subscriptions/orders/filter"
             criteria = [{"exclude_all": True}, {"include_topics": ["site/7/#"]}]
             answer = await put(path, json={"criteria": criteria})
-            assert answer.json()["desired"] == {"version": 1, "criteria": criteria}
-            assert (await put(path, json={"criteria": criteria})).json()["desired"]["version"] == 1
+            assert answer.json()["requested"] == {"version": 1, "criteria": criteria}
+            assert (await put(path, json={"criteria": criteria})).json()["requested"]["version"] == 1
             for bad, code in (
                 ([{"include_topics": ["#/a"]}], "filter.bad_topic"),
                 ([{"include_regex": ["("]}], "filter.bad_regex"),
@@ -247,7 +247,7 @@ class TestSubscriptions:
             assert refused(await put("/v1/subscriptions/none/filter", json={"criteria": []}))[0] == 404
             state = await world.journal.subscription("orders")
             assert state is not None
-            assert (state.desired.version, orjson.loads(state.desired.criteria)) == (1, criteria)
+            assert (state.requested.version, orjson.loads(state.requested.criteria)) == (1, criteria)
 
     async def test_a_forgotten_one_begins_anew(self) -> None:
         async with serving() as world:

@@ -110,7 +110,7 @@ def test_what_the_source_says_is_heard(kind: str) -> None:
 def test_a_place_that_was_never_anywhere_comes_back() -> None:
     subscribe = FROM_CONSUMER["subscribe"]
     assert isinstance(subscribe, Subscribe)
-    first = replace(subscribe, place=NO_RESUME_POINT, desired=FilterState(0, ""))
+    first = replace(subscribe, place=NO_RESUME_POINT, requested=FilterState(0, ""))
     assert codec.decode_from_consumer(codec.encode_from_consumer(first)) == first
 
 

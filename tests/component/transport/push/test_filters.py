@@ -44,7 +44,7 @@ async def settled(cloud: Journal, head: int, at_most_s: float = 600.0) -> None:
     """Until the cloud has looked through the edge's log up to ``head`` and no change is under way."""
     with trio.fail_after(at_most_s):
         while True:
-            states, place = await cloud.origins(), await cloud.push_place("edge-1")
+            states, place = await cloud.origins(), await cloud.push_filter_state("edge-1")
             if states and states[0].stored.position >= head and place.is_settled:
                 return
             await trio.sleep(0.1)
@@ -271,7 +271,7 @@ def test_random_changes_cuts_and_restarts_end_where_a_walk_over_the_history_does
             with trio.fail_after(600):
                 while True:
                     await settled(cloud, position)
-                    place = await cloud.push_place("edge-1")
+                    place = await cloud.push_filter_state("edge-1")
                     if (place.new.criteria, place.new.producer) == (parse_filter(wanted).criteria, own):
                         break
                     await trio.sleep(0.1)

@@ -118,7 +118,7 @@ async def test_events_dropped_while_earlier_ones_are_in_flight_park_nothing(
         await append(edge, ["Sensor|a"] * 15)
         await trio.sleep(1)
         with monkeypatch.context() as patch:  # the sender looks only after the trim
-            patch.setattr(edge.prompt, "raise_to", lambda _: None)
+            patch.setattr(edge.head_signal, "raise_to", lambda _: None)
             await append(edge, ["Sensor|a"] * 60)
             assert await edge.trim(TrimLimit(70, 2**62, 1_000, "dropped")) == 70
         await trio.sleep(100)

@@ -83,7 +83,7 @@ async def refusal(world: SubscriptionWorld, *messages: FromConsumer) -> str:
 
 
 def with_filter(text: str) -> Subscribe:
-    return replace(SUBSCRIBE, desired=FilterState(1, text))
+    return replace(SUBSCRIBE, requested=FilterState(1, text))
 
 
 def elsewhere(journal_id: str, generation_id: str, position: int, digest: str = "") -> Subscribe:
@@ -214,7 +214,7 @@ async def test_what_the_streams_filter_withholds_is_never_seen(autojump_clock: M
         for site in ("edge-1", "edge-2", "edge-12"):
             await publish(source, [f"Order|{site}/{i}" for i in range(5)] * 2, tags=[f"t:site/{site}/door"])
         await publish(source, ["Invoice|edge-1/1"], tags=["t:site/edge-1/door"])
-        await consumer.set_desired("orders", '[{"exclude_all":true},{"include_regex":[".*"]}]')
+        await consumer.set_requested("orders", '[{"exclude_all":true},{"include_regex":[".*"]}]')
         state.filter_changed()
         await wait_for_position(state, 31)
         await trio.sleep(30)
@@ -256,7 +256,7 @@ async def test_an_entity_may_be_wanted_from_a_number_on(autojump_clock: MockCloc
             await wait_for_position(state, 18)
             assert rows_of(await whole_inbox(consumer)) == {"Order|a": [4, 5, 6], "Order|b": [1, 2, 3, 4, 5, 6]}
             more = [*json.loads(wanted), {"include_ids": [{"id": "c", "from_seq_nr": 5}]}]
-            await consumer.set_desired("orders", json.dumps(more))
+            await consumer.set_requested("orders", json.dumps(more))
             state.filter_changed()
             await trio.sleep(5)
             assert rows_of(await whole_inbox(consumer))["Order|c"] == [5, 6]
@@ -266,7 +266,7 @@ async def test_progress_never_names_what_is_withheld(autojump_clock: MockClock) 
     world = SubscriptionWorld()
     async with world.source() as (source, _):
         await publish(source, NAMES)
-        async with dialled(world, replace(SUBSCRIBE, desired=FilterState(1, criteria("none")))) as stream:
+        async with dialled(world, replace(SUBSCRIBE, requested=FilterState(1, criteria("none")))) as stream:
             said = b""
             with trio.move_on_after(30):
                 while True:

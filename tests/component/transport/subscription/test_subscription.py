@@ -89,11 +89,11 @@ async def test_a_filter_is_changed_at_runtime_and_backfilled_at_once(autojump_cl
             await publish(source, [f"Order|{tag}{i}" for i in range(30)] * 3, tags=[tag])
         await wait_for_position(state, 270)
         assert rows_of(await whole_inbox(consumer)) == log_of(await whole_log(source), red)
-        await consumer.set_desired("orders", both)
+        await consumer.set_requested("orders", both)
         state.filter_changed()
-        await wait_until(lambda: state.applied_version == state.desired_version == 2, 5.0)  # on an idle stream
+        await wait_until(lambda: state.applied_version == state.requested_version == 2, 5.0)  # on an idle stream
         assert rows_of(await whole_inbox(consumer)) == log_of(await whole_log(source), both)
-        await consumer.set_desired("orders", criteria("blue"))
+        await consumer.set_requested("orders", criteria("blue"))
         state.filter_changed()
         await wait_until(lambda: state.applied_version == 3)
         for tag in ("red", "blue"):
@@ -102,7 +102,7 @@ async def test_a_filter_is_changed_at_runtime_and_backfilled_at_once(autojump_cl
         before = rows_of(await whole_inbox(consumer))
         assert before["Order|red1"] == [1, 2, 3]
         assert before["Order|blue1"] == [1, 2, 3, 4]
-        await consumer.set_desired("orders", both)
+        await consumer.set_requested("orders", both)
         state.filter_changed()
         await wait_until(lambda: state.applied_version == 4)
         await trio.sleep(1)
@@ -116,7 +116,7 @@ async def test_a_backfill_goes_on_after_cuts_at_every_message(direction: Directi
         for round_ in range(12):
             await publish(source, [f"Order|{i}" for i in range(30)], tags=["red" if round_ % 3 else "blue"])
         await wait_for_position(state, 360)
-        await consumer.set_desired("orders", criteria("blue", "green"))
+        await consumer.set_requested("orders", criteria("blue", "green"))
         state.filter_changed()
         for messages in range(1, 8):
             line = await live_connection(world.network)
@@ -140,7 +140,7 @@ async def test_entities_that_cross_the_lanes_of_a_change_are_replayed(autojump_c
             await publish(source, [f"Order|{i}" for i in range(50)], tags=["blue"])
         await wait_for_position(state, 3000)
         (await live_connection(world.network)).bytes_per_s = 20_000
-        await consumer.set_desired("orders", criteria("red", "blue"))
+        await consumer.set_requested("orders", criteria("red", "blue"))
         state.filter_changed()
         await wait_until(lambda: state.backfill_position >= 0)
         for _ in range(3):
@@ -236,7 +236,7 @@ async def test_beginning_anew_keeps_the_filter_an_operator_asked_for_whatever_fa
     async with world.source() as (source, _), world.consumer(criteria=criteria("red")) as (consumer, state):
         await publish(source, NAMES[:50], tags=["blue"])
         await wait_for_position(state, 50)
-        await consumer.set_desired("orders", criteria("blue"))
+        await consumer.set_requested("orders", criteria("blue"))
         state.filter_changed()
         await wait_until(lambda: state.applied_version == 2)
     world.source_disk = MemoryDatabase()
@@ -247,7 +247,7 @@ async def test_beginning_anew_keeps_the_filter_an_operator_asked_for_whatever_fa
     async with world.source() as (source, _):
         await publish(source, NAMES, tags=["blue"])
         with monkeypatch.context() as broken:
-            broken.setattr(MemoryJournal, "set_desired", unavailable)
+            broken.setattr(MemoryJournal, "set_requested", unavailable)
             async with world.consumer(criteria=criteria("red"), on_diverged="restart"):
                 await trio.sleep(1)
         async with world.consumer(criteria=criteria("red"), on_diverged="restart") as (consumer, state):
@@ -375,7 +375,7 @@ async def test_what_is_withheld_on_serve_is_led_over_and_the_place_goes_on(autoj
             await publish(source, [f"Order|{i % 9}" for i in range(100)], tags=["red"])
             await publish(source, [f"Order|b{i % 9}" for i in range(100)], tags=["blue"])
         await wait_for_position(state, source.history.head_position)
-        await consumer.set_desired("orders", criteria("red", "blue"))
+        await consumer.set_requested("orders", criteria("red", "blue"))
         state.filter_changed()
         (await live_connection(world.network)).cut_after("down", messages=3)
         await publish(source, [f"Order|b{i % 9}" for i in range(100)], tags=["blue"])

@@ -54,7 +54,7 @@ async def test_lanes_share_one_window(
         await wait_for_position(state, 3_000)
         if start is Begin.SNAPSHOTS:
             await source.put_snapshots([NewSnapshot(f"Order|{i}", 50, "State", "json", b"s" * 300) for i in range(40)])
-        await consumer.set_desired("orders", both)
+        await consumer.set_requested("orders", both)
         state.filter_changed()
         await wait_until(lambda: state.backfill_position >= 0)
         while state.applied_version < 2:

@@ -40,13 +40,13 @@ async def withdraw(connection: asyncpg.Connection, pattern: str) -> bool:
     return bool(await connection.execute("DELETE FROM asked_filter WHERE pattern = $1", pattern) == "DELETE 1")
 
 
-async def asked_filters(connection: asyncpg.Connection) -> list[RequestedFilter]:
-    """See ``PushFilterStore.asked_filters``."""
+async def requested_filters(connection: asyncpg.Connection) -> list[RequestedFilter]:
+    """See ``PushFilterStore.requested_filters``."""
     return [RequestedFilter(*row) for row in await connection.fetch(f"{_ASKED} ORDER BY pattern")]
 
 
 async def load_place(connection: asyncpg.Connection, origin_id: str) -> PushFilterState:
-    """See ``PushFilterStore.push_place``."""
+    """See ``PushFilterStore.push_filter_state``."""
     row = await connection.fetchrow(f"SELECT {_PLACE} FROM push_place WHERE origin_id = $1", origin_id)
     return PushFilterState(PushFilter(*row[:3]), PushFilter(*row[3:6]), *row[6:]) if row else UNFILTERED
 

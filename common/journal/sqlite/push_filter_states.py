@@ -33,13 +33,13 @@ def withdraw(writer: apsw.Connection, pattern: str) -> bool:
     return writer.changes() > 0
 
 
-def asked_filters(reader: apsw.Connection) -> list[RequestedFilter]:
-    """See ``PushFilterStore.asked_filters``."""
+def requested_filters(reader: apsw.Connection) -> list[RequestedFilter]:
+    """See ``PushFilterStore.requested_filters``."""
     return [RequestedFilter(*row) for row in select(reader, f"{_ASKED} ORDER BY pattern")]
 
 
 def load_place(connection: apsw.Connection, origin_id: str) -> PushFilterState:
-    """See ``PushFilterStore.push_place``."""
+    """See ``PushFilterStore.push_filter_state``."""
     row = connection.execute(
         "SELECT old_version, old_criteria, old_producer, new_version, new_criteria, new_producer, change_position,"
         " backfill_position FROM push_place WHERE origin_id = ?",
