@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from common.core.events.batch import EventBatch, predecessor_tags
+from common.core.events.stated_range import StatedRange
 from common.core.firehose.catch_up import DeletedEntity, cap_to_stored
-from common.core.journal.append import StatedRange
 from common.core.journal.snapshot import reached_by_snapshots, snapshot_batch
 from common.journal.stores.journal import Journal, LogPage
 

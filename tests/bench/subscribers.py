@@ -20,7 +20,7 @@ import trio
 
 from common import border
 from common.core.events.batch import EventBatch
-from common.core.push.messages import Heartbeat
+from common.core.flow.messages import Heartbeat
 from common.core.subscription.messages import (
     SUBSCRIBE_PATH,
     BackfillDone,

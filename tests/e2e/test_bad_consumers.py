@@ -17,7 +17,7 @@ from pathlib import Path
 import h2.connection
 import pytest
 
-from common.core.push.messages import Heartbeat
+from common.core.flow.messages import Heartbeat
 from common.core.subscription.messages import (
     ENTITY_EVENTS_PATH,
     EVENT_PATH,

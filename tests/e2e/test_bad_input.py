@@ -18,9 +18,10 @@ import pytest
 import trio
 
 from common.core.events.batch import new_events
+from common.core.flow.messages import Heartbeat
 from common.core.journal.append import LocalAppend
 from common.core.journal.history import Generation, History
-from common.core.push.messages import PUSH_PATH, Heartbeat, Hello
+from common.core.push.messages import PUSH_PATH, Hello
 from common.generated.backhaul import v1 as wire
 from common.journal.sqlite import open_sqlite_journal
 from common.runtime.intake_grpc import APPEND_PATH, APPEND_STREAM_PATH

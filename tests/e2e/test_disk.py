@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from common.core.journal.append import StatedRange
+from common.core.events.stated_range import StatedRange
 from common.journal.sqlite import open_sqlite_journal
 from tests.e2e.lines import Line, Relays
 from tests.e2e.processes import Service, Stage

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from itertools import count, cycle, islice
 
 from common.core.events.batch import EventBatch, new_events
+from common.core.events.stated_range import StatedRange
 from common.core.filters.selection import EVERYTHING, Selection
 from common.core.journal.admission import EntityHead
-from common.core.journal.append import Appended, AppendOutcome, LocalAppend, Pushed, PushedAppend, StatedRange
+from common.core.journal.append import Appended, AppendOutcome, LocalAppend, Pushed, PushedAppend
 from common.core.journal.history import Generation, History, Offset, ResumeDecision
 from common.journal.stores.journal import Journal
 

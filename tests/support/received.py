@@ -9,7 +9,8 @@ import pytest
 
 from common.core.errors import BackhaulError
 from common.core.events.ids import ALL_SLICES
-from common.core.journal.append import PushedAppend, StatedRange
+from common.core.events.stated_range import StatedRange
+from common.core.journal.append import PushedAppend
 from common.core.journal.history import Offset
 from common.core.subscription.place import NO_RESUME_POINT, LogCursor, ResumePoint
 from common.journal.stores.journal import Journal, ProjectionLease, ReceivedCommit

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from common.core.errors import FOREIGN, BackhaulError, ErrorKind
 from common.core.events.batch import Envelope, EventBatch, join_metadata, join_tags
+from common.core.events.stated_range import StatedRange
 from common.core.events.types import place_of
-from common.core.journal.append import StatedRange
 
 Transformation = Callable[[Envelope], Envelope | None]
 """The event as it goes on, made with ``dataclasses.replace``, or the same one, or None to withhold it."""

@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from common.core.errors import BackhaulError
 from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch
 from common.core.events.ids import entity_type_of
+from common.core.events.stated_range import StatedRange
 from common.core.filters.predicates import EntityPredicate
 from common.core.filters.selection import EVERYTHING, Selection
 from common.core.firehose.fetch_builder import Stated
 from common.core.firehose.fetch_result import Encode
 from common.core.firehose.ring import LogStretch
-from common.core.journal.append import StatedRange
 
 # Below this a page is not worth a look at the journal.
 PAGE_LEAST_BYTES = 65_536

@@ -11,9 +11,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch, concat
+from common.core.events.stated_range import StatedRange
 from common.core.firehose.fetch_result import FetchResult
 from common.core.firehose.ring import LogStretch
-from common.core.journal.append import StatedRange
 
 WITHHELD = "withheld"
 NO_PLACE = (0, "")

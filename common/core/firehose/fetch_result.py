@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cached_property
 
 from common.core.events.batch import EventBatch
-from common.core.journal.append import StatedRange
+from common.core.events.stated_range import StatedRange
 
 Encode = Callable[[EventBatch], bytes]
 """Columns to bytes that may be concatenated with others of their kind."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 from common.core.events.batch import EventBatch, tags_before
+from common.core.events.stated_range import StatedRange
 from common.core.journal.append import (
     LOCAL_OWNER,
     Appended,
@@ -21,7 +22,6 @@ from common.core.journal.append import (
     ParkedEvent,
     PushedAppend,
     PushLane,
-    StatedRange,
 )
 
 

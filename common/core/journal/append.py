@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from common.core.events.batch import EventBatch
+from common.core.events.stated_range import StatedRange
 from common.core.journal.history import Offset
 from common.core.journal.statement import Statement
 
@@ -33,16 +34,6 @@ class LocalAppend:
     append_id: str = ""
     digest: bytes = b""
     statements: tuple[Statement, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class StatedRange:
-    """Numbers ``from_seq_nr`` to ``to_seq_nr`` of one entity that the sender will never deliver, and why."""
-
-    persistence_id: str
-    from_seq_nr: int
-    to_seq_nr: int
-    reason: str
 
 
 class PushLane(Enum):

@@ -15,10 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from common.core.events.batch import EventBatch
+from common.core.events.stated_range import StatedRange
 from common.core.filters.criteria import FilterLimits
 from common.core.filters.predicates import AllOf, EntityPredicate, match_batch, parse_filter
 from common.core.filters.selection import Selection
-from common.core.journal.append import PushLane, StatedRange
+from common.core.journal.append import PushLane
 
 EVERYTHING = "[]"
 # What one side has accepted and stored is good for the other, whatever its limits are now.

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.core.events.batch import EventBatch
-from common.core.journal.append import ParkedEvent, PushLane, StatedRange
+from common.core.events.stated_range import StatedRange
+from common.core.flow.messages import Drain, Heartbeat
+from common.core.journal.append import ParkedEvent, PushLane
 from common.core.journal.history import History, Offset, Resume
 from common.core.push.filter_transition import NO_FILTER, UNFILTERED, PushFilter, PushFilterApplied, PushFilterState
 
@@ -77,22 +79,6 @@ class Ack:
     position: int
     parked: tuple[ParkedEvent, ...] = ()
     lane: PushLane = PushLane.LIVE
-
-
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
-    """A sign of life that says how many bytes have come so far."""
-
-    bytes_received: int
-    clock_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """The node stops: leave, and dial again after the pause."""
-
-    retry_after_s: float
-    reason: str
 
 
 FromEdge = Hello | PushBatch | PushFilterApplied | Heartbeat

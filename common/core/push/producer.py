@@ -13,8 +13,9 @@ from enum import Enum, auto
 
 from common.core.errors import BackhaulError
 from common.core.events.batch import Envelope, EventBatch
+from common.core.events.stated_range import StatedRange
 from common.core.flow.window import AdaptiveWindow
-from common.core.journal.append import PushLane, StatedRange
+from common.core.journal.append import PushLane
 from common.core.journal.history import History, Offset
 from common.core.push.filter_transition import EVERYTHING, FilterTransition, PushFilterApplied
 from common.core.push.messages import Ack, PushBatch, PushLimits, Start

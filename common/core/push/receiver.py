@@ -16,6 +16,7 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.core.events import rules as event_rules
 from common.core.events.batch import UNIT_SEPARATOR, EventBatch, concat
 from common.core.events.ids import NAME_MAX_BYTES, persistence_id_problem, text_problem
+from common.core.events.stated_range import StatedRange
 from common.core.events.transformations import Transformed
 from common.core.journal.append import (
     AppendOutcome,
@@ -26,7 +27,6 @@ from common.core.journal.append import (
     Pushed,
     PushedAppend,
     PushLane,
-    StatedRange,
 )
 from common.core.journal.history import Offset
 from common.core.push.filter_transition import UNFILTERED, PushFilterApplied, PushFilterState

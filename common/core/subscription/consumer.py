@@ -17,7 +17,7 @@ from common.core.errors import BackhaulError
 from common.core.events import rules as event_rules
 from common.core.events.batch import EventBatch
 from common.core.events.ids import NAME_MAX_BYTES, persistence_id_problem, text_problem
-from common.core.journal.append import StatedRange
+from common.core.events.stated_range import StatedRange
 from common.core.subscription.messages import BackfillDone, Deliver, DeliveryLane, FilterApplied, Progress, Subscribed
 from common.core.subscription.place import FilterState, LogCursor, ResumePoint, SnapshotScan, reached_by
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from common.core.events.batch import EventBatch
-from common.core.journal.append import StatedRange
+from common.core.events.stated_range import StatedRange
+from common.core.flow.messages import Drain, Heartbeat
 from common.core.journal.history import History
-from common.core.push.messages import Drain, Heartbeat
 from common.core.subscription.place import FilterState, LogCursor, ResumePoint, SnapshotScan
 
 PROTOCOL_VERSION = 1

@@ -17,9 +17,9 @@ from dataclasses import replace
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EventBatch
 from common.core.events.ids import persistence_id_problem
+from common.core.events.stated_range import StatedRange
 from common.core.filters.predicates import EntityPredicate
 from common.core.flow.window import AdaptiveWindow
-from common.core.journal.append import StatedRange
 from common.core.subscription.messages import (
     BackfillDone,
     ConsumerAck,

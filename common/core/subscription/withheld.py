@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from common.core.events.batch import EventBatch
-from common.core.journal.append import StatedRange
+from common.core.events.stated_range import StatedRange
 from common.core.subscription.messages import Deliver, DeliveryLane
 from common.core.subscription.source import WITHHELD
 

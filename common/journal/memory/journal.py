@@ -18,6 +18,7 @@ import trio
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch, concat
 from common.core.events.ids import ALL_SLICES, SliceRange, slice_of
+from common.core.events.stated_range import StatedRange
 from common.core.filters.selection import EVERYTHING, Selection
 from common.core.journal.admission import (
     EntityHead,
@@ -40,7 +41,6 @@ from common.core.journal.append import (
     Pushed,
     PushedAppend,
     PushLane,
-    StatedRange,
 )
 from common.core.journal.history import (
     History,

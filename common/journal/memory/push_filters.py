@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 import trio
 
-from common.core.journal.append import Fenced, OutOfStep, StatedRange
+from common.core.events.stated_range import StatedRange
+from common.core.journal.append import Fenced, OutOfStep
 from common.core.push.filter_transition import UNFILTERED, PushFilterApplied, PushFilterState
 from common.core.push.requested_filter import RequestedFilter
 from common.journal.memory.subscriptions import MemorySubscriptions

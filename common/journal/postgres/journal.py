@@ -14,9 +14,10 @@ import trio
 
 from common.core.events.batch import EventBatch
 from common.core.events.ids import ALL_SLICES, SliceRange
+from common.core.events.stated_range import StatedRange
 from common.core.filters.selection import EVERYTHING, Selection
 from common.core.journal.admission import EntityHead
-from common.core.journal.append import AppendOutcome, AppendRequest, LocalAppend, StatedRange
+from common.core.journal.append import AppendOutcome, AppendRequest, LocalAppend
 from common.core.journal.history import History, Offset, OriginState, ResumeDecision
 from common.core.journal.slice_ranges import RangeOffset
 from common.fail_points import fail_point

@@ -9,9 +9,9 @@ import asyncpg
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch
 from common.core.events.ids import SEPARATOR, SliceRange
+from common.core.events.stated_range import StatedRange
 from common.core.filters.selection import BLOCK_BITS, Selection
 from common.core.journal.admission import EntityHead, Heads
-from common.core.journal.append import StatedRange
 from common.fail_points import fail_point
 from common.journal.postgres import selected
 from common.journal.postgres.connection import SCHEMA

@@ -10,7 +10,7 @@ from dataclasses import astuple
 
 import asyncpg
 
-from common.core.journal.append import StatedRange
+from common.core.events.stated_range import StatedRange
 from common.core.journal.history import History, Offset, OriginState, Resume, ResumeDecision, decide_resume
 from common.journal.postgres.opening import dump_generations, load_generations
 from common.journal.postgres.push_filter_states import load_place, write_place

@@ -9,9 +9,9 @@ import asyncpg
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EVENT_COLUMNS, Envelope, new_events, split_metadata, split_tags
 from common.core.events.ids import entity_type_of, slice_of
+from common.core.events.stated_range import StatedRange
 from common.core.filters.selection import BLOCK_BITS
 from common.core.journal.admission import EntityHead, ParkedNumbers, admit_parked, discard_parked, link_tags
-from common.core.journal.append import StatedRange
 from common.journal.stores.journal import ParkedRow
 
 _COLUMNS = f"id, origin_id, code, parked_us, {', '.join(EVENT_COLUMNS)}"

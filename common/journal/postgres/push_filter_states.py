@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 import asyncpg
 
-from common.core.journal.append import Fenced, OutOfStep, StatedRange
+from common.core.events.stated_range import StatedRange
+from common.core.journal.append import Fenced, OutOfStep
 from common.core.push.filter_transition import UNFILTERED, PushFilter, PushFilterApplied, PushFilterState
 from common.core.push.requested_filter import RequestedFilter
 

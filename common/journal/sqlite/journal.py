@@ -16,9 +16,10 @@ import trio
 
 from common.core.events.batch import EventBatch
 from common.core.events.ids import ALL_SLICES, SliceRange
+from common.core.events.stated_range import StatedRange
 from common.core.filters.selection import EVERYTHING, Selection
 from common.core.journal.admission import EntityHead
-from common.core.journal.append import AppendOutcome, AppendRequest, StatedRange
+from common.core.journal.append import AppendOutcome, AppendRequest
 from common.core.journal.history import Generation, History, Offset, OriginState, ResumeDecision, begin_generation
 from common.core.journal.slice_ranges import RangeOffset
 from common.journal.sqlite import log, origins, parked, projections

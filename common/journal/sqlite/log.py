@@ -11,8 +11,8 @@ import orjson
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch
 from common.core.events.ids import SliceRange
+from common.core.events.stated_range import StatedRange
 from common.core.filters.selection import Selection
-from common.core.journal.append import StatedRange
 from common.core.journal.retention import old_enough
 from common.fail_points import fail_point
 from common.journal.sqlite import indexes, selected

@@ -14,7 +14,8 @@ import apsw
 import orjson
 
 from common.core.events.batch import EVENT_COLUMNS
-from common.core.journal.append import Fenced, OutOfStep, ParkedEvent, PushedAppend, PushLane, StatedRange
+from common.core.events.stated_range import StatedRange
+from common.core.journal.append import Fenced, OutOfStep, ParkedEvent, PushedAppend, PushLane
 from common.core.journal.history import Generation, History, Offset, OriginState, Resume, ResumeDecision, decide_resume
 from common.journal.sqlite.connection import insert_rows, select
 from common.journal.sqlite.push_filter_states import load_place, write_place

@@ -9,8 +9,8 @@ import apsw
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EVENT_COLUMNS, Envelope, batch_of_row, concat, split_metadata, split_tags
+from common.core.events.stated_range import StatedRange
 from common.core.journal.admission import EntityHead, ParkedNumbers, admit_parked, discard_parked, link_tags
-from common.core.journal.append import StatedRange
 from common.journal.sqlite.append import store_events
 from common.journal.sqlite.connection import select
 from common.journal.sqlite.entities import EntityRows

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from common.core.journal.append import Fenced, OutOfStep, StatedRange
+from common.core.events.stated_range import StatedRange
+from common.core.journal.append import Fenced, OutOfStep
 from common.core.push.filter_transition import PushFilterApplied, PushFilterState
 from common.core.push.requested_filter import RequestedFilter
 from common.journal.sqlite import push_filter_states

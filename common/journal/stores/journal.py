@@ -20,9 +20,10 @@ from typing import Protocol
 
 from common.core.events.batch import Envelope, EventBatch
 from common.core.events.ids import ALL_SLICES, SliceRange
+from common.core.events.stated_range import StatedRange
 from common.core.filters.selection import EVERYTHING, Selection
 from common.core.journal.admission import EntityHead
-from common.core.journal.append import AppendOutcome, AppendRequest, StatedRange
+from common.core.journal.append import AppendOutcome, AppendRequest
 from common.core.journal.history import History, Offset, OriginState, ResumeDecision
 from common.journal.commit_feed import CommitFeed
 from common.journal.head_signal import HeadSignal

@@ -14,19 +14,11 @@ import common.border  # noqa: F401  (trio-asyncio must be imported before grpcli
 # isort: split
 from common.core.errors import BackhaulError
 from common.core.events.batch import UNIT_SEPARATOR, EventBatch
-from common.core.journal.append import LocalAppend, ParkedEvent, PushLane, StatedRange
+from common.core.events.stated_range import StatedRange
+from common.core.flow.messages import Drain, Heartbeat
+from common.core.journal.append import LocalAppend, ParkedEvent, PushLane
 from common.core.push.filter_transition import PushFilterApplied
-from common.core.push.messages import (
-    Ack,
-    Drain,
-    FromCloud,
-    FromEdge,
-    Heartbeat,
-    Hello,
-    PushBatch,
-    PushFilterUpdate,
-    Start,
-)
+from common.core.push.messages import Ack, FromCloud, FromEdge, Hello, PushBatch, PushFilterUpdate, Start
 from common.generated.backhaul import v1 as wire
 from common.transport.codec import fast_protobuf as small_messages
 from common.transport.codec import push_control as control

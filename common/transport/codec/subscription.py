@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import astuple, replace
 from functools import lru_cache
 
+from common.core.flow.messages import Drain, Heartbeat
 from common.core.journal.history import Generation, History
-from common.core.push.messages import Drain, Heartbeat
 from common.core.subscription.messages import (
     BackfillDone,
     Begin,

@@ -20,7 +20,7 @@ import trio
 
 from common.core.errors import BackhaulError, ConfigurationError, ErrorKind
 from common.core.flow.backoff import Backoff
-from common.core.push.messages import Drain
+from common.core.flow.messages import Drain
 from common.transport.link.call_status import first_refusal
 from common.transport.stream import Channel, DialledStream
 

@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 import trio
 
 from common.core.errors import BackhaulError
-from common.core.push.messages import Drain
+from common.core.flow.messages import Drain
 from common.transport.link.call_status import first_refusal
 
 K = TypeVar("K")

@@ -16,9 +16,10 @@ import trio
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch
 from common.core.events.transformations import Transformed
+from common.core.flow.messages import Drain, Heartbeat
 from common.core.journal.append import AppendRequest, PushedAppend, PushLane
 from common.core.push.filter_transition import NO_FILTER, PushFilter, PushFilterApplied
-from common.core.push.messages import Drain, FromCloud, Heartbeat, Hello, PushBatch, PushFilterUpdate, PushLimits, Start
+from common.core.push.messages import FromCloud, Hello, PushBatch, PushFilterUpdate, PushLimits, Start
 from common.core.push.receiver import Endpoint, fenced
 from common.fail_points import fail_point
 from common.journal.group_commit import AHEAD_MIN_EVENTS, GROUP_MAX_BYTES, GROUP_MAX_EVENTS, Submitted

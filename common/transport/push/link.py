@@ -6,7 +6,8 @@ import random
 from collections.abc import Callable
 
 from common.core.flow.backoff import Backoff
-from common.core.push.messages import PUSH_PATH, Drain
+from common.core.flow.messages import Drain
+from common.core.push.messages import PUSH_PATH
 from common.journal.stores.journal import Journal
 from common.transport.link.keep import Dial, keep_link
 from common.transport.push.producer import LinkState, PushSettings, push

@@ -17,10 +17,11 @@ import trio
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch
 from common.core.events.transformations import Transformed
+from common.core.flow.messages import Drain, Heartbeat
 from common.core.journal.append import PushLane
 from common.core.journal.history import Offset
 from common.core.push.filter_transition import EVERYTHING, PushFilterApplied
-from common.core.push.messages import Ack, Drain, Heartbeat, Hello, PushFilterUpdate, PushLimits, Start
+from common.core.push.messages import Ack, Hello, PushFilterUpdate, PushLimits, Start
 from common.core.push.producer import Producer, StartVerdict, check_start
 from common.journal.stores.journal import Journal
 from common.transport.codec import push as codec

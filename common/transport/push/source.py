@@ -14,8 +14,9 @@ from contextlib import AbstractContextManager
 import trio
 
 from common.core.events.batch import EventBatch
+from common.core.events.stated_range import StatedRange
 from common.core.events.transformations import Transformed
-from common.core.journal.append import PushLane, StatedRange
+from common.core.journal.append import PushLane
 from common.core.journal.recent_commits import RecentCommits
 from common.core.push.messages import PushBatch
 from common.core.push.producer import Producer, ranges_to_state

@@ -16,7 +16,7 @@ import structlog
 import trio
 
 from common.core.errors import BackhaulError
-from common.core.push.messages import Drain, Heartbeat
+from common.core.flow.messages import Drain, Heartbeat
 from common.core.subscription.ack_policy import DelayedAck
 from common.core.subscription.consumer import Receiving
 from common.core.subscription.messages import (

@@ -17,8 +17,8 @@ import trio
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EventBatch
 from common.core.events.ids import NAME_MAX_BYTES, entity_type_of, persistence_id_problem, text_problem
+from common.core.events.stated_range import StatedRange
 from common.core.filters.predicates import Filter
-from common.core.journal.append import StatedRange
 from common.core.journal.history import History
 from common.core.journal.place_digest import place_digest
 from common.core.subscription.messages import (

@@ -14,7 +14,7 @@ import trio
 from common.core.errors import BackhaulError
 from common.core.events.ids import ALL_SLICES
 from common.core.flow.backoff import Backoff
-from common.core.push.messages import Drain
+from common.core.flow.messages import Drain
 from common.core.subscription.messages import SUBSCRIBE_PATH
 from common.journal.stores.journal import Journal, ProjectionLease
 from common.journal.stores.subscriptions import lease_name

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from common.core.events.batch import EventBatch
 from common.core.events.ids import entity_type_of
+from common.core.events.stated_range import StatedRange
 from common.core.filters.predicates import EntityPredicate
-from common.core.journal.append import StatedRange
 from common.core.journal.snapshot import reached_by_snapshots, snapshot_batch
 from common.core.subscription.messages import Deliver, DeliveryLane, Replay
 from common.core.subscription.replay import ReplayPart, beginning, replay_parts

@@ -14,7 +14,7 @@ import trio
 from common.core.events.batch import EventBatch
 from common.core.filters.predicates import EntityPredicate
 from common.core.firehose.fetch_result import FetchResult
-from common.core.push.messages import Heartbeat
+from common.core.flow.messages import Heartbeat
 from common.core.subscription.messages import Deliver, DeliveryLane, FromSource, Progress
 from common.core.subscription.place import SnapshotScan
 from common.core.subscription.source import Serving

@@ -11,7 +11,8 @@ from typing import Protocol
 
 from common.core.events import rules as event_rules
 from common.core.events.batch import EventBatch
-from common.core.journal.append import PushedAppend, StatedRange
+from common.core.events.stated_range import StatedRange
+from common.core.journal.append import PushedAppend
 from common.core.journal.history import Offset
 from common.core.subscription.place import ResumePoint
 from common.journal.stores.journal import Statement

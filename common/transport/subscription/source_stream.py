@@ -19,7 +19,7 @@ from common.core.errors import BackhaulError
 from common.core.events.ids import SEPARATOR
 from common.core.filters.predicates import EVERY_ENTITY, AllOf, EntityPredicate, Filter, OnlyNew, all_of, parse_filter
 from common.core.firehose.fetch_result import FetchResult
-from common.core.push.messages import Drain, Heartbeat
+from common.core.flow.messages import Drain, Heartbeat
 from common.core.subscription.messages import Begin, ConsumerAck, DeliveryLane, FilterUpdate, Replay, Subscribed
 from common.core.subscription.place import FilterState, LogCursor, SnapshotScan
 from common.core.subscription.source import Serving

@@ -10,7 +10,8 @@ import trio
 import trio.testing
 
 from common.core.errors import BackhaulError
-from common.core.journal.append import Appended, AppendOutcome, AppendRequest, LocalAppend, StatedRange
+from common.core.events.stated_range import StatedRange
+from common.core.journal.append import Appended, AppendOutcome, AppendRequest, LocalAppend
 from common.journal import group_commit
 from common.journal.group_commit import CommitGroup, GroupCommit
 from common.journal.stores.journal import Journal

@@ -13,7 +13,8 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch, concat
-from common.core.journal.append import Appended, LocalAppend, StatedRange
+from common.core.events.stated_range import StatedRange
+from common.core.journal.append import Appended, LocalAppend
 from common.journal.group_commit import GroupCommit
 from common.journal.postgres import PostgresJournal
 from common.journal.stores.journal import Journal, TrimLimit

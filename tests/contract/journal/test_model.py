@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common.core.errors import BackhaulError
+from common.core.events.stated_range import StatedRange
 from common.core.filters.selection import Selection
-from common.core.journal.append import AppendRequest, LocalAppend, Pushed, PushedAppend, StatedRange
+from common.core.journal.append import AppendRequest, LocalAppend, Pushed, PushedAppend
 from common.journal.group_commit import CommitGroup
 from common.journal.stores.journal import Journal, TrimLimit
 from tests.contract.journals import Storage, open_storage

@@ -8,15 +8,8 @@ from __future__ import annotations
 
 import trio
 
-from common.core.journal.append import (
-    Appended,
-    AppendRefused,
-    Fenced,
-    OutOfStep,
-    ParkedEvent,
-    Pushed,
-    StatedRange,
-)
+from common.core.events.stated_range import StatedRange
+from common.core.journal.append import Appended, AppendRefused, Fenced, OutOfStep, ParkedEvent, Pushed
 from common.journal.stores.journal import Journal
 from tests.contract.journals import Storage
 from tests.support.builders import Origin, append, appended, head_of, local, seq_nrs, stated, whole_log

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from common.core.journal.append import PushedAppend, StatedRange
+from common.core.events.stated_range import StatedRange
+from common.core.journal.append import PushedAppend
 from common.journal.stores.journal import Journal, ReceivedCommit
 from tests.support.builders import local
 from tests.support.received import NAME, at, commit, refused, stretch, take

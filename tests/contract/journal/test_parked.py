@@ -5,13 +5,8 @@ from __future__ import annotations
 import pytest
 
 from common.core.errors import BackhaulError
-from common.core.journal.append import (
-    AppendRefused,
-    OriginBlocked,
-    ParkedEvent,
-    Pushed,
-    StatedRange,
-)
+from common.core.events.stated_range import StatedRange
+from common.core.journal.append import AppendRefused, OriginBlocked, ParkedEvent, Pushed
 from common.journal.stores.journal import Journal
 from tests.contract.journals import Storage
 from tests.support.builders import Origin, append, appended, head_of, local, seq_nrs, stated, whole_log

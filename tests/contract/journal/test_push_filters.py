@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from common.core.journal.append import Fenced, LocalAppend, OutOfStep, Pushed, PushedAppend, PushLane, StatedRange
+from common.core.events.stated_range import StatedRange
+from common.core.journal.append import Fenced, LocalAppend, OutOfStep, Pushed, PushedAppend, PushLane
 from common.core.journal.history import Offset
 from common.core.push.filter_transition import NO_FILTER, UNFILTERED, PushFilter, PushFilterApplied, PushFilterState
 from common.journal.stores.journal import Journal, TrimLimit

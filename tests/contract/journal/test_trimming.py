@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from common.core.journal.append import Appended, StatedRange
+from common.core.events.stated_range import StatedRange
+from common.core.journal.append import Appended
 from common.journal.stores.journal import Journal, TrimLimit
 from tests.contract.journals import Storage
 from tests.support.builders import FAR_US, appended, local, whole_log

@@ -8,8 +8,8 @@ import pytest
 
 from common.core.errors import BackhaulError
 from common.core.events.batch import Envelope, EventBatch, new_events
+from common.core.events.stated_range import StatedRange
 from common.core.events.transformations import transform
-from common.core.journal.append import StatedRange
 
 
 def log(*names: str) -> EventBatch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch
+from common.core.events.stated_range import StatedRange
 from common.core.filters.predicates import EVERY_ENTITY, parse_filter
 from common.core.filters.selection import EVERYTHING, Selection
 from common.core.firehose.catch_up import (
@@ -17,7 +18,6 @@ from common.core.firehose.catch_up import (
     stated_for,
 )
 from common.core.firehose.ring import LogSource, LogStretch
-from common.core.journal.append import StatedRange
 from tests.support.growing_log import GrowingLog, plain_encoding
 
 SOURCE = LogSource("j", plain_encoding)

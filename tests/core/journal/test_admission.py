@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.core.events.stated_range import StatedRange
 from common.core.journal.admission import (
     EntityHead,
     ParkedNumbers,
@@ -18,7 +19,7 @@ from common.core.journal.admission import (
     admit_repeat,
     discard_parked,
 )
-from common.core.journal.append import Appended, AppendRefused, LocalAppend, PushedAppend, StatedRange
+from common.core.journal.append import Appended, AppendRefused, LocalAppend, PushedAppend
 from common.core.journal.history import Offset
 from tests.support.builders import events, local
 

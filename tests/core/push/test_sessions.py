@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch, new_events
+from common.core.events.stated_range import StatedRange
 from common.core.journal.admission import admit_pushed
-from common.core.journal.append import Fenced, OriginBlocked, OutOfStep, Pushed, StatedRange
+from common.core.journal.append import Fenced, OriginBlocked, OutOfStep, Pushed
 from common.core.journal.history import Generation, History, Offset, Resume
 from common.core.push.messages import Ack, PushBatch, PushLimits, Start
 from common.core.push.producer import Producer, StartVerdict, check_start, ranges_to_state

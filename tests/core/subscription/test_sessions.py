@@ -8,7 +8,7 @@ import pytest
 
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch, new_events
-from common.core.journal.append import StatedRange
+from common.core.events.stated_range import StatedRange
 from common.core.journal.history import Generation, History
 from common.core.subscription.consumer import Receiving, admit_received
 from common.core.subscription.messages import (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from common import border
-from common.core.journal.append import Pushed, StatedRange
+from common.core.events.stated_range import StatedRange
+from common.core.journal.append import Pushed
 from common.journal.postgres import open_postgres_journal
 from tests.support.builders import START_US, Origin, ids, local
 

@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from common.core.events.ids import ALL_SLICES
-from common.core.journal.append import StatedRange
+from common.core.events.stated_range import StatedRange
 from common.journal.head_signal import HeadSignal
 from common.journal.memory.journal import MemoryDatabase, MemoryJournal, open_memory_journal
 from common.journal.stores.journal import TrimLimit

@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from common.core.errors import BackhaulError
 from common.core.events.batch import EVENT_COLUMNS, EventBatch, concat, join_metadata, join_tags, new_events
-from common.core.journal.append import LocalAppend, ParkedEvent, StatedRange
+from common.core.events.stated_range import StatedRange
+from common.core.flow.messages import Drain, Heartbeat
+from common.core.journal.append import LocalAppend, ParkedEvent
 from common.core.journal.history import Generation, History, Offset, Resume
-from common.core.push.messages import Ack, Drain, FromCloud, FromEdge, Heartbeat, Hello, PushBatch, PushLimits, Start
+from common.core.push.messages import Ack, FromCloud, FromEdge, Hello, PushBatch, PushLimits, Start
 from common.generated.backhaul import v1 as wire
 from common.transport.codec import push as codec
 from common.transport.codec.framing import varint

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch, join_metadata, join_tags, new_events
-from common.core.journal.append import StatedRange
+from common.core.events.stated_range import StatedRange
+from common.core.flow.messages import Drain, Heartbeat
 from common.core.journal.history import Generation, History
-from common.core.push.messages import Drain, Heartbeat
 from common.core.subscription.messages import (
     BackfillDone,
     Begin,

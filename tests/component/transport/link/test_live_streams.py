@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from common.core.errors import BackhaulError
-from common.core.push.messages import Drain
+from common.core.flow.messages import Drain
 from common.transport.link.live_streams import LiveStreams
 
 

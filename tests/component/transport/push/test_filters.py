@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
+from common.core.events.stated_range import StatedRange
 from common.core.filters.predicates import match_batch, parse_filter
-from common.core.journal.append import StatedRange
 from common.core.push.filter_transition import EVERYTHING
 from common.journal.stores.journal import Journal, TrimLimit
 from common.transport.memory.line import Direction

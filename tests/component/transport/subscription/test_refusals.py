@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch
-from common.core.journal.append import StatedRange
+from common.core.events.stated_range import StatedRange
 from common.core.subscription.messages import (
     ENTITY_EVENTS_PATH,
     EVENT_PATH,
