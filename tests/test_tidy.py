@@ -30,6 +30,7 @@ FOLDERS = (
 PRODUCT = ("common", "edge_service", "cloud_service")
 GENERATED = ROOT / "common" / "generated"
 MODULE_LINES_MAX = 500
+FOLDER_MODULES_MAX = 20
 SUITE_LINES_MAX = 500  # a contract's cases stand one after the other, each for itself
 
 # Written so that no pattern finds itself.
@@ -90,6 +91,28 @@ def test_no_module_is_too_long_to_be_read_in_one_sitting() -> None:
         if GENERATED not in path.parents and (lines := len(path.read_text().splitlines())) > bound(path)
     }
     assert long == {}, "find the second subject in it and give that a module of its own"
+
+
+def test_no_folder_holds_more_modules_than_a_reader_takes_in() -> None:
+    folders = {path.parent for path in _files(*PRODUCT, "tests", "examples", suffix=".py")}
+    crowded = {
+        str(folder.relative_to(ROOT)): count
+        for folder in sorted(folders)
+        if (count := sum(path.name != "__init__.py" for path in folder.glob("*.py"))) > FOLDER_MODULES_MAX
+    }
+    assert crowded == {}, "give a concept of its own a package"
+
+
+def test_a_class_name_stands_for_one_class() -> None:
+    places: dict[str, list[str]] = {}
+    for path in _files(*PRODUCT, suffix=".py"):
+        if GENERATED in path.parents:
+            continue
+        for node in ast.walk(_tree(path)):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    doubled = {name: at for name, at in places.items() if len(at) > 1}
+    assert doubled == {}, "one name, one meaning: rename the later one, docs/glossary.md has the words"
 
 
 def test_every_channel_has_a_bound() -> None:

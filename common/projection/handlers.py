@@ -109,7 +109,7 @@ class Handler:
             raise ConfigurationError(
                 "projection.invalid_handler",
                 f"projection {self.name!r} {problem}",
-                "give a name, and one function as statements=, each=, inside=, effect= or act=",
+                "give a name, and one function as statements=, each=, in_transaction=, effect= or act=",
             )
 
     @property

@@ -17,25 +17,14 @@ from common import border
 from common.runtime.logs.fields import leaf_errors
 from examples.support.postgres import PostgresUnavailable
 from examples.support.processes import ProcessFailure
-from tests.bench import (
-    backlog,
-    behind,
-    down_latency,
-    drain,
-    edges,
-    entities,
-    fan_out,
-    filters,
-    firehose,
-    idle,
-    intake,
-    latency,
-    projections,
-    stopped,
-)
+from tests.bench import projections
+from tests.bench.down import behind, fan_out, filters, firehose, idle, stopped
+from tests.bench.down import latency as down_latency
+from tests.bench.entity import entities
 from tests.bench.place import NotDurable, Place, describe, open_place
 from tests.bench.processes import BenchFailure
 from tests.bench.table import Table
+from tests.bench.up import backlog, drain, edges, intake, latency
 
 BENCHMARKS: dict[str, Callable[[Place], Awaitable[list[Table]]]] = {
     "drain": drain.run,

@@ -17,7 +17,7 @@ import trio
 
 from tests.crash import projections
 from tests.crash.campaign import Outcome, Plan, run_campaign, summary
-from tests.crash.down import DownOutcome, down_summary, run_down_campaign
+from tests.crash.down.campaign import DownOutcome, down_summary, run_down_campaign
 from tests.crash.stage import make_directory
 from tests.support.postgres import postgres_for_tests
 

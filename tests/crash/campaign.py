@@ -33,7 +33,7 @@ from tests.crash.stores import read_cloud, read_edge
 EDGE_POINTS: Final = ("append.before_commit", "append.after_commit", "trim.before_commit")
 CLOUD_POINTS: Final = ("append.before_commit", "append.after_commit", "push.before_ack", "projection.in_transaction")
 MIGRATION: Final = "migration.in_transaction"
-# Reached where a service follows another one's log: tests/crash/down.py kills both there.
+# Reached where a service follows another one's log: tests/crash/down/campaign.py kills both there.
 CONSUMER_POINTS: Final = (
     "subscription.in_transaction",
     "subscription.before_ack",

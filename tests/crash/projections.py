@@ -25,10 +25,10 @@ from common.journal.sqlite import open_sqlite_journal
 from common.journal.stores.journal import Journal
 from common.runtime.environment import utc_now_us
 from tests.support.ledgers import Ledger, fold
+from tests.support.paths import ROOT
 
 FORMS = ("statements", "each", "in_transaction")
 POINTS = ("projection.in_transaction", "append.before_commit", "append.after_commit", "migration.in_transaction")
-ROOT = Path(__file__).resolve().parent.parent.parent
 TEMPORARY_FAILURE = os.EX_TEMPFAIL
 """Exit status of a victim that the database did not answer in time: a service would have tried again."""
 _LIFE_S = 120

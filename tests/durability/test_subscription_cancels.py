@@ -37,7 +37,7 @@ from tests.durability.test_cancels import (
     sockets,
     trio_tasks,
 )
-from tests.support.subscriptions import criteria, log_of, publish, rows_of, serving, whole_inbox, whole_log
+from tests.support.subscription.subscriptions import criteria, log_of, publish, rows_of, serving, whole_inbox, whole_log
 
 CANCELS: Final = 100
 SESSIONS_MAX: Final = 16  # of two PostgreSQL journals' worth, opened when they are needed

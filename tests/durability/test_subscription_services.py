@@ -22,7 +22,7 @@ from edge_service.service import serve as serve_edge
 from edge_service.settings import EdgeSettings
 from tests.durability.test_cancels import free_port
 from tests.support.certificates import Authority
-from tests.support.subscriptions import criteria, log_of, rows_of, whole_log
+from tests.support.subscription.subscriptions import criteria, log_of, rows_of, whole_log
 
 AT_MOST_S = 60.0
 

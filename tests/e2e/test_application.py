@@ -11,7 +11,7 @@ from common.runtime.cli import main as cli
 from edge_service.cli import EDGE
 from tests.e2e.processes import PATIENCE_S, Service, Stage
 
-APP = "tests.support.counting_app:app"
+APP = "tests.support.apps.counting:app"
 
 
 def measure(edge: Service, *values: int, entity: str = "temp1") -> None:
@@ -73,7 +73,7 @@ def test_an_operator_sees_to_projections_by_command(stage: Stage, capsys: pytest
         "projection.handler_failed",
         "projection.parked_behind",
     )
-    assert "counting_app.py:" in first["reason"]
+    assert "counting.py:" in first["reason"]
     assert "unlucky" not in first["reason"]
     assert "Measured" in command("parked", "highest")
     assert run("parked", "highest", "--discard", "3")[0] == 1
@@ -107,7 +107,7 @@ def test_an_operator_sees_to_projections_by_command(stage: Stage, capsys: pytest
 
 def test_events_are_changed_withheld_and_mapped_on_their_way(stage: Stage) -> None:
     """Values are doubled and negative ones withheld at the edge; the cloud gives sensors their plant's name, and tags."""
-    app = "tests.support.transforming_app"
+    app = "tests.support.apps.transforming"
     cloud = stage.cloud(app=f"{app}:plant_a").start()
     edge = stage.edge(cloud=cloud, app=f"{app}:doubling").start()
 

@@ -52,7 +52,7 @@ def test_a_projection_follows_another_edge_through_a_cut_and_a_kill(stage: Stage
     cloud = stage.cloud().start()
     source = stage.edge("source", cloud=cloud, serve=f"127.0.0.1:{port}").start()
     line = relays.open(port)
-    reader = stage.edge("reader", cloud=cloud, app="tests.support.following_app:app")
+    reader = stage.edge("reader", cloud=cloud, app="tests.support.apps.following:app")
     where = f"import os; os.environ['FOLLOWED_ADDRESS'] = '{line.address}'"
     reader.launch(prologue=where)
     reader.until_ready()

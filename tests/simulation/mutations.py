@@ -37,8 +37,8 @@ from common.journal.memory.state import DraftHeads
 from common.journal.stores.journal import ProjectionLease, Statement
 from common.transport.push.endpoint_stream import EndpointStream
 from common.transport.push.producer import _PushStream
-from tests.simulation import down_mutations as down
 from tests.simulation.disks import State
+from tests.simulation.down import mutations as down
 
 Applied = AbstractContextManager[Any]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
-from tests.simulation.down_plan import DownPlan, draw_down_plan
+from tests.simulation.down.plan import DownPlan, draw_down_plan
 
 DAY_S = 86_400.0
 DATABASE = "database"

@@ -11,8 +11,8 @@ from common.core.push.messages import Ack, Hello, PushBatch, Start
 from common.transport.codec import push as codec
 from tests.simulation.checkers import CHECKERS, AppendsHonoured, Checker
 from tests.simulation.disks import Disk, State
-from tests.simulation.down_plan import DownPlan
-from tests.simulation.down_referee import DownReferee
+from tests.simulation.down.plan import DownPlan
+from tests.simulation.down.referee import DownReferee
 from tests.simulation.facts import CLOUD, Facts, envelopes_after, removed_between
 from tests.simulation.plan import Sizes
 from tests.simulation.read_models import check_read_models

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 import trio
 from trio.testing import MockClock
 
-from tests.simulation.down_workload import FilterChanger, Publisher, Reader, SnapshotTaker
+from tests.simulation.down.workload import FilterChanger, Publisher, Reader, SnapshotTaker
 from tests.simulation.facts import CLOUD, named
 from tests.simulation.faults import Faults
 from tests.simulation.mutations import MUTATIONS

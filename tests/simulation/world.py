@@ -33,7 +33,7 @@ from common.transport.memory.streams import MemoryNetwork
 from common.transport.stream import Channel, MessageStream, Methods, PeerGone, PeerInfo, StreamMethod, UnaryMethod
 from edge_service.settings import EdgeSettings
 from tests.simulation.disks import Disk, Mount
-from tests.simulation.down_plan import ENFORCED, STREAM_TYPES
+from tests.simulation.down.plan import ENFORCED, STREAM_TYPES
 from tests.simulation.facts import CLOUD
 from tests.simulation.hosts import Clock, Host, Serve
 from tests.simulation.plan import DATABASE, FaultPlan

@@ -12,12 +12,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 
 import structlog
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guide"
+from tests.support.paths import DOCS
+
+GUIDE = DOCS / "guide"
 _FENCE = re.compile(r"^```(\w+)?(?: title=(\S+))?$")
 
 

@@ -26,7 +26,7 @@ _COLUMNS = (
 _ENTITY_COLUMN, _PAYLOAD_COLUMN = 4, 10
 
 
-class EntityNames:
+class EntityNameCache:
     """Names by number, as far as they were needed; a name never changes. One for each session."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class EntityNames:
         return list(map(self._names.__getitem__, numbers))
 
 
-async def _batch(connection: asyncpg.Connection, names: EntityNames, columns: list[list[Any]]) -> EventBatch:
+async def _batch(connection: asyncpg.Connection, names: EntityNameCache, columns: list[list[Any]]) -> EventBatch:
     columns[_ENTITY_COLUMN] = await names.of(connection, columns[_ENTITY_COLUMN])
     return EventBatch(*columns)
 
@@ -95,7 +95,7 @@ TYPE_CONDITION = (
 
 async def read(
     connection: asyncpg.Connection,
-    names: EntityNames,
+    names: EntityNameCache,
     after: int,
     *,
     through: int | None,
@@ -143,7 +143,7 @@ async def read(
 
 async def read_entity(
     connection: asyncpg.Connection,
-    names: EntityNames,
+    names: EntityNameCache,
     persistence_id: str,
     from_seq_nr: int,
     to_seq_nr: int,
@@ -162,7 +162,7 @@ async def read_entity(
 
 
 async def read_entities(
-    connection: asyncpg.Connection, names: EntityNames, known: Mapping[str, int], each_max: int
+    connection: asyncpg.Connection, names: EntityNameCache, known: Mapping[str, int], each_max: int
 ) -> EventBatch:
     """See ``Journal.read_entities``."""
     rows = await connection.fetch(

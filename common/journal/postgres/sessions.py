@@ -50,7 +50,7 @@ class _Reader:
     """A session for reading, with the names of entities it has met."""
 
     def __init__(self, server: Server, purpose: str, covered: SnapshotWatermark, settle: Settle) -> None:
-        self.names = log.EntityNames()
+        self.names = log.EntityNameCache()
         self._covered = covered
         self._settle = settle
         self.connection = OwnedConnection(server, purpose, settings=_READER_SETTINGS, prepare=self._begin)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from starlette.routing import BaseRoute
 
+import common
 from common.core.errors import BackhaulError, ConfigurationError
 from common.core.events.batch import EventBatch
 from common.core.events.ids import check_name
@@ -37,7 +38,7 @@ from common.transport.subscription.catalogue import StreamDefinition
 if TYPE_CHECKING:
     from common.runtime.app.running import Running
 
-_OURS: Final = Path(__file__).parents[1]
+_OURS: Final = Path(common.__file__).parent
 BUILT_IN: Final = MappingProxyType({handler.name: handler for handler in (LATEST, TALLY)})
 
 

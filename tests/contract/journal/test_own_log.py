@@ -8,7 +8,7 @@ from common.core.events.stated_range import StatedRange
 from common.core.journal.append import PushedAppend
 from common.journal.stores.journal import Journal, ReceivedCommit
 from tests.support.builders import local
-from tests.support.received import NAME, at, commit, refused, stretch, take
+from tests.support.subscription.received import NAME, at, commit, refused, stretch, take
 
 
 class TestOwnLog:

@@ -15,7 +15,7 @@ from common.journal.stores.journal import InboxStats, Journal, ReceivedCommit, S
 from common.journal.stores.subscriptions import lease_name
 from tests.contract.journals import Storage
 from tests.support.builders import events
-from tests.support.received import NAME, at, commit, refused, stretch, take
+from tests.support.subscription.received import NAME, at, commit, refused, stretch, take
 
 HERE = ResumePoint(
     "cloud-1",

@@ -70,6 +70,6 @@ def test_a_fault_is_told_with_its_event_and_place(wrong: object) -> None:
     assert found.events.position == [1, 2]
     [(index, fault)] = found.faults.items()
     assert (index, fault.code, fault.details["position"]) == (1, "transformation.failed", 2)
-    assert "test_transforming.py:" in fault.message
+    assert "test_transformations.py:" in fault.message
     with pytest.raises(BackhaulError):
         found.checked()

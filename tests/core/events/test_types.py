@@ -77,9 +77,9 @@ def test_a_name_registered_twice_names_both_places() -> None:
     with pytest.raises(BackhaulError) as told:
         registry.add(MeasuredLater)
     assert told.value.code == "types.registered_twice"
-    assert "test_event_types.Measured (" in told.value.message
-    assert "test_event_types.MeasuredLater (" in told.value.message
-    assert told.value.message.count("test_event_types.py:") == 2
+    assert "test_types.Measured (" in told.value.message
+    assert "test_types.MeasuredLater (" in told.value.message
+    assert told.value.message.count("test_types.py:") == 2
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_what_cannot_be_read_says_why_and_which_class(stored: Any, code: str, wh
         EventTypes([Measured]).decode(*stored)
     assert told.value.code == code
     assert why in told.value.message
-    assert "test_event_types.Measured (" in told.value.message
+    assert "test_types.Measured (" in told.value.message
 
 
 def test_an_upcaster_that_raises_is_told_as_unreadable() -> None:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from common.core.events.batch import join_tags
 from common.core.subscription.messages import Begin
 from common.core.subscription.place import FilterState
-from tests.support.subscription_model import Source, criteria
-from tests.support.subscription_sessions import Consumer, Session
+from tests.support.subscription.model import Source, criteria
+from tests.support.subscription.sessions import Consumer, Session
 
 NAMES = ["T|a", "T|b", "T|c"]
 TAGS = ["red", "blue"]

@@ -245,7 +245,7 @@ def test_a_projection_without_a_usable_name_or_function_is_refused(wrong: dict[s
     [
         ("tests.nowhere:app", 2, "application.no_module"),
         ("tests", 2, "settings.invalid_value"),
-        ("tests.support.counting_app:app", 0, ""),
+        ("tests.support.apps.counting:app", 0, ""),
     ],
 )
 def test_check_config_checks_the_application_too(

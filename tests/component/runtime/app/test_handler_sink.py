@@ -22,7 +22,7 @@ from common.watchdog import Watchdog
 from tests.support.builders import events
 from tests.support.ledgers import Ledger, decode, fold
 from tests.support.projections import Commits, log_of, running
-from tests.support.subscriptions import SubscriptionWorld, criteria, publish, wait_for_position
+from tests.support.subscription.subscriptions import SubscriptionWorld, criteria, publish, wait_for_position
 
 NAMES = [f"Order|{number % 7}" for number in range(200)]
 

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from common.journal.memory.journal import MemoryDatabase
 from tests.support.push import PushWorld, append, live_connection, wait_for_head
-from tests.support.subscriptions import SubscriptionWorld, publish, wait_for_position, wait_until
+from tests.support.subscription.subscriptions import SubscriptionWorld, publish, wait_for_position, wait_until
 
 
 async def test_a_link_of_a_new_process_does_not_count_what_an_earlier_one_sent(autojump_clock: MockClock) -> None:

@@ -135,7 +135,7 @@ def test_an_exception_is_data_with_causes_members_and_codes(lines: Lines) -> Non
         ("BackhaulError", "member", "journal.full"),
         ("OSError", "member", None),
     ]
-    assert "test_log.py" in told[0]["frames"][0]
+    assert "test_setup.py" in told[0]["frames"][0]
 
 
 def test_deep_tracebacks_and_long_chains_are_bounded() -> None:

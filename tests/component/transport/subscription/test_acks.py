@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from common.core.subscription.messages import ConsumerAck, StreamLimits
 from common.core.subscription.source import Serving
-from tests.support.subscriptions import SubscriptionWorld, publish, wait_for_position, wait_until
+from tests.support.subscription.subscriptions import SubscriptionWorld, publish, wait_for_position, wait_until
 
 
 @pytest.fixture

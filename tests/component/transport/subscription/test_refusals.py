@@ -35,7 +35,7 @@ from common.transport.codec.subscription import decode_from_source, encode_from_
 from common.transport.stream import DialledStream, PeerInfo
 from common.transport.subscription.catalogue import StreamCatalogue, StreamDefinition
 from tests.support import questions
-from tests.support.subscriptions import (
+from tests.support.subscription.subscriptions import (
     LIMITS,
     SOURCE,
     SubscriptionWorld,

@@ -9,7 +9,7 @@ from trio.testing import MockClock
 from common.core.journal.snapshot import NewSnapshot
 from common.core.subscription.messages import Begin, StreamLimits
 from common.journal.stores.journal import Journal, TrimLimit
-from tests.support.subscriptions import (
+from tests.support.subscription.subscriptions import (
     SubscriptionWorld,
     log_of,
     publish,

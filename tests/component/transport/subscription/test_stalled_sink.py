@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from common.transport.subscription.sinks import Effect, Taken
-from tests.support.subscriptions import (
+from tests.support.subscription.subscriptions import (
     SubscriptionWorld,
     log_of,
     publish,

@@ -19,7 +19,7 @@ from common.transport.memory.line import Direction
 from common.transport.subscription.catalogue import StreamCatalogue
 from common.transport.subscription.sinks import JournalSink
 from tests.support.push import same_story
-from tests.support.subscriptions import (
+from tests.support.subscription.subscriptions import (
     SubscriptionWorld,
     criteria,
     live_connection,

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 from common.core.journal.snapshot import NewSnapshot
 from common.core.subscription.messages import Begin, StreamLimits
 from common.core.subscription.source import Serving
-from tests.support.subscriptions import (
+from tests.support.subscription.subscriptions import (
     SubscriptionWorld,
     criteria,
     log_of,

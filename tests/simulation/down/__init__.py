@@ -1,0 +1,1 @@
+"""The way down: subscriptions, inboxes and filters under faults."""

@@ -1,0 +1,210 @@
+"""The judges of the way down: what consumers store, and what is said to them, against the source's whole history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from common.core.filters.predicates import EntityPredicate
+from common.core.subscription.messages import Deliver, DeliveryLane, FromSource, Progress
+from tests.simulation.disks import Disk
+from tests.simulation.down.facts import History, Received, Row, Stated, StreamWatch
+from tests.simulation.facts import named
+
+Complain = Callable[[str, str], None]
+
+
+class DownChecker:
+    """What a checker of the way down may want to hear of. ``complain`` ends the run."""
+
+    def __init__(self, complain: Complain) -> None:
+        self._complain = complain
+
+    def complain(self, what: str) -> None:
+        """The promise is broken."""
+        self._complain(type(self).__name__, what)
+
+    def heard(self, watch: StreamWatch, message: FromSource) -> None:
+        """A consumer has received a message; the watch has not taken it in yet."""
+
+    def said(self, source: History, message: FromSource) -> None:
+        """A source hands a message to the line."""
+
+    def received(self, commit: Received) -> None:
+        """A consumer has committed."""
+
+    def at_end(self, disk: Disk, name: str, source: History, wanted: EntityPredicate, types: frozenset[str]) -> None:
+        """A consumer has everything it wants, as it believes."""
+
+
+class ReceivedIsServed(DownChecker):
+    """What a consumer stores is in the source's history, byte for byte, or is a snapshot that was taken there."""
+
+    def received(self, commit: Received) -> None:
+        source = commit.watch.source
+        for row in commit.rows:
+            event = row.event
+            if row.replaces:
+                if event.payload not in source.disk.snapshots.get((event.persistence_id, event.seq_nr), ()):
+                    self.complain(f"{commit.disk.name} has a snapshot {event.payload!r} that nobody took")
+                continue
+            served = source.row(event.persistence_id, event.seq_nr)
+            if served is None or (served.payload, served.position) != (event.payload, event.position):
+                self.complain(f"{commit.disk.name} has {event.persistence_id} {event.seq_nr}, the source {served}")
+
+
+class ReceivedOnceInOrder(DownChecker):
+    """Each entity's numbers only grow."""
+
+    def received(self, commit: Received) -> None:
+        last = dict(commit.known_before)
+        for row in commit.rows:
+            event = row.event
+            if event.seq_nr <= last.get(event.persistence_id, 0):
+                self.complain(
+                    f"{commit.disk.name} has {event.persistence_id} {event.seq_nr} after {last[event.persistence_id]}"
+                )
+            last[event.persistence_id] = event.seq_nr
+        for name, seq_nr in last.items():
+            if commit.known.get(name, 0) < seq_nr:
+                self.complain(f"{commit.disk.name} has {seq_nr} of {name} and knows of {commit.known.get(name, 0)}")
+
+
+class SkippedIsStated(DownChecker):
+    """No number is led over unless the source has said why, and that is true."""
+
+    def received(self, commit: Received) -> None:
+        kept = commit.watch.source.kept() if commit.passed else set()
+        for name, seq_nr in commit.passed:
+            row = commit.watch.source.row(name, seq_nr)
+            if row is not None and row.position not in kept:
+                row = None  # gone: any statement will do
+            stated = [one for one in commit.watch.stated.get(name, ()) if one.to_seq_nr >= seq_nr]
+            if not any(_is_true(one, row, commit.watch.source) for one in stated):
+                self.complain(f"{commit.disk.name} leads over {seq_nr} of {name}, said was {_told(commit.watch, name)}")
+
+
+def _is_true(one: Stated, row: Row | None, source: History) -> bool:
+    if row is None or one.reason == "snapshot":
+        return True
+    return one.reason == "withheld" and (not row.is_selected(one.wanted) or source.is_outdated(row, one.wanted))
+
+
+def _told(watch: StreamWatch, name: str) -> list[tuple[int, str]]:
+    return [(one.to_seq_nr, one.reason) for one in watch.stated.get(name, ())]
+
+
+class LeavingIsMarked(DownChecker):
+    """The event that takes an entity out of the filter is marked, and no other one."""
+
+    def heard(self, watch: StreamWatch, message: FromSource) -> None:
+        if not isinstance(message, Deliver) or not message.events:
+            return
+        wanted, events, leaving = watch.wanted, message.events, set(message.leaving)
+        for index in range(message.snapshots, len(events)):
+            name, tags, position = events.persistence_id[index], events.tags[index], events.position[index]
+            if wanted.matches(name, tags) == (position in leaving):
+                self.complain(f"{watch.edge}: {name} at {position} with {tags!r} is marked {position in leaving}")
+
+    def received(self, commit: Received) -> None:
+        for row in commit.rows:
+            number = row.event.persistence_id, row.event.seq_nr
+            if not row.replaces and row.leaving not in commit.watch.leaving.get(number, {row.leaving}):
+                self.complain(f"{commit.disk.name} stores {number} as {row.leaving}")
+
+
+class TenantsApart(DownChecker):
+    """Nothing of an entity that a consumer may not see is ever sent to it."""
+
+    def heard(self, watch: StreamWatch, message: FromSource) -> None:
+        if not isinstance(message, Deliver):
+            return
+        events = message.events
+        for index, name in enumerate(events.persistence_id):
+            row = watch.source.row(name, events.seq_nr[index])
+            may_see = row is not None and (
+                watch.allowed.matches(name, row.tags)
+                or (index >= message.snapshots and watch.allowed.matches(name, row.tags_before))
+            )
+            if not may_see or not watch.is_of_stream(name):
+                self.complain(f"{watch.edge} is sent {row} over {watch.name}")
+        for stated in message.ranges:
+            own = watch.source.of_entity(stated.persistence_id)
+            is_named = bool(watch.wanted.from_seq_nr(stated.persistence_id))
+            may_know = any(row.is_selected(watch.allowed) for row in own)
+            if not (may_know or is_named) or not watch.is_of_stream(stated.persistence_id):
+                self.complain(f"{watch.edge} is told {stated} over {watch.name}")
+
+
+class PlaceBehindEffect(DownChecker):
+    """A stored place never promises what has not taken effect, and no entity stops waiting before it was replayed."""
+
+    def received(self, commit: Received) -> None:
+        if commit.owed is None:
+            self.complain(f"{commit.disk.name} stores a place of {commit.watch.name} that its stream never had")
+            return
+        missing = [number for number in commit.owed if commit.misses(number)]
+        if missing:
+            self.complain(f"{commit.disk.name} is past {missing[:3]} of {commit.watch.name} and does not have them")
+        for name in commit.waiting_before - commit.waiting:
+            for number in commit.watch.replayed.get(name, [(name, 2**62)]):
+                if commit.misses(number):
+                    self.complain(f"{commit.disk.name} waits no more for {name}, and lacks {number[1]}")
+
+
+class NothingPastTheHead(DownChecker):
+    """What is said to consumers is durable: no event and no place beyond the end of the log on the disk."""
+
+    def said(self, source: History, message: FromSource) -> None:
+        if not isinstance(message, Deliver | Progress) or message.lane is DeliveryLane.REPLAY:
+            return
+        head = source.disk.state.head_position
+        if message.through > head:
+            self.complain(f"{message.lane or 'live'} is at {message.through}, the log ends at {head}")
+
+
+class EverythingSelected(DownChecker):
+    """In the end a consumer has each event that its filter selects, once, or was told why not."""
+
+    def at_end(self, disk: Disk, name: str, source: History, wanted: EntityPredicate, types: frozenset[str]) -> None:
+        followed, kept = disk.followed[name], source.kept()
+        for row in source.rows():
+            entity = row.persistence_id
+            if (types and entity.partition("|")[0] not in types) or not row.is_selected(wanted):
+                continue
+            stored = followed.accepted.get(entity, {}).get(row.seq_nr)
+            if stored is not None or row.seq_nr in followed.passed.get(entity, ()):
+                snapshots = source.disk.snapshots.get((entity, row.seq_nr), ())
+                if stored is not None and stored != row.payload and stored not in snapshots:
+                    self.complain(f"{disk.name} has {stored!r} as {row.seq_nr} of {entity}, it is {named(row.payload)}")
+            elif not self._may_be_unknown(source, row, kept, wanted):
+                self.complain(f"{disk.name} lacks {row.seq_nr} of {entity} at {row.position} in {name}")
+
+    def _may_be_unknown(self, source: History, row: Row, kept: set[int], wanted: EntityPredicate) -> bool:
+        """Of deleted events nothing is said when the last of them is not selected, or nothing is left of the entity."""
+        entity, state = row.persistence_id, source.disk.state
+        snapshot = state.snapshots.get(entity)
+        if source.is_outdated(row, wanted):
+            # A snapshot that is not selected stood for it, where the consumer began with snapshots.
+            return True
+        if row.position in kept:
+            return False
+        last = source.row(entity, state.heads[entity].deleted_to)
+        following = source.row(entity, state.heads[entity].deleted_to + 1)
+        if last is None or not wanted.matches(entity, last.tags):
+            return True
+        is_told = following is not None and following.position in kept
+        is_its_snapshot = snapshot is not None and snapshot.position and snapshot.seq_nr == last.seq_nr
+        return not (is_told or is_its_snapshot)
+
+
+DOWN_CHECKERS: Final[tuple[type[DownChecker], ...]] = (
+    ReceivedIsServed,
+    ReceivedOnceInOrder,
+    SkippedIsStated,
+    LeavingIsMarked,
+    TenantsApart,
+    PlaceBehindEffect,
+    NothingPastTheHead,
+    EverythingSelected,
+)

@@ -1,0 +1,1 @@
+"""Applications that tests plug into a service."""

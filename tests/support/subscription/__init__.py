@@ -1,0 +1,1 @@
+"""Both ends of a subscription, as tests drive them."""
