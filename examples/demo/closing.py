@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from examples.demo.closing_orders import draw_order_facts, draw_sites
 from examples.demo.figures import count, ms, percentiles
+from examples.demo.orders.closing import draw_order_facts, draw_sites
 from examples.demo.outcome import Outcome
 from examples.demo.proof import named
 from examples.demo.show import colour_of, curve

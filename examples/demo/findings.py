@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from common.runtime.environment import real_environment
-from examples.demo.order_findings import Down, compare_orders
+from examples.demo.orders.findings import Down, compare_orders
 from examples.demo.outcome import Outcome, StoryLine, TallyLine
 from examples.demo.proof import EdgeAccount, examine, tally_problems
 from examples.demo.script import Acts, Edge

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from examples.demo.order_proof import SiteFinding
+from examples.demo.orders.proof import SiteFinding
 from examples.demo.proof import EdgeFinding
 from examples.demo.timing import CutLag, Latency
 

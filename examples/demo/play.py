@@ -22,9 +22,9 @@ from examples.demo.cast import Cast, Service, open_cast
 from examples.demo.failure import DemoFailure
 from examples.demo.feed import Feed
 from examples.demo.findings import read_and_compare
-from examples.demo.order_findings import Down
-from examples.demo.order_script import OrderActs, orders_arrived, start_late, stop_reading, widen_and_kill
-from examples.demo.orders import ORDER_TYPE, SNAPSHOT_EVERY, STREAM, Dispatcher, SiteProgram, only
+from examples.demo.orders.findings import Down
+from examples.demo.orders.orders import ORDER_TYPE, SNAPSHOT_EVERY, STREAM, Dispatcher, SiteProgram, only
+from examples.demo.orders.script import OrderActs, orders_arrived, start_late, stop_reading, widen_and_kill
 from examples.demo.outcome import Outcome, StoryLine
 from examples.demo.script import EDGE_FILE, Acts, Edge, break_the_line, kill_the_process, lose_the_disk
 from examples.demo.series import Series, read_folder

@@ -19,7 +19,7 @@ from common.runtime.environment import utc_now_us
 from examples.demo.cast import Cast, Service
 from examples.demo.failure import DemoFailure
 from examples.demo.feed import Feed
-from examples.demo.orders import SiteProgram
+from examples.demo.orders.orders import SiteProgram
 from examples.demo.series import Reading
 from examples.support.http_client import HttpClient, Unanswered
 from examples.support.relay import Relay

@@ -13,8 +13,8 @@ from common.core.events.ids import entity_type_of
 from common.journal.stores.journal import Journal
 from common.projection.tally import Tally, all_tallies, fold_all
 from common.runtime.environment import Environment
-from examples.demo.order_proof import Delivered, Published, content_of
-from examples.demo.orders import ORDER_TYPE, STREAM
+from examples.demo.orders.orders import ORDER_TYPE, STREAM
+from examples.demo.orders.proof import Delivered, Published, content_of
 from examples.demo.proof import Stored
 from examples.demo.series import Reading, reading_of
 

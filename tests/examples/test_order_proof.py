@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from examples.demo.order_proof import Delivered, Published, SiteAccount, examine_site, topic_of
+from examples.demo.orders.proof import Delivered, Published, SiteAccount, examine_site, topic_of
 
 
 def published(*steps: tuple[str, str]) -> list[Published]:

@@ -16,7 +16,7 @@ import trio
 
 from common.runtime.environment import utc_now_us
 from examples.demo.failure import DemoFailure
-from examples.demo.order_proof import Delivered, content_of, topic_of
+from examples.demo.orders.proof import Delivered, content_of, topic_of
 from examples.support.http_client import HttpClient, Unanswered
 
 ORDER_TYPE: Final = "WorkOrder"

@@ -18,7 +18,7 @@ import trio
 from common.runtime.environment import utc_now_us
 from examples.demo.cast import Cast, Service
 from examples.demo.failure import DemoFailure
-from examples.demo.orders import ARCHIVED_SITE, ORDER_TYPE, STREAM, Dispatcher, SiteProgram, only
+from examples.demo.orders.orders import ARCHIVED_SITE, ORDER_TYPE, STREAM, Dispatcher, SiteProgram, only
 from examples.demo.script import Edge, Tell
 from examples.support.http_client import Answer, HttpClient, Unanswered
 

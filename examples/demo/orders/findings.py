@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from examples.demo.order_proof import Delivered, Published, SiteAccount, SiteFinding, examine_site
-from examples.demo.order_script import OrderActs
-from examples.demo.orders import ARCHIVED_SITE, SNAPSHOT_EVERY, Dispatcher, SiteProgram
+from examples.demo.orders.orders import ARCHIVED_SITE, SNAPSHOT_EVERY, Dispatcher, SiteProgram
+from examples.demo.orders.proof import Delivered, Published, SiteAccount, SiteFinding, examine_site
+from examples.demo.orders.script import OrderActs
 from examples.demo.outcome import Orders
 from examples.demo.script import Edge
 from examples.demo.timing import latency

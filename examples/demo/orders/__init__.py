@@ -1,0 +1,1 @@
+"""The way down in the demo: work orders for the gateways, filters that change, and what proves them."""
