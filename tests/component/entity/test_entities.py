@@ -117,9 +117,9 @@ class TestDeadlines:
         async with counting(EntitySettings(deadline_s=3)) as (entities, _, doubtful):
             await entities.ask("Counter", "a", Add(1))
             doubtful.faults = ["after"] + ["before"] * 100
-            with pytest.raises(BackhaulError) as told:
+            with pytest.raises(BackhaulError) as raised:
                 await entities.ask("Counter", "a", Add(1))
-            assert told.value.code == "entity.outcome_unknown"
+            assert raised.value.code == "entity.outcome_unknown"
             doubtful.faults = []
             await trio.sleep(1)
             assert (await entities.look("Counter", "a")).state == Count(2), "it had been stored"
@@ -142,9 +142,9 @@ class TestEnd:
                     await trio.testing.wait_all_tasks_blocked()
         assert sorted(set(codes)) <= ["entity.stopping", "journal.closing"]
         assert len(codes) == 3
-        with pytest.raises(BackhaulError) as told:
+        with pytest.raises(BackhaulError) as raised:
             await entities.ask("Counter", "a", Add(1))
-        assert told.value.code == "entity.stopping"
+        assert raised.value.code == "entity.stopping"
 
     async def test_what_is_not_there_is_named(self, autojump_clock: trio.testing.MockClock) -> None:
         async with counting() as (entities, _, _):
@@ -153,9 +153,9 @@ class TestEnd:
                 (("Counter", "a", Added(1)), "entity.unknown_command"),
                 (("Counter", "a|b", Add(1)), "entity.invalid_name"),
             ):
-                with pytest.raises(BackhaulError) as told:
+                with pytest.raises(BackhaulError) as raised:
                     await entities.ask(*asking)
-                assert told.value.code == code
+                assert raised.value.code == code
 
 
 @dataclass

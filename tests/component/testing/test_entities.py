@@ -35,9 +35,9 @@ def test_what_a_command_led_to_is_true_for_the_next() -> None:
 
 
 def test_a_fault_is_told_as_a_service_would() -> None:
-    with pytest.raises(BackhaulError) as told:
+    with pytest.raises(BackhaulError) as raised:
         given(Counters).when(Break("raises"))
-    assert told.value.code == "entity.decide_failed"
+    assert raised.value.code == "entity.decide_failed"
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ def test_a_decision_that_is_not_pure_is_found() -> None:
 
 
 def test_an_event_that_could_not_be_stored_cannot_be_given() -> None:
-    with pytest.raises(BackhaulError) as told:
+    with pytest.raises(BackhaulError) as raised:
         given(Counters, Added(cast(int, "5")))
-    assert told.value.code == "types.unfit"
+    assert raised.value.code == "types.unfit"
 
 
 def test_a_command_that_could_not_come_from_outside_is_found() -> None:

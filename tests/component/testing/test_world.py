@@ -116,10 +116,10 @@ class TestWorld:
     async def test_an_application_that_cannot_run_is_refused_as_a_service_would(
         self, autojump_clock: trio.testing.MockClock
     ) -> None:
-        with pytest.raises(ConfigurationError) as told:
+        with pytest.raises(ConfigurationError) as raised:
             async with open_world(edge_app=App(entities=[Counters, Counters])):
                 pass
-        assert told.value.code == "application.name_taken"
+        assert raised.value.code == "application.name_taken"
 
 
 def test_a_test_may_be_run_without_a_plugin() -> None:

@@ -258,9 +258,9 @@ class TestFaults:
         self, entities: Entities, journal: Journal, how: str, code: str
     ) -> None:
         async def faulty() -> None:
-            with pytest.raises(BackhaulError, match=r"tests[./]support[./]entities") as told:
+            with pytest.raises(BackhaulError, match=r"tests[./]support[./]entities") as raised:
                 await entities.ask("Counter", "a", Break(how))
-            assert told.value.code == code
+            assert raised.value.code == code
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(entities.ask, "Counter", "a", Add(1))
@@ -279,10 +279,10 @@ class TestFaults:
         )
         await journal.append_group([LocalAppend(events)])
         for name, code in (("a", "entity.evolve_failed"), ("c", "entity.unknown_event")):
-            with pytest.raises(BackhaulError) as told:
+            with pytest.raises(BackhaulError) as raised:
                 await entities.ask("Counter", name, Add(1))
-            assert told.value.code == code
-            assert told.value.details["seq_nr"] == {"a": 2, "c": 1}[name]
+            assert raised.value.code == code
+            assert raised.value.details["seq_nr"] == {"a": 2, "c": 1}[name]
         assert await entities.ask("Counter", "b", Add(1)) == Accepted(1, 1, 1)
 
 

@@ -107,9 +107,9 @@ async def test_deleted_events_without_a_snapshot_are_told_and_nothing_is_decided
     for deleted in (3, 2):
         await journal.trim(TrimLimit(2**62, 2**62, deleted))
         async with entities_over(journal, commit) as entities:
-            with pytest.raises(BackhaulError) as told:
+            with pytest.raises(BackhaulError) as raised:
                 await entities.ask("Counter", "a", Add(1))
-            assert told.value.code == "entity.history_missing"
+            assert raised.value.code == "entity.history_missing"
 
 
 @named("Count")
@@ -144,9 +144,9 @@ async def test_a_snapshot_that_does_not_fit_any_more_is_left_out_while_the_event
         assert await entities.ask("Counter", "a", Add(1)) == Accepted(13, 13, 1)
     await delete_covered(journal)
     async with entities_over(journal, commit, Changed) as entities:
-        with pytest.raises(BackhaulError) as told:
+        with pytest.raises(BackhaulError) as raised:
             await entities.ask("Counter", "a", Add(1))
-        assert told.value.code == "entity.history_missing"
+        assert raised.value.code == "entity.history_missing"
 
 
 async def test_what_is_read_of_a_snapshot_is_only_what_it_says(journal: Journal, commit: GroupCommit) -> None:

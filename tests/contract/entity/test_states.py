@@ -98,10 +98,10 @@ async def test_a_change_goes_on_from_the_revision_it_names(states: States) -> No
     await states.upsert("DroneState", "d1", Drone("oslo", 80), expected=0)
     await states.upsert("DroneState", "d1", Drone("oslo", 70), expected=1)
     for late in (0, 1, 3):
-        with pytest.raises(BackhaulError) as told:
+        with pytest.raises(BackhaulError) as raised:
             await states.upsert("DroneState", "d1", Drone("rome", 0), expected=late)
-        assert told.value.code == "state.wrong_revision"
-        assert told.value.details == {"expected": late, "actual": 2}
+        assert raised.value.code == "state.wrong_revision"
+        assert raised.value.details == {"expected": late, "actual": 2}
         with pytest.raises(BackhaulError):
             await states.delete("DroneState", "d1", expected=late)
     assert (await states.get("DroneState", "d1")).value == Drone("oslo", 70.0)
@@ -151,9 +151,9 @@ async def test_values_are_found_by_tag_and_by_column(states: States) -> None:
     "where", [Where("site; DROP TABLE x", "=", "a"), Where("site", "= 1 OR", "a"), Where("battery", "<", "a")]
 )
 async def test_a_question_that_makes_no_sense_is_refused(states: States, where: Where) -> None:
-    with pytest.raises(BackhaulError) as told:
+    with pytest.raises(BackhaulError) as raised:
         await states.query("DroneState", where=[where])
-    assert told.value.code == "state.bad_query"
+    assert raised.value.code == "state.bad_query"
 
 
 async def test_what_is_not_a_value_of_the_type_is_refused_and_nothing_is_written(
@@ -165,9 +165,9 @@ async def test_what_is_not_a_value_of_the_type_is_refused_and_nothing_is_written
         (Drone("oslo", 1, ("a\nb",)), "events.invalid"),
         (Drone("oslo", 1, (), 2**70), "types.unfit"),
     ):
-        with pytest.raises(BackhaulError) as told:
+        with pytest.raises(BackhaulError) as raised:
             await states.upsert("DroneState", "d1", value)
-        assert told.value.code == code
+        assert raised.value.code == code
     assert len(await whole_log(journal)) == 0
 
 
@@ -196,9 +196,9 @@ async def test_a_lost_answer_is_found_out(journal: Journal, fault: str) -> None:
 async def test_value_and_event_are_written_together_or_not_at_all(states: States, journal: Journal) -> None:
     await states.upsert("DroneState", "d1", Drone("oslo", 1))
     bad = LocalAppend(events("A|1"), statements=(Statement("INSERT INTO no_such_table VALUES ($1)", [(1,)]),))
-    with pytest.raises(BackhaulError) as told:
+    with pytest.raises(BackhaulError) as raised:
         await append(journal, bad)
-    assert told.value.code == "projection.statement_failed"
+    assert raised.value.code == "projection.statement_failed"
     late = LocalAppend(
         events("DroneState|d1"), {"DroneState|d1": 0}, statements=(Statement("DELETE FROM state_drone_state"),)
     )
@@ -238,9 +238,9 @@ async def test_values_outlive_the_service_and_columns_can_be_added(storage: Stor
         [found] = await later.query("DroneState", where=[Where("maker", "=", "acme")])
         assert found.revision == 2
     async with storage.open() as journal, open_group_commit(journal) as commit:
-        with pytest.raises(BackhaulError) as told:
+        with pytest.raises(BackhaulError) as raised:
             await opened(journal, commit, Drones)
-        assert told.value.code == "journal.schema_newer"
+        assert raised.value.code == "journal.schema_newer"
 
 
 class Unsaid(DurableState[Drone]):
@@ -255,10 +255,10 @@ class Untyped(DurableState[Drone]):
 
 @pytest.mark.parametrize("bad", [Unsaid, Untyped])
 def test_a_definition_that_cannot_work_is_refused(bad: type[DurableState[Drone]]) -> None:
-    with pytest.raises(BackhaulError) as told:
+    with pytest.raises(BackhaulError) as raised:
         define_states([bad], EventTypes())
-    assert told.value.code == "state.bad_definition"
-    assert f"test_states.{bad.__name__} (" in told.value.message
+    assert raised.value.code == "state.bad_definition"
+    assert f"test_states.{bad.__name__} (" in raised.value.message
 
 
 def test_two_definitions_of_one_type_name_both() -> None:

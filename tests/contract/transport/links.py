@@ -68,7 +68,7 @@ async def dialled(address: str, tls: TlsFiles | None = None, *, timeout_s: float
 
 
 async def dial_failure(address: str, tls: TlsFiles | None = None, *, timeout_s: float = 2.0) -> BackhaulError:
-    with pytest.raises(BackhaulError) as told:
+    with pytest.raises(BackhaulError) as raised:
         async with dialled(address, tls, timeout_s=timeout_s):
             pass
-    return told.value
+    return raised.value

@@ -34,9 +34,9 @@ async def test_a_refusal_reaches_the_caller_with_its_code(carrier: Carrier) -> N
 
     async with served(carrier, refuse) as channel, channel.open_stream(PATH) as stream:
         await stream.send(b"hello")
-        with pytest.raises(PeerRefused) as told:
+        with pytest.raises(PeerRefused) as raised:
             await stream.receive()
-        refusal = told.value
+        refusal = raised.value
         assert (refusal.code, refusal.message, refusal.hint) == ("push.fenced", "a newer session: «2»", "wait")
         assert (refusal.kind, refusal.status, refusal.retry_after_s) == (ErrorKind.CONFLICT, "ABORTED", None)
         with pytest.raises(PeerRefused):
@@ -54,9 +54,13 @@ async def test_a_refusal_inside_groups_and_with_a_hint_to_come_back(carrier: Car
             nursery.start_soon(fail)
 
     async with served(carrier, refuse) as channel, channel.open_stream(PATH) as stream:
-        with pytest.raises(PeerRefused) as told:
+        with pytest.raises(PeerRefused) as raised:
             await stream.receive()
-    assert (told.value.code, told.value.kind, told.value.retry_after_s) == ("journal.busy", ErrorKind.UNAVAILABLE, 2.5)
+    assert (raised.value.code, raised.value.kind, raised.value.retry_after_s) == (
+        "journal.busy",
+        ErrorKind.UNAVAILABLE,
+        2.5,
+    )
 
 
 async def test_what_was_sent_before_a_refusal_is_received_before_it(carrier: Carrier) -> None:
@@ -77,25 +81,25 @@ async def test_an_unknown_error_tells_nothing_of_our_insides(carrier: Carrier) -
     async with served(carrier, fail) as channel:
         for _ in range(2):  # the server keeps running
             async with channel.open_stream(PATH) as stream:
-                with pytest.raises(PeerRefused) as told:
+                with pytest.raises(PeerRefused) as raised:
                     await stream.receive()
-            assert told.value.code == "link.handler_failed"
-            assert told.value.status == "INTERNAL"
-            assert "secret" not in str(told.value)
+            assert raised.value.code == "link.handler_failed"
+            assert raised.value.status == "INTERNAL"
+            assert "secret" not in str(raised.value)
 
 
 async def test_an_unknown_method_is_refused(carrier: Carrier) -> None:
     async with served(carrier, echo) as channel, channel.open_stream("/test.Streams/None") as stream:
-        with pytest.raises(PeerRefused) as told:
+        with pytest.raises(PeerRefused) as raised:
             await stream.receive()
-    assert (told.value.code, told.value.status) == ("link.unknown_method", "UNIMPLEMENTED")
+    assert (raised.value.code, raised.value.status) == ("link.unknown_method", "UNIMPLEMENTED")
 
 
 async def test_a_message_over_the_limit_is_not_sent_and_harms_nothing(carrier: Carrier) -> None:
     async with served(carrier, echo) as channel, channel.open_stream(PATH) as stream:
-        with pytest.raises(MessageTooLarge) as told:
+        with pytest.raises(MessageTooLarge) as raised:
             await stream.send(bytes(MESSAGE_MAX + 1))
-        assert told.value.details == {"size": MESSAGE_MAX + 1, "limit": MESSAGE_MAX}
+        assert raised.value.details == {"size": MESSAGE_MAX + 1, "limit": MESSAGE_MAX}
         await stream.send(bytes(MESSAGE_MAX))
         assert len(await stream.receive()) == MESSAGE_MAX
 
@@ -116,9 +120,9 @@ async def test_a_unary_call_is_one_request_and_one_answer(carrier: Carrier) -> N
         assert await channel.unary("/t.T/Reverse", b"abc", 5) == b"cba"
         with pytest.raises(PeerRefused, match=r"events\.empty"):
             await channel.unary("/t.T/Reverse", b"", 5)
-        with pytest.raises(BackhaulError) as told:
+        with pytest.raises(BackhaulError) as raised:
             await channel.unary("/t.T/Slow", b"x", 0.05)
-        assert told.value.code in {"link.timeout", "link.deadline_exceeded"}
+        assert raised.value.code in {"link.timeout", "link.deadline_exceeded"}
 
         answers: list[bytes] = []
 
@@ -146,9 +150,9 @@ async def test_a_stopping_server_tells_its_callers(carrier: Carrier) -> None:
         async with carrier.dial(address) as channel, channel.open_stream(PATH) as stream:
             await handler.started.wait()
             stop.set()
-            with trio.fail_after(2), pytest.raises(PeerRefused) as told:
+            with trio.fail_after(2), pytest.raises(PeerRefused) as raised:
                 await stream.receive()
-    assert (told.value.code, told.value.kind) == ("link.stopping", ErrorKind.UNAVAILABLE)
+    assert (raised.value.code, raised.value.kind) == ("link.stopping", ErrorKind.UNAVAILABLE)
     assert handler.how == "cancelled"
     with pytest.raises(PeerGone) as refused:
         async with carrier.dial(address):
@@ -167,10 +171,10 @@ async def test_connections_beyond_the_bound_are_refused_and_come_in_when_one_lea
 
             for _ in range(10):
                 await nursery.start(occupy)
-            with pytest.raises(PeerGone) as told:
+            with pytest.raises(PeerGone) as raised:
                 async with carrier.dial(address):
                     pass
-            assert told.value.code == "link.lost"
+            assert raised.value.code == "link.lost"
             nursery.cancel_scope.cancel()
         with trio.fail_after(2):
             while True:

@@ -251,9 +251,9 @@ async def raw_prefix_outcome(address: str, prefix: bytes) -> GRPCError:
             await stream.recv_trailing_metadata()
 
     async with grpclib_channel(address) as channel:
-        with pytest.raises(GRPCError) as told:
+        with pytest.raises(GRPCError) as raised:
             await border.call_asyncio(call, channel)
-    return told.value
+    return raised.value
 
 
 async def test_a_length_prefix_of_4_gib_is_refused_before_room_is_made(loop: None) -> None:
@@ -273,9 +273,9 @@ async def test_a_compressed_message_is_refused_clearly(loop: None) -> None:
 async def test_a_message_over_the_receivers_limit_is_refused_with_its_code(loop: None) -> None:
     async with served() as address, dialled(address) as channel, channel.open_stream(ECHO) as stream:
         await stream.send(bytes(MESSAGE_MAX + 1))
-        with pytest.raises(PeerRefused) as told:
+        with pytest.raises(PeerRefused) as raised:
             await stream.receive()
-        assert told.value.code == "link.message_too_large"
+        assert raised.value.code == "link.message_too_large"
 
 
 async def test_no_socket_is_left_behind(loop: None) -> None:

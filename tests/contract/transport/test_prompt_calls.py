@@ -106,13 +106,13 @@ async def test_a_refusal_and_an_unknown_error_are_told_as_any_handlers_are(loop:
 
     async with called(refuse) as channel:
         for request in (b"raise", b"answer"):
-            with pytest.raises(PeerRefused, match="not yours") as told:
+            with pytest.raises(PeerRefused, match="not yours") as raised:
                 await channel.unary(PATH, request, 5)
-            assert (told.value.code, told.value.status) == ("append.foreign_owner", "ABORTED")
-        with pytest.raises(PeerRefused) as told:
+            assert (raised.value.code, raised.value.status) == ("append.foreign_owner", "ABORTED")
+        with pytest.raises(PeerRefused) as raised:
             await channel.unary(PATH, b"fail", 5)
-        assert told.value.code == "link.handler_failed"
-        assert "secret" not in str(told.value)
+        assert raised.value.code == "link.handler_failed"
+        assert "secret" not in str(raised.value)
 
 
 async def test_what_is_not_taken_and_what_comes_in_parts_is_served_by_a_task(loop: None) -> None:
@@ -171,9 +171,9 @@ async def test_a_caller_whose_connection_breaks_is_let_go(loop: None) -> None:
         async with dialled(address) as channel, trio.open_nursery() as nursery:
 
             async def call() -> None:
-                with pytest.raises(PeerGone) as told:
+                with pytest.raises(PeerGone) as raised:
                     await channel.unary(PATH, b"", 5)
-                lost.append(told.value.code)
+                lost.append(raised.value.code)
 
             nursery.start_soon(call)
             _, answer = await later.next()
@@ -202,9 +202,9 @@ async def test_a_stopping_server_tells_those_who_still_wait(loop: None) -> None:
         async with dialled(address) as channel:
 
             async def call() -> None:
-                with pytest.raises(PeerRefused) as told:
+                with pytest.raises(PeerRefused) as raised:
                     await channel.unary(PATH, b"", 5)
-                refused.append(told.value.code)
+                refused.append(raised.value.code)
 
             async with trio.open_nursery() as calls:
                 calls.start_soon(call)

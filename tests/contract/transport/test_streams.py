@@ -192,9 +192,9 @@ async def test_an_abort_is_felt_by_both_ends(carrier: Carrier) -> None:
         await stream.send(b"hello")
         await handler.started.wait()
         stream.abort()
-        with pytest.raises(PeerGone) as told:
+        with pytest.raises(PeerGone) as raised:
             await stream.receive()
-        assert told.value.code == "link.aborted"
+        assert raised.value.code == "link.aborted"
         with pytest.raises(PeerGone):
             await stream.send(b"more")
         with trio.fail_after(2):
@@ -290,9 +290,9 @@ async def test_a_send_cancelled_in_the_middle_drops_the_connection(carrier: Carr
         with trio.move_on_after(0.2):
             while True:
                 await stream.send(bytes(150_000))
-        with pytest.raises(PeerGone) as told:
+        with pytest.raises(PeerGone) as raised:
             await stream.send(b"x")
-        assert told.value.code == "link.aborted"
+        assert raised.value.code == "link.aborted"
         with trio.fail_after(2):
             await handler.ended.wait()
     assert handler.how == "cancelled"

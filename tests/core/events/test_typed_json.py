@@ -110,10 +110,10 @@ GOOD: dict[str, Any] = {
     ],
 )
 def test_what_does_not_fit_is_named(change: dict[str, object], place: str, what: str) -> None:
-    with pytest.raises(Misfit) as told:
+    with pytest.raises(Misfit) as raised:
         reader_of(Order, strict=True)({**GOOD, **change})
-    assert told.value.field == place
-    assert what in told.value.what
+    assert raised.value.field == place
+    assert what in raised.value.what
 
 
 def test_a_tolerant_reader_leaves_out_what_it_does_not_know() -> None:

@@ -74,12 +74,12 @@ def test_a_batch_is_decoded_in_order() -> None:
 def test_a_name_registered_twice_names_both_places() -> None:
     registry = EventTypes([Measured])
     registry.add(Measured)
-    with pytest.raises(BackhaulError) as told:
+    with pytest.raises(BackhaulError) as raised:
         registry.add(MeasuredLater)
-    assert told.value.code == "types.registered_twice"
-    assert "test_types.Measured (" in told.value.message
-    assert "test_types.MeasuredLater (" in told.value.message
-    assert told.value.message.count("test_types.py:") == 2
+    assert raised.value.code == "types.registered_twice"
+    assert "test_types.Measured (" in raised.value.message
+    assert "test_types.MeasuredLater (" in raised.value.message
+    assert raised.value.message.count("test_types.py:") == 2
 
 
 @pytest.mark.parametrize(
@@ -92,17 +92,17 @@ def test_a_name_registered_twice_names_both_places() -> None:
     ],
 )
 def test_what_cannot_be_read_says_why_and_which_class(stored: Any, code: str, why: str) -> None:  # noqa: ANN401
-    with pytest.raises(BackhaulError) as told:
+    with pytest.raises(BackhaulError) as raised:
         EventTypes([Measured]).decode(*stored)
-    assert told.value.code == code
-    assert why in told.value.message
-    assert "test_types.Measured (" in told.value.message
+    assert raised.value.code == code
+    assert why in raised.value.message
+    assert "test_types.Measured (" in raised.value.message
 
 
 def test_an_upcaster_that_raises_is_told_as_unreadable() -> None:
-    with pytest.raises(BackhaulError, match="KeyError") as told:
+    with pytest.raises(BackhaulError, match="KeyError") as raised:
         EventTypes([MeasuredLater]).decode("Measured", "json", b"{}")
-    assert told.value.code == "types.unreadable"
+    assert raised.value.code == "types.unreadable"
 
 
 @pytest.mark.parametrize(
@@ -115,16 +115,16 @@ def test_an_upcaster_that_raises_is_told_as_unreadable() -> None:
     ],
 )
 def test_what_cannot_be_stored_is_refused_when_it_is_registered(given: StoredAs, why: str) -> None:
-    with pytest.raises(BackhaulError, match=why) as told:
+    with pytest.raises(BackhaulError, match=why) as raised:
         EventTypes([given])
-    assert told.value.code == "types.unfit"
+    assert raised.value.code == "types.unfit"
 
 
 @pytest.mark.parametrize("celsius", [object(), "20", float("inf"), None])
 def test_what_could_not_be_read_back_is_not_written(celsius: Any) -> None:  # noqa: ANN401
-    with pytest.raises(BackhaulError) as told:
+    with pytest.raises(BackhaulError) as raised:
         EventTypes([Measured]).encode_checked(Measured(celsius))
-    assert told.value.code == "types.unfit"
+    assert raised.value.code == "types.unfit"
 
 
 def test_what_is_written_comes_with_what_will_be_read() -> None:

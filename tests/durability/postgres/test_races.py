@@ -187,9 +187,9 @@ async def test_who_waits_too_long_for_the_head_is_told_and_can_go_on(loop: None,
     async with opened(postgres_url, limits=limits) as journal, outsider(postgres_url) as paused:
         await appended(journal, local("A|1"))
         await on(paused, paused.execute, "BEGIN; SELECT FROM head FOR UPDATE")
-        with pytest.raises(BackhaulError, match="LockNotAvailable") as told:
+        with pytest.raises(BackhaulError, match="LockNotAvailable") as raised:
             await append(journal, local("A|1"))
-        assert (told.value.code, told.value.retry_after_s) == ("journal.unavailable", 1.0)
+        assert (raised.value.code, raised.value.retry_after_s) == ("journal.unavailable", 1.0)
         assert (await journal.read(0, max_events=10, max_bytes=1_000)).head == 1
         await on(paused, paused.execute, "ROLLBACK")
         assert await appended(journal, local("A|1")) == Appended(2, [2])

@@ -58,9 +58,9 @@ async def test_a_cut_loses_what_is_under_way_and_keeps_what_has_arrived(
         await stream.send(b"two")
         line.cut()
         assert await stream.receive() == b"ack 1"
-        with pytest.raises(PeerGone) as told:
+        with pytest.raises(PeerGone) as raised:
             await stream.receive()
-        assert told.value.code == "link.lost"
+        assert raised.value.code == "link.lost"
         await recorder.ended.wait()
     assert recorder.received == [b"one"]
     assert recorder.peer == PeerInfo("edge:1", ("edge-1",))
@@ -131,10 +131,10 @@ async def test_the_far_end_of_a_held_line_does_not_hear_of_an_abort_until_it_is_
 async def test_an_unreachable_address_takes_as_long_as_it_may(autojump_clock: trio.testing.MockClock) -> None:
     network = MemoryNetwork()
     network.unreachable.add("cloud:7443")
-    with pytest.raises(PeerGone) as told:
+    with pytest.raises(PeerGone) as raised:
         async with network.open_channel("cloud:7443", connect_timeout_s=5, message_max_bytes=10):
             pass
-    assert told.value.code == "link.timeout"
+    assert raised.value.code == "link.timeout"
     assert trio.current_time() == pytest.approx(5)
 
 
