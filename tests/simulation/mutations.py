@@ -30,6 +30,7 @@ from common.core.journal.append import Appended, AppendOutcome, AppendRefused, L
 from common.core.journal.history import Generation, History, Offset, OriginState, Resume, ResumeDecision, decide_resume
 from common.core.push.messages import Ack
 from common.core.push.producer import StartVerdict
+from common.core.subscription.replay_queue import ReplayQueue
 from common.journal.group_commit import GROUP_MAX_BYTES, GROUP_MAX_EVENTS
 from common.journal.head_signal import HeadSignal
 from common.journal.memory.journal import MemoryJournal
@@ -214,7 +215,19 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "no_continuity_of_backfill": Mutation(
         (12,),
         "SkippedIsStated",
-        _patched(common.transport.subscription.commits, "judge_received", down.judge_backfill_without_continuity),
+        _patched(common.transport.subscription.commits, "admit_received", down.admit_backfill_without_continuity),
+    ),
+    "replay_goes_on_after_a_change": Mutation(
+        (225219651,), "Converges", _patched(ReplayQueue, "filter_changes", down.go_on_after_a_change)
+    ),
+    # Only a replay with a gap shows it, so its source is one of those that leave gaps.
+    "replay_forgets_its_gaps": Mutation(
+        (225219651,),
+        "PlaceBehindEffect",
+        _all_patched(
+            _patched(ReplayQueue, "filter_changes", down.go_on_after_a_change),
+            _patched(common.transport.subscription.commits, "admit_received", down.admit_each_message_alone),
+        ),
     ),
     "ring_past_the_head": Mutation(
         (7, 12), "NothingPastTheHead", _patched(MemoryJournal, "_transaction", down.transaction_told_early)

@@ -38,8 +38,8 @@ class Waiting(Protocol):
 class Received:
     """What a delivery does: indexes of the events that take effect, what is known now, who begins or ends to wait.
 
-    ``passed`` are the numbers that are led over: stated, or replaced by a snapshot. ``parked`` are entities that a replay did
-    not heal: they go on waiting.
+    ``passed`` are the numbers that are led over: stated, or replaced by a snapshot. ``parked`` are entities whose replay has
+    a gap: they go on waiting.
     """
 
     accepted: list[int] = field(default_factory=list)
@@ -51,11 +51,15 @@ class Received:
     dropped: int = 0
 
 
-def admit_received(message: Deliver, known: MutableMapping[str, int], awaiting: Waiting) -> Received:
-    """Judge a delivery's ranges and events in their order; ``known`` and ``awaiting`` are moved along.
+def admit_received(
+    message: Deliver, known: MutableMapping[str, int], awaiting: Waiting, missed: MutableMapping[str, int]
+) -> Received:
+    """Judge a delivery's ranges and events in their order; ``known``, ``awaiting`` and ``missed`` are moved along.
 
     ``known`` has the last number of every entity in the message that has one; ``awaiting`` those that wait for a replay:
     of them only a replay's events count, or a range stated on another lane would lead over what the replay brings.
+    ``missed`` has, for all replays of this stream, the highest number that one brought and that did not fit. A replay is
+    many messages and its end is one of them: an entity ends to wait only when everything that was replayed is known.
     """
     received = Received()
     in_replay = message.lane is DeliveryLane.REPLAY
@@ -69,23 +73,22 @@ def admit_received(message: Deliver, known: MutableMapping[str, int], awaiting: 
             received.passed.append(StatedRange(persistence_id, first, to_seq_nr, reason))
             move(persistence_id, to_seq_nr)
 
-    def begin_to_wait(persistence_id: str) -> None:
+    def begin_to_wait(persistence_id: str, seq_nr: int) -> None:
         received.dropped += 1
         if in_replay:
             received.parked.append(persistence_id)
-        else:
+            missed[persistence_id] = max(seq_nr, missed.get(persistence_id, 0))
+        if persistence_id not in awaiting:  # a start that the filter states is replayed to entities that do not wait
             awaiting.add(persistence_id)
             received.awaiting[persistence_id] = True
-            move(
-                persistence_id, known.get(persistence_id, 0)
-            )  # it is kept with an entity of which nothing is known yet
+            move(persistence_id, known.get(persistence_id, 0))  # kept also when nothing is known of the entity yet
 
     for stated in message.ranges:
         name, last = stated.persistence_id, known.get(stated.persistence_id, 0)
         if name in awaiting and not in_replay:
             continue
         if stated.from_seq_nr > last + 1:
-            begin_to_wait(name)
+            begin_to_wait(name, stated.to_seq_nr)
         else:
             lead_over(name, stated.to_seq_nr, stated.reason)
     events = message.events
@@ -102,10 +105,12 @@ def admit_received(message: Deliver, known: MutableMapping[str, int], awaiting: 
             received.accepted.append(index)
             move(name, seq_nr)
         else:
-            begin_to_wait(name)
-    if message.replay_done and message.replay_of not in received.parked and message.replay_of in awaiting:
-        awaiting.discard(message.replay_of)
-        received.awaiting[message.replay_of] = False
+            begin_to_wait(name, seq_nr)
+    replayed = message.replay_of
+    if message.replay_done and replayed in awaiting and known.get(replayed, 0) >= missed.get(replayed, 0):
+        awaiting.discard(replayed)
+        received.awaiting[replayed] = False
+        missed.pop(replayed, None)
     return received
 
 

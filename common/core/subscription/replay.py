@@ -12,8 +12,8 @@ from common.core.events.batch import EventBatch
 from common.core.events.stated_range import StatedRange
 from common.core.filters.predicates import EntityPredicate, match_batch
 from common.core.journal.snapshot import Snapshot, reached_by_snapshots, snapshot_batch
-from common.core.subscription.source import WITHHELD
 
+WITHHELD = "withheld"
 TRIMMED = "trimmed"
 
 

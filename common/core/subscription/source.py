@@ -11,7 +11,7 @@ live waits for backfill when it is near (``holds_live``).
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 
 from common.core.errors import BackhaulError, ErrorKind
@@ -30,12 +30,12 @@ from common.core.subscription.messages import (
     StreamLimits,
 )
 from common.core.subscription.place import FilterState, LogCursor, ResumePoint, SnapshotScan
+from common.core.subscription.replay import WITHHELD, ReplayPart
+from common.core.subscription.replay_queue import QueuedReplay, ReplayQueue
 
-REPLAYS_MAX = 64
 MEET_WITHIN = 1_000
 UPDATES_AT_ONCE = 30
 UPDATES_PER_S = 3.0
-WITHHELD = "withheld"
 _MESSAGE_OVERHEAD_BYTES = 256
 _BATCHES_MAX = 256
 
@@ -62,8 +62,7 @@ class Serving:
         self.pending: FilterState | None = requested if requested.version != newest.version else None
         self._updates_left = float(UPDATES_AT_ONCE)
         self._updated_s = now_s
-        self._replays: deque[Replay] = deque()
-        self._own_replays: set[str] = set()
+        self._replays = ReplayQueue()
 
     @property
     def place(self) -> ResumePoint:
@@ -106,9 +105,9 @@ class Serving:
         return self.pending is not None and self.place.next is None and self.place.live.scan is None
 
     @property
-    def next_replay(self) -> Replay | None:
+    def next_replay(self) -> QueuedReplay | None:
         """Whose events are to be sent again."""
-        return self._replays[0] if self._replays else None
+        return self._replays.first
 
     def ranges_to_state(self, lane: DeliveryLane, ranges: tuple[StatedRange, ...]) -> tuple[StatedRange, ...]:
         """What of a stretch's ranges may be said on a lane.
@@ -134,11 +133,11 @@ class Serving:
     @property
     def states_first(self) -> bool:
         """Whether numbers that the filter wants entities from are still to be stated: no lane goes on before."""
-        return bool(self._own_replays)
+        return self._replays.has_starts
 
-    def is_own(self, replay: Replay) -> bool:
-        """Whether nobody asked for it but the filter."""
-        return replay.persistence_id in self._own_replays
+    def is_start(self, replay: QueuedReplay) -> bool:
+        """Whether the filter wants the entity from a number on, and the next page is to state those below."""
+        return self._replays.is_start(replay)
 
     # -- what was sent ---------------------------------------------------------------------------------------------
     def move(
@@ -172,6 +171,7 @@ class Serving:
         assert self.wants_change
         assert self.pending is not None
         following, self.pending = self.pending, None
+        self._replays.filter_changes()
         position = self.place.live.position
         if begin is None:
             self._place = replace(self.place, applied=following)
@@ -187,14 +187,13 @@ class Serving:
         self._place = replace(self.place, applied=following, next=None, backfill=None)
         return BackfillDone(following.version, self.place.live.position)
 
-    def replay_goes_on(self, from_seq_nr: int) -> None:
-        """A part of the first replay was sent: the rest begins there, after the others had a turn."""
-        self._own_replays.discard(self._replays[0].persistence_id)
-        self._replays.append(replace(self._replays.popleft(), from_seq_nr=from_seq_nr))
+    def replay_goes_on(self, from_seq_nr: int, parts: Sequence[ReplayPart]) -> None:
+        """A page of the first replay was sent as ``parts``: the rest begins there, after the others had a turn."""
+        self._replays.goes_on(from_seq_nr, parts)
 
     def replay_ends(self) -> None:
         """The first replay was sent whole."""
-        self._own_replays.discard(self._replays.popleft().persistence_id)
+        self._replays.ends()
 
     # -- what the consumer says ------------------------------------------------------------------------------------
     def ack(self, ack: ConsumerAck, now_s: float) -> float | None:
@@ -239,20 +238,11 @@ class Serving:
         """
         if wanted.from_seq_nr < 1 or persistence_id_problem(wanted.persistence_id):
             raise _broken("a replay of no entity, or from before its first event")
-        if len(self._replays) - len(self._own_replays) >= REPLAYS_MAX:
-            raise BackhaulError(
-                "subscription.too_many_replays",
-                f"more than {REPLAYS_MAX} replays asked for at a time",
-                "wait for replay_done before asking for more",
-                kind=ErrorKind.FULL,
-            )
-        self._replays.append(wanted)
+        self._replays.ask(wanted)
 
-    def replay_on_own_account(self, persistence_id: str, from_seq_nr: int) -> None:
-        """A filter states from which number on it wants an entity: nobody has to ask."""
-        if persistence_id not in self._own_replays:
-            self._own_replays.add(persistence_id)
-            self._replays.append(Replay(persistence_id, from_seq_nr))
+    def state_start(self, persistence_id: str, from_seq_nr: int) -> None:
+        """The applied or next filter wants an entity from a number on: that is stated though nobody asks."""
+        self._replays.state_start(persistence_id, from_seq_nr)
 
 
 def _broken(what: str) -> BackhaulError:

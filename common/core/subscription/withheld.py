@@ -12,7 +12,7 @@ from dataclasses import replace
 from common.core.events.batch import EventBatch
 from common.core.events.stated_range import StatedRange
 from common.core.subscription.messages import Deliver, DeliveryLane
-from common.core.subscription.source import WITHHELD
+from common.core.subscription.replay import WITHHELD
 
 
 def served_parts(message: Deliver, serve: Callable[[EventBatch], EventBatch]) -> list[Deliver]:

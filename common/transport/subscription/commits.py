@@ -51,6 +51,7 @@ class ReceiveCommitter:
         self._kept_s = trio.current_time()
         self._known: dict[str, int] = {}
         self._awaiting: dict[str, None] = {}
+        self._missed: dict[str, int] = {}
         self._parked: set[str] = set()
 
     async def begin(self, place: ResumePoint) -> None:
@@ -102,12 +103,13 @@ class ReceiveCommitter:
         awaiting: dict[str, bool] = {}
         parts: list[Taken] = []
         for message in deliveries:
-            received = admit_received(message, self._known, waiting)
+            received = admit_received(message, self._known, waiting, self._missed)
             known |= received.known
             awaiting |= received.awaiting
             self._state.repeated += received.repeated
             for name in received.parked:
                 self._park(name)
+            self._parked.difference_update(name for name, waits in received.awaiting.items() if not waits)
             if received.accepted or received.passed:
                 parts.append(Taken(*effect_of(message, received), tuple(received.passed), place))
         if len(self._awaiting) > _AWAITING_MAX:

@@ -45,7 +45,8 @@ from common.core.subscription.place import (
     decide_resume_point,
     reached_by,
 )
-from common.core.subscription.source import REPLAYS_MAX, Serving
+from common.core.subscription.replay_queue import REPLAYS_MAX
+from common.core.subscription.source import Serving
 from common.core.subscription.withheld import served_parts
 from common.journal.feeds import Feeds
 from common.journal.stores.journal import Journal

@@ -9,9 +9,10 @@ from common.core.events.ids import entity_type_of
 from common.core.events.stated_range import StatedRange
 from common.core.filters.predicates import EntityPredicate
 from common.core.journal.snapshot import reached_by_snapshots, snapshot_batch
-from common.core.subscription.messages import Deliver, DeliveryLane, Replay
-from common.core.subscription.replay import ReplayPart, beginning, replay_parts
-from common.core.subscription.source import WITHHELD, Serving
+from common.core.subscription.messages import Deliver, DeliveryLane
+from common.core.subscription.replay import WITHHELD, ReplayPart, beginning, replay_parts
+from common.core.subscription.replay_queue import QueuedReplay
+from common.core.subscription.source import Serving
 from common.fail_points import fail_point
 from common.journal.stores.journal import Journal
 from common.transport.subscription.catalogue import StreamDefinition
@@ -51,18 +52,21 @@ async def send_snapshot_page(
 
 
 async def send_replay_page(
-    replay: Replay,
+    replay: QueuedReplay,
     wanted: EntityPredicate,
     serving: Serving,
     sender: Sender,
     journal: Journal,
     served: StreamDefinition,
-) -> None:
-    """Send a page of one entity up to live's place, in the turn: live cannot pass while its end is looked for."""
+) -> bool:
+    """Send a page of one entity up to live's place, in the turn: live cannot pass while its end is looked for.
+
+    Answers whether it was the last.
+    """
     name, first = replay.persistence_id, replay.from_seq_nr
     position = serving.place.live.position
     parts: list[ReplayPart] = []
-    if serving.is_own(replay) and first > 1:
+    if serving.is_start(replay) and first > 1:
         parts.append(ReplayPart(EventBatch(), (StatedRange(name, 1, first - 1, WITHHELD),)))
     next_seq_nr = 0
     if not served.entity_types or entity_type_of(name) in served.entity_types:
@@ -86,10 +90,11 @@ async def send_replay_page(
         )
     fail_point("serving.in_replay")
     if next_seq_nr:
-        serving.replay_goes_on(next_seq_nr)
-    else:
-        serving.replay_ends()
-        await sender.deliver(Deliver(DeliveryLane.REPLAY, 0, position, replay_of=name, replay_done=True))
+        serving.replay_goes_on(next_seq_nr, parts)
+        return False
+    serving.replay_ends()
+    await sender.deliver(Deliver(DeliveryLane.REPLAY, 0, position, replay_of=name, replay_done=True))
+    return True
 
 
 async def entity_page(

@@ -282,10 +282,11 @@ class SourceStream:
 
     def state_starts(self, wanted: Filter) -> None:
         """Have it stated which numbers a new filter does not want of the entities it names."""
-        for name, first in wanted.starts.items():
-            kinds = sorted(self._served.entity_types)
+        kinds = sorted(self._served.entity_types)
+        for name in wanted.starts:
             for persistence_id in [name] if SEPARATOR in name else [f"{kind}{SEPARATOR}{name}" for kind in kinds]:
-                self._serving.replay_on_own_account(persistence_id, first)
+                if first := wanted.from_seq_nr(persistence_id):
+                    self._serving.state_start(persistence_id, first)
 
     def _tell_filters(self) -> None:
         place = self._serving.place
@@ -340,9 +341,9 @@ class SourceStream:
         while serving.next_replay is not None and self._drain is None:
             await sender.room()
             async with sender.send_lock:
-                replay = serving.next_replay
-                await send_replay_page(replay, self._wanted, serving, sender, self._journal, self._served)
-            self.state.replays += serving.next_replay is not replay
+                self.state.replays += await send_replay_page(
+                    serving.next_replay, self._wanted, serving, sender, self._journal, self._served
+                )
             self._wake()
         self._running.discard(DeliveryLane.REPLAY)
 

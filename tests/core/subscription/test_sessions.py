@@ -25,7 +25,9 @@ from common.core.subscription.messages import (
     Subscribed,
 )
 from common.core.subscription.place import NO_RESUME_POINT, FilterState, LogCursor, ResumePoint, SnapshotScan
-from common.core.subscription.source import REPLAYS_MAX, UPDATES_AT_ONCE, Serving
+from common.core.subscription.replay import ReplayPart
+from common.core.subscription.replay_queue import QueuedReplay
+from common.core.subscription.source import UPDATES_AT_ONCE, Serving
 
 HISTORY = History("j", (Generation("g1", 1), Generation("g2", 51)), 100)
 FIRST, SECOND = FilterState(1, "[]"), FilterState(2, '[{"exclude_all":true}]')
@@ -138,25 +140,50 @@ def test_a_source_that_serves_another_filter_is_refused(told: ResumePoint) -> No
         end.begin(Subscribed(HISTORY, 0, "first", told, 1, 1, 0))
 
 
+def replayed(*seq_nrs: int, done: bool = False, name: str = "T|a") -> Deliver:
+    """A message of a replay as on the wire: events, or its end, which is a message of its own."""
+    events = stretch(*(number + 8 for number in seq_nrs), name=name, first_seq_nr=seq_nrs[0] if seq_nrs else 1)
+    return Deliver(DeliveryLane.REPLAY, 0, 13, events=events, replay_of=name, replay_done=done)
+
+
 def test_a_gap_makes_its_entity_wait_and_no_other() -> None:
-    known, awaiting = {"T|a": 1, "T|b": 1}, set[str]()
+    known, awaiting, missed = {"T|a": 1, "T|b": 1}, set[str](), dict[str, int]()
     events = stretch(11, first_seq_nr=3)
     events.extend(stretch(12, name="T|b", first_seq_nr=2))
     events.extend(stretch(13, first_seq_nr=2))  # would fit, but what came before it is lost
-    received = admit_received(Deliver(DeliveryLane.LIVE, 10, 13, events=events), known, awaiting)
+    received = admit_received(Deliver(DeliveryLane.LIVE, 10, 13, events=events), known, awaiting, missed)
     assert (received.accepted, received.known, received.awaiting) == ([1], {"T|a": 1, "T|b": 2}, {"T|a": True})
-    healed = Deliver(
-        DeliveryLane.REPLAY, 0, 13, events=stretch(9, 10, first_seq_nr=2), replay_of="T|a", replay_done=True
-    )
-    received = admit_received(healed, known, awaiting)
-    assert (received.accepted, received.known, received.awaiting) == ([0, 1], {"T|a": 3}, {"T|a": False})
+    received = admit_received(replayed(2, 3), known, awaiting, missed)
+    assert (received.accepted, received.known, received.awaiting) == ([0, 1], {"T|a": 3}, {})
+    received = admit_received(replayed(done=True), known, awaiting, missed)
+    assert (received.awaiting, awaiting) == ({"T|a": False}, set())
 
 
-def test_a_replay_with_a_gap_leaves_its_entity_waiting() -> None:
-    known, awaiting = {"T|a": 1}, {"T|a"}
-    broken = Deliver(DeliveryLane.REPLAY, 0, 13, events=stretch(9, first_seq_nr=3), replay_of="T|a", replay_done=True)
-    received = admit_received(broken, known, awaiting)
-    assert (received.accepted, received.parked, awaiting) == ([], ["T|a"], {"T|a"})
+@pytest.mark.parametrize(
+    "gap",
+    [
+        replayed(3),
+        Deliver(DeliveryLane.REPLAY, 0, 13, ranges=(StatedRange("T|a", 3, 4, "withheld"),), replay_of="T|a"),
+    ],
+)
+def test_a_replay_with_a_gap_leaves_its_entity_waiting_until_one_is_whole(gap: Deliver) -> None:
+    known, awaiting, missed = {"T|a": 1}, {"T|a"}, dict[str, int]()
+    received = admit_received(gap, known, awaiting, missed)
+    assert (received.accepted, received.passed, received.parked) == ([], [], ["T|a"])
+    for _ in range(2):  # the end of the replay, and that of another one which brings nothing
+        received = admit_received(replayed(done=True), known, awaiting, missed)
+        assert (received.awaiting, awaiting) == ({}, {"T|a"})
+    admit_received(replayed(2, 3, 4), known, awaiting, missed)
+    received = admit_received(replayed(done=True), known, awaiting, missed)
+    assert (received.awaiting, awaiting, missed) == ({"T|a": False}, set(), {})
+
+
+def test_a_gap_in_a_replay_that_nobody_asked_for_makes_its_entity_wait() -> None:
+    known, awaiting, missed = {"T|a": 1}, set[str](), dict[str, int]()
+    received = admit_received(replayed(3), known, awaiting, missed)
+    assert (received.accepted, received.awaiting) == ([], {"T|a": True})
+    received = admit_received(replayed(done=True), known, awaiting, missed)
+    assert (received.awaiting, awaiting) == ({}, {"T|a"})
 
 
 def serving(place: ResumePoint = PLACE, requested: FilterState = FIRST) -> Serving:
@@ -195,15 +222,20 @@ def test_of_several_waiting_filters_the_last_counts_and_versions_only_grow() -> 
         end.ask_filter(FilterUpdate(5, "[]"), 1.0)
 
 
-def test_replays_are_bounded_but_not_by_those_of_the_filter() -> None:
+def test_replays_of_no_entity_are_refused() -> None:
+    for wanted in (Replay("T|more", 0), Replay("nothing", 1)):
+        with pytest.raises(BackhaulError, match=r"link\.protocol"):
+            serving().ask_replay(wanted)
+
+
+def test_a_change_of_filter_has_a_replay_go_back_to_what_it_sent_last() -> None:
     end = serving()
-    for number in range(REPLAYS_MAX):
-        end.replay_on_own_account(f"T|own{number}", 5)
-        end.ask_replay(Replay(f"T|{number}", 1))
-    with pytest.raises(BackhaulError, match=r"subscription\.too_many_replays"):
-        end.ask_replay(Replay("T|more", 1))
-    with pytest.raises(BackhaulError, match=r"link\.protocol"):
-        end.ask_replay(Replay("T|more", 0))
+    end.ask_replay(Replay("T|a", 3))
+    end.replay_goes_on(9, [ReplayPart(stretch(11, 12, first_seq_nr=3))])
+    end.ask_filter(FilterUpdate(2, SECOND.criteria), 1.0)
+    assert end.next_replay == QueuedReplay("T|a", 9, 4)
+    end.begin_change(LogCursor(0))
+    assert end.next_replay == QueuedReplay("T|a", 5, 4)
 
 
 def test_a_window_that_is_full_waits_for_an_ack() -> None:

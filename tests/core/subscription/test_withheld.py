@@ -36,7 +36,7 @@ def test_a_consumer_takes_all_the_others_and_waits_for_nothing(
         if lane is DeliveryLane.LIVE:
             assert part.after == at <= part.through
             at = part.through
-        received = admit_received(part, known, set())
+        received = admit_received(part, known, set(), {})
         assert not received.awaiting
         assert not received.parked
         assert not received.dropped

@@ -16,12 +16,15 @@ from common.core.firehose.ring import Ring
 from common.core.firehose.subscriber_cursor import SubscriberCursor
 from common.core.subscription.consumer import Received, Waiting, admit_received
 from common.core.subscription.messages import Deliver, DeliveryLane
+from common.core.subscription.replay_queue import ReplayQueue
 from common.journal.memory.journal import MemoryJournal
 from common.journal.memory.state import MemoryState
 from common.journal.stores.journal import Journal, LogPage, ProjectionLease, ReceivedCommit
 
 
-def judge_backfill_without_continuity(message: Deliver, known: MutableMapping[str, int], awaiting: Waiting) -> Received:
+def admit_backfill_without_continuity(
+    message: Deliver, known: MutableMapping[str, int], awaiting: Waiting, missed: MutableMapping[str, int]
+) -> Received:
     """Whatever backfill brings is taken as what follows."""
     if message.lane is DeliveryLane.BACKFILL and message.events:
         events = message.events.slice(0, len(message.events))
@@ -31,7 +34,24 @@ def judge_backfill_without_continuity(message: Deliver, known: MutableMapping[st
                 events.prev_seq_nr[index] = last.get(name, 0)
                 last[name] = events.seq_nr[index]
         message = replace(message, events=events)
-    return admit_received(message, known, awaiting)
+    return admit_received(message, known, awaiting, missed)
+
+
+def go_on_after_a_change(self: ReplayQueue) -> None:
+    """A replay goes on after the last number that was read, also when the filter has changed since."""
+    going_on = {name: queued for name, queued in self._queue.items() if name not in self._starts}
+    _filter_changes(self)
+    self._queue.update(going_on)
+
+
+_filter_changes = ReplayQueue.filter_changes
+
+
+def admit_each_message_alone(
+    message: Deliver, known: MutableMapping[str, int], awaiting: Waiting, _missed: MutableMapping[str, int]
+) -> Received:
+    """The end of a replay, a message of its own, knows nothing of the gaps before it."""
+    return admit_received(message, known, awaiting, {})
 
 
 def seen_whatever_waits(self: SubscriberCursor, ring: Ring) -> int:

@@ -28,9 +28,9 @@ from common.core.subscription.messages import (
     Subscribed,
 )
 from common.core.subscription.place import NO_RESUME_POINT, FilterState, LogCursor, ResumePoint, SnapshotScan
-from common.core.subscription.replay import beginning, replay_parts
+from common.core.subscription.replay import ReplayPart, beginning, replay_parts
 from common.core.subscription.source import Serving
-from tests.support.subscription.model import JOURNAL, Page, Source, columns, criteria, selects
+from tests.support.subscription.model import JOURNAL, Page, Row, Source, columns, criteria, selects
 
 LIMITS = StreamLimits(window_bytes=10**9, batch_bytes=10**6, batch_events=3)
 
@@ -41,9 +41,11 @@ class Consumer:
 
     source: Source
     requested: FilterState
+    start: Begin = Begin.LOG
     place: ResumePoint = NO_RESUME_POINT
     known: dict[str, int] = field(default_factory=dict)
     awaiting: set[str] = field(default_factory=set)
+    missed: dict[str, int] = field(default_factory=dict)
     accepted: dict[str, list[int]] = field(default_factory=dict)
     passed: dict[str, set[int]] = field(default_factory=dict)
     """Numbers over which a range or a snapshot has led."""
@@ -53,8 +55,8 @@ class Consumer:
 
     def take(self, message: Deliver, wanted: EntityPredicate) -> None:
         """Let a delivery take effect, and check that it says nothing but the truth."""
-        reached = dict(self.known)
-        received = admit_received(message, self.known, self.awaiting)
+        reached = {name: number for name, number in self.known.items() if number}
+        received = admit_received(message, self.known, self.awaiting, self.missed)
         assert not received.parked, "a replay is whole"
         taken, _, replaces = effect_of(message, received)
         for stated in received.passed:
@@ -72,10 +74,14 @@ class Consumer:
         self.passed.setdefault(name, set()).update(range(first, last + 1))
         if reason == "withheld":
             for row in self.source.entity(name, first, len(self.source.rows)):
-                if row.seq_nr <= last:
+                if row.seq_nr <= last and not self._is_outdated(row, wanted):
                     assert not selects(wanted, row), f"{name} {row.seq_nr} is wanted and was said to be withheld"
 
-    def check_complete(self, started: Begin) -> None:
+    def _is_outdated(self, row: Row, wanted: EntityPredicate) -> bool:
+        """Whether a start from snapshots may lack it: its entity was not in the filter any more when they were read."""
+        return self.start is Begin.SNAPSHOTS and self.source.outdated(row, wanted)
+
+    def check_complete(self) -> None:
         """When all is quiet: whatever the filter selects was taken in, or led over with good reason."""
         assert self.place.applied == self.requested
         assert self.place.next is None
@@ -85,8 +91,8 @@ class Consumer:
             if row.position in self.source.deleted or not selects(wanted, row):
                 continue
             name = row.persistence_id
-            if started is Begin.SNAPSHOTS and self.source.outdated(row, wanted):
-                continue  # its entity was not in the filter any more when the snapshots were read
+            if self._is_outdated(row, wanted):
+                continue
             seen = row.seq_nr in self.accepted.get(name, []) or row.seq_nr in self.passed.get(name, set())
             assert seen, f"{name} {row.seq_nr} at {row.position} is lost"
 
@@ -94,14 +100,15 @@ class Consumer:
 class Session:
     """One connection. What is in ``line`` is lost with it, and so is what the consumer has not committed."""
 
-    def __init__(self, source: Source, consumer: Consumer, start: Begin) -> None:
+    def __init__(self, source: Source, consumer: Consumer) -> None:
         self.source, self.consumer = source, consumer
+        consumer.missed.clear()
         place = consumer.place
         if not place.journal_id:
             scan = SnapshotScan(len(source.rows), source.uncovered_after(len(source.rows)), "")
-            live = LogCursor(0, scan=scan) if start is Begin.SNAPSHOTS else LogCursor(0)
+            live = LogCursor(0, scan=scan) if consumer.start is Begin.SNAPSHOTS else LogCursor(0)
             place = ResumePoint(JOURNAL, "", live, consumer.requested)
-        self.start = start
+        self.start = consumer.start
         self.serving = Serving(place, consumer.requested, LIMITS, ack_target_s=10.0, now_s=0.0)
         self.receiving = Receiving(consumer.place, consumer.requested)
         self.receiving.begin(Subscribed(source.history, source.floor, "", place, 10**6, 10, 0))
@@ -225,21 +232,20 @@ class Session:
         name, wanted = replay.persistence_id, self.wanted
         found = self.source.entity(name, replay.from_seq_nr, position)
         page, rest = found[:2], found[2:]
+        parts: list[ReplayPart] = []
         deleted = self.source.deleted_to.get(name)
         if deleted is not None and deleted.seq_nr >= replay.from_seq_nr:
             first = beginning(name, replay.from_seq_nr, deleted.seq_nr + 1, self.source.snapshots[name], wanted, 0)
             assert first is not None
-            self.send(
-                Deliver(DeliveryLane.REPLAY, 0, position, events=first.events, ranges=first.ranges,
-                        snapshots=first.snapshots, replay_of=name)
-            )  # fmt: skip
-        for part in replay_parts(columns(page), wanted):
+            parts.append(first)
+        parts += replay_parts(columns(page), wanted)
+        for part in parts:
             self.send(
                 Deliver(DeliveryLane.REPLAY, 0, position, events=part.events, ranges=part.ranges, leaving=part.leaving,
-                        replay_of=name)
+                        snapshots=part.snapshots, replay_of=name)
             )  # fmt: skip
         if rest:
-            self.serving.replay_goes_on(rest[0].seq_nr)
+            self.serving.replay_goes_on(rest[0].seq_nr, parts)
         else:
             self.serving.replay_ends()
             self.send(Deliver(DeliveryLane.REPLAY, 0, position, replay_of=name, replay_done=True))
