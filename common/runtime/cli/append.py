@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol, cast
 
 from common.core.errors import BackhaulError
+from common.core.events import json_text
 from common.core.events.batch import EVENT_OVERHEAD_BYTES
 from common.runtime.cli.commands import Command, Question, number
 from common.runtime.cli.output import say
@@ -104,11 +105,12 @@ def _lines(source: Input, line_max: int) -> Iterator[list[tuple[int, bytes]]]:
 
 
 def check_line(line_number: int, line: bytes, batch: LineBatch) -> None:
-    """Refuse a line that is not a JSON object; everything else about it is the service's to judge."""
+    """Refuse a line that is not a JSON object, by the reader that the service has; the rest is the service's to judge."""
     try:
-        is_object = isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError) as error:
-        raise _bad_line(line_number, f"is not JSON: {error}", batch) from None
+        is_object = isinstance(json_text.read(line), dict)
+    except json_text.UnfitJson as unfit:
+        place = f" at {unfit.place}" if unfit.place else ""
+        raise _bad_line(line_number, f"{unfit.what}{place}", batch) from None
     if not is_object:
         raise _bad_line(line_number, "is not a JSON object", batch)
 

@@ -16,8 +16,12 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from common.core.errors import CODE_PATTERN, BackhaulError, ErrorKind
+from common.core.events import json_text
 
 # Where to find a service that listens on every address.
+# Payloads are printed as they came: big numbers, long decimals and repeated keys included.
+_ANSWER_VISITS: Final = json_text.Visits(raw="payload", within=frozenset({"events", "event"}))
+_ANSWER_LEVELS_MAX: Final = 1_000
 _LOOPBACK_OF: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -86,8 +90,8 @@ class ServiceClient:
             self._connection.close()
             raise self._unreachable(error) from error
         try:
-            parsed = json.loads(content)
-        except ValueError:
+            parsed = json_text.keep_raw(content, json_text.read(content, _ANSWER_LEVELS_MAX), _ANSWER_VISITS)
+        except json_text.UnfitJson:
             parsed = None
         if not isinstance(parsed, dict):
             raise self._unexpected(f"HTTP status {response.status} without a JSON object")

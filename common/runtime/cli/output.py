@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 from common.core.errors import BackhaulError
+from common.core.events.json_text import RawJson
 
 
 def say(text: str) -> None:
@@ -30,7 +33,13 @@ def complain(error: BackhaulError) -> None:
 
 def json_line(value: object) -> str:
     """A value as one line of JSON."""
-    return printable(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    return printable(orjson.dumps(value, default=_raw).decode())
+
+
+def _raw(value: object) -> orjson.Fragment:
+    if isinstance(value, RawJson):
+        return orjson.Fragment(value.on_one_line())
+    raise TypeError(f"a {type(value).__name__} is no JSON")
 
 
 def on_one_line(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator
 from typing import Any, Final
 
 from common.core.errors import BackhaulError
+from common.core.events import json_text
 from common.runtime.cli.client import path_segment
 from common.runtime.cli.commands import Command, Question, json_flag, number, show
 from common.runtime.cli.output import fields, json_line, on_one_line, say, table
@@ -19,9 +19,9 @@ _FOLLOW_S: Final = 2
 def criteria_argument(text: str) -> list[object]:
     """An argument that is a JSON list; what is in it is the service's affair."""
     try:
-        criteria = json.loads(text)
-    except ValueError as error:
-        raise ArgumentTypeError(f"not JSON: {error}") from None
+        criteria = json_text.read(text.encode("utf-8", "surrogateescape"))
+    except json_text.UnfitJson as unfit:
+        raise ArgumentTypeError(unfit.what) from None
     if not isinstance(criteria, list):
         raise ArgumentTypeError("not a JSON list")
     return criteria

@@ -21,6 +21,8 @@ from starlette.routing import BaseRoute, Router
 from starlette.types import Message, Receive, Scope, Send
 
 from common.core.errors import FOREIGN, BackhaulError, ErrorKind
+from common.core.events import json_text
+from common.core.events.json_text import TOP_ONLY, Visits
 from common.runtime.logs.fields import leaf_errors
 from common.runtime.logs.setup import get_logger
 
@@ -48,15 +50,39 @@ def json_response(content: object, status: int = 200, headers: Mapping[str, str]
     return Response(orjson.dumps(content), status, headers, media_type="application/json")
 
 
-async def read_json(request: Request) -> object:
-    """The JSON value in the request's body. Raises `BackhaulError` when there is none."""
-    body = await request.body()
+def parse_json(body: bytes, visits: Visits = TOP_ONLY) -> object:
+    """The JSON value of a body, its raw members as the text that came (`json_text.keep_raw`).
+
+    The one reader of JSON in requests. Raises BackhaulError: `http.malformed_json`, `http.json_too_deep`,
+    `http.invalid_request` for a member that is given twice, where one of the two would be dropped.
+    """
     try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BackhaulError(
-            "http.malformed_json", f"the body is not JSON: {error}", "send one JSON value in UTF-8"
-        ) from None
+        value = json_text.read(body)
+        return json_text.keep_raw(body, value, visits)
+    except json_text.UnfitJson as unfit:
+        raise unfit_json(unfit) from None
+
+
+def unfit_json(unfit: json_text.UnfitJson) -> BackhaulError:
+    """The refusal of a text that is no JSON, or none that can be kept."""
+    details = {"field": unfit.place} if unfit.place else {}
+    if unfit.too_deep:
+        return BackhaulError(
+            "http.json_too_deep",
+            f"{unfit.place or 'the body'} {unfit.what}",
+            f"nothing was stored: send a payload of at most {json_text.PAYLOAD_LEVELS_MAX} levels,"
+            " or as payload_base64",
+            details=details,
+        )
+    if unfit.place:
+        hint = "nothing was stored: mend the request and send it again"
+        return BackhaulError("http.invalid_request", f"{unfit.place} {unfit.what}", hint, details=details)
+    return BackhaulError("http.malformed_json", f"the body {unfit.what}", "send one JSON value in UTF-8")
+
+
+async def read_json(request: Request, visits: Visits = TOP_ONLY) -> object:
+    """As `parse_json`, of the request's body."""
+    return parse_json(await request.body(), visits)
 
 
 def error_response(error: BackhaulError, headers: Mapping[str, str] | None = None) -> Response:

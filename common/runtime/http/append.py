@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -25,8 +24,9 @@ from starlette.routing import Route
 from common.core.errors import BackhaulError
 from common.core.events.batch import join_metadata, join_tags, new_events
 from common.core.events.ids import persistence_id
+from common.core.events.json_text import PAYLOAD_LEVELS_MAX, RawJson, UnfitJson, Visits, check_levels
 from common.core.journal.append import LocalAppend
-from common.runtime.http.app import json_response, read_json
+from common.runtime.http.app import json_response, parse_json, unfit_json
 from common.runtime.intake import Intake
 
 _EVENT_KEYS = frozenset(
@@ -44,6 +44,7 @@ _EVENT_KEYS = frozenset(
     }
 )
 _REQUEST_KEYS = frozenset({"events", "idempotency_key"})
+EVENT_VISITS = Visits(raw="payload", within=frozenset({"events"}), unique=frozenset({"metadata"}))
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -51,8 +52,7 @@ def events_route(intake: Intake) -> Route:
     """The route that takes events in."""
 
     async def append(request: Request) -> Response:
-        body = await read_json(request)
-        wanted = parse_request(body, request.headers.get("idempotency-key", ""))
+        wanted = parse_request(await request.body(), request.headers.get("idempotency-key", ""))
         names = list(wanted.events.persistence_id)
         stored = await intake.append(wanted)
         return json_response(
@@ -71,12 +71,18 @@ def events_route(intake: Intake) -> Route:
     return Route("/v1/events", handler, methods=["POST"])
 
 
-def parse_request(body: object, key: str = "") -> LocalAppend:
-    """A JSON body as an append; the intake checks sizes and names.
+def parse_request(text: bytes, key: str = "") -> LocalAppend:
+    """A JSON body as an append, payloads as the bytes they came as; the intake checks sizes and names.
 
     Raises:
-        BackhaulError: ``http.invalid_request`` naming the field; ``entity.invalid_name``.
+        BackhaulError: ``http.invalid_request`` or ``http.json_too_deep`` naming the field; ``http.malformed_json``;
+            ``entity.invalid_name``.
     """
+    return parse_body(parse_json(text, EVENT_VISITS), key)
+
+
+def parse_body(body: object, key: str = "") -> LocalAppend:
+    """As ``parse_request``, of a body that was read: its payloads are RawJson."""
     if not isinstance(body, dict):
         raise _invalid("body", "must be a JSON object", body)
     key = _text(body, "idempotency_key", "body", key)
@@ -130,7 +136,13 @@ def _payload(row: dict[str, Any], place: str) -> tuple[bytes, str]:
         raise _invalid(f"{place}.payload", "is missing", None)
     if codec not in ("", "json"):
         raise _invalid(f"{place}.codec", "must be json, or the payload must come as payload_base64", None)
-    return orjson.dumps(row["payload"]), "json"
+    payload: RawJson = row["payload"]
+    try:
+        check_levels(payload, PAYLOAD_LEVELS_MAX)
+    except UnfitJson as unfit:
+        within = f".{unfit.place}" if unfit.place[:1] not in ("", "[") else unfit.place
+        raise unfit_json(UnfitJson(unfit.what, f"{place}.payload{within}", too_deep=True)) from None
+    return bytes(payload), "json"
 
 
 def _time_us(value: object, place: str) -> int:

@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-import orjson
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
@@ -32,6 +31,7 @@ from common.entity.decisions import Accepted
 from common.entity.durable_state import StateDefinition, Versioned, Where
 from common.entity.runtime import Entities
 from common.entity.states import ROWS_MAX, States
+from common.runtime.http.app import parse_json
 from common.runtime.http.fields import check_query, invalid, query_number, whole_number
 
 _log = structlog.get_logger()
@@ -178,12 +178,7 @@ async def _body(request: Request, cls: type) -> object:
             return read(body)
         except Exception as error:  # noqa: BLE001  whatever the message class says of foreign bytes
             raise invalid("body", f"is no {cls.__name__}: {error}") from None
-    try:
-        content = orjson.loads(body) if body else {}
-    except orjson.JSONDecodeError as error:
-        raise BackhaulError(
-            "http.malformed_json", f"the body is not JSON: {error}", "send one JSON value in UTF-8"
-        ) from None
+    content = parse_json(body) if body else {}
     try:
         return reader_of(cls, strict=True)(content)
     except Misfit as misfit:

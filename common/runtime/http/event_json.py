@@ -1,7 +1,8 @@
 """An event as HTTP answers show it.
 
-A payload whose codec is `json` is shown as it was stored, byte for byte, if it is JSON: nobody checked what came
-over gRPC, and one bad payload must not spoil the answer around it. Every other payload is shown in base64.
+A payload whose codec is `json` is shown as it was stored, byte for byte, if it is JSON of
+few enough levels for a reader: what came over gRPC is not checked, and one bad payload must not spoil the answer around
+it. Every other payload is shown in base64.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import orjson
 
 from common.core.events.batch import Envelope
 from common.core.events.ids import SEPARATOR
+from common.core.events.json_text import is_readable
 
 
 def event_as_json(event: Envelope) -> dict[str, object]:
@@ -46,8 +48,4 @@ def event_place_as_json(event: Envelope) -> dict[str, object]:
 def _fragment(event: Envelope) -> orjson.Fragment | None:
     if event.codec != "json":
         return None
-    try:
-        orjson.loads(event.payload)
-    except orjson.JSONDecodeError:
-        return None
-    return orjson.Fragment(event.payload)
+    return orjson.Fragment(event.payload) if is_readable(event.payload) else None

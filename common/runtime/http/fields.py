@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from common.core.errors import BackhaulError
 from common.core.events.ids import split_persistence_id
+from common.core.events.json_text import TOP_ONLY, Visits
 from common.runtime.http.app import read_json
 
 NUMBER_MAX: Final = 2**63 - 1
@@ -58,9 +59,9 @@ def entity(value: object) -> str:
     return value
 
 
-async def json_object(request: Request, known: Collection[str]) -> dict[str, object]:
+async def json_object(request: Request, known: Collection[str], visits: Visits = TOP_ONLY) -> dict[str, object]:
     """The JSON object in the body, which has no other keys than the known ones."""
-    body = await read_json(request)
+    body = await read_json(request, visits)
     if not isinstance(body, dict):
         raise invalid("body", "must be a JSON object")
     for name in body:

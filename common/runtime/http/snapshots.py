@@ -22,7 +22,7 @@ from common.core.events.rules import problems
 from common.core.journal.snapshot import NewSnapshot, snapshot_batch
 from common.journal.stores.journal import Journal
 from common.runtime.http.app import json_response
-from common.runtime.http.append import parse_request
+from common.runtime.http.append import EVENT_VISITS, parse_body
 from common.runtime.http.event_json import event_as_json
 from common.runtime.http.fields import check_query, invalid, json_object
 
@@ -41,7 +41,7 @@ def snapshot_routes(journal: Journal, event_max_bytes: int, entity_prefix: str =
 
     async def put(request: Request) -> Response:
         check_query(request, ())
-        body = await json_object(request, _KEYS)
+        body = await json_object(request, _KEYS, EVENT_VISITS)
         seq_nr = body.pop("seq_nr", None)
         if type(seq_nr) is not int or not 1 <= seq_nr < 2**63:
             raise invalid("seq_nr", "must be a whole number from 1")
@@ -73,7 +73,7 @@ def snapshot_routes(journal: Journal, event_max_bytes: int, entity_prefix: str =
 
 def _as_new(name: str, seq_nr: int, body: dict[str, object], event_max_bytes: int) -> NewSnapshot:
     entity_type, _, entity_id = name.partition(SEPARATOR)
-    events: EventBatch = parse_request({**body, "entity_type": entity_type, "entity_id": entity_id}).events
+    events: EventBatch = parse_body({**body, "entity_type": entity_type, "entity_id": entity_id}).events
     found = problems(events, event_max_bytes)
     if found:
         code, what = found[0]

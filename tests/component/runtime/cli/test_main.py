@@ -187,6 +187,38 @@ def test_status_is_a_table_or_json(
     assert json.loads(capsys.readouterr().out) == answer
 
 
+@pytest.mark.parametrize(
+    ("payload", "printed"),
+    [
+        (b"18446744073709551616", "18446744073709551616"),
+        (b'{"b":0.10000000000000000001,"a":1,"b":1E+2}', '{"b":0.10000000000000000001,"a":1,"b":1E+2}'),
+        (b'{ "a" :\r\n\t"\\u0041" }', '{ "a" :   "\\u0041" }'),
+        (b"[" * 128 + b"]" * 128, "[" * 128 + "]" * 128),
+    ],
+)
+def test_a_payload_is_printed_as_it_came_and_on_one_line(
+    payload: bytes,
+    printed: str,
+    service: AnsweringService,
+    edge: Callable[..., int],
+    cloud: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    event = b'{"payload":' + payload + b',"metadata":{"payload":"x"}}'
+    shown = f'{{"payload":{printed},"metadata":{{"payload":"x"}}}}\n'
+    service.answer("GET", "/v1/events", b'{"events":[' + event + b'],"through":1,"head":1}')
+    service.answer("GET", "/v1/inbox/orders", b'{"events":[' + event + b'],"through":1}', b'{"events":[],"through":1}')
+    service.answer("GET", "/v1/parked/1", b'{"id":1,"event":' + event + b"}")
+    assert edge("tail") == 0
+    assert capsys.readouterr().out == shown
+    assert cloud("inbox", "tail", "orders") == 0
+    assert capsys.readouterr().out == shown
+    assert cloud("parked", "show", "1", "--json") == 0
+    assert capsys.readouterr().out == f'{{"id":1,"event":{shown[:-1]}}}\n'
+    assert cloud("parked", "show", "1") == 0
+    assert f"payload   {printed}\n" in capsys.readouterr().out
+
+
 def test_tail_reads_pages_up_to_the_head_it_found(
     service: AnsweringService, edge: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
 from common.core.errors import BackhaulError
@@ -21,7 +22,7 @@ EVENT = {"entity_type": "Sensor", "entity_id": "t1", "event_type": "Read", "payl
     ],
 )
 def test_a_key_stands_beside_one_event_or_many_or_in_the_header(body: object, header: str, key: str) -> None:
-    wanted = parse_request(body, header)
+    wanted = parse_request(orjson.dumps(body), header)
     assert (wanted.append_id, list(wanted.events.persistence_id)) == (key, ["Sensor|t1"])
 
 
@@ -37,12 +38,12 @@ def test_a_key_stands_beside_one_event_or_many_or_in_the_header(body: object, he
 )
 def test_the_field_and_what_is_wrong_with_it_are_named(change: dict[str, object], told: str) -> None:
     with pytest.raises(BackhaulError) as refused:
-        parse_request({**EVENT, **change})
+        parse_request(orjson.dumps({**EVENT, **change}))
     assert refused.value.code == "http.invalid_request"
     assert refused.value.message.startswith(told)
 
 
 def test_a_key_of_a_request_is_none_of_an_event_in_it() -> None:
     with pytest.raises(BackhaulError) as refused:
-        parse_request({"events": [{**EVENT, "idempotency_key": "k"}]})
+        parse_request(orjson.dumps({"events": [{**EVENT, "idempotency_key": "k"}]}))
     assert refused.value.details["field"] == "events[0].idempotency_key"

@@ -1,0 +1,229 @@
+"""JSON as text: read once, with the members that must be kept byte for byte cut out of it.
+
+orjson decides alone whether a text is JSON; numbers that it rounds, keys that it merges and the order of keys survive only in
+the text. So a payload is stored as the slice of the request that it came in. The scanner below runs over text that orjson
+has read already: it finds where values begin and end and checks nothing.
+
+A text nests at most ``BODY_LEVELS_MAX`` levels, a payload in it ``PAYLOAD_LEVELS_MAX``: orjson reads 1,024 levels and writes 254,
+other languages' readers stop between 100 and 1,000. Within the bound, what was read can be written again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+PAYLOAD_LEVELS_MAX: Final = 128
+# A request, its list of events and an event stand around a payload.
+BODY_LEVELS_MAX: Final = PAYLOAD_LEVELS_MAX + 3
+
+_STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+
+
+def _container(levels: int) -> bytes:
+    """A pattern of an object or list of at most so many levels: one match in C for what would be a loop of tokens."""
+    inner = b"|" + _container(levels - 1) if levels > 1 else b""
+    return rb'[\[{](?:[^"\[\]{}]++|' + _STRING + inner + rb")*+[\]}]"
+
+
+_ATOM: Final = rb'[^\[\]{}",\s]++'
+# Nearly every request has an event of at most six levels, in a list in an object; what nests deeper takes the loop.
+_EVENT_LEVELS: Final = 6
+_SHALLOW: Final = re.compile(rb"\s*+" + _container(_EVENT_LEVELS + 2))
+_EVENT: Final = re.compile(rb"[,\s]*+(" + _container(_EVENT_LEVELS) + b")")
+_VALUE: Final = re.compile(_STRING + b"|" + _ATOM + b"|" + _container(_EVENT_LEVELS - 1))
+_MEMBER: Final = re.compile(b"(" + _STRING + rb")\s*+:\s*+(" + _VALUE.pattern + b")")
+_KEY: Final = re.compile(rb"[,{\s]*+(" + _STRING + rb")\s*+:\s*+")
+_TOKEN: Final = re.compile(_STRING + rb"|[\[\]{}]")
+_SEPARATOR: Final = re.compile(rb"[,\s]*+")
+_LINE_SPACE: Final = bytes.maketrans(b"\t\r\n", b"   ")
+_PLACE_STEPS: Final = 6
+
+
+class RawJson(bytes):
+    """A JSON value as the text that it came as."""
+
+    __slots__ = ()
+
+    def on_one_line(self) -> bytes:
+        """The text without line breaks: in JSON they stand only between values."""
+        return self.translate(_LINE_SPACE)
+
+
+class UnfitJson(ValueError):
+    """A text that is refused: ``what`` is wrong with it; ``place`` is the path to the value, '' for the whole text."""
+
+    def __init__(self, what: str, place: str = "", *, too_deep: bool = False) -> None:
+        super().__init__(what)
+        self.what = what
+        self.place = place
+        self.too_deep = too_deep
+
+
+def read(text: bytes, levels_max: int = BODY_LEVELS_MAX) -> Any:  # noqa: ANN401  JSON's values
+    """The value of a JSON text.
+
+    Raises:
+        UnfitJson: it is not JSON, or nests too deep.
+    """
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        check_levels(text, levels_max)  # orjson has a bound of its own, and says so in words only
+        raise UnfitJson(f"is not JSON: {error}") from None
+    check_levels(text, levels_max)
+    return value
+
+
+def is_readable(text: bytes, levels_max: int = PAYLOAD_LEVELS_MAX) -> bool:
+    """Whether a text is JSON that fits into an answer."""
+    try:
+        read(text, levels_max)
+    except UnfitJson:
+        return False
+    return True
+
+
+def check_levels(text: bytes, levels_max: int) -> None:
+    """Refuse a text that nests more levels. Raises UnfitJson with the path to the value that is one too many."""
+    if text.count(b"[") + text.count(b"{") <= levels_max or (levels_max >= _EVENT_LEVELS + 2 and _SHALLOW.match(text)):
+        return
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        match text[token.start()]:
+            case 0x5B | 0x7B:
+                depth += 1
+                if depth > levels_max:
+                    place = _path_to(text, token.start())
+                    raise UnfitJson(f"is nested more than {levels_max} levels deep", place, too_deep=True)
+            case 0x5D | 0x7D:
+                depth -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class Visits:
+    """Which parts of a value are looked into: ``raw`` is the member that is kept as text, in the value and below members
+    ``within``; those below ``unique`` are objects in which only repeated members are looked for."""
+
+    raw: str | None = None
+    within: frozenset[str] = frozenset()
+    unique: frozenset[str] = frozenset()
+
+
+TOP_ONLY: Final = Visits()
+
+
+def keep_raw(text: bytes, value: object, visits: Visits) -> object:
+    """``value``, which ``text`` was read to, with its raw members as RawJson.
+
+    Raises:
+        UnfitJson: an object that is looked into has a member twice; one of the two would be dropped.
+    """
+    _visit(text, len(text) - len(text.lstrip()), value, visits, "")
+    return value
+
+
+def _visit(text: bytes, start: int, value: object, visits: Visits, place: str) -> int:
+    """Visit the object or list at ``start``; where it ends."""
+    if isinstance(value, list):
+        position = start + 1
+        if end := _visit_shallow(text, position, value, visits, place):
+            return text.index(b"]", end) + 1
+        for index, item in enumerate(value):
+            found = _SEPARATOR.match(text, position)
+            position = _visit(text, found.end() if found else position, item, visits, f"{place}[{index}]")
+        return text.index(b"]", position) + 1
+    if not isinstance(value, dict):
+        return _end(text, start)
+    names: set[str] = set()
+    position = start + 1
+    while key_found := _KEY.match(text, position):
+        key, position = key_found[1], key_found.end()
+        name: str = orjson.loads(key) if b"\\" in key else key[1:-1].decode()
+        path = f"{place}.{name}" if place else name
+        if name in names:
+            raise UnfitJson("is given twice", path)
+        names.add(name)
+        if name == visits.raw:
+            end = _end(text, position)
+            value[name] = RawJson(text[position:end])
+            position = end
+        elif name in visits.within:
+            position = _visit(text, position, value[name], visits, path)
+        elif name in visits.unique:
+            position = _visit(text, position, value[name], TOP_ONLY, path)
+        else:
+            position = _end(text, position)
+    return text.index(b"}", position) + 1
+
+
+def _visit_shallow(text: bytes, start: int, items: list[Any], visits: Visits, place: str) -> int:
+    """Visit the objects of a list when all are of few levels; where the last one ends, or 0 when it takes a closer look."""
+    quoted = b'"%b"' % visits.raw.encode() if visits.raw is not None else b""
+    position = start
+    for index, item in enumerate(items):
+        found = _EVENT.match(text, position) if isinstance(item, dict) else None
+        if found is None:
+            return 0
+        members = _MEMBER.findall(found[1])
+        if len(members) != len(item):  # one is given twice
+            return 0
+        if not visits.within.isdisjoint(item):
+            return 0
+        found_raw = dict(members)
+        for name in visits.unique & item.keys():
+            _visit(found_raw.get(b'"%b"' % name.encode(), b"0"), 0, item[name], TOP_ONLY, f"{place}[{index}].{name}")
+        if visits.raw in item:
+            raw = found_raw.get(quoted)
+            if raw is None:  # its name has escapes
+                return 0
+            item[visits.raw] = RawJson(raw)
+        position = found.end()
+    return position
+
+
+def _end(text: bytes, start: int) -> int:
+    """Where the value at ``start`` ends."""
+    found = _VALUE.match(text, start)
+    if found:
+        return found.end()
+    depth = 0
+    for token in _TOKEN.finditer(text, start):
+        match text[token.start()]:
+            case 0x5B | 0x7B:
+                depth += 1
+            case 0x5D | 0x7D:
+                depth -= 1
+                if not depth:
+                    return token.end()
+    raise AssertionError("the text was not read before")
+
+
+def _path_to(text: bytes, end: int) -> str:
+    """The first steps of the path to the value that begins at ``end``."""
+    return "".join(_steps_to(text, end)).removeprefix(".")
+
+
+def _steps_to(text: bytes, end: int) -> Iterator[str]:
+    """An object's member as ``.name``, an item of a list as ``[index]``, outermost first."""
+    stack: list[list[object]] = []  # of the open containers: the key, or the index of the present item
+    for token in re.compile(_TOKEN.pattern + rb"|[:,]").finditer(text, 0, end):
+        match text[token.start()]:
+            case 0x5B:
+                stack.append([0])
+            case 0x7B:
+                stack.append(["", None])
+            case 0x5D | 0x7D:
+                del stack[-1:]
+            case 0x2C if stack and len(stack[-1]) == 1:
+                stack[-1][0] += 1  # type: ignore[operator]
+            case 0x3A if stack and len(stack[-1]) == 2:
+                stack[-1][0] = stack[-1][1] or ""
+            case 0x22 if stack and len(stack[-1]) == 2:
+                stack[-1][1] = token[0][1:-1].decode(errors="replace")[:80]
+    for level in stack[:_PLACE_STEPS]:
+        yield f"[{level[0]}]" if len(level) == 1 else f".{level[0]}"
