@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from common.core.addresses import is_loopback
+from common.core.journal.url import JournalUrl, parse_journal_url
 from common.runtime.settings.loading import SettingsConflict, about
-from common.runtime.settings.service import check_journal
 from common.runtime.settings.streams import StreamSettings
-from common.runtime.settings.values import is_loopback
 
 PREFIX = "CLOUD"
 
@@ -32,8 +32,8 @@ class CloudSettings(StreamSettings):
             pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}",
         ),
     )
-    journal: str = field(
-        default="cloud-journal.db",
+    journal: JournalUrl = field(
+        default=parse_journal_url("cloud-journal.db"),
         metadata=about("postgresql:// URL, or the path of a SQLite file for a single node.", secrecy="url"),
     )
 
@@ -92,7 +92,6 @@ class CloudSettings(StreamSettings):
         """Refuse settings that do not fit together (`SettingsConflict`)."""
         super().check()
         self.check_streams(None)
-        check_journal(self.journal)
         if self.insecure:
             return
         if not self.uses_tls and not is_loopback(self.grpc_host):

@@ -22,7 +22,7 @@ from common.projection.progress import ProjectionSettings
 from common.projection.snapshot_rule import SNAPSHOT_RULE, run_snapshot_rule
 from common.runtime.app.application import Application, Transformations, load_application
 from common.runtime.app.running import Running, open_application
-from common.runtime.environment import Environment, tls_files
+from common.runtime.environment import Environment, peer_dialler, tls_files
 from common.runtime.http.app import HttpApp
 from common.runtime.http.append import events_route
 from common.runtime.http.health import health_routes
@@ -59,10 +59,9 @@ async def serve(
     """
     application = application or load_application(settings.app)
     all_followed(settings, application.app.follows, settings.cloud)  # refused before anything is opened
-    is_file = not settings.journal.startswith("postgres")
-    cap_bytes = settings.journal_max_bytes if is_file else None
+    cap_bytes = settings.journal_max_bytes if settings.journal.is_file else None
     # A file has one process at a time: what it held before it was killed is its own, and needs no waiting.
-    owner = settings.id if is_file else f"{settings.id}/{environment.new_id()[:8]}"
+    owner = settings.id if settings.journal.is_file else f"{settings.id}/{environment.new_id()[:8]}"
     async with (
         environment.open_journal(settings.journal, max_bytes=cap_bytes, notified=not settings.poll_only) as journal,
         open_group_commit(journal) as commit,
@@ -247,15 +246,8 @@ async def _push(
     link: LinkState,
     transformations: Transformations,
 ) -> None:
-    tls = tls_files(settings)
     await keep_push_link(
-        lambda: environment.dial(
-            str(settings.cloud),
-            tls=tls,
-            connect_timeout_s=settings.connect_timeout_s,
-            message_max_bytes=2 * settings.window_max_bytes,
-            user_timeout_s=settings.user_timeout_s,
-        ),
+        peer_dialler(settings, environment, settings.cloud),
         journal,
         PushSettings(
             origin_id=settings.id,

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from common.core.addresses import Address, PeerAddress
 from common.core.errors import BackhaulError
 from common.core.filters.predicates import parse_filter
+from common.core.journal.url import JournalUrl, parse_journal_url
 from common.runtime.settings.loading import SettingsConflict, about
-from common.runtime.settings.service import GIB, KIB, check_journal
+from common.runtime.settings.service import GIB, KIB
 from common.runtime.settings.streams import StreamSettings
-from common.runtime.settings.values import Address
 
 PREFIX = "EDGE"
 CLOUD_GRPC_PORT = 7443
@@ -31,10 +32,15 @@ class EdgeSettings(StreamSettings):
             pattern=r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}",
         )
     )
-    cloud: Address = field(metadata=about("Address of the cloud service, host:port.", default_port=CLOUD_GRPC_PORT))
+    cloud: PeerAddress = field(
+        metadata=about(
+            "Address of the cloud service, host:port; several, comma separated, are dialled in changing order.",
+            default_port=CLOUD_GRPC_PORT,
+        )
+    )
 
-    journal: str = field(
-        default="edge-journal.db",
+    journal: JournalUrl = field(
+        default=parse_journal_url("edge-journal.db"),
         metadata=about("Path of the SQLite file, or a postgresql:// URL.", secrecy="url"),
     )
     journal_max_bytes: int = field(
@@ -101,7 +107,6 @@ class EdgeSettings(StreamSettings):
     def check(self) -> None:
         """Refuse settings that do not fit together (`SettingsConflict`)."""
         super().check()
-        check_journal(self.journal)
         self.check_streams(self.cloud)
         if self.serve and not self.uses_tls and not self.insecure and not self.serve.is_loopback:
             raise SettingsConflict(

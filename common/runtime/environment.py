@@ -17,21 +17,25 @@ from typing import Protocol
 
 from starlette.types import ASGIApp
 
+from common.core.addresses import Address, PeerAddress
 from common.core.errors import ConfigurationError
+from common.core.journal.url import JournalUrl
 from common.journal.stores.journal import Journal
 from common.projection.handler_executor import HandlerExecutor, ThreadExecutor
 from common.projection.progress import OnCommit
 from common.runtime.settings.service import ServiceSettings
+from common.runtime.settings.streams import StreamSettings
 from common.transport.grpc.tls import TlsFiles
+from common.transport.link.dialler import PeerDialler
 from common.transport.stream import Channel, Methods
 
 
 class Dial(Protocol):
-    """Open a connection to ``host:port``."""
+    """Open a connection to one address."""
 
     def __call__(
         self,
-        address: str,
+        address: Address,
         *,
         tls: TlsFiles | None,
         connect_timeout_s: float,
@@ -67,7 +71,9 @@ class ServeHttp(Protocol):
 class JournalOpener(Protocol):
     """Open the journal a URL or path names; ``max_bytes`` caps one in a file, ``notified`` allows notifications."""
 
-    def __call__(self, url: str, *, max_bytes: int | None, notified: bool) -> AbstractAsyncContextManager[Journal]: ...
+    def __call__(
+        self, url: JournalUrl, *, max_bytes: int | None, notified: bool
+    ) -> AbstractAsyncContextManager[Journal]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +98,22 @@ def tls_files(settings: ServiceSettings) -> TlsFiles | None:
     if settings.tls_ca is None or settings.tls_cert is None or settings.tls_key is None:
         return None
     return TlsFiles(certificate=settings.tls_cert, key=settings.tls_key, ca=settings.tls_ca)
+
+
+def peer_dialler(settings: StreamSettings, environment: Environment, peer: PeerAddress) -> PeerDialler:
+    """What dials a peer of this service, by the settings."""
+    tls = tls_files(settings)
+
+    def dial(address: Address) -> AbstractAsyncContextManager[Channel]:
+        return environment.dial(
+            address,
+            tls=tls,
+            connect_timeout_s=settings.connect_timeout_s,
+            message_max_bytes=2 * settings.window_max_bytes,
+            user_timeout_s=settings.user_timeout_s,
+        )
+
+    return PeerDialler(peer, dial, environment.chance)
 
 
 @asynccontextmanager
@@ -124,11 +146,11 @@ def _new_id() -> str:
 
 
 @asynccontextmanager
-async def _open_journal(url: str, *, max_bytes: int | None, notified: bool) -> AsyncIterator[Journal]:
-    if not url.startswith(("postgresql://", "postgres://")):
+async def _open_journal(url: JournalUrl, *, max_bytes: int | None, notified: bool) -> AsyncIterator[Journal]:
+    if url.is_file:
         from common.journal.sqlite import open_sqlite_journal
 
-        async with open_sqlite_journal(url, now_us=utc_now_us, new_id=_new_id, max_bytes=max_bytes) as journal:
+        async with open_sqlite_journal(url.target, now_us=utc_now_us, new_id=_new_id, max_bytes=max_bytes) as journal:
             yield journal
         return
     try:
@@ -139,5 +161,5 @@ async def _open_journal(url: str, *, max_bytes: int | None, notified: bool) -> A
             f"a PostgreSQL journal needs a package that is not installed: {error.name}",
             "install the extra: pip install 'backhaul[cloud]'",
         ) from error
-    async with open_postgres_journal(url, now_us=utc_now_us, new_id=_new_id, notify=notified) as stored:
+    async with open_postgres_journal(url.target, now_us=utc_now_us, new_id=_new_id, notify=notified) as stored:
         yield stored

@@ -10,15 +10,15 @@ from typing import Any, Final
 import structlog
 import trio
 
+from common.core.addresses import PeerAddress
 from common.core.errors import BackhaulError, ConfigurationError
 from common.core.flow.backoff import Backoff
 from common.core.subscription.messages import Begin
 from common.journal.stores.journal import InboxStats, Journal
 from common.runtime.app.application import Follow
-from common.runtime.environment import Environment, tls_files
+from common.runtime.environment import Environment, peer_dialler
 from common.runtime.metrics import MetricsRegistry
 from common.runtime.settings.streams import Followed, StreamSettings
-from common.runtime.settings.values import Address
 from common.transport.subscription.link import keep_subscription
 from common.transport.subscription.sinks import InboxSink, JournalSink, Sink
 from common.transport.subscription.state import SubscriptionSettings, SubscriptionState
@@ -28,7 +28,7 @@ _log = structlog.get_logger()
 NO_SINKS: Final[Mapping[str, Sink]] = MappingProxyType({})
 
 
-def all_followed(settings: StreamSettings, follows: Sequence[Follow], default: Address | None) -> list[Followed]:
+def all_followed(settings: StreamSettings, follows: Sequence[Follow], default: PeerAddress | None) -> list[Followed]:
     """What the settings and an application follow; ``default`` is where a stream is that names no address.
 
     Raises:
@@ -67,7 +67,7 @@ class Subscriptions:
         *,
         consumer_id: str,
         owner: str,
-        default: Address | None,
+        default: PeerAddress | None,
         follows: Sequence[Follow] = (),
         sinks: Mapping[str, Sink] = NO_SINKS,
         parked_max: int = 10_000,
@@ -103,15 +103,9 @@ class Subscriptions:
                 nursery.start_soon(self._summarise)
 
     async def _follow(self, one: Followed) -> None:
-        settings, environment, tls = self._settings, self._environment, tls_files(self._settings)
+        settings, environment = self._settings, self._environment
         await keep_subscription(
-            lambda: environment.dial(
-                str(one.address),
-                tls=tls,
-                connect_timeout_s=settings.connect_timeout_s,
-                message_max_bytes=2 * settings.window_max_bytes,
-                user_timeout_s=settings.user_timeout_s,
-            ),
+            peer_dialler(settings, environment, one.address),
             self._journal,
             self._sink(one.name),
             self._settings_of(one),

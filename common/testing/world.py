@@ -29,6 +29,8 @@ from structlog.typing import EventDict, WrappedLogger
 import cloud_service.service
 import edge_service.service
 from cloud_service.settings import CloudSettings
+from common.core.addresses import Address, PeerAddress
+from common.core.journal.url import JournalUrl
 from common.entity.definition import EventSourced
 from common.entity.durable_state import DurableState
 from common.entity.runtime import Entities
@@ -40,7 +42,6 @@ from common.projection.handler_executor import call_inline
 from common.runtime.app.application import NO_APPLICATION, App, Application, check_application
 from common.runtime.app.running import Running
 from common.runtime.environment import Environment
-from common.runtime.settings.values import Address
 from common.testing.http_in_memory import HttpAnswer, http_request
 from common.transport.memory.line import MemoryConnection
 from common.transport.memory.streams import MemoryNetwork
@@ -276,17 +277,19 @@ class World:
     def environment(self, service: Service) -> Environment:
         """Clock, chance, storage and lines for one life of a service."""
 
-        def open_journal(url: str, *, max_bytes: int | None, notified: bool) -> AbstractAsyncContextManager[Journal]:
+        def open_journal(
+            url: JournalUrl, *, max_bytes: int | None, notified: bool
+        ) -> AbstractAsyncContextManager[Journal]:
             return open_memory_journal(service.database, now_us=now_us, new_id=self._new_id)
 
         @asynccontextmanager
         async def dial(
-            address: str, *, tls: object, connect_timeout_s: float, message_max_bytes: int, user_timeout_s: float
+            address: Address, *, tls: object, connect_timeout_s: float, message_max_bytes: int, user_timeout_s: float
         ) -> AsyncIterator[Channel]:
             if service.name in self._cut:
                 raise PeerGone("link.unreachable", f"{address} cannot be reached")
             async with self.network.open_channel(
-                address,
+                str(address),
                 connect_timeout_s=connect_timeout_s,
                 message_max_bytes=message_max_bytes,
                 dialler=PeerInfo(service.name),
@@ -344,7 +347,7 @@ async def open_world(
     edge_application, cloud_application = _checked(edge_app), _checked(cloud_app)
 
     def edge(name: str, world: World) -> Service:
-        settings = EdgeSettings(id=name, cloud=Address(_CLOUD, _PORT), insecure=True, backoff_max_s=2.0)
+        settings = EdgeSettings(id=name, cloud=PeerAddress((Address(_CLOUD, _PORT),)), insecure=True, backoff_max_s=2.0)
 
         async def serve(environment: Environment, stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
             await edge_service.service.serve(

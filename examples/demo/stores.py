@@ -10,6 +10,7 @@ import orjson
 
 from common.core.events.batch import EventBatch, split_tags
 from common.core.events.ids import entity_type_of
+from common.core.journal.url import parse_journal_url
 from common.journal.stores.journal import Journal
 from common.projection.tally import Tally, all_tallies, fold_all
 from common.runtime.environment import Environment
@@ -46,14 +47,14 @@ class EdgeStore:
 
 async def read_edge(environment: Environment, path: str) -> EdgeStore:
     """An edge's file."""
-    async with environment.open_journal(path, max_bytes=None, notified=False) as journal:
+    async with environment.open_journal(parse_journal_url(path), max_bytes=None, notified=False) as journal:
         events = [event for page in await _pages(journal) for event in _stored(page)]
         return EdgeStore(events, await _inbox(journal))
 
 
 async def read_cloud(environment: Environment, url: str) -> CloudStore:
     """The cloud's journal and what was projected from it."""
-    async with environment.open_journal(url, max_bytes=None, notified=False) as journal:
+    async with environment.open_journal(parse_journal_url(url), max_bytes=None, notified=False) as journal:
         pages = await _pages(journal)
         return CloudStore(
             events=[event for page in pages for event in _stored(page) if entity_type_of(event.entity) != ORDER_TYPE],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from common.core.events.batch import EventBatch
+from common.core.journal.url import parse_journal_url
 from common.journal.stores.journal import Journal
 from common.projection.tally import all_tallies, fold_all
 from common.runtime.environment import Environment
@@ -16,13 +17,13 @@ _PAGE_BYTES: Final = 8 * 1024 * 1024
 
 async def read_edge(environment: Environment, url: str) -> JournalContent:
     """An edge's journal."""
-    async with environment.open_journal(url, max_bytes=None, notified=False) as journal:
+    async with environment.open_journal(parse_journal_url(url), max_bytes=None, notified=False) as journal:
         return await _content(journal, await _pages(journal))
 
 
 async def read_cloud(environment: Environment, url: str) -> CloudContent:
     """The cloud's journal and what was projected from it."""
-    async with environment.open_journal(url, max_bytes=None, notified=False) as journal:
+    async with environment.open_journal(parse_journal_url(url), max_bytes=None, notified=False) as journal:
         pages = await _pages(journal)
         latest = await journal.query("SELECT persistence_id, seq_nr, payload FROM latest")
         return CloudContent(

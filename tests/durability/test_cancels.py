@@ -22,7 +22,9 @@ import psutil
 import pytest
 import trio
 
+from common.core.addresses import Address
 from common.core.flow.backoff import Backoff
+from common.core.journal.url import parse_journal_url
 from common.core.push.messages import PUSH_PATH, PushLimits
 from common.journal.group_commit import open_group_commit
 from common.journal.stores.journal import Journal
@@ -65,7 +67,7 @@ class World:
     async def keep_link(self) -> None:
         await keep_push_link(
             lambda: self.environment.dial(
-                f"127.0.0.1:{self.port}",
+                Address("127.0.0.1", self.port),
                 tls=None,
                 connect_timeout_s=2.0,
                 message_max_bytes=4_000_000,
@@ -171,8 +173,8 @@ class Started:
 async def open_world(directory: Path, cloud_url: str, seed: int) -> AsyncIterator[World]:
     async with (
         real_environment() as environment,
-        environment.open_journal(str(directory / "edge.db"), max_bytes=None, notified=True) as edge,
-        environment.open_journal(cloud_url, max_bytes=None, notified=True) as cloud,
+        environment.open_journal(parse_journal_url(str(directory / "edge.db")), max_bytes=None, notified=True) as edge,
+        environment.open_journal(parse_journal_url(cloud_url), max_bytes=None, notified=True) as cloud,
     ):
         yield World(environment, edge, cloud, random.Random(seed), LinkState(), free_port())
 

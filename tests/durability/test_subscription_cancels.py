@@ -18,7 +18,9 @@ from urllib.parse import urlsplit
 import pytest
 import trio
 
+from common.core.addresses import Address
 from common.core.flow.backoff import Backoff
+from common.core.journal.url import parse_journal_url
 from common.core.subscription.messages import StreamLimits
 from common.journal.stores.journal import Journal
 from common.runtime.environment import Environment, real_environment, utc_now_us
@@ -73,7 +75,7 @@ class World:
     async def consume(self) -> None:
         await keep_subscription(
             lambda: self.environment.dial(
-                f"127.0.0.1:{self.port}",
+                Address("127.0.0.1", self.port),
                 tls=None,
                 connect_timeout_s=2.0,
                 message_max_bytes=4_000_000,
@@ -101,8 +103,8 @@ class World:
 async def open_world(source_url: str, consumer_url: str, seed: int) -> AsyncIterator[World]:
     async with (
         real_environment() as environment,
-        environment.open_journal(source_url, max_bytes=None, notified=True) as source,
-        environment.open_journal(consumer_url, max_bytes=None, notified=True) as consumer,
+        environment.open_journal(parse_journal_url(source_url), max_bytes=None, notified=True) as source,
+        environment.open_journal(parse_journal_url(consumer_url), max_bytes=None, notified=True) as consumer,
     ):
         yield World(environment, source, consumer, random.Random(seed), free_port())
 

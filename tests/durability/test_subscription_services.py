@@ -12,11 +12,12 @@ import trio
 
 from cloud_service.service import serve as serve_cloud
 from cloud_service.settings import CloudSettings
+from common.core.addresses import Address, PeerAddress
 from common.core.events.batch import EventBatch, join_tags, new_events
 from common.core.journal.append import LocalAppend
+from common.core.journal.url import JournalUrl
 from common.journal.stores.journal import InboxRow, Journal
 from common.runtime.environment import Environment, real_environment
-from common.runtime.settings.values import Address
 from common.transport.grpc import TlsFiles
 from edge_service.service import serve as serve_edge
 from edge_service.settings import EdgeSettings
@@ -46,7 +47,7 @@ class Stage:
 
     def world(self, name: str) -> Environment:
         @asynccontextmanager
-        async def open_journal(url: str, *, max_bytes: int | None, notified: bool) -> AsyncIterator[Journal]:
+        async def open_journal(url: JournalUrl, *, max_bytes: int | None, notified: bool) -> AsyncIterator[Journal]:
             async with self.environment.open_journal(url, max_bytes=max_bytes, notified=notified) as journal:
                 self.opened[name] = journal
                 yield journal
@@ -69,7 +70,7 @@ class Stage:
         given: dict[str, object] = {"journal": str(self.directory / f"{name}.db"), **QUICK, **settings}
         ready = EdgeSettings(
             id=name,
-            cloud=Address("127.0.0.1", cloud),
+            cloud=PeerAddress((Address("127.0.0.1", cloud),)),
             grpc_port=0,
             http_port=0,
             **given,  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ import h2.events
 import trio
 
 from common import border
+from common.core.addresses import Address
 from common.core.errors import BackhaulError
 from common.transport.grpc import GrpcChannel, open_channel
 
@@ -101,7 +102,7 @@ async def dialled(port: int) -> AsyncIterator[GrpcChannel]:
     async with (
         border.open_loop(),
         open_channel(
-            f"127.0.0.1:{port}", tls=None, connect_timeout_s=5, message_max_bytes=2**26, user_timeout_s=10
+            Address("127.0.0.1", port), tls=None, connect_timeout_s=5, message_max_bytes=2**26, user_timeout_s=10
         ) as channel,
     ):
         yield channel

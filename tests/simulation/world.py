@@ -21,13 +21,14 @@ from starlette.types import ASGIApp
 import cloud_service.service
 import edge_service.service
 from cloud_service.settings import CloudSettings
+from common.core.addresses import Address, PeerAddress
+from common.core.journal.url import JournalUrl
 from common.core.push.messages import PUSH_PATH
 from common.core.subscription.messages import SUBSCRIBE_PATH
 from common.journal.memory.journal import open_memory_journal
 from common.journal.stores.journal import Journal
 from common.projection.handler_executor import call_inline
 from common.runtime.environment import Environment
-from common.runtime.settings.values import Address
 from common.transport.memory.line import MemoryConnection
 from common.transport.memory.streams import MemoryNetwork
 from common.transport.stream import Channel, MessageStream, Methods, PeerGone, PeerInfo, StreamMethod, UnaryMethod
@@ -84,7 +85,7 @@ class World:
         settings = EdgeSettings(
             id=edge_id,
             serve=Address(name, _EDGE_PORT) if down and name == edge_id else None,
-            cloud=Address(CLOUD, _PORT),
+            cloud=PeerAddress((Address(CLOUD, _PORT),)),
             insecure=True,
             journal_max_bytes=sizes.drop_at_bytes or 10**9,
             on_full="drop_oldest" if sizes.drop_at_bytes else "refuse",
@@ -192,26 +193,28 @@ class World:
         stored_us = self.clocks[DATABASE] if is_node else host.clock
         commit_s = self.plan.sizes.cloud_commit_s if is_node else self.plan.sizes.edge_commit_s
 
-        def open_journal(url: str, *, max_bytes: int | None, notified: bool) -> AbstractAsyncContextManager[Journal]:
+        def open_journal(
+            url: JournalUrl, *, max_bytes: int | None, notified: bool
+        ) -> AbstractAsyncContextManager[Journal]:
             return open_memory_journal(mount, now_us=stored_us, new_id=self._new_id, commit_delay_s=commit_s)
 
         @asynccontextmanager
         async def dial(
-            address: str, *, tls: object, connect_timeout_s: float, message_max_bytes: int, user_timeout_s: float
+            address: Address, *, tls: object, connect_timeout_s: float, message_max_bytes: int, user_timeout_s: float
         ) -> AsyncIterator[Channel]:
-            source = address.partition(":")[0]
+            source, place = address.host, str(address)
             if source == CLOUD:
                 node = self.plan.nodes[next(self._dials) % len(self.plan.nodes)]
-                address, disk = f"{node}:{_PORT}", self._referee.facts.cloud_disk
+                place, disk = f"{node}:{_PORT}", self._referee.facts.cloud_disk
             else:
                 disk = self.edges[source].disk
             if host.name in self.swallowed:
                 await trio.sleep(connect_timeout_s)
-                raise PeerGone("link.timeout", f"{address} did not answer within {connect_timeout_s} s")
+                raise PeerGone("link.timeout", f"{place} did not answer within {connect_timeout_s} s")
             if host.name in self.refused:
-                raise PeerGone("link.refused", f"{address} refuses")
+                raise PeerGone("link.refused", f"{place} refuses")
             async with self.network.open_channel(
-                address,
+                place,
                 connect_timeout_s=connect_timeout_s,
                 message_max_bytes=message_max_bytes,
                 dialler=PeerInfo(life),

@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 import trio
 
 from common import border
 from common.core.errors import BackhaulError, ConfigurationError, ErrorKind
+from common.core.journal.url import parse_journal_url
 from common.journal.fast_lock import FastLock
 
 import asyncpg  # isort: skip  # after border, which prepares asyncio
@@ -82,7 +82,7 @@ class Server:
     @property
     def name(self) -> str:
         """Host, port and database for messages, without user and password."""
-        return address_of(self.url)
+        return parse_journal_url(self.url).place
 
     async def connect(self, purpose: str, settings: Mapping[str, str]) -> asyncpg.Connection:
         """A new session. Trio-flavoured; raises what asyncpg raises. Not cancelled either: bounded by its timeout."""
@@ -110,16 +110,6 @@ class Server:
         except BaseException:
             await _sockets_are_closed()
             raise
-
-
-def address_of(url: str) -> str:
-    """Host, port and database of a URL, without anything secret."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "local socket", parts.port
-    except ValueError:
-        return "an unreadable URL"
-    return f"{host}{f':{port}' if port else ''}{parts.path}"
 
 
 class Call(Protocol):

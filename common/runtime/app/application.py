@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from starlette.routing import BaseRoute
 
 import common
+from common.core.addresses import PeerAddress
 from common.core.errors import BackhaulError, ConfigurationError
 from common.core.events.batch import EventBatch
 from common.core.events.ids import check_name
@@ -31,8 +32,7 @@ from common.projection.handlers import Handler, steps_problem
 from common.projection.latest import LATEST
 from common.projection.tally import TALLY
 from common.runtime.app.handler_sink import check_remote
-from common.runtime.settings.streams import parse_address
-from common.runtime.settings.values import Address
+from common.runtime.settings.streams import parse_source
 from common.transport.subscription.catalogue import StreamDefinition
 
 if TYPE_CHECKING:
@@ -91,9 +91,9 @@ class Follow:
     name: str = ""
     """The subscription's; that of the stream when not given."""
 
-    def address(self, default: Address | None) -> Address | None:
+    def address(self, default: PeerAddress | None) -> PeerAddress | None:
         """Where the stream is; raises ValueError."""
-        return default if not self.source else parse_address(self.source)
+        return default if not self.source else parse_source(self.source)
 
     @property
     def subscription(self) -> str:
@@ -238,11 +238,11 @@ def _check_follow(target: str, follow: object) -> None:
     except BackhaulError as error:
         raise ConfigurationError(error.code, f"follow {follow.stream}: {error.message}", error.hint) from error
     try:
-        follow.address(Address("checked", 1))
+        follow.address(None)
     except ValueError as error:
         raise ConfigurationError(
             "application.wrong_object",
-            f"{target or 'the application'} follows {follow.stream} at {follow.source!r}, which {error}",
+            f"{target or 'the application'} follows {follow.stream} at {follow.source!r}: {error}",
             "write host:port",
         ) from error
 

@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Final
 
 from common.core.errors import BackhaulError
-from common.runtime.settings.values import REDACTED
+from common.core.journal.url import REDACTED, redact_within
 
 TEXT_MAX: Final = 2000
 ITEMS_MAX: Final = 100
@@ -28,7 +28,6 @@ _SECRET_KEY: Final = re.compile(
     r"(?i)(^|_)(passw(or)?d|secret|token|authorization|cookie|credentials?|private_key|api_key)(_|$)"
 )
 _PAYLOAD_KEYS: Final = frozenset({"payload", "payloads", "body"})
-_URL_PASSWORD: Final = re.compile(r"(://[^/\s:@]*):[^/\s]*@")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -64,8 +63,7 @@ def cleaned(key: str, value: object, depth: int = 0) -> object:
 
 
 def _cleaned_text(text: str) -> str:
-    if "://" in text:
-        text = _URL_PASSWORD.sub(rf"\g<1>:{REDACTED}@", text)
+    text = redact_within(text)
     return text if len(text) <= TEXT_MAX else f"{text[:TEXT_MAX]}… ({len(text)} characters)"
 
 

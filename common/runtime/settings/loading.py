@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from common.core.errors import ConfigurationError
-from common.runtime.settings.values import REDACTED, Secrecy, Shape, parse, shape_of, shown
+from common.core.journal.url import REDACTED
+from common.runtime.settings.values import Secrecy, Shape, parse, shape_of, shown
 
 S = TypeVar("S")
 

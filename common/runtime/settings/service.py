@@ -156,15 +156,3 @@ class ServiceSettings:
                 f"raise {larger} or lower {smaller}",
                 keys=(smaller, larger),
             )
-
-
-def check_journal(journal: str) -> None:
-    """Refuse the URL of what keeps no journal; it would be taken for a path (`SettingsConflict`)."""
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", journal)
-    if scheme and scheme[1] not in ("postgresql", "postgres"):
-        raise SettingsConflict(
-            "settings.invalid_value",
-            f"journal is a {scheme[1]}:// URL, and no journal is kept there",
-            "write postgresql://user:password@host:port/database, or the path of a SQLite file",
-            keys=("journal",),
-        )

@@ -11,24 +11,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from common.core.addresses import PeerAddress, parse_peer
 from common.core.errors import BackhaulError
 from common.core.events.ids import NAME_MAX_BYTES, text_problem
 from common.core.filters.predicates import parse_filter
 from common.core.subscription.messages import StreamLimits
 from common.runtime.settings.loading import SettingsConflict, about
 from common.runtime.settings.service import MIB, ServiceSettings
-from common.runtime.settings.values import Address, Shape, parse
 from common.transport.subscription.catalogue import StreamCatalogue, StreamDefinition
 
 _STREAM_PORT = 7443
-_ADDRESS = Shape("address", default_port=_STREAM_PORT)
 
 
-def parse_address(text: str) -> Address:
-    """``host:port``, or a host at the port of streams. Raises ValueError."""
-    address = parse(_ADDRESS, text)
-    assert isinstance(address, Address)
-    return address
+def parse_source(text: str) -> PeerAddress:
+    """Where a stream is served: ``host:port`` or a host at the port of streams; several with ``+`` or commas between.
+
+    Raises ValueError with what is wrong.
+    """
+    return parse_peer(text.replace("+", ","), _STREAM_PORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Followed:
 
     name: str
     stream_id: str
-    address: Address
+    address: PeerAddress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,18 +122,18 @@ class StreamSettings(ServiceSettings):
         except BackhaulError as error:
             raise _wrong("stream_filters", error.message, error.hint) from None
 
-    def followed(self, default: Address | None) -> list[Followed]:
+    def followed(self, default: PeerAddress | None) -> list[Followed]:
         """The subscriptions; ``default`` is where a stream is that names no address. Raises ``SettingsConflict``."""
         found: dict[str, Followed] = {}
         for entry in self.subscriptions:
             stream, at, where = entry.partition("@")
             name, equals, stream_id = stream.partition("=")
             try:
-                address = parse(_ADDRESS, where) if at else default
-            except ValueError:
-                address = None
+                address = parse_source(where) if at else default
+            except ValueError as error:
+                raise _wrong("subscriptions", entry, f"its address: {error}") from None
             is_bad = any(not text or text_problem(text, NAME_MAX_BYTES) for text in (name, stream_id or name))
-            if not isinstance(address, Address) or is_bad or name in found or (equals and not stream_id):
+            if address is None or is_bad or name in found or (equals and not stream_id):
                 raise _wrong("subscriptions", entry, "write stream@host:port or name=stream@host:port, each name once")
             found[name] = Followed(name, stream_id or name, address)
         for key in ("into_journal", "subscription_filters"):
@@ -150,7 +150,7 @@ class StreamSettings(ServiceSettings):
         except BackhaulError as error:
             raise _wrong("subscription_filters", error.message, error.hint) from None
 
-    def check_reachable(self, address: Address) -> None:
+    def check_reachable(self, address: PeerAddress) -> None:
         """Refuse to follow without TLS what is not on this machine, unless that is wanted (`SettingsConflict`)."""
         if not self.uses_tls and not self.insecure and not address.is_loopback:
             raise SettingsConflict(
@@ -160,7 +160,7 @@ class StreamSettings(ServiceSettings):
                 keys=("subscriptions", "insecure", "tls_ca", "tls_cert", "tls_key"),
             )
 
-    def check_streams(self, default: Address | None) -> None:
+    def check_streams(self, default: PeerAddress | None) -> None:
         """Refuse what does not fit together (`SettingsConflict`)."""
         self._check_order("backoff_min_s", "backoff_max_s")
         self.catalogue()

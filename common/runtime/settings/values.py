@@ -7,18 +7,19 @@ inside a URL. Pure: where a text came from (file, environment, flag) is `common.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal, Union, get_args, get_origin
-from urllib.parse import urlsplit, urlunsplit
+
+from common.core.addresses import Address, PeerAddress, parse_address, parse_peer
+from common.core.journal.url import REDACTED, JournalUrl, parse_journal_url, redact
 
 Secrecy = Literal["open", "secret", "url"]
-Kind = Literal["text", "integer", "number", "boolean", "path", "list", "size", "duration", "address"]
-
-REDACTED: Final = "***"
+Kind = Literal["text", "integer", "number", "boolean", "path", "list", "size", "duration", "address", "peer", "journal"]
 
 _SIZE_UNITS: Final = {
     "": 1, "b": 1,
@@ -30,32 +31,6 @@ _NUMBER_AND_UNIT: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)")
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,18}")
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _FALSE: Final = frozenset({"false", "0", "no", "off"})
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A host and a port; the host is a name or an IP address without brackets."""
-
-    host: str
-    port: int
-
-    @property
-    def is_loopback(self) -> bool:
-        """Whether traffic to it stays on this machine. Names other than `localhost` count as elsewhere."""
-        return is_loopback(self.host)
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host, name or IP address, is this machine's loopback."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +52,7 @@ class Shape:
         if self.choices:
             return "one of " + ", ".join(self.choices)
         told = "a text" if self.kind == "text" and self.may_be_empty else _EXPECTATIONS[self.kind]
-        if self.kind == "address" and self.default_port is not None:
+        if self.kind in ("address", "peer") and self.default_port is not None:
             told += f" (port {self.default_port} if left out)"
         if self.pattern is not None:
             told += f" matching {self.pattern}"
@@ -103,6 +78,8 @@ _EXPECTATIONS: Final[dict[Kind, str]] = {
     "size": "a size in bytes such as 512KiB or 64MiB",
     "duration": "a duration in seconds such as 0.5, 10s, 5min or 24h",
     "address": "host:port",
+    "peer": "host:port, or several with commas between them",
+    "journal": "the path of a SQLite file, or a postgresql:// URL",
 }
 
 
@@ -137,6 +114,8 @@ _KINDS: Final[tuple[tuple[object, Kind], ...]] = (
     (float, "number"),
     (Path, "path"),
     (Address, "address"),
+    (PeerAddress, "peer"),
+    (JournalUrl, "journal"),
     (tuple[str, ...], "list"),
 )
 
@@ -181,7 +160,11 @@ def _parse_kind(shape: Shape, raw: object) -> object:
         case "list":
             return _list(raw)
         case "address":
-            return _address(raw, shape.default_port)
+            return _read(raw, partial(parse_address, default_port=shape.default_port), shape.expectation)
+        case "peer":
+            return _read(raw, partial(parse_peer, default_port=shape.default_port), shape.expectation)
+        case "journal":
+            return _read(raw, parse_journal_url, shape.expectation)
 
 
 def _text(shape: Shape, raw: object) -> object:
@@ -239,28 +222,14 @@ def _with_unit(raw: object, units: dict[str, float] | dict[str, int]) -> object:
     return number if number < 1e18 else _WRONG
 
 
-def _address(raw: object, default_port: int | None) -> object:
-    if not isinstance(raw, str) or not raw.isprintable() or any(char in raw for char in " /@?#"):
+def _read(raw: object, read: Callable[[str], object], expectation: str) -> object:
+    """What a parser of `core` makes of a text; its ValueError says what is wrong with this one."""
+    if not isinstance(raw, str):
         return _WRONG
-    if raw.startswith("["):
-        host, bracket, rest = raw[1:].partition("]")
-        if not bracket or ":" not in host or (rest and not rest.startswith(":")):
-            return _WRONG
-        port_text = rest[1:] if rest else None
-    elif raw.count(":") > 1:  # a bare IPv6 address; its port cannot be told from its last group
-        host, port_text = raw, None
-    else:
-        host, colon, after = raw.partition(":")
-        port_text = after if colon else None
-    port = default_port if port_text is None else (int(port_text) if _INTEGER.fullmatch(port_text) else None)
-    if not host or port is None or not 0 < port < 65536:
-        return _WRONG
-    if ":" in host:
-        try:
-            ipaddress.IPv6Address(host)
-        except ValueError:
-            return _WRONG
-    return Address(host, port)
+    try:
+        return read(raw)
+    except ValueError as error:
+        raise ValueError(f"{expectation}: {error}") from None
 
 
 def shown(shape: Shape, value: object, secrecy: Secrecy = "open") -> str:
@@ -281,19 +250,4 @@ def shown(shape: Shape, value: object, secrecy: Secrecy = "open") -> str:
         return str(value)
     if shape.kind == "duration":
         return f"{value:.6f}".rstrip("0").rstrip(".") + "s"
-    return redact_url(str(value)) if secrecy == "url" else str(value)
-
-
-def redact_url(text: str) -> str:
-    """The text with the password of a URL in it replaced; `password=` query parameters too."""
-    if "://" not in text:
-        return text
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        return REDACTED  # not a URL we can take apart: better nothing than a password
-    user_info, at, host = parts.netloc.rpartition("@")
-    if at and ":" in user_info:
-        user_info = user_info.partition(":")[0] + ":" + REDACTED
-    query = re.sub(r"(?i)((?:^|&)[a-z_]*password=)[^&]*", rf"\g<1>{REDACTED}", parts.query)
-    return urlunsplit((parts.scheme, user_info + at + host, parts.path, query, parts.fragment))
+    return redact(str(value)) if secrecy == "url" and isinstance(value, str) else str(value)

@@ -6,8 +6,7 @@ grpclib.
 
 from common import border as border  # before grpclib: trio-asyncio patches asyncio
 from common.transport.grpc.client import GrpcChannel, open_channel
-from common.transport.grpc.dial import split_address
 from common.transport.grpc.server import serve_grpc
 from common.transport.grpc.tls import TlsFiles
 
-__all__ = ["GrpcChannel", "TlsFiles", "open_channel", "serve_grpc", "split_address"]
+__all__ = ["GrpcChannel", "TlsFiles", "open_channel", "serve_grpc"]

@@ -14,6 +14,7 @@ from grpclib.metadata import encode_timeout
 from h2.errors import ErrorCodes
 from h2.exceptions import TooManyStreamsError
 
+from common.core.addresses import Address
 from common.core.errors import BackhaulError
 from common.transport.grpc.dial import dial
 from common.transport.grpc.protocol import WireProtocol
@@ -29,7 +30,7 @@ _STREAMS_MAX = 100
 
 @asynccontextmanager
 async def open_channel(
-    address: str,
+    address: Address,
     *,
     tls: TlsFiles | None,
     connect_timeout_s: float,
@@ -37,19 +38,18 @@ async def open_channel(
     user_timeout_s: float,
     window_bytes: int = 1024 * 1024,
 ) -> AsyncIterator[GrpcChannel]:
-    """Dial `host:port` and yield the channel; leaving closes it, leaving by an error or a cancel aborts it.
+    """Dial one address and yield the channel; leaving closes it, leaving by an error or a cancel aborts it.
 
     Certificate files are read anew. `message_max_bytes` bounds messages both ways, `window_bytes` what the
     peer may send ahead of our reading, `user_timeout_s` how long sent data may stay unacknowledged by the
     peer's kernel. Raises PeerGone: `link.unreachable`, `link.refused`, `link.tls_failed`,
-    `link.not_backhaul`, `link.timeout`, `link.lost`; ConfigurationError: `link.bad_address`,
-    `tls.files_unreadable`.
+    `link.not_backhaul`, `link.timeout`, `link.lost`; ConfigurationError: `tls.files_unreadable`.
     """
     limits = WireLimits(message_max_bytes, window_bytes, _STREAMS_MAX, user_timeout_s)
     protocol = await dial(address, tls, connect_timeout_s, limits, CallingStream)
     is_quiet = False
     try:
-        yield GrpcChannel(protocol, address, "https" if tls else "http")
+        yield GrpcChannel(protocol, str(address), "https" if tls else "http")
         is_quiet = True
     finally:
         if not is_quiet:

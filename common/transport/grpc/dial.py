@@ -15,26 +15,12 @@ import trio
 from grpclib.protocol import AbstractHandler
 
 from common import border
-from common.core.errors import ConfigurationError
+from common.core.addresses import Address
 from common.transport.grpc import tcp
 from common.transport.grpc.protocol import WireProtocol
 from common.transport.grpc.tls import TlsFiles, client_context, local_clock, tls_failure
 from common.transport.grpc.wire import WireLimits, WireStream
 from common.transport.stream import PeerGone
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of `host:port` or `[v6]:port`. Raises ConfigurationError `link.bad_address`."""
-    host, colon, port = address.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        colon = ""  # an IPv6 address without brackets: where its port begins is anyone's guess
-    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
-        raise ConfigurationError(
-            "link.bad_address", f"not an address: {address!r}", "write host:port, or [address]:port for IPv6"
-        )
-    return host, int(port)
 
 
 class _NoCalls(AbstractHandler):
@@ -51,20 +37,19 @@ class _NoCalls(AbstractHandler):
 
 
 async def dial(
-    address: str, tls: TlsFiles | None, timeout_s: float, limits: WireLimits, stream_type: type[WireStream]
+    address: Address, tls: TlsFiles | None, timeout_s: float, limits: WireLimits, stream_type: type[WireStream]
 ) -> WireProtocol:
     """Connect, shake hands, hear the peer's settings. Raises what `open_channel` says."""
-    host, port = split_address(address)
     context = client_context(tls) if tls else None
     protocol = WireProtocol(_NoCalls(), limits, is_client=True, stream_type=stream_type)
     step = "connecting"
     try:
         with trio.fail_after(timeout_s):
-            sock = await _connect(host, port)
+            sock = await _connect(address)
             step = "shaking hands"
             tcp.set_options(sock, user_timeout_s=limits.user_timeout_s)
             await border.adopt_socket(
-                lambda: protocol, sock, tls=context, server_hostname=host, handshake_timeout_s=timeout_s
+                lambda: protocol, sock, tls=context, server_hostname=address.host, handshake_timeout_s=timeout_s
             )
             step = "waiting for its HTTP/2 settings"
             await protocol.settled.wait()
@@ -81,8 +66,8 @@ async def dial(
     return protocol
 
 
-async def _connect(host: str, port: int) -> socket.socket:
-    stream = await trio.open_tcp_stream(host, port)
+async def _connect(address: Address) -> socket.socket:
+    stream = await trio.open_tcp_stream(address.host, address.port)
     sock = socket.socket(fileno=stream.socket.detach())
     sock.setblocking(False)
     return sock
@@ -93,9 +78,9 @@ def _abandon(protocol: WireProtocol) -> None:
         protocol.connection.abort(PeerGone("link.aborted", "this end gave up the dial"))
 
 
-def _dial_failure(error: OSError, address: str, *, is_connected: bool) -> PeerGone:
+def _dial_failure(error: OSError, address: Address, *, is_connected: bool) -> PeerGone:
     if isinstance(error, ssl.SSLError):
-        return tls_failure(error, address)
+        return tls_failure(error, str(address))
     if isinstance(error, socket.gaierror):
         return PeerGone(
             "link.unreachable",
@@ -122,10 +107,10 @@ def _attempts(error: BaseException) -> Iterator[OSError]:
         yield error
 
 
-def _settle_failure(protocol: WireProtocol, address: str, tls: TlsFiles | None) -> PeerGone:
+def _settle_failure(protocol: WireProtocol, address: Address, tls: TlsFiles | None) -> PeerGone:
     """Why a connection ended before its peer had sent HTTP/2 settings."""
     if isinstance(protocol.lost_by, ssl.SSLError):
-        return tls_failure(protocol.lost_by, address)
+        return tls_failure(protocol.lost_by, str(address))
     fault = protocol.connection.fault
     if fault is not None and fault.code == "link.garbage":
         return PeerGone(

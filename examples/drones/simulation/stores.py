@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from common.core.events.batch import split_tags
 from common.core.events.types import EventTypes
+from common.core.journal.url import parse_journal_url
 from common.journal.stores.journal import Journal
 from common.runtime.environment import Environment
 from examples.drones import overview
@@ -19,7 +20,7 @@ _PAGE_BYTES = 4 * 1024 * 1024
 
 async def read_site(environment: Environment, path: str) -> SiteStore:
     """An edge's file."""
-    async with environment.open_journal(path, max_bytes=None, notified=False) as journal:
+    async with environment.open_journal(parse_journal_url(path), max_bytes=None, notified=False) as journal:
         rows = await journal.query("SELECT persistence_id, value_type, codec, payload, metadata FROM state_delivery")
         found = {name.rpartition("/")[2]: _TYPES.decode(*value) for name, *value in rows}
         queue = {name: value for name, value in found.items() if isinstance(value, Delivery)}
@@ -28,7 +29,7 @@ async def read_site(environment: Environment, path: str) -> SiteStore:
 
 async def read_cloud(environment: Environment, path: str) -> CloudStore:
     """The cloud's journal and its overview."""
-    async with environment.open_journal(path, max_bytes=None, notified=False) as journal:
+    async with environment.open_journal(parse_journal_url(path), max_bytes=None, notified=False) as journal:
         rows = await journal.query(overview.ROWS)
         shown = {drone: (cell, changes) for drone, cell, changes in rows}
         return CloudStore(await _events(journal), shown, (await journal.stats()).parked)

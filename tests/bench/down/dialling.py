@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from common.core.addresses import Address
 from common.transport.grpc import TlsFiles, open_channel
 from common.transport.stream import Channel
 
@@ -19,7 +20,7 @@ async def dialled(stack: AsyncExitStack, port: int, certificates: str, name: str
         files = TlsFiles(certificate=folder / f"{name}.pem", key=folder / f"{name}.key", ca=folder / "ca.pem")
     return await stack.enter_async_context(
         open_channel(
-            f"127.0.0.1:{port}",
+            Address("127.0.0.1", port),
             tls=files,
             connect_timeout_s=_PATIENCE_S,
             message_max_bytes=message_max_bytes,

@@ -15,6 +15,7 @@ from pathlib import Path
 import trio
 
 from common import border
+from common.core.addresses import Address
 from common.core.events.batch import EventBatch
 from common.core.flow.backoff import Backoff
 from common.core.subscription.messages import StreamLimits
@@ -54,7 +55,11 @@ async def _main(port: int, path: str) -> None:
         async def keep() -> None:
             await keep_subscription(
                 lambda: open_channel(
-                    f"127.0.0.1:{port}", tls=None, connect_timeout_s=10, message_max_bytes=2**23, user_timeout_s=30
+                    Address("127.0.0.1", port),
+                    tls=None,
+                    connect_timeout_s=10,
+                    message_max_bytes=2**23,
+                    user_timeout_s=30,
                 ),
                 journal,
                 sink,

@@ -25,6 +25,7 @@ import orjson
 import trio
 
 from common.core.events.types import EventTypes
+from common.core.journal.url import parse_journal_url
 from common.entity.definition import define
 from common.entity.live import LiveEntity
 from common.entity.runtime import Entities, open_entities
@@ -44,7 +45,7 @@ _CALLERS = 64
 @asynccontextmanager
 async def _journal(url: str) -> AsyncIterator[tuple[Journal, GroupCommit]]:
     async with real_environment() as environment:
-        async with environment.open_journal(url, max_bytes=None, notified=False) as journal:
+        async with environment.open_journal(parse_journal_url(url), max_bytes=None, notified=False) as journal:
             async with open_group_commit(journal) as commit:
                 yield journal, commit
 

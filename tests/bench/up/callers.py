@@ -16,6 +16,7 @@ from math import inf
 import trio
 
 from common import border
+from common.core.addresses import Address
 from common.core.journal.append import LocalAppend
 from common.runtime.intake_grpc import APPEND_PATH, APPEND_STREAM_PATH
 from common.transport.codec import push as codec
@@ -57,7 +58,9 @@ class _Clock:
 
 
 def _channel(port: int) -> AbstractAsyncContextManager[GrpcChannel]:
-    return open_channel(f"127.0.0.1:{port}", tls=None, connect_timeout_s=30, message_max_bytes=2**23, user_timeout_s=30)
+    return open_channel(
+        Address("127.0.0.1", port), tls=None, connect_timeout_s=30, message_max_bytes=2**23, user_timeout_s=30
+    )
 
 
 async def _call(

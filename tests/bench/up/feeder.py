@@ -12,6 +12,7 @@ import sys
 import trio
 
 from common import border
+from common.core.addresses import Address
 from common.core.journal.append import LocalAppend
 from common.runtime.environment import utc_now_us
 from common.runtime.intake_grpc import APPEND_STREAM_PATH
@@ -55,7 +56,7 @@ async def _grpc(port: int, schedule: _Schedule) -> None:
     requests = list(map(codec.encode_append_request, schedule.appends))
     async with (
         open_channel(
-            f"127.0.0.1:{port}", tls=None, connect_timeout_s=10, message_max_bytes=2**20, user_timeout_s=30
+            Address("127.0.0.1", port), tls=None, connect_timeout_s=10, message_max_bytes=2**20, user_timeout_s=30
         ) as channel,
         channel.open_stream(APPEND_STREAM_PATH) as stream,
         trio.open_nursery() as both,

@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from common.core.addresses import parse_peer
 from common.core.errors import ConfigurationError
 from common.entity.decisions import Accepted
 from common.entity.durable_state import DurableState
@@ -18,7 +19,6 @@ from common.projection.handlers import Event, Handler, OnFailure
 from common.runtime.app.application import App, Follow, check_application
 from common.runtime.app.running import Running
 from common.runtime.settings.loading import SettingsConflict
-from common.runtime.settings.values import Address
 from common.runtime.subscriptions import all_followed
 from common.testing import open_world
 from edge_service.settings import EdgeSettings
@@ -144,7 +144,7 @@ def test_two_subscriptions_of_one_name_are_refused() -> None:
 
 def test_what_is_elsewhere_is_followed_without_tls_only_if_that_is_wanted() -> None:
     follow = Follow(stream="Counter", handler=Handler("x", each=each), source="plant-7:7543")
-    settings = EdgeSettings(id="e1", cloud=Address("localhost", 7443))
+    settings = EdgeSettings(id="e1", cloud=parse_peer("localhost:7443"))
     with pytest.raises(SettingsConflict) as refused:
         all_followed(settings, [follow], None)
     assert refused.value.code == "settings.plaintext_refused"
@@ -153,7 +153,7 @@ def test_what_is_elsewhere_is_followed_without_tls_only_if_that_is_wanted() -> N
 
 
 def test_a_subscription_is_the_settings_or_the_applications() -> None:
-    settings = EdgeSettings(id="e1", cloud=Address("localhost", 7443), subscriptions=("Counter",))
+    settings = EdgeSettings(id="e1", cloud=parse_peer("localhost:7443"), subscriptions=("Counter",))
     with pytest.raises(ConfigurationError) as refused:
         all_followed(settings, edge_app().follows, settings.cloud)
     assert refused.value.code == "application.name_taken"

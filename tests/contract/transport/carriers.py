@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import trio
 
+from common.core.addresses import parse_address
 from common.core.errors import BackhaulError
 from common.transport.grpc import open_channel, serve_grpc
 from common.transport.memory.streams import MemoryNetwork
@@ -65,7 +66,7 @@ def grpc_carrier() -> Carrier:
 
     def dial(address: str) -> AbstractAsyncContextManager[Channel]:
         return open_channel(
-            address,
+            parse_address(address),
             tls=None,
             connect_timeout_s=2,
             message_max_bytes=MESSAGE_MAX,

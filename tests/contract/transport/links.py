@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
+from common.core.addresses import parse_address
 from common.core.errors import BackhaulError
 from common.transport.grpc import GrpcChannel, TlsFiles, open_channel, serve_grpc
 from common.transport.stream import (
@@ -58,7 +59,7 @@ async def served(tls: TlsFiles | None = None, *, settle_timeout_s: float = 10.0)
 @asynccontextmanager
 async def dialled(address: str, tls: TlsFiles | None = None, *, timeout_s: float = 2.0) -> AsyncIterator[GrpcChannel]:
     async with open_channel(
-        address,
+        parse_address(address),
         tls=tls,
         connect_timeout_s=timeout_s,
         message_max_bytes=10 * MESSAGE_MAX,
@@ -72,3 +73,9 @@ async def dial_failure(address: str, tls: TlsFiles | None = None, *, timeout_s: 
         async with dialled(address, tls, timeout_s=timeout_s):
             pass
     return raised.value
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """For sockets."""
+    found = parse_address(address)
+    return found.host, found.port

@@ -23,14 +23,12 @@ from grpclib.const import Cardinality, Status
 from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import GRPCError
 
-from common.core.errors import ConfigurationError
-from common.transport.grpc import split_address
 from common.transport.stream import (
     PeerClosed,
     PeerGone,
     PeerRefused,
 )
-from tests.contract.transport.links import ECHO, MESSAGE_MAX, SINK, WHO, dial_failure, dialled, served
+from tests.contract.transport.links import ECHO, MESSAGE_MAX, SINK, WHO, dial_failure, dialled, host_and_port, served
 
 # Peers that stand still.
 
@@ -106,17 +104,6 @@ async def test_a_dial_tells_what_is_wrong_with_the_address(loop: None) -> None:
     assert (await dial_failure("no-such-host.invalid:7443", timeout_s=5)).code == "link.unreachable"
 
 
-@pytest.mark.parametrize("address", ["", "host", "host:", ":7443", "host:0", "host:99999", "host:x", "::1:7443"])
-def test_an_address_without_host_or_port_is_a_configuration_error(address: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"link\.bad_address"):
-        split_address(address)
-
-
-def test_addresses_may_be_names_and_both_kinds_of_numbers() -> None:
-    assert split_address("cloud.example.com:7443") == ("cloud.example.com", 7443)
-    assert split_address("[::1]:7443") == ("::1", 7443)
-
-
 @pytest.mark.parametrize(
     ("answer", "code"),
     [
@@ -173,7 +160,7 @@ async def test_garbage_drops_its_connection_with_one_line_and_nothing_else(loop:
     with structlog.testing.capture_logs() as lines:
         async with served() as address, dialled(address) as channel, channel.open_stream(ECHO) as stream:
             for _ in range(5):
-                async with await trio.open_tcp_stream(*split_address(address)) as stranger:
+                async with await trio.open_tcp_stream(*host_and_port(address)) as stranger:
                     await stranger.send_all(garbage)
                     with trio.fail_after(2):
                         try:
@@ -192,7 +179,7 @@ async def test_garbage_drops_its_connection_with_one_line_and_nothing_else(loop:
 
 async def test_a_connection_that_says_nothing_is_dropped(loop: None) -> None:
     async with served(settle_timeout_s=0.1) as address:
-        async with await trio.open_tcp_stream(*split_address(address)) as stranger:
+        async with await trio.open_tcp_stream(*host_and_port(address)) as stranger:
             with trio.fail_after(2):
                 try:
                     while await stranger.receive_some():
@@ -216,7 +203,7 @@ class BytesCodec(CodecBase):
 
 @asynccontextmanager
 async def grpclib_channel(address: str) -> AsyncIterator[GrpclibChannel]:
-    host, port = split_address(address)
+    host, port = host_and_port(address)
     channel = GrpclibChannel(host, port, codec=BytesCodec())
     try:
         yield channel

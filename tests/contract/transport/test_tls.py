@@ -9,8 +9,8 @@ import structlog.testing
 import trio
 
 from common.core.errors import ConfigurationError
-from common.transport.grpc import TlsFiles, serve_grpc, split_address
-from tests.contract.transport.links import ECHO, WHO, dial_failure, dialled, served
+from common.transport.grpc import TlsFiles, serve_grpc
+from tests.contract.transport.links import ECHO, WHO, dial_failure, dialled, host_and_port, served
 from tests.support.certificates import Authority, day
 
 
@@ -119,7 +119,7 @@ async def test_unusable_files_and_taken_ports_are_configuration_errors(loop: Non
             async with serve_grpc(
                 {},
                 host="127.0.0.1",
-                port=split_address(address)[1],
+                port=host_and_port(address)[1],
                 tls=None,
                 message_max_bytes=1,
                 connections_max=1,

@@ -17,6 +17,7 @@ from typing import Any, Final
 import trio
 
 from common.core.events.ids import SEPARATOR
+from common.core.journal.url import parse_journal_url
 from common.runtime.environment import Environment, real_environment
 from examples.support.postgres import PostgresUnavailable
 from tests.crash.campaign import CONSUMER_POINTS, SOURCE_POINTS, Plan, messages_of, seconds, title
@@ -214,7 +215,7 @@ async def _examine_log(
     environment: Environment, url: str, orders: Sequence[Order], deleted_to: dict[str, int]
 ) -> list[str]:
     """Compare the cloud's log with what was published; ``deleted_to`` is filled."""
-    async with environment.open_journal(url, max_bytes=None, notified=False) as journal:
+    async with environment.open_journal(parse_journal_url(url), max_bytes=None, notified=False) as journal:
         content = await read_log(journal)
         for entity_id in sorted({order.entity_id for order in orders}):
             head = await journal.entity_head(f"{ENTITY_TYPE}{SEPARATOR}{entity_id}")
@@ -231,7 +232,7 @@ async def _examine_log(
 
 async def _examine_store(environment: Environment, path: str, consumer: Consumer) -> list[str]:
     """The inbox in the edge's journal: what the reader has not acknowledged is there, and the count is right."""
-    async with environment.open_journal(path, max_bytes=None, notified=False) as journal:
+    async with environment.open_journal(parse_journal_url(path), max_bytes=None, notified=False) as journal:
         stats = await journal.inbox_stats(STREAM)
         rows = await journal.inbox(STREAM, 0, max_rows=10**6, max_bytes=2**40)
         stored = await journal.subscription(STREAM)
