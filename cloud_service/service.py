@@ -1,7 +1,7 @@
 """A cloud node, composed: which parts there are, who owns whom, and in which order they end.
 
-Outside to inside: journal, its one writer, the doors (gRPC for edges, HTTP for people and programs), projections and
-housekeeping. Any number of nodes run this over one PostgreSQL: all state is there. Leaving goes the other way: edges are
+Outside to inside: journal, its one writer and its one reader, the doors (gRPC for edges, HTTP for people and programs),
+projections and housekeeping. Any number of nodes run this over one PostgreSQL: all state is there. Leaving goes the other way: edges are
 asked to dial another node, what they sent is stored and acknowledged, then the doors close.
 """
 
@@ -21,6 +21,7 @@ from cloud_service.retention import CloudRetention, CloudRetentionSettings
 from cloud_service.settings import CloudSettings
 from common import VERSION
 from common.core.push.messages import PUSH_PATH
+from common.journal.feeds import RangeFeeds
 from common.journal.group_commit import GroupCommit, open_group_commit
 from common.projection.handlers import Handler
 from common.projection.progress import ProjectionSettings
@@ -39,7 +40,7 @@ from common.runtime.http.subscriptions import subscription_routes
 from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import MetricsRegistry
 from common.runtime.service_parts import REDIAL_S, Ports, new_intake, new_readiness, project, push_limits
-from common.runtime.stream_serving import ServedStreams, open_streams
+from common.runtime.stream_serving import ServedStreams, open_firehose, open_streams
 from common.runtime.subscriptions import Subscriptions, all_followed
 from common.transport.push.endpoint import EndpointSettings, PushEndpoint
 from common.transport.stream import StreamMethod
@@ -79,9 +80,12 @@ async def serve(
             chance=environment.chance,
             event_max_bytes=settings.event_max_bytes,
         ) as running,
-        open_streams(journal, settings, environment, on_serve, hello_timeout_s=settings.hello_timeout_s) as streams,
+        open_firehose(journal, poll_s=settings.poll_interval_s, summary_s=settings.summary_interval_s) as firehose,
+        open_streams(
+            journal, firehose, settings, environment, on_serve, hello_timeout_s=settings.hello_timeout_s
+        ) as streams,
     ):
-        node = _Node(settings, environment, running, commit, streams, built_in, name=name, owner=owner)
+        node = _Node(settings, environment, running, commit, firehose, streams, built_in, name=name, owner=owner)
         async with (
             environment.serve_grpc(
                 {PUSH_PATH: StreamMethod(node.endpoint.serve), **streams.methods},
@@ -123,6 +127,7 @@ class _Node:
         environment: Environment,
         running: Running,
         commit: GroupCommit,
+        feeds: RangeFeeds,
         streams: ServedStreams,
         built_in: Sequence[Handler],
         *,
@@ -133,6 +138,7 @@ class _Node:
         self._environment = environment
         self._running = running
         self._journal = journal = running.journal
+        self._feeds = feeds
         self._streams = streams
         self._owner = owner
         self._handlers = [*built_in, *running.handlers]
@@ -201,7 +207,13 @@ class _Node:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(
                 partial(
-                    project, self._running, self._handlers, self._environment, owner=self._owner, settings=projecting
+                    project,
+                    self._running,
+                    self._feeds,
+                    self._handlers,
+                    self._environment,
+                    owner=self._owner,
+                    settings=projecting,
                 )
             )
             if self._settings.snapshot_rule:

@@ -16,6 +16,7 @@ from common import VERSION
 from common.core.errors import BackhaulError
 from common.core.filters.predicates import parse_filter
 from common.core.flow.backoff import Backoff
+from common.firehose.firehose import Firehose
 from common.journal.group_commit import GroupCommit, open_group_commit
 from common.journal.stores.journal import Journal
 from common.projection.progress import ProjectionSettings
@@ -34,7 +35,7 @@ from common.runtime.intake_grpc import intake_methods
 from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import MetricsRegistry
 from common.runtime.service_parts import REDIAL_S, Ports, new_intake, new_readiness, project, push_limits
-from common.runtime.stream_serving import ServedStreams, open_streams
+from common.runtime.stream_serving import ServedStreams, open_firehose, open_streams
 from common.runtime.subscriptions import Subscriptions, all_followed
 from common.transport.push.link import keep_push_link
 from common.transport.push.producer import LinkState, PushSettings
@@ -186,17 +187,24 @@ class _Edge:
     async def work(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Link, subscriptions, projections and housekeeping, until cancelled; started once its own streams are served."""
         settings, environment, running = self._settings, self._environment, self._running
-        async with trio.open_nursery() as nursery:
+        async with (
+            open_firehose(
+                self._journal, poll_s=settings.poll_interval_s, summary_s=settings.summary_interval_s
+            ) as firehose,
+            trio.open_nursery() as nursery,
+        ):
             nursery.start_soon(_push, settings, environment, self._journal, self._link, self._transformations)
             nursery.start_soon(self.subscriptions.run)
             if settings.serve is not None:
                 self._served = await nursery.start(
-                    _serve_streams, settings, environment, self._journal, self._transformations
+                    _serve_streams, settings, environment, self._journal, firehose, self._transformations
                 )
                 self._served.register(self._metrics)
             projecting = ProjectionSettings(poll_s=settings.poll_interval_s, summary_s=settings.summary_interval_s)
             nursery.start_soon(
-                partial(project, running, running.handlers, environment, owner=self._owner, settings=projecting)
+                partial(
+                    project, running, firehose, running.handlers, environment, owner=self._owner, settings=projecting
+                )
             )
             nursery.start_soon(self._retention.run)
             nursery.start_soon(_take_snapshots, settings, environment, self._journal)
@@ -214,6 +222,7 @@ async def _serve_streams(
     settings: EdgeSettings,
     environment: Environment,
     journal: Journal,
+    firehose: Firehose,
     transformations: Transformations,
     *,
     task_status: trio.TaskStatus[ServedStreams] = trio.TASK_STATUS_IGNORED,
@@ -222,7 +231,7 @@ async def _serve_streams(
     assert settings.serve is not None
     async with (
         open_streams(
-            journal, settings, environment, transformations.served if transformations.on_serve else None
+            journal, firehose, settings, environment, transformations.served if transformations.on_serve else None
         ) as streams,
         environment.serve_grpc(
             streams.methods,

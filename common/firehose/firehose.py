@@ -8,7 +8,7 @@ While nobody subscribes nothing is read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -16,6 +16,7 @@ import structlog
 import trio
 
 from common.core.events.batch import EventBatch
+from common.core.events.ids import SliceRange
 from common.core.filters.predicates import EntityPredicate
 from common.core.firehose.demotion import DemotionHistory, SubscriberTier
 from common.core.firehose.fan_out import FanOut
@@ -26,9 +27,10 @@ from common.firehose.catch_ups import CatchUpReaders
 from common.firehose.feed import CursorFeed
 from common.firehose.follower import Follower
 from common.firehose.pump import Pump
+from common.firehose.range_reader import RangeReader, generation_of
 from common.firehose.settings import FirehoseSettings
 from common.firehose.wakeups import Deadlines, Waiter
-from common.journal.feeds import Feed
+from common.journal.feeds import Feed, RangeFeed
 from common.journal.stores.journal import Journal
 
 _log = structlog.get_logger()
@@ -59,22 +61,23 @@ class FirehoseReport:
     shared_pages: int
     evaluations: int
     demotions: int
+    ranges: int
+    """Of projections, that read here now."""
+    ranges_waiting: int
+    """Of these, that wait for a block of the log."""
+    range_reads: int
+    range_events: int
 
 
 class Firehose:
-    """``common.journal.feeds.Feeds`` of one journal. ``run`` is started by its owner."""
+    """``Feeds`` and ``RangeFeeds`` of one journal (``common.journal.feeds``). ``run`` is started by its owner."""
 
     def __init__(self, journal: Journal, encode: Encode, settings: FirehoseSettings | None = None) -> None:
         self._journal = journal
         self._encode = encode
         self._settings = settings or FirehoseSettings()
-        self.source = LogSource(journal.history.journal_id, encode)
-        ring = Ring(
-            self.source,
-            journal.history.head_position,
-            max_events=self._settings.ring_max_events,
-            max_bytes=self._settings.ring_max_bytes,
-        )
+        self.source = self._source()
+        ring = Ring(self.source, journal.history.head_position, max_events=1, max_bytes=1)
         self.fan_out = FanOut(ring)
         self.readers = CatchUpReaders(journal, lambda: self.source, self._settings)
         self.deadlines = Deadlines()
@@ -86,17 +89,20 @@ class Firehose:
             journal,
             ring,
             self._settings,
-            is_wanted=lambda: bool(self._feeds),
+            is_wanted=lambda: self.is_wanted,
             extend=self._extend,
             restart=self._restart,
             changed=self._change_log,
         )
+        self.ranges = RangeReader(journal, self, self._settings, self._follower.wake)
+        self._limit_ring()
 
     async def run(self) -> NoReturn:
         """Follow the journal and serve those behind, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follower.run)
             nursery.start_soon(self.readers.run)
+            nursery.start_soon(self.ranges.run)
             nursery.start_soon(self.deadlines.run)
             nursery.start_soon(self.pump.run)
             nursery.start_soon(self._summarise)
@@ -112,11 +118,13 @@ class Firehose:
         """See ``Feeds.subscribe``. ``name`` is for the log."""
         feed = CursorFeed(self, self._cursor(name, predicate, entity_types, after))
         self._feeds[feed.cursor] = feed
+        self._limit_ring()
         self._follower.wake()
         try:
             yield feed
         finally:
             del self._feeds[feed.cursor]
+            self._limit_ring()
             self.pump.forget(feed)
             feed.close()
 
@@ -136,6 +144,10 @@ class Firehose:
         finally:
             feed.close()
 
+    def follow(self, slices: SliceRange) -> AbstractContextManager[RangeFeed]:
+        """See ``RangeFeeds.follow``."""
+        return self.ranges.follow(slices)
+
     def _cursor(
         self, name: str, predicate: EntityPredicate, entity_types: frozenset[str], after: int
     ) -> SubscriberCursor:
@@ -151,7 +163,7 @@ class Firehose:
             waiting=self.readers.queue.waiting,
             ring_after=ring.after,
             ring_through=ring.through,
-            ring_lag=self.head - ring.through if self._feeds else 0,
+            ring_lag=self.head - ring.through if self.is_wanted else 0,
             ring_events=ring.events,
             ring_bytes=ring.bytes,
             reads=self._follower.reads,
@@ -162,6 +174,10 @@ class Firehose:
             shared_pages=counts.shared,
             evaluations=self.fan_out.evaluations,
             demotions=self.fan_out.demotions,
+            ranges=self.ranges.feeds,
+            ranges_waiting=self.ranges.blocks.waiting,
+            range_reads=self.ranges.blocks.reads,
+            range_events=self.ranges.blocks.events,
         )
 
     # -- for its feeds -------------------------------------------------------------------------------------------
@@ -169,6 +185,21 @@ class Firehose:
     def head(self) -> int:
         """The highest position of the log that is known here."""
         return max(self._journal.head_signal.position, self.fan_out.ring.through)
+
+    @property
+    def ring(self) -> Ring:
+        """The newest part of the log."""
+        return self.fan_out.ring
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the log is to be followed."""
+        return bool(self._feeds) or self.ranges.is_wanted
+
+    @property
+    def is_following(self) -> bool:
+        """Whether the ring is kept at the head."""
+        return self._follower.is_following
 
     @property
     def look_again_s(self) -> float:
@@ -205,7 +236,18 @@ class Firehose:
                 )
 
     # -- for its parts -------------------------------------------------------------------------------------------
+    def _source(self) -> LogSource:
+        return LogSource(self._journal.history.journal_id, self._encode, generation_of(self._journal))
+
+    def _limit_ring(self) -> None:
+        """Consumers may be a while behind; ranges take at once, or are far behind."""
+        most, settings = (self._settings.ring_max_events, self._settings.ring_max_bytes), self._settings
+        if not self._feeds:
+            most = min(most[0], settings.ranges_ring_max_events), min(most[1], settings.ranges_ring_max_bytes)
+        self.ring.limit(*most)
+
     def _extend(self, events: EventBatch) -> None:
+        after = self.ring.through
         news = self.fan_out.extend(events, trio.current_time())
         for entity_types in news.entity_types:
             for cursor in self.fan_out.plain_members(entity_types):
@@ -214,16 +256,19 @@ class Firehose:
             self.pump.add(self._feeds[cursor])
         for waiter in self.catching_up_waiters:
             waiter.wake()
+        self.ranges.extended(after)
         self.tell_changes()
 
     def _restart(self, after: int) -> None:
         self.fan_out.restart(after)
+        self.ranges.restarted()
         self._wake_all()
 
     def _change_log(self) -> None:
         self.log_epoch += 1
-        self.source = self.fan_out.ring.source = LogSource(self._journal.history.journal_id, self._encode)
+        self.source = self.ring.source = self._source()
         self.readers.queue.forget_pages()
+        self.ranges.forget()
         self._wake_all()
 
     def _wake_all(self) -> None:

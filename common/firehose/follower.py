@@ -55,6 +55,8 @@ class Follower:
         self._wanted = trio.lowlevel.ParkingLot()
         self._history = _identity(journal)
         self._is_fresh = True
+        self.is_following = False
+        """Whether the ring is kept at the head now."""
         self.reads = 0
         self.read_events = 0
         self.fed_events = 0
@@ -85,6 +87,7 @@ class Follower:
             try:
                 await self._follow(is_well)
             except BackhaulError as error:
+                self.is_following = False
                 if failing_since_s is None:
                     failing_since_s = trio.current_time()
                     _log.warning("firehose.stalled", code=error.code, reason=error.message, position=self._ring.through)
@@ -100,6 +103,7 @@ class Follower:
                 self._restart(page.head)
                 self._is_fresh = False
             is_behind = page.head > ring.through
+            self.is_following = True
             while self._is_wanted():
                 is_well()
                 self._take_offered()
@@ -114,6 +118,7 @@ class Follower:
                 self._take_page(page)
                 is_behind = page.through < page.head
                 await trio.lowlevel.checkpoint()
+        self.is_following = False
         self._restart(ring.through)
         self._is_fresh = True
 

@@ -27,6 +27,13 @@ class FirehoseSettings:
     """What all subscribers behind the ring may have in hand together."""
     shelf_max_bytes: int = 16 * 1024 * 1024
     """Pages kept for those who come to them a little later."""
+    range_page_blocks: int = 8
+    """How many blocks one page of a projection's range may go through."""
+    range_blocks_max_bytes: int = 24 * 1024 * 1024
+    """Blocks kept for ranges that have still to take them."""
+    ranges_ring_max_events: int = 20_000
+    ranges_ring_max_bytes: int = 8 * 1024 * 1024
+    """What the ring holds while only ranges are served from it."""
     deleted_max: int = 500
     """Entities of which something was deleted that one page may tell of."""
     look_again_s: float = 0.25

@@ -1,6 +1,6 @@
-"""Cursors in a journal that somebody serves: what a session needs to know of the firehose.
+"""Cursors in a journal that the firehose serves: what sessions of consumers and ranges of projections need of it.
 
-Both are siblings that do not know each other; a composition root hands ``Feeds`` to whoever serves a consumer.
+They are siblings of the firehose and do not import it: a composition root hands them ``Feeds`` and ``RangeFeeds``.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from common.core.events.ids import SliceRange
 from common.core.filters.predicates import EntityPredicate
+from common.core.filters.selection import Selection
 from common.core.firehose.demotion import SubscriberTier
 from common.core.firehose.fetch_result import FetchResult
+from common.journal.stores.journal import LogPage
 
-__all__ = ["Feed", "Feeds", "SubscriberTier"]
+__all__ = ["Feed", "Feeds", "RangeFeed", "RangeFeeds", "SubscriberTier"]
 
 
 class Feed(Protocol):
@@ -69,3 +72,27 @@ class Feeds(Protocol):
         through: Callable[[], int],
     ) -> AbstractContextManager[Feed]:
         """A cursor that reads the journal up to ``through()``, wherever that is when it is asked, and no further."""
+
+
+class RangeFeed(Protocol):
+    """The log as one range of a projection reads it. One task uses it at a time; cancelled, nothing is handed over."""
+
+    async def read(self, after: int, *, max_events: int, max_bytes: int, selection: Selection) -> LogPage:
+        """As ``Journal.read`` for the range's slices, but that events outside of ``selection`` may be among them.
+
+        The page may end before its bounds where the log does not: ``through`` says where. ``head`` is never what was only
+        heard of. Raises what the journal raises.
+        """
+
+    async def wait_beyond(self, position: int, at_most_s: float) -> None:
+        """Return when the log is known to have events of the range beyond ``position``, or after ``at_most_s`` seconds."""
+
+
+class RangeFeeds(Protocol):
+    """Who reads the log for a node's ranges: a ``firehose.Firehose``. Reading costs the same for any number of them."""
+
+    def follow(self, slices: SliceRange) -> AbstractContextManager[RangeFeed]:
+        """A feed of the log as its history is now known here; opened after the range's lease was taken.
+
+        Nothing that was read under another history is ever given: its positions name other events.
+        """

@@ -13,11 +13,11 @@ from typing import Final
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EventBatch
-from common.core.events.ids import SliceRange, entity_type_of, slice_of
+from common.core.events.ids import SliceRange, entity_type_of
 from common.core.filters.selection import EVERYTHING, Selection
-from common.core.journal.recent_commits import RecentCommits
 from common.core.journal.slice_ranges import Ahead, not_yet_done
-from common.journal.stores.journal import Journal, LogPage, Statement
+from common.journal.feeds import RangeFeed, RangeFeeds
+from common.journal.stores.journal import Statement
 from common.projection import parking
 from common.projection.handler_invoker import HandlerInvoker, PreparedEffects
 from common.projection.parked_entities import ParkedEntities
@@ -44,7 +44,7 @@ class ProjectionPage:
     """A stretch of the log up to ``through``, ready to commit.
 
     ``events`` take effect by ``prepared``, ``parked`` are set aside by ``parking``. ``is_full`` says that there was more
-    than a page. ``heard`` is the journal's prompt from before the page was read: everything up to there was in the log.
+    than a page.
     """
 
     events: EventBatch
@@ -53,7 +53,6 @@ class ProjectionPage:
     parking: Sequence[Statement]
     through: int
     is_full: bool
-    heard: int
 
 
 class Pages:
@@ -61,14 +60,15 @@ class Pages:
 
     def __init__(
         self,
-        journal: Journal,
+        feeds: RangeFeeds,
         work: HandlerInvoker,
         slices: SliceRange,
         settings: ProjectionSettings,
         parked_entities: ParkedEntities | None,
         now_us: Callable[[], int],
     ) -> None:
-        self._journal = journal
+        self._feeds = feeds
+        self._feed: RangeFeed | None = None
         self._work = work
         self._slices = slices
         self._parked_entities = parked_entities
@@ -82,14 +82,19 @@ class Pages:
         # Of the handler's types, once they were seen to be few; else the log is read whole, which is quicker an event.
         self._of_types = Selection(entity_types=handler.entity_types)
         self._selection = EVERYTHING
-        self._tail = RecentCommits(max(self.group_events, settings.page_max_events), settings.page_max_bytes)
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """While the block runs, what this process commits is at hand without reading it."""
-        self._tail.clear()  # the store may have been put back since: what is older than the lease is asked of it
-        with self._journal.feed.listen(self._tail.add):
+        """Read the log while the block runs; entered with the lease, since a page holds in its history only."""
+        with self._feeds.follow(self._slices) as self._feed:
             yield
+        self._feed = None
+
+    @property
+    def feed(self) -> RangeFeed:
+        """The log as this range reads it."""
+        assert self._feed is not None, "not following"
+        return self._feed
 
     def narrow(self) -> None:
         """Go on with single events: one of them is at fault."""
@@ -106,13 +111,8 @@ class Pages:
             BackhaulError: one of ``PAGE_FAULTS``, ``projection.ahead_of_log``, ``projection.parked_full``, or what the
                 journal raises.
         """
-        heard = self._journal.head_signal.position
-        read = self._fresh(after) or await self._journal.read(
-            after,
-            max_events=self._max_events,
-            max_bytes=self._max_bytes,
-            slices=self._slices,
-            selection=self._selection,
+        read = await self.feed.read(
+            after, max_events=self._max_events, max_bytes=self._max_bytes, selection=self._selection
         )
         if read.head < after:
             raise _ahead_of_log(after, read.head)
@@ -125,19 +125,7 @@ class Pages:
             error.details.update(place_of(events))
             raise
         set_aside = [parking.park(self._work.handler.name, parked, reasons, self._now_us())] if parked else []
-        return ProjectionPage(events, prepared, parked, set_aside, read.through, read.through < read.head, heard)
-
-    def _fresh(self, after: int) -> LogPage | None:
-        """As a read would give it, from the commits of this process; None when what is next is not among them."""
-        events = self._tail.after(after, self._max_events, self._max_bytes)
-        if events is None:
-            return None
-        through, head = events.position[-1], max(events.position[-1], self._journal.head_signal.position)
-        if not self._slices.is_all:
-            first, last = self._slices.first, self._slices.last
-            mine = [index for index, name in enumerate(events.persistence_id) if first <= slice_of(name) <= last]
-            events = events.select(mine)
-        return LogPage(events, through, head)
+        return ProjectionPage(events, prepared, parked, set_aside, read.through, read.through < read.head)
 
     def _wanted(self, events: EventBatch, ahead: Sequence[Ahead]) -> EventBatch:
         wanted = not_yet_done(ahead, events.persistence_id, events.position)

@@ -22,6 +22,7 @@ import trio
 from common.core.errors import BackhaulError
 from common.core.events.ids import SliceRange, slice_ranges
 from common.core.flow.backoff import Backoff
+from common.journal.feeds import RangeFeeds
 from common.journal.stores.journal import Journal
 from common.projection.handler_executor import HandlerExecutor, ThreadExecutor
 from common.projection.handler_invoker import Decode, HandlerInvoker, undecoded
@@ -36,6 +37,7 @@ _log: Final = structlog.get_logger()
 
 async def run_projections(
     journal: Journal,
+    feeds: RangeFeeds,
     handlers: Sequence[Handler],
     *,
     owner: str,
@@ -50,6 +52,7 @@ async def run_projections(
 ) -> None:
     """Run every range of all ``handlers``, each on its own, until cancelled; starts with their progress.
 
+    They read the log through ``feeds``, which the node's ranges share.
     ``decode`` gives handlers of single events what a payload means; ``plain_calls`` makes what plain functions are
     called by, one a range; ``watchdog`` names async ones that hold the loop. The rest is as in ``run_projection``.
     """
@@ -62,6 +65,7 @@ async def run_projections(
     projections = [
         _Projection(
             journal,
+            feeds,
             handler,
             new_work,
             shown=shown,
@@ -85,6 +89,7 @@ class _Projection:
     def __init__(
         self,
         journal: Journal,
+        feeds: RangeFeeds,
         handler: Handler,
         new_work: Callable[[Handler], HandlerInvoker],
         *,
@@ -97,6 +102,7 @@ class _Projection:
     ) -> None:
         self.handler = handler
         self._journal = journal
+        self._feeds = feeds
         self._new_work = new_work
         self._shown = shown
         self._owner = owner
@@ -132,6 +138,7 @@ class _Projection:
     async def _run_range(self, progress: ProjectionProgress, siblings: trio.CancelScope) -> None:
         await run_projection(
             self._journal,
+            self._feeds,
             self._new_work(self.handler),
             progress.slices,
             owner=self._owner,
@@ -161,6 +168,7 @@ class _Projection:
 
 async def run_projection(
     journal: Journal,
+    feeds: RangeFeeds,
     work: HandlerInvoker,
     slices: SliceRange,
     *,
@@ -181,6 +189,7 @@ async def run_projection(
     story = RangeReporter(progress or ProjectionProgress(work.handler.name, slices))
     task = RangeTask(
         journal=journal,
+        feeds=feeds,
         work=work,
         slices=slices,
         owner=owner,

@@ -18,6 +18,7 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EventBatch
 from common.core.events.ids import SliceRange
 from common.core.flow.backoff import Backoff
+from common.journal.feeds import RangeFeeds
 from common.journal.stores.journal import Journal, ProjectionLease, ProjectionRow, Statement
 from common.projection import parking
 from common.projection.handler_invoker import HandlerInvoker, PreparedEffects
@@ -47,6 +48,7 @@ class RangeTask:
         self,
         *,
         journal: Journal,
+        feeds: RangeFeeds,
         work: HandlerInvoker,
         slices: SliceRange,
         owner: str,
@@ -61,7 +63,7 @@ class RangeTask:
         self._handler = handler = work.handler
         self._slices = slices
         self._parked_entities = ParkedEntities(handler, slices) if handler.on_failure is OnFailure.PARK else None
-        self._pages = Pages(journal, work, slices, settings, self._parked_entities, now_us)
+        self._pages = Pages(feeds, work, slices, settings, self._parked_entities, now_us)
         self._owner = owner
         self._settings = settings
         self._random = random
@@ -181,8 +183,7 @@ class RangeTask:
                 # Without events this renews the lease, and moves the offset over what other ranges have.
                 await self._commit(page)
             self._story.at_end_of_log()
-            # Also above what was heard: a prompt that knows of more than the log has must not make this spin.
-            await self._journal.head_signal.wait_above(max(page.through, page.heard), idle_s)
+            await self._pages.feed.wait_beyond(page.through, idle_s)
             await self._let_group_fill(page.through)
             page = await self._prepare(page.through)
 

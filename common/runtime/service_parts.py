@@ -12,6 +12,7 @@ from typing import Final
 import trio
 
 from common.core.push.messages import PushLimits
+from common.journal.feeds import RangeFeeds
 from common.journal.group_commit import GroupCommit
 from common.projection.handlers import Handler
 from common.projection.progress import ProjectionSettings
@@ -73,11 +74,18 @@ def new_readiness(watch: JournalWatch, stop: trio.Event) -> Readiness:
 
 
 async def project(
-    running: Running, handlers: Sequence[Handler], environment: Environment, *, owner: str, settings: ProjectionSettings
+    running: Running,
+    feeds: RangeFeeds,
+    handlers: Sequence[Handler],
+    environment: Environment,
+    *,
+    owner: str,
+    settings: ProjectionSettings,
 ) -> None:
     """Run the service's projections until cancelled."""
     await run_projections(
         running.journal,
+        feeds,
         handlers,
         owner=owner,
         settings=settings,

@@ -38,6 +38,10 @@ _FIREHOSE_GAUGES: Final = {
     "shared_pages": ("shared_pages", "Pages that another consumer had read already."),
     "evaluations": ("evaluations", "Filters asked about an event since start."),
     "demotions": ("demotions", "Consumers that fell behind the ring since start."),
+    "ranges": ("ranges", "Ranges of projections that read here."),
+    "ranges_waiting": ("ranges_waiting", "Of these, that wait for a block of the log."),
+    "range_reads": ("range_reads", "Blocks read for ranges behind the ring since start."),
+    "range_events": ("range_events", "Events in those blocks."),
 }
 
 
@@ -88,20 +92,26 @@ class ServedStreams:
 
 
 @asynccontextmanager
+async def open_firehose(journal: Journal, *, poll_s: float, summary_s: float = 60.0) -> AsyncIterator[Firehose]:
+    """The one reader of the log for consumers and projections; it runs while the block does."""
+    firehose = Firehose(journal, encode_batch, FirehoseSettings(poll_s=poll_s, summary_s=summary_s))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(firehose.run)
+        yield firehose
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
 async def open_streams(
     journal: Journal,
+    firehose: Firehose,
     settings: StreamSettings,
     environment: Environment,
     on_serve: Transform | None = None,
     *,
     hello_timeout_s: float = _HELLO_TIMEOUT_S,
 ) -> AsyncIterator[ServedStreams]:
-    """The streams, over a firehose that runs while the block does. ``on_serve`` is what an application makes of events."""
-    firehose = Firehose(
-        journal,
-        encode_batch,
-        FirehoseSettings(poll_s=settings.poll_interval_s, summary_s=settings.summary_interval_s),
-    )
+    """The streams, over the service's firehose. ``on_serve`` is what an application makes of events."""
     endpoint = SubscriptionEndpoint(
         journal,
         firehose,
@@ -116,7 +126,6 @@ async def open_streams(
         environment.now_us,
     )
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(firehose.run)
         nursery.start_soon(endpoint.run)
         yield ServedStreams(endpoint, firehose)
         nursery.cancel_scope.cancel()

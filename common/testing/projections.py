@@ -27,6 +27,7 @@ from common.projection.handler_executor import call_inline
 from common.projection.handlers import Handler
 from common.projection.progress import ProjectionProgress, ProjectionSettings
 from common.projection.projection import run_projections
+from common.runtime.stream_serving import open_firehose
 from common.testing.world import now_us
 
 
@@ -81,11 +82,12 @@ async def projecting(handler: Handler, *, registry: EventTypes | None = None) ->
     types = registry or EventTypes()
     ids = (f"{number:08d}-id" for number in count(1))
     async with open_memory_journal(MemoryDatabase(), now_us=now_us, new_id=lambda: next(ids)) as journal:
-        async with trio.open_nursery() as nursery:
+        async with open_firehose(journal, poll_s=0.05) as firehose, trio.open_nursery() as nursery:
             progress: list[ProjectionProgress] = await nursery.start(
                 partial(
                     run_projections,
                     journal,
+                    firehose,
                     [handler],
                     owner="test",
                     settings=ProjectionSettings(poll_s=0.05),

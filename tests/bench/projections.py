@@ -10,11 +10,13 @@ import trio
 
 from common.core.events.batch import EventBatch, new_events
 from common.core.journal.append import LocalAppend
+from common.firehose.firehose import Firehose
 from common.journal.stores.journal import Journal, Statement
 from common.projection.handlers import Handler
 from common.projection.progress import ProjectionProgress, ProjectionSettings
 from common.projection.projection import run_projections
 from common.runtime.environment import utc_now_us
+from common.transport.codec.push import encode_batch
 from tests.bench.place import Place
 from tests.bench.table import Table
 from tests.crash.projections import open_log
@@ -80,12 +82,15 @@ async def _projected(journal: Journal, count: int) -> float:
         if progress.events >= count:
             is_done.set()
 
+    firehose = Firehose(journal, encode_batch)
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(firehose.run)
         began_s = time.perf_counter()
 
         async def follow() -> None:
             await run_projections(
                 journal,
+                firehose,
                 [handler],
                 owner="bench",
                 settings=ProjectionSettings(page_max_events=PAGE),

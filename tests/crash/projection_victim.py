@@ -24,6 +24,7 @@ from common.projection.progress import ProjectionSettings
 from common.projection.projection import run_projections
 from common.runtime.environment import utc_now_us
 from common.runtime.logs.fields import leaf_errors
+from common.runtime.stream_serving import open_firehose
 from tests.crash.projections import FORMS, TEMPORARY_FAILURE, open_log
 from tests.support.ledgers import Ledger, decode
 
@@ -54,16 +55,18 @@ async def _append(journal: Journal, missing: int) -> None:
 
 async def _follow(journal: Journal, task_status: trio.TaskStatus[object]) -> None:
     # The same owner in each life: it is dead for sure when the next one begins.
-    await run_projections(
-        journal,
-        [Ledger(form, group_events=5).handler for form in FORMS],
-        owner="victim",
-        settings=ProjectionSettings(ranges=2, page_max_events=7, poll_s=0.05),
-        now_us=utc_now_us,
-        random=random.Random(1),
-        decode=decode,
-        task_status=task_status,
-    )
+    async with open_firehose(journal, poll_s=0.05) as firehose:
+        await run_projections(
+            journal,
+            firehose,
+            [Ledger(form, group_events=5).handler for form in FORMS],
+            owner="victim",
+            settings=ProjectionSettings(ranges=2, page_max_events=7, poll_s=0.05),
+            now_us=utc_now_us,
+            random=random.Random(1),
+            decode=decode,
+            task_status=task_status,
+        )
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from common.projection.progress import ProjectionSettings
 from common.projection.projection import run_projections
 from common.projection.tally import TALLY, all_tallies, fold
 from common.runtime.environment import Environment, real_environment, utc_now_us
+from common.runtime.stream_serving import open_firehose
 from common.transport.push.endpoint import EndpointSettings, PushEndpoint
 from common.transport.push.link import keep_push_link
 from common.transport.push.producer import LinkState, PushSettings
@@ -117,17 +118,19 @@ class World:
             self.commits += 1
             self.committed.set()
 
-        await run_projections(
-            self.cloud,
-            [LATEST, TALLY],
-            owner=self.environment.new_id(),
-            settings=ProjectionSettings(
-                ranges=2, lease_s=2.0, poll_s=0.05, standby_poll_s=0.05, page_max_events=30, backoff_min_s=0.02
-            ),
-            now_us=utc_now_us,
-            random=self.chance,
-            on_commit=committed,
-        )
+        async with open_firehose(self.cloud, poll_s=0.05) as firehose:
+            await run_projections(
+                self.cloud,
+                firehose,
+                [LATEST, TALLY],
+                owner=self.environment.new_id(),
+                settings=ProjectionSettings(
+                    ranges=2, lease_s=2.0, poll_s=0.05, standby_poll_s=0.05, page_max_events=30, backoff_min_s=0.02
+                ),
+                now_us=utc_now_us,
+                random=self.chance,
+                on_commit=committed,
+            )
 
     async def some_time(self) -> None:
         """A short while, or up to some commit of a projection: both reach points that the other does not."""

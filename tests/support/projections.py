@@ -15,6 +15,8 @@ from common.core.events.batch import EventBatch, new_events
 from common.core.events.ids import ALL_SLICES, SliceRange
 from common.core.filters.selection import EVERYTHING, Selection
 from common.core.journal.append import Appended, LocalAppend
+from common.firehose.firehose import Firehose
+from common.firehose.settings import FirehoseSettings
 from common.journal.memory.journal import MemoryDatabase, MemoryJournal
 from common.journal.stores.journal import Journal, LogPage, ProjectionLease, Statement
 from common.projection.handler_executor import ThreadExecutor, call_inline
@@ -23,6 +25,7 @@ from common.projection.handlers import Handler
 from common.projection.progress import ProjectionProgress, ProjectionSettings
 from common.projection.projection import run_projections
 from common.projection.tally import TALLY, Tally, fold_all, tally_statements
+from common.transport.codec.push import encode_batch
 from common.watchdog import Watchdog
 
 SMALL_PAGES = ProjectionSettings(page_max_events=10)
@@ -91,16 +94,21 @@ async def running(
     decode: Decode = undecoded,
     in_threads: bool = False,
     watchdog: Watchdog | None = None,
+    block_events: int = 2_000,
 ) -> AsyncIterator[list[ProjectionProgress]]:
     """Projections (``tally`` if none is named) that run until the block is left.
 
     ``in_threads`` calls their functions as a service does, which a mock clock would not wait for.
     """
+    poll_s = (settings or ProjectionSettings()).poll_s
+    firehose = Firehose(journal, encode_batch, FirehoseSettings(poll_s=poll_s, block_events=block_events))
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(firehose.run)
 
         async def run(task_status: trio.TaskStatus[list[ProjectionProgress]]) -> None:
             await run_projections(
                 journal,
+                firehose,
                 handlers or (TALLY,),
                 owner=owner,
                 settings=settings or ProjectionSettings(),

@@ -16,8 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from common.core.events.batch import EventBatch, concat
+from common.core.events.ids import SliceRange
 from common.core.filters.selection import indexes_of_types
 from common.core.firehose.fetch_result import Encode
+from common.core.firehose.slice_split import SliceSplit
 from common.core.journal.place_digest import place_digest
 
 PAGE_MAX_EVENTS = 500
@@ -32,16 +34,32 @@ _FEW = 8
 
 @dataclass(frozen=True, slots=True)
 class LogSource:
-    """The log that pages come from, and how its events become bytes."""
+    """The log that pages come from, and how its events become bytes. ``generation``: which history of it (its newest)."""
 
     journal_id: str
     encode: Encode
+    generation: str = ""
+
+    def is_of(self, generation: str) -> bool:
+        """Whether pages of this log may be given to a reader of that history: positions of another name other events."""
+        return self.generation == generation
 
 
 class LogStretch:
     """Positions ``after`` < p <= ``through`` of a log, their events, and the bytes of these as far as they were wanted."""
 
-    __slots__ = ("_encodings", "_of_types", "_place", "_source", "_whole", "after", "events", "events_bytes", "through")
+    __slots__ = (
+        "_encodings",
+        "_of_types",
+        "_place",
+        "_source",
+        "_split",
+        "_whole",
+        "after",
+        "events",
+        "events_bytes",
+        "through",
+    )
 
     def __init__(
         self,
@@ -60,6 +78,7 @@ class LogStretch:
         self._encodings = encodings or []
         self._whole: bytes | None = None
         self._of_types: dict[frozenset[str], Sequence[int]] = {}
+        self._split: SliceSplit | None = None
         self._place = place
 
     @property
@@ -95,6 +114,18 @@ class LogStretch:
         if chosen is None:
             chosen = self._of_types[entity_types] = indexes_of_types(self.events.persistence_id, entity_types)
         return chosen
+
+    def of_slices(self, slices: SliceRange) -> Sequence[int]:
+        """Indexes of the events in these slices. Split by slice once, for all ranges that ask."""
+        if slices.is_all:
+            return range(len(self.events))
+        if self._split is None:
+            self._split = SliceSplit(self.events.persistence_id)
+        return self._split.of(slices)
+
+    def is_of(self, generation: str) -> bool:
+        """Whether it may be given to a reader of that history."""
+        return self._source.is_of(generation)
 
     def select(self, indexes: Sequence[int]) -> EventBatch:
         """The events at ``indexes``: shared when it is all of them."""
@@ -157,6 +188,11 @@ class Ring:
         self.events = 0
         self.bytes = 0
         self.evicted = 0
+
+    def limit(self, max_events: int, max_bytes: int) -> None:
+        """Keep so much from now on."""
+        self._max_events, self._max_bytes = max_events, max_bytes
+        self._evict()
 
     def holds(self, position: int) -> bool:
         """Whether a cursor at ``position`` finds all that follows it here; else it is behind."""

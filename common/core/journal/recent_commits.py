@@ -55,7 +55,7 @@ class RecentCommits:
             if first > next_position:
                 break
             events = batch.slice(next_position - first, len(batch)) if first < next_position else batch
-            fits = _fitting(events, room, bytes_room if page else max(bytes_room, _weight(events, 0)))
+            fits = fitting(events, room, bytes_room if page else max(bytes_room, weight_of(events, 0)))
             if fits < len(events):
                 if fits:
                     page.append(events.slice(0, fits))
@@ -70,11 +70,12 @@ class RecentCommits:
         self._bytes -= first.byte_size()
 
 
-def _weight(events: EventBatch, index: int) -> int:
+def weight_of(events: EventBatch, index: int) -> int:
+    """Bytes that the event at ``index`` counts for."""
     return len(events.payload[index]) + EVENT_OVERHEAD_BYTES
 
 
-def _fitting(events: EventBatch, room: int, bytes_room: int) -> int:
+def fitting(events: EventBatch, room: int, bytes_room: int) -> int:
     """How many of the first events are within the bounds."""
     if len(events) <= room and events.byte_size() <= bytes_room:
         return len(events)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 import structlog
@@ -9,13 +11,14 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from common.core.events.batch import EventBatch
 from common.core.events.ids import slice_of, slice_ranges
 from common.journal.head_signal import HeadSignal
 from common.journal.memory.journal import MemoryDatabase, MemoryJournal
-from common.journal.stores.journal import ProjectionRow
+from common.journal.stores.journal import ProjectionRow, Statement
 from common.projection.latest import LATEST, latest_of
 from common.projection.progress import ProjectionSettings, ProjectionState
-from common.projection.tally import TALLY, all_tallies
+from common.projection.tally import TALLY, all_tallies, tally_statements
 from tests.support.projections import (
     SMALL_PAGES,
     UNAVAILABLE,
@@ -106,17 +109,23 @@ async def test_a_commit_of_unknown_outcome_is_not_repeated_when_it_was_stored(au
     assert await all_tallies(journal) == await expected_tallies(journal)
 
 
-async def test_pages_are_read_at_most_one_ahead_of_the_commit(autojump_clock: MockClock) -> None:
+async def test_pages_are_prepared_at_most_one_ahead_of_the_commit(autojump_clock: MockClock) -> None:
     journal, commits = StagedJournal(commit_s=0.01), Commits()
     await store(journal, Random(4), 100)
-    ahead = []
+    ahead: list[int] = []
+    prepared = 0
+
+    def count(batch: EventBatch) -> Sequence[Statement]:
+        nonlocal prepared
+        prepared += bool(batch)
+        return tally_statements(batch)
 
     async def note() -> None:
         await trio.testing.wait_all_tasks_blocked()
-        ahead.append(journal.reads - len(journal.commits))
+        ahead.append(prepared - len(journal.commits))
 
     journal.before_commit = note
-    async with running(journal, settings=SMALL_PAGES, commits=commits):
+    async with running(journal, replace(TALLY, statements=count), settings=SMALL_PAGES, commits=commits):
         await commits.reach(100)
     assert ahead == [2] * 9 + [1]  # the page that commits and the one after it; at the end of the log only that
 

@@ -233,9 +233,10 @@ async def test_a_handler_of_few_events_reads_those_only_and_of_many_the_log_as_i
     await add(*(f"Rare|{n % 7}" for n in range(1_000)))
     before, commits = journal.read_counts.copy(), Commits()
     handler = replace(TALLY, entity_types=frozenset({"Rare"}))
-    async with running(journal, handler, settings=ProjectionSettings(page_max_events=100), commits=commits):
+    settings = ProjectionSettings(page_max_events=100)
+    async with running(journal, handler, settings=settings, commits=commits, block_events=100):
         await commits.reach(1_040)
-    read_counts = journal.read_counts - before  # as it is, it would be 30 pages
+    read_counts = journal.read_counts - before  # as it is, it would be 30 blocks
     assert 0 < read_counts["selected"] < 10
     assert 5 < read_counts["log"] < 20
     log = await log_of(journal)

@@ -1,0 +1,231 @@
+"""How the ranges of a node's projections read the log: one reader for all of them, whatever their number.
+
+Near the head a range takes from the ring, which this node's commits feed directly. Behind it, blocks are read in one
+turn for all ranges, beside the subscribers' turns, so that neither waits for the other. Both are split by slice once. A
+range reads when it is ready for more: nothing is queued for it, so one that fails or is slow costs the others nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import NoReturn, Protocol
+
+import trio
+
+from common.core.errors import BackhaulError
+from common.core.events.ids import SliceRange
+from common.core.filters.selection import Selection
+from common.core.firehose.catch_up import ReadPlan
+from common.core.firehose.range_blocks import RangeBlocks, RangeCursor
+from common.core.firehose.range_page import RangePage
+from common.core.firehose.ring import LogSource, LogStretch, Ring
+from common.firehose.settings import FirehoseSettings
+from common.firehose.wakeups import Deadlines, Waiter
+from common.journal.feeds import RangeFeed
+from common.journal.stores.journal import Journal, LogPage
+
+# However often nothing wakes it, a range that waits for a block asks again.
+_ASK_AGAIN_S = 5.0
+
+
+class RangeHub(Protocol):
+    """What ranges need of their firehose."""
+
+    deadlines: Deadlines
+    source: LogSource
+
+    @property
+    def ring(self) -> Ring:
+        """The newest part of the log."""
+
+    @property
+    def is_following(self) -> bool:
+        """Whether the ring is kept at the head."""
+
+
+class RangeReader:
+    """``RangeFeeds`` of one journal; ``run`` reads the blocks. ``wanted`` is called when the ring has to follow."""
+
+    def __init__(self, journal: Journal, hub: RangeHub, settings: FirehoseSettings, wanted: Callable[[], None]) -> None:
+        self.journal = journal
+        self.hub = hub
+        self.page_positions = settings.range_page_blocks * settings.block_events
+        self.blocks = RangeBlocks(settings.block_events, settings.read_max_bytes, settings.range_blocks_max_bytes)
+        self._wanted = wanted
+        self._work = trio.lowlevel.ParkingLot()
+        self._feeds: dict[RangeCursor, SharedRangeFeed] = {}
+        self.waiting: dict[SharedRangeFeed, None] = {}
+        """Ranges at the end of the log."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether any range reads here."""
+        return bool(self._feeds)
+
+    @property
+    def feeds(self) -> int:
+        """How many do."""
+        return len(self._feeds)
+
+    @contextmanager
+    def follow(self, slices: SliceRange) -> Iterator[RangeFeed]:
+        """See ``RangeFeeds.follow``."""
+        feed = SharedRangeFeed(self, RangeCursor(slices, generation_of(self.journal)))
+        self._feeds[feed.cursor] = feed
+        self.blocks.add(feed.cursor)
+        self._wanted()
+        try:
+            yield feed
+        finally:
+            self.blocks.remove(feed.cursor)
+            del self._feeds[feed.cursor]
+
+    def extended(self, after: int) -> None:
+        """The ring has more: wake the ranges that it concerns."""
+        if not self.waiting:
+            return
+        ring = self.hub.ring
+        pages = list(ring.pages_after(max(after, ring.after)))
+        for feed in list(self.waiting):
+            if any(page.of_slices(feed.cursor.slices) for page in pages):
+                feed.waiter.wake()
+
+    def restarted(self) -> None:
+        """The ring goes on elsewhere: every range at the end of the log looks where that is."""
+        for feed in list(self.waiting):
+            feed.waiter.wake()
+
+    def forget(self) -> None:
+        """The log is another one."""
+        self.blocks.forget()
+        for feed in self._feeds.values():
+            feed.waiter.wake()
+
+    def ask(self, cursor: RangeCursor) -> None:
+        """Have what follows the cursor read."""
+        self.blocks.ask(cursor)
+        self._work.unpark()
+
+    def has_moved(self) -> None:
+        """A range took a block: another may be read ahead."""
+        self._work.unpark()
+
+    async def run(self) -> NoReturn:
+        """Read blocks until cancelled."""
+        while True:
+            plan = self.blocks.begin()
+            if plan is None:
+                await self._work.park()
+                continue
+            source = self.hub.source
+            try:
+                block, head = await self._read(plan, source)
+            except BackhaulError as error:
+                self._wake(self.blocks.failed(plan, error))
+                continue
+            if source is self.hub.source:
+                self._wake(self.blocks.answered(plan, block, head))
+
+    def _wake(self, cursors: list[RangeCursor]) -> None:
+        for cursor in cursors:
+            self._feeds[cursor].waiter.wake()
+
+    async def _read(self, plan: ReadPlan, source: LogSource) -> tuple[LogStretch, int]:
+        read = partial(self.journal.read, max_bytes=plan.max_bytes, selection=plan.selection)
+        page = await read(plan.after, through=plan.through, max_events=plan.max_events)
+        through = page.through
+        if not page.events and plan.after < through < page.head:
+            # Deleted: the next event may be far, so it is looked for instead of going through every block.
+            found = await read(through, max_events=1)
+            through = found.events.position[0] - 1 if found.events else found.through
+        return LogStretch(source, plan.after, through, page.events), page.head
+
+
+class SharedRangeFeed:
+    """``common.journal.feeds.RangeFeed``."""
+
+    def __init__(self, reader: RangeReader, cursor: RangeCursor) -> None:
+        self._reader = reader
+        self.cursor = cursor
+        self.waiter = Waiter(reader.hub.deadlines)
+
+    async def read(self, after: int, *, max_events: int, max_bytes: int, selection: Selection) -> LogPage:
+        """See ``RangeFeed.read``."""
+        await trio.lowlevel.checkpoint()
+        reader, cursor = self._reader, self.cursor
+        page = RangePage(cursor.slices, after, max_events=max_events, max_bytes=max_bytes)
+        while True:
+            reader.blocks.move(cursor, page.through, selection)
+            stretch = self._at_hand()
+            if stretch is not None:
+                reader.has_moved()
+                if not page.take(stretch) or page.through - after >= reader.page_positions:
+                    break
+            elif self._is_at_end():
+                return LogPage(page.events, page.through, page.through)
+            elif not reader.hub.source.is_of(cursor.generation):
+                if page.has_events:
+                    break
+                return await self._read_alone(after, max_events, max_bytes, selection)
+            elif not await self._block():
+                if cursor.head is not None:
+                    return LogPage(page.events, page.through, cursor.head)
+                if cursor.error is not None:
+                    if page.has_events:
+                        break  # it comes again with the next page
+                    raise cursor.error
+        reader.blocks.move(cursor, page.through, selection)
+        head = max(page.through, reader.blocks.head, reader.hub.ring.through)
+        return LogPage(page.events, page.through, head)
+
+    async def wait_beyond(self, position: int, at_most_s: float) -> None:
+        """See ``RangeFeed.wait_beyond``."""
+        ring, reader = self._reader.hub.ring, self._reader
+        slices = self.cursor.slices
+        is_behind = not ring.holds(position)
+        if is_behind or any(page.of_slices(slices) for page in ring.pages_after(position)):
+            await trio.lowlevel.checkpoint()
+            return
+        reader.waiting[self] = None
+        try:
+            await self.waiter.wait(trio.current_time() + at_most_s)
+        finally:
+            del reader.waiting[self]
+
+    def _at_hand(self) -> LogStretch | None:
+        """What follows, from the ring or a block; only of the history that this range was taken in."""
+        ring, position = self._reader.hub.ring, self.cursor.position
+        if ring.holds(position) and position < ring.through:
+            stretch = next(ring.pages_after(position))
+            if stretch.is_of(self.cursor.generation):
+                return stretch
+        return self._reader.blocks.find(self.cursor)
+
+    def _is_at_end(self) -> bool:
+        hub = self._reader.hub
+        is_level = hub.is_following and self.cursor.position == hub.ring.through
+        return is_level and hub.source.is_of(self.cursor.generation)
+
+    async def _block(self) -> bool:
+        """Wait for a block; False when there is none: the log ends here, or it cannot be read."""
+        reader, cursor = self._reader, self.cursor
+        reader.ask(cursor)
+        try:
+            await self.waiter.wait(trio.current_time() + _ASK_AGAIN_S)
+        finally:
+            reader.blocks.withdraw(cursor)
+        return cursor.head is None and cursor.error is None
+
+    async def _read_alone(self, after: int, max_events: int, max_bytes: int, selection: Selection) -> LogPage:
+        """While the shared reader is in another history than this range; its commit decides which one holds."""
+        return await self._reader.journal.read(
+            after, max_events=max_events, max_bytes=max_bytes, slices=self.cursor.slices, selection=selection
+        )
+
+
+def generation_of(journal: Journal) -> str:
+    """The newest generation as this process knows it."""
+    generations = journal.history.generations
+    return generations[-1].id if generations else ""
