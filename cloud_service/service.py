@@ -1,8 +1,8 @@
 """A cloud node, composed: which parts there are, who owns whom, and in which order they end.
 
 Outside to inside: journal, its one writer and its one reader, the doors (gRPC for edges, HTTP for people and programs),
-projections and housekeeping. Any number of nodes run this over one PostgreSQL: all state is there. Leaving goes the other way: edges are
-asked to dial another node, what they sent is stored and acknowledged, then the doors close.
+projections and housekeeping. Any number of nodes run this over one PostgreSQL: all state is there. Leaving goes the other
+way: edges are asked to dial another node, what they sent is stored and acknowledged, then the doors close.
 """
 
 from __future__ import annotations
