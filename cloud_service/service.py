@@ -39,7 +39,7 @@ from common.runtime.http.snapshots import snapshot_routes
 from common.runtime.http.subscriptions import subscription_routes
 from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import MetricsRegistry
-from common.runtime.service_parts import REDIAL_S, Ports, new_intake, new_readiness, project, push_limits
+from common.runtime.service_parts import REDIAL_S, Ports, new_door, new_intake, new_readiness, project, push_limits
 from common.runtime.stream_serving import ServedStreams, open_firehose, open_streams
 from common.runtime.subscriptions import Subscriptions, all_followed
 from common.transport.push.endpoint import EndpointSettings, PushEndpoint
@@ -186,6 +186,7 @@ class _Node:
                 *running.routes(),
             ],
             body_max_bytes=settings.request_max_bytes,
+            door=new_door(settings, settings.http_host),
         )
 
     async def _status(self) -> dict[str, Any]:

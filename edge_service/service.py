@@ -34,7 +34,7 @@ from common.runtime.http.subscriptions import subscription_routes
 from common.runtime.intake_grpc import intake_methods
 from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import MetricsRegistry
-from common.runtime.service_parts import REDIAL_S, Ports, new_intake, new_readiness, project, push_limits
+from common.runtime.service_parts import REDIAL_S, Ports, new_door, new_intake, new_readiness, project, push_limits
 from common.runtime.stream_serving import ServedStreams, open_firehose, open_streams
 from common.runtime.subscriptions import Subscriptions, all_followed
 from common.transport.push.link import keep_push_link
@@ -175,6 +175,7 @@ class _Edge:
                 *running.routes(),
             ],
             body_max_bytes=settings.request_max_bytes,
+            door=new_door(settings, settings.http_host),
         )
 
     async def _status(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import trio
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EventBatch
-from common.core.events.ids import persistence_id
+from common.core.events.ids import new_persistence_id, persistence_id
 from common.core.journal.append import Appended, AppendOutcome, AppendRefused, LocalAppend
 from common.entity import refusals
 from common.entity.decisions import READ_STATE, Accepted, Answer, Current, Rejected, decide_all
@@ -125,7 +125,7 @@ class Entities:
         definition = self._definition(entity_type)
         if type(command) not in definition.commands:
             raise refusals.unknown_command(type(command).__qualname__, entity_type, definition.commands.names)
-        name = persistence_id(entity_type, entity_id, self._id_prefix)
+        name = new_persistence_id(entity_type, entity_id, self._id_prefix)
         # A key belongs to its entity: it is used as an append id, which all of the journal shares.
         asked = Asked(name, command, f"{name} {key}" if key else "", self._deadline(deadline_s))
         answer = await self._answer(definition, asked)

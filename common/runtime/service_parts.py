@@ -11,6 +11,7 @@ from typing import Final
 
 import trio
 
+from common.core.policy.doors import Door
 from common.core.push.messages import PushLimits
 from common.journal.feeds import RangeFeeds
 from common.journal.group_commit import GroupCommit
@@ -27,6 +28,7 @@ from common.transport.subscription.state import SubscriptionState
 
 # When those that a stopping service sent on are to dial again.
 REDIAL_S: Final = 1.0
+_EVERY_ADDRESS: Final = frozenset({"0.0.0.0", "::", ""})
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,11 @@ def new_intake(settings: ServiceSettings, commit: GroupCommit, *, entity_prefix:
         request_max_events=settings.batch_max_events,
         request_max_bytes=settings.request_max_bytes,
     )
+
+
+def new_door(settings: ServiceSettings, http_host: str) -> Door:
+    """What the HTTP port lets in. The address it listens on, unless it is every one, is a name it is asked under too."""
+    return Door.under([*settings.http_hosts, *({http_host} - _EVERY_ADDRESS)])
 
 
 def push_limits(settings: ServiceSettings) -> PushLimits:

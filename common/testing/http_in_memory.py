@@ -34,9 +34,10 @@ async def http_request(
     """
     content = b"" if body is None else body if isinstance(body, bytes) else orjson.dumps(body)
     path, _, query = target.partition("?")
-    given = {name.lower().replace("_", "-"): value for name, value in (headers or {}).items()}
+    given = {"host": "localhost"} | {name.lower().replace("_", "-"): value for name, value in (headers or {}).items()}
     if content:
         given.setdefault("content-length", str(len(content)))
+        given.setdefault("content-type", "application/json")
     scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},

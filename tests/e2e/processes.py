@@ -186,7 +186,8 @@ class Service:
         connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=timeout_s)
         try:
             data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-            connection.request(method, path, data, headers=dict(headers or {}))
+            kind = {"content-type": "application/json"} if data else {}
+            connection.request(method, path, data, headers=kind | dict(headers or {}))
             response = connection.getresponse()
             return response.status, json.loads(response.read() or b"{}")
         finally:

@@ -65,7 +65,7 @@ def started(command: str, place: Path, ports: dict[str, str]) -> Iterator[subpro
 
 
 def asked(command: str, ports: dict[str, str]) -> str:
-    """What a command of a service prints, or `curl -s URL [-d DATA]`; of the latter nothing while nobody listens."""
+    """What a command of a service prints, or `curl -s URL [--json DATA]`; of the latter nothing while nobody listens."""
     words = shlex.split(command, comments=True)
     if words[0] in ("edge-service", "cloud-service"):
         program = [sys.executable, "-m", words[0].replace("-", "_"), *words[1:]]
@@ -73,10 +73,11 @@ def asked(command: str, ports: dict[str, str]) -> str:
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         return done.stdout
     assert words[:2] == ["curl", "-s"], command
-    data = words.pop(words.index("-d") + 1).encode() if "-d" in words else None
-    [url] = [word for word in words[2:] if word != "-d"]
+    data = words.pop(words.index("--json") + 1).encode() if "--json" in words else None
+    [url] = [word for word in words[2:] if word != "--json"]
     try:
-        with urllib.request.urlopen(urllib.request.Request(f"http://{url}", data), timeout=10) as answer:
+        request = urllib.request.Request(f"http://{url}", data, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
             return str(answer.read().decode())
     except urllib.error.HTTPError as refused:
         return refused.read().decode()
@@ -88,7 +89,7 @@ def until_promised(command: str, promised: str, ports: dict[str, str]) -> None:
     """Ask until the answer is what the page says; a command that took effect must be right at once."""
     until_s = time.monotonic() + PATIENCE_S
     while not is_as_promised(promised or "…", told := asked(command, ports)) or (not promised and '{"error"' in told):
-        is_final = told and ("-d " in command or not command.startswith("curl"))
+        is_final = told and ("--json " in command or not command.startswith("curl"))
         assert not is_final, f"{command}\nanswered {told}\ninstead of {promised}"
         assert time.monotonic() < until_s, f"{command}\nanswered {told}\ninstead of {promised}"
         time.sleep(0.1)

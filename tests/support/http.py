@@ -68,7 +68,9 @@ class Client:
         return bytes(data)
 
     async def request(self, method: str, path: str, body: bytes = b"") -> Answer:
-        await self.send(f"{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        kind = "content-type: application/json\r\n" if body else ""
+        head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\n{kind}content-length: {len(body)}\r\n\r\n"
+        await self.send(head.encode() + body)
         return await self.answer()
 
     async def is_closed(self) -> bool:

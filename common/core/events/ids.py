@@ -18,6 +18,13 @@ SEPARATOR = "|"
 NAME_MAX_BYTES = 256
 PERSISTENCE_ID_MAX_BYTES = 2 * NAME_MAX_BYTES + len(SEPARATOR)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
+# Characters that leave no mark or change the order of the others: two ids that look alike would be two entities.
+# Soft hyphen, grapheme joiner, Arabic letter mark, Mongolian vowel separator, zero-width space to right-to-left mark,
+# bidirectional embeddings, overrides and isolates, word joiner and invisible operators, byte order mark, tags.
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]"
+)
 _SLICE_CACHE_ENTRIES = 65_536
 
 
@@ -97,6 +104,15 @@ def persistence_id(entity_type: str, entity_id: str, prefix: str = "") -> str:
     return f"{entity_type}{SEPARATOR}{prefix}{entity_id}"
 
 
+def new_persistence_id(entity_type: str, entity_id: str, prefix: str = "") -> str:
+    """As ``persistence_id``, of an entity that gets an event: invisible characters are refused too."""
+    name = persistence_id(entity_type, entity_id, prefix)
+    problem = invisible_problem(name)
+    if problem:
+        raise BackhaulError("entity.invalid_name", f"{name!r} {problem}", hint="use characters that are seen")
+    return name
+
+
 def split_persistence_id(text: str) -> tuple[str, str]:
     """Entity type and entity id; checks both halves.
 
@@ -150,6 +166,19 @@ def text_problem(text: str, max_bytes: int) -> str:
     if len(text) > max_bytes or (not text.isascii() and len(text.encode()) > max_bytes):
         return f"is longer than {max_bytes} bytes"
     return ""
+
+
+def invisible_problem(text: str) -> str:
+    """What makes a name look like another one, or ''. For new names only: older journals may hold such."""
+    found = None if text.isascii() else _INVISIBLE.search(text)
+    return f"contains the invisible character U+{ord(found[0]):04X}" if found else ""
+
+
+def new_id_problem(text: str) -> str:
+    """What makes a persistence id unfit for an event that comes in, or ''."""
+    return persistence_id_problem(text) or (
+        f"persistence id {text!r} {problem}" if (problem := invisible_problem(text)) else ""
+    )
 
 
 def persistence_id_problem(text: str) -> str:

@@ -10,7 +10,13 @@ from functools import lru_cache
 from hashlib import blake2b
 
 from common.core.events.batch import UNIT_SEPARATOR, EventBatch, split_metadata
-from common.core.events.ids import NAME_MAX_BYTES, PERSISTENCE_ID_MAX_BYTES, persistence_id_problem, text_problem
+from common.core.events.ids import (
+    NAME_MAX_BYTES,
+    PERSISTENCE_ID_MAX_BYTES,
+    new_id_problem,
+    persistence_id_problem,
+    text_problem,
+)
 
 TAGS_MAX = 32
 METADATA_MAX = 32
@@ -19,20 +25,22 @@ KEY_MAX_BYTES = 256
 _CACHED_MAX_CHARS = 256
 
 
-def problems(events: EventBatch, event_max_bytes: int) -> dict[int, tuple[str, str]]:
+def problems(events: EventBatch, event_max_bytes: int, *, is_stored: bool = False) -> dict[int, tuple[str, str]]:
     """Index → (code, what is wrong) for every event that must not be stored; empty for a good batch.
 
-    Codes: ``entity.invalid_name``, ``events.too_large``, ``events.invalid``.
+    ``is_stored``: the events come out of another service's journal, which may be older than the rule on invisible
+    characters. Codes: ``entity.invalid_name``, ``events.too_large``, ``events.invalid``.
     """
+    id_problem = persistence_id_problem if is_stored else new_id_problem
     found: dict[int, tuple[str, str]] = {}
 
     def object_to(index: int, code: str, what: str) -> None:
         found.setdefault(index, (code, what))
 
     # Whole columns first: a good batch costs a few passes in C and one cached look-up an entity.
-    if any(map(persistence_id_problem, set(events.persistence_id))):
+    if any(map(id_problem, set(events.persistence_id))):
         for index, persistence_id in enumerate(events.persistence_id):
-            problem = persistence_id_problem(persistence_id)
+            problem = id_problem(persistence_id)
             if problem:
                 object_to(index, "entity.invalid_name", problem)
     if events.payload and max(map(len, events.payload)) > event_max_bytes:

@@ -159,7 +159,7 @@ class Receiving:
         events, n = message.events, len(message.events)
         if not 0 <= message.snapshots <= n:
             raise _broken(f"a delivery of {n} events with {message.snapshots} snapshots")
-        if event_rules.problems(events, _ANY_SIZE) or any(map(_range_problem, message.ranges)):
+        if event_rules.problems(events, _ANY_SIZE, is_stored=True) or any(map(_range_problem, message.ranges)):
             raise _broken("a delivery with events or ranges that cannot be stored")
         if message.lane is DeliveryLane.REPLAY:
             names = {*events.persistence_id, *(stated.persistence_id for stated in message.ranges)}

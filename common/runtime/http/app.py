@@ -23,6 +23,7 @@ from starlette.types import Message, Receive, Scope, Send
 from common.core.errors import FOREIGN, BackhaulError, ErrorKind
 from common.core.events import json_text
 from common.core.events.json_text import TOP_ONLY, Visits
+from common.core.policy.doors import Door
 from common.runtime.logs.fields import leaf_errors
 from common.runtime.logs.setup import get_logger
 
@@ -39,7 +40,7 @@ _STATUS: Final = {
     ErrorKind.INTERNAL: 500,
 }
 # Where HTTP has a more telling status than the kind's.
-_STATUS_OF_CODE: Final = {"http.method_not_allowed": 405, "http.body_too_slow": 408}
+_STATUS_OF_CODE: Final = {"http.method_not_allowed": 405, "http.body_too_slow": 408, "http.body_type_refused": 415}
 
 # A client that is still sending when it is refused reads the answer only if we go on taking in the rest.
 _LINGER_S: Final = 2.0
@@ -95,10 +96,21 @@ def error_response(error: BackhaulError, headers: Mapping[str, str] | None = Non
 
 
 class HttpApp:
-    """An ASGI application over `routes`; bodies have at most `body_max_bytes` and `body_timeout_s`."""
+    """An ASGI application over `routes`; bodies have at most `body_max_bytes` and `body_timeout_s`.
 
-    def __init__(self, routes: Sequence[BaseRoute], *, body_max_bytes: int, body_timeout_s: float = 30.0) -> None:
+    `door` decides from a request's head whether a route sees it; without one, requests under loopback names do.
+    """
+
+    def __init__(
+        self,
+        routes: Sequence[BaseRoute],
+        *,
+        body_max_bytes: int,
+        body_timeout_s: float = 30.0,
+        door: Door | None = None,
+    ) -> None:
         self._router = Router(routes, redirect_slashes=False)
+        self._door = door or Door()
         self._body_max_bytes = body_max_bytes
         self._body_timeout_s = body_timeout_s
 
@@ -109,7 +121,7 @@ class HttpApp:
         scope["app"] = self  # so that the router raises for what it does not know, instead of answering itself
         exchange = _Exchange(scope, receive, send, self._body_max_bytes, self._body_timeout_s)
         try:
-            exchange.check_announced_length()
+            exchange.check_head(self._door, scope["method"], scope["path"])
             await self._router(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             return
@@ -174,13 +186,16 @@ class _Exchange:
         self._body_max_bytes = body_max_bytes
         self._body_deadline = trio.current_time() + body_timeout_s
         self._body_bytes = 0
-        headers = dict(scope["headers"])
+        self._headers = headers = dict(scope["headers"])
         self._announced = headers.get(b"content-length")
         self._is_body_over = self._announced in (None, b"0") and b"transfer-encoding" not in headers
         self.is_answering = False
 
-    def check_announced_length(self) -> None:
-        """Refuse a body that says it is too large before any of it is read."""
+    def check_head(self, door: Door, method: str, path: str) -> None:
+        """Refuse what the door does not let in, and a body that says it is too large, before any of it is read."""
+        refusal = door.refusal(method, path, self._headers, has_body=not self._is_body_over)
+        if refusal is not None:
+            raise refusal
         if self._announced is not None and int(self._announced) > self._body_max_bytes:
             raise self._too_large()
 

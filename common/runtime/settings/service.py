@@ -19,6 +19,7 @@ TARGET_PATTERN: Final = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
+_HOST: Final = re.compile(r"\*|[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]{2,45}")
 _EVERY: Final = re.compile(r"[1-9][0-9]{0,8}")
 
 
@@ -63,6 +64,12 @@ class ServiceSettings:
     request_max_bytes: int = field(
         default=8 * MIB,
         metadata=about("Largest body of an HTTP request.", minimum=KIB, maximum=256 * MIB),
+    )
+    http_hosts: tuple[str, ...] = field(
+        default=(),
+        metadata=about(
+            "Names beside loopback under which the HTTP port may be asked (the Host header), without a port; * is any."
+        ),
     )
     connections_max: int = field(default=256, metadata=about("Most open HTTP connections.", minimum=1, maximum=100_000))
 
@@ -144,6 +151,14 @@ class ServiceSettings:
                 keys=tls_keys,
             )
         _ = self.snapshot_rule  # raises for an entry that is none
+        for name in self.http_hosts:
+            if not _HOST.fullmatch(name):
+                raise SettingsConflict(
+                    "settings.invalid_value",
+                    f"http_hosts has {name!r}, which is no name or address",
+                    "write names without scheme and port, such as cloud.example, 10.0.0.5 or *",
+                    keys=("http_hosts",),
+                )
         self._check_order("event_max_bytes", "batch_max_bytes")
         self._check_order("batch_max_bytes", "window_max_bytes")
         self._check_order("heartbeat_s", "progress_timeout_s")

@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.events.ids import NAME_MAX_BYTES, text_problem
+from common.core.events.ids import NAME_MAX_BYTES, invisible_problem, text_problem
 from common.core.journal.append import AppendRequest
 from common.core.journal.history import Resume, history_problem
 from common.core.push.messages import PROTOCOL_VERSION, Hello, Start
@@ -140,7 +140,8 @@ class PushEndpoint:
                 f"the edge speaks protocol {hello.protocol_version}, this node {PROTOCOL_VERSION}",
                 "update the older side",
             )
-        problem = text_problem(hello.origin_id, NAME_MAX_BYTES) if hello.origin_id else "is empty"
+        name = hello.origin_id
+        problem = (text_problem(name, NAME_MAX_BYTES) or invisible_problem(name)) if name else "is empty"
         if problem:
             raise BackhaulError("push.invalid_origin", f"the edge id {problem}", "set EDGE_ID to a short name")
         if self._settings.require_identity:

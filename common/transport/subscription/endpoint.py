@@ -16,7 +16,13 @@ import trio
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EventBatch
-from common.core.events.ids import NAME_MAX_BYTES, entity_type_of, persistence_id_problem, text_problem
+from common.core.events.ids import (
+    NAME_MAX_BYTES,
+    entity_type_of,
+    invisible_problem,
+    persistence_id_problem,
+    text_problem,
+)
 from common.core.events.stated_range import StatedRange
 from common.core.filters.predicates import Filter
 from common.core.journal.history import History
@@ -209,7 +215,9 @@ class SubscriptionEndpoint:
 
     def _authorise(self, stream_id: str, consumer_id: str, peer: PeerInfo) -> tuple[StreamDefinition, Filter]:
         """The stream, and what this consumer may see of it. Asked before anything is looked up for it."""
-        problem = text_problem(consumer_id, NAME_MAX_BYTES) if consumer_id else "is empty"
+        problem = (
+            (text_problem(consumer_id, NAME_MAX_BYTES) or invisible_problem(consumer_id)) if consumer_id else "is empty"
+        )
         if problem:
             raise invalid_consumer(problem)
         if self._settings.require_identity:

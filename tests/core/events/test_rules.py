@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from common.core.events.batch import EventBatch, join_metadata, join_tags, new_events
+from common.core.events.ids import new_id_problem
 from common.core.events.rules import METADATA_MAX, TAGS_MAX, TIME_MAX_US, problems, storable
 
 
@@ -31,6 +32,8 @@ def test_a_good_batch_has_no_problem() -> None:
         ({"persistence_id": ["Sensor|a\x00"]}, "entity.invalid_name"),
         ({"persistence_id": ["Sensor|" + "é" * 129]}, "entity.invalid_name"),
         ({"persistence_id": ["Sensor|\ud800"]}, "entity.invalid_name"),
+        ({"persistence_id": ["Sensor|a\u202eb"]}, "entity.invalid_name"),
+        ({"persistence_id": ["Sen\u200bsor|a"]}, "entity.invalid_name"),
         ({"payload": [b"x" * 11]}, "events.too_large"),
         ({"event_type": [""]}, "events.invalid"),
         ({"event_type": ["a\nb"]}, "events.invalid"),
@@ -59,3 +62,12 @@ def test_only_the_bad_ones_of_a_batch_are_named() -> None:
 def test_what_no_database_takes_is_escaped() -> None:
     assert storable("Sensor|a\x00") == "Sensor|a\\x00"
     assert storable("plain") == "plain"
+
+
+def test_an_invisible_character_in_a_stored_id_is_no_fault_of_the_source() -> None:
+    """A journal may be older than the rule: its consumers go on."""
+    name = "Sensor|a\u200db"
+    events = new_events([name], ["Read"], [b"1"])
+    assert problems(events, 100)[0][0] == "entity.invalid_name"
+    assert problems(events, 100, is_stored=True) == {}
+    assert new_id_problem("Sensor|münchen") == ""

@@ -21,7 +21,8 @@ async def test_a_client_that_sends_much_more_than_anyone_reads_gets_its_answer_a
     async with serving() as world:
         client = await world.connect()
         chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
-        await client.send(f"POST {path} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n".encode())
+        fields = "host: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked"
+        await client.send(f"POST {path} HTTP/1.1\r\n{fields}\r\n\r\n".encode())
         await client.send(chunk * 60 + b"0\r\n\r\n")
         assert (await client.answer()).status == (413 if path == "/echo" else 404 if path == "/nowhere" else 200)
         await client.stream.aclose()
@@ -31,7 +32,9 @@ async def test_a_client_that_sends_much_more_than_anyone_reads_gets_its_answer_a
 async def test_a_body_that_never_ends_is_given_up() -> None:
     async with serving() as world:
         client = await world.connect()
-        await client.send(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        await client.send(
+            b"POST /echo HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{"
+        )
         answer = await client.answer()
         assert (answer.status, answer.code) == (408, "http.body_too_slow")
         await client.stream.aclose()
@@ -41,10 +44,10 @@ async def test_a_body_that_never_ends_is_given_up() -> None:
     "garbage",
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
-        b"GET /\xff\xfe HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET /\xff\xfe HTTP/1.1\r\nhost: localhost\r\n\r\n",
         b"GET / HTTP/1.1\r\n\r\n",
-        b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
-        b"GET / HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 70_000,
+        b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nhost: localhost\r\nx: " + b"y" * 70_000,
         b"\r\n\r\n\r\n\0\0\0\0\0\0",
     ],
 )
@@ -66,8 +69,8 @@ async def test_garbage_is_answered_with_a_code_logged_and_harms_nobody_else(garb
     "request_head",
     [
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\nhttp2-settings: AAA\r\n\r\n",
-        b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+        b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: h2c\r\nhttp2-settings: AAA\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
         b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
     ],
 )
@@ -100,7 +103,7 @@ async def test_connections_beyond_the_limit_are_closed_at_once() -> None:
 async def test_a_client_that_resets_is_forgotten() -> None:
     async with serving() as world:
         client = await world.connect()
-        await client.send(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
+        await client.send(b"GET /large HTTP/1.1\r\nhost: localhost\r\n\r\n")
         await client.stream.receive_some(10)
         client.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         with structlog.testing.capture_logs() as logs:
@@ -120,5 +123,5 @@ async def test_a_client_that_stops_reading_does_not_hold_the_end_up() -> None:
     with trio.fail_after(5):
         async with serving(drain_s=0.1) as world:
             client = await world.connect()
-            await client.send(b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n")
+            await client.send(b"GET /large HTTP/1.1\r\nhost: localhost\r\n\r\n")
             await client.stream.receive_some(10)

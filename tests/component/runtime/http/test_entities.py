@@ -84,7 +84,9 @@ class TestCommands:
         self, path: str, body: bytes, status: int, code: str, field: str | None
     ) -> None:
         async with serving() as client:
-            answer = await client.post(f"/v1/entities/{path}", content=body)
+            answer = await client.post(
+                f"/v1/entities/{path}", content=body, headers={"content-type": "application/json"}
+            )
             error = answer.json()["error"]
             assert (answer.status_code, error["code"]) == (status, code)
             assert error.get("details", {}).get("field") == field

@@ -89,7 +89,7 @@ class Reader:
 
     async def ask(self, **headers: str) -> None:
         """Send the question, and read the head of the answer."""
-        told = [("host", "edge"), ("accept", "text/event-stream"), *headers.items()]
+        told = [("host", "localhost"), ("accept", "text/event-stream"), *headers.items()]
         named = [(name.replace("_", "-"), value) for name, value in told]
         question = h11.Request(method="GET", target="/v1/inbox/orders", headers=named)
         await self._stream.send_all((self._http.send(question) or b"") + (self._http.send(h11.EndOfMessage()) or b""))

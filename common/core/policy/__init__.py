@@ -1,0 +1,1 @@
+"""Policy: which requests a local door lets in, and what a peer may write, read and command."""

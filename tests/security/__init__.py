@@ -1,0 +1,1 @@
+"""What attackers did, against real services: each attack is refused by its code, and changes nothing."""
