@@ -13,6 +13,7 @@ from common.runtime.cli import main as cli
 from common.runtime.cli.append import APPEND
 from common.runtime.cli.commands import ASKING, ORIGINS, PARKED
 from common.runtime.cli.filters import FILTERS
+from common.runtime.cli.log_level import LOG_LEVEL
 from common.runtime.cli.projections import PROJECTIONS
 from common.runtime.cli.subscriptions import INBOX, SUBSCRIPTIONS
 
@@ -36,7 +37,7 @@ CLOUD = cli.Program(
     http_address=lambda settings: (settings.http_host, settings.http_port),
     instance=lambda settings: settings.node or socket.gethostname(),
     load_serve=_load_serve,
-    commands=(*ASKING, APPEND, *PARKED, *ORIGINS, *FILTERS, *PROJECTIONS, *SUBSCRIPTIONS, *INBOX),
+    commands=(*ASKING, *LOG_LEVEL, APPEND, *PARKED, *ORIGINS, *FILTERS, *PROJECTIONS, *SUBSCRIPTIONS, *INBOX),
 )
 
 

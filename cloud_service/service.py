@@ -34,6 +34,7 @@ from common.runtime.http.append import events_route
 from common.runtime.http.filters import filter_routes
 from common.runtime.http.health import health_routes
 from common.runtime.http.journal import origin_routes, parked_routes, read_routes
+from common.runtime.http.log_level import log_level_routes
 from common.runtime.http.projections import projection_routes
 from common.runtime.http.snapshots import snapshot_routes
 from common.runtime.http.subscriptions import subscription_routes
@@ -172,19 +173,21 @@ class _Node:
         for part in (self._report, self._streams, self.subscriptions):
             part.register(metrics)
         return HttpApp(
-            [
-                events_route(running.intake),
-                *projection_query_routes(journal, frozenset(settings.projections)),
-                *read_routes(journal),
-                *parked_routes(journal),
-                *snapshot_routes(journal, settings.event_max_bytes),
-                *origin_routes(journal),
-                *filter_routes(journal, self.endpoint.refresh_filters),
-                *projection_routes(journal, self._handlers, now_us=self._environment.now_us),
-                *subscription_routes(journal, self.subscriptions.states, stop, heartbeat_s=settings.heartbeat_s),
-                *health_routes(new_readiness(self._watch, stop), self._status, metrics),
-                *running.routes(),
-            ],
+            running.routes(
+                [
+                    events_route(running.intake),
+                    *projection_query_routes(journal, frozenset(settings.projections)),
+                    *read_routes(journal),
+                    *parked_routes(journal),
+                    *snapshot_routes(journal, settings.event_max_bytes),
+                    *origin_routes(journal),
+                    *filter_routes(journal, self.endpoint.refresh_filters),
+                    *projection_routes(journal, self._handlers, now_us=self._environment.now_us),
+                    *subscription_routes(journal, self.subscriptions.states, stop, heartbeat_s=settings.heartbeat_s),
+                    *health_routes(new_readiness(self._watch, stop), self._status, metrics),
+                    *log_level_routes(),
+                ]
+            ),
             body_max_bytes=settings.request_max_bytes,
             door=new_door(settings, settings.http_host),
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from common.runtime.cli import main as cli
 from common.runtime.cli.append import APPEND
 from common.runtime.cli.commands import ASKING, PARKED
+from common.runtime.cli.log_level import LOG_LEVEL
 from common.runtime.cli.projections import PROJECTIONS
 from common.runtime.cli.subscriptions import INBOX, SUBSCRIPTIONS
 from edge_service.settings import PREFIX, EdgeSettings
@@ -34,7 +35,7 @@ EDGE = cli.Program(
     http_address=lambda settings: (settings.http_host, settings.http_port),
     instance=lambda settings: settings.id,
     load_serve=_load_serve,
-    commands=(*ASKING, APPEND, *PARKED, *PROJECTIONS, *SUBSCRIPTIONS, *INBOX),
+    commands=(*ASKING, *LOG_LEVEL, APPEND, *PARKED, *PROJECTIONS, *SUBSCRIPTIONS, *INBOX),
     stand_ins=("--id=asking", "--cloud=localhost"),
 )
 

@@ -28,6 +28,7 @@ from common.runtime.http.app import HttpApp
 from common.runtime.http.append import events_route
 from common.runtime.http.health import health_routes
 from common.runtime.http.journal import parked_routes, read_routes
+from common.runtime.http.log_level import log_level_routes
 from common.runtime.http.projections import projection_routes
 from common.runtime.http.snapshots import snapshot_routes
 from common.runtime.http.subscriptions import subscription_routes
@@ -164,16 +165,18 @@ class _Edge:
         """Everything that is asked and told over HTTP."""
         journal, settings, running = self._journal, self._settings, self._running
         return HttpApp(
-            [
-                events_route(running.intake),
-                *read_routes(journal, self._link.whereabouts),
-                *parked_routes(journal),
-                *projection_routes(journal, running.handlers, now_us=self._environment.now_us),
-                *snapshot_routes(journal, settings.event_max_bytes, settings.entity_id_prefix),
-                *subscription_routes(journal, self.subscriptions.states, stop, heartbeat_s=settings.heartbeat_s),
-                *health_routes(new_readiness(self._watch, stop), self._status, self._metrics),
-                *running.routes(),
-            ],
+            running.routes(
+                [
+                    events_route(running.intake),
+                    *read_routes(journal, self._link.whereabouts),
+                    *parked_routes(journal),
+                    *projection_routes(journal, running.handlers, now_us=self._environment.now_us),
+                    *snapshot_routes(journal, settings.event_max_bytes, settings.entity_id_prefix),
+                    *subscription_routes(journal, self.subscriptions.states, stop, heartbeat_s=settings.heartbeat_s),
+                    *health_routes(new_readiness(self._watch, stop), self._status, self._metrics),
+                    *log_level_routes(),
+                ]
+            ),
             body_max_bytes=settings.request_max_bytes,
             door=new_door(settings, settings.http_host),
         )

@@ -122,6 +122,13 @@ class EdgeSettings(StreamSettings):
                 "set tls_ca, tls_cert and tls_key, or allow plaintext with insecure = true",
                 keys=("cloud", "insecure", "tls_ca", "tls_cert", "tls_key"),
             )
+        if set(self.entity_prefix.replace("{edge_id}", "")) & set("{}"):
+            raise SettingsConflict(
+                "settings.invalid_value",
+                f"entity_prefix = {self.entity_prefix} has a brace that is not of {{edge_id}}",
+                "write {edge_id} where the id is to stand: it is the only placeholder",
+                keys=("entity_prefix",),
+            )
         try:
             parse_filter(self.push_filter)
         except BackhaulError as error:

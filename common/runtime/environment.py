@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from starlette.types import ASGIApp
@@ -23,6 +23,7 @@ from common.core.journal.url import JournalUrl
 from common.journal.stores.journal import Journal
 from common.projection.handler_executor import HandlerExecutor, ThreadExecutor
 from common.projection.progress import OnCommit
+from common.runtime.reload import Reloads
 from common.runtime.settings.service import ServiceSettings
 from common.runtime.settings.streams import StreamSettings
 from common.transport.grpc.tls import TlsFiles
@@ -89,6 +90,8 @@ class Environment:
     serve_http: ServeHttp
     plain_calls: Callable[[], HandlerExecutor] = ThreadExecutor
     """What an application's plain functions are called by."""
+    reloads: Reloads = field(default_factory=Reloads)
+    """What is read again at SIGHUP; a part of the service that keeps a file of its own adds itself."""
     on_projected: OnCommit | None = None
     """Watches projections: told of each commit with its events, right after it."""
 
@@ -117,7 +120,7 @@ def peer_dialler(settings: StreamSettings, environment: Environment, peer: PeerA
 
 
 @asynccontextmanager
-async def real_environment() -> AsyncIterator[Environment]:
+async def real_environment(reloads: Reloads | None = None) -> AsyncIterator[Environment]:
     """The real world, with the asyncio loop that grpclib and asyncpg need."""
     from common.border import open_loop
     from common.runtime.http.server import serve_http
@@ -133,6 +136,7 @@ async def real_environment() -> AsyncIterator[Environment]:
             dial=open_channel,
             serve_grpc=serve_grpc,
             serve_http=serve_http,
+            reloads=reloads or Reloads(),
         )
 
 

@@ -1,6 +1,6 @@
 """The life of a service process: signals, draining, exit status.
 
-SIGTERM or SIGINT asks `main` to drain; it has `drain_s`, then it is cancelled. A second signal ends the
+SIGHUP reloads. SIGTERM or SIGINT asks `main` to drain; it has `drain_s`, then it is cancelled. A second signal ends the
 process at once: what was acknowledged is on disk, so that costs nothing but other people's reconnects.
 Exit status 0: drained; 2: the operator must change something first; 1: anything else. Each ends in one line.
 """
@@ -31,15 +31,17 @@ def run_service(
     main: Callable[[trio.Event], Awaitable[None]],
     *,
     drain_s: float,
+    reload: Callable[[], object] = lambda: None,
     end_process: Callable[[int], object] = os._exit,
 ) -> int:
     """Run `main` until it returns or fails; returns the exit status. Logging must be configured.
 
-    `main` gets the event that is set when it is to drain. `end_process` is called when draining is cut short by
+    `main` gets the event that is set when it is to drain. `reload`
+    is called at SIGHUP and must not raise. `end_process` is called when draining is cut short by
     a second signal, or when `main` does not end within a second after it was cancelled.
     """
     try:
-        is_drained = trio.run(_run_until_stopped, main, drain_s, end_process)
+        is_drained = trio.run(_run_until_stopped, main, drain_s, reload, end_process)
     except BaseException as error:  # noqa: BLE001 - the one place where everything ends in a line and a status
         return _log_end(error)
     if not is_drained:
@@ -50,15 +52,21 @@ def run_service(
 
 
 async def _run_until_stopped(
-    main: Callable[[trio.Event], Awaitable[None]], drain_s: float, end_process: Callable[[int], object]
+    main: Callable[[trio.Event], Awaitable[None]],
+    drain_s: float,
+    reload: Callable[[], object],
+    end_process: Callable[[int], object],
 ) -> bool:
     stop = trio.Event()
     running = trio.CancelScope()
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as watching:
 
             async def watch_signals() -> None:
                 async for number in signals:
+                    if number == signal.SIGHUP:
+                        reload()
+                        continue
                     if stop.is_set():
                         log.warning("service.killed", signal=signal.Signals(number).name)
                         end_process(EXIT_FAILED)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from common.runtime.app.running import Running
 
 _OURS: Final = Path(common.__file__).parent
+_PACKAGES: Final = ("common", "edge_service", "cloud_service")
 BUILT_IN: Final = MappingProxyType({handler.name: handler for handler in (LATEST, TALLY)})
 
 
@@ -150,7 +151,7 @@ def load_application(target: str) -> Application:
 
     Raises:
         ConfigurationError: ``application.no_module``, ``application.import_failed``, ``application.no_such_name``,
-            ``application.wrong_object``, and what ``check_application`` raises.
+            ``application.wrong_object``, ``application.name_shadows``, and what ``check_application`` raises.
     """
     if not target:
         return NO_APPLICATION
@@ -158,6 +159,7 @@ def load_application(target: str) -> Application:
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
+    _check_import_path(target)
     found: Any = _import(module_name)
     for name in path.split("."):
         if not hasattr(found, name):
@@ -169,6 +171,22 @@ def load_application(target: str) -> Application:
             )
         found = getattr(found, name)
     return check_application(found, target)
+
+
+def _check_import_path(target: str) -> None:
+    """Refuse modules of the application's that are called as packages of ours: of two, an import finds the first alone."""
+    for entry in dict.fromkeys(sys.path):
+        folder = Path(entry or ".").resolve()
+        if folder == _OURS.parent:
+            continue
+        for name in _PACKAGES:
+            if (folder / f"{name}.py").is_file() or any((folder / name).glob("*.py")):
+                raise ConfigurationError(
+                    "application.name_shadows",
+                    f"{folder / name} has the name of a package of Backhaul ({_OURS.parent / name})",
+                    f"rename it, or move it into a package of your own: your_package/{name}",
+                    details={"application": target, "path": str(folder / name)},
+                )
 
 
 def check_application(app: object, target: str = "") -> Application:

@@ -30,6 +30,7 @@ from common.projection.handlers import Handler
 from common.runtime.app.application import BUILT_IN, NO_APPLICATION, Application
 from common.runtime.app.handler_sink import HandlerSink
 from common.runtime.http.entities import entity_routes, state_routes
+from common.runtime.http.hidden import check_not_hidden
 from common.runtime.intake import Intake
 from common.transport.subscription.sinks import Sink
 from common.watchdog import Watchdog
@@ -110,13 +111,20 @@ class Running:
             "write a plain function that returns [Route(…), …], with Route of starlette.routing",
         )
 
-    def routes(self) -> list[BaseRoute]:
-        """Commands to the application's entities, its durable state, and its own routes."""
-        return [
+    def routes(self, before: Sequence[BaseRoute]) -> list[BaseRoute]:
+        """`before`, the service's own; then commands to the application's entities, its durable state, its own routes.
+
+        Raises:
+            ConfigurationError: ``application.routes_failed``, ``application.route_hidden``.
+        """
+        ours = [
+            *before,
             *(entity_routes(self.entities) if self.application.entities else ()),
             *(state_routes(self.states) if self.application.states else ()),
-            *self._own_routes(),
         ]
+        own = self._own_routes()
+        check_not_hidden(own, ours)
+        return [*ours, *own]
 
 
 @asynccontextmanager

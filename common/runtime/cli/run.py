@@ -6,21 +6,26 @@ Loaded by that command alone: everything heavy is imported from here on. What go
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import platform
+import signal
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final, TypeVar
 
 import trio
 
 from common import VERSION
 from common.core.errors import ConfigurationError
-from common.runtime.environment import Environment, real_environment, utc_now_us
-from common.runtime.logs.setup import configure_logging, get_logger
+from common.runtime.environment import Environment, real_environment, tls_files, utc_now_us
+from common.runtime.logs.setup import configure_logging, get_logger, set_log_level
+from common.runtime.reload import Reloads
 from common.runtime.service import EXIT_CONFIGURATION, run_service
 from common.runtime.settings.loading import Loaded, describe
 from common.runtime.settings.service import ServiceSettings
+from common.transport.grpc.tls import TlsFiles, client_context
 
 S = TypeVar("S", bound=ServiceSettings)
 
@@ -36,6 +41,7 @@ log = get_logger()
 
 def run_from(service: str, load: Callable[[], Loaded[S]], instance: Callable[[S], str], serve: Serve[S]) -> int:
     """Load the settings, log where they came from, and serve; returns the exit status."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the service takes it: there is nothing to reload yet
     configure_logging(service=service, version=VERSION, instance="", now_us=utc_now_us)
     try:
         loaded = load()
@@ -55,8 +61,15 @@ def run_from(service: str, load: Callable[[], Loaded[S]], instance: Callable[[S]
     told = {line.key: f"{line.value} ({line.origin})" for line in describe(loaded) if line.origin != _DEFAULT_ORIGIN}
     log.info("config.loaded", settings=told)
 
+    if loaded.ignored:
+        log.debug("config.variables_ignored", names=list(loaded.ignored))
+    reloads = Reloads()
+    reloads.add("settings", partial(_reload_settings, load, loaded.settings))
+    if (tls := tls_files(settings)) is not None:
+        reloads.add("certificates", partial(_reload_certificates, tls))
+
     async def main(stop: trio.Event) -> None:
-        async with real_environment() as environment:
+        async with real_environment(reloads) as environment:
             # What is loaded now stays: a collection that looked through it all would hold everybody up for 20 ms.
             gc.collect()
             gc.freeze()
@@ -65,4 +78,22 @@ def run_from(service: str, load: Callable[[], Loaded[S]], instance: Callable[[S]
             gc.set_threshold(_COLLECT_AFTER)
             await serve(settings, environment, stop)
 
-    return run_service(main, drain_s=settings.drain_s)
+    return run_service(main, drain_s=settings.drain_s, reload=reloads.run)
+
+
+def _reload_settings(load: Callable[[], Loaded[S]], running: S) -> str:
+    """Takes the log level; names what else is different now and holds only from the next start on."""
+    found = load().settings
+    set_log_level(found.log_level, by="reload")
+    changed = [
+        field.name
+        for field in dataclasses.fields(found)
+        if field.name != "log_level" and getattr(found, field.name) != getattr(running, field.name)
+    ]
+    return f"log_level = {found.log_level}" + (f"; needs a restart: {', '.join(changed)}" if changed else "")
+
+
+def _reload_certificates(files: TlsFiles) -> str:
+    """Each dial and accept reads the files when they have changed: this says whether they can be used."""
+    client_context(files)
+    return f"{files.certificate} is used from the next dial and accept on"

@@ -14,10 +14,12 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, Protocol, cast
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, Literal, Protocol, cast
 
 import orjson
 import structlog
+from structlog import BoundLoggerBase
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
 from common.runtime.logs.fields import cleaned, described
@@ -30,13 +32,48 @@ REPEAT_WINDOW_S: Final = 10.0
 LAST_LINES: Final = frozenset(
     f"service.{end}" for end in ("stopped", "drain_timed_out", "failed", "refused", "killed", "stuck")
 )
-_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+LEVELS: Final = MappingProxyType({"debug": 10, "info": 20, "warning": 30, "error": 40})
 
 
 class RawStream(Protocol):
     """Where lines go: an unbuffered binary file. `write` may take less than all, or nothing (None)."""
 
     def write(self, data: bytes, /) -> int | None: ...
+
+
+class _Logger(BoundLoggerBase):
+    """The class of every logger. Its methods are those of one level's class, where what is below the level does nothing.
+
+    structlog keeps a module's logger after its first use, with its class: so the level is changed on the class.
+    """
+
+    level: ClassVar[str] = "info"
+
+    @classmethod
+    def take(cls, level: str) -> None:
+        source = structlog.make_filtering_bound_logger(LEVELS[level])
+        for name, method in vars(source).items():
+            if not name.startswith("__"):
+                setattr(cls, name, method)
+        cls.level = level
+
+
+def log_level() -> str:
+    """The least severe level that is written now."""
+    return _Logger.level
+
+
+def set_log_level(level: str, *, by: str) -> str:
+    """Write from `level` on, in this process; returns the level before. `by` says in the log what asked for it."""
+    before = _Logger.level
+    is_chattier = LEVELS[level] < LEVELS[before]
+    if is_chattier:
+        _Logger.take(level)
+    if level != before:
+        get_logger().warning("log.level_changed", to=level, before=before, by=by)
+    if not is_chattier:
+        _Logger.take(level)
+    return before
 
 
 def get_logger() -> FilteringBoundLogger:
@@ -59,6 +96,7 @@ def configure_logging(
     `now_us` gives UTC microseconds. A `service` or `instance` bound in the context wins over the ones given
     here: that is how a simulation tells its nodes apart.
     """
+    _Logger.take(level)
     is_pretty = log_format == "pretty" or (log_format == "auto" and stream is None and sys.stdout.isatty())
     # Not sys.stdout: its buffer would keep a line that a closed pipe refused and fail again at exit.
     lines = _Lines(stream if stream is not None else open(1, "wb", buffering=0, closefd=False))  # noqa: SIM115
@@ -69,7 +107,7 @@ def configure_logging(
             _Finish(service, version, instance, now_us, is_pretty=is_pretty),
             _render_pretty() if is_pretty else _render_json,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        wrapper_class=_Logger,
         logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
     )

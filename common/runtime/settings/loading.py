@@ -28,11 +28,13 @@ _SECRET_FILE_MAX_BYTES: Final = 64 * 1024
 _DEFAULT: Final = "default"
 
 # Variables with our prefix that others set must not keep us from starting. Kubernetes puts such ones into every
-# container for each Service it knows, one named `edge` or `cloud` among them; images with Google's tools have
+# container for each Service it knows, `edge`, `edge-7` or `cloud-postgres` among them; images with Google's tools have
 # CLOUD_SDK_VERSION.
 _SET_BY_OTHERS: Final = re.compile(
-    r"(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?|SDK_VERSION)"
+    r"(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)|SDK_VERSION"
 )
+# `…_PORT` is also how settings are called: a Service's is told by its value.
+_PORT_OF_A_SERVICE: Final = re.compile(r"(?:tcp|udp|sctp)://[^/\s]+:\d+")
 
 
 def about(
@@ -77,6 +79,8 @@ class Loaded(Generic[S]):
 
     settings: S
     origins: Mapping[str, str]
+    ignored: tuple[str, ...] = ()
+    """Environment variables with the service's prefix that others set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,9 @@ def load(
     """
     known = {entry.key: entry for entry in _known_keys(settings_class)}
     by_flag, config_flag = _read_flags(known, flags)
-    by_environment, config_variable = _read_environment(known, prefix, environ or {})
+    ignored = tuple(name for name in sorted(environ or {}) if _is_of_others(name, prefix, (environ or {})[name]))
+    ours = {name: value for name, value in (environ or {}).items() if name not in ignored}
+    by_environment, config_variable = _read_environment(known, prefix, ours)
     path = Path(config_flag or config_variable or file or "")
     given: dict[str, _Given] = {}
     if config_flag or config_variable or file:
@@ -157,7 +163,7 @@ def load(
         except SettingsConflict as conflict:
             conflict.name_origins(origins)
             raise
-    return Loaded(settings, origins)
+    return Loaded(settings, origins, ignored)
 
 
 def describe(loaded: Loaded[Any]) -> list[Described]:
@@ -230,6 +236,15 @@ def _unknown(name: str, origin: str, candidates: Sequence[str]) -> Configuration
     )
 
 
+def _is_of_others(name: str, prefix: str, value: str) -> bool:
+    """Whether Kubernetes or an image has set it; a Service named `cloud-http` sets CLOUD_HTTP_PORT."""
+    rest = name.removeprefix(f"{prefix}_")
+    if rest == name:
+        return False
+    is_port = rest == "PORT" or rest.endswith("_PORT")
+    return bool(_SET_BY_OTHERS.fullmatch(rest) or (is_port and _PORT_OF_A_SERVICE.fullmatch(value)))
+
+
 def _read_environment(
     known: Mapping[str, _Known], prefix: str, environ: Mapping[str, str]
 ) -> tuple[dict[str, _Given], str | None]:
@@ -243,11 +258,7 @@ def _read_environment(
             _set_once(given, keys[name], _Given(environ[name], origin))
         elif name in file_keys:
             _set_once(given, file_keys[name], _from_secret_file(environ[name], origin))
-        elif (
-            name.startswith(f"{prefix}_")
-            and name != config_variable
-            and not _SET_BY_OTHERS.fullmatch(name.removeprefix(f"{prefix}_"))
-        ):
+        elif name.startswith(f"{prefix}_") and name != config_variable:
             raise _unknown(name, "environment", [*keys, *file_keys, config_variable])
     return given, environ.get(config_variable)
 
@@ -288,7 +299,7 @@ def _read_flags(known: Mapping[str, _Known], flags: Sequence[str]) -> tuple[dict
 def _read_file(known: Mapping[str, _Known], path: Path) -> dict[str, _Given]:
     origin = f"file {path}"
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(
             "settings.file_unreadable",
@@ -324,7 +335,7 @@ def _from_secret_file(path_text: str, origin: str) -> _Given:
     path = Path(path_text)
     try:
         with path.open("rb") as file:
-            content = file.read(_SECRET_FILE_MAX_BYTES).decode()
+            content = file.read(_SECRET_FILE_MAX_BYTES).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise ConfigurationError(
             "settings.file_unreadable",

@@ -7,6 +7,7 @@ stand instead. What they say is taken apart here, and refused here with the sett
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,6 +22,7 @@ from common.runtime.settings.service import MIB, ServiceSettings
 from common.transport.subscription.catalogue import StreamCatalogue, StreamDefinition
 
 _STREAM_PORT = 7443
+_PLACEHOLDER = re.compile(r"\{[A-Za-z_]+\}")
 
 
 def parse_source(text: str) -> PeerAddress:
@@ -107,6 +109,10 @@ class StreamSettings(ServiceSettings):
     def catalogue(self) -> StreamCatalogue:
         """What is served. Raises ``SettingsConflict``."""
         filters = _criteria_by_name("stream_filters", self.stream_filters)
+        for criteria in filters.values():
+            for placeholder in _PLACEHOLDER.findall(criteria):
+                if placeholder != "{consumer_id}":
+                    raise _wrong("stream_filters", placeholder, "write {consumer_id}: it is the only placeholder")
         served = []
         for entry in self.streams:
             name, equals, types = entry.partition("=")

@@ -29,6 +29,10 @@ _SIZE_UNITS: Final = {
 _SECONDS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _NUMBER_AND_UNIT: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)")
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,18}")
+_BYTE_ORDER_MARK: Final = "\ufeff"
+_BLANKS: Final = " \t\r\n\v\f\xa0" + _BYTE_ORDER_MARK
+# Kinds whose values mean the same with blanks around them; of all others blanks would become a part.
+_STRIPPED: Final = frozenset({"integer", "number", "size", "duration", "boolean", "list"})
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 _FALSE: Final = frozenset({"false", "0", "no", "off"})
 
@@ -127,6 +131,10 @@ def parse(shape: Shape, raw: object) -> object:
     """
     if raw == "" and shape.optional:
         return None
+    if isinstance(raw, str) and shape.kind not in _STRIPPED and raw != raw.strip(_BLANKS):
+        end = raw[0] if raw[0] in _BLANKS else raw[-1]
+        what = "a byte order mark" if end == _BYTE_ORDER_MARK else f"the blank {end!r}"
+        raise ValueError(f"{shape.expectation}, without {what} at its beginning or end")
     value = _parse_kind(shape, raw)
     if value is _WRONG:
         raise ValueError(shape.expectation)
@@ -190,8 +198,8 @@ def _integer(raw: object) -> object:
 def _boolean(raw: object) -> object:
     if isinstance(raw, bool):
         return raw
-    if isinstance(raw, str) and raw.lower() in _TRUE | _FALSE:
-        return raw.lower() in _TRUE
+    if isinstance(raw, str) and raw.strip().lower() in _TRUE | _FALSE:
+        return raw.strip().lower() in _TRUE
     return _WRONG
 
 
@@ -202,7 +210,7 @@ def _list(raw: object) -> object:
         raw = [f"{key}={value}" for key, value in raw.items() if isinstance(value, str | int)]
     if not isinstance(raw, list):
         return _WRONG
-    if not all(isinstance(part, str) and part and part.isprintable() for part in raw):
+    if not all(isinstance(part, str) and part and part.isprintable() and part == part.strip() for part in raw):
         return _WRONG
     return tuple(raw)
 

@@ -27,7 +27,7 @@ async def main(stop):
     get_logger().info("test.ready")
 {body}
 
-sys.exit(run_service(main, drain_s={drain_s}))
+sys.exit(run_service(main, drain_s={drain_s}, reload=lambda: get_logger().info("test.reloaded")))
 """
 
 
@@ -71,6 +71,15 @@ def service(*body: str, drain_s: float = 5) -> Iterator[Process]:
 def test_a_signal_asks_to_drain_and_a_drained_service_ends_with_0(number: signal.Signals) -> None:
     with service("await stop.wait()", 'get_logger().info("test.drained")') as process:
         process.signal(number)
+        assert process.ended() == (0, ["service.stopping", "test.drained", "service.stopped"])
+
+
+def test_a_hang_up_reloads_and_ends_nothing() -> None:
+    with service("await stop.wait()", 'get_logger().info("test.drained")') as process:
+        for _ in range(3):
+            process.signal(signal.SIGHUP)
+            assert process.line()["event"] == "test.reloaded"
+        process.signal(signal.SIGTERM)
         assert process.ended() == (0, ["service.stopping", "test.drained", "service.stopped"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from starlette.routing import BaseRoute
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, Route
 from trio.testing import MockClock
 
 from cloud_service.cli import CLOUD
@@ -283,3 +286,62 @@ async def test_routes_that_cannot_be_made_end_the_start(autojump_clock: MockCloc
     assert refusal.value.code == "application.routes_failed"
     assert told in refusal.value.message
     assert "test_application.py:" in refusal.value.message
+
+
+@pytest.mark.parametrize("name", ["common", "edge_service", "cloud_service"])
+@pytest.mark.parametrize("is_package", [True, False])
+def test_a_module_that_is_called_as_a_package_of_ours_is_refused_by_name(
+    folder: Path, name: str, *, is_package: bool
+) -> None:
+    (folder / "fine.py").write_text(GOOD)
+    if is_package:
+        (folder / name).mkdir()
+        (folder / name / "things.py").touch()
+    else:
+        (folder / f"{name}.py").touch()
+    with pytest.raises(ConfigurationError, match=f"{name} has the name of a package of Backhaul") as caught:
+        load_application("fine:app")
+    assert caught.value.code == "application.name_shadows"
+
+
+def test_a_service_started_beside_a_package_called_common_says_so(folder: Path) -> None:
+    (folder / "common").mkdir()
+    (folder / "common" / "__init__.py").touch()
+    for service in ("edge_service", "cloud_service"):
+        done = subprocess.run(
+            [sys.executable, "-m", service, "--version"], cwd=folder, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith(
+            f"backhaul: {folder}/common/__init__.py has the name of Backhaul's package common"
+        )
+        assert done.stderr.count("\n") == 1
+
+
+async def answer(_: Request) -> Response:
+    return Response()
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        Route("/status", answer),
+        Route("/v1/events", answer, methods=["POST"]),
+        Route("/v1/latest/{kind}/{key}", answer),
+        Route("/v1/snapshots/Sensor/{key}", answer),
+        Route("/v1/inbox/{anything}/ack", answer, methods=["POST"]),
+    ],
+)
+async def test_a_route_that_hides_behind_the_services_is_refused_at_start(
+    route: Route, autojump_clock: MockClock
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"never answers: the service's own") as caught:
+        async with open_world(cloud_app=App(routes=lambda _: [route])):
+            pass
+    assert caught.value.code == "application.route_hidden"
+
+
+async def test_a_route_beside_the_services_is_taken(autojump_clock: MockClock) -> None:
+    routes = [Route("/", answer), Route("/v1/events", answer, methods=["DELETE"]), Mount("/app", routes=[])]
+    async with open_world(cloud_app=App(routes=lambda _: [*routes, Route("/{page}", answer)])):
+        pass

@@ -115,7 +115,17 @@ def test_a_journal_of_another_kind_is_no_path() -> None:
 def test_variables_that_others_set_are_left_alone() -> None:
     others = {"CLOUD_SERVICE_HOST": "10.0.0.7", "CLOUD_PORT_7443_TCP_ADDR": "10.0.0.7", "CLOUD_SDK_VERSION": "528.0.0"}
     assert run("cloud_service", "check-config", **others)[0] == 0
-    assert run("cloud_service", "check-config", CLOUD_SDK_VERSIONS="1")[0] == 2
+    others |= {
+        "CLOUD_POSTGRES_SERVICE_HOST": "10.0.0.8",
+        "CLOUD_POSTGRES_SERVICE_PORT_TCP_POSTGRES": "5432",
+        "CLOUD_POSTGRES_PORT": "tcp://10.0.0.8:5432",
+        "CLOUD_7_PORT_7443_TCP_PROTO": "tcp",
+        "CLOUD_PORT": "tcp://10.0.0.7:7443",
+        "CLOUD_HTTP_PORT": "tcp://10.0.0.9:80",
+    }
+    assert run("cloud_service", "check-config", **others)[0] == 0
+    for typo in ("CLOUD_SDK_VERSIONS", "CLOUD_HTP_PORT", "CLOUD_HTTP_PORT"):
+        assert run("cloud_service", "check-config", **{typo: "tcp"})[0] == 2
 
 
 def test_run_tells_wrong_settings_in_its_log() -> None:

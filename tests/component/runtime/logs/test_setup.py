@@ -17,7 +17,7 @@ import structlog
 from common.core.errors import BackhaulError
 from common.runtime.logs.fields import cleaned, described
 from common.runtime.logs.rate_limit import RepeatLimiter, Suppressed
-from common.runtime.logs.setup import LAST_LINES, configure_logging, get_logger
+from common.runtime.logs.setup import LAST_LINES, configure_logging, get_logger, log_level, set_log_level
 
 
 class Lines:
@@ -240,6 +240,30 @@ def test_pretty_lines_show_no_control_characters(capsysbinary: pytest.CaptureFix
     get_logger().info("a.b", name="x\x1b]0;owned\x07\ny", exc_info=ValueError("oops"))
     assert b"\x1b]0" not in lines.data
     assert b"ValueError: oops" in lines.data
+
+
+def test_the_level_changes_for_loggers_that_are_in_use(lines: Lines) -> None:
+    configure_logging(service="edge", version="1", instance="e", now_us=lambda: 0, level="info", stream=lines)
+    logger = get_logger().bind(part="a")
+    try:
+        logger.debug("a.unseen")
+        assert set_log_level("debug", by="http") == "info"
+        logger.debug("a.seen")
+        assert set_log_level("error", by="http") == "debug"
+        logger.warning("a.unseen")
+        assert set_log_level("error", by="http") == "error"
+        assert set_log_level("info", by="reload") == "error"
+        assert log_level() == "info"
+    finally:
+        set_log_level("info", by="test")
+        structlog.configure(cache_logger_on_first_use=False)
+    events = [(line["event"], line.get("to")) for line in map(json.loads, lines.data.splitlines())]
+    assert events == [
+        ("log.level_changed", "debug"),
+        ("a.seen", None),
+        ("log.level_changed", "error"),
+        ("log.level_changed", "info"),
+    ]
 
 
 def test_a_closed_standard_output_neither_stops_nor_fails_the_process() -> None:

@@ -92,7 +92,12 @@ def test_unknown_names_are_refused_with_the_nearest_known_one(tmp_path: Path) ->
 
 
 def test_variables_of_kubernetes_services_of_the_same_name_are_ignored() -> None:
-    links = {"APP_SERVICE_HOST": "1", "APP_SERVICE_PORT_GRPC": "1", "APP_PORT": "tcp", "APP_PORT_1_TCP_ADDR": "x"}
+    links = {
+        "APP_SERVICE_HOST": "1",
+        "APP_SERVICE_PORT_GRPC": "1",
+        "APP_PORT": "tcp://10.0.0.1:80",
+        "APP_PORT_1_TCP_ADDR": "x",
+    }
     assert load_sample(environ=links).settings == Sample(name="n")
     assert refused(environ={"APP_PORTS": "1"}).code == "settings.unknown_key"
 
@@ -285,3 +290,47 @@ def test_every_setting_of_both_services_is_described_and_reads_back() -> None:
         ]
         prefix = "EDGE" if isinstance(settings.settings, EdgeSettings) else "CLOUD"
         assert load(type(settings.settings), prefix, flags).settings == settings.settings
+
+
+@pytest.mark.parametrize("prefix", ["{edge}/", "{edge_id/", "edge_id}/", "{{edge_id}}/", "{}/"])
+def test_a_mistyped_placeholder_is_refused(prefix: str) -> None:
+    with pytest.raises(ConfigurationError, match="it is the only placeholder"):
+        edge(EDGE_ENTITY_PREFIX=prefix, EDGE_INSECURE="true")
+
+
+def test_a_mistyped_placeholder_of_a_streams_filter_is_refused() -> None:
+    cloud(CLOUD_STREAMS="orders=O", CLOUD_STREAM_FILTERS='orders=[{"include_topics": ["site/{consumer_id}"]}]')
+    with pytest.raises(ConfigurationError, match=r"\{consumer\}"):
+        cloud(CLOUD_STREAMS="orders=O", CLOUD_STREAM_FILTERS='orders=[{"include_topics": ["site/{consumer}"]}]')
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("EDGE_ID", "e1 ", "without the blank ' ' at its beginning or end"),
+        ("EDGE_ID", "\ufeffe1", "without a byte order mark"),
+        ("EDGE_JOURNAL", "edge.db\r", r"without the blank '\\r'"),
+        ("EDGE_TLS_CA", " ca.pem", "without the blank"),
+        ("EDGE_CLOUD", "cloud.example:7443\n", r"without the blank '\\n'"),
+        ("EDGE_ENTITY_PREFIX", "{edge_id}/\t", r"without the blank '\\t'"),
+        ("EDGE_LOG_LEVEL", "debug ", "without the blank"),
+    ],
+)
+def test_blanks_that_would_become_part_of_a_value_are_refused(key: str, value: str, reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=reason):
+        edge(**{key: value})
+
+
+def test_blanks_that_mean_nothing_are_taken() -> None:
+    settings = edge(EDGE_HTTP_PORT=" 80 ", EDGE_INSECURE="true ", EDGE_HEARTBEAT_S="3s ", EDGE_PLAIN_TYPES="A , B ")
+    assert (settings.http_port, settings.insecure, settings.heartbeat_s) == (80, True, 3.0)
+    assert settings.plain_types == ("A", "B")
+
+
+def test_a_byte_order_mark_of_a_file_is_taken(tmp_path: Path) -> None:
+    file = tmp_path / "edge.toml"
+    file.write_text('id = "e1"\ncloud = "localhost"\n', encoding="utf-8-sig")
+    assert load(EdgeSettings, "EDGE", file=file).settings.id == "e1"
+    secret = tmp_path / "journal"
+    secret.write_text("postgresql://localhost/edge\n", encoding="utf-8-sig")
+    assert str(edge(EDGE_JOURNAL_FILE=str(secret), EDGE_INSECURE="true").journal) == "postgresql://localhost/edge"
