@@ -10,7 +10,7 @@ from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch, new_events
 from common.core.events.stated_range import StatedRange
 from common.core.journal.history import Generation, History
-from common.core.subscription.consumer import Receiving, admit_received
+from common.core.subscription.consumer import Receiving, admit_received, effect_of
 from common.core.subscription.messages import (
     BackfillDone,
     ConsumerAck,
@@ -184,6 +184,27 @@ def test_a_gap_in_a_replay_that_nobody_asked_for_makes_its_entity_wait() -> None
     assert (received.accepted, received.awaiting) == ([], {"T|a": True})
     received = admit_received(replayed(done=True), known, awaiting, missed)
     assert (received.awaiting, awaiting) == ({}, {"T|a"})
+
+
+@pytest.mark.parametrize("lane", [DeliveryLane.LIVE, DeliveryLane.BACKFILL])
+def test_a_range_on_another_lane_does_not_lead_over_an_entity_that_waits(lane: DeliveryLane) -> None:
+    """The replay brings some of those numbers, and they would be taken for repeats."""
+    known, awaiting, missed = {"T|a": 1}, {"T|a"}, dict[str, int]()
+    stated = Deliver(lane, 10, 12, ranges=(StatedRange("T|a", 1, 4, "withheld"),))
+    received = admit_received(stated, known, awaiting, missed)
+    assert (received.passed, received.awaiting, known) == ([], {}, {"T|a": 1})
+    received = admit_received(replayed(2, 3), known, awaiting, missed)
+    assert received.accepted == [0, 1]
+
+
+def test_a_leaving_mark_is_an_events_of_the_log_and_never_a_snapshots() -> None:
+    """A snapshot may have any position, also that of an event that leaves."""
+    events = stretch(12, first_seq_nr=5)
+    events.extend(stretch(12, name="T|b"))
+    message = Deliver(DeliveryLane.LIVE, 10, 12, events=events, leaving=(12,), snapshots=1)
+    received = admit_received(message, {}, set(), {})
+    taken, leaving, replaces = effect_of(message, received)
+    assert (taken.persistence_id, leaving, replaces) == (["T|a", "T|b"], frozenset({1}), frozenset({0}))
 
 
 def serving(place: ResumePoint = PLACE, requested: FilterState = FIRST) -> Serving:

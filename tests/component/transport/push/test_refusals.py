@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+import common.transport.memory.streams
 from common.core.errors import BackhaulError
 from common.core.events.batch import new_events
+from common.core.flow.messages import Heartbeat
 from common.core.journal.append import LocalAppend
 from common.core.journal.history import Generation, History, Offset, Resume
 from common.core.push.messages import PUSH_PATH, Hello, Start
 from common.journal.memory.journal import MemoryDatabase
-from common.transport.codec.push import encode_from_cloud, encode_from_edge
-from common.transport.stream import MessageStream, StreamMethod
+from common.transport.codec.push import decode_from_cloud, encode_from_cloud, encode_from_edge
+from common.transport.stream import DialledStream, MessageStream, PeerGone, StreamMethod
 from tests.support.push import LIMITS, NAMES, PushWorld, append, now_us, wait_for_head
 
 
@@ -117,3 +122,131 @@ async def test_a_peer_that_ends_the_stream_well_is_dialled_again(autojump_clock:
             ):
                 await trio.sleep(100)
                 assert link.last_code == code
+
+
+@asynccontextmanager
+async def dialled(world: PushWorld) -> AsyncIterator[DialledStream]:
+    """A stream to the cloud, spoken by hand."""
+    async with (
+        world.network.open_channel("cloud:7443", connect_timeout_s=1, message_max_bytes=10_000) as channel,
+        channel.open_stream(PUSH_PATH) as stream,
+    ):
+        yield stream
+
+
+@asynccontextmanager
+async def answered(world: PushWorld, handler: Callable[[MessageStream], Awaitable[None]]) -> AsyncIterator[None]:
+    """A cloud that answers by hand."""
+    async with world.network.serve(
+        {PUSH_PATH: StreamMethod(handler)}, host="cloud", port=7443, message_max_bytes=4_000_000, connections_max=9
+    ):
+        yield
+
+
+def hello() -> bytes:
+    return encode_from_edge(Hello("edge-1", "process", History("j", (Generation("g", 1),), 0), 0))
+
+
+def start(journal_id: str) -> bytes:
+    return encode_from_cloud(Start(1, Offset(journal_id, "", 0), Resume.FIRST, "cloud", "g", LIMITS, now_us()))
+
+
+async def test_a_second_hello_is_refused(autojump_clock: MockClock) -> None:
+    world = PushWorld()
+    async with world.cloud(), dialled(world) as stream:
+        await stream.send(hello())
+        assert isinstance(decode_from_cloud(await stream.receive()), Start)
+        await stream.send(hello())
+        with pytest.raises(BackhaulError) as refused:
+            await stream.receive()
+        assert refused.value.code == "link.protocol"
+
+
+async def test_a_second_start_is_refused(autojump_clock: MockClock) -> None:
+    world = PushWorld()
+    async with world.edge() as (edge, link):
+
+        async def start_twice(stream: MessageStream) -> None:
+            await stream.receive()
+            for _ in range(2):
+                await stream.send(start(edge.history.journal_id))
+            await trio.sleep_forever()
+
+        async with answered(world, start_twice):
+            await trio.sleep(10)
+            assert link.last_code == "link.protocol"
+
+
+async def test_an_edge_that_says_no_hello_is_left(autojump_clock: MockClock) -> None:
+    world = PushWorld()
+    async with world.cloud(), dialled(world) as stream:
+        began_s = trio.current_time()
+        with pytest.raises(BackhaulError) as refused:
+            await stream.receive()
+        assert refused.value.code == "link.timeout"
+        assert trio.current_time() - began_s == pytest.approx(10.0)
+
+
+async def test_a_cloud_that_does_not_answer_hello_is_left(autojump_clock: MockClock) -> None:
+    world = PushWorld()
+
+    async def be_silent(_: MessageStream) -> None:
+        await trio.sleep_forever()
+
+    async with world.edge() as (_, link), answered(world, be_silent):
+        await trio.sleep(50)
+        assert link.last_code == "link.timeout"
+
+
+async def test_a_silent_edge_is_dropped_without_a_word_on_its_line(autojump_clock: MockClock) -> None:
+    """A refusal, or a close, would wait in the buffers of a line that takes nothing."""
+    world = PushWorld()
+    async with world.cloud(), dialled(world) as stream:
+        await stream.send(hello())
+        await stream.receive()
+        began_s = trio.current_time()
+        with pytest.raises(PeerGone) as gone:
+            await hear_only(stream)  # heartbeats
+        assert gone.value.code == "link.aborted"
+        assert 30.0 <= trio.current_time() - began_s <= 40.0
+
+
+async def speak_only(stream: DialledStream) -> NoReturn:
+    while True:
+        await stream.send(encode_from_edge(Heartbeat(0, now_us())))
+        await trio.sleep(1)
+
+
+async def hear_only(stream: DialledStream) -> NoReturn:
+    while True:
+        await stream.receive()
+
+
+async def test_an_edge_that_does_not_read_is_dropped_though_it_speaks(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common.transport.memory.streams, "_WINDOW_BYTES", 200)
+    world = PushWorld()
+    async with world.cloud(), dialled(world) as stream:
+        await stream.send(hello())
+        with pytest.raises(PeerGone) as gone, trio.fail_after(600):
+            await speak_only(stream)
+        assert gone.value.code == "link.aborted"
+
+
+async def test_a_silent_cloud_is_dropped_without_a_word_on_its_line(autojump_clock: MockClock) -> None:
+    world = PushWorld()
+    ends: list[str] = []
+    async with world.edge() as (edge, _):
+
+        async def start_and_be_silent(stream: MessageStream) -> None:
+            await stream.receive()
+            await stream.send(start(edge.history.journal_id))
+            try:
+                await trio.sleep_forever()
+            finally:
+                ends.append(stream.fault.code if stream.fault else "")
+
+        async with answered(world, start_and_be_silent):
+            await trio.sleep(50)
+            assert ends == ["link.aborted"]
