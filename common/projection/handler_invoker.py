@@ -155,6 +155,8 @@ def _statements(function: Callable[..., Any], returned: object, *, none_is_nothi
         return ()
     if isinstance(returned, Statement):
         returned = (returned,)
-    if isinstance(returned, Sequence) and all(isinstance(one, Statement) for one in returned):
+    if isinstance(returned, Sequence) and all(
+        isinstance(one, Statement) and isinstance(one.rows, list | tuple) for one in returned
+    ):
         return returned
     raise returned_wrong(function, returned, "statements")

@@ -9,7 +9,9 @@ effects on its own entities and durable state.
 
 One SQL text serves SQLite and PostgreSQL: parameters are ``$1``, ``$2`` …; columns are ``TEXT``, ``BIGINT``,
 ``DOUBLE PRECISION``, ``BOOLEAN`` and ``BYTEA``, by which SQLite stores a ``bytes`` value unchanged; an upsert names the
-old row by the table and the new one by ``excluded``. An integer must stay below 2**63: SQLite would go on as a float.
+old row by the table and the new one by ``excluded``. Values are checked against text and columns on every storage alike
+(``common.core.journal.statement.check_rows``); only a parameter inside an expression is not, on SQLite. An integer must
+stay below 2**63.
 """
 
 from __future__ import annotations

@@ -18,11 +18,15 @@ from typing import Any
 
 import trio
 
+from common import border
+from common.core.errors import ConfigurationError
 from common.core.events.batch import join_tags, new_events
 from common.core.events.ids import persistence_id
 from common.core.events.types import EventTypes
 from common.core.journal.append import Appended, LocalAppend
-from common.journal.memory.journal import MemoryDatabase, MemoryJournal, open_memory_journal
+from common.core.journal.statement import check_portable
+from common.journal.memory.journal import MemoryDatabase, open_memory_journal
+from common.journal.stores.journal import Journal
 from common.projection.handler_executor import call_inline
 from common.projection.handlers import Handler
 from common.projection.progress import ProjectionProgress, ProjectionSettings
@@ -34,7 +38,7 @@ from common.testing.world import now_us
 class ProjectionKit:
     """One projection under test; made by ``projecting``."""
 
-    def __init__(self, journal: MemoryJournal, registry: EventTypes, progress: Sequence[ProjectionProgress]) -> None:
+    def __init__(self, journal: Journal, registry: EventTypes, progress: Sequence[ProjectionProgress]) -> None:
         self.journal = journal
         self._registry = registry
         self._progress = progress
@@ -77,16 +81,25 @@ class ProjectionKit:
 
 
 @asynccontextmanager
-async def projecting(handler: Handler, *, registry: EventTypes | None = None) -> AsyncIterator[ProjectionKit]:
-    """Run one projection on a journal of its own while the block runs; for a mock clock or a real one."""
+async def projecting(
+    handler: Handler, *, registry: EventTypes | None = None, journal: str = "memory"
+) -> AsyncIterator[ProjectionKit]:
+    """Run one projection on a journal of its own while the block runs; for a mock clock or a real one.
+
+    ``journal`` is ``memory``, whose tables are SQLite's and which refuses definitions that PostgreSQL lacks, or the URL of an
+    empty database, ``postgresql://…``, for a real clock.
+
+    Raises:
+        BackhaulError: ``projection.not_portable``.
+        ConfigurationError: ``testing.journal`` for a database with events; what opening a database raises.
+    """
     types = registry or EventTypes()
-    ids = (f"{number:08d}-id" for number in count(1))
-    async with open_memory_journal(MemoryDatabase(), now_us=now_us, new_id=lambda: next(ids)) as journal:
-        async with open_firehose(journal, poll_s=0.05) as firehose, trio.open_nursery() as nursery:
+    async with _opened(journal, handler) as opened:
+        async with open_firehose(opened, poll_s=0.05) as firehose, trio.open_nursery() as nursery:
             progress: list[ProjectionProgress] = await nursery.start(
                 partial(
                     run_projections,
-                    journal,
+                    opened,
                     firehose,
                     [handler],
                     owner="test",
@@ -97,5 +110,33 @@ async def projecting(handler: Handler, *, registry: EventTypes | None = None) ->
                     plain_calls=lambda: call_inline,
                 )
             )
-            yield ProjectionKit(journal, types, progress)
+            yield ProjectionKit(opened, types, progress)
             nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _opened(journal: str, handler: Handler) -> AsyncIterator[Journal]:
+    begun_us = now_us()  # an empty database may have been opened before
+    ids = (f"{begun_us}-{number:08d}" for number in count(1))
+    if journal == "memory":
+        check_portable([*handler.migrations, handler.reset])
+        async with open_memory_journal(MemoryDatabase(), now_us=now_us, new_id=lambda: next(ids)) as opened:
+            yield opened
+        return
+    if not journal.startswith(("postgresql://", "postgres://")):
+        raise _unfit(f"{journal[:80]!r} is neither memory nor the URL of a database")
+    from common.journal.postgres import open_postgres_journal  # noqa: PLC0415  an edge has no driver of PostgreSQL
+
+    async with (
+        border.open_loop(),
+        open_postgres_journal(journal, now_us=now_us, new_id=lambda: next(ids)) as opened,
+    ):
+        is_empty = not (await opened.stats()).head_position
+        if is_empty:
+            yield opened
+    if not is_empty:
+        raise _unfit("the database has events already")
+
+
+def _unfit(why: str) -> ConfigurationError:
+    return ConfigurationError("testing.journal", why, "give an empty database, made for this test, or memory")

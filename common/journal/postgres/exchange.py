@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any, Final
 
 import asyncpg
@@ -53,7 +54,7 @@ class PreparedStatements:
                     return None
                 calls.append(call)
         text = ";".join(calls)
-        return text if len(text) <= _MAX_CHARACTERS else None
+        return text if len(text) <= _MAX_CHARACTERS and _has_utf8(text) else None
 
     async def _prepare(self, connection: asyncpg.Connection, sql: str) -> _Known:
         if len(self._statements) >= _PREPARED_MAX:
@@ -73,8 +74,16 @@ class _Known:
     writers: Sequence[_Writer | None]
 
 
+def _has_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _call(name: str, writers: Sequence[_Writer | None], row: Sequence[Any]) -> str | None:
-    if len(writers) != len(row):
+    if not isinstance(row, tuple | list) or len(writers) != len(row):
         return None
     literals = []
     for writer, value in zip(writers, row, strict=True):
@@ -90,7 +99,9 @@ def _integer(value: object) -> str | None:
 
 
 def _float(value: object) -> str | None:
-    return f"'{float(value)!r}'" if isinstance(value, float | int) else None
+    if isinstance(value, int):
+        return f"'{float(value)!r}'" if value.bit_length() < 64 else None
+    return f"'{float(value)!r}'" if isinstance(value, float) and not isnan(value) else None
 
 
 def _boolean(value: object) -> str | None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import asyncpg
 
-from common.core.errors import BackhaulError, ErrorKind
+from common.core.errors import BackhaulError
 from common.core.events.ids import SliceRange
 from common.core.journal.slice_ranges import ahead_as_text, ahead_of_text, check_ranges
+from common.core.journal.sql_text import read_sql
+from common.core.journal.statement import check_rows, statement_failed
 from common.fail_points import fail_point, is_aimed_at
 from common.journal.migrations import check_not_newer
 from common.journal.postgres.connection import is_passing
@@ -38,7 +41,7 @@ async def migrate(connection: asyncpg.Connection, name: str, steps: Sequence[Seq
         check_not_newer(f"the application {name}", done, len(steps))
         for step in steps[done:]:
             for sql in step:
-                with _told(sql):
+                with _told(connection, sql):
                     await connection.execute(sql)
         if done < len(steps):
             await connection.execute("UPDATE application_schema SET steps = $2 WHERE name = $1", name, len(steps))
@@ -143,7 +146,7 @@ async def _commit_in_one_exchange(
         else:
             await connection.execute(text)
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        if is_passing(error):
+        if not _is_statements_fault(connection, error):
             raise
         return False
     return True
@@ -177,7 +180,9 @@ async def run_statements(connection: asyncpg.Connection, statements: Sequence[St
         BackhaulError: ``projection.statement_failed``.
     """
     for statement in statements:
-        with _told(statement.sql):
+        with _told(connection, statement.sql):
+            check_rows(statement.sql, statement.rows)
+            check_rows(statement.sql, statement.rows, await _types(connection, statement.sql))
             await connection.executemany(statement.sql, statement.rows)
 
 
@@ -193,7 +198,9 @@ async def begin(connection: asyncpg.Connection, lease: ProjectionLease) -> async
 
 async def ask(connection: asyncpg.Connection, sql: str, args: Sequence[Any]) -> list[tuple[Any, ...]]:
     """One statement of such a function."""
-    with _told(sql):
+    with _told(connection, sql):
+        check_rows(sql, (args,))
+        check_rows(sql, (args,), await _types(connection, sql))
         return list(map(tuple, await connection.fetch(sql, *args)))
 
 
@@ -245,28 +252,60 @@ async def set_paused(connection: asyncpg.Connection, name: str, paused: bool) ->
 async def query(connection: asyncpg.Connection, sql: str, args: Sequence[Any]) -> list[tuple[Any, ...]]:
     """See ``ProjectionStore.query``."""
     try:
-        with _told(sql):
+        with _told(connection, sql):
+            check_rows(sql, (args,))
             async with connection.transaction(readonly=True):
+                check_rows(sql, (args,), await _types(connection, sql))
                 return list(map(tuple, await connection.fetch(sql, *args)))
     except asyncpg.ReadOnlySQLTransactionError as error:
         raise _failed(sql, error) from error
 
 
 @contextmanager
-def _told(sql: str) -> Iterator[None]:
+def _told(connection: asyncpg.Connection, sql: str) -> Iterator[None]:
     try:
         yield
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        if is_passing(error):
+        if not _is_statements_fault(connection, error):
             raise
         raise _failed(sql, error) from error
 
 
+def _is_statements_fault(connection: asyncpg.Connection, error: BaseException) -> bool:
+    """By its cause: while the session is open, what the driver itself refuses is what it was given."""
+    return not is_passing(error) or (isinstance(error, asyncpg.InterfaceError) and not connection.is_closed())
+
+
+# By session: the types that the server wants for each text's parameters.
+_KNOWN_TYPES: Final[WeakKeyDictionary[asyncpg.Connection, dict[str, list[str]]]] = WeakKeyDictionary()
+_KNOWN_MAX: Final = 200
+_DECLARED: Final = {
+    "int2": "SMALLINT",
+    "int4": "INTEGER",
+    "int8": "BIGINT",
+    "float4": "REAL",
+    "float8": "DOUBLE PRECISION",
+    "bool": "BOOLEAN",
+    "text": "TEXT",
+    "varchar": "TEXT",
+    "bytea": "BYTEA",
+}
+
+
+async def _types(connection: asyncpg.Connection, sql: str) -> list[str]:
+    """The types of a text's parameters: asyncpg itself makes 1 of 1.5 where an integer is wanted."""
+    if not read_sql(sql).parameters:
+        return []
+    known = _KNOWN_TYPES.setdefault(connection, {})
+    types = known.get(sql)
+    if types is None:
+        if len(known) >= _KNOWN_MAX:
+            known.clear()
+        prepared = await connection.prepare(sql)
+        types = known[sql] = [_DECLARED.get(parameter.name, "") for parameter in prepared.get_parameters()]
+    return types
+
+
 def _failed(sql: str, error: BaseException) -> BackhaulError:
     first_line = str(error).partition("\n")[0]
-    return BackhaulError(
-        "projection.statement_failed",
-        f"{type(error).__name__}: {first_line}, in {' '.join(sql.split())[:200]}",
-        "the handler's statements and its tables do not fit together: correct them and restart the projection",
-        kind=ErrorKind.INTERNAL,
-    )
+    return statement_failed(sql, f"{type(error).__name__}: {first_line}")

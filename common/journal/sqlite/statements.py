@@ -11,11 +11,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import apsw
 
 from common.core.errors import BackhaulError, ErrorKind
+from common.core.journal.sql_text import parameter_types, read_sql
+from common.core.journal.statement import check_rows, statement_failed
 from common.journal.sqlite.connection import coded_errors
 from common.journal.stores.journal import SqlValue, Statement
 
@@ -28,6 +31,7 @@ def run_statements(connection: apsw.Connection, statements: Sequence[Statement])
     """
     for statement in statements:
         with _told(statement.sql):
+            check_rows(statement.sql, statement.rows, _types(connection, statement.sql))
             connection.executemany(statement.sql, map(_named, statement.rows))
 
 
@@ -38,6 +42,7 @@ def run_query(connection: apsw.Connection, sql: str, args: Sequence[Any]) -> lis
         BackhaulError: ``projection.statement_failed``, also when the statement would change something.
     """
     with _told(sql):
+        check_rows(sql, (args,), _types(connection, sql))
         return list(connection.execute(sql, _named(args)))
 
 
@@ -61,6 +66,7 @@ class OpenTables:
                 raise self.failure
             try:
                 with coded_errors(self._path), _told(sql):
+                    check_rows(sql, (args,), _types(self._connection, sql))
                     return list(self._connection.execute(sql, _named(args)))
             except BackhaulError as error:
                 self.failure = error
@@ -123,6 +129,34 @@ class TablesInMemory:
             self._connection.pragma("query_only", False)
 
 
+# By connection: the schema's version, and of each text the types of its parameters' columns.
+_KNOWN_TYPES: Final[WeakKeyDictionary[apsw.Connection, tuple[int, dict[str, list[str]]]]] = WeakKeyDictionary()
+_KNOWN_MAX: Final = 1_000
+
+
+def _types(connection: apsw.Connection, sql: str) -> list[str]:
+    """The declared types of the columns that a text's parameters stand for: SQLite itself takes any value anywhere."""
+    text = read_sql(sql)
+    if not text.parameters:
+        return []
+    version: int = connection.pragma("schema_version")
+    known_version, known = _KNOWN_TYPES.get(connection, (-1, {}))
+    if version != known_version or len(known) >= _KNOWN_MAX:
+        known = {}
+        _KNOWN_TYPES[connection] = version, known
+    types = known.get(sql)
+    if types is None:
+        tables = {
+            table: {
+                name.lower(): declared.upper()
+                for name, declared in connection.execute("SELECT name, type FROM pragma_table_info(?)", (table,))
+            }
+            for table in text.tables
+        }
+        types = known[sql] = parameter_types(text, tables)
+    return types
+
+
 def _named(row: Sequence[Any]) -> dict[str, Any]:
     return {str(number): value for number, value in enumerate(row, start=1)}
 
@@ -135,8 +169,4 @@ def _told(sql: str) -> Iterator[None]:
     except (apsw.FullError, apsw.IOError, apsw.CorruptError, apsw.BusyError):
         raise  # the storage's trouble, not the statement's
     except (apsw.Error, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise BackhaulError(
-            "projection.statement_failed",
-            f"{type(error).__name__}: {error}, in {' '.join(sql.split())[:200]}",
-            "the handler's statements and its tables do not fit together: correct them and restart the projection",
-        ) from error
+        raise statement_failed(sql, f"{type(error).__name__}: {error}") from error
