@@ -181,6 +181,8 @@ class NoSilentGap(Checker):
                 known[name] = head.origin_seq_nr if head else 0
                 if head and head.branch != branch:  # rebased: at or below what is known
                     known[name] = min(known[name], seq_nr - 1)
+            if seq_nr <= known[name] and self._is_back(before, event, known[name]):
+                known[name] = seq_nr - 1
             missing = set(range(known[name] + 1, seq_nr))
             for _, kept in after.ranges if missing else ():
                 if kept.stated.persistence_id == name:
@@ -188,6 +190,16 @@ class NoSilentGap(Checker):
             if missing or seq_nr <= known[name]:
                 self.complain(f"{name} goes from {known[name]} to {seq_nr}, and nothing says why")
             known[name] = seq_nr
+
+    def _is_back(self, before: State, event: Envelope, known: int) -> bool:
+        """Whether the event, and all known after it, had been stated as gone: another copy of the log has it still."""
+        said = {
+            number
+            for _, kept in before.ranges
+            if kept.stated.persistence_id == event.persistence_id and kept.stated.reason in ("trimmed", "dropped")
+            for number in range(kept.stated.from_seq_nr, kept.stated.to_seq_nr + 1)
+        }
+        return said.issuperset(range(event.origin_seq_nr, known + 1))
 
 
 class AckIsDurable(Checker):

@@ -113,7 +113,11 @@ class Facts:
         self.in_cloud = Counter(self.cloud_disk.history.payload)
         self.parked = {row.event.payload[0] for row in after.parked}
         self.cloud_lives += 1
+        # An origin has one position: where two copies of a log are about, the one that dials first moves it past what it
+        # has no more, and the other is not asked for that. So what any copy has removed may be missing.
         kept = {payload for disk in self.disks for payload in disk.state.log.payload}
+        for disk in self.disks:
+            kept -= set(disk.payload_at.values()).difference(disk.state.log.payload)
         for payload in before:
             if not self.has(payload) and payload not in kept:
                 self.lost[payload] = "only on the disk of the cloud that is gone"

@@ -23,11 +23,13 @@ import common.transport.push.source
 import common.transport.subscription.commits
 import edge_service.retention
 from common.core.events.batch import EventBatch
+from common.core.events.stated_range import StatedRange
 from common.core.filters.index import FilterIndex
 from common.core.firehose.subscriber_cursor import SubscriberCursor
 from common.core.flow.window import AdaptiveWindow
 from common.core.journal.append import Appended, AppendOutcome, AppendRefused, LocalAppend, PushedAppend
 from common.core.journal.history import Generation, History, Offset, OriginState, Resume, ResumeDecision, decide_resume
+from common.core.push.deletions import StatedDeletions
 from common.core.push.messages import Ack
 from common.core.push.producer import StartVerdict
 from common.core.subscription.replay_queue import ReplayQueue
@@ -38,6 +40,7 @@ from common.journal.memory.state import DraftHeads
 from common.journal.stores.journal import ProjectionLease, Statement
 from common.transport.push.endpoint_stream import EndpointStream
 from common.transport.push.producer import _PushStream
+from common.transport.push.source import PushSource
 from tests.simulation.disks import State
 from tests.simulation.down import mutations as down
 
@@ -162,6 +165,16 @@ def _state_nothing(*_deleted: object) -> tuple[()]:
     return ()
 
 
+async def _deleted_so_far(self: PushSource, events: EventBatch, after: int) -> list[StatedRange]:
+    """Each range only with the page that comes to the last of it."""
+    journal, here = self._journal, set(events.persistence_id)
+    through = events.position[-1] if events else journal.history.head_position
+    ahead = await journal.deleted_ranges(after, 2**62)
+    reached = {stated.persistence_id for stated in await journal.deleted_ranges(after, through)}
+    self._holes_to = (await journal.stats()).deleted_through
+    return self._stated.news(events, [one for one in ahead if one.persistence_id in reached | here])
+
+
 async def _wait_for_the_prompt(self: HeadSignal, position: int, _at_most_s: float) -> None:
     while self.position <= position:
         await self._waiters.park()
@@ -182,7 +195,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         ),
     ),
     "offset_before_effect": Mutation(
-        (57, 2, 23), "TallyIsFold", _patched(MemoryJournal, "commit", _commit_offset_first)
+        (57, 2, 23, 3, 4), "TallyIsFold", _patched(MemoryJournal, "commit", _commit_offset_first)
     ),
     "no_epoch": Mutation(
         (3638, 2449, 2970, 3150), "TallyIsFold", _patched(MemoryJournal, "commit", _commit_of_any_owner)
@@ -206,8 +219,14 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     ),
     "no_progress_watch": Mutation((83, 21, 122), "Converges", _patched(_PushStream, "_watch_progress", _watch_nothing)),
     "clock_gives_order": Mutation((35, 17, 9), "TimeMovesOn", _patched(MemoryJournal, "_store", _store_by_the_clock)),
-    "no_stated_ranges": Mutation(
-        (83, 8, 82), "NothingParked", _patched(common.transport.push.source, "ranges_to_state", _state_nothing)
+    "no_stated_ranges": Mutation((83, 8, 82), "NothingParked", _patched(StatedDeletions, "news", _state_nothing)),
+    "drops_are_stated_late": Mutation(
+        (600779803, 600779814, 600779865), "NothingParked", _patched(PushSource, "_deleted", _deleted_so_far)
+    ),
+    "gone_is_gone_for_ever": Mutation(
+        (910000108, 600779865),
+        "NothingParked",
+        _patched(common.core.journal.admission, "_are_gone", lambda *_arguments: False),
     ),
     "no_window": Mutation(
         (9, 1), "BoundsHeld", _patched(AdaptiveWindow, "room_bytes", property(lambda _window: 2**20))

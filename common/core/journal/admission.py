@@ -8,7 +8,7 @@ so one call after another sees what the earlier ones stored.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 
@@ -103,17 +103,31 @@ def admit_repeat(request: LocalAppend, stored_digest: bytes, stored: Appended) -
     return Appended(stored.first_position, stored.seq_nr, repeated=True)
 
 
+# Reasons of ranges that say: the sender's log has these events no more. Another copy of that log may still have them.
+GONE_REASONS = frozenset({"trimmed", "dropped"})
+
+
 @dataclass(slots=True)
 class PushAdmission:
-    """Which events of a pushed batch are stored (indexes and their numbers here), which parked, what was skipped."""
+    """Which events of a pushed batch are stored (indexes and their numbers here), which parked, what was skipped.
+
+    ``returned`` holds entities of which an event came that had been stated as gone, with its number: what is kept of
+    their ranges on this branch ends below it (``cut_range``), before ``skipped`` is kept.
+    """
 
     accepted: list[int] = field(default_factory=list)
     seq_nr: list[int] = field(default_factory=list)
     parked: list[tuple[int, ParkedEvent]] = field(default_factory=list)
     skipped: list[StatedRange] = field(default_factory=list)
+    returned: dict[str, int] = field(default_factory=dict)
 
 
-def admit_pushed(request: PushedAppend, heads: Heads, parked_to: Mapping[str, int] | None = None) -> PushAdmission:
+def admit_pushed(
+    request: PushedAppend,
+    heads: Heads,
+    parked_to: Mapping[str, int] | None = None,
+    ranges_of: Callable[[str], Sequence[StatedRange]] = lambda _persistence_id: (),
+) -> PushAdmission:
     """Judge the events of a pushed batch in order, each after the entity's stated ranges that begin below it.
 
     An event is accepted when its entity is owned by the origin, has nothing parked, and the event follows the last known
@@ -122,6 +136,9 @@ def admit_pushed(request: PushedAppend, heads: Heads, parked_to: Mapping[str, in
     A range and the events around it may come in one batch: within an entity, numbers say what comes first.
     In the backfill lane an event whose number is known, or is parked (``parked_to``: the last number an entity has
     parked), is passed over, on whichever branch it came: up to where a log was forked its branches are one.
+    An event that was stated as gone, with all known ones behind it (``ranges_of``: what is kept of an entity from this
+    origin on this branch), is not gone: a copy of the log that had not lost it goes on. It is judged as if the range
+    ended below it.
     """
     admission = PushAdmission()
     waiting: dict[str, deque[StatedRange]] = {}
@@ -140,6 +157,13 @@ def admit_pushed(request: PushedAppend, heads: Heads, parked_to: Mapping[str, in
         if persistence_id in waiting:
             skip(waiting[persistence_id], seq_nr)
         head = _head_for(request, persistence_id, heads)
+        if (
+            persistence_id not in admission.returned
+            and _is_stated_ahead(request, head, seq_nr, prev_seq_nr)
+            and _are_gone(ranges_of(persistence_id), seq_nr, head.origin_seq_nr)
+        ):
+            admission.returned[persistence_id] = seq_nr
+            head.origin_seq_nr = prev_seq_nr
         if request.lane is PushLane.BACKFILL and _has(request, head, seq_nr, parked_to or {}):
             continue
         code = request.poison.get(index) or _objection(request, head, seq_nr, prev_seq_nr)
@@ -166,6 +190,28 @@ def _has(request: PushedAppend, head: EntityHead, seq_nr: int, parked_to: Mappin
     """Whether the origin's event with this number is stored, stated or parked already."""
     is_known = head.owner == request.origin_id and seq_nr <= head.origin_seq_nr
     return is_known or seq_nr <= parked_to.get(head.persistence_id, 0)
+
+
+def _is_stated_ahead(request: PushedAppend, head: EntityHead, seq_nr: int, prev_seq_nr: int) -> bool:
+    """Whether an event's number is known already, though nothing of its entity waits and its branch is the newest."""
+    is_judged = head.owner == request.origin_id and not head.parked and head.branch == request.branch
+    return is_judged and prev_seq_nr < seq_nr <= head.origin_seq_nr and seq_nr == prev_seq_nr + 1
+
+
+def _are_gone(ranges: Sequence[StatedRange], from_seq_nr: int, to_seq_nr: int) -> bool:
+    """Whether the sender said of each of these numbers that its log has the event no more."""
+    left = to_seq_nr
+    for stated in sorted(ranges, key=lambda stated: stated.to_seq_nr, reverse=True):
+        if stated.reason in GONE_REASONS and stated.to_seq_nr >= left:
+            left = min(left, stated.from_seq_nr - 1)
+    return left < from_seq_nr
+
+
+def cut_range(stated: StatedRange, returned: int) -> StatedRange | None:
+    """What is left of a range when the event ``returned`` came after all; None when nothing is."""
+    if stated.reason not in GONE_REASONS or stated.to_seq_nr < returned:
+        return stated
+    return replace(stated, to_seq_nr=returned - 1) if stated.from_seq_nr < returned else None
 
 
 def _accept(head: EntityHead, seq_nr: int, branch: int) -> int:

@@ -62,7 +62,10 @@ class PushFilterUpdate:
 
 @dataclass(frozen=True, slots=True)
 class PushBatch:
-    """Positions ``after_position`` < p <= ``through_position`` of a lane; ``generation_id`` wrote the last of them."""
+    """Positions ``after_position`` < p <= ``through_position`` of a lane; ``generation_id`` wrote the last of them.
+
+    Without positions (``through_position`` = ``after_position``) it holds ranges only: what is gone ahead of the lane.
+    """
 
     after_position: int
     through_position: int

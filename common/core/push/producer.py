@@ -7,13 +7,11 @@ The producer (edge) sends its journal from the position the endpoint (cloud, ``p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum, auto
 
 from common.core.errors import BackhaulError
-from common.core.events.batch import Envelope, EventBatch
-from common.core.events.stated_range import StatedRange
+from common.core.events.batch import Envelope
 from common.core.flow.window import AdaptiveWindow
 from common.core.journal.append import PushLane
 from common.core.journal.history import History, Offset
@@ -57,20 +55,6 @@ def check_start(start: Start, history: History, acked: Offset | None, at_stored:
     if acked and acked.journal_id == history.journal_id and stored.position < acked.position:
         return StartVerdict.PEER_LOST_HISTORY
     return StartVerdict.GO_ON
-
-
-def ranges_to_state(events: EventBatch, deleted: Sequence[StatedRange]) -> tuple[StatedRange, ...]:
-    """What a batch must say about events deleted before they were sent.
-
-    ``deleted`` may be newer than ``events``: an entity's range ends before its first event in the batch.
-    """
-    first = dict(zip(reversed(events.persistence_id), reversed(events.seq_nr), strict=True))
-    stated = []
-    for entry in deleted:
-        to_seq_nr = min(entry.to_seq_nr, first.get(entry.persistence_id, entry.to_seq_nr + 1) - 1)
-        if to_seq_nr >= entry.from_seq_nr:
-            stated.append(StatedRange(entry.persistence_id, entry.from_seq_nr, to_seq_nr, entry.reason))
-    return tuple(stated)
 
 
 class Producer:

@@ -90,7 +90,8 @@ class Endpoint:
         if (
             not lane_is_open
             or batch.after_position != received
-            or batch.through_position <= batch.after_position
+            or batch.through_position < batch.after_position
+            or (batch.through_position == batch.after_position and not batch.ranges)
             or not in_order
             or (positions and positions[-1] > batch.through_position)
         ):

@@ -12,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 import trio
 
@@ -139,7 +140,7 @@ class MemoryJournal(MemoryPushFilters):
         heads = DraftHeads(draft.heads)
         own_parked = [parked for parked in draft.parked if parked.origin_id == request.origin_id]
         parked_to = {parked.persistence_id: parked.numbers.seq_nr for parked in own_parked}
-        admission = admit_pushed(request, heads, parked_to)
+        admission = admit_pushed(request, heads, parked_to, partial(draft.ranges_of, request))
         already = len(own_parked)
         if admission.parked and already + len(admission.parked) > request.parked_max:
             return OriginBlocked(already, request.parked_max)
@@ -153,8 +154,11 @@ class MemoryJournal(MemoryPushFilters):
             draft.parked.append(
                 ParkedEntry(draft.last_parked_id, request.origin_id, request.branch, parked.code, now_us, event)
             )
+        draft.cut_ranges(request, admission.returned)
         self._keep_ranges(draft, request.origin_id, request.branch, admission.skipped)
-        if request.lane is PushLane.LIVE:
+        if request.through.position == request.after_position:
+            pass  # ranges alone: the last event stored stays the one it is
+        elif request.lane is PushLane.LIVE:
             draft.origins[request.origin_id] = replace(origin, stored=request.through)
         else:
             draft.push_filter_states[request.origin_id] = replace(place, backfill_position=request.through.position)

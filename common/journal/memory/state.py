@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 
 import trio
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch
 from common.core.events.ids import SliceRange
-from common.core.journal.admission import EntityHead, ParkedNumbers
-from common.core.journal.append import Appended
+from common.core.events.stated_range import StatedRange
+from common.core.journal.admission import EntityHead, ParkedNumbers, cut_range
+from common.core.journal.append import Appended, PushedAppend
 from common.core.journal.history import Generation, Offset, OriginState
 from common.core.journal.slice_ranges import Ahead
 from common.core.journal.snapshot import Snapshot
@@ -127,6 +128,24 @@ class MemoryState:
             requested_filters=dict(self.requested_filters),
             push_filter_states=dict(self.push_filter_states),
         )
+
+    def ranges_of(self, request: PushedAppend, persistence_id: str) -> list[StatedRange]:
+        """What was stated of an entity by the request's origin on its branch."""
+        meant = (request.branch, request.origin_id, persistence_id)
+        return [
+            kept.stated for branch, kept in self.ranges if (branch, kept.origin_id, kept.stated.persistence_id) == meant
+        ]
+
+    def cut_ranges(self, request: PushedAppend, returned: Mapping[str, int]) -> None:
+        """See ``PushAdmission.returned``."""
+        kept = []
+        for branch, stored in self.ranges if returned else ():
+            is_meant = (branch, stored.origin_id) == (request.branch, request.origin_id)
+            seq_nr = returned.get(stored.stated.persistence_id) if is_meant else None
+            left = stored.stated if seq_nr is None else cut_range(stored.stated, seq_nr)
+            if left:
+                kept.append((branch, replace(stored, stated=left)))
+        self.ranges = kept if returned else self.ranges
 
 
 class DraftHeads(MutableMapping[str, EntityHead]):

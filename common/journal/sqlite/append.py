@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import repeat
 
 import apsw
@@ -166,7 +167,9 @@ class _Group:
         refused = self._origins.compare(request)
         if refused:
             return refused
-        admission = admit_pushed(request, self._heads, self._origins.parked_to(request))
+        admission = admit_pushed(
+            request, self._heads, self._origins.parked_to(request), partial(self._origins.ranges_of, request)
+        )
         touched = dict.fromkeys(request.events.persistence_id)
         touched.update(dict.fromkeys(stated.persistence_id for stated in request.ranges))
         if admission.parked:
@@ -177,6 +180,7 @@ class _Group:
                 self._entities.heads(touched)
                 return OriginBlocked(already, request.parked_max)
             self._origins.park(request, admission.parked)
+        self._origins.cut_ranges(request, admission.returned)
         self._origins.keep_ranges(request.origin_id, request.branch, admission.skipped)
         self._origins.move(request)
         self._touched.update(touched)

@@ -5,7 +5,7 @@ Functions on a connection are for both threads; ``Origins`` is what a group of a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, replace
 from itertools import repeat
 from typing import Any
@@ -15,11 +15,14 @@ import orjson
 
 from common.core.events.batch import EVENT_COLUMNS
 from common.core.events.stated_range import StatedRange
+from common.core.journal.admission import GONE_REASONS
 from common.core.journal.append import Fenced, OutOfStep, ParkedEvent, PushedAppend, PushLane
 from common.core.journal.history import Generation, History, Offset, OriginState, Resume, ResumeDecision, decide_resume
 from common.journal.sqlite.connection import insert_rows, select
 from common.journal.sqlite.push_filter_states import load_place, write_place
 from common.journal.stores.journal import StoredRange
+
+_GONE = orjson.dumps(sorted(GONE_REASONS)).decode()
 
 _ORIGIN_COLUMNS = (
     "origin_id, session, instance, branch, journal_id, generation_id, position, timestamp_us, persistence_id, seq_nr,"
@@ -47,6 +50,8 @@ class Origins:
     def move(self, request: PushedAppend) -> None:
         """Everything of the lane up to the batch's end is stored or parked by this transaction."""
         origin_id, through = request.origin_id, request.through
+        if through.position == request.after_position:
+            return  # ranges alone: the last event stored stays the one it is
         if request.lane is PushLane.BACKFILL:
             self._writer.execute(
                 "UPDATE push_place SET backfill_position = ? WHERE origin_id = ?", (through.position, origin_id)
@@ -87,6 +92,27 @@ class Origins:
             *(getattr(events, name) for name in EVENT_COLUMNS),
         )
         insert_rows(self._writer, "parked", 18, columns)
+
+    def ranges_of(self, request: PushedAppend, persistence_id: str) -> list[StatedRange]:
+        """What was stated of an entity by this origin on this branch."""
+        rows = select(
+            self._writer,
+            "SELECT persistence_id, from_seq_nr, to_seq_nr, reason FROM stated_range"
+            " WHERE persistence_id = ? AND origin_id = ? AND branch = ?",
+            (persistence_id, request.origin_id, request.branch),
+        )
+        return [StatedRange(*row) for row in rows]
+
+    def cut_ranges(self, request: PushedAppend, returned: Mapping[str, int]) -> None:
+        """See ``PushAdmission.returned``."""
+        for persistence_id, seq_nr in returned.items():
+            gone = (
+                "persistence_id = ? AND origin_id = ? AND branch = ? AND to_seq_nr >= ?"
+                " AND reason IN (SELECT value FROM json_each(?))"
+            )
+            args = (persistence_id, request.origin_id, request.branch, seq_nr, _GONE)
+            self._writer.execute(f"DELETE FROM stated_range WHERE {gone} AND from_seq_nr >= ?", (*args, seq_nr))
+            self._writer.execute(f"UPDATE stated_range SET to_seq_nr = ? WHERE {gone}", (seq_nr - 1, *args))
 
     def keep_ranges(self, origin_id: str, branch: int, ranges: Sequence[StatedRange]) -> None:
         """Remember why these numbers will never come."""

@@ -256,6 +256,7 @@ class _PushStream:
             middle = (producer.cursor + through) // 2
             await self._send_page(events.slice(0, bisect_right(events.position, middle)), middle)
             return
+        self._source.sent(batch)
         # Counted before the bytes leave: the ack may be there before `send` returns.
         producer.sent(batch, len(message), trio.current_time())
         self._state.sent_position = producer.position

@@ -18,8 +18,9 @@ from common.core.events.stated_range import StatedRange
 from common.core.events.transformations import Transformed
 from common.core.journal.append import PushLane
 from common.core.journal.recent_commits import RecentCommits
+from common.core.push.deletions import StatedDeletions, fits_ahead
 from common.core.push.messages import PushBatch
-from common.core.push.producer import Producer, ranges_to_state
+from common.core.push.producer import Producer
 from common.journal.stores.journal import Journal
 
 _ANYWHERE = 2**62
@@ -48,6 +49,7 @@ class PushSource:
         self._heard = 0
         """The log was read after the prompt had told of this position."""
         self._must_look = True
+        self._stated = StatedDeletions()
         self._holes_to = 0
         """Up to here events may be gone that no page has told of yet: the log is read, also where commits are at hand."""
         self._withheld_to = 0
@@ -117,39 +119,46 @@ class PushSource:
         """
         producer, lanes = self._producer, self._producer.lanes
         after, lane = producer.cursor, lanes.lane
+        gone: list[StatedRange] = []
         ranges: tuple[StatedRange, ...] = ()
         if lanes.sends_everything:
             if len(events) < through - after:
-                ranges = await self._deleted(events, after, through)
+                gone = await self._deleted(events, after)
         else:
-            events, ranges = await self._choose(events, after, through)
-            if lane is PushLane.LIVE and not events and not ranges and not self._is_due:
+            events, gone, ranges = await self._choose(events, after)
+            if lane is PushLane.LIVE and not events and not gone and not ranges and not self._is_due:
                 self._withheld_to = through
                 return None
+        count = fits_ahead(gone, producer.message_bytes)
+        if count < len(gone):  # the stream passes no hole before all that is gone ahead is stated
+            ahead, generation_id = tuple(gone[:count]), self._journal.history.generation_at(after)
+            return PushBatch(after, after, generation_id, EventBatch(), ahead, lane)
+        ranges = (*gone, *ranges)
         if self._on_push is not None and events:
             transformed = self._on_push(events)
             events, ranges = transformed.events, (*ranges, *transformed.ranges)
         self._told_s = trio.current_time()
         return PushBatch(after, through, self._journal.history.generation_at(through), events, ranges, lane)
 
+    def sent(self, batch: PushBatch) -> None:
+        """What ``batch_of`` made was handed to the line."""
+        self._stated.sent(batch.ranges)
+
     @property
     def _is_due(self) -> bool:
         return trio.current_time() - self._told_s >= WITHHELD_TOLD_S
 
-    async def _deleted(self, events: EventBatch, after: int, through: int) -> tuple[StatedRange, ...]:
-        """What to say of the events that are missing up to ``through``.
-
-        An entity that lost more since the page was read is found further on: that matters here if the page has it. If not,
-        all of it is told with the page that reaches the last of it.
-        """
+    async def _deleted(self, events: EventBatch, after: int) -> list[StatedRange]:
+        """What is gone ahead of the stream and not stated yet: all of it, how far on it may lie."""
         self._holes_to = (await self._journal.stats()).deleted_through
-        deleted = await self._journal.deleted_ranges(after, through)
-        here = set(events.persistence_id)
-        beyond = await self._journal.deleted_ranges(through, _ANYWHERE)
-        return ranges_to_state(events, [*deleted, *(stated for stated in beyond if stated.persistence_id in here)])
+        ahead = await self._journal.deleted_ranges(after, _ANYWHERE)
+        self._stated.keep(stated.persistence_id for stated in ahead)
+        return self._stated.news(events, ahead)
 
-    async def _choose(self, events: EventBatch, after: int, through: int) -> tuple[EventBatch, tuple[StatedRange, ...]]:
-        """What the lane sends, and what it jumps over: deleted before it was wanted, or withheld.
+    async def _choose(
+        self, events: EventBatch, after: int
+    ) -> tuple[EventBatch, list[StatedRange], tuple[StatedRange, ...]]:
+        """What the lane sends, and what it jumps over: deleted before it was wanted, and withheld.
 
         An entity without an event here is spoken of only if the filter selects it by the tags it had last.
         """
@@ -157,15 +166,16 @@ class PushSource:
         chosen = lanes.choose(events)
         kept = events if len(chosen.indexes) == len(events) else events.select(chosen.indexes)
         first = dict(zip(reversed(kept.persistence_id), reversed(kept.seq_nr), strict=True))
-        gone = {stated.persistence_id for stated in await self._journal.deleted_ranges(after, through)}
-        asked = gone.union(name for name, seq_nr in first.items() if seq_nr > 1)
+        ahead = {stated.persistence_id for stated in await self._journal.deleted_ranges(after, _ANYWHERE)}
+        self._stated.keep(ahead)
+        asked = ahead.union(name for name, seq_nr in first.items() if seq_nr > 1)
         deleted = await self._journal.deleted_of(asked) if asked else []
         selects = lanes.predicate.matches
-        ranges = []
+        gone = []
         for stated, tags in deleted:
-            name, before = stated.persistence_id, first.get(stated.persistence_id, 0) - 1
-            if before < 0 and selects(name, tags):
-                ranges.append(stated)
-            elif 0 < before <= stated.to_seq_nr:
-                ranges.append(StatedRange(name, 1, before, stated.reason))
-        return kept, (*ranges, *chosen.ranges)
+            before = first.get(stated.persistence_id, 0) - 1
+            # In between are events that were withheld, or sent before: the range would set the entity back.
+            reaches = before <= stated.to_seq_nr
+            if reaches if before >= 0 else selects(stated.persistence_id, tags):
+                gone.append(stated)
+        return kept, self._stated.news(kept, gone), chosen.ranges

@@ -129,7 +129,7 @@ appends = st.builds(
 
 
 def pushes(origin: str) -> st.SearchStrategy[Push]:
-    odd = ["gap", "again", "odd", "withhold", "withhold", "poison"]
+    odd = ["gap", "again", "odd", "withhold", "withhold", "ahead", "ahead", "poison"]
     return st.builds(
         Push,
         origin=st.just(origin),
@@ -187,6 +187,8 @@ class Peer(Origin):
                     rows.append((name, max(known, 1), max(known, 1) - 1))
                 case "odd":
                     rows.append((name, known + 2, known))
+                case "ahead":  # from a log that has lost them; this one has not
+                    ranges.append(StatedRange(name, known + 1, known + 3, "dropped"))
                 case "withhold":
                     ranges.append(StatedRange(name, known + 1, known + 2, "withheld"))
                     self.numbers[name] = known + 2

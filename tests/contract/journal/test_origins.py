@@ -9,7 +9,7 @@ from __future__ import annotations
 import trio
 
 from common.core.events.stated_range import StatedRange
-from common.core.journal.append import Appended, AppendRefused, Fenced, OutOfStep, ParkedEvent, Pushed
+from common.core.journal.append import Appended, AppendRefused, Fenced, OriginBlocked, OutOfStep, ParkedEvent, Pushed
 from common.journal.stores.journal import Journal
 from tests.contract.journals import Storage
 from tests.support.builders import Origin, append, appended, head_of, local, seq_nrs, stated, whole_log
@@ -226,6 +226,72 @@ class TestNewBranches:
         await edge.dial(journal, ("g1", 1), ("g2", 2), head=1)
         outcome = await edge.push(journal, ("A|1", 2), ("A|1", 4), ("A|1", 3))
         assert [parked.code for parked in outcome.parked] == ["parked.gap", "parked.behind"]
+
+    async def test_an_event_that_was_stated_as_gone_and_comes_from_a_copy_of_the_log_is_stored(
+        self, journal: Journal
+    ) -> None:
+        edge = Origin()
+        await edge.dial(journal)
+        gone = [StatedRange("A|1", 2, 3, "trimmed"), StatedRange("A|1", 4, 5, "dropped")]
+        await edge.push(journal, ("A|1", 1), withheld=1, ranges=gone)
+        assert await edge.push(journal, ("A|1", 3), ("A|1", 4)) == Pushed(4, 2)
+        assert await stated(journal, "A|1") == [StatedRange("A|1", 2, 2, "trimmed")]
+        head = await head_of(journal, "A|1")
+        assert (head.seq_nr, head.origin_seq_nr) == (3, 4)
+        [conflict] = (await edge.push(journal, ("A|1", 4))).parked
+        assert conflict.code == "parked.conflict"
+
+    async def test_only_what_was_stated_as_gone_may_come_back_once_and_with_all_behind_it(
+        self, journal: Journal
+    ) -> None:
+        edge = Origin()
+        await edge.dial(journal)
+        ranges = [
+            StatedRange("A|1", 1, 3, "withheld"),
+            StatedRange("A|2", 1, 3, "dropped"),
+            StatedRange("A|3", 1, 3, "dropped"),
+            StatedRange("A|4", 1, 3, "dropped"),
+        ]
+        await edge.push(journal, ("A|3", 4), withheld=1, ranges=ranges)
+        outcome = await edge.push(journal, ("A|1", 3), ("A|2", 2), ("A|2", 2), ("A|3", 3), ("A|4", 4), ("A|4", 4))
+        assert [(parked.persistence_id, parked.code) for parked in outcome.parked] == [
+            ("A|1", "parked.conflict"),
+            ("A|2", "parked.conflict"),
+            ("A|3", "parked.conflict"),
+            ("A|4", "parked.conflict"),
+        ]
+        assert await stated(journal, "A|2") == [StatedRange("A|2", 1, 1, "dropped")]
+
+    async def test_an_event_that_comes_back_unfit_is_parked_and_those_behind_it_wait(self, journal: Journal) -> None:
+        edge = Origin()
+        await edge.dial(journal)
+        await edge.push(journal, withheld=1, ranges=[StatedRange("A|1", 1, 3, "dropped")])
+        await edge.push(journal, ("A|1", 1), ("A|1", 2), poison={0: "events.invalid"})
+        assert await stated(journal, "A|1") == []
+        assert await journal.retry_parked("A|1", accept_gap=False) == (2, "")
+        assert await edge.push(journal, ("A|1", 3)) == Pushed(4, 1)
+
+    async def test_over_the_quota_nothing_comes_back(self, journal: Journal) -> None:
+        edge = Origin()
+        await edge.dial(journal)
+        gone = StatedRange("A|1", 1, 3, "dropped")
+        await edge.push(journal, withheld=1, ranges=[gone])
+        batch = edge.batch(("A|1", 2), ("A|2", 1), poison={1: "events.invalid"}, parked_max=0)
+        assert isinstance(await append(journal, batch), OriginBlocked)
+        assert await stated(journal, "A|1") == [gone]
+        assert (await head_of(journal, "A|1")).origin_seq_nr == 3
+
+    async def test_ranges_without_positions_leave_the_stored_event_the_one_it_is(self, journal: Journal) -> None:
+        edge = Origin()
+        await edge.dial(journal)
+        await edge.push(journal, ("A|1", 1))
+        [before] = await journal.origins()
+        gone = StatedRange("A|2", 1, 3, "dropped")
+        assert await append(journal, edge.batch(ranges=[gone])) == Pushed(1, 0)
+        assert await stated(journal, "A|2") == [gone]
+        [after] = await journal.origins()
+        assert after.stored == before.stored
+        assert await edge.push(journal, ("A|2", 4)) == Pushed(2, 1)
 
     async def test_a_range_may_open_the_new_branch(self, journal: Journal) -> None:
         edge = Origin()

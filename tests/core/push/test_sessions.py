@@ -13,7 +13,7 @@ from common.core.journal.admission import admit_pushed
 from common.core.journal.append import Fenced, OriginBlocked, OutOfStep, Pushed
 from common.core.journal.history import Generation, History, Offset, Resume
 from common.core.push.messages import Ack, PushBatch, PushLimits, Start
-from common.core.push.producer import Producer, StartVerdict, check_start, ranges_to_state
+from common.core.push.producer import Producer, StartVerdict, check_start
 from common.core.push.receiver import Endpoint
 
 LIMITS = PushLimits(window_events=20, window_bytes=20_000, batch_bytes=2_000, event_bytes=1_000)
@@ -219,12 +219,3 @@ class TestStart:
     def test_less_than_was_acked_means_that_the_cloud_lost_history(self) -> None:
         assert check_start(start(5), HISTORY, Offset("j", "g", 6), None) is StartVerdict.PEER_LOST_HISTORY
         assert check_start(start(5), HISTORY, Offset("other", "g", 6), None) is StartVerdict.GO_ON
-
-
-def test_ranges_end_before_the_entitys_first_event_in_hand() -> None:
-    events = stretch(5, 8)
-    deleted = [StatedRange("Sensor|a", 1, 7, "dropped"), StatedRange("Sensor|b", 1, 3, "trimmed")]
-    assert ranges_to_state(events, deleted) == (
-        StatedRange("Sensor|a", 1, 5, "dropped"),
-        StatedRange("Sensor|b", 1, 3, "trimmed"),
-    )

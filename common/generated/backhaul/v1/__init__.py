@@ -279,7 +279,8 @@ class Start(betterproto.Message):
 @dataclass(eq=False, repr=False)
 class PushBatch(betterproto.Message):
     """
-    Positions after_position < p <= through_position of the edge's journal, without what is stated as missing.
+    Positions after_position < p <= through_position of the edge's journal, without what is stated as missing. Equal positions:
+     ranges alone, of what is gone ahead.
     """
 
     after_position: int = betterproto.int64_field(1)

@@ -102,6 +102,9 @@ DECLARE
     seq       bigint;
     prev      bigint;
     is_next   boolean;
+    gone_from bigint;          -- from here on all known numbers were stated as gone
+    back_ent  int[] := '{}';   -- entities of which an event came that had been stated as gone, and its number
+    back_seq  bigint[] := '{}';
     known     bigint;
     code      text;
     n_before  bigint;
@@ -376,6 +379,28 @@ BEGIN
                     prev := CASE WHEN regular THEN seq - 1 ELSE e_prev[i] END;
                     is_next := prev < seq AND seq - 1 = prev;  -- in this order no number of a peer overflows
                     known := h_oseq[ent];
+                    -- what was stated as gone, with all known behind it, and comes nevertheless, is not gone
+                    IF seq <= known AND is_next AND h_mine[ent] AND h_parked[ent] = 0 AND h_branch[ent] = s_branch[s]
+                        AND NOT ent = ANY (back_ent)
+                    THEN
+                        gone_from := known;
+                        FOR row IN
+                            SELECT q.from_seq_nr, q.to_seq_nr FROM stated_range AS q
+                            WHERE q.persistence_id = n_name[ent] AND q.origin_id = s_origin[s]
+                              AND q.branch = s_branch[s] AND q.reason IN ('trimmed', 'dropped')
+                            ORDER BY q.to_seq_nr DESC
+                        LOOP
+                            IF row.to_seq_nr >= gone_from THEN
+                                gone_from := least(gone_from, row.from_seq_nr - 1);
+                            END IF;
+                        END LOOP;
+                        IF gone_from < seq THEN
+                            back_ent := back_ent || ent;
+                            back_seq := back_seq || seq;
+                            h_oseq[ent] := prev;
+                            known := prev;
+                        END IF;
+                    END IF;
                     IF s_lane[s] = 1 THEN
                         CONTINUE WHEN h_mine[ent] AND seq <= known;
                         CONTINUE WHEN (h_parked[ent] > 0 OR NOT h_mine[ent]) AND seq <= (
@@ -471,6 +496,17 @@ BEGIN
         FROM (SELECT generate_series(1, n_events) AS i, unnest(event_code) AS code) AS e WHERE e.code <> '';
         parked_event := coalesce(parked_event, '{}');
         parked_code := coalesce(parked_code, '{}');
+        IF cardinality(back_ent) > 0 THEN
+            UPDATE stated_range AS q
+            SET to_seq_nr = u.seq - 1
+            FROM (SELECT unnest(back_ent) AS ent, unnest(back_seq) AS seq) AS u
+            WHERE q.persistence_id = n_name[u.ent] AND q.origin_id = s_origin[n_sub[u.ent]]
+              AND q.branch = s_branch[n_sub[u.ent]] AND q.reason IN ('trimmed', 'dropped')
+              AND q.to_seq_nr >= u.seq AND s_code[n_sub[u.ent]] = stored;
+            DELETE FROM stated_range AS q
+            USING (SELECT unnest(back_ent) AS ent) AS u
+            WHERE q.persistence_id = n_name[u.ent] AND q.to_seq_nr < q.from_seq_nr;
+        END IF;
         INSERT INTO stated_range (origin_id, branch, persistence_id, from_seq_nr, to_seq_nr, reason, received_us)
         SELECT s_origin[r_sub[e.i]], s_branch[r_sub[e.i]], n_name[r_ent[e.i]], kept_from[e.i], r_to[e.i],
                r_reason[e.i], now_us
@@ -543,7 +579,7 @@ BEGIN
                    unnest(t_timestamp) AS timestamp, unnest(t_entity) AS entity, unnest(t_seq) AS seq,
                    unnest(s_parked) AS parked, unnest(s_lane) AS lane
         ) AS u
-        WHERE o.origin_id = u.id AND u.id <> '' AND u.code = stored AND u.lane = 0;
+        WHERE o.origin_id = u.id AND u.id <> '' AND u.code = stored AND u.lane = 0 AND u.position > o.position;
     END IF;
     IF has_backfill THEN
         UPDATE origin AS o
