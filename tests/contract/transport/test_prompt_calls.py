@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import cast
 
 import pytest
 import trio
+from h2.settings import SettingCodes
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.transport.grpc import GrpcChannel, serve_grpc
+from common.transport.grpc.calls import ConnectionCalls, IncomingStream
 from common.transport.grpc.server import _STREAMS_MAX
 from common.transport.stream import Answer, PeerGone, PeerInfo, PeerRefused, UnaryMethod
 from tests.contract.transport.links import MESSAGE_MAX, dialled
@@ -132,13 +136,55 @@ async def test_what_is_not_taken_and_what_comes_in_parts_is_served_by_a_task(loo
     assert taken == [b"small"]
 
 
-async def test_an_answer_that_the_line_does_not_take_at_once_is_sent_by_a_task(loop: None) -> None:
-    def answer_much(request: bytes, _: PeerInfo, answer: Answer) -> bool:
-        answer(bytes(9 * MESSAGE_MAX))
+@pytest.fixture
+def sent_by_tasks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the answers for which a task was begun."""
+    sizes: list[int] = []
+    send = ConnectionCalls._send
+
+    async def note(
+        self: ConnectionCalls, stream: IncomingStream, headers: dict[str, str], answer: bytes, scope: trio.CancelScope
+    ) -> None:
+        sizes.append(len(answer))
+        await send(self, stream, headers, answer, scope)
+
+    monkeypatch.setattr(ConnectionCalls, "_send", note)
+    return sizes
+
+
+async def test_an_answer_that_the_line_does_not_take_at_once_is_sent_by_a_task(
+    sent_by_tasks: list[int], loop: None
+) -> None:
+    def answer_zeros(request: bytes, _: PeerInfo, answer: Answer) -> bool:
+        answer(bytes(int(request)))
         return True
 
-    async with called(answer_much) as channel:
-        assert await channel.unary(PATH, b"", 5) == bytes(9 * MESSAGE_MAX)
+    async with called(answer_zeros) as channel:
+        for size in (10, 9 * MESSAGE_MAX):  # the larger one is more than a frame, and than the window
+            assert await channel.unary(PATH, b"%d" % size, 5) == bytes(size)
+        assert sent_by_tasks == [9 * MESSAGE_MAX]
+        channel._connection.http2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 1_000})
+        assert await channel.unary(PATH, b"1500", 5) == bytes(1_500)
+        assert sent_by_tasks == [9 * MESSAGE_MAX, 1_500]
+
+
+async def test_an_answer_waits_in_a_task_while_the_line_is_full(sent_by_tasks: list[int], loop: None) -> None:
+    later = Later()
+    told: list[bytes] = []
+    async with called(later) as channel, trio.open_nursery() as nursery:
+
+        async def call() -> None:
+            told.append(await channel.unary(PATH, b"", 5))
+
+        nursery.start_soon(call)
+        _, answer = await later.next()
+        connection = cast("partial[None]", answer).args[0].connection
+        connection.pause_writing()
+        answer(b"small")
+        await trio.sleep(0.1)
+        assert (told, sent_by_tasks) == ([], [5])
+        connection.resume_writing()
+    assert told == [b"small"]
 
 
 async def test_whoever_gives_up_is_not_answered_and_takes_no_place(loop: None) -> None:

@@ -205,7 +205,7 @@ async def test_a_silent_edge_is_dropped_without_a_word_on_its_line(autojump_cloc
         await stream.send(hello())
         await stream.receive()
         began_s = trio.current_time()
-        with pytest.raises(PeerGone) as gone:
+        with pytest.raises(PeerGone) as gone, trio.fail_after(600):
             await hear_only(stream)  # heartbeats
         assert gone.value.code == "link.aborted"
         assert 30.0 <= trio.current_time() - began_s <= 40.0
