@@ -16,6 +16,7 @@ from common.core.events.batch import EventBatch, tags_before
 from common.core.events.stated_range import StatedRange
 from common.core.journal.append import (
     LOCAL_OWNER,
+    NOT_ALLOWED,
     Appended,
     AppendRefused,
     LocalAppend,
@@ -156,6 +157,12 @@ def admit_pushed(
     for index, (persistence_id, seq_nr, prev_seq_nr) in enumerate(rows):
         if persistence_id in waiting:
             skip(waiting[persistence_id], seq_nr)
+        if request.poison.get(index) == NOT_ALLOWED:
+            known = heads.get(persistence_id) or EntityHead(persistence_id)
+            if request.lane is PushLane.LIVE or not _has(request, known, seq_nr, parked_to or {}):
+                parked = ParkedEvent(events.position[index], persistence_id, seq_nr, NOT_ALLOWED)
+                admission.parked.append((index, parked))
+            continue
         head = _head_for(request, persistence_id, heads)
         if (
             persistence_id not in admission.returned
@@ -294,6 +301,7 @@ def admit_parked(
     operator's decision. ``accept_gap`` lets the first one jump; the jump is kept as a range with reason "accepted".
     """
     admission = RetryAdmission()
+    head.parked = len(rows)  # events that were not allowed are not counted when they are parked
     for row in rows:
         _pass_over_up_to(head, row, ranges)
         admission.left = _misfit(head, row.branch, row.seq_nr, row.prev_seq_nr)
@@ -318,7 +326,7 @@ def discard_parked(head: EntityHead, row: ParkedNumbers, ranges: Sequence[tuple[
     ``ranges`` as in ``admit_parked``.
     """
     gone = StatedRange(head.persistence_id, row.seq_nr, row.seq_nr, "discarded")
-    head.parked -= 1
+    head.parked = max(0, head.parked - 1)  # one that was not allowed is not counted
     _pass_over_up_to(head, row, ranges)
     _pass_over(head, row.branch, gone)
     if not head.parked:

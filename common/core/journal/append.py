@@ -17,6 +17,8 @@ from common.core.journal.history import Offset
 from common.core.journal.statement import Statement
 
 LOCAL_OWNER = ""
+NOT_ALLOWED = "parked.not_allowed"
+"""Of an event whose entity its origin may not write: parked for its sender alone, the entity stays as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,9 @@ class PushedAppend:
     """Positions ``after_position`` < p <= ``through.position`` of an origin's journal.
 
     ``events`` keeps the origin's numbering. ``poison`` maps an index in ``events`` to the code of what makes that event
-    unfit to store. ``session`` must be the origin's newest, ``branch`` is the one its Hello opened. In the backfill lane
-    positions are compared with the origin's backfill cursor, and events whose number is known are passed over.
+    unfit to store; with ``NOT_ALLOWED`` it leaves the entity's head alone, and makes none. ``session`` must be the
+    origin's newest, ``branch`` is the one its Hello opened. In the backfill lane positions are compared with the
+    origin's backfill cursor, and events whose number is known are passed over.
     """
 
     origin_id: str

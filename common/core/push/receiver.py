@@ -19,6 +19,7 @@ from common.core.events.ids import NAME_MAX_BYTES, persistence_id_problem, text_
 from common.core.events.stated_range import StatedRange
 from common.core.events.transformations import Transformed
 from common.core.journal.append import (
+    NOT_ALLOWED,
     AppendOutcome,
     Fenced,
     OriginBlocked,
@@ -29,6 +30,7 @@ from common.core.journal.append import (
     PushLane,
 )
 from common.core.journal.history import Offset
+from common.core.policy.rules import EVERYTHING
 from common.core.push.filter_transition import UNFILTERED, PushFilterApplied, PushFilterState
 from common.core.push.messages import Ack, PushBatch, PushLimits
 
@@ -51,6 +53,8 @@ class Endpoint:
         on_receive: Callable[[EventBatch], Transformed] | None = None,
     ) -> None:
         self._on_receive = on_receive
+        self.rights = EVERYTHING.rights_of(origin_id)
+        """What the origin may write; its owner changes it with the policy."""
         self.origin_id = origin_id
         self.session = session
         self._branch = branch
@@ -186,12 +190,22 @@ class Endpoint:
                 seq_nr=merged.seq_nr[-1],
             )
         ranges, faults = _ranges_of(taken), set[int]()
+        denied = self.rights.denied(merged.persistence_id)
+        if ranges:
+            denied |= self.rights.denied(stated.persistence_id for stated in ranges)
+        refused = EventBatch()
+        if denied:
+            merged, refused = _parted(merged, denied)
+            ranges = tuple(stated for stated in ranges if stated.persistence_id not in denied)
         if self._on_receive is not None and merged:
             transformed = self._on_receive(merged)
             merged, ranges = transformed.events, (*ranges, *transformed.ranges)
             faults = set(transformed.faults)
         poison = {index: code for index, (code, _) in event_rules.problems(merged, self._limits.event_bytes).items()}
         poison |= dict.fromkeys(faults - set(poison), "transformation.failed")
+        if refused:
+            poison |= dict.fromkeys(range(len(merged), len(merged) + len(refused)), NOT_ALLOWED)
+            merged = concat([merged, refused])
         if poison:
             merged = _storable(merged, poison)
         return PushedAppend(
@@ -203,7 +217,7 @@ class Endpoint:
             merged,
             ranges,
             poison,
-            self._parked_max,
+            self._parked_max if self.rights.parked_events is None else self.rights.parked_events,
             last.lane,
         )
 
@@ -282,6 +296,14 @@ def _ranges_of(batches: Sequence[PushBatch]) -> tuple[StatedRange, ...]:
                 stated.append(replace(entry, from_seq_nr=from_seq_nr))
         brought.update(zip(batch.events.persistence_id, batch.events.seq_nr, strict=True))
     return tuple(stated)
+
+
+def _parted(events: EventBatch, denied: frozenset[str]) -> tuple[EventBatch, EventBatch]:
+    """The events of other entities than these, and those of these."""
+    ours, theirs = list[int](), list[int]()
+    for index, name in enumerate(events.persistence_id):
+        (theirs if name in denied else ours).append(index)
+    return events.select(ours), events.select(theirs)
 
 
 def _storable(events: EventBatch, poison: dict[int, str]) -> EventBatch:

@@ -183,7 +183,8 @@ class _Group:
         self._origins.cut_ranges(request, admission.returned)
         self._origins.keep_ranges(request.origin_id, request.branch, admission.skipped)
         self._origins.move(request)
-        self._touched.update(touched)
+        # what was not allowed has made no head
+        self._touched.update((name, None) for name in touched if name in self._heads)
         accepted = _accepted_events(request, admission)
         self._accept(accepted, admission.seq_nr, accepted.seq_nr)
         told = tuple(parked for _, parked in admission.parked)

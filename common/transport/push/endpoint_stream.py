@@ -18,6 +18,7 @@ from common.core.events.batch import EventBatch
 from common.core.events.transformations import Transformed
 from common.core.flow.messages import Drain, Heartbeat
 from common.core.journal.append import AppendRequest, PushedAppend, PushLane
+from common.core.policy.rules import EVERYTHING, Policy
 from common.core.push.filter_transition import NO_FILTER, PushFilter, PushFilterApplied
 from common.core.push.messages import FromCloud, Hello, PushBatch, PushFilterUpdate, PushLimits, Start
 from common.core.push.receiver import Endpoint, fenced
@@ -43,6 +44,8 @@ class EndpointSettings:
     """Whether the origin id must be a name in the peer's certificate (always, with TLS)."""
     on_receive: Callable[[EventBatch], Transformed] | None = None
     """What an application makes of events before they are judged and stored."""
+    policy: Callable[[], Policy] = lambda: EVERYTHING
+    """The policy that holds now; looked at for every commit."""
 
 
 @dataclass(slots=True)
@@ -95,6 +98,7 @@ class EndpointStream:
         self._requested = self._told = NO_FILTER
         self._drain_told = False
         self._last_sent_s = trio.current_time()
+        self._policy = EVERYTHING
 
     def wake(self) -> None:
         """Have the stream look around: something was told to the whole node."""
@@ -147,6 +151,9 @@ class EndpointStream:
         async with self._taking:
             if self._endpoint.is_idle:
                 return  # it was given while we waited for our turn
+            policy = self._settings.policy()
+            if policy is not self._policy:
+                self._policy, self._endpoint.rights = policy, policy.rights_of(self._endpoint.origin_id)
             request = self._endpoint.take(GROUP_MAX_EVENTS, GROUP_MAX_BYTES)
             self._room.unpark_all()
             self._submitted.append((request, await self._submit(request)))

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from common.core.errors import BackhaulError
 from common.core.events.stated_range import StatedRange
 from common.core.filters.selection import Selection
-from common.core.journal.append import AppendRequest, LocalAppend, Pushed, PushedAppend
+from common.core.journal.append import NOT_ALLOWED, AppendRequest, LocalAppend, Pushed, PushedAppend
 from common.journal.group_commit import CommitGroup
 from common.journal.stores.journal import Journal, TrimLimit
 from tests.contract.journals import Storage, open_storage
@@ -129,7 +129,7 @@ appends = st.builds(
 
 
 def pushes(origin: str) -> st.SearchStrategy[Push]:
-    odd = ["gap", "again", "odd", "withhold", "withhold", "ahead", "ahead", "poison"]
+    odd = ["gap", "again", "odd", "withhold", "withhold", "ahead", "ahead", "poison", "not allowed"]
     return st.builds(
         Push,
         origin=st.just(origin),
@@ -195,6 +195,8 @@ class Peer(Origin):
                 case _:
                     if what == "poison":
                         poison[len(rows)] = "events.too_large"
+                    elif what == "not allowed":
+                        poison[len(rows)] = NOT_ALLOWED
                     rows.append((name, known + 1, known))
                     self.numbers[name] = known + 1
         if step.loose_range:

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch, new_events
 from common.core.events.stated_range import StatedRange
-from common.core.journal.admission import admit_pushed
-from common.core.journal.append import Fenced, OriginBlocked, OutOfStep, Pushed
+from common.core.events.transformations import Transformed
+from common.core.journal.admission import EntityHead, admit_pushed
+from common.core.journal.append import NOT_ALLOWED, Fenced, OriginBlocked, OutOfStep, Pushed
 from common.core.journal.history import Generation, History, Offset, Resume
+from common.core.policy.parsing import parse_policy
 from common.core.push.messages import Ack, PushBatch, PushLimits, Start
 from common.core.push.producer import Producer, StartVerdict, check_start
 from common.core.push.receiver import Endpoint
@@ -219,3 +221,30 @@ class TestStart:
     def test_less_than_was_acked_means_that_the_cloud_lost_history(self) -> None:
         assert check_start(start(5), HISTORY, Offset("j", "g", 6), None) is StartVerdict.PEER_LOST_HISTORY
         assert check_start(start(5), HISTORY, Offset("other", "g", 6), None) is StartVerdict.GO_ON
+
+
+def test_what_the_origin_may_not_write_is_set_apart_before_anything_else_looks_at_it() -> None:
+    """No range of it is stated, no function of an application sees it, and its garbage has no other code."""
+    seen: list[str] = []
+
+    def look(events: EventBatch) -> Transformed:
+        seen.extend(events.persistence_id)
+        return Transformed(events)
+
+    receiver = Endpoint("edge", 1, 1, Offset("j", "g", 0), LIMITS, 10, on_receive=look)
+    text = '[[rule]]\nwho = "edge"\nwrite = "*|{id}/*"\nquota = {parked_events = 3}'
+    receiver.rights = parse_policy(text, "policy").rights_of("edge")
+    events = stretch(0, 4)
+    events.persistence_id = ["Sensor|edge/a", "Sensor|other/a", "Sensor|edge/b", "Sensor|other/\x00"]
+    ranges = (StatedRange("Sensor|edge/a", 1, 2, "dropped"), StatedRange("Sensor|other/c", 1, 2, "dropped"))
+    receiver.receive(PushBatch(0, 5, "g", events, ranges), 100)
+    request = receiver.take(100, 10**6)
+    assert seen == ["Sensor|edge/a", "Sensor|edge/b"]
+    assert request.ranges == ranges[:1]
+    assert request.events.position == [1, 3, 2, 4]
+    assert request.poison == {2: NOT_ALLOWED, 3: NOT_ALLOWED}
+    assert "\x00" not in request.events.persistence_id[3]
+    assert (request.through.position, request.parked_max) == (5, 3)
+    heads: dict[str, EntityHead] = {}
+    admit_pushed(request, heads)
+    assert set(heads) == {"Sensor|edge/a", "Sensor|edge/b"}

@@ -403,7 +403,7 @@ BEGIN
                     END IF;
                     IF s_lane[s] = 1 THEN
                         CONTINUE WHEN h_mine[ent] AND seq <= known;
-                        CONTINUE WHEN (h_parked[ent] > 0 OR NOT h_mine[ent]) AND seq <= (
+                        CONTINUE WHEN (h_parked[ent] > 0 OR NOT h_mine[ent] OR p_event[p] = i) AND seq <= (
                             SELECT max(q.seq_nr) FROM parked AS q
                             WHERE q.persistence_id = n_name[ent] AND q.origin_id = s_origin[s]
                         );
@@ -429,7 +429,8 @@ BEGIN
                     ELSE
                         event_code[i] := code;
                         n_parked := n_parked + 1;
-                        IF h_mine[ent] THEN
+                        -- what its origin may not write leaves the entity as it is, and makes none
+                        IF h_mine[ent] AND code <> 'parked.not_allowed' THEN
                             h_parked[ent] := h_parked[ent] + 1;
                             h_dirty[ent] := true;
                         END IF;
