@@ -135,6 +135,29 @@ def _called(function: ast.expr) -> str:
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
+def test_no_carrier_inherits_a_concrete_class_of_ours() -> None:
+    """What two ends share is a part that each has; protocols and exceptions may be inherited."""
+    transport = [*_files("common/transport", suffix=".py")]
+    classes = {
+        node.name: node for path in transport for node in ast.walk(_tree(path)) if isinstance(node, ast.ClassDef)
+    }
+
+    def is_concrete(name: str) -> bool:
+        bases = {_called(base) for base in classes[name].bases}
+        is_open = bases & {"Protocol", "ABC", "Exception", "BackhaulError", "Enum", "NamedTuple"}
+        return not is_open and not any(base in classes and not is_concrete(base) for base in bases)
+
+    heirs = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}({base})"
+        for path in transport
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.ClassDef)
+        for base in map(_called, node.bases)
+        if base in classes and base != node.name and is_concrete(base)
+    ]
+    assert heirs == [], "give the one an instance of the other"
+
+
 def test_every_module_says_what_it_is_for() -> None:
     silent = [
         str(path.relative_to(ROOT))

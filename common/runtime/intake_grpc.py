@@ -17,7 +17,7 @@ from common.core.journal.append import Appended, AppendOutcome
 from common.journal.group_commit import Submitted
 from common.runtime.intake import Intake, appended, stored
 from common.transport.codec import push as codec
-from common.transport.stream import Answer, MessageStream, Methods, PeerClosed, PeerInfo, StreamMethod, UnaryMethod
+from common.transport.stream import Answer, Caller, MessageStream, Methods, PeerClosed, StreamMethod, UnaryMethod
 
 APPEND_PATH = "/backhaul.v1.Intake/Append"
 APPEND_STREAM_PATH = "/backhaul.v1.Intake/AppendStream"
@@ -27,10 +27,10 @@ _WAITING_MAX = 64
 def intake_methods(intake: Intake) -> Methods:
     """The gRPC methods of the intake, by path."""
 
-    async def append(request: bytes, _peer: PeerInfo) -> bytes:
+    async def append(request: bytes, _caller: Caller) -> bytes:
         return _reply(await intake.append(codec.decode_append_request(request)))
 
-    def append_promptly(request: bytes, _peer: PeerInfo, answer: Answer) -> bool:
+    def append_promptly(request: bytes, _caller: Caller, answer: Answer) -> bool:
         def settled(result: outcome.Outcome[AppendOutcome]) -> None:
             try:
                 reply = _reply(appended(result.unwrap()))

@@ -44,7 +44,7 @@ from common.runtime.app.running import Running
 from common.runtime.environment import Environment
 from common.testing.http_in_memory import HttpAnswer, http_request
 from common.transport.memory.line import MemoryConnection
-from common.transport.memory.streams import MemoryNetwork
+from common.transport.memory.network import MemoryNetwork
 from common.transport.stream import Channel, Methods, PeerGone, PeerInfo
 from common.transport.subscription.state import SubscriptionState
 from edge_service.settings import EdgeSettings

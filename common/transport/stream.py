@@ -5,8 +5,14 @@ simulation); one contract suite runs on both. A stream carries whole messages of
 back-pressure; what is in them is the codec's business. It imports no carrier, so that code under simulation
 never loads gRPC.
 
-Ends: the dialling end says `end()` when it has no more to send; the serving end ends the stream by returning
-from its handler, or refuses it by raising a `BackhaulError`. Anything else is an abort, which both ends feel.
+Ends: the dialling end calls `end()` when it has no more to send; the serving end ends the stream by returning
+from its handler, or refuses it by raising a `BackhaulError`. After its end an end sends nothing: `send` raises
+`SendAfterEnd`, `send_nowait` returns False, and the stream goes on unharmed. Anything else is an abort, which both
+ends feel.
+
+    dialling end                         serving end
+    open  → `end()`            → ended   open  → handler returns or raises → ended
+    any   → leaves its block   → over    any   → `abort`, line lost        → over
 """
 
 from __future__ import annotations
@@ -14,9 +20,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from common.core.errors import BackhaulError, ErrorKind
+from common.transport.metadata import NO_METADATA
 
 
 class PeerClosed(Exception):
@@ -57,6 +64,18 @@ class MessageTooLarge(BackhaulError):
             "send smaller batches, or raise the limit at the receiving end",
             kind=ErrorKind.TOO_LARGE,
             details={"size": size, "limit": message_max_bytes},
+        )
+
+
+class SendAfterEnd(BackhaulError):
+    """A message was to be sent by an end that had ended: a fault of the program, which harms nothing but that message."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "link.send_after_end",
+            "this end of the stream has ended: nothing more can be sent",
+            "send before `end()`, or before the handler returns",
+            kind=ErrorKind.INTERNAL,
         )
 
 
@@ -116,12 +135,12 @@ class MessageStream(Protocol):
 
         Cancelled in the middle it aborts the connection: a message that is sent by half leaves nothing to
         save. Raises PeerGone, PeerRefused or PeerClosed (the serving end has refused or ended the stream meanwhile),
-        MessageTooLarge.
+        MessageTooLarge; and SendAfterEnd, whatever else has happened, once this end has ended.
         """
         ...
 
     def send_nowait(self, message: bytes) -> bool:
-        """Hand one message over if that is possible without waiting; else, or when the stream is over, do nothing."""
+        """Hand one message over if that is possible without waiting; else, or when the stream or this end is over, do nothing."""
         ...
 
     def hold(self) -> None:
@@ -148,7 +167,30 @@ class DialledStream(MessageStream, Protocol):
     """The end of a stream that opened it."""
 
     async def end(self) -> None:
-        """Say that nothing more will be sent; receiving goes on until the peer ends the stream too."""
+        """Say that nothing more will be sent; receiving goes on until the peer ends the stream too.
+
+        What was held leaves first; a second call does nothing. Raises trio.BusyResourceError while another task sends.
+        """
+        ...
+
+    async def wait_accepted(self) -> None:
+        """Wait until the serving end has answered its headers, with `accept` or its first message, or has ended the stream.
+
+        Raises as `receive` when it refused the call instead.
+        """
+        ...
+
+
+class ServedStream(MessageStream, Protocol):
+    """The end of a stream that serves it."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the caller sent with the call: read-only, bounded (`common.transport.metadata`)."""
+        ...
+
+    def accept(self) -> None:
+        """Answer the headers of the call now, before the first message, which otherwise takes them along. Never waits."""
         ...
 
 
@@ -158,12 +200,19 @@ class Channel(Protocol):
     @property
     def peer(self) -> PeerInfo: ...
 
-    def open_stream(self, path: str) -> AbstractAsyncContextManager[DialledStream]:
-        """Open a stream to the method `/package.Service/Method`; leaving it resets what is not ended."""
+    def open_stream(
+        self, path: str, metadata: Mapping[str, str] = NO_METADATA
+    ) -> AbstractAsyncContextManager[DialledStream]:
+        """Open a stream to the method `/package.Service/Method`; leaving it resets what is not ended.
+
+        Raises BackhaulError `link.metadata_invalid`, `link.metadata_too_large`.
+        """
         ...
 
-    async def unary(self, path: str, request: bytes, timeout_s: float) -> bytes:
-        """One request, one answer. Raises PeerGone (`link.timeout` too), PeerRefused, MessageTooLarge."""
+    async def unary(
+        self, path: str, request: bytes, timeout_s: float, metadata: Mapping[str, str] = NO_METADATA
+    ) -> bytes:
+        """One request, one answer. Raises PeerGone (`link.timeout` too), PeerRefused, MessageTooLarge; as `open_stream`."""
         ...
 
     def abort(self) -> None:
@@ -179,7 +228,14 @@ class StreamMethod:
     well.
     """
 
-    handler: Callable[[MessageStream], Awaitable[None]]
+    handler: Callable[[ServedStream], Awaitable[None]]
+
+
+class Caller(NamedTuple):
+    """The other end of a unary call, and the metadata of this call (read-only, bounded)."""
+
+    peer: PeerInfo
+    metadata: Mapping[str, str] = NO_METADATA
 
 
 Answer = Callable[[bytes | Exception], None]
@@ -195,8 +251,8 @@ class UnaryMethod:
     deadline that the caller set is the caller's own affair there: it gives up the call, and nobody is answered.
     """
 
-    handler: Callable[[bytes, PeerInfo], Awaitable[bytes]]
-    promptly: Callable[[bytes, PeerInfo, Answer], bool] | None = None
+    handler: Callable[[bytes, Caller], Awaitable[bytes]]
+    promptly: Callable[[bytes, Caller, Answer], bool] | None = None
 
 
 Methods = Mapping[str, StreamMethod | UnaryMethod]

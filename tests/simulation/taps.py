@@ -6,11 +6,12 @@ that is said before its commit is seen, however soon the commit follows.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from common.core.errors import BackhaulError
-from common.transport.stream import Channel, DialledStream, MessageStream, PeerInfo
+from common.transport.metadata import NO_METADATA
+from common.transport.stream import Channel, DialledStream, MessageStream, PeerInfo, ServedStream
 
 Told = Callable[[bytes], None]
 
@@ -78,6 +79,18 @@ class TappedDialledStream(TappedStream):
     async def end(self) -> None:
         await self._dialled.end()
 
+    async def wait_accepted(self) -> None:
+        await self._dialled.wait_accepted()
+
+
+class TappedServedStream(TappedStream):
+    """The end that serves."""
+
+    def __init__(self, stream: ServedStream, said: Told, heard: Told) -> None:
+        super().__init__(stream, said, heard)
+        self.metadata = stream.metadata
+        self.accept = stream.accept
+
 
 class TappedChannel:
     """A ``Channel`` whose streams are tapped; ``ears(path)`` makes what listens to a new stream: said, heard."""
@@ -94,9 +107,13 @@ class TappedChannel:
         self._channel.abort()
 
     @asynccontextmanager
-    async def open_stream(self, path: str) -> AsyncIterator[TappedDialledStream]:
-        async with self._channel.open_stream(path) as stream:
+    async def open_stream(
+        self, path: str, metadata: Mapping[str, str] = NO_METADATA
+    ) -> AsyncIterator[TappedDialledStream]:
+        async with self._channel.open_stream(path, metadata) as stream:
             yield TappedDialledStream(stream, *self._ears(path))
 
-    async def unary(self, path: str, request: bytes, timeout_s: float) -> bytes:
-        return await self._channel.unary(path, request, timeout_s)
+    async def unary(
+        self, path: str, request: bytes, timeout_s: float, metadata: Mapping[str, str] = NO_METADATA
+    ) -> bytes:
+        return await self._channel.unary(path, request, timeout_s, metadata)

@@ -30,8 +30,8 @@ from common.journal.stores.journal import Journal
 from common.projection.handler_executor import call_inline
 from common.runtime.environment import Environment
 from common.transport.memory.line import MemoryConnection
-from common.transport.memory.streams import MemoryNetwork
-from common.transport.stream import Channel, MessageStream, Methods, PeerGone, PeerInfo, StreamMethod, UnaryMethod
+from common.transport.memory.network import MemoryNetwork
+from common.transport.stream import Channel, Methods, PeerGone, PeerInfo, ServedStream, StreamMethod, UnaryMethod
 from edge_service.settings import EdgeSettings
 from tests.simulation.disks import Disk, Mount
 from tests.simulation.down.plan import ENFORCED, STREAM_TYPES
@@ -39,7 +39,7 @@ from tests.simulation.facts import CLOUD
 from tests.simulation.hosts import Clock, Host, Serve
 from tests.simulation.plan import DATABASE, FaultPlan
 from tests.simulation.referee import Referee
-from tests.simulation.taps import TappedChannel, TappedStream, Told
+from tests.simulation.taps import TappedChannel, TappedServedStream, Told
 from tests.simulation.trace import Trace
 from tests.support.builders import START_US
 
@@ -276,19 +276,19 @@ class World:
         if isinstance(push, StreamMethod):
             handler = push.handler
 
-            async def listen(stream: MessageStream) -> None:
+            async def listen(stream: ServedStream) -> None:
                 edge = self._dialling[stream.peer.address]
                 with structlog.contextvars.bound_contextvars(service=life):
-                    await handler(TappedStream(stream, *self._referee.served_ears(edge)))
+                    await handler(TappedServedStream(stream, *self._referee.served_ears(edge)))
 
             tapped[PUSH_PATH] = StreamMethod(listen)
         subscribe = methods.get(SUBSCRIBE_PATH)
         if isinstance(subscribe, StreamMethod):
             serve_stream = subscribe.handler
 
-            async def listen_down(stream: MessageStream) -> None:
+            async def listen_down(stream: ServedStream) -> None:
                 with structlog.contextvars.bound_contextvars(service=life):
-                    await serve_stream(TappedStream(stream, *self._referee.down.source_ears(disk)))
+                    await serve_stream(TappedServedStream(stream, *self._referee.down.source_ears(disk)))
 
             tapped[SUBSCRIBE_PATH] = StreamMethod(listen_down)
         return tapped

@@ -18,7 +18,7 @@ from common.journal.group_commit import open_group_commit
 from common.journal.memory.journal import MemoryDatabase, open_memory_journal
 from common.journal.stores.journal import Journal
 from common.transport.memory.line import MemoryConnection
-from common.transport.memory.streams import MemoryNetwork
+from common.transport.memory.network import MemoryNetwork
 from common.transport.push.endpoint import EndpointSettings, PushEndpoint
 from common.transport.push.link import keep_push_link
 from common.transport.push.producer import LinkState, PushSettings

@@ -6,7 +6,7 @@ proxy without a back end or a refused certificate from a service that is merely 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import trio
@@ -18,10 +18,11 @@ from common.core.addresses import Address
 from common.core.errors import BackhaulError
 from common.transport.grpc.dial import dial
 from common.transport.grpc.protocol import WireProtocol
-from common.transport.grpc.status import Headers, refusal_from
+from common.transport.grpc.status import Headers
 from common.transport.grpc.tls import TlsFiles
 from common.transport.grpc.wire import CONTENT_TYPE, WireLimits, WireStream
-from common.transport.stream import MessageUnreadable, PeerClosed, PeerGone, PeerInfo
+from common.transport.metadata import NO_METADATA, check_metadata
+from common.transport.stream import PeerClosed, PeerGone, PeerInfo
 
 # How long leaving a channel waits for its last bytes to go out.
 _CLOSE_GRACE_S = 1.0
@@ -46,7 +47,7 @@ async def open_channel(
     `link.not_backhaul`, `link.timeout`, `link.lost`; ConfigurationError: `tls.files_unreadable`.
     """
     limits = WireLimits(message_max_bytes, window_bytes, _STREAMS_MAX, user_timeout_s)
-    protocol = await dial(address, tls, connect_timeout_s, limits, CallingStream)
+    protocol = await dial(address, tls, connect_timeout_s, limits)
     is_quiet = False
     try:
         yield GrpcChannel(protocol, str(address), "https" if tls else "http")
@@ -74,16 +75,18 @@ class GrpcChannel:
         self._connection.abort(PeerGone("link.aborted", "this end dropped the connection"))
 
     @asynccontextmanager
-    async def open_stream(self, path: str) -> AsyncIterator[CallingStream]:
-        with await self._call(path, None) as stream:
+    async def open_stream(self, path: str, metadata: Mapping[str, str] = NO_METADATA) -> AsyncIterator[CallingStream]:
+        with await self._call(path, None, metadata) as stream:
             self._connection.flush()
             yield stream
 
-    async def unary(self, path: str, request: bytes, timeout_s: float) -> bytes:
+    async def unary(
+        self, path: str, request: bytes, timeout_s: float, metadata: Mapping[str, str] = NO_METADATA
+    ) -> bytes:
         try:
             with trio.fail_after(timeout_s):
-                with await self._call(path, timeout_s) as stream:
-                    await stream.send_message(request, end=True)
+                with await self._call(path, timeout_s, metadata) as stream:
+                    await stream.send_last(request)
                     answer = await stream.receive()
                     try:
                         await stream.receive()
@@ -95,7 +98,7 @@ class GrpcChannel:
         except trio.TooSlowError:
             raise PeerGone("link.timeout", f"no answer to {path} within {timeout_s} s") from None
 
-    async def _call(self, path: str, timeout_s: float | None) -> CallingStream:
+    async def _call(self, path: str, timeout_s: float | None, metadata: Mapping[str, str]) -> CallingStream:
         """Begin a call; its headers leave with the next flush, so that a unary request is one write."""
         headers = [
             (":method", "POST"),
@@ -108,86 +111,73 @@ class GrpcChannel:
         ]
         if timeout_s is not None:
             headers.append(("grpc-timeout", encode_timeout(timeout_s)))
+        if metadata:
+            headers += check_metadata(metadata)
         await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             if self._connection.fault is not None:
                 raise self._connection.fault
-            stream = self._connection.create_stream()
-            assert isinstance(stream, CallingStream)
+            wire = self._connection.create_stream()
             try:
-                stream.start(headers, self._protocol)
+                return CallingStream(wire, _start_call(wire, headers, self._protocol))
             except TooManyStreamsError:
                 self._connection.stream_released.clear()
                 await self._connection.stream_released.wait()
-            else:
-                return stream
 
 
-class CallingStream(WireStream):
-    """The end of a call that made it: sends the request headers, learns the outcome from the trailers."""
+def _start_call(wire: WireStream, headers: Headers, protocol: WireProtocol) -> Callable[[], None]:
+    """Send the request headers; returns what lets grpclib forget the call. Raises h2's TooManyStreamsError."""
+    http2 = wire.connection.http2
+    stream_id = http2.get_next_available_stream_id()
+    http2.send_headers(stream_id, headers)
+    wire.id = stream_id
+    return protocol.processor.register(wire)
 
-    _is_ended_here = False
-    _told: BackhaulError | PeerClosed | None = None
 
-    def start(self, headers: Headers, protocol: WireProtocol) -> None:
-        http2 = self.connection.http2
-        stream_id = http2.get_next_available_stream_id()
-        http2.send_headers(stream_id, headers)
-        self.id = stream_id
-        self._release = protocol.processor.register(self)
+class CallingStream:
+    """The dialling end of a call; see `common.transport.stream.DialledStream`. Leaving its block gives up what is not over.
+
+    What a message passes through is the wire's own: bound here, so that it costs no call more.
+    """
+
+    def __init__(self, wire: WireStream, release_call: Callable[[], None]) -> None:
+        self._wire = wire
+        self._release_call = release_call
+        self.peer = wire.connection.peer
+        self.abort = wire.abort
+        self.send = wire.send
+        self.send_nowait = wire.send_nowait
+        self.hold = wire.hold
+        self.release = wire.release
+        self.receive = wire.receive
+        self.end = wire.end
+        self.wait_accepted = wire.wait_accepted
 
     def __enter__(self) -> CallingStream:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.reset_if_open(ErrorCodes.CANCEL)
-        self._release()
+        self._wire.reset_if_open(ErrorCodes.CANCEL)
+        self._release_call()
+        if self._wire.outcome() is None:
+            self._wire.break_off(PeerGone("link.reset", "the caller gave up the call"))
 
-    async def end(self) -> None:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        if self.closable and not self._is_ended_here:
-            assert self.id is not None
-            self._is_ended_here = True
-            self.connection.http2.end_stream(self.id)
-            self.connection.flush()
+    async def send_last(self, message: bytes) -> None:
+        """Send the only message from this end; its end goes along."""
+        await self._wire.send(message, end=True)
 
-    def _outcome(self) -> BackhaulError | PeerClosed | None:
-        """How the serving end has ended the call; None while it has not."""
-        if self._told is None:
-            self._told = self._read_outcome()
-        return self._told
+    @property
+    def bytes_received(self) -> int:
+        return self._wire.connection.bytes_in
 
-    def _read_outcome(self) -> BackhaulError | PeerClosed | None:
-        if self.trailers is not None:
-            return refusal_from(self.trailers) or PeerClosed()
-        if self.headers is None:
-            return None
-        headers = dict(self.headers)
-        if headers.get(":status") != "200" or not headers.get("content-type", "").startswith("application/grpc"):
-            return PeerGone(
-                "link.not_backhaul",
-                f"the peer answers HTTP, not gRPC: status {headers.get(':status')},"
-                f" content type {headers.get('content-type')}",
-                "is there a proxy in between, or another service on this port?",
-            )
-        if "grpc-status" in headers:  # nothing but trailers
-            return refusal_from(self.headers) or PeerClosed()
-        return None
+    @property
+    def bytes_sent(self) -> int:
+        return self._wire.connection.bytes_acknowledged
+
+    @property
+    def unsent_bytes(self) -> int:
+        return self._wire.connection.unsent_bytes
 
     @property
     def fault(self) -> BackhaulError | None:
-        outcome = self._outcome()
-        return outcome if isinstance(outcome, BackhaulError) else super().fault
-
-    def _is_over(self) -> bool:
-        return self._outcome() is not None or super()._is_over()
-
-    def _raise_if_over_for_sending(self) -> None:
-        self._raise_if_over()
-
-    def _raise_if_over(self) -> None:
-        outcome = self._outcome() or super().fault
-        if outcome is not None:
-            raise outcome
-        if self._inbound.is_ended:
-            raise MessageUnreadable("link.message_truncated", "the peer ended the call without a status")
+        return self._wire.fault

@@ -19,7 +19,7 @@ from common.core.addresses import Address
 from common.transport.grpc import tcp
 from common.transport.grpc.protocol import WireProtocol
 from common.transport.grpc.tls import TlsFiles, client_context, local_clock, tls_failure
-from common.transport.grpc.wire import WireLimits, WireStream
+from common.transport.grpc.wire import WireLimits
 from common.transport.stream import PeerGone
 
 
@@ -36,12 +36,10 @@ class _NoCalls(AbstractHandler):
         """The connection is lost: its streams have been told."""
 
 
-async def dial(
-    address: Address, tls: TlsFiles | None, timeout_s: float, limits: WireLimits, stream_type: type[WireStream]
-) -> WireProtocol:
+async def dial(address: Address, tls: TlsFiles | None, timeout_s: float, limits: WireLimits) -> WireProtocol:
     """Connect, shake hands, hear the peer's settings. Raises what `open_channel` says."""
     context = client_context(tls) if tls else None
-    protocol = WireProtocol(_NoCalls(), limits, is_client=True, stream_type=stream_type)
+    protocol = WireProtocol(_NoCalls(), limits, is_client=True)
     step = "connecting"
     try:
         with trio.fail_after(timeout_s):

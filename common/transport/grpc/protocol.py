@@ -20,7 +20,7 @@ from h2.settings import SettingCodes, Settings
 from hyperframe.frame import Frame
 
 from common.border import Transport
-from common.transport.grpc.wire import WireConnection, WireLimits, WireStream
+from common.transport.grpc.wire import WireConnection, WireLimits
 from common.transport.link.gate import Gate
 from common.transport.stream import PeerGone
 
@@ -71,7 +71,6 @@ class WireProtocol(H2Protocol):
         limits: WireLimits,
         *,
         is_client: bool,
-        stream_type: type[WireStream],
         on_read: Callable[[], None] | None = None,
         on_lost: Callable[[], None] | None = None,
     ) -> None:
@@ -81,7 +80,6 @@ class WireProtocol(H2Protocol):
         self.is_settled = False
         self.lost_by: BaseException | None = None
         self._limits = limits
-        self._stream_type = stream_type
         self._on_read = on_read
         self._on_lost = on_lost
 
@@ -104,9 +102,7 @@ class WireProtocol(H2Protocol):
         http2.initiate_connection()
         if window > _HTTP2_INITIAL_WINDOW:
             http2.increment_flow_control_window(window - _HTTP2_INITIAL_WINDOW)
-        self.connection = WireConnection(
-            http2, transport, config=self.config, limits=self._limits, stream_type=self._stream_type
-        )
+        self.connection = WireConnection(http2, transport, config=self.config, limits=self._limits)
         self.connection.flush()
         self.processor = WireEvents(self.handler, self.connection, self._settle)
 

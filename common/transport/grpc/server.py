@@ -20,7 +20,7 @@ import trio
 from common import border
 from common.core.errors import ConfigurationError
 from common.transport.grpc import tcp
-from common.transport.grpc.calls import CallService, ConnectionCalls, IncomingStream
+from common.transport.grpc.calls import CallService, ConnectionCalls
 from common.transport.grpc.protocol import WireProtocol
 from common.transport.grpc.tls import ServerContext, TlsFiles, handshake_reason
 from common.transport.grpc.wire import WireLimits
@@ -155,7 +155,6 @@ class _Server:
             calls,
             self._limits,
             is_client=False,
-            stream_type=IncomingStream,
             on_read=calls.begin,
             on_lost=lambda: self._forget(calls),
         )

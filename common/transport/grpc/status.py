@@ -14,7 +14,7 @@ from grpclib.metadata import decode_grpc_message, encode_grpc_message
 
 from common.core.errors import CODE_PATTERN, BackhaulError, ErrorKind
 from common.transport.link.call_status import status_of
-from common.transport.stream import PeerGone, PeerRefused
+from common.transport.stream import PeerClosed, PeerGone, PeerRefused
 
 Headers = list[tuple[str, str]]
 
@@ -54,6 +54,24 @@ def trailers_of(refusal: BackhaulError | None) -> Headers:
     if refusal.retry_after_s is not None:
         trailers.append(("retry-after-s", f"{refusal.retry_after_s:.3f}"))
     return trailers
+
+
+def outcome_of_headers(headers: Iterable[tuple[str, str]]) -> BackhaulError | PeerClosed | None:
+    """How a call has ended, if the response headers end it: they may be no gRPC, or headers and trailers in one."""
+    fields = dict(headers)
+    if fields.get(":status") != "200" or not fields.get("content-type", "").startswith("application/grpc"):
+        return PeerGone(
+            "link.not_backhaul",
+            f"the peer answers HTTP, not gRPC: status {fields.get(':status')},"
+            f" content type {fields.get('content-type')}",
+            "is there a proxy in between, or another service on this port?",
+        )
+    return outcome_of_trailers(headers) if "grpc-status" in fields else None
+
+
+def outcome_of_trailers(trailers: Iterable[tuple[str, str]]) -> BackhaulError | PeerClosed:
+    """How the serving end has ended a call."""
+    return refusal_from(trailers) or PeerClosed()
 
 
 def refusal_from(trailers: Iterable[tuple[str, str]]) -> BackhaulError | None:

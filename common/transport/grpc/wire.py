@@ -24,10 +24,10 @@ from common.border import Transport
 from common.core.errors import BackhaulError
 from common.transport.grpc import tcp
 from common.transport.grpc.inbound import PREFIX, InboundMessages
-from common.transport.grpc.status import Headers
+from common.transport.grpc.status import Headers, outcome_of_headers, outcome_of_trailers
 from common.transport.grpc.tls import identities_of
 from common.transport.link.gate import Gate
-from common.transport.stream import MessageTooLarge, PeerGone, PeerInfo
+from common.transport.stream import MessageTooLarge, MessageUnreadable, PeerClosed, PeerGone, PeerInfo, SendAfterEnd
 
 # Handed to the line without a look whether it still takes it.
 _AT_ONCE_BYTES = 128 * 1024
@@ -60,7 +60,6 @@ class WireConnection(Connection):
         *,
         config: Configuration,
         limits: WireLimits,
-        stream_type: type[WireStream],
     ) -> None:
         super().__init__(http2, transport, config=config)
         self.http2 = http2
@@ -68,7 +67,6 @@ class WireConnection(Connection):
         self.limits = limits
         self.bytes_in = 0
         self.fault: BackhaulError | None = None
-        self._stream_type = stream_type
         self._socket: tcp.SocketLike = transport.get_extra_info("socket")
         self._acknowledged = 0
         self._is_aborted = False
@@ -83,7 +81,7 @@ class WireConnection(Connection):
         )
 
     def create_stream(self, *, stream_id: int | None = None, wrapper: Wrapper | None = None) -> WireStream:
-        return self._stream_type(self, stream_id)
+        return WireStream(self, stream_id)
 
     def ack(self, stream_id: int, size: int) -> None:
         if size and not self.transport.is_closing():
@@ -149,14 +147,19 @@ class WireConnection(Connection):
 
 
 class WireStream(GrpclibStream):
-    """One gRPC call as a stream of messages; see `common.transport.stream.MessageStream`."""
+    """One gRPC call as messages each way: what both ends of it do; see `common.transport.stream.MessageStream`.
+
+    The serving end's response headers leave with its first message, or at `accept`. The dialling end's fault may come from
+    the peer's headers or trailers (`outcome`).
+    """
 
     connection: WireConnection
     id: int | None
-    _has_sent_headers = True
     _held: list[bytes] | None = None
     """What leaves at `release`, while anything is held; of which `_held_room` may be more."""
     _held_room = 0
+    _outcome: BackhaulError | PeerClosed | None = None
+    _is_answered = False
 
     def __init__(self, connection: WireConnection, stream_id: int | None) -> None:
         # Not grpclib's __init__: it makes three asyncio events and a queue that nobody here would wait for.
@@ -176,6 +179,8 @@ class WireStream(GrpclibStream):
         self._fault: BackhaulError | None = None
         self._is_sending = False
         self._is_receiving = False
+        self._has_ended = False
+        self._is_dialled = self._has_sent_headers = stream_id is None
         if stream_id is not None:
             self.id = stream_id
 
@@ -183,45 +188,40 @@ class WireStream(GrpclibStream):
         assert self.id is not None
         self.connection.ack(self.id, size)
 
-    # What grpclib tells us.
-
+    # -- called by grpclib ------------------------------------------------------------------------------------------------
     def __ended__(self) -> None:
         self._inbound.eof()
 
     def __terminated__(self, reason: str) -> None:
+        self.break_off(self.connection.fault or PeerGone("link.reset", f"the peer gave up the call: {reason}"))
+
+    # -- state ------------------------------------------------------------------------------------------------------------
+    def break_off(self, fault: BackhaulError) -> None:
+        """End the call here; the first fault stays, and whatever waits on the stream is woken."""
         if self._fault is None:
-            self._fault = self.connection.fault or PeerGone("link.reset", f"the peer gave up the call: {reason}")
+            self._fault = fault
         self._arrived.set()
         self._window_grew.set()
 
-    # What both ends of a stream can do.
-
-    @property
-    def peer(self) -> PeerInfo:
-        return self.connection.peer
-
-    @property
-    def bytes_received(self) -> int:
-        return self.connection.bytes_in
-
-    @property
-    def bytes_sent(self) -> int:
-        return self.connection.bytes_acknowledged
-
-    @property
-    def unsent_bytes(self) -> int:
-        return self.connection.unsent_bytes
+    def outcome(self) -> BackhaulError | PeerClosed | None:
+        """How the serving end has ended the call, as the dialling end knows it; None while it has not."""
+        if self._outcome is None and self._is_dialled:
+            if self.trailers is not None:
+                self._outcome = outcome_of_trailers(self.trailers)
+            elif self.headers is not None and not self._is_answered:
+                self._outcome = outcome_of_headers(self.headers)
+                self._is_answered = True
+        return self._outcome
 
     @property
     def fault(self) -> BackhaulError | None:
-        return self._fault or self.connection.fault
+        outcome = self.outcome()
+        return outcome if isinstance(outcome, BackhaulError) else self._fault or self.connection.fault
 
     def abort(self) -> None:
         self.connection.abort(PeerGone("link.aborted", "this end dropped the connection"))
 
-    async def send(self, message: bytes) -> None:
-        await self.send_message(message)
-
+    # -- sending ----------------------------------------------------------------------------------------------------------
     def send_nowait(self, message: bytes) -> bool:
         is_alone = self._held is None
         if is_alone:
@@ -238,10 +238,15 @@ class WireStream(GrpclibStream):
 
     def hold(self) -> None:
         connection = self.connection
-        is_free = connection.writable.is_set() and self._has_sent_headers and not self._is_sending
-        self._held_room = (
-            connection.frame_room(self.id) if is_free and self.id is not None and not self._is_over() else 0
+        is_free = (
+            connection.writable.is_set()
+            and self._has_sent_headers
+            and not (self._is_sending or self._has_ended)
+            and self.outcome() is None
+            and self._fault is None
+            and connection.fault is None
         )
+        self._held_room = connection.frame_room(self.id) if is_free and self.id is not None else 0
         self._held = []
 
     def release(self) -> None:
@@ -250,12 +255,14 @@ class WireStream(GrpclibStream):
             assert self.id is not None
             self.connection.write_data(self.id, b"".join(held))
 
-    async def send_message(self, message: bytes, *, end: bool = False, flush: bool = True) -> None:
-        """`send`; with `end` the message is the last one from this end.
+    async def send(self, message: bytes, *, end: bool = False, flush: bool = True) -> None:
+        """`MessageStream.send`; with `end` the message is the last one from this end.
 
         Without `flush` its end may stay with h2: the caller writes the next thing at once, and both leave together.
         """
         limits = self.connection.limits
+        if self._has_ended:
+            raise SendAfterEnd
         if len(message) > limits.message_max_bytes:
             raise MessageTooLarge(len(message), limits.message_max_bytes)
         if self._is_sending:
@@ -264,19 +271,24 @@ class WireStream(GrpclibStream):
         self._is_sending = True
         is_whole = False
         try:
+            self.accept(flush=False)
             await self._send_all(memoryview(PREFIX.pack(0, len(message)) + message), end, flush)
             is_whole = True
         finally:
             self._is_sending = False
             if not is_whole and not self._is_over():
                 self.connection.abort(PeerGone("link.aborted", "a message was given up in the middle"))
+        if end:
+            self._has_ended = True
 
     async def _send_all(self, data: memoryview, end: bool, flush: bool) -> None:
         assert self.id is not None
         http2, connection = self.connection.http2, self.connection
         sent, size = 0, len(data)
         while True:
-            self._raise_if_over_for_sending()
+            self._raise_if_over()
+            if self._has_ended:  # the handler returned meanwhile
+                raise SendAfterEnd
             if not connection.writable.is_set():
                 connection.flush()
                 await connection.writable.wait()
@@ -298,40 +310,38 @@ class WireStream(GrpclibStream):
             if sent == size:
                 return
 
-    async def receive(self) -> bytes:
-        if self._is_receiving:
-            raise trio.BusyResourceError("another task is receiving on this stream")
+    async def end(self) -> None:
+        """End this direction; see `DialledStream.end`."""
+        if self._is_sending:
+            raise trio.BusyResourceError("another task is sending on this stream")
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._is_receiving = True
-        try:
-            while True:
-                message = self._inbound.take()
-                if message is not None:
-                    return message
-                self._raise_if_over()
-                self._arrived.clear()
-                await self._arrived.wait()
-        finally:
-            self._is_receiving = False
+        self.release()
+        if not self._has_ended:
+            self._has_ended = True
+            if self.closable:
+                assert self.id is not None
+                self.connection.http2.end_stream(self.id)
+                self.connection.flush()
 
-    # What differs between the ends.
+    def accept(self, *, flush: bool = True) -> None:
+        """Send the response headers, unless they have left; see `ServedStream.accept`."""
+        if not self._has_sent_headers:
+            self._has_sent_headers = True
+            self.send_headers_now(_RESPONSE_HEADERS, flush=flush)
 
-    def _is_over(self) -> bool:
-        """Whether the whole call is over, so that an interrupted message does no harm."""
-        return self.fault is not None
-
-    def _raise_if_over_for_sending(self) -> None:
-        if self.fault is not None:
-            raise self.fault
-
-    def _raise_if_over(self) -> None:
-        """Raise what ends receiving, when nothing more can come."""
-        raise NotImplementedError
+    def finish(self, trailers: Headers) -> None:
+        """End the call at its serving end; a caller that still sends is asked to stop."""
+        self._has_ended = True
+        self._window_grew.set()
+        if self.fault is None:
+            self.send_headers_now(trailers if self._has_sent_headers else _RESPONSE_HEADERS + trailers, end=True)
+            self._has_sent_headers = True
+            self.reset_if_open(ErrorCodes.NO_ERROR)
 
     def send_headers_now(self, headers: Headers, *, end: bool = False, flush: bool = True) -> None:
         """Send a header block, without waiting: small, and nothing on this connection helps more than it.
 
-        `flush` as for `send_message`.
+        `flush` as for `send`.
         """
         assert self.id is not None
         if self.id in self.connection.http2.streams and not self.connection.is_closing():
@@ -345,3 +355,54 @@ class WireStream(GrpclibStream):
         if self.closable:
             self.connection.http2.reset_stream(self.id, error_code=code)
             self.connection.flush()
+
+    # -- receiving --------------------------------------------------------------------------------------------------------
+    async def receive(self) -> bytes:
+        if self._is_receiving:
+            raise trio.BusyResourceError("another task is receiving on this stream")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._is_receiving = True
+        try:
+            while True:
+                message = self._inbound.take()
+                if message is not None:
+                    return message
+                self._raise_if_over()
+                if self._inbound.is_ended:
+                    if self._is_dialled:
+                        raise MessageUnreadable("link.message_truncated", "the peer ended the call without a status")
+                    raise PeerClosed
+                self._arrived.clear()
+                await self._arrived.wait()
+        finally:
+            self._is_receiving = False
+
+    def take_now(self) -> bytes | None:
+        """The next message if all of it is here. Raises as ``receive``, and will again."""
+        return self._inbound.take()
+
+    async def wait_accepted(self) -> None:
+        """Wait for the peer's response headers; see `DialledStream.wait_accepted`."""
+        await trio.lowlevel.checkpoint()
+        while self.headers is None:
+            self._raise_if_over()
+            self._arrived.clear()
+            await self._arrived.wait()
+        outcome = outcome_of_headers(self.headers)
+        if isinstance(outcome, BackhaulError):
+            raise outcome
+
+    def _is_over(self) -> bool:
+        """Whether the whole call is over, so that an interrupted message does no harm."""
+        return self._has_ended or self.outcome() is not None or self.fault is not None
+
+    def _raise_if_over(self) -> None:
+        outcome = self.outcome()
+        if outcome is not None:
+            raise outcome
+        fault = self._fault or self.connection.fault
+        if fault is not None:
+            raise fault
+
+
+_RESPONSE_HEADERS: Headers = [(":status", "200"), ("content-type", CONTENT_TYPE)]

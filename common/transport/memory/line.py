@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import trio
 
 from common.transport.link.gate import Gate
+from common.transport.metadata import NO_METADATA
 from common.transport.stream import PeerClosed, PeerGone, PeerInfo, PeerRefused
 
 Direction = Literal["up", "down"]
@@ -22,13 +24,17 @@ Direction = Literal["up", "down"]
 
 @dataclass(slots=True)
 class _Parcel:
-    """A message under way, or the end of one direction. It sets out at `leaves_at` and is there at `arrives_at`."""
+    """A message under way, the acceptance of the call, or the end of one direction.
+
+    It sets out at `leaves_at` and is there at `arrives_at`.
+    """
 
     leaves_at: float
     arrives_at: float
     size: int
     message: bytes = b""
     end: PeerClosed | PeerRefused | None = None
+    is_acceptance: bool = False
 
 
 class MemoryPipe:
@@ -49,7 +55,7 @@ class MemoryPipe:
         under_way = self.bytes_in - self._bytes_out
         return not under_way or under_way + size <= self._window_bytes
 
-    def put(self, message: bytes, end: PeerClosed | PeerRefused | None = None) -> None:
+    def put(self, message: bytes, end: PeerClosed | PeerRefused | None = None, *, is_acceptance: bool = False) -> None:
         now = trio.current_time()
         link = self._connection
         previous = self._parcels[-1].arrives_at - link.delay_s if self._parcels else now
@@ -57,18 +63,27 @@ class MemoryPipe:
         arrives_at = leaves_at + link.delay_s + len(message) / link.bytes_per_s
         if self._held_since is not None:  # not even in the moment of the holding
             arrives_at = max(arrives_at, math.nextafter(self._held_since, math.inf))
-        self._parcels.append(_Parcel(leaves_at, arrives_at, len(message), message, end))
+        self._parcels.append(_Parcel(leaves_at, arrives_at, len(message), message, end, is_acceptance))
         self.bytes_in += len(message)
         self.changed.set()
 
+    def has_arrived(self) -> bool:
+        """Whether there is anything to take."""
+        return bool(self._parcels) and self._parcels[0].arrives_at <= self._now()
+
     def take(self) -> _Parcel | None:
         """The first parcel, if it is there."""
-        if self._parcels and self._parcels[0].arrives_at <= self._now():
+        if self.has_arrived():
             parcel = self._parcels.popleft()
             self._bytes_out += parcel.size
             self.roomy.set()
             return parcel
         return None
+
+    def pass_acceptance(self) -> bool:
+        """Take the acceptance of the call if it is there and nothing is before it."""
+        is_next = self.has_arrived() and self._parcels[0].is_acceptance
+        return is_next and self.take() is not None
 
     def end_if_next(self) -> PeerClosed | PeerRefused | None:
         """The end of this direction, if it is there and nothing is before it."""
@@ -175,8 +190,8 @@ class MemoryConnection:
         """The server has stopped: what it still said arrives, and no more calls are taken."""
         self.fault = self.fault or PeerGone("link.lost", "the peer closed the connection")
 
-    def open_call(self, window_bytes: int) -> MemoryCall:
-        call = MemoryCall(self, window_bytes)
+    def open_call(self, window_bytes: int, metadata: Mapping[str, str] = NO_METADATA) -> MemoryCall:
+        call = MemoryCall(self, window_bytes, metadata)
         self._calls.append(call)
         if self.is_held:
             call.hold()
@@ -204,8 +219,9 @@ class MemoryConnection:
 class MemoryCall:
     """One stream of a connection: a pipe each way, and how each end was told that it is over."""
 
-    def __init__(self, connection: MemoryConnection, window_bytes: int) -> None:
+    def __init__(self, connection: MemoryConnection, window_bytes: int, metadata: Mapping[str, str]) -> None:
         self.connection = connection
+        self.metadata = metadata
         self.ends = 2
         self.up = MemoryPipe(connection, window_bytes)
         self.down = MemoryPipe(connection, window_bytes)

@@ -59,7 +59,7 @@ from common.journal.stores.journal import Journal
 from common.transport.codec import query as query_codec
 from common.transport.codec.subscription import decode_from_consumer
 from common.transport.link.live_streams import LiveStreams
-from common.transport.stream import MessageStream, Methods, PeerInfo, StreamMethod, UnaryMethod
+from common.transport.stream import Caller, MessageStream, Methods, PeerInfo, StreamMethod, UnaryMethod
 from common.transport.subscription.catalogue import StreamCatalogue, StreamDefinition, invalid_consumer
 from common.transport.subscription.replays import entity_page
 from common.transport.subscription.sender import ConsumerStream
@@ -276,10 +276,10 @@ class SubscriptionEndpoint:
         return place_digest(place.journal_id, events.timestamp_us[0], events.persistence_id[0], events.seq_nr[0])
 
     # -- asked once ------------------------------------------------------------------------------------------------
-    async def latest_offset(self, request: bytes, peer: PeerInfo) -> bytes:
+    async def latest_offset(self, request: bytes, caller: Caller) -> bytes:
         """How far the log of a stream goes."""
         query = query_codec.decode_latest_offset_request(request)
-        self._authorise(query.stream_id, query.consumer_id, peer)
+        self._authorise(query.stream_id, query.consumer_id, caller.peer)
         stats, history = await self._journal.stats(), self._journal.history
         offset = LatestOffset(
             history.journal_id,
@@ -290,15 +290,15 @@ class SubscriptionEndpoint:
         )
         return query_codec.encode_latest_offset(offset)
 
-    async def entity_events(self, request: bytes, peer: PeerInfo) -> bytes:
+    async def entity_events(self, request: bytes, caller: Caller) -> bytes:
         """Events of one entity that this consumer may see; a snapshot first when the first ones are gone."""
         query = query_codec.decode_entity_events_request(request)
-        return query_codec.encode_entity_events(await self._entity_events(query, peer))
+        return query_codec.encode_entity_events(await self._entity_events(query, caller.peer))
 
-    async def event(self, request: bytes, peer: PeerInfo) -> bytes:
+    async def event(self, request: bytes, caller: Caller) -> bytes:
         """One event."""
         query = query_codec.decode_event_request(request)
-        found = await self._entity_events(query, peer)
+        found = await self._entity_events(query, caller.peer)
         if found.events.seq_nr != [query.from_seq_nr] or found.begins_with_snapshot:
             raise BackhaulError(
                 "subscription.no_such_event",

@@ -6,13 +6,13 @@ import trio
 
 from common import border
 from common.transport.grpc import serve_grpc
-from common.transport.stream import PeerInfo, UnaryMethod
+from common.transport.stream import Caller, UnaryMethod
 from tests.bench.processes import answer
 
 ECHO_PATH = "/backhaul.v1.Echo/Echo"
 
 
-async def _echo(request: bytes, _peer: PeerInfo) -> bytes:
+async def _echo(request: bytes, _caller: Caller) -> bytes:
     return request
 
 

@@ -11,19 +11,20 @@ import trio
 from common.core.addresses import parse_address
 from common.core.errors import BackhaulError
 from common.transport.grpc import open_channel, serve_grpc
-from common.transport.memory.streams import MemoryNetwork
+from common.transport.memory.network import MemoryNetwork
 from common.transport.stream import (
     Channel,
     MessageStream,
     Methods,
     PeerClosed,
+    ServedStream,
     StreamMethod,
 )
 
 MESSAGE_MAX = 200_000
 WINDOW = 65_536
 PATH = "/test.Streams/Run"
-Handler = Callable[[MessageStream], Awaitable[None]]
+Handler = Callable[[ServedStream], Awaitable[None]]
 
 
 @dataclass
@@ -101,7 +102,7 @@ class Watched:
         self.how = ""
         self.fault = ""
 
-    async def __call__(self, stream: MessageStream) -> None:
+    async def __call__(self, stream: ServedStream) -> None:
         self.started.set()
         try:
             await self._run(stream)

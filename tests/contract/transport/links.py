@@ -12,14 +12,16 @@ from common.core.addresses import parse_address
 from common.core.errors import BackhaulError
 from common.transport.grpc import GrpcChannel, TlsFiles, open_channel, serve_grpc
 from common.transport.stream import (
+    Caller,
     MessageStream,
     Methods,
-    PeerInfo,
+    ServedStream,
     StreamMethod,
     UnaryMethod,
 )
 
 MESSAGE_MAX = 100_000
+ACCEPT = "/test.Streams/Accept"
 ECHO = "/test.Streams/Echo"
 WHO = "/test.Streams/Who"
 SINK = "/test.Streams/Sink"
@@ -30,15 +32,25 @@ async def echo(stream: MessageStream) -> None:
         await stream.send(await stream.receive())
 
 
-async def who(request: bytes, peer: PeerInfo) -> bytes:
-    return ",".join(peer.identities).encode()
+async def who(request: bytes, caller: Caller) -> bytes:
+    return ",".join(caller.peer.identities).encode()
 
 
 async def wait_for_ever(stream: MessageStream) -> None:
     await trio.sleep_forever()
 
 
-METHODS: Methods = {ECHO: StreamMethod(echo), WHO: UnaryMethod(who), SINK: StreamMethod(wait_for_ever)}
+async def accept(stream: ServedStream) -> None:
+    stream.accept()
+    await stream.receive()
+
+
+METHODS: Methods = {
+    ACCEPT: StreamMethod(accept),
+    ECHO: StreamMethod(echo),
+    WHO: UnaryMethod(who),
+    SINK: StreamMethod(wait_for_ever),
+}
 
 
 @asynccontextmanager

@@ -7,11 +7,11 @@ import trio
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.transport.stream import (
+    Caller,
     MessageStream,
     MessageTooLarge,
     Methods,
     PeerGone,
-    PeerInfo,
     PeerRefused,
     StreamMethod,
     UnaryMethod,
@@ -105,13 +105,13 @@ async def test_a_message_over_the_limit_is_not_sent_and_harms_nothing(carrier: C
 
 
 async def test_a_unary_call_is_one_request_and_one_answer(carrier: Carrier) -> None:
-    async def reverse(request: bytes, peer: PeerInfo) -> bytes:
-        assert peer.address
+    async def reverse(request: bytes, caller: Caller) -> bytes:
+        assert caller.peer.address
         if not request:
             raise BackhaulError("events.empty", "nothing to reverse")
         return request[::-1]
 
-    async def be_slow(request: bytes, peer: PeerInfo) -> bytes:
+    async def be_slow(request: bytes, caller: Caller) -> bytes:
         await trio.sleep_forever()
         raise AssertionError
 

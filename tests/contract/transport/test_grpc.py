@@ -23,12 +23,23 @@ from grpclib.const import Cardinality, Status
 from grpclib.encoding.base import CodecBase
 from grpclib.exceptions import GRPCError
 
+from common.transport.metadata import METADATA_MAX_ENTRIES
 from common.transport.stream import (
     PeerClosed,
     PeerGone,
     PeerRefused,
 )
-from tests.contract.transport.links import ECHO, MESSAGE_MAX, SINK, WHO, dial_failure, dialled, host_and_port, served
+from tests.contract.transport.links import (
+    ACCEPT,
+    ECHO,
+    MESSAGE_MAX,
+    SINK,
+    WHO,
+    dial_failure,
+    dialled,
+    host_and_port,
+    served,
+)
 
 # Peers that stand still.
 
@@ -224,6 +235,27 @@ async def test_an_ordinary_grpc_client_can_call(loop: None) -> None:
 
     async with served() as address, grpclib_channel(address) as channel:
         assert await border.call_asyncio(call, channel) == [b"one", b"", bytes(90_000), None]
+
+
+async def test_an_ordinary_client_sees_the_headers_before_the_first_message_and_is_held_to_the_bounds(
+    loop: None,
+) -> None:
+    async def call(channel: GrpclibChannel) -> None:
+        async with channel.request(ACCEPT, Cardinality.STREAM_STREAM, bytes, bytes) as stream:
+            await stream.send_request()
+            await stream.recv_initial_metadata()
+            await stream.end()
+            assert await stream.recv_message() is None
+        too_much = {f"key-{number}": "v" for number in range(METADATA_MAX_ENTRIES + 1)}
+        async with channel.request(ACCEPT, Cardinality.STREAM_STREAM, bytes, bytes, metadata=too_much) as stream:
+            await stream.send_request(end=True)
+            await stream.recv_message()
+
+    async with served() as address, grpclib_channel(address) as channel:
+        with trio.fail_after(5), pytest.raises(GRPCError) as refused:
+            await border.call_asyncio(call, channel)
+    assert refused.value.status is Status.RESOURCE_EXHAUSTED
+    assert "metadata" in (refused.value.message or "")
 
 
 async def raw_prefix_outcome(address: str, prefix: bytes) -> GRPCError:

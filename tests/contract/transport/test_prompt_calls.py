@@ -13,17 +13,17 @@ from h2.settings import SettingCodes
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.transport.grpc import GrpcChannel, serve_grpc
-from common.transport.grpc.calls import ConnectionCalls, IncomingStream
+from common.transport.grpc.calls import ConnectionCalls, IncomingCall
 from common.transport.grpc.server import _STREAMS_MAX
-from common.transport.stream import Answer, PeerGone, PeerInfo, PeerRefused, UnaryMethod
+from common.transport.stream import Answer, Caller, PeerGone, PeerRefused, UnaryMethod
 from tests.contract.transport.links import MESSAGE_MAX, dialled
 
 PATH = "/test.Calls/Reverse"
 
-Promptly = Callable[[bytes, PeerInfo, Answer], bool]
+Promptly = Callable[[bytes, Caller, Answer], bool]
 
 
-async def by_task(request: bytes, _: PeerInfo) -> bytes:
+async def by_task(request: bytes, _: Caller) -> bytes:
     return b"by task: " + request[:10]
 
 
@@ -53,7 +53,7 @@ class Later:
     def __init__(self) -> None:
         self._came, self._calls = trio.open_memory_channel[tuple[bytes, Answer]](1_000)
 
-    def __call__(self, request: bytes, _: PeerInfo, answer: Answer) -> bool:
+    def __call__(self, request: bytes, _: Caller, answer: Answer) -> bool:
         self._came.send_nowait((request, answer))
         return True
 
@@ -77,7 +77,7 @@ async def test_it_is_answered_at_once_or_later_and_in_any_order(loop: None) -> N
             answer(b"answer to " + request)
     assert told == {b"%d" % n: b"answer to %d" % n for n in range(3)}
 
-    def at_once(request: bytes, _: PeerInfo, answer: Answer) -> bool:
+    def at_once(request: bytes, _: Caller, answer: Answer) -> bool:
         answer(request[::-1])
         return True
 
@@ -90,9 +90,10 @@ async def test_calls_of_one_connection_begin_in_the_order_of_their_arrival(loop:
     numbers = range(20)
     async with called(later) as channel, AsyncExitStack() as stack:
         for n in numbers:
-            stream = stack.enter_context(await channel._call(PATH, None))
-            assert stream.id is not None
-            channel._connection.http2.send_data(stream.id, b"\0\0\0\0\2%02d" % n, end_stream=True)
+            stream = stack.enter_context(await channel._call(PATH, None, {}))
+            stream_id = stream._wire.id
+            assert stream_id is not None
+            channel._connection.http2.send_data(stream_id, b"\0\0\0\0\2%02d" % n, end_stream=True)
         channel._connection.flush()  # all of them in one write
         assert [int((await later.next())[0]) for _ in numbers] == list(numbers)
 
@@ -100,7 +101,7 @@ async def test_calls_of_one_connection_begin_in_the_order_of_their_arrival(loop:
 async def test_a_refusal_and_an_unknown_error_are_told_as_any_handlers_are(loop: None) -> None:
     refusal = BackhaulError("append.foreign_owner", "not yours", "ask", kind=ErrorKind.CONFLICT)
 
-    def refuse(request: bytes, _: PeerInfo, answer: Answer) -> bool:
+    def refuse(request: bytes, _: Caller, answer: Answer) -> bool:
         if request == b"raise":
             raise refusal
         if request == b"fail":
@@ -122,7 +123,7 @@ async def test_a_refusal_and_an_unknown_error_are_told_as_any_handlers_are(loop:
 async def test_what_is_not_taken_and_what_comes_in_parts_is_served_by_a_task(loop: None) -> None:
     taken: list[bytes] = []
 
-    def take_some(request: bytes, _: PeerInfo, answer: Answer) -> bool:
+    def take_some(request: bytes, _: Caller, answer: Answer) -> bool:
         if request == b"full":
             return False
         taken.append(request)
@@ -142,11 +143,9 @@ def sent_by_tasks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     send = ConnectionCalls._send
 
-    async def note(
-        self: ConnectionCalls, stream: IncomingStream, headers: dict[str, str], answer: bytes, scope: trio.CancelScope
-    ) -> None:
+    async def note(self: ConnectionCalls, call: IncomingCall, answer: bytes, scope: trio.CancelScope) -> None:
         sizes.append(len(answer))
-        await send(self, stream, headers, answer, scope)
+        await send(self, call, answer, scope)
 
     monkeypatch.setattr(ConnectionCalls, "_send", note)
     return sizes
@@ -155,7 +154,7 @@ def sent_by_tasks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 async def test_an_answer_that_the_line_does_not_take_at_once_is_sent_by_a_task(
     sent_by_tasks: list[int], loop: None
 ) -> None:
-    def answer_zeros(request: bytes, _: PeerInfo, answer: Answer) -> bool:
+    def answer_zeros(request: bytes, _: Caller, answer: Answer) -> bool:
         answer(bytes(int(request)))
         return True
 
@@ -178,7 +177,7 @@ async def test_an_answer_waits_in_a_task_while_the_line_is_full(sent_by_tasks: l
 
         nursery.start_soon(call)
         _, answer = await later.next()
-        connection = cast("partial[None]", answer).args[0].connection
+        connection = cast("partial[None]", answer).args[0].wire.connection
         connection.pause_writing()
         answer(b"small")
         await trio.sleep(0.1)

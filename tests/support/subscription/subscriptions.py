@@ -20,7 +20,7 @@ from common.firehose.settings import FirehoseSettings
 from common.journal.memory.journal import MemoryDatabase, open_memory_journal
 from common.journal.stores.journal import InboxRow, Journal
 from common.transport.codec.push import encode_batch
-from common.transport.memory.streams import MemoryNetwork
+from common.transport.memory.network import MemoryNetwork
 from common.transport.stream import Channel, PeerInfo
 from common.transport.subscription.catalogue import StreamCatalogue
 from common.transport.subscription.endpoint import SourceSettings, SubscriptionEndpoint

@@ -11,7 +11,8 @@ import trio.testing
 
 from common.core.errors import ErrorKind
 from common.transport.memory.line import MemoryConnection
-from common.transport.memory.streams import MemoryChannel, MemoryNetwork, memory_stream_pair
+from common.transport.memory.network import MemoryChannel, MemoryNetwork
+from common.transport.memory.streams import memory_stream_pair
 from common.transport.stream import MessageStream, PeerClosed, PeerGone, PeerInfo, PeerRefused, StreamMethod
 
 PATH = "/test.Streams/Run"
