@@ -44,7 +44,7 @@ from tests.support.push import append, same_story, wait_for_head, whole_log
 CANCELS: Final = 100
 LIMITS: Final = PushLimits(window_events=400, window_bytes=1_000_000, batch_bytes=200_000, event_bytes=300_000)
 SESSIONS_MAX: Final = 11  # of one PostgreSQL journal, opened when they are needed
-SOCKET_WATCH: Final = "common.border._EagerLoop._io_task"
+SOCKET_WATCH: Final = "common.private.trio_asyncio.EagerLoop._io_task"
 WORK_S: Final = 1.5
 END_S: Final = 5.0  # a cancelled projection may take two seconds to give its lease back
 LEFTOVERS_S: Final = 5.0

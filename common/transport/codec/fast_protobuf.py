@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from types import SimpleNamespace
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import betterproto
 
+from common.private.betterproto import MessageField, fields_of
 from common.transport.codec.framing import length_delimited, varint
 
 SMALL_BYTES = 48 * 1024
@@ -33,43 +34,22 @@ _ONE_BYTE_FIELDS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class _Field:
-    name: str
-    number: int
-    kind: str
-    repeated: bool
-    group: str | None
-    message: type[betterproto.Message] | None
-
-
-@dataclass(frozen=True, slots=True)
 class _Shape:
     """The fields of a message; ``columns`` are those with an entry an event, by the one byte that their key takes.
 
     The rest are names of fields that begin with a list of their own, and fields that hold another message.
     """
 
-    by_number: dict[int, _Field]
-    columns: dict[int, _Field]
+    by_number: dict[int, MessageField]
+    columns: dict[int, MessageField]
     nothing: dict[str, Any]
     lists: tuple[str, ...]
-    embedding: tuple[_Field, ...]
+    embedding: tuple[MessageField, ...]
 
 
 @lru_cache
 def _shape(message: type[betterproto.Message]) -> _Shape:
-    about: Any = cast(Any, message)._betterproto
-    by_number = {
-        meta.number: _Field(
-            name,
-            meta.number,
-            meta.proto_type,
-            about.default_gen[name] is list,
-            meta.group,
-            about.cls_by_field.get(name) if meta.proto_type == betterproto.TYPE_MESSAGE else None,
-        )
-        for name, meta in about.meta_by_field_name.items()
-    }
+    by_number = {field.number: field for field in fields_of(message)}
     fields = by_number.values()
     return _Shape(
         by_number,

@@ -19,10 +19,10 @@ from functools import partial
 
 import trio
 from grpclib.metadata import decode_timeout
-from grpclib.protocol import AbstractHandler
 from h2.errors import ErrorCodes
 
 from common.core.errors import BackhaulError, ErrorKind
+from common.private.grpclib import AbstractHandler
 from common.transport.grpc.inbound import PREFIX
 from common.transport.grpc.status import Headers, trailers_of
 from common.transport.grpc.wire import CONTENT_TYPE, WireStream

@@ -12,10 +12,10 @@ import ssl
 from collections.abc import Iterator
 
 import trio
-from grpclib.protocol import AbstractHandler
 
 from common import border
 from common.core.addresses import Address
+from common.private.grpclib import AbstractHandler
 from common.transport.grpc import tcp
 from common.transport.grpc.protocol import WireProtocol
 from common.transport.grpc.tls import TlsFiles, client_context, local_clock, tls_failure

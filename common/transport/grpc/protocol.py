@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import hpack.hpack
 import trio
-from grpclib.config import Configuration
-from grpclib.protocol import AbstractHandler, EventsProcessor, H2Protocol
 from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import ConnectionTerminated, Event, RemoteSettingsChanged
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
-from hyperframe.frame import Frame
 
 from common.border import Transport
+from common.private import grpclib
+from common.private.grpclib import AbstractHandler, EventsProcessor, H2Protocol
+from common.private.h2 import Http2, next_frame_bytes
 from common.transport.grpc.wire import WireConnection, WireLimits
 from common.transport.link.gate import Gate
 from common.transport.stream import PeerGone
@@ -31,7 +29,6 @@ _WRITE_BUFFER_MAX_BYTES = 1024 * 1024
 _HEADER_LIST_MAX_BYTES = 16 * 1024
 # Larger than HTTP/2's 16 KiB: a batch is then one frame, and each frame costs tens of microseconds in h2.
 _FRAME_MAX_BYTES = 64 * 1024
-_FRAME_HEADER_BYTES = 9
 
 
 class WireEvents(EventsProcessor):
@@ -42,7 +39,7 @@ class WireEvents(EventsProcessor):
         self._on_settled = on_settled
 
     def process(self, event: Event) -> None:
-        if hasattr(self, "processors") and type(event) in self.processors:
+        if grpclib.knows(self, event):
             super().process(event)  # the rest are extension frames, which HTTP/2 says to ignore
 
     def process_remote_settings_changed(self, event: RemoteSettingsChanged) -> None:
@@ -74,7 +71,7 @@ class WireProtocol(H2Protocol):
         on_read: Callable[[], None] | None = None,
         on_lost: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(handler, _GRPCLIB_CONFIG, _CLIENT_HTTP2 if is_client else _SERVER_HTTP2)
+        super().__init__(handler, grpclib.CONFIG, _CLIENT_HTTP2 if is_client else _SERVER_HTTP2)
         self.settled = Gate()
         self.lost = Gate()
         self.is_settled = False
@@ -85,7 +82,7 @@ class WireProtocol(H2Protocol):
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # what we use of one
         transport.set_write_buffer_limits(high=_WRITE_BUFFER_BYTES)
-        http2 = _Http2(config=self.h2_config)
+        http2 = Http2(self.h2_config)
         window = self._limits.window_bytes
         http2.local_settings = Settings(
             client=bool(self.h2_config.client_side),
@@ -102,7 +99,7 @@ class WireProtocol(H2Protocol):
         http2.initiate_connection()
         if window > _HTTP2_INITIAL_WINDOW:
             http2.increment_flow_control_window(window - _HTTP2_INITIAL_WINDOW)
-        self.connection = WireConnection(http2, transport, config=self.config, limits=self._limits)
+        self.connection = WireConnection(http2, transport, self._limits)
         self.connection.flush()
         self.processor = WireEvents(self.handler, self.connection, self._settle)
 
@@ -131,8 +128,7 @@ class WireProtocol(H2Protocol):
 
     def _check_frame_length(self) -> None:
         """h2 looks at a frame's length only once the whole frame, of up to 16 MiB, is in its buffer."""
-        rest = self.connection.http2.incoming_buffer._data
-        if len(rest) >= _FRAME_HEADER_BYTES and int.from_bytes(rest[:3]) > _FRAME_MAX_BYTES:
+        if next_frame_bytes(self.connection.http2) > _FRAME_MAX_BYTES:
             raise ProtocolError("a frame larger than agreed")
 
     def _give_up(self, reason: str) -> None:
@@ -160,26 +156,6 @@ class WireProtocol(H2Protocol):
                 await self.lost.wait()
 
 
-def _short_repr(frame: Frame) -> str:
-    return f"{type(frame).__name__}(stream_id={frame.stream_id})"
-
-
-def _say_nothing(*_: object) -> None:
-    pass
-
-
-# h2 writes each received frame's repr to its trace log even when that is off, and a DATA frame's spells the whole
-# body in hexadecimal first: a quarter of what receiving a batch costs. hpack has fifty words to say of each call.
-Frame.__repr__ = _short_repr  # type: ignore[method-assign]
-hpack.hpack.log.debug = _say_nothing  # type: ignore[method-assign, assignment]
-
-
-class _Http2(H2Connection):
-    # h2 remembers closed streams to judge late frames; a long-lived connection of unary calls would keep
-    # 65,536.
-    MAX_CLOSED_STREAMS = 256
-
-
 _HTTP2_INITIAL_WINDOW = 65_535
 
 
@@ -194,4 +170,3 @@ def _http2(*, is_client: bool) -> H2Configuration:
 
 
 _CLIENT_HTTP2, _SERVER_HTTP2 = _http2(is_client=True), _http2(is_client=False)
-_GRPCLIB_CONFIG = Configuration(_keepalive_time=None)

@@ -9,19 +9,16 @@ is the surface its `EventsProcessor` touches: `headers`, `trailers`, `window_upd
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 
 import trio
-from grpclib.config import Configuration
-from grpclib.protocol import Connection
-from grpclib.protocol import Stream as GrpclibStream
-from grpclib.utils import Wrapper
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 
 from common.border import Transport
 from common.core.errors import BackhaulError
+from common.private import grpclib, h2
+from common.private.grpclib import Connection, Wrapper
 from common.transport.grpc import tcp
 from common.transport.grpc.inbound import PREFIX, InboundMessages
 from common.transport.grpc.status import Headers, outcome_of_headers, outcome_of_trailers
@@ -31,8 +28,6 @@ from common.transport.stream import MessageTooLarge, MessageUnreadable, PeerClos
 
 # Handed to the line without a look whether it still takes it.
 _AT_ONCE_BYTES = 128 * 1024
-# A frame's length in 24 bits, type DATA, no flags, its stream.
-_DATA_HEADER = struct.Struct("!HBBBL")
 
 CONTENT_TYPE = "application/grpc+proto"
 
@@ -57,11 +52,9 @@ class WireConnection(Connection):
         self,
         http2: H2Connection,
         transport: Transport,
-        *,
-        config: Configuration,
         limits: WireLimits,
     ) -> None:
-        super().__init__(http2, transport, config=config)
+        super().__init__(http2, transport, config=grpclib.CONFIG)
         self.http2 = http2
         self.transport = transport
         self.limits = limits
@@ -101,19 +94,8 @@ class WireConnection(Connection):
         return min(http2.outbound_flow_control_window, stream.outbound_flow_control_window, _AT_ONCE_BYTES)
 
     def write_data(self, stream_id: int, data: bytes) -> None:
-        """Write DATA of at most ``frame_room``, past h2, whose way there costs more than the system's.
-
-        h2 is told what it keeps account of: the windows, which its own frames go on from.
-        """
-        http2, size = self.http2, len(data)
-        frame_max = http2.max_outbound_frame_size
-        http2.outbound_flow_control_window -= size
-        http2.streams[stream_id].outbound_flow_control_window -= size
-        parts = [http2.data_to_send()] if http2._data_to_send else []
-        for begin in range(0, size, frame_max):
-            piece = data if size <= frame_max else data[begin : begin + frame_max]
-            parts += (_DATA_HEADER.pack(len(piece) >> 8, len(piece) & 0xFF, 0, 0, stream_id), piece)
-        self.transport.write(b"".join(parts))
+        """Write DATA of at most ``frame_room``, past h2, whose way there costs more than the system's."""
+        self.transport.write(h2.data_frames(self.http2, stream_id, data))
 
     def is_closing(self) -> bool:
         return self.transport.is_closing()
@@ -121,9 +103,7 @@ class WireConnection(Connection):
     def close(self) -> None:
         """What grpclib calls when the connection is over; its own would wait for a flush, maybe for ever."""
         self.abort(PeerGone("link.lost", "the connection ended"))
-        # h2 holds itself in a cycle through this table; grpclib cuts it too.
-        if hasattr(self.http2, "_frame_dispatch_table"):
-            del self.http2._frame_dispatch_table
+        h2.unlink(self.http2)
 
     def abort(self, fault: BackhaulError) -> None:
         """Drop the connection with whatever is in its buffers. The first fault named is the one told."""
@@ -146,7 +126,7 @@ class WireConnection(Connection):
         return self.transport.get_write_buffer_size() + tcp.bytes_unacknowledged(self._socket)
 
 
-class WireStream(GrpclibStream):
+class WireStream(grpclib.Stream):
     """One gRPC call as messages each way: what both ends of it do; see `common.transport.stream.MessageStream`.
 
     The serving end's response headers leave with its first message, or at `accept`. The dialling end's fault may come from
@@ -162,13 +142,7 @@ class WireStream(GrpclibStream):
     _is_answered = False
 
     def __init__(self, connection: WireConnection, stream_id: int | None) -> None:
-        # Not grpclib's __init__: it makes three asyncio events and a queue that nobody here would wait for.
-        self.connection = connection
-        self._h2_connection = connection.http2
-        self._transport = connection.transport
-        self.wrapper = None
-        self.headers = None
-        self.trailers = None
+        grpclib.prepare_stream(self, connection, connection.http2, connection.transport)
         self._arrived = Gate()
         self._window_grew = Gate()
         self.headers_received = self._arrived  # type: ignore[assignment]  # grpclib sets it

@@ -24,7 +24,7 @@ from common.runtime.intake import Intake
 from common.runtime.intake_grpc import APPEND_PATH, intake_methods
 from common.testing.http_in_memory import HttpAnswer, http_request
 from common.transport.codec import push as codec
-from common.transport.stream import PeerInfo, UnaryMethod
+from common.transport.stream import Caller, PeerInfo, UnaryMethod
 from tests.support.builders import Origin, append
 from tests.support.subscription.received import NAME, take
 
@@ -84,7 +84,7 @@ async def over_grpc(ways: Ways, payload: bytes) -> None:
     method = intake_methods(ways.intake)[APPEND_PATH]
     assert isinstance(method, UnaryMethod)
     request = LocalAppend(new_events(["A|1"], ["happened"], [payload], codec=["json"]))
-    await method.handler(codec.encode_append_request(request), PeerInfo("test"))
+    await method.handler(codec.encode_append_request(request), Caller(PeerInfo("test")))
 
 
 WAYS_IN: list[Callable[[Ways, bytes], Awaitable[None]]] = [single, escaped_key, batched, idempotent, over_grpc]

@@ -66,6 +66,26 @@ async def test_garbage_is_answered_with_a_code_logged_and_harms_nobody_else(garb
 
 
 @pytest.mark.parametrize(
+    "lengths",
+    [
+        b"transfer-encoding: chunked\r\ncontent-length: 4\r\n",
+        b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
+    ],
+)
+async def test_a_request_with_two_lengths_is_refused_and_nothing_after_it_is_read(lengths: bytes) -> None:
+    async with serving() as world:
+        client = await world.connect()
+        smuggled = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
+        with structlog.testing.capture_logs() as logs:
+            await client.send(b"POST /echo HTTP/1.1\r\nhost: x\r\n" + lengths + b"\r\n0\r\n\r\n" + smuggled)
+            answer = await client.answer()
+        assert (answer.status, answer.code) == (400, "http.two_lengths")
+        assert answer.headers["connection"] == "close"
+        assert [(line["event"], line["code"]) for line in logs] == [("http.malformed", "http.two_lengths")]
+        assert await client.is_closed()
+
+
+@pytest.mark.parametrize(
     "request_head",
     [
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
