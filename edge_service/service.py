@@ -71,7 +71,7 @@ async def serve(
             application,
             journal,
             commit,
-            new_intake(settings, commit, entity_prefix=settings.entity_id_prefix),
+            new_intake(settings, commit, application, entity_prefix=settings.entity_id_prefix),
             node=f"{settings.id}/{environment.new_id()[:8]}",
             now_us=environment.now_us,
             chance=environment.chance,
@@ -171,7 +171,9 @@ class _Edge:
                     *read_routes(journal, self._link.whereabouts),
                     *parked_routes(journal),
                     *projection_routes(journal, running.handlers, now_us=self._environment.now_us),
-                    *snapshot_routes(journal, settings.event_max_bytes, settings.entity_id_prefix),
+                    *snapshot_routes(
+                        journal, settings.event_max_bytes, settings.entity_id_prefix, running.application.admitted
+                    ),
                     *subscription_routes(journal, self.subscriptions.states, stop, heartbeat_s=settings.heartbeat_s),
                     *health_routes(new_readiness(self._watch, stop), self._status, self._metrics),
                     *log_level_routes(),

@@ -6,11 +6,23 @@ from collections.abc import Iterable
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.journal.append import AppendRefused
+from common.entity.decisions import Rejected
 
 
 def leaves_doubt(error: BackhaulError) -> bool:
     """Whether what failed may have been stored all the same."""
     return error.kind is ErrorKind.UNAVAILABLE and error.code != "journal.closing"
+
+
+def rejected(answer: Rejected) -> BackhaulError:
+    """An entity's decision against a command, where it is an error."""
+    return BackhaulError(
+        "entity.rejected",
+        answer.reason,
+        "look at the state, then decide again",
+        kind=ErrorKind.CONFLICT,
+        details={"seq_nr": answer.seq_nr},
+    )
 
 
 def unknown_type(entity_type: str, known: Iterable[str]) -> BackhaulError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
+from common.entity import refusals
 from common.entity.decisions import Accepted, Rejected
 from common.entity.durable_state import Versioned, Where
 
@@ -23,13 +24,23 @@ V = TypeVar("V")
 class EntitiesOf(Generic[S, C]):
     """Entities of one type; errors are those of ``Entities``."""
 
-    def __init__(self, entities: Entities, entity_type: str) -> None:
+    def __init__(self, entities: Entities, entity_type: str, *, raises: bool = False) -> None:
         self._entities = entities
         self._entity_type = entity_type
+        self._raises = raises
 
-    async def ask(self, entity_id: str, command: C, *, key: str = "") -> Accepted | Rejected:
-        """Have the entity decide on a command; answered when what it decided is on disk."""
-        return await self._entities.ask(self._entity_type, entity_id, command, key=key)
+    async def ask(
+        self, entity_id: str, command: C, *, key: str = "", raises: bool | None = None
+    ) -> Accepted | Rejected:
+        """Have the entity decide on a command; answered when what it decided is on disk.
+
+        With ``raises`` a rejection is the BackhaulError ``entity.rejected``; without it an answer. Not given, it raises in
+        ``act``, where an answer that nobody looks at would let the place move on, and nowhere else.
+        """
+        answer = await self._entities.ask(self._entity_type, entity_id, command, key=key)
+        if isinstance(answer, Rejected) and (self._raises if raises is None else raises):
+            raise refusals.rejected(answer)
+        return answer
 
     async def state(self, entity_id: str) -> S:
         """The present state, as of a moment within this call."""

@@ -83,7 +83,7 @@ def timed_out(what: Callable[..., Any], deadline_s: float, place: str) -> Backha
 def raised(what: Callable[..., Any], error: BaseException) -> BackhaulError:
     """The error for a function that raised."""
     place = place_of_traceback(error.__traceback__, what)
-    kind = error.code if isinstance(error, BackhaulError) else type(error).__name__
+    kind = f"{error.code} ({error.message})" if isinstance(error, BackhaulError) else type(error).__name__
     return BackhaulError(
         "projection.handler_failed",
         f"{name_of(what)} raised {kind} at {place}",

@@ -17,6 +17,9 @@ from common.projection.handler_executor import HandlerExecutor, call_async, call
 from common.projection.handlers import Event, Handler
 from common.watchdog import Watchdog
 
+UNREADABLE: Final = frozenset({"types.unreadable", "types.newer_version"})
+"""Codes of an event that is not what its type says."""
+
 
 class Decode(Protocol):
     """What an event's payload means to the application; payloads of unknown types come back as they are."""
@@ -62,7 +65,8 @@ class HandlerInvoker:
         """What ``events`` are to do. Of ``marks`` the form that takes columns is not told.
 
         Raises:
-            BackhaulError: ``projection.handler_failed``, ``projection.handler_returned``, ``projection.handler_timeout``.
+            BackhaulError: ``projection.handler_failed``, ``projection.handler_returned``, ``projection.handler_timeout``,
+                those in ``UNREADABLE``.
         """
         handler = self.handler
         if not events:
@@ -94,6 +98,8 @@ class HandlerInvoker:
                 for index, envelope in enumerate(events.envelopes())
             ]
         except FOREIGN as error:
+            if isinstance(error, BackhaulError) and error.code in UNREADABLE:
+                raise  # of what is stored, not of the handler
             raise raised(self._decode, error) from error
 
     def _columns(self, events: EventBatch) -> Sequence[Statement]:

@@ -19,7 +19,7 @@ from common.core.journal.slice_ranges import Ahead, not_yet_done
 from common.journal.feeds import RangeFeed, RangeFeeds
 from common.journal.stores.journal import Statement
 from common.projection import parking
-from common.projection.handler_invoker import HandlerInvoker, PreparedEffects
+from common.projection.handler_invoker import UNREADABLE, HandlerInvoker, PreparedEffects
 from common.projection.parked_entities import ParkedEntities
 from common.projection.progress import ProjectionSettings
 
@@ -30,6 +30,7 @@ PAGE_FAULTS: Final = frozenset(
         "projection.handler_returned",
         "projection.handler_timeout",
         "projection.statement_failed",
+        *UNREADABLE,
     }
 )
 _SMALL_GROUP: Final = 100

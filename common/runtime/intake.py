@@ -16,6 +16,7 @@ from common.core.events.ids import SEPARATOR, persistence_id_problem, text_probl
 from common.core.events.rules import KEY_MAX_BYTES, problems
 from common.core.journal.append import Appended, AppendOutcome, AppendRefused, LocalAppend
 from common.journal.group_commit import GroupCommit, OnSettled, Submitted
+from common.runtime.admitted import ALL_ADMITTED, Admitted
 
 
 class Intake:
@@ -29,8 +30,10 @@ class Intake:
         event_max_bytes: int,
         request_max_events: int,
         request_max_bytes: int,
+        admitted: Admitted = ALL_ADMITTED,
     ) -> None:
         self._commit = commit
+        self._admitted = admitted
         self._prefix = entity_prefix
         self._event_max_bytes = event_max_bytes
         self._request_max_events = request_max_events
@@ -66,6 +69,7 @@ class Intake:
         if found:
             index, (code, what) = min(found.items())
             raise _refusal(code, index, what, len(found))
+        self._admitted.check(request.events)
         return request
 
     def _check_size(self, events: EventBatch) -> None:

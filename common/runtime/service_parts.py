@@ -18,6 +18,7 @@ from common.journal.group_commit import GroupCommit
 from common.projection.handlers import Handler
 from common.projection.progress import ProjectionSettings
 from common.projection.projection import run_projections
+from common.runtime.app.application import Application
 from common.runtime.app.running import Running
 from common.runtime.environment import Environment
 from common.runtime.http.health import Readiness
@@ -46,7 +47,9 @@ class Ports:
         return self.running.intake
 
 
-def new_intake(settings: ServiceSettings, commit: GroupCommit, *, entity_prefix: str = "") -> Intake:
+def new_intake(
+    settings: ServiceSettings, commit: GroupCommit, application: Application, *, entity_prefix: str = ""
+) -> Intake:
     """The door for events of local programs."""
     return Intake(
         commit,
@@ -54,6 +57,7 @@ def new_intake(settings: ServiceSettings, commit: GroupCommit, *, entity_prefix:
         event_max_bytes=settings.event_max_bytes,
         request_max_events=settings.batch_max_events,
         request_max_bytes=settings.request_max_bytes,
+        admitted=application.admitted,
     )
 
 

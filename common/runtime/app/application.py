@@ -31,6 +31,7 @@ from common.entity.durable_state import AnyState, StateDefinition, define_states
 from common.projection.handlers import Handler, steps_problem
 from common.projection.latest import LATEST
 from common.projection.tally import TALLY
+from common.runtime.admitted import Admitted
 from common.runtime.app.handler_sink import check_remote
 from common.runtime.settings.streams import parse_source
 from common.transport.subscription.catalogue import StreamDefinition
@@ -139,6 +140,11 @@ class Application:
     def decodes(self) -> bool:
         """Whether there is any type that a payload can be read as."""
         return bool(self.registry.names)
+
+    @property
+    def admitted(self) -> Admitted:
+        """What may come in beside commands."""
+        return Admitted(self.registry, frozenset({*self.entities, *self.states}))
 
 
 NO_APPLICATION: Final = Application(App())

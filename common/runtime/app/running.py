@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, TypeVar, overload
 
@@ -56,6 +56,8 @@ class Running:
     states: States
     now_us: Callable[[], int]
     watchdog: Watchdog
+    raises_rejections: bool = False
+    """As ``act`` is given it: a rejected ``ask`` raises unless asked otherwise."""
 
     @overload
     def of(self, what: type[EventSourced[S, C, E]]) -> EntitiesOf[S, C]: ...
@@ -66,7 +68,8 @@ class Running:
     def of(self, what: type[AnyEntity] | type[AnyState]) -> EntitiesOf[Any, Any] | StatesOf[Any]:
         """Entities or durable state of one type, typed; a type that the application has not is told when it is asked."""
         if issubclass(what, EventSourced):
-            return EntitiesOf(self.entities, getattr(what, "entity_type", what.__name__))
+            entity_type = getattr(what, "entity_type", what.__name__)
+            return EntitiesOf(self.entities, entity_type, raises=self.raises_rejections)
         return StatesOf(self.states, getattr(what, "entity_type", what.__name__))
 
     @property
@@ -80,13 +83,15 @@ class Running:
     @property
     def handlers(self) -> Sequence[Handler]:
         """The application's projections over the own log."""
-        return [handler.bound(self) for handler in self.application.app.projections]
+        acting = replace(self, raises_rejections=True)
+        return [handler.bound(acting) for handler in self.application.app.projections]
 
     def handler_sinks(self, plain_calls: Callable[[], HandlerExecutor]) -> dict[str, Sink]:
         """What takes the streams that the application follows, by subscription."""
+        acting = replace(self, raises_rejections=True)
         return {
             one.subscription: HandlerSink(
-                HandlerInvoker(one.handler.bound(self), self.decode, plain_calls(), self.watchdog), self.journal
+                HandlerInvoker(one.handler.bound(acting), self.decode, plain_calls(), self.watchdog), self.journal
             )
             for one in self.application.app.follows
         }

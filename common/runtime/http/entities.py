@@ -62,13 +62,7 @@ def entity_routes(entities: Entities) -> list[BaseRoute]:
                     "repeated": answer.repeated,
                 },
             )
-        raise BackhaulError(
-            "entity.rejected",
-            answer.reason,
-            "look at the state, then decide again",
-            kind=ErrorKind.CONFLICT,
-            details={"seq_nr": answer.seq_nr},
-        )
+        raise refusals.rejected(answer)
 
     async def state(request: Request) -> Response:
         check_query(request, set())

@@ -21,6 +21,7 @@ from common.core.events.ids import SEPARATOR, persistence_id
 from common.core.events.rules import problems
 from common.core.journal.snapshot import NewSnapshot, snapshot_batch
 from common.journal.stores.journal import Journal
+from common.runtime.admitted import ALL_ADMITTED, Admitted
 from common.runtime.http.app import json_response
 from common.runtime.http.append import EVENT_VISITS, parse_body
 from common.runtime.http.event_json import event_as_json
@@ -29,8 +30,13 @@ from common.runtime.http.fields import check_query, invalid, json_object
 _KEYS = frozenset({"seq_nr", "event_type", "payload", "payload_base64", "codec", "tags", "metadata"})
 
 
-def snapshot_routes(journal: Journal, event_max_bytes: int, entity_prefix: str = "") -> list[BaseRoute]:
-    """The two routes. An id that no entity has is looked for with ``entity_prefix``, as the intake stores it."""
+def snapshot_routes(
+    journal: Journal, event_max_bytes: int, entity_prefix: str = "", admitted: Admitted = ALL_ADMITTED
+) -> list[BaseRoute]:
+    """The two routes. Of entities that the application decides it takes the snapshots itself.
+
+    An id that no entity has is looked for with ``entity_prefix``, as the intake stores it.
+    """
 
     async def named(request: Request) -> str:
         entity_type, entity_id = request.path_params["type"], request.path_params["id"]
@@ -41,6 +47,7 @@ def snapshot_routes(journal: Journal, event_max_bytes: int, entity_prefix: str =
 
     async def put(request: Request) -> Response:
         check_query(request, ())
+        admitted.check_entity(request.path_params["type"])
         body = await json_object(request, _KEYS, EVENT_VISITS)
         seq_nr = body.pop("seq_nr", None)
         if type(seq_nr) is not int or not 1 <= seq_nr < 2**63:
