@@ -182,7 +182,9 @@ class _Node:
                     *snapshot_routes(journal, settings.event_max_bytes, admitted=running.application.admitted),
                     *origin_routes(journal),
                     *filter_routes(journal, self.endpoint.refresh_filters),
-                    *projection_routes(journal, self._handlers, now_us=self._environment.now_us),
+                    *projection_routes(
+                        journal, self._handlers, now_us=self._environment.now_us, progress=running.progress
+                    ),
                     *subscription_routes(journal, self.subscriptions.states, stop, heartbeat_s=settings.heartbeat_s),
                     *health_routes(new_readiness(self._watch, stop), self._status, metrics),
                     *log_level_routes(),

@@ -170,7 +170,9 @@ class _Edge:
                     events_route(running.intake),
                     *read_routes(journal, self._link.whereabouts),
                     *parked_routes(journal),
-                    *projection_routes(journal, running.handlers, now_us=self._environment.now_us),
+                    *projection_routes(
+                        journal, running.handlers, now_us=self._environment.now_us, progress=running.progress
+                    ),
                     *snapshot_routes(
                         journal, settings.event_max_bytes, settings.entity_id_prefix, running.application.admitted
                     ),

@@ -58,6 +58,7 @@ class OnFailure(StrEnum):
 
     RETRY = "retry"  # the range waits for it, for ever, with backoff
     PARK = "park"  # it is set aside, and later events of its entity queue behind it; the rest flows on
+    SKIP = "skip"  # it is left out for good, stated in the log and counted; the rest flows on
     STOP = "stop"  # the projection is paused until an operator resumes it
 
 

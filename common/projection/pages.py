@@ -22,6 +22,7 @@ from common.projection import parking
 from common.projection.handler_invoker import UNREADABLE, HandlerInvoker, PreparedEffects
 from common.projection.parked_entities import ParkedEntities
 from common.projection.progress import ProjectionSettings
+from common.projection.skips import Skips
 
 # What a page's own content may be to blame for.
 PAGE_FAULTS: Final = frozenset(
@@ -44,14 +45,15 @@ _MANY: Final = 4
 class ProjectionPage:
     """A stretch of the log up to ``through``, ready to commit.
 
-    ``events`` take effect by ``prepared``, ``parked`` are set aside by ``parking``. ``is_full`` says that there was more
-    than a page.
+    ``events`` take effect by ``prepared``, ``parked`` are set aside and ``skipped`` left out by ``parking``. ``is_full``
+    says that there was more than a page.
     """
 
     events: EventBatch
     prepared: PreparedEffects
     parked: EventBatch
     parking: Sequence[Statement]
+    skipped: EventBatch
     through: int
     is_full: bool
 
@@ -66,6 +68,7 @@ class Pages:
         slices: SliceRange,
         settings: ProjectionSettings,
         parked_entities: ParkedEntities | None,
+        skips: Skips,
         now_us: Callable[[], int],
     ) -> None:
         self._feeds = feeds
@@ -73,6 +76,7 @@ class Pages:
         self._work = work
         self._slices = slices
         self._parked_entities = parked_entities
+        self._skips = skips
         self._now_us = now_us
         self._max_bytes = settings.page_max_bytes
         handler = work.handler
@@ -119,14 +123,17 @@ class Pages:
             raise _ahead_of_log(after, read.head)
         if _MANY * len(read.events) > read.through - after:
             self._selection = EVERYTHING
-        events, parked, reasons = self._sorted_out(self._wanted(read.events, ahead))
+        wanted, skipped = self._skips.split(self._wanted(read.events, ahead))
+        events, parked, reasons = self._sorted_out(wanted)
         try:
             prepared = await self._work.prepare(events)
         except BackhaulError as error:
             error.details.update(place_of(events))
             raise
-        set_aside = [parking.park(self._work.handler.name, parked, reasons, self._now_us())] if parked else []
-        return ProjectionPage(events, prepared, parked, set_aside, read.through, read.through < read.head)
+        set_aside = self._skips.done(skipped)
+        if parked:
+            set_aside.append(parking.park(self._work.handler.name, parked, reasons, self._now_us()))
+        return ProjectionPage(events, prepared, parked, set_aside, skipped, read.through, read.through < read.head)
 
     def _wanted(self, events: EventBatch, ahead: Sequence[Ahead]) -> EventBatch:
         wanted = not_yet_done(ahead, events.persistence_id, events.position)

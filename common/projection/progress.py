@@ -57,6 +57,9 @@ class ProjectionProgress:
     commits: int = 0
     failures: int = 0
     error_code: str = ""
+    error: str = ""
+    """Why it fails at present, in words; '' when it does not."""
+    skipped: int = 0
 
 
 OnCommit = Callable[[ProjectionProgress, EventBatch], None]

@@ -48,16 +48,18 @@ async def run_projections(
     decode: Decode = undecoded,
     plain_calls: Callable[[], HandlerExecutor] = ThreadExecutor,
     watchdog: Watchdog | None = None,
+    shown: list[ProjectionProgress] | None = None,
     task_status: trio.TaskStatus[list[ProjectionProgress]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run every range of all ``handlers``, each on its own, until cancelled; starts with their progress.
 
     They read the log through ``feeds``, which the node's ranges share.
     ``decode`` gives handlers of single events what a payload means; ``plain_calls`` makes what plain functions are
-    called by, one a range; ``watchdog`` names async ones that hold the loop. The rest is as in ``run_projection``.
+    called by, one a range; ``watchdog`` names async ones that hold the loop; ``shown`` is filled with their progress. The
+    rest is as in ``run_projection``.
     """
     assert len({handler.name for handler in handlers}) == len(handlers), "two projections share a name"
-    shown: list[ProjectionProgress] = []
+    shown = [] if shown is None else shown
 
     def new_work(handler: Handler) -> HandlerInvoker:
         return HandlerInvoker(handler, decode, plain_calls(), watchdog or Watchdog())

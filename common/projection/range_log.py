@@ -6,7 +6,7 @@ said when it raised, since that may quote one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 import structlog
@@ -88,7 +88,7 @@ class RangeReporter:
     def at_end_of_log(self) -> None:
         """Nothing is left to do for now."""
         self.progress.state = ProjectionState.LIVE
-        self.progress.error_code = ""
+        self.progress.error_code = self.progress.error = ""
         if not self._has_caught_up:
             self._has_caught_up = True
             self._log.info(
@@ -107,7 +107,7 @@ class RangeReporter:
         """Something else went wrong; nothing was written, and it is tried again."""
         self.progress.state = ProjectionState.FAILING
         self.progress.failures += 1
-        self.progress.error_code = error.code
+        self.progress.error_code, self.progress.error = error.code, error.message
         self._log.error(
             "projection.failed",
             code=error.code,
@@ -136,6 +136,20 @@ class RangeReporter:
                 code=row[2],
                 reason=row[3],
                 repeat_key=f"{self._key} {events.persistence_id[index]} {row[2]}",
+            )
+
+    def skipped(self, events: EventBatch, why: Mapping[int, tuple[str, str]]) -> None:
+        """Events were left out for good."""
+        self.progress.skipped += len(events)
+        for index, position in enumerate(events.position):
+            self._log.warning(
+                "projection.skipped",
+                persistence_id=events.persistence_id[index],
+                seq_nr=events.seq_nr[index],
+                position=position,
+                code=why[position][0],
+                reason=why[position][1],
+                repeat_key=f"{self._key} {position}",
             )
 
     def parked_again(self, event: EventBatch, error: BackhaulError) -> None:

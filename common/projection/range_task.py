@@ -20,13 +20,14 @@ from common.core.events.ids import SliceRange
 from common.core.flow.backoff import Backoff
 from common.journal.feeds import RangeFeeds
 from common.journal.stores.journal import Journal, ProjectionLease, ProjectionRow, Statement
-from common.projection import parking
+from common.projection import parking, skips
 from common.projection.handler_invoker import HandlerInvoker, PreparedEffects
 from common.projection.handlers import OnFailure
 from common.projection.pages import PAGE_FAULTS, Pages, ProjectionPage, place_of
 from common.projection.parked_entities import ParkedEntities
 from common.projection.progress import OnCommit, ProjectionSettings
 from common.projection.range_log import RangeReporter
+from common.projection.skips import Skips
 
 # Also a cancelled range finishes taking a lease, so that it knows what to give back, and gives it back.
 _ACQUIRE_DEADLINE_S: Final = 3.0
@@ -63,7 +64,8 @@ class RangeTask:
         self._handler = handler = work.handler
         self._slices = slices
         self._parked_entities = ParkedEntities(handler, slices) if handler.on_failure is OnFailure.PARK else None
-        self._pages = Pages(feeds, work, slices, settings, self._parked_entities, now_us)
+        self._skips = Skips(handler.name)
+        self._pages = Pages(feeds, work, slices, settings, self._parked_entities, self._skips, now_us)
         self._owner = owner
         self._settings = settings
         self._random = random
@@ -81,6 +83,7 @@ class RangeTask:
             try:
                 if not has_tables:
                     await self._journal.migrate(self._handler.name, self._handler.migrations)
+                    await skips.make_tables(self._journal)
                     if self._parked_entities is not None:
                         await parking.make_tables(self._journal)
                     has_tables = True
@@ -106,6 +109,9 @@ class RangeTask:
         if is_last_chance and self._parked_entities is not None:
             self._parked_entities.park_next(self._fault[0], error)
             return 0.0
+        if is_last_chance and self._handler.on_failure is OnFailure.SKIP:
+            self._skips.add(self._fault[0], error)
+            return 0.0
         if is_last_chance:
             try:
                 await self._journal.set_paused(self._handler.name, True)
@@ -128,6 +134,7 @@ class RangeTask:
         self._lease = await self._acquire()
         try:
             self._story.started(self._lease, self._owner, await self._journal.stats())
+            await self._skips.load(self._journal, self._lease.position)
             if self._parked_entities is not None:
                 await self._parked_entities.load(self._journal)
                 await self._retry_wanted(self._parked_entities)
@@ -179,7 +186,7 @@ class RangeTask:
                 self._story.behind()
                 page = await self._commit_and_prepare(page)
                 continue
-            if page.events or page.parked or trio.current_time() >= self._renew_at:
+            if page.events or page.parked or page.skipped or trio.current_time() >= self._renew_at:
                 # Without events this renews the lease, and moves the offset over what other ranges have.
                 await self._commit(page)
             self._story.at_end_of_log()
@@ -208,9 +215,11 @@ class RangeTask:
                 error.details.update(place_of(page.events))
             raise
         if page.parked:
-            self._story.parked(page.parked, page.parking)
+            self._story.parked(page.parked, page.parking[-1:])
+        if page.skipped:
+            self._story.skipped(page.skipped, self._skips.found)
         self._committed(events)
-        if page.events or page.parked:
+        if page.events or page.parked or page.skipped:
             self._backoff.progressed()
             self._pages.widen()
 

@@ -106,4 +106,5 @@ async def project(
         decode=running.decode,
         plain_calls=environment.plain_calls,
         watchdog=running.watchdog,
+        shown=running.progress,
     )

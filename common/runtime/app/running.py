@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, TypeVar, overload
 
@@ -27,6 +27,7 @@ from common.journal.stores.journal import Journal
 from common.projection.handler_executor import HandlerExecutor, name_of, place_of, place_of_traceback
 from common.projection.handler_invoker import Decode, HandlerInvoker, undecoded
 from common.projection.handlers import Handler
+from common.projection.progress import ProjectionProgress
 from common.runtime.app.application import BUILT_IN, NO_APPLICATION, Application
 from common.runtime.app.handler_sink import HandlerSink
 from common.runtime.http.entities import entity_routes, state_routes
@@ -56,6 +57,8 @@ class Running:
     states: States
     now_us: Callable[[], int]
     watchdog: Watchdog
+    progress: list[ProjectionProgress] = field(default_factory=list)
+    """The ranges of projections as this node runs them."""
     raises_rejections: bool = False
     """As ``act`` is given it: a rejected ``ask`` raises unless asked otherwise."""
 

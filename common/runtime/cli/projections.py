@@ -34,6 +34,17 @@ def _set_paused(word: str) -> Callable[[Question], int]:
     return run
 
 
+def _skip_arguments(parser: ArgumentParser) -> None:
+    _name_argument(parser)
+    parser.add_argument("--position", type=number, metavar="P", required=True, help="the event's place in the log")
+
+
+def _skip(question: Question) -> int:
+    position = question.args.position
+    answer = question.client.post(_path(question, "skip"), {"position": position})
+    return show(question, answer, f"{question.args.name} leaves out the event at position {position}")
+
+
 def _ranges_arguments(parser: ArgumentParser) -> None:
     _name_argument(parser)
     parser.add_argument(
@@ -101,6 +112,7 @@ PROJECTIONS: Final = (
     Command(("projections", "list"), "list the projections' ranges, owners, offsets and lag", _list, json_flag),
     Command(("projections", "pause"), "stop a projection on every node", _set_paused("pause"), _name_argument),
     Command(("projections", "resume"), "let it go on from its offsets", _set_paused("resume"), _name_argument),
+    Command(("projections", "skip"), "leave out an event that it cannot digest, for good", _skip, _skip_arguments),
     Command(
         ("projections", "split"), "divide it into more ranges, while it runs", _reshape("split"), _ranges_arguments
     ),

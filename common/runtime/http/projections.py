@@ -18,9 +18,10 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.ids import slice_ranges
 from common.core.journal.slice_ranges import unknown_projection
 from common.journal.stores.journal import Journal, Statement
-from common.projection import parking
+from common.projection import parking, skips
 from common.projection.handlers import Handler
 from common.projection.parking import ParkedForProjection
+from common.projection.progress import ProjectionProgress, ProjectionState
 from common.projection.status import ProjectionStatus, projection_status
 from common.runtime.http.app import json_response
 from common.runtime.http.event_json import event_as_json, event_place_as_json
@@ -33,7 +34,11 @@ _RANGES_MAX: Final = 1_024
 
 
 def projection_routes(
-    journal: Journal, handlers: Sequence[Handler] = (), *, now_us: Callable[[], int]
+    journal: Journal,
+    handlers: Sequence[Handler] = (),
+    *,
+    now_us: Callable[[], int],
+    progress: Sequence[ProjectionProgress] = (),
 ) -> list[BaseRoute]:
     """`GET /v1/projections`, `POST /v1/projections/{name}/…`, and the events that each has parked."""
     decisions = _Decisions(journal, {handler.name: handler for handler in handlers})
@@ -42,7 +47,11 @@ def projection_routes(
         check_query(request, ())
         statuses = await projection_status(journal, now_us)
         head = (await journal.stats()).head_position
-        return json_response({"projections": [projection_as_json(one) for one in statuses], "head": head})
+        own = {(one.name, one.slices): one for one in progress if one.state is not ProjectionState.WAITING}
+        shown = [
+            projection_as_json(one) | _progress_as_json(own.get((one.row.name, one.row.slices))) for one in statuses
+        ]
+        return json_response({"projections": shown, "head": head})
 
     async def parked(request: Request) -> Response:
         check_query(request, {"after", "max"})
@@ -67,6 +76,7 @@ def projection_routes(
         "merge": decisions.merge,
         "reset": decisions.reset,
         "forget": decisions.forget,
+        "skip": decisions.skip,
         "parked/retry": decisions.retry,
         "parked/{position}/discard": decisions.discard,
     }
@@ -101,6 +111,16 @@ class _Decisions:
         if not ranges:
             raise unknown_projection(name)
         return name, ranges
+
+    async def skip(self, request: Request) -> Response:
+        name, body = _name(request), await json_object(request, {"position"})
+        position = body.get("position")
+        if type(position) is not int or not 1 <= position < 2**63:
+            raise invalid("position", "must be a whole number from 1")
+        [event] = (await skips.skip(self._journal, name, position)).envelopes()
+        place = {"persistence_id": event.persistence_id, "seq_nr": event.seq_nr}
+        _log.warning("operator.skipped_event", projection=name, position=position, **place)
+        return json_response({"projection": name, "position": position, "event": event_place_as_json(event)})
 
     async def split(self, request: Request) -> Response:
         return await self._reshape(request, is_split=True)
@@ -200,6 +220,18 @@ def projection_as_json(status: ProjectionStatus) -> dict[str, object]:
         "lease_left_s": round(row.lease_left_s, 3),
         "paused": row.paused,
         "updated_us": row.updated_us,
+    }
+
+
+def _progress_as_json(progress: ProjectionProgress | None) -> dict[str, object]:
+    """What a range does on the node that was asked; null where another one runs it."""
+    if progress is None:
+        return {"state": None, "skipped": None, "error_code": None, "error": None}
+    return {
+        "state": progress.state.value,
+        "skipped": progress.skipped,
+        "error_code": progress.error_code or None,
+        "error": progress.error or None,
     }
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import structlog
+import trio
 from trio.testing import MockClock
 
 from common.app import App
@@ -117,3 +119,31 @@ async def test_a_rejected_ask_within_act_raises_unless_asked_otherwise(
         assert row.code == "projection.handler_failed"
         assert "entity.rejected" in row.reason
         assert answers == []
+
+
+async def listed(service: Service) -> dict[str, Any]:
+    """The projection `p` in the list."""
+    answer = (await service.http("GET", "/v1/projections")).json()["projections"]
+    found: dict[str, Any] = next(one for one in answer if one["name"] == "p")
+    return found
+
+
+async def test_a_list_of_projections_says_what_fails_and_an_operator_skips_it(autojump_clock: MockClock) -> None:
+    def ignore(_: Event) -> None:
+        return None
+
+    app = App(event_types=[Read], projections=[Handler("p", each=ignore)])
+    async with open_world(cloud_app=app) as world:
+        cloud = world.cloud
+        assert (await world.edges["edge-1"].http("POST", "/v1/events", UNFIT)).status == 201
+        await trio.sleep(20)
+        failing = await listed(cloud)
+        assert (failing["state"], failing["error_code"]) == ("failing", "types.unreadable")
+        assert "field 'celsius' must be a number" in failing["error"]
+        refused = await cloud.http("POST", "/v1/projections/p/skip", {"position": "1"})
+        assert (refused.status, refused.json()["error"]["code"]) == (400, "http.invalid_request")
+        skipped = await cloud.http("POST", "/v1/projections/p/skip", {"position": failing["position"] + 1})
+        assert skipped.json()["event"]["event_type"] == "Read"
+        await world.settled()
+        live = await listed(cloud)
+        assert (live["state"], live["error_code"], live["error"], live["skipped"]) == ("live", None, None, 1)
