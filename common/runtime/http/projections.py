@@ -118,8 +118,13 @@ class _Decisions:
         if type(position) is not int or not 1 <= position < 2**63:
             raise invalid("position", "must be a whole number from 1")
         [event] = (await skips.skip(self._journal, name, position)).envelopes()
-        place = {"persistence_id": event.persistence_id, "seq_nr": event.seq_nr}
-        _log.warning("operator.skipped_event", projection=name, position=position, **place)
+        _log.warning(
+            "operator.skipped_event",
+            projection=name,
+            position=position,
+            persistence_id=event.persistence_id,
+            seq_nr=event.seq_nr,
+        )
         return json_response({"projection": name, "position": position, "event": event_place_as_json(event)})
 
     async def split(self, request: Request) -> Response:
