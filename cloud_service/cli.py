@@ -35,6 +35,7 @@ CLOUD = cli.Program(
     prefix=PREFIX,
     settings_class=CloudSettings,
     http_address=lambda settings: (settings.http_host, settings.http_port),
+    data_folder=lambda settings: settings.journal.data_folder,
     instance=lambda settings: settings.node or socket.gethostname(),
     load_serve=_load_serve,
     commands=(*ASKING, *LOG_LEVEL, APPEND, *PARKED, *ORIGINS, *FILTERS, *PROJECTIONS, *SUBSCRIPTIONS, *INBOX),

@@ -61,7 +61,7 @@ async def serve(
 
     ``application`` is the one that the settings name, unless it is given.
     """
-    application = application or load_application(settings.app)
+    application = application or load_application(settings.app, data_folder=settings.journal.data_folder)
     # Refused before anything is opened.
     all_followed(settings, application.app.follows, None)
     built_in = [built_in_handler(name) for name in settings.projections]

@@ -92,19 +92,12 @@ class CloudSettings(StreamSettings):
         """Refuse settings that do not fit together (`SettingsConflict`)."""
         super().check()
         self.check_streams(None)
-        if self.insecure:
-            return
-        if not self.uses_tls and not is_loopback(self.grpc_host):
+        self.check_door("http_host")
+        self.check_database(self.journal)
+        if not self.insecure and not self.uses_tls and not is_loopback(self.grpc_host):
             raise SettingsConflict(
                 "settings.plaintext_refused",
                 f"grpc_host = {self.grpc_host} can be reached from elsewhere and no TLS files are set",
                 "set tls_ca, tls_cert and tls_key, or allow plaintext with insecure = true",
                 keys=("grpc_host", "insecure", "tls_ca", "tls_cert", "tls_key"),
-            )
-        if not is_loopback(self.http_host):
-            raise SettingsConflict(
-                "settings.plaintext_refused",
-                f"http_host = {self.http_host} can be reached from elsewhere, and HTTP is plaintext",
-                "listen on 127.0.0.1 (behind a proxy with TLS), or allow plaintext with insecure = true",
-                keys=("http_host", "insecure"),
             )

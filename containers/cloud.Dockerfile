@@ -1,5 +1,6 @@
 # The cloud service: CLOUD_JOURNAL (a postgresql:// URL, or a file on the volume for one small node), and TLS files or
-# CLOUD_INSECURE=true. Queries and health pages stay on the container's loopback unless CLOUD_HTTP_HOST says otherwise.
+# CLOUD_INSECURE=true. Queries and health pages stay on the container's loopback unless CLOUD_HTTP_HOST and
+# CLOUD_INSECURE_LOCAL say otherwise. An application of one's own goes to /app, never to the volume.
 ARG BASE=python:3.13-slim-bookworm
 
 FROM ${BASE} AS build
@@ -31,7 +32,7 @@ ENV PATH=/opt/backhaul/bin:/usr/local/bin:/usr/bin:/bin \
     CLOUD_JOURNAL=/var/lib/backhaul/journal.db \
     CLOUD_GRPC_HOST=0.0.0.0
 USER 10001:10001
-WORKDIR /var/lib/backhaul
+WORKDIR /app
 VOLUME /var/lib/backhaul
 EXPOSE 7443 7480
 STOPSIGNAL SIGTERM

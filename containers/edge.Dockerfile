@@ -1,5 +1,6 @@
 # The edge service: one volume, three settings (EDGE_ID, EDGE_CLOUD, and TLS files or EDGE_INSECURE=true).
-# The intake listens on all of the container's addresses: publish it on 127.0.0.1 of the gateway.
+# The intake listens in plaintext on all of the container's addresses (EDGE_INSECURE_LOCAL): publish it on 127.0.0.1 of the
+# gateway. An application of one's own goes to /app, never to the volume.
 ARG BASE=python:3.13-slim-bookworm
 
 FROM ${BASE} AS build
@@ -30,9 +31,10 @@ ENV PATH=/opt/backhaul/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     EDGE_JOURNAL=/var/lib/backhaul/journal.db \
     EDGE_HTTP_HOST=0.0.0.0 \
-    EDGE_GRPC_HOST=0.0.0.0
+    EDGE_GRPC_HOST=0.0.0.0 \
+    EDGE_INSECURE_LOCAL=true
 USER 10001:10001
-WORKDIR /var/lib/backhaul
+WORKDIR /app
 VOLUME /var/lib/backhaul
 EXPOSE 7580 7543
 STOPSIGNAL SIGTERM

@@ -33,6 +33,7 @@ EDGE = cli.Program(
     prefix=PREFIX,
     settings_class=EdgeSettings,
     http_address=lambda settings: (settings.http_host, settings.http_port),
+    data_folder=lambda settings: settings.journal.data_folder,
     instance=lambda settings: settings.id,
     load_serve=_load_serve,
     commands=(*ASKING, *LOG_LEVEL, APPEND, *PARKED, *PROJECTIONS, *SUBSCRIPTIONS, *INBOX),

@@ -59,7 +59,7 @@ async def serve(
 
     ``application`` is the one that the settings name, unless it is given.
     """
-    application = application or load_application(settings.app)
+    application = application or load_application(settings.app, data_folder=settings.journal.data_folder)
     all_followed(settings, application.app.follows, settings.cloud)  # refused before anything is opened
     cap_bytes = settings.journal_max_bytes if settings.journal.is_file else None
     # A file has one process at a time: what it held before it was killed is its own, and needs no waiting.

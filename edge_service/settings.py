@@ -108,6 +108,9 @@ class EdgeSettings(StreamSettings):
         """Refuse settings that do not fit together (`SettingsConflict`)."""
         super().check()
         self.check_streams(self.cloud)
+        self.check_door("http_host")
+        self.check_door("grpc_host")
+        self.check_database(self.journal)
         if self.serve and not self.uses_tls and not self.insecure and not self.serve.is_loopback:
             raise SettingsConflict(
                 "settings.plaintext_refused",

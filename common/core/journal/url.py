@@ -72,6 +72,11 @@ class JournalUrl:
         return self.kind == "sqlite"
 
     @property
+    def data_folder(self) -> str:
+        """The folder of a file that is named by its absolute path, as a volume's is; else empty."""
+        return (self.target.rpartition("/")[0] or "/") if self.is_file and self.target.startswith("/") else ""
+
+    @property
     def is_private(self) -> bool:
         """Whether nobody between here and the journal can read it: on this machine, or over TLS with a verified server."""
         hosts = (host for host in self.hosts if not host.startswith("/"))

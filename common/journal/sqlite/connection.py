@@ -24,6 +24,7 @@ import trio
 from common.core.errors import BackhaulError, ConfigurationError, ErrorKind
 from common.fail_points import fail_point
 from common.journal.migrations import load_migrations, pending
+from common.private_files import open_private
 
 APPLICATION_ID = int.from_bytes(b"BKHL")
 PAGE_BYTES = 4096
@@ -189,13 +190,14 @@ def _lock(path: Path) -> int:
     if path.is_dir():
         raise _not_a_journal(path, "is a directory")
     try:
-        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        lock = open_private(Path(f"{path}.lock"), is_new=False)
     except OSError as error:
         raise _not_writable(path, error) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.exists():
-            os.close(os.open(path, os.O_RDWR))
+        # SQLite would make it by the umask, and gives its companion files the file's own mode.
+        is_there = path.exists()
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC) if is_there else open_private(path, is_new=True))
     except BlockingIOError as error:
         os.close(lock)
         raise ConfigurationError(

@@ -150,14 +150,16 @@ class Application:
 NO_APPLICATION: Final = Application(App())
 
 
-def load_application(target: str) -> Application:
+def load_application(target: str, *, data_folder: str = "") -> Application:
     """The application that ``module:name`` names; without a target there is none.
 
-    The working directory is looked in first, as by an interpreter that is started there.
+    The working directory is looked in first, as by an interpreter that is started there; the ``data_folder`` never is: who
+    can write there would write the service's code.
 
     Raises:
         ConfigurationError: ``application.no_module``, ``application.import_failed``, ``application.no_such_name``,
-            ``application.wrong_object``, ``application.name_shadows``, and what ``check_application`` raises.
+            ``application.wrong_object``, ``application.name_shadows``, ``application.in_data_folder``, and what
+            ``check_application`` raises.
     """
     if not target:
         return NO_APPLICATION
@@ -165,7 +167,7 @@ def load_application(target: str) -> Application:
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         sys.path.insert(0, here)
-    _check_import_path(target)
+    _check_import_path(target, data_folder)
     found: Any = _import(module_name)
     for name in path.split("."):
         if not hasattr(found, name):
@@ -179,10 +181,17 @@ def load_application(target: str) -> Application:
     return check_application(found, target)
 
 
-def _check_import_path(target: str) -> None:
-    """Refuse modules of the application's that are called as packages of ours: of two, an import finds the first alone."""
+def _check_import_path(target: str, data_folder: str) -> None:
+    """Refuse a folder of data to import from, and modules that are called as packages of ours: an import finds one of two."""
     for entry in dict.fromkeys(sys.path):
         folder = Path(entry or ".").resolve()
+        if data_folder and folder == Path(data_folder).resolve():
+            raise ConfigurationError(
+                "application.in_data_folder",
+                f"the application would be imported from {folder}, where the journal is",
+                "start in another folder, or keep the journal in one of its own",
+                details={"application": target, "path": str(folder)},
+            )
         if folder == _OURS.parent:
             continue
         for name in _PACKAGES:

@@ -62,6 +62,7 @@ class Program(Generic[S]):
     prefix: str
     settings_class: type[S]
     http_address: Callable[[S], tuple[str, int]]
+    data_folder: Callable[[S], str]
     instance: Callable[[S], str]
     load_serve: Callable[[], Serve[S]]
     commands: Sequence[Command]
@@ -100,7 +101,7 @@ def _dispatch(program: Program[S], words: Sequence[str], environ: Mapping[str, s
         if loaded.settings.app:
             from common.runtime.app.application import load_application  # noqa: PLC0415 - an application may be heavy
 
-            load_application(loaded.settings.app)
+            load_application(loaded.settings.app, data_folder=program.data_folder(loaded.settings))
         return _check_config(loaded, as_json=args.json)
     command: Command = args.command
     settings = load_from([*program.stand_ins, *flags]).settings

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from common.core.addresses import is_loopback
 from common.core.events.ids import NAME_MAX_BYTES, text_problem
+from common.core.journal.url import JournalUrl
 from common.runtime.settings.loading import SettingsConflict, about
 
 # Of an application: a module and the name it gives its App.
@@ -44,7 +46,15 @@ class ServiceSettings:
     )
     insecure: bool = field(
         default=False,
-        metadata=about("Allow plaintext beyond loopback. For trials and trusted networks only."),
+        metadata=about("Allow links in plaintext beyond loopback. For trials and trusted networks only."),
+    )
+    insecure_local: bool = field(
+        default=False,
+        metadata=about("Allow the doors of local programs and operators, which are plaintext, beyond loopback."),
+    )
+    insecure_database: bool = field(
+        default=False,
+        metadata=about("Allow a PostgreSQL beyond loopback without TLS that verifies it (sslmode verify-full)."),
     )
 
     event_max_bytes: int = field(
@@ -162,6 +172,27 @@ class ServiceSettings:
         self._check_order("event_max_bytes", "batch_max_bytes")
         self._check_order("batch_max_bytes", "window_max_bytes")
         self._check_order("heartbeat_s", "progress_timeout_s")
+
+    def check_door(self, key: str) -> None:
+        """Refuse a plaintext door that can be reached from elsewhere, unless that is wanted (`SettingsConflict`)."""
+        host = getattr(self, key)
+        if not self.insecure_local and not is_loopback(host):
+            raise SettingsConflict(
+                "settings.plaintext_refused",
+                f"{key} = {host} can be reached from elsewhere, and this door is plaintext",
+                "listen on 127.0.0.1 (behind a proxy with TLS), or allow plaintext with insecure_local = true",
+                keys=(key, "insecure_local"),
+            )
+
+    def check_database(self, journal: JournalUrl) -> None:
+        """Refuse a database elsewhere that anybody between could be, unless that is wanted (`SettingsConflict`)."""
+        if not self.insecure_database and not journal.is_private:
+            raise SettingsConflict(
+                "settings.plaintext_refused",
+                f"journal = {journal} is not on this machine, and its server is not verified by TLS",
+                "add sslmode=verify-full and sslrootcert=… to the URL, or allow it with insecure_database = true",
+                keys=("journal", "insecure_database"),
+            )
 
     def _check_order(self, smaller: str, larger: str) -> None:
         if getattr(self, smaller) > getattr(self, larger):

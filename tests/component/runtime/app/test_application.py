@@ -345,3 +345,23 @@ async def test_a_route_beside_the_services_is_taken(autojump_clock: MockClock) -
     routes = [Route("/", answer), Route("/v1/events", answer, methods=["DELETE"]), Mount("/app", routes=[])]
     async with open_world(cloud_app=App(routes=lambda _: [*routes, Route("/{page}", answer)])):
         pass
+
+
+def test_an_application_is_never_imported_from_the_folder_of_the_journal(folder: Path) -> None:
+    (folder / "fine.py").write_text(GOOD)
+    with pytest.raises(ConfigurationError, match="where the journal is") as caught:
+        load_application("fine:app", data_folder=str(folder))
+    assert caught.value.code == "application.in_data_folder"
+    assert "fine" not in sys.modules
+    link = folder / "data"
+    link.symlink_to(folder)
+    with pytest.raises(ConfigurationError, match="where the journal is"):
+        load_application("fine:app", data_folder=str(link))
+    load_application("fine:app", data_folder=str(folder / "elsewhere"))
+
+
+@pytest.mark.parametrize(("journal", "status"), [("edge.db", 0), ("/elsewhere/edge.db", 0), ("{folder}/edge.db", 2)])
+def test_a_journals_absolute_path_says_where_data_is(folder: Path, journal: str, status: int) -> None:
+    (folder / "fine.py").write_text(GOOD)
+    words = ["check-config", "--app", "fine:app", "--journal", journal.format(folder=folder)]
+    assert cli.main(CLOUD, words, {}) == status

@@ -62,7 +62,7 @@ def run_script(script: str) -> str:
 
 
 def test_check_config_shows_values_and_origins_redacted() -> None:
-    url = "postgresql://user:secret@host/db"
+    url = "postgresql://user:secret@localhost/db"
     status, told, errors = run("edge_service", "check-config", "--drain-s", "3s", EDGE_JOURNAL=url, **IDENTITY)
     lines = {line.split()[0]: line.split(None, 2)[1:] for line in told.splitlines()}
     assert (status, errors) == (0, "")
@@ -108,7 +108,7 @@ def test_a_journal_of_another_kind_is_no_path() -> None:
     status, _, errors = run("cloud_service", "check-config", CLOUD_JOURNAL="mysql://backhaul:secret@db/backhaul")
     assert (status, "no journal is kept at a mysql:// URL" in errors) == (2, True)
     assert "secret" not in errors
-    for url in ("postgres://db/backhaul", "postgresql://db/backhaul", "/var/lib/backhaul/journal.db"):
+    for url in ("postgres://localhost/backhaul", "postgresql://localhost/backhaul", "/var/lib/backhaul/journal.db"):
         assert run("cloud_service", "check-config", CLOUD_JOURNAL=url)[0] == 0
 
 

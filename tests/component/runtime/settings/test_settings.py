@@ -241,13 +241,47 @@ def test_an_edge_refuses_plaintext_to_another_machine() -> None:
     assert edge(EDGE_TLS_CA="a", EDGE_TLS_CERT="b", EDGE_TLS_KEY="c").uses_tls is True
 
 
-def test_a_cloud_refuses_plaintext_from_other_machines() -> None:
+def test_a_cloud_needs_no_setting() -> None:
     assert cloud().grpc_port == 7443
-    for environ in ({"CLOUD_GRPC_HOST": "0.0.0.0"}, {"CLOUD_HTTP_HOST": "::"}):
-        with pytest.raises(ConfigurationError) as caught:
-            cloud(**environ)
-        assert caught.value.code == "settings.plaintext_refused"
-        assert cloud(**environ, CLOUD_INSECURE="1").insecure is True
+
+
+@pytest.mark.parametrize("allowing", ["INSECURE", "INSECURE_LOCAL", "INSECURE_DATABASE"])
+@pytest.mark.parametrize(
+    ("variable", "value", "allowed_by"),
+    [
+        ("CLOUD_GRPC_HOST", "0.0.0.0", "INSECURE"),
+        ("CLOUD_HTTP_HOST", "::", "INSECURE_LOCAL"),
+        ("CLOUD_JOURNAL", "postgresql://me:secret@db.example/b", "INSECURE_DATABASE"),
+        ("CLOUD_JOURNAL", "postgresql://me:secret@db.example/b?sslmode=require", "INSECURE_DATABASE"),
+        ("CLOUD_SUBSCRIPTIONS", "orders@a.example:1", "INSECURE"),
+        ("EDGE_CLOUD", "a.example:1,localhost:1", "INSECURE"),
+        ("EDGE_SERVE", "0.0.0.0:1", "INSECURE"),
+        ("EDGE_HTTP_HOST", "0.0.0.0", "INSECURE_LOCAL"),
+        ("EDGE_GRPC_HOST", "192.0.2.1", "INSECURE_LOCAL"),
+        ("EDGE_JOURNAL", "host=db.example password=secret", "INSECURE_DATABASE"),
+    ],
+)
+def test_each_plaintext_beyond_this_machine_is_allowed_by_a_setting_of_its_own(
+    variable: str, value: str, allowed_by: str, allowing: str
+) -> None:
+    prefix = variable.partition("_")[0]
+    environ = {variable: value, f"{prefix}_{allowing}": "true"}
+    if prefix == "EDGE":
+        environ = {"EDGE_ID": "e1", "EDGE_CLOUD": "localhost"} | environ
+    settings_class: type[EdgeSettings | CloudSettings] = EdgeSettings if prefix == "EDGE" else CloudSettings
+    if allowing == allowed_by:
+        load(settings_class, prefix, environ=environ)
+        return
+    with pytest.raises(ConfigurationError, match=f"{allowed_by.lower()} = true") as caught:
+        load(settings_class, prefix, environ=environ)
+    assert caught.value.code == "settings.plaintext_refused"
+    assert "secret" not in str(caught.value)
+
+
+def test_doors_and_databases_that_need_no_leave() -> None:
+    cloud(CLOUD_JOURNAL="postgresql://me@db.example/b?sslmode=verify-full", CLOUD_HTTP_HOST="127.0.0.1")
+    cloud(CLOUD_JOURNAL="postgresql://me@localhost/b")
+    edge(EDGE_CLOUD="localhost", EDGE_JOURNAL="edge.db", EDGE_GRPC_HOST="::1")
 
 
 def test_tls_files_come_together() -> None:
@@ -274,8 +308,8 @@ def test_settings_that_do_not_fit_together_are_refused(environ: dict[str, str]) 
 
 
 def test_the_password_in_a_journal_url_is_not_described() -> None:
-    loaded = load(CloudSettings, "CLOUD", environ={"CLOUD_JOURNAL": "postgresql://me:secret@db/b"})
-    assert {line.key: line.value for line in describe(loaded)}["journal"] == "postgresql://me:***@db/b"
+    loaded = load(CloudSettings, "CLOUD", environ={"CLOUD_JOURNAL": "postgresql://me:secret@localhost/b"})
+    assert {line.key: line.value for line in describe(loaded)}["journal"] == "postgresql://me:***@localhost/b"
 
 
 def test_every_setting_of_both_services_is_described_and_reads_back() -> None:
