@@ -20,14 +20,14 @@ def projection_query_routes(journal: Journal, projections: frozenset[str]) -> li
 
     async def latest(request: Request) -> Response:
         entity_type, entity_id = _entity(request)
-        event = await latest_of(journal, entity_type, entity_id)
+        event = await latest_of(journal.projections, entity_type, entity_id)
         if event is None:
             raise _unknown(entity_type, entity_id)
         return json_response(event_as_json(event))
 
     async def tally(request: Request) -> Response:
         entity_type, entity_id = _entity(request)
-        found = await tally_of(journal, persistence_id(entity_type, entity_id))
+        found = await tally_of(journal.projections, persistence_id(entity_type, entity_id))
         if found is None:
             raise _unknown(entity_type, entity_id)
         return json_response(

@@ -10,7 +10,8 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.journal.group_commit import GroupCommit
-from common.journal.stores.journal import READ_KINDS, Journal, JournalStats
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import READ_KINDS, JournalStats
 from common.projection.status import projection_status
 from common.runtime.clock import warn_if_ahead
 from common.runtime.metrics import MetricsRegistry
@@ -43,7 +44,7 @@ class CloudReport:
 
     async def refresh(self) -> None:
         """Read the journal's head and sizes and every projection's lag."""
-        self._stats = stats = await self._journal.stats()
+        self._stats = stats = await self._journal.log.stats()
         warn_if_ahead(stats.head_timestamp_us, self._now_us())
         self._projections = [
             {
@@ -62,7 +63,7 @@ class CloudReport:
     async def status(self) -> dict[str, Any]:
         """What ``/status`` shows; times in seconds, sizes in bytes, positions in this journal unless named otherwise."""
         await self.refresh()
-        stats, history = self._stats, self._journal.history
+        stats, history = self._stats, self._journal.log.history
         assert stats
         return {
             "service": "cloud",
@@ -133,7 +134,7 @@ class CloudReport:
             "Events that connected edges said they have and that are not stored.",
             lambda: sum(max(0, stream.head_position - stream.stored_position) for stream in endpoint.streams),
         )
-        metrics.gauge("journal_head_position", "Last position.", lambda: self._journal.history.head_position)
+        metrics.gauge("journal_head_position", "Last position.", lambda: self._journal.log.history.head_position)
         metrics.gauge(
             "journal_deleted_through",
             "Highest position that retention removed.",
@@ -144,7 +145,11 @@ class CloudReport:
         metrics.gauge("journal_commits", "Commits of this node since start.", lambda: commit.commits)
         metrics.gauge("journal_stored_events", "Events taken in by this node since start.", lambda: commit.events)
         metrics.gauges(
-            "journal_looks", "Looks into the log since start.", "kind", READ_KINDS, lambda: self._journal.read_counts
+            "journal_looks",
+            "Looks into the log since start.",
+            "kind",
+            READ_KINDS,
+            lambda: self._journal.log.read_counts,
         )
         metrics.gauge("journal_queued_requests", "Appends that wait for the next commit.", lambda: commit.queued)
         metrics.gauge(

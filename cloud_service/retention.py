@@ -16,13 +16,15 @@ import structlog
 import trio
 
 from common.core.errors import BackhaulError
-from common.core.events.ids import ALL_SLICES
 from common.core.journal.retention import LogSizes
-from common.journal.stores.journal import Journal, JournalStats, ProjectionLease, ProjectionRow, TrimLimit
+from common.journal.stores.journal import Journal
+from common.journal.stores.leases import Lease
+from common.journal.stores.log import JournalStats, TrimLimit
+from common.journal.stores.projections import ProjectionRow
 
 _log = structlog.get_logger()
 
-LEASE: Final = "lease:retention"
+LEASE: Final = "retention"
 _RELEASE_DEADLINE_S: Final = 2.0
 _CHUNK_EVENTS: Final = 5_000
 _STRETCH_POSITIONS: Final = 50_000
@@ -64,7 +66,7 @@ class CloudRetention:
         self._now_us = now_us
         self._owner = owner
         self._sizes = LogSizes()
-        self._lease: ProjectionLease | None = None
+        self._lease: Lease | None = None
         self._renew_at = 0.0
         self.trimmed = 0
         self.held_by = ""
@@ -92,7 +94,7 @@ class CloudRetention:
     async def _is_ours(self) -> bool:
         """Take the lease, or renew it when it is time; False when another node has it."""
         if self._lease is None or trio.current_time() >= self._renew_at:
-            self._lease = await self._journal.acquire(LEASE, ALL_SLICES, self._owner, self._settings.lease_s)
+            self._lease = await self._journal.leases.acquire(LEASE, self._owner, self._settings.lease_s)
             self._renew_at = trio.current_time() + self._settings.lease_s / 3
         return self._lease is not None
 
@@ -100,7 +102,7 @@ class CloudRetention:
         lease, self._lease = self._lease, None
         if lease is not None:
             with suppress(BackhaulError):  # it lapses by itself
-                await self._journal.release(lease)
+                await self._journal.leases.release(lease)
 
     async def round(self) -> None:
         """Remove all that may go now."""
@@ -108,12 +110,12 @@ class CloudRetention:
         keys_before_us = now_us - round(settings.keep_keys_s * 1e6)
         forgotten = _KEYS_CHUNK
         while forgotten == _KEYS_CHUNK:
-            forgotten = await self._journal.forget_append_ids(keys_before_us, _KEYS_CHUNK)
+            forgotten = await self._journal.log.forget_append_ids(keys_before_us, _KEYS_CHUNK)
             await trio.sleep(_BREATH_S)
         if not settings.is_on:
             return
-        stats = await self._journal.stats()
-        rows = await self._journal.rows()
+        stats = await self._journal.log.stats()
+        rows = await self._journal.projections.rows()
         slowest = min(rows, key=lambda row: row.position, default=None)
         through = stats.head_position if slowest is None else min(slowest.position, stats.head_position)
         wanted = through
@@ -132,13 +134,13 @@ class CloudRetention:
         after, removed_at_all = 0, 0
         while after < through and await self._is_ours():
             # From where something is: a long deleted beginning is no stretch.
-            page = await self._journal.read(after, max_events=1, max_bytes=1)
+            page = await self._journal.log.read(after, max_events=1, max_bytes=1)
             if not page.events or page.events.stored_us[0] >= before_us:
                 break
             first = page.events.position[0]
             end = min(through, first - 1 + _STRETCH_POSITIONS)
             limit = TrimLimit(end, before_us, _CHUNK_EVENTS, covered_types=self._settings.covered_types, after=after)
-            removed = await self._journal.trim(limit)
+            removed = await self._journal.log.trim(limit)
             if removed:
                 removed_at_all += removed
                 self._sizes.changed(first - 1, end)
@@ -152,12 +154,12 @@ class CloudRetention:
     async def _measure(self, stats: JournalStats, max_bytes: int) -> int:
         """Position up to which events are too many."""
         for after, end in self._sizes.unmeasured(stats.first_position, stats.head_position):
-            self._sizes.measured(after, await self._journal.event_bytes(after, end))
+            self._sizes.measured(after, await self._journal.log.event_bytes(after, end))
         return self._sizes.floor(max_bytes)
 
     async def _is_older(self, after: int, before_us: int) -> bool:
         """Whether the event behind a position should go too."""
-        page = await self._journal.read(after, max_events=1, max_bytes=1)
+        page = await self._journal.log.read(after, max_events=1, max_bytes=1)
         return bool(page.events) and page.events.stored_us[0] < before_us
 
     def _tell_held(self, slowest: ProjectionRow | None, through: int, wanted: int) -> None:

@@ -70,7 +70,7 @@ async def serve(
     owner = f"{name}/{environment.new_id()[:8]}"
     async with (
         environment.open_journal(settings.journal, max_bytes=None, notified=not settings.poll_only) as journal,
-        open_group_commit(journal) as commit,
+        open_group_commit(journal.log) as commit,
         open_application(
             application,
             journal,
@@ -108,8 +108,8 @@ async def serve(
             workers.start_soon(node.work)
             _log.info(
                 "service.ready",
-                journal_id=journal.history.journal_id,
-                head=journal.history.head_position,
+                journal_id=journal.log.history.journal_id,
+                head=journal.log.history.head_position,
                 http_port=http_port,
                 grpc_port=grpc_port,
             )
@@ -181,7 +181,7 @@ class _Node:
                     *parked_routes(journal),
                     *snapshot_routes(journal, settings.event_max_bytes, admitted=running.application.admitted),
                     *origin_routes(journal),
-                    *filter_routes(journal, self.endpoint.refresh_filters),
+                    *filter_routes(journal.push_filters, self.endpoint.refresh_filters),
                     *projection_routes(
                         journal, self._handlers, now_us=self._environment.now_us, progress=running.progress
                     ),

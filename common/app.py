@@ -9,9 +9,10 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import Envelope, EventBatch
 from common.core.events.types import EventTypes, StoredAs, Unknown, named
 from common.core.filters.predicates import parse_filter
+from common.core.journal.statement import Statement
 from common.entity.definition import Decision, EventSourced, accept, reject
 from common.entity.durable_state import ColumnValue, DurableState, Versioned, Where
-from common.journal.stores.journal import Statement, Tables
+from common.journal.tables import Tables
 from common.projection.handlers import Event, Handler, OnFailure
 from common.runtime.app.application import App, Follow, Transformations
 from common.runtime.app.running import Running

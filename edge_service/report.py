@@ -13,7 +13,8 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.journal.group_commit import GroupCommit
-from common.journal.stores.journal import READ_KINDS, Journal, JournalStats
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import READ_KINDS, JournalStats
 from common.projection.status import projection_status
 from common.runtime.clock import warn_if_ahead
 from common.runtime.http.projections import projection_as_json
@@ -56,21 +57,23 @@ class EdgeReport:
 
     async def refresh(self) -> None:
         """Read the journal's sizes, and age and weight of the events that the cloud does not have."""
-        self._stats = stats = await self._journal.stats()
+        self._stats = stats = await self._journal.log.stats()
         warn_if_ahead(stats.head_timestamp_us, self._now_us())
         acked = self._link.acked_position
-        page = await self._journal.read(acked, max_events=1, max_bytes=1)
+        page = await self._journal.log.read(acked, max_events=1, max_bytes=1)
         waiting = page.events.stored_us
         self._lag_s = max(0.0, (self._now_us() - waiting[0]) / 1e6) if waiting else 0.0
         # The oldest stand for all: weighing a month's events would take longer than sending some.
         events = max(0, stats.head_position - acked)
         weighed = min(events, _WEIGHED_EVENTS)
-        self._lag_bytes = await self._journal.event_bytes(acked, acked + weighed) * events // weighed if weighed else 0
+        self._lag_bytes = (
+            await self._journal.log.event_bytes(acked, acked + weighed) * events // weighed if weighed else 0
+        )
 
     async def status(self) -> dict[str, Any]:
         """What ``/status`` shows; times in seconds, sizes in bytes, positions in this journal."""
         await self.refresh()
-        stats, link, history = self._stats, self._link, self._journal.history
+        stats, link, history = self._stats, self._link, self._journal.log.history
         assert stats
         return {
             "service": "edge",
@@ -178,14 +181,18 @@ class EdgeReport:
         metrics.gauge("journal_wal_bytes", "Bytes of the write-ahead log.", lambda: self._of("wal_bytes"))
         metrics.gauge("journal_commits", "Commits since start.", lambda: commit.commits)
         metrics.gauges(
-            "journal_looks", "Looks into the log since start.", "kind", READ_KINDS, lambda: self._journal.read_counts
+            "journal_looks",
+            "Looks into the log since start.",
+            "kind",
+            READ_KINDS,
+            lambda: self._journal.log.read_counts,
         )
         metrics.gauge("journal_appended_events", "Events appended since start.", lambda: commit.events)
         metrics.gauge("journal_trimmed_events", "Events removed by retention since start.", lambda: retention.trimmed)
         metrics.gauge("journal_dropped_events", "Events dropped at the cap since start.", lambda: retention.dropped)
 
     def _head(self) -> int:
-        return self._journal.history.head_position
+        return self._journal.log.history.head_position
 
     def _of(self, name: str) -> int:
         stats = self._stats or self._retention.stats

@@ -10,7 +10,8 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.core.journal.retention import TIGHT_SHARE, deletable_through, must_drop, stored_before
-from common.journal.stores.journal import Journal, JournalStats, TrimLimit
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import JournalStats, TrimLimit
 from common.transport.push.producer import LinkState
 
 _log = structlog.get_logger()
@@ -66,13 +67,13 @@ class EdgeRetention:
     async def _round(self) -> bool:
         """One chunk of each kind; True when there is more to do now."""
         settings, journal = self._settings, self._journal
-        self.stats = stats = await journal.stats()
+        self.stats = stats = await journal.log.stats()
         acked = self._link.acked_position if self._link.acked_is_known else None
-        through = deletable_through(acked, [row.position for row in await journal.rows()])
+        through = deletable_through(acked, [row.position for row in await journal.projections.rows()])
         before_us = stored_before(self._now_us(), settings.keep_acked_s, stats.used_bytes, settings.cap_bytes)
-        trimmed = await journal.trim(self._limit(through, before_us, "trimmed")) if through else 0
+        trimmed = await journal.log.trim(self._limit(through, before_us, "trimmed")) if through else 0
         keys_before_us = self._now_us() - int(settings.keep_keys_s * 1e6)
-        forgotten = await journal.forget_append_ids(keys_before_us, _KEYS_CHUNK)
+        forgotten = await journal.log.forget_append_ids(keys_before_us, _KEYS_CHUNK)
         self.trimmed += trimmed
         if trimmed:
             _log.debug("journal.trimmed", events=trimmed, through=through)
@@ -91,7 +92,7 @@ class EdgeRetention:
                 _log.warning("journal.dropping_ended", used_bytes=stats.used_bytes, dropped=self.dropped)
         if not dropping:
             return 0
-        dropped = await self._journal.trim(self._limit(2**62, 2**62, "dropped", settings.plain_types))
+        dropped = await self._journal.log.trim(self._limit(2**62, 2**62, "dropped", settings.plain_types))
         self.dropped += dropped
         return dropped
 

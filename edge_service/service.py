@@ -66,7 +66,7 @@ async def serve(
     owner = settings.id if settings.journal.is_file else f"{settings.id}/{environment.new_id()[:8]}"
     async with (
         environment.open_journal(settings.journal, max_bytes=cap_bytes, notified=not settings.poll_only) as journal,
-        open_group_commit(journal) as commit,
+        open_group_commit(journal.log) as commit,
         open_application(
             application,
             journal,
@@ -101,8 +101,8 @@ async def serve(
             await workers.start(edge.work)
             _log.info(
                 "service.ready",
-                journal_id=journal.history.journal_id,
-                head=journal.history.head_position,
+                journal_id=journal.log.history.journal_id,
+                head=journal.log.history.head_position,
                 http_port=http_port,
                 grpc_port=grpc_port,
             )
@@ -288,9 +288,9 @@ async def _push(
 async def _take_snapshots(settings: EdgeSettings, environment: Environment, journal: Journal) -> None:
     """By the rule in the settings. Without one, what an earlier start with one has left behind holds nothing back."""
     if not settings.snapshot_rule:
-        while any(row.name == SNAPSHOT_RULE for row in await journal.rows()):
+        while any(row.name == SNAPSHOT_RULE for row in await journal.projections.rows()):
             try:
-                await journal.forget(SNAPSHOT_RULE, [])
+                await journal.projections.forget(SNAPSHOT_RULE, [])
             except BackhaulError as error:  # a process that was killed holds it for a while yet
                 if error.code != "projection.in_use":
                     raise

@@ -71,7 +71,9 @@ async def bring_up_together(journal: Journal, entities: Sequence[LiveEntity], wa
     for entity in entities:
         entity.is_alone = True
     try:
-        events = await journal.read_entities({one.persistence_id: one.seq_nr for one in entities}, each_max=_EACH_MAX)
+        events = await journal.log.read_entities(
+            {one.persistence_id: one.seq_nr for one in entities}, each_max=_EACH_MAX
+        )
     except BackhaulError:
         return
     places: dict[str, list[int]] = {}
@@ -106,7 +108,7 @@ async def state_at(
 async def _from_snapshot(
     journal: Journal, definition: Definition, persistence_id: str, seq_nr_max: int
 ) -> tuple[Any, int] | None:
-    snapshot = await journal.snapshot(persistence_id)
+    snapshot = await journal.snapshots.get(persistence_id)
     if snapshot is None or snapshot.seq_nr > seq_nr_max:
         return None
     try:
@@ -132,7 +134,7 @@ async def _follow(
 ) -> tuple[Any, int]:
     page_max = _FIRST_PAGE
     while seq_nr < through:
-        page = await journal.read_entity(persistence_id, seq_nr + 1, through, max_events=page_max)
+        page = await journal.log.read_entity(persistence_id, seq_nr + 1, through, max_events=page_max)
         if not len(page):
             break
         if page.seq_nr[0] != seq_nr + 1:
@@ -149,7 +151,7 @@ async def _follow(
 
 async def was_stored(journal: Journal, persistence_id: str, seq_nr: int, mark: str) -> bool:
     """Whether the event after ``seq_nr`` has this mark, so that an append that went unanswered was stored."""
-    page = await journal.read_entity(persistence_id, seq_nr + 1, seq_nr + 1, max_events=1)
+    page = await journal.log.read_entity(persistence_id, seq_nr + 1, seq_nr + 1, max_events=1)
     return len(page) == 1 and split_metadata(page.metadata[0]).get(MARK_KEY) == mark
 
 

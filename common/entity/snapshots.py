@@ -48,7 +48,7 @@ class SnapshotWriter:
             encoded = [self._encoded(name, *self._waiting.pop(name)) for name in names]
             snapshots = [snapshot for snapshot in encoded if snapshot is not None]
             try:
-                await self._journal.put_snapshots(snapshots)
+                await self._journal.snapshots.put(snapshots)
             except BackhaulError as error:
                 _log.warning("entity.snapshots_failed", count=len(snapshots), code=error.code, reason=error.message)
                 await trio.sleep(self._retry_s)

@@ -56,7 +56,7 @@ class States:
     async def prepare(self) -> None:
         """Make or migrate the tables. Raises what ``ProjectionStore.migrate`` does."""
         for definition in self.definitions.values():
-            await self._journal.migrate(definition.migration_name, definition.migrations)
+            await self._journal.projections.migrate(definition.migration_name, definition.migrations)
 
     # -- reading ---------------------------------------------------------------------------------------------------
     async def get(self, entity_type: str, entity_id: str) -> Versioned[Any]:
@@ -67,7 +67,7 @@ class States:
         """
         definition = self._definition(entity_type)
         name = self._name(entity_type, entity_id)
-        rows = await self._journal.query(definition.one(), (name,))
+        rows = await self._journal.projections.query(definition.one(), (name,))
         if rows:
             return definition.versioned(rows[0], self._id_prefix)
         return Versioned(entity_id, None, await self._revision(name))
@@ -89,7 +89,7 @@ class States:
         definition = self._definition(entity_type)
         start = f"{entity_type}|{self._id_prefix}{after}"
         sql, args = definition.query(tag, where, start, min(max_rows, ROWS_MAX))
-        return [definition.versioned(row, self._id_prefix) for row in await self._journal.query(sql, args)]
+        return [definition.versioned(row, self._id_prefix) for row in await self._journal.projections.query(sql, args)]
 
     # -- changing --------------------------------------------------------------------------------------------------
     async def upsert(self, entity_type: str, entity_id: str, value: object, *, expected: int | None = None) -> int:
@@ -176,7 +176,7 @@ class States:
             await trio.sleep(_RETRY_S)
 
     async def _revision(self, name: str) -> int:
-        head = await self._journal.entity_head(name)
+        head = await self._journal.log.entity_head(name)
         return head.seq_nr if head else 0
 
     def _definition(self, entity_type: str) -> StateDefinition:

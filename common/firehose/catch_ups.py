@@ -17,7 +17,8 @@ from common.core.firehose.ring import LogSource, LogStretch
 from common.core.flow.backoff import Backoff
 from common.firehose.deletions import find_deleted
 from common.firehose.settings import FirehoseSettings
-from common.journal.stores.journal import Journal, LogPage
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import LogPage
 
 
 class CatchUpReaders:
@@ -81,7 +82,7 @@ class CatchUpReaders:
 
     async def _find(self, request: CatchUpRequest, look: ReadPlan) -> FoundPage:
         source = self._source()
-        read = await self._journal.read(
+        read = await self._journal.log.read(
             look.after,
             through=look.through,
             max_events=look.max_events,
@@ -101,7 +102,7 @@ class CatchUpReaders:
         """Of the event at the page's end, when the page does not hold it; None when it does, or there is no such event."""
         if read.through <= after or (read.events and read.events.position[-1] == read.through):
             return None
-        last = await self._journal.read(read.through - 1, through=read.through, max_events=1, max_bytes=1)
+        last = await self._journal.log.read(read.through - 1, through=read.through, max_events=1, max_bytes=1)
         if not last.events:
             return None
         return LogStretch(source, read.through - 1, read.through, last.events).place

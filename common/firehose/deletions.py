@@ -12,7 +12,8 @@ from common.core.events.batch import EventBatch, predecessor_tags
 from common.core.events.stated_range import StatedRange
 from common.core.firehose.catch_up import DeletedEntity, cap_to_stored
 from common.core.journal.snapshot import reached_by_snapshots, snapshot_batch
-from common.journal.stores.journal import Journal, LogPage
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import LogPage
 
 
 async def find_deleted(
@@ -21,7 +22,7 @@ async def find_deleted(
     """What is gone of positions after ``after`` up to the page's end; the page is cut where there is too much of it."""
     if len(page.events) == page.through - after:
         return page, []
-    gone = await journal.deleted_ranges(after, page.through, max_rows=max_entities + 1)
+    gone = await journal.log.deleted_ranges(after, page.through, max_rows=max_entities + 1)
     if len(gone) > max_entities:
         gone = gone[:max_entities]
         page = _cut(page, await _deleted_position(journal, gone[-1]))
@@ -30,7 +31,7 @@ async def find_deleted(
 
 
 async def _deleted_position(journal: Journal, stated: StatedRange) -> int:
-    head = await journal.entity_head(stated.persistence_id)
+    head = await journal.log.entity_head(stated.persistence_id)
     assert head is not None, stated
     return head.deleted_position
 
@@ -44,9 +45,9 @@ def _cut(page: LogPage, through: int) -> LogPage:
 
 async def _what_is_left(journal: Journal, gone: StatedRange) -> DeletedEntity:
     """Tags of the last removed event are known from the one after it, else from the snapshot, if it is that event's."""
-    snapshot = await journal.snapshot(gone.persistence_id)
+    snapshot = await journal.snapshots.get(gone.persistence_id)
     next_seq_nr = gone.to_seq_nr + 1
-    following = await journal.read_entity(gone.persistence_id, next_seq_nr, next_seq_nr, max_events=1)
+    following = await journal.log.read_entity(gone.persistence_id, next_seq_nr, next_seq_nr, max_events=1)
     tags = snapshot.tags if snapshot else None
     if following:
         tags = predecessor_tags(following.tags[0], following.prev_tags[0])

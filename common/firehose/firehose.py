@@ -77,7 +77,7 @@ class Firehose:
         self._encode = encode
         self._settings = settings or FirehoseSettings()
         self.source = self._source()
-        ring = Ring(self.source, journal.history.head_position, max_events=1, max_bytes=1)
+        ring = Ring(self.source, journal.log.history.head_position, max_events=1, max_bytes=1)
         self.fan_out = FanOut(ring)
         self.readers = CatchUpReaders(journal, lambda: self.source, self._settings)
         self.deadlines = Deadlines()
@@ -184,7 +184,7 @@ class Firehose:
     @property
     def head(self) -> int:
         """The highest position of the log that is known here."""
-        return max(self._journal.head_signal.position, self.fan_out.ring.through)
+        return max(self._journal.log.head_signal.position, self.fan_out.ring.through)
 
     @property
     def ring(self) -> Ring:
@@ -237,7 +237,7 @@ class Firehose:
 
     # -- for its parts -------------------------------------------------------------------------------------------
     def _source(self) -> LogSource:
-        return LogSource(self._journal.history.journal_id, self._encode, generation_of(self._journal))
+        return LogSource(self._journal.log.history.journal_id, self._encode, generation_of(self._journal))
 
     def _limit_ring(self) -> None:
         """Consumers may be a while behind; ranges take at once, or are far behind."""

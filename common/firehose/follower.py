@@ -19,7 +19,8 @@ from common.core.events.batch import EventBatch
 from common.core.firehose.ring import Ring
 from common.core.flow.backoff import Backoff
 from common.firehose.settings import FirehoseSettings
-from common.journal.stores.journal import Journal, LogPage
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import LogPage
 
 _log = structlog.get_logger()
 
@@ -94,8 +95,8 @@ class Follower:
                 await trio.sleep(backoff.next_delay(0.5, at_least_s=error.retry_after_s or 0.0))
 
     async def _follow(self, is_well: Callable[[], None]) -> None:
-        ring, head_signal = self._ring, self._journal.head_signal
-        with self._journal.feed.listen(self._offer):
+        ring, head_signal = self._ring, self._journal.log.head_signal
+        with self._journal.log.feed.listen(self._offer):
             self._forget_offered()
             heard = head_signal.position
             page = await self._read(max(heard, ring.through), max_events=1)
@@ -124,8 +125,8 @@ class Follower:
 
     async def _wait(self, position: int) -> bool:
         """Wait for a sign; False when there was none and it is time to look."""
-        await self._journal.head_signal.wait_above(position, self._settings.poll_s)
-        return self._journal.head_signal.position > position
+        await self._journal.log.head_signal.wait_above(position, self._settings.poll_s)
+        return self._journal.log.head_signal.position > position
 
     async def _read(self, after: int, *, max_events: int) -> LogPage:
         page = await self._page(after, max_events)
@@ -138,7 +139,7 @@ class Follower:
 
     async def _page(self, after: int, max_events: int) -> LogPage:
         self.reads += 1
-        page = await self._journal.read(after, max_events=max_events, max_bytes=self._settings.read_max_bytes)
+        page = await self._journal.log.read(after, max_events=max_events, max_bytes=self._settings.read_max_bytes)
         self.read_events += len(page.events)
         return page
 
@@ -202,7 +203,7 @@ class Follower:
 
 
 def _identity(journal: Journal) -> tuple[object, ...]:
-    history = journal.history
+    history = journal.log.history
     return history.journal_id, history.generations
 
 

@@ -24,7 +24,8 @@ from common.core.firehose.ring import LogSource, LogStretch, Ring
 from common.firehose.settings import FirehoseSettings
 from common.firehose.wakeups import Deadlines, Waiter
 from common.journal.feeds import RangeFeed
-from common.journal.stores.journal import Journal, LogPage
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import LogPage
 
 # However often nothing wakes it, a range that waits for a block asks again.
 _ASK_AGAIN_S = 5.0
@@ -133,7 +134,7 @@ class RangeReader:
             self._feeds[cursor].waiter.wake()
 
     async def _read(self, plan: ReadPlan, source: LogSource) -> tuple[LogStretch, int]:
-        read = partial(self.journal.read, max_bytes=plan.max_bytes, selection=plan.selection)
+        read = partial(self.journal.log.read, max_bytes=plan.max_bytes, selection=plan.selection)
         page = await read(plan.after, through=plan.through, max_events=plan.max_events)
         through = page.through
         if not page.events and plan.after < through < page.head:
@@ -220,12 +221,12 @@ class SharedRangeFeed:
 
     async def _read_alone(self, after: int, max_events: int, max_bytes: int, selection: Selection) -> LogPage:
         """While the shared reader is in another history than this range; its commit decides which one holds."""
-        return await self._reader.journal.read(
+        return await self._reader.journal.log.read(
             after, max_events=max_events, max_bytes=max_bytes, slices=self.cursor.slices, selection=selection
         )
 
 
 def generation_of(journal: Journal) -> str:
     """The newest generation as this process knows it."""
-    generations = journal.history.generations
+    generations = journal.log.history.generations
     return generations[-1].id if generations else ""

@@ -14,7 +14,7 @@ from common.core.filters.predicates import EntityPredicate
 from common.core.filters.selection import Selection
 from common.core.firehose.demotion import SubscriberTier
 from common.core.firehose.fetch_result import FetchResult
-from common.journal.stores.journal import LogPage
+from common.journal.stores.log import LogPage
 
 __all__ = ["Feed", "Feeds", "RangeFeed", "RangeFeeds", "SubscriberTier"]
 

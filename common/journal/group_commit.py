@@ -24,7 +24,7 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.core.journal.append import AppendOutcome, AppendRequest, LocalAppend
-from common.journal.stores.journal import Journal
+from common.journal.stores.log import LogStore
 
 GROUP_MAX_EVENTS = 4_000
 GROUP_MAX_BYTES = 8 * 1024 * 1024
@@ -122,8 +122,8 @@ class Submitted:
 class GroupCommit:
     """The queue before a journal. Started by its owner with ``run``; callers use ``append`` or ``submit``."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    def __init__(self, log: LogStore) -> None:
+        self._log = log
         self._queue: deque[Submitted] = deque()
         self._queued_bytes = 0
         self._queued_events = 0
@@ -239,7 +239,7 @@ class GroupCommit:
 
     async def _commit(self, taken: list[Submitted]) -> None:
         try:
-            outcomes = await self._journal.append_group([submitted.request for submitted in taken])
+            outcomes = await self._log.append_group([submitted.request for submitted in taken])
             self.commits += 1
             for submitted, told in zip(taken, outcomes, strict=True):
                 self.events += len(submitted.request.events)
@@ -299,9 +299,9 @@ def _overtaken() -> BackhaulError:
 
 
 @asynccontextmanager
-async def open_group_commit(journal: Journal) -> AsyncIterator[GroupCommit]:
+async def open_group_commit(log: LogStore) -> AsyncIterator[GroupCommit]:
     """The one writer of ``journal`` while the block runs; whoever still waits then is told ``journal.closing``."""
-    commit = GroupCommit(journal)
+    commit = GroupCommit(log)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(commit.run)
         yield commit

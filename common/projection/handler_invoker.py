@@ -12,7 +12,8 @@ from typing import Any, Final, Protocol
 
 from common.core.errors import FOREIGN, BackhaulError
 from common.core.events.batch import Envelope, EventBatch
-from common.journal.stores.journal import Statement, Tables
+from common.core.journal.statement import Statement
+from common.journal.tables import Tables
 from common.projection.handler_executor import HandlerExecutor, call_async, call_inline, raised, returned_wrong
 from common.projection.handlers import Event, Handler
 from common.watchdog import Watchdog

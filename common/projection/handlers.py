@@ -26,8 +26,8 @@ from typing import Any
 from common.core.errors import ConfigurationError
 from common.core.events.batch import Envelope, EventBatch
 from common.core.events.ids import text_problem
-from common.journal.stores.journal import Statement, Tables
-from common.journal.stores.lease import LEASE_MARK
+from common.core.journal.statement import Statement
+from common.journal.tables import Tables
 
 _NAME_MAX_BYTES = 128
 
@@ -139,7 +139,7 @@ def _is_list(given: object) -> bool:
 
 def _problem(handler: Handler) -> str:
     name_problem = text_problem(handler.name, _NAME_MAX_BYTES) if handler.name else "is empty"
-    if name_problem or "/" in handler.name or LEASE_MARK in handler.name:
+    if name_problem or "/" in handler.name or ":" in handler.name:
         return f"has a name that {name_problem or 'contains a slash or a colon'}"
     given = [form for form in FORMS if getattr(handler, form) is not None]
     if len(given) != 1:

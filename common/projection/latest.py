@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from common.core.events.batch import EVENT_COLUMNS, Envelope, EventBatch, batch_of_row
 from common.core.events.ids import persistence_id
-from common.journal.stores.journal import ProjectionStore, Statement
+from common.core.journal.statement import Statement
+from common.journal.stores.projections import ProjectionStore
 from common.projection.handlers import Handler
 
 _CREATE: Final = """

@@ -16,8 +16,8 @@ from common.core.events.batch import EventBatch
 from common.core.events.ids import SliceRange, entity_type_of
 from common.core.filters.selection import EVERYTHING, Selection
 from common.core.journal.slice_ranges import Ahead, not_yet_done
+from common.core.journal.statement import Statement
 from common.journal.feeds import RangeFeed, RangeFeeds
-from common.journal.stores.journal import Statement
 from common.projection import parking
 from common.projection.handler_invoker import UNREADABLE, HandlerInvoker, PreparedEffects
 from common.projection.parked_entities import ParkedEntities

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EventBatch
 from common.core.events.ids import SliceRange
-from common.journal.stores.journal import ProjectionStore
+from common.journal.stores.projections import ProjectionStore
 from common.projection import parking
 from common.projection.handlers import Handler
 

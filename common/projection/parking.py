@@ -15,7 +15,8 @@ from typing import Any, Final
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import COLUMNS, Envelope, EventBatch
 from common.core.events.ids import SliceRange, slice_of
-from common.journal.stores.journal import ProjectionStore, Statement
+from common.core.journal.statement import Statement
+from common.journal.stores.projections import ProjectionStore
 
 SCHEMA: Final = "parked events of projections"
 MIGRATIONS: Final = (

@@ -128,7 +128,7 @@ class _Projection:
     async def _ranges(self) -> list[SliceRange]:
         while True:
             try:
-                found = await self._journal.declare(self.handler.name, slice_ranges(self._settings.ranges))
+                found = await self._journal.projections.declare(self.handler.name, slice_ranges(self._settings.ranges))
             except BackhaulError as error:
                 retry_in_s = self._backoff.next_delay(self._random.random(), at_least_s=error.retry_after_s or 0.0)
                 RangeReporter(self._own[0]).failed(error, self._backoff.failures, retry_in_s)

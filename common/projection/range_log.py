@@ -14,7 +14,10 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch
-from common.journal.stores.journal import Journal, JournalStats, ProjectionLease, ProjectionRow, Statement
+from common.core.journal.statement import Statement
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import JournalStats
+from common.journal.stores.projections import ProjectionLease, ProjectionRow
 from common.projection.progress import ProjectionProgress, ProjectionState
 from common.projection.status import measure_lag
 

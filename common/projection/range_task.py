@@ -18,8 +18,10 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EventBatch
 from common.core.events.ids import SliceRange
 from common.core.flow.backoff import Backoff
+from common.core.journal.statement import Statement
 from common.journal.feeds import RangeFeeds
-from common.journal.stores.journal import Journal, ProjectionLease, ProjectionRow, Statement
+from common.journal.stores.journal import Journal
+from common.journal.stores.projections import ProjectionLease, ProjectionRow
 from common.projection import parking, skips
 from common.projection.handler_invoker import HandlerInvoker, PreparedEffects
 from common.projection.handlers import OnFailure
@@ -82,10 +84,10 @@ class RangeTask:
         while True:
             try:
                 if not has_tables:
-                    await self._journal.migrate(self._handler.name, self._handler.migrations)
-                    await skips.make_tables(self._journal)
+                    await self._journal.projections.migrate(self._handler.name, self._handler.migrations)
+                    await skips.make_tables(self._journal.projections)
                     if self._parked_entities is not None:
-                        await parking.make_tables(self._journal)
+                        await parking.make_tables(self._journal.projections)
                     has_tables = True
                 await self._hold()
             except BackhaulError as error:
@@ -114,7 +116,7 @@ class RangeTask:
             return 0.0
         if is_last_chance:
             try:
-                await self._journal.set_paused(self._handler.name, True)
+                await self._journal.projections.set_paused(self._handler.name, True)
             except BackhaulError:
                 return retry_in_s  # the event is tried once more, and then this
             self._story.halted(error)
@@ -133,10 +135,10 @@ class RangeTask:
     async def _hold(self) -> NoReturn:
         self._lease = await self._acquire()
         try:
-            self._story.started(self._lease, self._owner, await self._journal.stats())
-            await self._skips.load(self._journal, self._lease.position)
+            self._story.started(self._lease, self._owner, await self._journal.log.stats())
+            await self._skips.load(self._journal.projections, self._lease.position)
             if self._parked_entities is not None:
-                await self._parked_entities.load(self._journal)
+                await self._parked_entities.load(self._journal.projections)
                 await self._retry_wanted(self._parked_entities)
             with self._pages.following():
                 await self._follow()
@@ -149,7 +151,7 @@ class RangeTask:
         while True:
             # Shielded: a lease that was taken unheard would keep others out until it lapses.
             with trio.move_on_after(_ACQUIRE_DEADLINE_S, shield=True) as asking:
-                lease = await self._journal.acquire(
+                lease = await self._journal.projections.acquire(
                     self._handler.name, self._slices, self._owner, self._settings.lease_s
                 )
                 if lease is not None:
@@ -161,7 +163,7 @@ class RangeTask:
                     hint="look at the database's load and locks",
                     kind=ErrorKind.UNAVAILABLE,
                 )
-            row = self._own_row(await self._journal.rows())
+            row = self._own_row(await self._journal.projections.rows())
             if row is not None:
                 self._story.not_ours(row)
             await trio.sleep(self._settings.standby_poll_s * (0.5 + self._random.random() / 2))
@@ -172,7 +174,7 @@ class RangeTask:
 
     async def _release(self) -> None:
         try:
-            await self._journal.release(self._lease)
+            await self._journal.projections.release(self._lease)
         except BackhaulError as error:
             self._story.release_failed(error)
 
@@ -196,8 +198,8 @@ class RangeTask:
 
     async def _let_group_fill(self, after: int) -> None:
         wait_s = min(self._handler.group_wait_s, self._settings.lease_s / 3)
-        if wait_s and self._journal.head_signal.position > after:
-            await self._journal.head_signal.wait_above(after + self._pages.group_events - 1, wait_s)
+        if wait_s and self._journal.log.head_signal.position > after:
+            await self._journal.log.head_signal.wait_above(after + self._pages.group_events - 1, wait_s)
 
     async def _prepare(self, after: int) -> ProjectionPage:
         return await self._pages.prepare(after, self._lease.ahead)
@@ -232,9 +234,11 @@ class RangeTask:
         """Commit, and hold the range with what came of it."""
         lease_s, in_transaction = self._settings.lease_s, prepared.in_transaction
         if in_transaction is None:
-            self._lease = await self._journal.commit(self._lease, through, [*prepared.statements, *more], lease_s)
+            self._lease = await self._journal.projections.commit(
+                self._lease, through, [*prepared.statements, *more], lease_s
+            )
         else:
-            self._lease = await self._journal.commit_in_transaction(
+            self._lease = await self._journal.projections.commit_in_transaction(
                 self._lease, through, in_transaction, [*prepared.statements, *more], lease_s
             )
         self._renew_at = trio.current_time() + lease_s / 3
@@ -290,9 +294,9 @@ class RangeTask:
     async def _retry_wanted(self, parked_entities: ParkedEntities) -> None:
         """Try again what an operator wants tried, an entity's events in order, each in a commit of its own."""
         name = self._handler.name
-        for persistence_id in await parking.wanted_entities(self._journal, name, self._slices):
+        for persistence_id in await parking.wanted_entities(self._journal.projections, name, self._slices):
             stored = 0
-            while event := await parking.first_parked(self._journal, name, persistence_id):
+            while event := await parking.first_parked(self._journal.projections, name, persistence_id):
                 try:
                     await self._take_parked(event)
                 except BackhaulError as error:

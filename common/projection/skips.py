@@ -12,7 +12,9 @@ from typing import Final
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EventBatch
 from common.core.events.ids import slice_of
-from common.journal.stores.journal import Journal, ProjectionStore, Statement
+from common.core.journal.statement import Statement
+from common.journal.stores.journal import Journal
+from common.journal.stores.projections import ProjectionStore
 
 SCHEMA: Final = "skipped events of projections"
 MIGRATIONS: Final = (
@@ -69,8 +71,8 @@ async def skip(journal: Journal, name: str, position: int) -> EventBatch:
     Raises:
         BackhaulError: ``projection.no_such_event``, ``projection.passed``.
     """
-    await make_tables(journal)
-    page = await journal.read(position - 1, max_events=1, max_bytes=1)
+    await make_tables(journal.projections)
+    page = await journal.log.read(position - 1, max_events=1, max_bytes=1)
     if not page.events or page.events.position[0] != position:
         raise BackhaulError(
             "projection.no_such_event",
@@ -81,7 +83,7 @@ async def skip(journal: Journal, name: str, position: int) -> EventBatch:
     wanted = slice_of(page.events.persistence_id[0])
     at: Sequence[int] = [
         row.position
-        for row in await journal.rows()
+        for row in await journal.projections.rows()
         if row.name == name and row.slices.first <= wanted <= row.slices.last
     ]
     if not at or at[0] >= position:
@@ -92,5 +94,5 @@ async def skip(journal: Journal, name: str, position: int) -> EventBatch:
             kind=ErrorKind.CONFLICT,
         )
     insert = "INSERT INTO projection_skip (projection, position) VALUES ($1, $2) ON CONFLICT DO NOTHING"
-    await journal.intervene(name, [Statement(insert, [(name, position)])])
+    await journal.projections.intervene(name, [Statement(insert, [(name, position)])])
     return page.events

@@ -20,7 +20,8 @@ from common.core.events.ids import ALL_SLICES
 from common.core.filters.selection import Selection
 from common.core.flow.backoff import Backoff
 from common.core.journal.snapshot import NewSnapshot, due_snapshots
-from common.journal.stores.journal import Journal, ProjectionLease
+from common.journal.stores.journal import Journal
+from common.journal.stores.projections import ProjectionLease
 from common.projection.progress import ProjectionSettings
 
 SNAPSHOT_RULE: Final = "snapshots"
@@ -37,7 +38,7 @@ async def run_snapshot_rule(
     backoff = Backoff(settings.backoff_min_s, settings.backoff_max_s)
     while True:
         try:
-            lease = await journal.acquire(SNAPSHOT_RULE, ALL_SLICES, owner, settings.lease_s)
+            lease = await journal.projections.acquire(SNAPSHOT_RULE, ALL_SLICES, owner, settings.lease_s)
             if lease is not None:
                 log.info("snapshots.started", position=lease.position, every=dict(every))
                 await _follow(journal, every, lease, settings, backoff)
@@ -58,21 +59,21 @@ async def _follow(
     through, save_at = lease.position, trio.current_time() + renew_s
     try:
         while True:
-            heard = journal.head_signal.position
-            page = await journal.read(
+            heard = journal.log.head_signal.position
+            page = await journal.log.read(
                 through, max_events=settings.page_max_events, max_bytes=settings.page_max_bytes, selection=selection
             )
             wanted = _taken(page.events, every)
             if wanted:
-                await journal.put_snapshots(wanted)
+                await journal.snapshots.put(wanted)
             through = max(through, page.through)
             if page.through < page.head or trio.current_time() >= save_at:
-                lease = await journal.commit(lease, through, (), settings.lease_s)
+                lease = await journal.projections.commit(lease, through, (), settings.lease_s)
                 save_at = trio.current_time() + renew_s
                 backoff.progressed()
             if page.through >= page.head:
                 wait_s = max(0.0, min(settings.poll_s, save_at - trio.current_time()))
-                await journal.head_signal.wait_above(max(through, heard), wait_s)
+                await journal.log.head_signal.wait_above(max(through, heard), wait_s)
     finally:
         with trio.move_on_after(_RELEASE_DEADLINE_S, shield=True):
             await _release(journal, lease, through)
@@ -82,8 +83,8 @@ async def _release(journal: Journal, lease: ProjectionLease, through: int) -> No
     """Give the lease back with the place that was reached; whoever cannot repeats a little, later."""
     try:
         if through > lease.position:
-            lease = await journal.commit(lease, through, (), 0.0)
-        await journal.release(lease)
+            lease = await journal.projections.commit(lease, through, (), 0.0)
+        await journal.projections.release(lease)
     except BackhaulError as error:
         _log.info("snapshots.release_failed", code=error.code, reason=error.message)
 

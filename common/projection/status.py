@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from common.core.events.ids import SliceRange
-from common.journal.stores.journal import Journal, ProjectionRow
+from common.journal.stores.journal import Journal
+from common.journal.stores.projections import ProjectionRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class ProjectionStatus:
 async def measure_lag(journal: Journal, position: int, slices: SliceRange, now_us: int) -> Lag:
     """The lag of an offset. ``now_us`` is the present time in UTC microseconds."""
     while True:
-        page = await journal.read(position, max_events=1, max_bytes=1, slices=slices)
+        page = await journal.log.read(position, max_events=1, max_bytes=1, slices=slices)
         if page.events:
             waited_us = max(0, now_us - page.events.stored_us[0])
             return Lag(page.head, page.head - position, waited_us / 1e6)
@@ -47,5 +48,5 @@ async def measure_lag(journal: Journal, position: int, slices: SliceRange, now_u
 
 async def projection_status(journal: Journal, now_us: Callable[[], int]) -> list[ProjectionStatus]:
     """All ranges of all projections that ever ran on this journal, by name and slices."""
-    rows = sorted(await journal.rows(), key=lambda row: (row.name, row.slices))
+    rows = sorted(await journal.projections.rows(), key=lambda row: (row.name, row.slices))
     return [ProjectionStatus(row, await measure_lag(journal, row.position, row.slices, now_us())) for row in rows]

@@ -14,7 +14,8 @@ from hashlib import blake2b
 from typing import Final
 
 from common.core.events.batch import EventBatch
-from common.journal.stores.journal import ProjectionStore, Statement
+from common.core.journal.statement import Statement
+from common.journal.stores.projections import ProjectionStore
 from common.projection.handlers import Handler
 
 # Sums of two stay below 2**63: SQLite turns a larger integer into a float, PostgreSQL refuses it.

@@ -24,7 +24,7 @@ class JournalWatch:
         """Look every two seconds, until cancelled; what changes is logged."""
         while True:
             try:
-                await self._journal.stats()
+                await self._journal.log.stats()
             except BackhaulError as error:
                 self.reason = error.message
                 _log.warning("journal.unreadable", code=error.code, reason=error.message, repeat_key=error.code)

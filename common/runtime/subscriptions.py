@@ -14,7 +14,8 @@ from common.core.addresses import PeerAddress
 from common.core.errors import BackhaulError, ConfigurationError
 from common.core.flow.backoff import Backoff
 from common.core.subscription.messages import Begin
-from common.journal.stores.journal import InboxStats, Journal
+from common.journal.stores.journal import Journal
+from common.journal.stores.subscriptions import InboxStats
 from common.runtime.app.application import Follow
 from common.runtime.environment import Environment, peer_dialler
 from common.runtime.metrics import MetricsRegistry
@@ -144,7 +145,7 @@ class Subscriptions:
     async def refresh(self) -> None:
         """Look at the inboxes."""
         for name in self.states:
-            self._inboxes[name] = await self._journal.inbox_stats(name)
+            self._inboxes[name] = await self._journal.subscriptions.inbox_stats(name)
 
     def register(self, metrics: MetricsRegistry) -> None:
         """Offer the numbers to Prometheus; those of inboxes are as of the last summary or look at the status."""

@@ -25,7 +25,8 @@ from common.core.events.ids import persistence_id
 from common.core.events.types import EventTypes
 from common.core.journal.append import Appended, LocalAppend
 from common.core.journal.statement import check_portable
-from common.journal.memory.journal import MemoryDatabase, open_memory_journal
+from common.journal.memory.journal import open_memory_journal
+from common.journal.memory.state import MemoryDatabase
 from common.journal.stores.journal import Journal
 from common.projection.handler_executor import call_inline
 from common.projection.handlers import Handler
@@ -55,7 +56,7 @@ class ProjectionKit:
             metadata=metadata,
             tags=[join_tags(tags)] * len(rows),
         )
-        [told] = await self.journal.append_group([LocalAppend(batch)])
+        [told] = await self.journal.log.append_group([LocalAppend(batch)])
         assert isinstance(told, Appended), told
         await self.seen()
 
@@ -67,7 +68,7 @@ class ProjectionKit:
         """
         until_s = trio.current_time() + at_most_s
         while True:
-            head = (await self.journal.stats()).head_position
+            head = (await self.journal.log.stats()).head_position
             if all(one.position >= head for one in self._progress):
                 return
             failing = [one.error_code for one in self._progress if one.failures > 2]
@@ -77,7 +78,7 @@ class ProjectionKit:
 
     async def rows(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of the projection's tables."""
-        return await self.journal.query(sql, args)
+        return await self.journal.projections.query(sql, args)
 
 
 @asynccontextmanager
@@ -131,7 +132,7 @@ async def _opened(journal: str, handler: Handler) -> AsyncIterator[Journal]:
         border.open_loop(),
         open_postgres_journal(journal, now_us=now_us, new_id=lambda: next(ids)) as opened,
     ):
-        is_empty = not (await opened.stats()).head_position
+        is_empty = not (await opened.log.stats()).head_position
         if is_empty:
             yield opened
     if not is_empty:

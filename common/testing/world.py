@@ -36,7 +36,8 @@ from common.entity.durable_state import DurableState
 from common.entity.runtime import Entities
 from common.entity.states import States
 from common.entity.typed import EntitiesOf, StatesOf
-from common.journal.memory.journal import MemoryDatabase, open_memory_journal
+from common.journal.memory.journal import open_memory_journal
+from common.journal.memory.state import MemoryDatabase
 from common.journal.stores.journal import Journal
 from common.projection.handler_executor import call_inline
 from common.runtime.app.application import NO_APPLICATION, App, Application, check_application
@@ -161,7 +162,7 @@ class Service:
 
     async def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of the application's tables."""
-        return await self.journal.query(sql, args)
+        return await self.journal.projections.query(sql, args)
 
     async def http(self, method: str, path: str, body: object = None, **headers: str) -> HttpAnswer:
         """A request to its HTTP port; ``body`` is sent as JSON."""
@@ -246,7 +247,7 @@ class World:
     async def _behind_down(self) -> str:
         if not self.cloud.is_running:
             return ""
-        head = (await self.cloud.journal.stats()).head_position
+        head = (await self.cloud.journal.log.stats()).head_position
         for name, edge in self.edges.items():
             if not edge.is_running or name in self._cut:
                 continue
@@ -257,18 +258,18 @@ class World:
         return ""
 
     async def _behind_up(self) -> str:
-        stored = {origin.origin_id: origin.stored.position for origin in await self.cloud.journal.origins()}
+        stored = {origin.origin_id: origin.stored.position for origin in await self.cloud.journal.origins.rows()}
         for name, edge in self.edges.items():
             if edge.is_running:
-                head = (await edge.journal.stats()).head_position
+                head = (await edge.journal.log.stats()).head_position
                 if stored.get(name, 0) < head and name not in self._cut:
                     return f"the cloud has {stored.get(name, 0)} of {head} events of {name}"
         for service in (self.cloud, *self.edges.values()):
             if not service.is_running:
                 continue
-            head = (await service.journal.stats()).head_position
+            head = (await service.journal.log.stats()).head_position
             names = {handler.name for handler in service.running.handlers}
-            for row in await service.journal.rows():
+            for row in await service.journal.projections.rows():
                 if row.position < head and row.name in names and not row.paused:
                     return f"{row.name} at {service.name} is at {row.position} of {head}"
         return ""

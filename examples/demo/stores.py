@@ -60,8 +60,8 @@ async def read_cloud(environment: Environment, url: str) -> CloudStore:
             events=[event for page in pages for event in _stored(page) if entity_type_of(event.entity) != ORDER_TYPE],
             orders=[event for page in pages for event in _published(page)],
             folded=fold_all(pages),
-            tally=await all_tallies(journal),
-            parked=(await journal.stats()).parked,
+            tally=await all_tallies(journal.projections),
+            parked=(await journal.log.stats()).parked,
         )
 
 
@@ -69,7 +69,7 @@ async def _pages(journal: Journal) -> list[EventBatch]:
     pages: list[EventBatch] = []
     after = 0
     while True:
-        page = await journal.read(after, max_events=_PAGE_EVENTS, max_bytes=_PAGE_BYTES)
+        page = await journal.log.read(after, max_events=_PAGE_EVENTS, max_bytes=_PAGE_BYTES)
         if page.through <= after:
             return pages
         pages.append(page.events)
@@ -79,7 +79,7 @@ async def _pages(journal: Journal) -> list[EventBatch]:
 async def _inbox(journal: Journal) -> list[Delivered]:
     found: list[Delivered] = []
     after = 0
-    while rows := await journal.inbox(STREAM, after, max_rows=_PAGE_EVENTS, max_bytes=_PAGE_BYTES):
+    while rows := await journal.subscriptions.inbox(STREAM, after, max_rows=_PAGE_EVENTS, max_bytes=_PAGE_BYTES):
         for row in rows:
             event = row.event
             content = content_of(event.payload)

@@ -35,7 +35,7 @@ def routes(running: Running) -> Sequence[BaseRoute]:
 
     async def answer(request: Request) -> Response:
         cell = request.query_params.get("cell")
-        rows = await running.journal.query(ROWS)
+        rows = await running.journal.projections.query(ROWS)
         drones = [{"drone": drone, "cell": at, "changes": changes} for drone, at, changes in rows]
         return json_response({"drones": [one for one in drones if cell in {None, one["cell"]}]})
 

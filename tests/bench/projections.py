@@ -10,8 +10,9 @@ import trio
 
 from common.core.events.batch import EventBatch, new_events
 from common.core.journal.append import LocalAppend
+from common.core.journal.statement import Statement
 from common.firehose.firehose import Firehose
-from common.journal.stores.journal import Journal, Statement
+from common.journal.stores.journal import Journal
 from common.projection.handlers import Handler
 from common.projection.progress import ProjectionProgress, ProjectionSettings
 from common.projection.projection import run_projections
@@ -56,21 +57,21 @@ async def _measure(url: str, count: int) -> tuple[float, float]:
     async with open_log(url, utc_now_us, lambda: uuid.uuid4().hex) as journal:
         for first in range(0, count, PAGE):
             ids = [f"Sensor|{(first + at) % 1_000}" for at in range(PAGE)]
-            await journal.append_group([LocalAppend(new_events(ids, ["Measured"] * PAGE, [b"{}"] * PAGE))])
+            await journal.log.append_group([LocalAppend(new_events(ids, ["Measured"] * PAGE, [b"{}"] * PAGE))])
         return await _raw(journal, count), await _projected(journal, count)
 
 
 async def _raw(journal: Journal, count: int) -> float:
     """The statements alone, each group in a transaction of its own."""
-    await journal.migrate("raw", [[CREATE.format(table="raw")]])
+    await journal.projections.migrate("raw", [[CREATE.format(table="raw")]])
     groups, after = [], 0
     while after < count:
-        page = await journal.read(after, max_events=PAGE, max_bytes=1 << 30)
+        page = await journal.log.read(after, max_events=PAGE, max_bytes=1 << 30)
         groups.append(upserts("raw", page.events))
         after = page.through
     began_s = time.perf_counter()
     for statements in groups:
-        await journal.intervene("raw", statements)
+        await journal.projections.intervene("raw", statements)
     return count / (time.perf_counter() - began_s)
 
 

@@ -55,7 +55,7 @@ async def fill(path: Path, edge_id: str, total: int, entities: int = ENTITIES) -
     """An edge's journal at ``path`` with that many events, none of them pushed yet."""
     async with open_sqlite_journal(path, now_us=utc_now_us, new_id=lambda: uuid.uuid4().hex) as journal:
         for batch in batches(edge_id, total, BATCH, entities):
-            await journal.append_group([LocalAppend(batch)])
+            await journal.log.append_group([LocalAppend(batch)])
 
 
 def pushed(origin_id: str, session: int, total: int, batch: int) -> Iterator[PushedAppend]:

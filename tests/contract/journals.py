@@ -13,7 +13,8 @@ from typing import Protocol
 import trio
 
 from common import border
-from common.journal.memory.journal import MemoryDatabase, open_memory_journal
+from common.journal.memory.journal import open_memory_journal
+from common.journal.memory.state import MemoryDatabase
 from common.journal.postgres import open_postgres_journal
 from common.journal.sqlite import open_sqlite_journal
 from common.journal.stores.journal import Journal

@@ -34,7 +34,7 @@ ENTITIES = 9
 async def main(url: str, events: int) -> None:
     """Fill the log and follow it."""
     async with border.open_loop(), open_log(url, utc_now_us, lambda: uuid.uuid4().hex) as journal:
-        head = (await journal.stats()).head_position
+        head = (await journal.log.stats()).head_position
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_append, journal, events - head)
             progress = await nursery.start(_follow, journal)
@@ -49,7 +49,7 @@ async def _append(journal: Journal, missing: int) -> None:
         n = min(missing, chance.randrange(1, 12))
         ids = [f"Sensor|{chance.randrange(ENTITIES)}" for _ in range(n)]
         payloads = [chance.randbytes(chance.randrange(20)) for _ in range(n)]
-        await journal.append_group([LocalAppend(new_events(ids, ["Measured"] * n, payloads))])
+        await journal.log.append_group([LocalAppend(new_events(ids, ["Measured"] * n, payloads))])
         missing -= n
 
 

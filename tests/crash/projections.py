@@ -73,7 +73,7 @@ async def problems(url: str, events: int) -> list[str]:
     """What does not hold of the tables."""
     found = []
     async with border.open_loop(), open_log(url, utc_now_us, lambda: uuid.uuid4().hex) as journal:
-        page = await journal.read(0, max_events=1_000_000, max_bytes=1 << 40)
+        page = await journal.log.read(0, max_events=1_000_000, max_bytes=1 << 40)
         if len(page.events) < events:
             found.append(f"the log has {len(page.events)} events, not {events}")
         expected = fold(page.events)

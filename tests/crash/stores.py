@@ -25,11 +25,11 @@ async def read_cloud(environment: Environment, url: str) -> CloudContent:
     """The cloud's journal and what was projected from it."""
     async with environment.open_journal(parse_journal_url(url), max_bytes=None, notified=False) as journal:
         pages = await _pages(journal)
-        latest = await journal.query("SELECT persistence_id, seq_nr, payload FROM latest")
+        latest = await journal.projections.query("SELECT persistence_id, seq_nr, payload FROM latest")
         return CloudContent(
             journal=await _content(journal, pages),
             folded=fold_all(pages),
-            tally=await all_tallies(journal),
+            tally=await all_tallies(journal.projections),
             latest={entity: Latest(seq_nr, bytes(payload)) for entity, seq_nr, payload in latest},
         )
 
@@ -40,7 +40,7 @@ async def read_log(journal: Journal) -> JournalContent:
 
 
 async def _content(journal: Journal, pages: list[EventBatch]) -> JournalContent:
-    stats = await journal.stats()
+    stats = await journal.log.stats()
     return JournalContent(
         [row for page in pages for row in _rows(page)], stats.head_position, stats.deleted_through, stats.parked
     )
@@ -50,7 +50,7 @@ async def _pages(journal: Journal) -> list[EventBatch]:
     pages: list[EventBatch] = []
     after = 0
     while True:
-        page = await journal.read(after, max_events=_PAGE_EVENTS, max_bytes=_PAGE_BYTES)
+        page = await journal.log.read(after, max_events=_PAGE_EVENTS, max_bytes=_PAGE_BYTES)
         if page.through <= after:
             return pages
         pages.append(page.events)

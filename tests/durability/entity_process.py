@@ -29,7 +29,7 @@ async def main(url: str, callers: int, commands: int) -> None:
     async with (
         border.open_loop(),
         open_postgres_journal(url, now_us=utc_now_us, new_id=new_id) as journal,
-        open_group_commit(journal) as commit,
+        open_group_commit(journal.log) as commit,
         entities_over(journal, commit, node=new_id()) as entities,
     ):
 

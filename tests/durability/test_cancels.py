@@ -100,7 +100,7 @@ class World:
             progress_timeout_s=10.0,
             require_identity=False,
         )
-        async with open_group_commit(self.cloud) as commit:
+        async with open_group_commit(self.cloud.log) as commit:
             endpoint = PushEndpoint(self.cloud, commit.submit, settings, utc_now_us)
             async with self.environment.serve_grpc(
                 {PUSH_PATH: StreamMethod(endpoint.serve)},
@@ -308,7 +308,7 @@ async def test_cancels_leave_nothing_behind_and_lose_nothing(
                 await trio.sleep(world.chance.choice((0.0, world.chance.uniform(0, 0.02))))
             await nothing_is_left()
 
-        interrupted = (await world.cloud.stats()).head_position
+        interrupted = (await world.cloud.log.stats()).head_position
         assert interrupted > 300, "the cancels must have met streams at work"
         assert world.commits > 20, "and projections"
         assert world.link.connects > 10
@@ -317,10 +317,10 @@ async def test_cancels_leave_nothing_behind_and_lose_nothing(
             nursery.start_soon(part)
         log = await whole_log(world.edge)
         await wait_for_head(world.cloud, len(log), at_most_s=30)
-        folded, tallies = fold(log), await all_tallies(world.cloud)
+        folded, tallies = fold(log), await all_tallies(world.cloud.projections)
         with trio.fail_after(30):
             while tallies != folded:
                 await trio.sleep(0.05)
-                tallies = await all_tallies(world.cloud)
+                tallies = await all_tallies(world.cloud.projections)
         assert same_story(log, await whole_log(world.cloud))
         nursery.cancel_scope.cancel()

@@ -54,7 +54,7 @@ async def counted(url: str) -> tuple[int, int]:
     async with (
         border.open_loop(),
         open_postgres_journal(url, now_us=utc_now_us, new_id=new_id) as journal,
-        open_group_commit(journal) as commit,
+        open_group_commit(journal.log) as commit,
         entities_over(journal, commit) as entities,
     ):
         found = await entities.look("Counter", "hot")

@@ -15,8 +15,9 @@ import pytest
 from common.core.errors import BackhaulError
 from common.core.events.ids import ALL_SLICES
 from common.core.journal.append import Appended
+from common.core.journal.statement import Statement
 from common.journal.migrations import load_migrations
-from common.journal.stores.journal import Journal, Statement
+from common.journal.stores.journal import Journal
 from tests.durability import victim
 from tests.durability.victim import TABLE, check_not_restarted, check_received, check_snapshots
 from tests.support.builders import appended, ids, local, seq_nrs, whole_log
@@ -70,7 +71,7 @@ async def test_acknowledged_appends_are_there_and_a_repeat_gets_the_same_answer(
     told = store.kill_at(fail_point, "append")
     assert len(told) == int(fail_point.partition(":")[2]) - 1
     async with store.reopened() as journal:
-        assert (await journal.stats()).head_position == 2 * stored
+        assert (await journal.log.stats()).head_position == 2 * stored
         for line in told:
             number, position, *numbers = map(int, line)
             repeated = await appended(journal, local(*victim.request(number), append_id=f"key-{number}"))
@@ -86,10 +87,10 @@ async def test_retention_that_is_killed_has_removed_nothing_yet(store: Store) ->
     told = store.kill_at("trim.before_commit:2", "trim")
     assert told[-1] == ["trimmed", "10"]
     async with store.reopened() as journal:
-        stats = await journal.stats()
+        stats = await journal.log.stats()
         assert (stats.first_position, stats.deleted_through, stats.head_position) == (11, 10, 40)
         assert (await whole_log(journal)).position == list(range(11, 41))
-        head = await journal.entity_head("Sensor|shared")
+        head = await journal.log.entity_head("Sensor|shared")
         assert head is not None
         assert (head.seq_nr, head.deleted_to, head.deleted_position) == (20, 5, 9)
 
@@ -106,21 +107,21 @@ async def test_an_applications_migration_that_is_killed_has_made_no_table(store:
     store.kill_at(f"migration.in_transaction:{len(load_migrations(store.kind)) + 1}", "project")
     async with store.reopened() as journal:
         with pytest.raises(BackhaulError, match=r"projection\.statement_failed"):
-            await journal.query("SELECT * FROM counted")
-        await journal.migrate("counted", [[TABLE]])
-        assert await journal.query("SELECT * FROM counted") == []
+            await journal.projections.query("SELECT * FROM counted")
+        await journal.projections.migrate("counted", [[TABLE]])
+        assert await journal.projections.query("SELECT * FROM counted") == []
 
 
 async def test_a_projections_effect_and_offset_are_there_together_or_not_at_all(store: Store) -> None:
     told = store.kill_at("projection.in_transaction:4", "project")
     assert told[-1] == ["projected", "3"]
     async with store.reopened() as journal:
-        [row] = await journal.rows()
+        [row] = await journal.projections.rows()
         assert row.position == 3
-        assert await journal.query("SELECT position FROM counted ORDER BY position") == [(1,), (2,), (3,)]
-        lease = await journal.acquire("counted", ALL_SLICES, "me", 60)
+        assert await journal.projections.query("SELECT position FROM counted ORDER BY position") == [(1,), (2,), (3,)]
+        lease = await journal.projections.acquire("counted", ALL_SLICES, "me", 60)
         assert lease is not None
-        await journal.commit(lease, 4, [Statement("INSERT INTO counted VALUES ($1)", [(4,)])], 60)
+        await journal.projections.commit(lease, 4, [Statement("INSERT INTO counted VALUES ($1)", [(4,)])], 60)
 
 
 async def test_what_a_subscription_brings_is_there_with_its_place_or_not_at_all(store: Store) -> None:
@@ -139,6 +140,6 @@ async def test_a_subscription_that_is_killed_while_it_begins_anew_has_lost_nothi
 async def test_snapshots_by_rule_go_on_where_a_kill_between_them_and_the_offset_left_them(store: Store) -> None:
     store.kill_at("projection.in_transaction:2", "snapshots")
     async with store.reopened() as journal:
-        [row] = await journal.rows()
+        [row] = await journal.projections.rows()
         assert row.position == 8
         await check_snapshots(journal, 6)

@@ -150,7 +150,7 @@ async def test_cancels_leave_nothing_behind_and_lose_nothing(
                 await publish(world.source, [f"Order|{world.chance.randrange(20)}" for _ in range(30)], tags=[tag])
                 if world.chance.random() < 0.3:
                     wanted = world.chance.choice(FILTERS)
-                    await world.consumer.set_requested("orders", wanted)
+                    await world.consumer.subscriptions.set_requested("orders", wanted)
                     world.state.filter_changed()
             await trio.sleep(world.chance.uniform(0, 0.15))
             world.chance.shuffle(started)
@@ -169,17 +169,17 @@ async def test_cancels_leave_nothing_behind_and_lose_nothing(
 
 async def settles(world: World, wanted: str) -> None:
     """In peace, everything the last filter selects is there, each once and in order, or led over as withheld before."""
-    head = world.source.history.head_position
+    head = world.source.log.history.head_position
     with trio.fail_after(60):
         while True:
-            stored = await world.consumer.subscription("orders")
+            stored = await world.consumer.subscriptions.get("orders")
             is_there = stored and stored.place.live.position >= head and stored.place.applied == stored.requested
-            if is_there and not await world.consumer.awaiting("orders", 1):
+            if is_there and not await world.consumer.subscriptions.awaiting("orders", 1):
                 break
             await trio.sleep(0.05)
     log = log_of(await whole_log(world.source), wanted)
     found = rows_of(await whole_inbox(world.consumer))
-    known = await world.consumer.known("orders", sorted(log))
+    known = await world.consumer.subscriptions.known("orders", sorted(log))
     for name, numbers in log.items():
         assert found[name] == sorted(set(found[name]))
         assert known[name] >= numbers[-1]

@@ -16,7 +16,8 @@ from common.core.addresses import Address, PeerAddress
 from common.core.events.batch import EventBatch, join_tags, new_events
 from common.core.journal.append import LocalAppend
 from common.core.journal.url import JournalUrl
-from common.journal.stores.journal import InboxRow, Journal
+from common.journal.stores.journal import Journal
+from common.journal.stores.subscriptions import InboxRow
 from common.runtime.environment import Environment, real_environment
 from common.transport.grpc import TlsFiles
 from edge_service.service import serve as serve_edge
@@ -95,11 +96,11 @@ async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
 async def publish(running: Running, names: list[str], tag: str = "") -> None:
     n = len(names)
     batch = new_events(names, ["Changed"] * n, [b"{}"] * n, tags=[join_tags([tag] if tag else [])] * n)
-    await running.journal.append_group([LocalAppend(batch)])
+    await running.journal.log.append_group([LocalAppend(batch)])
 
 
 async def rows(journal: Journal, name: str) -> list[InboxRow]:
-    return await journal.inbox(name, 0, max_rows=10**6, max_bytes=10**9)
+    return await journal.subscriptions.inbox(name, 0, max_rows=10**6, max_bytes=10**9)
 
 
 async def until(journal: Journal, name: str, wanted: Callable[[dict[str, list[int]]], bool]) -> dict[str, list[int]]:
@@ -136,7 +137,7 @@ async def test_an_edge_follows_its_part_of_a_cloud_and_changes_it_while_it_runs(
         log = await whole_log(cloud.journal)
         expected = {name: numbers for name, numbers in as_told(log, red).items() if name.startswith("Order")}
         assert await until(edge.journal, "orders", lambda found: found == expected)
-        await edge.journal.set_requested("orders", both)
+        await edge.journal.subscriptions.set_requested("orders", both)
         expected = {name: numbers for name, numbers in as_told(log, both).items() if name.startswith("Order")}
         assert await until(edge.journal, "orders", lambda found: found == expected)
 
@@ -182,7 +183,7 @@ async def test_a_cloud_follows_a_cloud_on_one_node_at_a_time_into_its_own_journa
             with trio.fail_after(AT_MOST_S):
                 while as_told(await whole_log(second.journal)) != log:  # noqa: ASYNC110 - stores raise no events
                     await trio.sleep(0.1)
-            assert (await second.journal.stats()).parked == 0
+            assert (await second.journal.log.stats()).parked == 0
 
 
 async def test_with_tls_an_edge_sees_only_what_is_its_own(stage: Stage, tmp_path: Path) -> None:

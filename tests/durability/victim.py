@@ -18,11 +18,13 @@ from common import border
 from common.core.events.ids import ALL_SLICES
 from common.core.journal.append import PushedAppend
 from common.core.journal.history import Offset
+from common.core.journal.statement import Statement
 from common.core.subscription.place import NO_RESUME_POINT, FilterState, LogCursor
 from common.journal.postgres import open_postgres_journal
 from common.journal.sqlite import open_sqlite_journal
-from common.journal.stores.journal import Journal, ReceivedCommit, Statement, TrimLimit
-from common.journal.stores.subscriptions import lease_name
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import TrimLimit
+from common.journal.stores.subscriptions import ReceivedCommit, lease_name
 from common.projection.progress import ProjectionSettings
 from common.projection.snapshot_rule import run_snapshot_rule
 from tests.support.builders import START_US, appended, events, ids, local
@@ -50,35 +52,37 @@ async def _append(journal: Journal) -> None:
 async def _trim(journal: Journal) -> None:
     await _append(journal)
     for through in (10, 20):
-        tell("trimmed", await journal.trim(TrimLimit(through, START_US * 2, 1_000)))
+        tell("trimmed", await journal.log.trim(TrimLimit(through, START_US * 2, 1_000)))
 
 
 async def _project(journal: Journal) -> None:
     await _append(journal)
-    await journal.migrate("counted", [[TABLE]])
-    lease = await journal.acquire("counted", ALL_SLICES, "me", 60)
+    await journal.projections.migrate("counted", [[TABLE]])
+    lease = await journal.projections.acquire("counted", ALL_SLICES, "me", 60)
     assert lease
     for position in range(1, 11):
-        lease = await journal.commit(lease, position, [Statement("INSERT INTO counted VALUES ($1)", [(position,)])], 60)
+        lease = await journal.projections.commit(
+            lease, position, [Statement("INSERT INTO counted VALUES ($1)", [(position,)])], 60
+        )
         tell("projected", position)
 
 
 async def _receive(journal: Journal) -> None:
-    lease = await journal.acquire(lease_name("orders"), ALL_SLICES, "me", 60)
+    lease = await journal.leases.acquire(lease_name("orders"), "me", 60)
     assert lease
     for number in range(1, 11):
-        revision = await journal.commit_received("orders", lease, number - 1, received(number), 60)
+        revision = await journal.subscriptions.commit("orders", lease, number - 1, received(number), 60)
         tell("received", revision)
 
 
 async def _restart(journal: Journal) -> None:
     await _append(journal)
-    await journal.set_requested("orders", "[1]")
-    lease = await journal.acquire(lease_name("orders"), ALL_SLICES, "me", 60)
+    await journal.subscriptions.set_requested("orders", "[1]")
+    lease = await journal.leases.acquire(lease_name("orders"), "me", 60)
     assert lease
     for number in range(1, 4):
-        await journal.commit_received("orders", lease, number - 1, replace(received(number), append=None), 60)
-    tell("restarted", await journal.restart_subscription("orders", lease))
+        await journal.subscriptions.commit("orders", lease, number - 1, replace(received(number), append=None), 60)
+    tell("restarted", await journal.subscriptions.restart("orders", lease))
 
 
 def received(number: int) -> ReceivedCommit:
@@ -109,7 +113,7 @@ WORKS = {
 
 async def check_snapshots(journal: Journal, seq_nr: int) -> None:
     """The last killed page's snapshot is there, and the rule goes on from the offset that was stored before it."""
-    found = await journal.snapshot("Sensor|shared")
+    found = await journal.snapshots.get("Sensor|shared")
     assert found is not None
     assert found.seq_nr == seq_nr
     async with trio.open_nursery() as nursery:
@@ -125,39 +129,39 @@ async def check_snapshots(journal: Journal, seq_nr: int) -> None:
         )
         while found is None or found.seq_nr < 18:
             await trio.sleep(0.02)
-            found = await journal.snapshot("Sensor|shared")
+            found = await journal.snapshots.get("Sensor|shared")
         nursery.cancel_scope.cancel()
-    assert (await journal.snapshot("Sensor|1")) is None
-    [row] = await journal.rows()
+    assert (await journal.snapshots.get("Sensor|1")) is None
+    [row] = await journal.projections.rows()
     assert (row.position, row.owner) == (40, "")
 
 
 async def check_received(journal: Journal, number: int) -> None:
     """Place, numbers, inbox and log have all of the first ``number`` commits and nothing of the next one."""
-    state = await journal.subscription("orders")
+    state = await journal.subscriptions.get("orders")
     assert state is not None
     assert (state.revision, state.received, state.place.live.position) == (number, number, number)
-    assert await journal.known("orders", ["Order|1"]) == {"Order|1": number}
-    rows = await journal.inbox("orders", 0, max_rows=100, max_bytes=10**6)
+    assert await journal.subscriptions.known("orders", ["Order|1"]) == {"Order|1": number}
+    rows = await journal.subscriptions.inbox("orders", 0, max_rows=100, max_bytes=10**6)
     assert [(row.id, row.event.seq_nr) for row in rows] == [(n, n) for n in range(1, number + 1)]
-    assert (await journal.read_entity("Order|1", 1, 100, max_events=100)).seq_nr == list(range(1, number + 1))
-    lease = await journal.acquire(lease_name("orders"), ALL_SLICES, "me", 60)
+    assert (await journal.log.read_entity("Order|1", 1, 100, max_events=100)).seq_nr == list(range(1, number + 1))
+    lease = await journal.leases.acquire(lease_name("orders"), "me", 60)
     assert lease is not None
-    assert await journal.commit_received("orders", lease, number, received(number + 1), 60) == number + 1
+    assert await journal.subscriptions.commit("orders", lease, number, received(number + 1), 60) == number + 1
 
 
 async def check_not_restarted(journal: Journal) -> None:
     """What three commits brought is all there, and the filter that was asked for; it can begin anew now."""
-    state = await journal.subscription("orders")
+    state = await journal.subscriptions.get("orders")
     assert state is not None
     assert (state.revision, state.place.live.position, state.requested) == (3, 3, FilterState(1, "[1]"))
-    assert await journal.known("orders", ["Order|1"]) == {"Order|1": 3}
-    rows = await journal.inbox("orders", 0, max_rows=100, max_bytes=10**6)
+    assert await journal.subscriptions.known("orders", ["Order|1"]) == {"Order|1": 3}
+    rows = await journal.subscriptions.inbox("orders", 0, max_rows=100, max_bytes=10**6)
     assert [(row.id, row.event.seq_nr) for row in rows] == [(1, 1), (2, 2), (3, 3)]
-    lease = await journal.acquire(lease_name("orders"), ALL_SLICES, "me", 60)
+    lease = await journal.leases.acquire(lease_name("orders"), "me", 60)
     assert lease is not None
-    assert await journal.restart_subscription("orders", lease)
-    state = await journal.subscription("orders")
+    assert await journal.subscriptions.restart("orders", lease)
+    state = await journal.subscriptions.get("orders")
     assert state is not None
     assert (state.place, state.requested) == (NO_RESUME_POINT, FilterState(1, "[1]"))
 

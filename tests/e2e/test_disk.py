@@ -97,6 +97,6 @@ def stated_ranges(path: Path, persistence_id: str) -> list[StatedRange]:
 
     async def read() -> list[StatedRange]:
         async with open_sqlite_journal(path, now_us=lambda: 1, new_id=lambda: uuid.UUID(int=1).hex) as journal:
-            return [row.stated for row in await journal.stored_ranges(persistence_id)]
+            return [row.stated for row in await journal.origins.stored_ranges(persistence_id)]
 
     return trio.run(read)

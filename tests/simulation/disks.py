@@ -15,9 +15,9 @@ from typing import Any
 
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch
-from common.journal.memory.journal import MemoryDatabase
-from common.journal.sqlite.statements import TablesInMemory
-from common.journal.stores.journal import Statement
+from common.core.journal.statement import Statement
+from common.journal.memory.state import MemoryDatabase
+from common.journal.memory.tables import TablesInMemory
 
 State = Any
 """The memory journal's durable state; checkers read its parts by name."""
@@ -114,7 +114,7 @@ class Mount(MemoryDatabase):
         self.tables = _MountedTables(self)
         self.lock = disk.lock
         if notified:
-            self.open_journals = disk.open_journals
+            self.head_signals = disk.head_signals
 
     @property
     def state(self) -> State:

@@ -9,7 +9,8 @@ from functools import partial
 
 import trio
 
-from common.journal.memory.journal import MemoryJournal
+from common.journal.memory.connections import MemoryConnections
+from common.journal.memory.journal import compose
 from common.projection.latest import LATEST
 from common.projection.tally import TALLY
 from common.transport.memory.line import MemoryConnection
@@ -76,7 +77,7 @@ class Faults:
         An edge that says nothing of being refused waits for ever.
         """
         world, facts = self._world, self._referee.facts
-        operator = MemoryJournal(facts.cloud_disk, world.clocks[DATABASE], 0.001)
+        operator = compose(MemoryConnections(facts.cloud_disk, world.clocks[DATABASE], 0.001))
         while True:
             await trio.sleep(_OPERATOR_S)
             for name in sorted(facts.cloned):
@@ -88,7 +89,7 @@ class Faults:
                     self._trace.superseded.discard(life)
                     self._trace.add("operator", f"lets {life} in again")
                     facts.readmitted.add(name)
-                    await operator.forget_superseded(name)
+                    await operator.origins.forget_superseded(name)
 
     async def _pause_for(self, seconds: float) -> None:
         """Let time pass, but not more than until the faults are over."""
@@ -317,9 +318,9 @@ class Faults:
     # -- operators -------------------------------------------------------------------------------------------------
     async def _pause(self, fault: Fault) -> None:
         cloud = self._referee.facts.cloud_disk
-        operator = MemoryJournal(cloud, self._world.clocks[DATABASE], 0.001)
+        operator = compose(MemoryConnections(cloud, self._world.clocks[DATABASE], 0.001))
         async with self._exchanging[cloud.name]:
             for paused, for_s in ((True, fault.for_s), (False, 0.0)):
                 for handler in (TALLY, LATEST):
-                    await operator.set_paused(handler.name, paused)
+                    await operator.projections.set_paused(handler.name, paused)
                 await self._pause_for(for_s)

@@ -18,7 +18,9 @@ import trio
 import common.core.journal.admission
 import common.core.journal.history
 import common.firehose.catch_ups
-import common.journal.memory.journal
+import common.journal.memory.log
+import common.journal.memory.origins
+import common.journal.memory.subscriptions
 import common.transport.push.source
 import common.transport.subscription.commits
 import edge_service.retention
@@ -29,15 +31,19 @@ from common.core.firehose.subscriber_cursor import SubscriberCursor
 from common.core.flow.window import AdaptiveWindow
 from common.core.journal.append import Appended, AppendOutcome, AppendRefused, LocalAppend, PushedAppend
 from common.core.journal.history import Generation, History, Offset, OriginState, Resume, ResumeDecision, decide_resume
+from common.core.journal.statement import Statement
 from common.core.push.deletions import StatedDeletions
 from common.core.push.messages import Ack
 from common.core.push.producer import StartVerdict
 from common.core.subscription.replay_queue import ReplayQueue
 from common.journal.group_commit import GROUP_MAX_BYTES, GROUP_MAX_EVENTS
 from common.journal.head_signal import HeadSignal
-from common.journal.memory.journal import MemoryJournal
+from common.journal.memory import append
+from common.journal.memory.connections import MemoryConnections
+from common.journal.memory.projections import MemoryProjections
 from common.journal.memory.state import DraftHeads
-from common.journal.stores.journal import ProjectionLease, Statement
+from common.journal.memory.subscriptions import MemorySubscriptions
+from common.journal.stores.projections import ProjectionLease
 from common.transport.push.endpoint_stream import EndpointStream
 from common.transport.push.producer import _PushStream
 from common.transport.push.source import PushSource
@@ -96,31 +102,31 @@ def _fits(*_numbers: object) -> str:
     return ""
 
 
-_append_pushed = MemoryJournal._append_pushed
+_append_pushed = append.append_pushed
 
 
-def _append_of_any_session(self: MemoryJournal, draft: State, request: PushedAppend) -> AppendOutcome:
+def _append_of_any_session(connections: MemoryConnections, draft: State, request: PushedAppend) -> AppendOutcome:
     origin = draft.origins.get(request.origin_id)
-    return _append_pushed(self, draft, replace(request, session=origin.session) if origin else request)
+    return _append_pushed(connections, draft, replace(request, session=origin.session) if origin else request)
 
 
 def _not_fenced(_stream: EndpointStream, _session: int) -> None: ...
 
 
-_commit = MemoryJournal.commit
+_commit = MemoryProjections.commit
 
 
 async def _commit_offset_first(
-    self: MemoryJournal, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
+    self: MemoryProjections, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
 ) -> ProjectionLease:
     lease = await _commit(self, lease, position, (), lease_s)
     return await _commit(self, lease, position, statements, lease_s)
 
 
 async def _commit_of_any_owner(
-    self: MemoryJournal, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
+    self: MemoryProjections, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
 ) -> ProjectionLease:
-    row = self._database.state.projections[lease.name, lease.slices]
+    row = self._connections.database.state.projections[lease.name, lease.slices]
     present = replace(lease, epoch=row.epoch, position=row.position)
     return replace(await _commit(self, present, position, statements, lease_s), epoch=lease.epoch)
 
@@ -141,24 +147,24 @@ def _go_on(*_histories: object) -> StartVerdict:
     return StartVerdict.GO_ON
 
 
-_append_local = MemoryJournal._append_local
+_append_local = append.append_local
 
 
-def _append_without_id(self: MemoryJournal, draft: State, request: LocalAppend) -> Appended | AppendRefused:
-    return _append_local(self, draft, replace(request, append_id=""))
+def _append_without_id(connections: MemoryConnections, draft: State, request: LocalAppend) -> Appended | AppendRefused:
+    return _append_local(connections, draft, replace(request, append_id=""))
 
 
 async def _watch_nothing(_stream: object) -> None:
     await trio.sleep_forever()
 
 
-_store = MemoryJournal._store
+_store = append.store
 
 
-def _store_by_the_clock(self: MemoryJournal, draft: State, heads: DraftHeads, events: EventBatch) -> None:
+def _store_by_the_clock(connections: MemoryConnections, draft: State, heads: DraftHeads, events: EventBatch) -> None:
     if len(events):
         draft.head_timestamp_us = 0
-    _store(self, draft, heads, events)
+    _store(connections, draft, heads, events)
 
 
 def _state_nothing(*_deleted: object) -> tuple[()]:
@@ -168,10 +174,10 @@ def _state_nothing(*_deleted: object) -> tuple[()]:
 async def _deleted_so_far(self: PushSource, events: EventBatch, after: int) -> list[StatedRange]:
     """Each range only with the page that comes to the last of it."""
     journal, here = self._journal, set(events.persistence_id)
-    through = events.position[-1] if events else journal.history.head_position
-    ahead = await journal.deleted_ranges(after, 2**62)
-    reached = {stated.persistence_id for stated in await journal.deleted_ranges(after, through)}
-    self._holes_to = (await journal.stats()).deleted_through
+    through = events.position[-1] if events else journal.log.history.head_position
+    ahead = await journal.log.deleted_ranges(after, 2**62)
+    reached = {stated.persistence_id for stated in await journal.log.deleted_ranges(after, through)}
+    self._holes_to = (await journal.log.stats()).deleted_through
     return self._stated.news(events, [one for one in ahead if one.persistence_id in reached | here])
 
 
@@ -183,22 +189,23 @@ async def _wait_for_the_prompt(self: HeadSignal, position: int, _at_most_s: floa
 MUTATIONS: Final[Mapping[str, Mutation]] = {
     "ack_before_commit": Mutation((9,), "AckIsDurable", _patched(EndpointStream, "_commit", _commit_after_ack)),
     "no_deduplication": Mutation(
-        (9, 1), "NothingTwice", _patched(common.journal.memory.journal, "decide_resume", _resume_from_the_start)
+        (9, 1), "NothingTwice", _patched(common.journal.memory.origins, "decide_resume", _resume_from_the_start)
     ),
     "no_gap_check": Mutation((228, 258, 30), "NoSilentGap", _patched(common.core.journal.admission, "_misfit", _fits)),
     "no_fencing": Mutation(
         (164, 279, 30),
         "FencedAreSilent",
         _all_patched(
-            _patched(MemoryJournal, "_append_pushed", _append_of_any_session),
+            _patched(common.journal.memory.log, "append_pushed", _append_of_any_session),
+            _patched(common.journal.memory.subscriptions, "append_pushed", _append_of_any_session),
             _patched(EndpointStream, "fence", _not_fenced),
         ),
     ),
     "offset_before_effect": Mutation(
-        (57, 2, 23, 3, 4), "TallyIsFold", _patched(MemoryJournal, "commit", _commit_offset_first)
+        (57, 2, 23, 3, 4), "TallyIsFold", _patched(MemoryProjections, "commit", _commit_offset_first)
     ),
     "no_epoch": Mutation(
-        (3638, 2449, 2970, 3150), "TallyIsFold", _patched(MemoryJournal, "commit", _commit_of_any_owner)
+        (3638, 2449, 2970, 3150), "TallyIsFold", _patched(MemoryProjections, "commit", _commit_of_any_owner)
     ),
     "delete_before_ack": Mutation(
         (9, 8), "TrimmedIsStored", _patched(edge_service.retention, "deletable_through", _everything_deletable)
@@ -215,10 +222,10 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         (32,), "NothingTwice", _patched(common.core.journal.history, "_left_behind", _leave_nothing_behind)
     ),
     "no_append_ids": Mutation(
-        (592, 30, 79), "NothingTwice", _patched(MemoryJournal, "_append_local", _append_without_id)
+        (592, 30, 79), "NothingTwice", _patched(common.journal.memory.log, "append_local", _append_without_id)
     ),
     "no_progress_watch": Mutation((83, 21, 122), "Converges", _patched(_PushStream, "_watch_progress", _watch_nothing)),
-    "clock_gives_order": Mutation((35, 17, 9), "TimeMovesOn", _patched(MemoryJournal, "_store", _store_by_the_clock)),
+    "clock_gives_order": Mutation((35, 17, 9), "TimeMovesOn", _patched(append, "store", _store_by_the_clock)),
     "no_stated_ranges": Mutation((83, 8, 82), "NothingParked", _patched(StatedDeletions, "news", _state_nothing)),
     "drops_are_stated_late": Mutation(
         (600779803, 600779814, 600779865), "NothingParked", _patched(PushSource, "_deleted", _deleted_so_far)
@@ -249,16 +256,16 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         ),
     ),
     "ring_past_the_head": Mutation(
-        (7, 12), "NothingPastTheHead", _patched(MemoryJournal, "_transaction", down.transaction_told_early)
+        (7, 12), "NothingPastTheHead", _patched(MemoryConnections, "transaction", down.transaction_told_early)
     ),
     "index_forgets_who_leaves": Mutation(
         (1,), "PlaceBehindEffect", _patched(FilterIndex, "match", down.match_by_own_tags)
     ),
     "waiting_is_not_kept": Mutation(
-        (12,), "PlaceBehindEffect", _patched(MemoryJournal, "commit_received", down.commit_without_waiting)
+        (12,), "PlaceBehindEffect", _patched(MemorySubscriptions, "commit", down.commit_without_waiting)
     ),
     "place_before_effect": Mutation(
-        (7, 4), "PlaceBehindEffect", _patched(MemoryJournal, "commit_received", down.commit_place_first)
+        (7, 4), "PlaceBehindEffect", _patched(MemorySubscriptions, "commit", down.commit_place_first)
     ),
     "progress_before_hand_over": Mutation(
         (29, 45), "PlaceBehindEffect", _patched(SubscriberCursor, "seen", down.seen_whatever_waits)

@@ -185,7 +185,7 @@ def _users_of_the_way_down(
 def _check_what_is_left(referee: Referee, world: World, tasks_before: int) -> None:
     left = {
         "connections": len(world.network.connections),
-        "journals": sum(len(disk.open_journals) for disk in (*referee.facts.disks, referee.facts.cloud_disk)),
+        "journals": sum(len(disk.head_signals) for disk in (*referee.facts.disks, referee.facts.cloud_disk)),
         "locks": sum(disk.lock.locked() for disk in (*referee.facts.disks, referee.facts.cloud_disk)),
         "tasks": trio.lowlevel.current_statistics().tasks_living - tasks_before,
     }

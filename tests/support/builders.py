@@ -85,7 +85,7 @@ class Origin:
     async def dial(self, journal: Journal, *generations: tuple[str, int], head: int = 1_000_000) -> ResumeDecision:
         """Say Hello; go on from where the answer says."""
         peer = history(*(generations or ((self.generation, 1),)), head=head, journal_id=self.journal_id)
-        decision = await journal.open_session(self.origin_id, self.instance, peer)
+        decision = await journal.origins.open_session(self.origin_id, self.instance, peer)
         self.session, self.branch = decision.state.session, decision.state.branch
         self.position, self.generation = decision.state.stored.position, peer.generation_id
         return decision
@@ -138,7 +138,7 @@ class Origin:
 
 async def append(journal: Journal, request: LocalAppend | PushedAppend) -> AppendOutcome:
     """A group of one."""
-    [outcome] = await journal.append_group([request])
+    [outcome] = await journal.log.append_group([request])
     return outcome
 
 
@@ -155,7 +155,7 @@ async def whole_log(
     """Every event that is stored and wanted, in pages of so many events."""
     log, position = EventBatch(), 0
     while True:
-        found = await journal.read(
+        found = await journal.log.read(
             position, through=through, max_events=page, max_bytes=100_000_000, selection=selection
         )
         assert len(found.events) <= page
@@ -173,11 +173,11 @@ def seq_nrs(batch: EventBatch) -> list[tuple[str, int]]:
 
 async def head_of(journal: Journal, persistence_id: str) -> EntityHead:
     """The head of an entity that exists."""
-    head = await journal.entity_head(persistence_id)
+    head = await journal.log.entity_head(persistence_id)
     assert head is not None
     return head
 
 
 async def stated(journal: Journal, persistence_id: str) -> list[StatedRange]:
     """What is stated of an entity."""
-    return [kept.stated for kept in await journal.stored_ranges(persistence_id)]
+    return [kept.stated for kept in await journal.origins.stored_ranges(persistence_id)]

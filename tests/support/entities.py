@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from common.entity.runtime import Entities, open_entities
 from common.entity.settings import EntitySettings
 from common.journal.group_commit import GroupCommit
 from common.journal.stores.journal import Journal
+from common.journal.stores.log import LogStore
 
 
 @dataclass(frozen=True)
@@ -126,18 +127,19 @@ class DoubtfulCommits:
     """
 
     def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+        self._log = journal.log
+        self.journal = replace(journal, log=cast(LogStore, self))
         self.faults: list[str] = []
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
-        return getattr(self._journal, name)
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (what the log has)
+        return getattr(self._log, name)
 
     async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
         fault = self.faults.pop(0) if self.faults else ""
         lost = BackhaulError("journal.unavailable", "cut", retry_after_s=0.01)
         if fault == "before":
             raise lost
-        told = await self._journal.append_group(requests)
+        told = await self._log.append_group(requests)
         if fault == "after":
             raise lost
         return told

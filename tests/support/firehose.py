@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, cast
 
@@ -19,7 +19,8 @@ from common.firehose.settings import FirehoseSettings
 from common.journal.commit_feed import CommitFeed
 from common.journal.feeds import Feed, SubscriberTier
 from common.journal.head_signal import HeadSignal
-from common.journal.stores.journal import Journal, LogPage
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import LogPage, LogStore
 from tests.support.growing_log import Consumer, plain_encoding, selected_positions
 
 SMALL = FirehoseSettings(
@@ -43,25 +44,32 @@ class Muffled:
     """A journal of which a firehose hears only what ``hears`` names: "feed", "prompt", both, or nothing. Counts reads."""
 
     def __init__(self, journal: Journal, *hears: str) -> None:
-        self.journal = journal
+        self._log = journal.log
+        self.journal = replace(journal, log=cast(LogStore, self))
         self.reads = 0
-        self.feed = journal.feed if "feed" in hears else CommitFeed()
-        self.head_signal = journal.head_signal if "head_signal" in hears else HeadSignal(journal.head_signal.position)
+        self.feed = journal.log.feed if "feed" in hears else CommitFeed()
+        self.head_signal = (
+            journal.log.head_signal if "head_signal" in hears else HeadSignal(journal.log.head_signal.position)
+        )
         self.fails: Exception | None = None
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (whatever the journal has)
-        return getattr(self.journal, name)
+    def becomes(self, other: Journal) -> None:
+        """Have the log of another history in the place of this one, as after a failover."""
+        self._log = other.log
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (what the log has)
+        return getattr(self._log, name)
 
     async def read(self, after: int, **more: Any) -> LogPage:  # noqa: ANN401
         self.reads += 1
         if self.fails is not None:
             raise self.fails
-        return await self.journal.read(after, **more)
+        return await self._log.read(after, **more)
 
 
 def muffled(journal: Journal, *hears: str) -> Journal:
     """See ``Muffled``."""
-    return cast(Journal, Muffled(journal, *hears))
+    return Muffled(journal, *hears).journal
 
 
 @asynccontextmanager
@@ -135,7 +143,7 @@ async def store(journal: Journal, chance: Random, count: int) -> None:
     entities = [f"{chance.choice(['Pump', 'Valve'])}|{chance.randrange(6)}" for _ in range(count)]
     tags = [join_tags(chance.sample(TOPICS, chance.randrange(0, 3))) for _ in range(count)]
     events = new_events(entities, ["happened"] * count, [b"%d" % n for n in range(count)], tags=tags)
-    await journal.append_group([LocalAppend(events)])
+    await journal.log.append_group([LocalAppend(events)])
 
 
 def topic_filter(*topics: str) -> EntityPredicate:
@@ -148,7 +156,7 @@ async def log_of(journal: Journal) -> EventBatch:
     """Every event that is stored."""
     log, position = EventBatch(), 0
     while True:
-        page = await journal.read(position, max_events=1_000, max_bytes=10_000_000)
+        page = await journal.log.read(position, max_events=1_000, max_bytes=10_000_000)
         log.extend(page.events)
         position = page.through
         if position >= page.head:

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from common.core.events.batch import Envelope, EventBatch
-from common.journal.stores.journal import Journal, Statement, Tables
+from common.core.journal.statement import Statement
+from common.journal.stores.journal import Journal
+from common.journal.tables import Tables
 from common.projection.handlers import Event, Handler
 
 MODULUS = 1_000_003
@@ -88,7 +90,7 @@ class Ledger:
         """What came of the events: the table, or the effects elsewhere."""
         if self.handler.effect is not None:
             return self.effects
-        rows = await journal.query(f"SELECT account, events, digest FROM {self.name}")
+        rows = await journal.projections.query(f"SELECT account, events, digest FROM {self.name}")
         return {account: (events, digest) for account, events, digest in rows}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -15,10 +15,17 @@ from common.core.events.batch import EventBatch, new_events
 from common.core.events.ids import ALL_SLICES, SliceRange
 from common.core.filters.selection import EVERYTHING, Selection
 from common.core.journal.append import Appended, LocalAppend
+from common.core.journal.statement import Statement
 from common.firehose.firehose import Firehose
 from common.firehose.settings import FirehoseSettings
-from common.journal.memory.journal import MemoryDatabase, MemoryJournal
-from common.journal.stores.journal import Journal, LogPage, ProjectionLease, Statement
+from common.journal.memory.connections import MemoryConnections
+from common.journal.memory.journal import compose
+from common.journal.memory.log import MemoryLog
+from common.journal.memory.projections import MemoryProjections
+from common.journal.memory.state import MemoryDatabase
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import LogPage
+from common.journal.stores.projections import ProjectionLease
 from common.projection.handler_executor import ThreadExecutor, call_inline
 from common.projection.handler_invoker import Decode, undecoded
 from common.projection.handlers import Handler
@@ -36,13 +43,13 @@ async def store(journal: Journal, random: Random, n: int, *, entities: int = 7) 
     """Append ``n`` events of some of ``entities`` entities, mixed."""
     ids = [f"Sensor|edge-{random.randrange(entities)}" for _ in range(n)]
     payloads = [random.randbytes(random.randrange(20)) for _ in range(n)]
-    [stored] = await journal.append_group([LocalAppend(new_events(ids, ["Measured"] * n, payloads))])
+    [stored] = await journal.log.append_group([LocalAppend(new_events(ids, ["Measured"] * n, payloads))])
     assert isinstance(stored, Appended)
 
 
 async def log_of(journal: Journal) -> EventBatch:
     """All stored events."""
-    return (await journal.read(0, max_events=1_000_000, max_bytes=1 << 40)).events
+    return (await journal.log.read(0, max_events=1_000_000, max_bytes=1 << 40)).events
 
 
 async def expected_tallies(journal: Journal) -> Mapping[str, Tally]:
@@ -146,18 +153,22 @@ class Mendable:
         return tally_statements(batch)
 
 
-class StagedJournal(MemoryJournal):
-    """A memory journal that can be made to stop, to fail, or to stay silent, as one node of several sees it."""
+class Stage:
+    """What one node of several is made to do: to stop, to fail, or to stay silent; and what it did."""
 
-    def __init__(self, database: MemoryDatabase | None = None, *, commit_s: float = 0.0) -> None:
-        super().__init__(database or MemoryDatabase(), clock_us, commit_s)
+    def __init__(self) -> None:
         self.reads = 0
         self.commits: list[int] = []
         self.before_commit: Callable[[], Awaitable[None]] | None = None
         self.after_commit: Callable[[], Awaitable[None]] | None = None
         self.before_read: Callable[[], Awaitable[None]] | None = None
         self.is_cut_off = False
-        self._database.open_journals.append(self)
+
+
+class _StagedLog(MemoryLog):
+    def __init__(self, connections: MemoryConnections, stage: Stage) -> None:
+        super().__init__(connections)
+        self._stage = stage
 
     async def read(
         self,
@@ -169,37 +180,55 @@ class StagedJournal(MemoryJournal):
         slices: SliceRange = ALL_SLICES,
         selection: Selection = EVERYTHING,
     ) -> LogPage:
-        self.reads += 1
-        if self.before_read is not None:
-            await self.before_read()
+        self._stage.reads += 1
+        if self._stage.before_read is not None:
+            await self._stage.before_read()
         return await super().read(
-            after,
-            through=through,
-            max_events=max_events,
-            max_bytes=max_bytes,
-            slices=slices,
-            selection=selection,
+            after, through=through, max_events=max_events, max_bytes=max_bytes, slices=slices, selection=selection
         )
+
+
+class _StagedProjections(MemoryProjections):
+    def __init__(self, connections: MemoryConnections, stage: Stage) -> None:
+        super().__init__(connections)
+        self._stage = stage
 
     async def commit(
         self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
     ) -> ProjectionLease:
-        if self.before_commit is not None:
-            await self.before_commit()
+        if self._stage.before_commit is not None:
+            await self._stage.before_commit()
         following = await super().commit(lease, position, statements, lease_s)
-        self.commits.append(position)
-        if self.after_commit is not None:
-            await self.after_commit()
+        self._stage.commits.append(position)
+        if self._stage.after_commit is not None:
+            await self._stage.after_commit()
         return following
 
     async def release(self, lease: ProjectionLease) -> None:
-        if self.is_cut_off:
+        if self._stage.is_cut_off:
             raise UNAVAILABLE
         await super().release(lease)
 
-    @property
-    def database(self) -> MemoryDatabase:
-        return self._database
+
+@dataclass(frozen=True)
+class StagedJournal(Journal):
+    """A memory journal with a stage; made by ``staged_journal``."""
+
+    stage: Stage
+    database: MemoryDatabase
+
+
+def staged_journal(database: MemoryDatabase | None = None, *, commit_s: float = 0.0) -> StagedJournal:
+    """One node's journal on a database that several may share."""
+    stage, database = Stage(), database or MemoryDatabase()
+    connections = MemoryConnections(database, clock_us, commit_s)
+    database.head_signals.append(connections.head_signal)
+    parts = {
+        **vars(compose(connections)),
+        "log": _StagedLog(connections, stage),
+        "projections": _StagedProjections(connections, stage),
+    }
+    return StagedJournal(**parts, stage=stage, database=database)
 
 
 def logged(lines: Sequence[Any], event: str) -> list[Any]:

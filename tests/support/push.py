@@ -15,7 +15,8 @@ from common.core.journal.append import LocalAppend
 from common.core.push.filter_transition import EVERYTHING
 from common.core.push.messages import PUSH_PATH, PushLimits
 from common.journal.group_commit import open_group_commit
-from common.journal.memory.journal import MemoryDatabase, open_memory_journal
+from common.journal.memory.journal import open_memory_journal
+from common.journal.memory.state import MemoryDatabase
 from common.journal.stores.journal import Journal
 from common.transport.memory.line import MemoryConnection
 from common.transport.memory.network import MemoryNetwork
@@ -58,7 +59,7 @@ class PushWorld:
             open_memory_journal(
                 self.cloud_disk, now_us=now_us, new_id=self.ids, commit_delay_s=self.commit_s
             ) as journal,
-            open_group_commit(journal) as commit,
+            open_group_commit(journal.log) as commit,
         ):
             endpoint = PushEndpoint(journal, commit.submit, self.endpoint, now_us)
             async with self.network.serve(
@@ -120,21 +121,21 @@ class PushWorld:
 
 async def append(journal: Journal, names: Sequence[str], payload_bytes: int = 20, tags: str = "") -> None:
     """Append one event for each name; payloads tell their place in the journal."""
-    first, n = journal.history.head_position, len(names)
+    first, n = journal.log.history.head_position, len(names)
     payloads = [b"%d;" % (first + index) + b"x" * payload_bytes for index in range(n)]
-    await journal.append_group([LocalAppend(new_events(list(names), ["Read"] * n, payloads, tags=[tags] * n))])
+    await journal.log.append_group([LocalAppend(new_events(list(names), ["Read"] * n, payloads, tags=[tags] * n))])
 
 
 async def whole_log(journal: Journal) -> EventBatch:
     """Every event there is."""
-    return (await journal.read(0, max_events=10**9, max_bytes=10**12)).events
+    return (await journal.log.read(0, max_events=10**9, max_bytes=10**12)).events
 
 
 async def wait_for_head(journal: Journal, head: int, at_most_s: float = 600.0) -> None:
     """Until the log has ``head`` events; raises TooSlowError."""
     with trio.fail_after(at_most_s):
-        while (await journal.stats()).head_position < head:
-            await journal.head_signal.wait_above(journal.head_signal.position, 0.05)
+        while (await journal.log.stats()).head_position < head:
+            await journal.log.head_signal.wait_above(journal.log.head_signal.position, 0.05)
 
 
 async def live_connection(network: MemoryNetwork) -> MemoryConnection:

@@ -1,11 +1,8 @@
-"""Offsets, leases and tables of projections in memory; a part of ``MemoryJournal``."""
+"""Offsets, leases and tables of projections in memory."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,10 +17,12 @@ from common.core.journal.slice_ranges import (
     missing_ranges,
     projection_in_use,
 )
-from common.journal.commit_feed import CommitFeed
-from common.journal.memory.state import MemoryDatabase, MemoryState, ProjectionEntry
-from common.journal.stores.journal import ProjectionLease, ProjectionRow, Statement, Tables
-from common.journal.stores.lease import LEASE_MARK, fenced, moved_to
+from common.core.journal.statement import Statement
+from common.journal.memory.connections import MemoryConnections
+from common.journal.memory.leases import lease_end
+from common.journal.memory.state import MemoryState, ProjectionEntry
+from common.journal.stores.projections import ProjectionLease, ProjectionRow, fenced, moved_to
+from common.journal.tables import Tables
 
 _MICROSECONDS = 1_000_000
 
@@ -36,40 +35,15 @@ def held_row(draft: MemoryState, lease: ProjectionLease) -> ProjectionEntry:
     return row
 
 
-def lease_end(now_us: int, lease_s: float) -> int:
-    """When a lease taken now ends."""
-    return now_us + round(lease_s * _MICROSECONDS)
-
-
 class MemoryProjections:
-    """``common.journal.stores.journal.ProjectionStore`` over a ``MemoryDatabase``."""
+    """``ProjectionStore`` over a ``MemoryDatabase``."""
 
-    def __init__(self, database: MemoryDatabase, now_us: Callable[[], int], commit_delay_s: float) -> None:
-        self._database = database
-        self._now_us = now_us
-        self._commit_delay_s = commit_delay_s
-        self.feed = CommitFeed()
-        self.read_counts: Counter[str] = Counter()
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[MemoryState]:
-        """A draft to change; leaving commits it, an error or a cancellation before the commit leaves no trace."""
-        database = self._database
-        async with database.lock:
-            draft = database.state.draft()
-            with database.tables.transaction():
-                yield draft
-                await trio.sleep(self._commit_delay_s)
-            before, database.state = database.state, draft
-            if self.feed.is_wanted:
-                self.feed.give(draft.log.slice(bisect_right(draft.log.position, before.head_position), len(draft.log)))
-            for journal in database.open_journals:
-                journal.head_signal.raise_to(draft.head_position)
-        await trio.lowlevel.checkpoint()
+    def __init__(self, connections: MemoryConnections) -> None:
+        self._connections = connections
 
     async def migrate(self, name: str, steps: Sequence[Sequence[str]]) -> None:
         """See ``ProjectionStore.migrate``."""
-        async with self._transaction() as draft:
+        async with self._connections.transaction() as draft:
             done = draft.migrated.get(name, 0)
             if done > len(steps):
                 raise BackhaulError(
@@ -78,14 +52,14 @@ class MemoryProjections:
                     "run the program that wrote them, or a later one",
                 )
             for step in steps[done:]:
-                self._database.tables.run([Statement(sql) for sql in step])
+                self._connections.database.tables.run([Statement(sql) for sql in step])
             draft.migrated[name] = len(steps)
 
     async def acquire(self, name: str, slices: SliceRange, owner: str, lease_s: float) -> ProjectionLease | None:
         """See ``ProjectionStore.acquire``."""
-        async with self._transaction() as draft:
+        async with self._connections.transaction() as draft:
             check_ranges(name, slices, [stored for other, stored in draft.projections if other == name])
-            now_us = self._now_us()
+            now_us = self._connections.now_us()
             row = draft.projections.get((name, slices)) or ProjectionEntry(0, 0, "", 0, False, now_us)
             until_us = lease_end(now_us, lease_s)
             if row.paused or (row.owner not in {"", owner} and now_us < row.lease_until_us <= until_us):
@@ -97,7 +71,7 @@ class MemoryProjections:
 
     async def release(self, lease: ProjectionLease) -> None:
         """See ``ProjectionStore.release``."""
-        async with self._transaction() as draft:
+        async with self._connections.transaction() as draft:
             row = draft.projections.get((lease.name, lease.slices))
             if row and row.epoch == lease.epoch:
                 draft.projections[lease.name, lease.slices] = replace(row, owner="", lease_until_us=0)
@@ -106,9 +80,9 @@ class MemoryProjections:
         self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
     ) -> ProjectionLease:
         """See ``ProjectionStore.commit``."""
-        async with self._transaction() as draft:
+        async with self._connections.transaction() as draft:
             moved = self._move(draft, lease, position, lease_s)
-            self._database.tables.run(statements)
+            self._connections.database.tables.run(statements)
             return moved
 
     async def commit_in_transaction(
@@ -120,20 +94,20 @@ class MemoryProjections:
         lease_s: float,
     ) -> ProjectionLease:
         """See ``ProjectionStore.commit_in_transaction``."""
-        async with self._transaction() as draft:
+        async with self._connections.transaction() as draft:
             moved = self._move(draft, lease, position, lease_s)
-            tables = self._database.tables.open()
+            tables = self._connections.database.tables.open()
             try:
                 await work(tables)
             finally:
                 tables.close()
             if tables.failure is not None:
                 raise tables.failure
-            self._database.tables.run(statements)
+            self._connections.database.tables.run(statements)
             return moved
 
     def _move(self, draft: MemoryState, lease: ProjectionLease, position: int, lease_s: float) -> ProjectionLease:
-        row, now_us, moved = held_row(draft, lease), self._now_us(), moved_to(lease, position)
+        row, now_us, moved = held_row(draft, lease), self._connections.now_us(), moved_to(lease, position)
         until_us = lease_end(now_us, lease_s)
         draft.projections[lease.name, lease.slices] = replace(
             row, position=position, lease_until_us=until_us, updated_us=now_us, ahead=moved.ahead
@@ -142,8 +116,8 @@ class MemoryProjections:
 
     async def intervene(self, name: str, statements: Sequence[Statement], *, restart: bool = False) -> int:
         """See ``ProjectionStore.intervene``."""
-        async with self._transaction() as draft:
-            self._database.tables.run(statements)
+        async with self._connections.transaction() as draft:
+            self._connections.database.tables.run(statements)
             keys = [key for key in draft.projections if key[0] == name]
             for key in keys:
                 row = draft.projections[key]
@@ -154,16 +128,16 @@ class MemoryProjections:
 
     async def declare(self, name: str, ranges: Sequence[SliceRange]) -> list[SliceRange]:
         """See ``ProjectionStore.declare``."""
-        async with self._transaction() as draft:
+        async with self._connections.transaction() as draft:
             stored = [slices for other, slices in draft.projections if other == name]
             missing = missing_ranges(stored, ranges)
             for slices in missing:
-                draft.projections[name, slices] = ProjectionEntry(0, 0, "", 0, False, self._now_us())
+                draft.projections[name, slices] = ProjectionEntry(0, 0, "", 0, False, self._connections.now_us())
             return sorted([*stored, *missing])
 
     async def reshape(self, name: str, ranges: Sequence[SliceRange]) -> list[RangeOffset]:
         """See ``ProjectionStore.reshape``."""
-        async with self._transaction() as draft:
+        async with self._connections.transaction() as draft:
             stored = {slices: row for (other, slices), row in draft.projections.items() if other == name}
             offsets = [RangeOffset(slices, row.position, row.ahead) for slices, row in stored.items()]
             divided = divide(name, offsets, ranges)
@@ -173,18 +147,18 @@ class MemoryProjections:
                 del draft.projections[name, slices]
             for one in divided:
                 draft.projections[name, one.slices] = ProjectionEntry(
-                    one.position, epoch, "", 0, paused, self._now_us(), one.ahead
+                    one.position, epoch, "", 0, paused, self._connections.now_us(), one.ahead
                 )
             return divided
 
     async def forget(self, name: str, statements: Sequence[Statement]) -> int:
         """See ``ProjectionStore.forget``."""
-        async with self._transaction() as draft:
+        async with self._connections.transaction() as draft:
             stored = {key: row for key, row in draft.projections.items() if key[0] == name}
             for row in stored.values():
-                if row.owner and row.lease_until_us > self._now_us():
+                if row.owner and row.lease_until_us > self._connections.now_us():
                     raise projection_in_use(name, row.owner)
-            self._database.tables.run(statements)
+            self._connections.database.tables.run(statements)
             for key in stored:
                 del draft.projections[key]
             return len(stored)
@@ -192,7 +166,7 @@ class MemoryProjections:
     async def rows(self) -> list[ProjectionRow]:
         """See ``ProjectionStore.rows``."""
         await trio.lowlevel.checkpoint()
-        now_us = self._now_us()
+        now_us = self._connections.now_us()
         return [
             ProjectionRow(
                 name=name,
@@ -205,13 +179,12 @@ class MemoryProjections:
                 updated_us=row.updated_us,
                 ahead=row.ahead,
             )
-            for (name, slices), row in sorted(self._database.state.projections.items())
-            if LEASE_MARK not in name
+            for (name, slices), row in sorted(self._connections.database.state.projections.items())
         ]
 
     async def set_paused(self, name: str, paused: bool) -> int:
         """See ``ProjectionStore.set_paused``."""
-        async with self._transaction() as draft:
+        async with self._connections.transaction() as draft:
             keys = [key for key in draft.projections if key[0] == name]
             for key in keys:
                 row = draft.projections[key]
@@ -220,5 +193,5 @@ class MemoryProjections:
 
     async def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """See ``ProjectionStore.query``."""
-        async with self._database.lock:
-            return self._database.tables.query(sql, args)
+        async with self._connections.database.lock:
+            return self._connections.database.tables.query(sql, args)

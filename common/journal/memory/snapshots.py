@@ -1,4 +1,4 @@
-"""Snapshots in memory, and what may be deleted because of them; a part of ``MemoryJournal``."""
+"""Snapshots in memory."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import trio
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES
 from common.core.events.ids import entity_type_of
-from common.core.journal.retention import old_enough
 from common.core.journal.snapshot import NewSnapshot, Snapshot, admit_snapshot, id_ranges
-from common.journal.memory.projections import MemoryProjections
-from common.journal.memory.state import DraftHeads, MemoryState
-from common.journal.stores.journal import TrimLimit
+from common.journal.memory.connections import MemoryConnections
+from common.journal.memory.state import MemoryState
 
 
-class MemorySnapshots(MemoryProjections):
-    """``common.journal.stores.snapshots.SnapshotStore`` over a ``MemoryDatabase``, and the log's trimming."""
+class MemorySnapshots:
+    """``SnapshotStore`` over a ``MemoryDatabase``."""
 
-    async def put_snapshots(self, snapshots: Sequence[NewSnapshot]) -> list[bool]:
+    def __init__(self, connections: MemoryConnections) -> None:
+        self._connections = connections
+
+    async def put(self, snapshots: Sequence[NewSnapshot]) -> list[bool]:
         """See ``SnapshotStore.put_snapshots``."""
-        async with self._transaction() as draft:
+        async with self._connections.transaction() as draft:
             return [self._put(draft, new) for new in snapshots]
 
     def _put(self, draft: MemoryState, new: NewSnapshot) -> bool:
@@ -40,7 +41,7 @@ class MemorySnapshots(MemoryProjections):
         log = draft.log
         rows = zip(log.persistence_id, log.seq_nr, strict=True)
         index = next((i for i, row in enumerate(rows) if row == (new.persistence_id, new.seq_nr)), None)
-        gone = (0, 0, self._now_us(), 0, new.tags)
+        gone = (0, 0, self._connections.now_us(), 0, new.tags)
         position, timestamp_us, stored_us, event_time_us, tags = (
             gone
             if index is None
@@ -67,12 +68,12 @@ class MemorySnapshots(MemoryProjections):
             draft.head_position,
         )
 
-    async def snapshot(self, persistence_id: str) -> Snapshot | None:
+    async def get(self, persistence_id: str) -> Snapshot | None:
         """See ``SnapshotStore.snapshot``."""
         await trio.lowlevel.checkpoint()
-        return self._database.state.snapshots.get(persistence_id)
+        return self._connections.database.state.snapshots.get(persistence_id)
 
-    async def snapshots(
+    async def page(
         self,
         after_persistence_id: str,
         *,
@@ -85,7 +86,7 @@ class MemorySnapshots(MemoryProjections):
         stretches = id_ranges(after_persistence_id, entity_types)
         found: list[Snapshot] = []
         size = 0
-        for persistence_id, snapshot in sorted(self._database.state.snapshots.items()):
+        for persistence_id, snapshot in sorted(self._connections.database.state.snapshots.items()):
             if any(first < persistence_id and (end is None or persistence_id < end) for first, end in stretches):
                 size += len(snapshot.payload) + EVENT_OVERHEAD_BYTES
                 if found and (len(found) >= max_rows or size > max_bytes):
@@ -96,52 +97,16 @@ class MemorySnapshots(MemoryProjections):
     async def uncovered_after(self, through: int, *, entity_types: frozenset[str] = frozenset()) -> int:
         """See ``SnapshotStore.uncovered_after``."""
         await trio.lowlevel.checkpoint()
-        state = self._database.state
+        state = self._connections.database.state
         log = state.log
         for index in range(bisect_right(log.position, through)):
             of_type = not entity_types or entity_type_of(log.persistence_id[index]) in entity_types
-            if of_type and not _is_covered(state, index):
+            if of_type and not is_covered(state, index):
                 return log.position[index] - 1
         return through
 
-    async def event_bytes(self, after: int, through: int) -> int:
-        """See ``Journal.event_bytes``."""
-        await trio.lowlevel.checkpoint()
-        log = self._database.state.log
-        return log.slice(bisect_right(log.position, after), bisect_right(log.position, through)).byte_size()
 
-    async def trim(self, limit: TrimLimit) -> int:
-        """See ``Journal.trim``."""
-        async with self._transaction() as draft:
-            log, heads = draft.log, DraftHeads(draft.heads)
-            older = set(log.persistence_id[: bisect_right(log.position, limit.after)])
-            wanted = [
-                index
-                for index in range(bisect_right(log.position, limit.after), bisect_right(log.position, limit.through))
-                if log.persistence_id[index] not in older and _may_go(draft, index, limit)
-            ]
-            oldest = wanted[: limit.max_events]
-            times_us = [log.stored_us[index] for index in oldest]
-            removed = oldest[: old_enough(times_us, limit.stored_before_us, self._now_us())]
-            for index in removed:
-                head = heads[log.persistence_id[index]]
-                head.deleted_to = log.seq_nr[index]
-                head.deleted_position = log.position[index]
-                head.deleted_reason = limit.reason
-                draft.deleted_through = max(draft.deleted_through, log.position[index])
-            heads.keep()
-            gone = set(removed)
-            draft.log = log.select([index for index in range(len(log)) if index not in gone])
-            return len(removed)
-
-
-def _is_covered(state: MemoryState, index: int) -> bool:
+def is_covered(state: MemoryState, index: int) -> bool:
+    """Whether the log's event at this index is at or below its entity's snapshot."""
     snapshot = state.snapshots.get(state.log.persistence_id[index])
     return snapshot is not None and state.log.seq_nr[index] <= snapshot.seq_nr
-
-
-def _may_go(state: MemoryState, index: int, limit: TrimLimit) -> bool:
-    entity_type = entity_type_of(state.log.persistence_id[index])
-    if limit.entity_types and entity_type not in limit.entity_types:
-        return False
-    return entity_type not in limit.covered_types or _is_covered(state, index)

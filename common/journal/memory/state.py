@@ -18,8 +18,11 @@ from common.core.journal.snapshot import Snapshot
 from common.core.push.filter_transition import PushFilterState
 from common.core.push.requested_filter import RequestedFilter
 from common.core.subscription.place import Subscription
-from common.journal.sqlite.statements import TablesInMemory
-from common.journal.stores.journal import InboxRow, Journal, ParkedRow, StoredRange
+from common.journal.head_signal import HeadSignal
+from common.journal.memory.tables import TablesInMemory
+from common.journal.stores.origins import StoredRange
+from common.journal.stores.parked import ParkedRow
+from common.journal.stores.subscriptions import InboxRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,15 @@ class ProjectionEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseEntry:
+    """Who holds a lease, until when."""
+
+    owner: str
+    epoch: int
+    until_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class SubscriptionEntry:
     """A subscription with its entities' numbers and its inbox; replaced as a whole, so none of it is ever changed."""
 
@@ -103,6 +115,7 @@ class MemoryState:
     last_parked_id: int = 0
     cursors: dict[str, Offset] = field(default_factory=dict)
     projections: dict[tuple[str, SliceRange], ProjectionEntry] = field(default_factory=dict)
+    leases: dict[str, LeaseEntry] = field(default_factory=dict)
     migrated: dict[str, int] = field(default_factory=dict)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     subscriptions: dict[str, SubscriptionEntry] = field(default_factory=dict)
@@ -122,6 +135,7 @@ class MemoryState:
             parked=list(self.parked),
             cursors=dict(self.cursors),
             projections=dict(self.projections),
+            leases=dict(self.leases),
             migrated=dict(self.migrated),
             snapshots=dict(self.snapshots),
             subscriptions=dict(self.subscriptions),
@@ -184,7 +198,8 @@ class MemoryDatabase:
         self.state = MemoryState()
         self.tables = TablesInMemory()
         self.lock = trio.Lock()
-        self.open_journals: list[Journal] = []
+        self.head_signals: list[HeadSignal] = []
+        """Of the journals that are open on it."""
 
     def copy(self) -> MemoryDatabase:
         """A backup of what is durable now: opened in place of the original it is a rewound or a cloned disk."""

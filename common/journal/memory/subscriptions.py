@@ -1,45 +1,53 @@
-"""Subscriptions and their inboxes in memory; a part of ``MemoryJournal``."""
+"""Subscriptions and their inboxes in memory."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 
 import trio
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES
-from common.core.journal.append import AppendOutcome, OriginBlocked, PushedAppend
+from common.core.journal.append import OriginBlocked, PushedAppend
 from common.core.journal.history import NOWHERE, OriginState
 from common.core.subscription.place import NO_FILTER, NO_RESUME_POINT, FilterState, Subscription
-from common.journal.memory.projections import held_row, lease_end
-from common.journal.memory.snapshots import MemorySnapshots
+from common.journal.memory.append import append_pushed
+from common.journal.memory.connections import MemoryConnections
+from common.journal.memory.leases import held, lease_end, take_away
 from common.journal.memory.state import MemoryState, SubscriptionEntry
-from common.journal.stores.journal import InboxRow, InboxStats, ProjectionLease, ReceivedCommit
-from common.journal.stores.subscriptions import blocked, check_ack, check_revision, check_room, lease_name
+from common.journal.stores.leases import Lease
+from common.journal.stores.subscriptions import (
+    InboxRow,
+    InboxStats,
+    ReceivedCommit,
+    blocked,
+    check_ack,
+    check_revision,
+    check_room,
+    lease_name,
+)
 
 
-class MemorySubscriptions(MemorySnapshots):
-    """``common.journal.stores.subscriptions.SubscriptionStore`` over a ``MemoryDatabase``."""
+class MemorySubscriptions:
+    """``SubscriptionStore`` over a ``MemoryDatabase``."""
 
-    @abstractmethod
-    def _append_pushed(self, draft: MemoryState, request: PushedAppend) -> AppendOutcome:
-        """Judge and store a stretch of another journal in the draft."""
+    def __init__(self, connections: MemoryConnections) -> None:
+        self._connections = connections
 
-    async def subscription(self, name: str) -> Subscription | None:
+    async def get(self, name: str) -> Subscription | None:
         """See ``SubscriptionStore.subscription``."""
         await trio.lowlevel.checkpoint()
-        entry = self._database.state.subscriptions.get(name)
+        entry = self._connections.database.state.subscriptions.get(name)
         return entry.told if entry else None
 
-    async def subscriptions(self) -> list[Subscription]:
+    async def rows(self) -> list[Subscription]:
         """See ``SubscriptionStore.subscriptions``."""
         await trio.lowlevel.checkpoint()
-        return [entry.told for _, entry in sorted(self._database.state.subscriptions.items())]
+        return [entry.told for _, entry in sorted(self._connections.database.state.subscriptions.items())]
 
     async def set_requested(self, name: str, criteria: str, *, if_new: bool = False) -> FilterState:
         """See ``SubscriptionStore.set_requested``."""
-        async with self._transaction() as draft:
+        async with self._connections.transaction() as draft:
             entry = self._entry(draft, name)
             requested = entry.told.requested
             if requested.criteria != criteria and not (if_new and name in draft.subscriptions):
@@ -48,25 +56,27 @@ class MemorySubscriptions(MemorySnapshots):
             return requested
 
     def _entry(self, draft: MemoryState, name: str) -> SubscriptionEntry:
-        new = SubscriptionEntry(Subscription(name, NO_RESUME_POINT, NO_FILTER, 0, 0, self._now_us()))
+        new = SubscriptionEntry(Subscription(name, NO_RESUME_POINT, NO_FILTER, 0, 0, self._connections.now_us()))
         return draft.subscriptions.get(name, new)
 
-    async def forget_subscription(self, name: str) -> bool:
+    async def forget(self, name: str) -> bool:
         """See ``SubscriptionStore.forget_subscription``."""
-        async with self._transaction() as draft:
-            for key in [key for key in draft.projections if key[0] == lease_name(name)]:
-                del draft.projections[key]
+        async with self._connections.transaction() as draft:
+            take_away(draft, lease_name(name))
             return draft.subscriptions.pop(name, None) is not None
 
-    async def restart_subscription(self, name: str, lease: ProjectionLease) -> bool:
+    async def restart(self, name: str, lease: Lease) -> bool:
         """See ``SubscriptionStore.restart_subscription``."""
-        async with self._transaction() as draft:
-            held_row(draft, lease)
+        async with self._connections.transaction() as draft:
+            held(draft, lease)
             entry = draft.subscriptions.get(name)
             if entry is None:
                 return False
             told = replace(
-                entry.told, place=NO_RESUME_POINT, revision=entry.told.revision + 1, updated_us=self._now_us()
+                entry.told,
+                place=NO_RESUME_POINT,
+                revision=entry.told.revision + 1,
+                updated_us=self._connections.now_us(),
             )
             draft.subscriptions[name] = SubscriptionEntry(told, last_id=entry.last_id, acked_id=entry.last_id)
             return True
@@ -74,20 +84,20 @@ class MemorySubscriptions(MemorySnapshots):
     async def known(self, name: str, persistence_ids: Sequence[str]) -> dict[str, int]:
         """See ``SubscriptionStore.known``."""
         await trio.lowlevel.checkpoint()
-        entry = self._database.state.subscriptions.get(name)
+        entry = self._connections.database.state.subscriptions.get(name)
         known = entry.known if entry else {}
         return {persistence_id: known[persistence_id] for persistence_id in persistence_ids if persistence_id in known}
 
     async def awaiting(self, name: str, max_rows: int) -> list[tuple[str, int]]:
         """See ``SubscriptionStore.awaiting``."""
         await trio.lowlevel.checkpoint()
-        entry = self._database.state.subscriptions.get(name)
+        entry = self._connections.database.state.subscriptions.get(name)
         return [(key, entry.known[key]) for key in sorted(entry.awaiting)[:max_rows]] if entry else []
 
-    async def commit_received(
+    async def commit(
         self,
         name: str,
-        lease: ProjectionLease,
+        lease: Lease,
         revision: int,
         commit: ReceivedCommit,
         lease_s: float,
@@ -95,12 +105,9 @@ class MemorySubscriptions(MemorySnapshots):
         inbox_max_bytes: int | None = None,
     ) -> int:
         """See ``SubscriptionStore.commit_received``."""
-        async with self._transaction() as draft:
-            now_us = self._now_us()
-            row = held_row(draft, lease)
-            draft.projections[lease.name, lease.slices] = replace(
-                row, lease_until_us=lease_end(now_us, lease_s), updated_us=now_us
-            )
+        async with self._connections.transaction() as draft:
+            now_us = self._connections.now_us()
+            draft.leases[lease.name] = replace(held(draft, lease), until_us=lease_end(now_us, lease_s))
             entry = self._entry(draft, name)
             check_revision(name, entry.told.revision, revision)
             entry = _with_inbox(entry, commit, inbox_max_bytes)
@@ -120,7 +127,7 @@ class MemorySubscriptions(MemorySnapshots):
             draft.subscriptions[name] = replace(entry, told=told, known=known, awaiting=awaiting)
             if commit.append is not None:
                 self._append_received(draft, name, commit.append)
-            self._database.tables.run(commit.statements)
+            self._connections.database.tables.run(commit.statements)
             return revision + 1
 
     def _append_received(self, draft: MemoryState, name: str, append: PushedAppend) -> None:
@@ -128,14 +135,14 @@ class MemorySubscriptions(MemorySnapshots):
         new = OriginState(append.origin_id, 1, "", append.branch, NOWHERE, ())
         origin = draft.origins.setdefault(append.origin_id, new)
         request = replace(append, session=origin.session, after_position=origin.stored.position)
-        outcome = self._append_pushed(draft, request)
+        outcome = append_pushed(self._connections, draft, request)
         if isinstance(outcome, OriginBlocked):
             raise blocked(name, outcome.parked, outcome.parked_max)
 
     async def inbox(self, name: str, after_id: int, *, max_rows: int, max_bytes: int) -> list[InboxRow]:
         """See ``SubscriptionStore.inbox``."""
         await trio.lowlevel.checkpoint()
-        entry = self._database.state.subscriptions.get(name)
+        entry = self._connections.database.state.subscriptions.get(name)
         found: list[InboxRow] = []
         size = 0
         for row in entry.inbox if entry else ():
@@ -148,7 +155,7 @@ class MemorySubscriptions(MemorySnapshots):
 
     async def ack_inbox(self, name: str, through_id: int) -> int:
         """See ``SubscriptionStore.ack_inbox``."""
-        async with self._transaction() as draft:
+        async with self._connections.transaction() as draft:
             entry = self._entry(draft, name)
             check_ack(name, through_id, entry.last_id)
             left = [row for row in entry.inbox if row.id > through_id]
@@ -159,7 +166,7 @@ class MemorySubscriptions(MemorySnapshots):
     async def inbox_stats(self, name: str) -> InboxStats:
         """See ``SubscriptionStore.inbox_stats``."""
         await trio.lowlevel.checkpoint()
-        entry = self._database.state.subscriptions.get(name)
+        entry = self._connections.database.state.subscriptions.get(name)
         if entry is None:
             return InboxStats(0, 0, 0, 0, 0)
         return InboxStats(len(entry.inbox), entry.inbox_bytes, entry.acked_id + 1, entry.last_id, entry.acked_id)

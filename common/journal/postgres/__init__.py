@@ -4,6 +4,6 @@
 """
 
 from common.journal.postgres.connection import SessionLimits
-from common.journal.postgres.journal import PostgresJournal, open_postgres_journal
+from common.journal.postgres.journal import open_postgres_journal
 
-__all__ = ["PostgresJournal", "SessionLimits", "open_postgres_journal"]
+__all__ = ["SessionLimits", "open_postgres_journal"]

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from common.journal.stores.journal import Statement
+from common.core.journal.statement import Statement
 
 # Above this, binding values to one statement again and again is cheaper than a text that has to be parsed.
 _MAX_ROWS: Final = 50

@@ -2,52 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 import asyncpg
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch
-from common.core.events.ids import SEPARATOR, SliceRange
+from common.core.events.ids import ALL_SLICES, SEPARATOR, SliceRange
 from common.core.events.stated_range import StatedRange
-from common.core.filters.selection import BLOCK_BITS, Selection
+from common.core.filters.selection import BLOCK_BITS, EVERYTHING, Selection
 from common.core.journal.admission import EntityHead, Heads
+from common.core.journal.append import AppendOutcome, AppendRequest, LocalAppend
+from common.core.journal.history import History, Offset
 from common.fail_points import fail_point
-from common.journal.postgres import selected
+from common.journal.commit_feed import CommitFeed
+from common.journal.postgres import opening, selected
+from common.journal.postgres.append import APPEND_SQL, AppendCall, answers, only_asks
 from common.journal.postgres.connection import SCHEMA
-from common.journal.stores.journal import JournalStats, LogPage, TrimLimit
+from common.journal.postgres.offsets import run_statements
+from common.journal.postgres.sessions import EntityNameCache, PostgresSessions
+from common.journal.stores.log import JournalStats, LogPage, TrimLimit
 
-_NAMES_MAX = 100_000
+_CURSOR_COLUMNS = "journal_id, generation_id, position, timestamp_us, persistence_id, seq_nr"
+_ENTITIES_MAX = 200_000
+
 
 _COLUMNS = (
     "position, timestamp_us, stored_us, event_time_us, entity_no, seq_nr, seq_nr - 1, origin_seq_nr,"
     " event_type, codec, payload, tags, metadata, prev_tags"
 )
 _ENTITY_COLUMN, _PAYLOAD_COLUMN = 4, 10
-
-
-class EntityNameCache:
-    """Names by number, as far as they were needed; a name never changes. One for each session."""
-
-    def __init__(self) -> None:
-        self._names: dict[int, str] = {}
-
-    def clear(self) -> None:
-        """Forget them all."""
-        self._names.clear()
-
-    async def of(self, connection: asyncpg.Connection, numbers: Sequence[int]) -> list[str]:
-        """The name for each number."""
-        missing = set(numbers) - self._names.keys()
-        if missing:
-            if len(self._names) > _NAMES_MAX:
-                self._names.clear()
-                missing = set(numbers)
-            rows = await connection.fetch(
-                "SELECT entity_no, persistence_id FROM entity WHERE entity_no = ANY ($1::bigint[])", sorted(missing)
-            )
-            self._names.update(map(tuple, rows))
-        return list(map(self._names.__getitem__, numbers))
 
 
 async def _batch(connection: asyncpg.Connection, names: EntityNameCache, columns: list[list[Any]]) -> EventBatch:
@@ -104,7 +90,7 @@ async def read(
     slices: SliceRange,
     selection: Selection,
 ) -> LogPage:
-    """See ``Journal.read``; with a condition a page may end before its bounds (``through`` says where)."""
+    """See ``LogStore.read``; with a condition a page may end before its bounds (``through`` says where)."""
     in_slices = "" if slices.is_all else f" AND slice BETWEEN {slices.first} AND {slices.last}"
     args: list[Any]
     if selection.is_all:
@@ -149,7 +135,7 @@ async def read_entity(
     to_seq_nr: int,
     max_events: int,
 ) -> EventBatch:
-    """See ``Journal.read_entity``."""
+    """See ``LogStore.read_entity``."""
     rows = await connection.fetch(
         f"SELECT {_COLUMNS} FROM event WHERE entity_no = (SELECT entity_no FROM entity WHERE persistence_id = $1)"
         " AND seq_nr BETWEEN $2 AND $3 ORDER BY seq_nr LIMIT $4",
@@ -164,7 +150,7 @@ async def read_entity(
 async def read_entities(
     connection: asyncpg.Connection, names: EntityNameCache, known: Mapping[str, int], each_max: int
 ) -> EventBatch:
-    """See ``Journal.read_entities``."""
+    """See ``LogStore.read_entities``."""
     rows = await connection.fetch(
         f"SELECT {_COLUMNS} FROM event JOIN ("
         "  SELECT found.entity_no AS no, asked.known FROM unnest($1::text[], $2::bigint[]) AS asked (name, known)"
@@ -189,7 +175,7 @@ async def entity_numbers(connection: asyncpg.Connection, names: Iterable[str]) -
 
 
 async def entity_head(connection: asyncpg.Connection, persistence_id: str) -> EntityHead | None:
-    """See ``Journal.entity_head``."""
+    """See ``LogStore.entity_head``."""
     row = await connection.fetchrow(
         "SELECT persistence_id, seq_nr, owner, origin_seq_nr, branch, parked, coalesce(deleted_to, 0),"
         " coalesce(deleted_position, 0), coalesce(reason, ''), tags"
@@ -200,7 +186,7 @@ async def entity_head(connection: asyncpg.Connection, persistence_id: str) -> En
 
 
 async def stats(connection: asyncpg.Connection) -> tuple[JournalStats, str]:
-    """See ``Journal.stats``; and the generations as they are stored now."""
+    """See ``LogStore.stats``; and the generations as they are stored now."""
     *row, generations = await connection.fetchrow(
         "SELECT head.position, head.timestamp_us, deleted_through,"
         " coalesce((SELECT min(position) FROM event), head.position + 1),"
@@ -215,7 +201,7 @@ async def stats(connection: asyncpg.Connection) -> tuple[JournalStats, str]:
 async def deleted_ranges(
     connection: asyncpg.Connection, after: int, through: int, max_rows: int | None
 ) -> list[StatedRange]:
-    """See ``Journal.deleted_ranges``."""
+    """See ``LogStore.deleted_ranges``."""
     rows = await connection.fetch(
         "SELECT persistence_id, 1, deleted_to, reason FROM entity_deleted JOIN entity USING (entity_no)"
         " WHERE deleted_position > $1 AND deleted_position <= $2 ORDER BY deleted_position LIMIT $3",
@@ -286,7 +272,7 @@ WHERE b.entity_type = types.entity_type AND b.block = lost.block
 
 
 async def trim(connection: asyncpg.Connection, limit: TrimLimit, now_us: int) -> int:
-    """See ``Journal.trim``. Never waits for appends, nor they for it: no row of theirs is touched."""
+    """See ``LogStore.trim``. Never waits for appends, nor they for it: no row of theirs is touched."""
     args: list[Any] = [limit.through, limit.stored_before_us, limit.max_events, limit.reason, limit.after, now_us]
     condition = ""
     if limit.entity_types:
@@ -309,7 +295,7 @@ async def trim(connection: asyncpg.Connection, limit: TrimLimit, now_us: int) ->
 
 
 async def event_bytes(connection: asyncpg.Connection, after: int, through: int) -> int:
-    """See ``Journal.event_bytes``."""
+    """See ``LogStore.event_bytes``."""
     size: int = await connection.fetchval(
         f"SELECT coalesce(sum(octet_length(payload) + {EVENT_OVERHEAD_BYTES}), 0)::bigint FROM event"
         " WHERE position > $1 AND position <= $2",
@@ -320,7 +306,7 @@ async def event_bytes(connection: asyncpg.Connection, after: int, through: int) 
 
 
 async def forget_append_ids(connection: asyncpg.Connection, stored_before_us: int, max_rows: int) -> int:
-    """See ``Journal.forget_append_ids``."""
+    """See ``LogStore.forget_append_ids``."""
     removed: int = await connection.fetchval(
         "WITH old AS (SELECT append_id FROM append_id WHERE stored_us < $1 ORDER BY stored_us LIMIT $2),"
         " gone AS (DELETE FROM append_id USING old WHERE append_id.append_id = old.append_id RETURNING 1)"
@@ -329,3 +315,171 @@ async def forget_append_ids(connection: asyncpg.Connection, stored_before_us: in
         max_rows,
     )
     return removed
+
+
+async def deleted_of(connection: asyncpg.Connection, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
+    """See ``PushFilterStore.deleted_of``."""
+    rows = await connection.fetch(
+        "SELECT persistence_id, 1, deleted_to, reason, tags FROM entity_deleted JOIN entity USING (entity_no)"
+        " WHERE persistence_id = ANY ($1) ORDER BY persistence_id",
+        sorted(set(persistence_ids)),
+    )
+    return [(StatedRange(*row[:4]), row[4]) for row in rows]
+
+
+async def load_cursor(connection: asyncpg.Connection, name: str) -> Offset | None:
+    """See ``LogStore.load_cursor``."""
+    row = await connection.fetchrow(f"SELECT {_CURSOR_COLUMNS} FROM cursor_in_log WHERE name = $1", name)
+    return Offset(*row) if row else None
+
+
+async def save_cursor(connection: asyncpg.Connection, name: str, offset: Offset) -> None:
+    """See ``LogStore.save_cursor``."""
+    await connection.execute(
+        f"INSERT INTO cursor_in_log (name, {_CURSOR_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7)"
+        f" ON CONFLICT (name) DO UPDATE SET ({_CURSOR_COLUMNS}) = ($2, $3, $4, $5, $6, $7)",
+        name,
+        *astuple(offset),
+    )
+
+
+class PostgresLog:
+    """``LogStore`` over an open database."""
+
+    def __init__(self, sessions: PostgresSessions) -> None:
+        self._sessions = sessions
+        self.head_signal = sessions.head_signal
+        self.feed = CommitFeed()
+        self.read_counts: Counter[str] = Counter()
+
+    @property
+    def history(self) -> History:
+        """Journal id; generations as of the last ``stats`` or new session, head as last known here."""
+        return self._sessions.history
+
+    async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
+        """See ``LogStore.append_group``: one call of the server function ``append_batch``.
+
+        Its arguments are made before the writer's turn comes, while the server is busy with the group before.
+        """
+        if all(map(only_asks, requests)):
+            return await self._answer(requests)
+        call = AppendCall.of(requests, self._sessions.now_us(), self._sessions.entity_no, wants_all=self.feed.is_wanted)
+        outcomes, stored, head = await self._sessions.writer.run(self._append, call, self._sessions.writer_sessions)
+        self.feed.give(stored)
+        self._sessions.saw_head(head)
+        self._sessions.hints.committed(head)
+        return outcomes
+
+    async def _answer(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
+        # The server function would write, and sync, what has not changed.
+        names = {name for request in requests if isinstance(request, LocalAppend) for name in request.expected}
+        position, heads = await self._sessions.writer.run(entity_numbers, names)
+        self._sessions.saw_head(position)
+        return answers(requests, position, heads)
+
+    async def _append(
+        self, connection: asyncpg.Connection, call: AppendCall, made_for_session: int
+    ) -> tuple[list[AppendOutcome], EventBatch, int]:
+        if made_for_session != self._sessions.writer_sessions:  # its entity numbers may be those of another history
+            call = AppendCall.of(
+                call.requests, self._sessions.now_us(), self._sessions.entity_no, wants_all=call.wants_all
+            )
+        fail_point("append.before_commit")
+        if call.has_statements:
+            # The head is held for as long as they take; what they touch nobody else writes.
+            async with connection.transaction():
+                answer = await connection.fetchrow(APPEND_SQL, *call.arguments)
+                await run_statements(connection, call.statements_of(call.outcomes(answer)))
+        else:
+            answer = await connection.fetchrow(APPEND_SQL, *call.arguments)
+        fail_point("append.after_commit")
+        numbers = answer["n_no"]
+        if numbers:
+            if len(self._sessions.entity_no) > _ENTITIES_MAX:
+                self._sessions.entity_no.clear()
+            self._sessions.entity_no.update(
+                (name, number) for name, number in zip(call.entities, numbers, strict=True) if number
+            )
+        stored = call.stored(answer) if call.wants_all else EventBatch()
+        return call.outcomes(answer), stored, answer["head_position"]
+
+    async def read(
+        self,
+        after: int,
+        *,
+        through: int | None = None,
+        max_events: int,
+        max_bytes: int,
+        slices: SliceRange = ALL_SLICES,
+        selection: Selection = EVERYTHING,
+    ) -> LogPage:
+        """See ``LogStore.read``."""
+        self.read_counts["log" if selection.is_all else "selected"] += 1
+        lane = self._sessions.readers if selection.is_all else self._sessions.searchers
+        async with lane.reader() as reader:
+            found = await reader.connection.run(
+                read,
+                reader.names,
+                after,
+                through=through,
+                max_events=max_events,
+                max_bytes=max_bytes,
+                slices=slices,
+                selection=selection,
+            )
+        self._sessions.saw_head(found.head)
+        return found
+
+    async def read_entity(
+        self, persistence_id: str, from_seq_nr: int, to_seq_nr: int, *, max_events: int
+    ) -> EventBatch:
+        """See ``LogStore.read_entity``."""
+        self.read_counts["entity"] += 1
+        async with self._sessions.readers.reader() as reader:
+            return await reader.connection.run(
+                read_entity, reader.names, persistence_id, from_seq_nr, to_seq_nr, max_events
+            )
+
+    async def read_entities(self, known: Mapping[str, int], *, each_max: int) -> EventBatch:
+        """See ``LogStore.read_entities``."""
+        async with self._sessions.readers.reader() as reader:
+            return await reader.connection.run(read_entities, reader.names, known, each_max)
+
+    async def entity_head(self, persistence_id: str) -> EntityHead | None:
+        """See ``LogStore.entity_head``."""
+        return await self._sessions.read(entity_head, persistence_id)
+
+    async def stats(self) -> JournalStats:
+        """See ``LogStore.stats``."""
+        found, generations = await self._sessions.read(stats)
+        self._sessions.saw_generations(opening.load_generations(generations), found.head_position)
+        return found
+
+    async def deleted_ranges(self, after: int, through: int, *, max_rows: int | None = None) -> list[StatedRange]:
+        """See ``LogStore.deleted_ranges``."""
+        return await self._sessions.read(deleted_ranges, after, through, max_rows)
+
+    async def trim(self, limit: TrimLimit) -> int:
+        """See ``LogStore.trim``."""
+        return await self._sessions.state.run(trim, limit, self._sessions.now_us())
+
+    async def event_bytes(self, after: int, through: int) -> int:
+        """See ``LogStore.event_bytes``."""
+        return await self._sessions.read(event_bytes, after, through)
+
+    async def forget_append_ids(self, stored_before_us: int, max_rows: int) -> int:
+        """See ``LogStore.forget_append_ids``."""
+        return await self._sessions.state.run(forget_append_ids, stored_before_us, max_rows)
+
+    async def deleted_of(self, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
+        """See ``PushFilterStore.deleted_of``."""
+        return await self._sessions.read(deleted_of, persistence_ids)
+
+    async def load_cursor(self, name: str) -> Offset | None:
+        """See ``LogStore.load_cursor``."""
+        return await self._sessions.read(load_cursor, name)
+
+    async def save_cursor(self, name: str, offset: Offset) -> None:
+        """See ``LogStore.save_cursor``."""
+        await self._sessions.state.run(save_cursor, name, offset)

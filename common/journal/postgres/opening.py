@@ -31,7 +31,10 @@ FROM pg_control_system(), pg_control_checkpoint()
 """
 # Whoever holds a lease may have taken pages from the log that is gone. It may be of an epoch that is gone too: the new
 # ones lie beyond any that can have been reached since the copy was made.
-_TAKE_LEASES_AWAY = "UPDATE projection SET epoch = epoch + $1, owner = '', lease_until = '-infinity'"
+_TAKE_LEASES_AWAY = (
+    "UPDATE projection SET epoch = epoch + $1, owner = '', lease_until = '-infinity'",
+    "UPDATE lease SET epoch = epoch + $1, owner = '', until = '-infinity'",
+)
 _EPOCHS = 1_000_000
 _DURABLE = {"fsync": "on", "full_page_writes": "on"}
 
@@ -145,7 +148,8 @@ async def settle_history(connection: asyncpg.Connection, new_id: Callable[[], st
                 dump_generations(found.history.generations),
                 *found.identity,
             )
-            await connection.execute(_TAKE_LEASES_AWAY, _EPOCHS)
+            for statement in _TAKE_LEASES_AWAY:
+                await connection.execute(statement, _EPOCHS)
         return found.history
 
 

@@ -13,8 +13,9 @@ import asyncpg
 from common.core.events.stated_range import StatedRange
 from common.core.journal.history import History, Offset, OriginState, Resume, ResumeDecision, decide_resume
 from common.journal.postgres.opening import dump_generations, load_generations
-from common.journal.postgres.push_filter_states import load_place, write_place
-from common.journal.stores.journal import StoredRange
+from common.journal.postgres.push_filters import load_place, write_place
+from common.journal.postgres.sessions import PostgresSessions
+from common.journal.stores.origins import StoredRange
 
 _COLUMNS = (
     "origin_id, session, instance, branch, journal_id, generation_id, position, timestamp_us, persistence_id, seq_nr,"
@@ -41,7 +42,7 @@ def _state(row: asyncpg.Record) -> OriginState:
 async def open_session(
     connection: asyncpg.Connection, origin_id: str, instance: str, history: History, now_us: int
 ) -> ResumeDecision:
-    """See ``Journal.open_session``."""
+    """See ``OriginStore.open_session``."""
     select = f"SELECT {_COLUMNS} FROM origin WHERE origin_id = $1 FOR UPDATE"
     async with connection.transaction():
         row = await connection.fetchrow(select, origin_id)
@@ -81,12 +82,12 @@ async def open_session(
 
 
 async def origins(connection: asyncpg.Connection) -> list[OriginState]:
-    """See ``Journal.origins``."""
+    """See ``OriginStore.rows``."""
     return list(map(_state, await connection.fetch(f"SELECT {_COLUMNS} FROM origin ORDER BY origin_id")))
 
 
 async def forget_superseded(connection: asyncpg.Connection, origin_id: str) -> bool:
-    """See ``Journal.forget_superseded``."""
+    """See ``OriginStore.forget_superseded``."""
     done = await connection.execute(
         "UPDATE origin SET (superseded, left_behind) = ('[]', '[]') WHERE origin_id = $1", origin_id
     )
@@ -94,7 +95,7 @@ async def forget_superseded(connection: asyncpg.Connection, origin_id: str) -> b
 
 
 async def stored_ranges(connection: asyncpg.Connection, persistence_id: str) -> list[StoredRange]:
-    """See ``Journal.stored_ranges``."""
+    """See ``OriginStore.stored_ranges``."""
     rows = await connection.fetch(
         "SELECT origin_id, persistence_id, from_seq_nr, to_seq_nr, reason, received_us FROM stated_range"
         " WHERE persistence_id = $1 ORDER BY id",
@@ -103,20 +104,24 @@ async def stored_ranges(connection: asyncpg.Connection, persistence_id: str) -> 
     return [StoredRange(origin_id, StatedRange(*stated), at) for origin_id, *stated, at in rows]
 
 
-_CURSOR_COLUMNS = "journal_id, generation_id, position, timestamp_us, persistence_id, seq_nr"
+class PostgresOrigins:
+    """``OriginStore`` over an open database."""
 
+    def __init__(self, sessions: PostgresSessions) -> None:
+        self._sessions = sessions
 
-async def load_cursor(connection: asyncpg.Connection, name: str) -> Offset | None:
-    """See ``Journal.load_cursor``."""
-    row = await connection.fetchrow(f"SELECT {_CURSOR_COLUMNS} FROM cursor_in_log WHERE name = $1", name)
-    return Offset(*row) if row else None
+    async def open_session(self, origin_id: str, instance: str, history: History) -> ResumeDecision:
+        """See ``OriginStore.open_session``."""
+        return await self._sessions.state.run(open_session, origin_id, instance, history, self._sessions.now_us())
 
+    async def rows(self) -> list[OriginState]:
+        """See ``OriginStore.rows``."""
+        return await self._sessions.read(origins)
 
-async def save_cursor(connection: asyncpg.Connection, name: str, offset: Offset) -> None:
-    """See ``Journal.save_cursor``."""
-    await connection.execute(
-        f"INSERT INTO cursor_in_log (name, {_CURSOR_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7)"
-        f" ON CONFLICT (name) DO UPDATE SET ({_CURSOR_COLUMNS}) = ($2, $3, $4, $5, $6, $7)",
-        name,
-        *astuple(offset),
-    )
+    async def forget_superseded(self, origin_id: str) -> bool:
+        """See ``OriginStore.forget_superseded``."""
+        return await self._sessions.state.run(forget_superseded, origin_id)
+
+    async def stored_ranges(self, persistence_id: str) -> list[StoredRange]:
+        """See ``OriginStore.stored_ranges``."""
+        return await self._sessions.read(stored_ranges, persistence_id)

@@ -12,7 +12,8 @@ from common.core.events.ids import entity_type_of, slice_of
 from common.core.events.stated_range import StatedRange
 from common.core.filters.selection import BLOCK_BITS
 from common.core.journal.admission import EntityHead, ParkedNumbers, admit_parked, discard_parked, link_tags
-from common.journal.stores.journal import ParkedRow
+from common.journal.postgres.sessions import PostgresSessions
+from common.journal.stores.parked import ParkedRow
 
 _COLUMNS = f"id, origin_id, code, parked_us, {', '.join(EVENT_COLUMNS)}"
 
@@ -28,7 +29,7 @@ def _row(record: asyncpg.Record) -> ParkedRow:
 async def parked(
     connection: asyncpg.Connection, origin_id: str | None, after_id: int, max_rows: int
 ) -> list[ParkedRow]:
-    """See ``Journal.parked``."""
+    """See ``LogStore.parked``."""
     rows = await connection.fetch(
         f"SELECT {_COLUMNS} FROM parked WHERE id > $1 AND ($2::text IS NULL OR origin_id = $2) ORDER BY id LIMIT $3",
         after_id,
@@ -39,7 +40,7 @@ async def parked(
 
 
 async def parked_row(connection: asyncpg.Connection, row_id: int) -> ParkedRow | None:
-    """See ``Journal.parked_row``."""
+    """See ``LogStore.parked_row``."""
     row = await connection.fetchrow(f"SELECT {_COLUMNS} FROM parked WHERE id = $1", row_id)
     return _row(row) if row else None
 
@@ -47,7 +48,7 @@ async def parked_row(connection: asyncpg.Connection, row_id: int) -> ParkedRow |
 async def retry(
     connection: asyncpg.Connection, persistence_id: str, accept_gap: bool, now_us: int
 ) -> tuple[int, str, int]:
-    """See ``Journal.retry_parked``; the head after it comes third."""
+    """See ``LogStore.retry_parked``; the head after it comes third."""
     async with connection.transaction():
         head, position = await _lock(connection, persistence_id)
         rows = await connection.fetch(
@@ -91,7 +92,7 @@ def _prev_tags(head: EntityHead, rows: Sequence[asyncpg.Record], seq_nr: list[in
 
 
 async def discard(connection: asyncpg.Connection, row_id: int, now_us: int) -> bool:
-    """See ``Journal.discard_parked``."""
+    """See ``LogStore.discard_parked``."""
     async with connection.transaction():
         persistence_id = await connection.fetchval("SELECT persistence_id FROM parked WHERE id = $1", row_id)
         if persistence_id is None:
@@ -206,3 +207,29 @@ async def _keep(
             for kept in ranges
         ],
     )
+
+
+class PostgresParked:
+    """``ParkedStore`` over an open database."""
+
+    def __init__(self, sessions: PostgresSessions) -> None:
+        self._sessions = sessions
+
+    async def rows(self, *, origin_id: str | None = None, after_id: int = 0, max_rows: int = 1_000) -> list[ParkedRow]:
+        """See ``LogStore.parked``."""
+        return await self._sessions.read(parked, origin_id, after_id, max_rows)
+
+    async def row(self, row_id: int) -> ParkedRow | None:
+        """See ``LogStore.parked_row``."""
+        return await self._sessions.read(parked_row, row_id)
+
+    async def retry(self, persistence_id: str, *, accept_gap: bool) -> tuple[int, str]:
+        """See ``LogStore.retry_parked``."""
+        stored, left, head = await self._sessions.state.run(retry, persistence_id, accept_gap, self._sessions.now_us())
+        self._sessions.saw_head(head)
+        self._sessions.hints.committed(head)
+        return stored, left
+
+    async def discard(self, row_id: int) -> bool:
+        """See ``LogStore.discard_parked``."""
+        return await self._sessions.state.run(discard, row_id, self._sessions.now_us())

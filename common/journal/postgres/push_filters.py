@@ -1,42 +1,107 @@
-"""Filters of origins: the part of a ``PostgresJournal`` that keeps them (``push_filter_states``)."""
+"""Filters of origins: what is asked for, and where their lanes are. Asyncio-flavoured functions on a session."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import asyncpg
 
-from common.core.events.stated_range import StatedRange
 from common.core.journal.append import Fenced, OutOfStep
-from common.core.push.filter_transition import PushFilterApplied, PushFilterState
+from common.core.push.filter_transition import UNFILTERED, PushFilter, PushFilterApplied, PushFilterState
 from common.core.push.requested_filter import RequestedFilter
-from common.journal.postgres import push_filter_states
-from common.journal.postgres.received import PostgresReceived
+from common.journal.postgres.sessions import PostgresSessions
+
+_ASKED = "SELECT pattern, version, criteria, set_us FROM asked_filter"
+_PLACE = (
+    "old_version, old_criteria, old_producer, new_version, new_criteria, new_producer, change_position,"
+    " backfill_position"
+)
 
 
-class PostgresPushFilters(PostgresReceived):
-    """``common.journal.stores.push_filters.PushFilterStore`` over an open database."""
+async def ask(connection: asyncpg.Connection, pattern: str, criteria: str, now_us: int) -> RequestedFilter:
+    """See ``PushFilterStore.ask_filter``."""
+    async with connection.transaction():
+        # One at a time: two may set the same pattern.
+        await connection.execute("LOCK TABLE asked_filter IN SHARE ROW EXCLUSIVE MODE")
+        row = await connection.fetchrow(f"{_ASKED} WHERE pattern = $1", pattern)
+        if row is None or row["criteria"] != criteria:
+            await connection.execute("DELETE FROM asked_filter WHERE pattern = $1", pattern)
+            row = await connection.fetchrow(
+                "INSERT INTO asked_filter (pattern, criteria, set_us) VALUES ($1, $2, $3)"
+                " RETURNING pattern, version, criteria, set_us",
+                pattern,
+                criteria,
+                now_us,
+            )
+    return RequestedFilter(*row)
 
-    async def ask_filter(self, pattern: str, criteria: str) -> RequestedFilter:
+
+async def withdraw(connection: asyncpg.Connection, pattern: str) -> bool:
+    """See ``PushFilterStore.withdraw_filter``."""
+    return bool(await connection.execute("DELETE FROM asked_filter WHERE pattern = $1", pattern) == "DELETE 1")
+
+
+async def requested_filters(connection: asyncpg.Connection) -> list[RequestedFilter]:
+    """See ``PushFilterStore.requested_filters``."""
+    return [RequestedFilter(*row) for row in await connection.fetch(f"{_ASKED} ORDER BY pattern")]
+
+
+async def load_place(connection: asyncpg.Connection, origin_id: str) -> PushFilterState:
+    """See ``PushFilterStore.push_filter_state``."""
+    row = await connection.fetchrow(f"SELECT {_PLACE} FROM push_place WHERE origin_id = $1", origin_id)
+    return PushFilterState(PushFilter(*row[:3]), PushFilter(*row[3:6]), *row[6:]) if row else UNFILTERED
+
+
+async def write_place(connection: asyncpg.Connection, origin_id: str, place: PushFilterState) -> None:
+    """Store an origin's place; the caller holds a transaction and the origin's row."""
+    old, new = place.old, place.new
+    await connection.execute(
+        f"INSERT INTO push_place (origin_id, {_PLACE}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+        f" ON CONFLICT (origin_id) DO UPDATE SET ({_PLACE}) = ($2, $3, $4, $5, $6, $7, $8, $9)",
+        origin_id,
+        *(old.version, old.criteria, old.producer, new.version, new.criteria, new.producer),
+        *(place.change_position, place.backfill_position),
+    )
+
+
+async def change_filter(
+    connection: asyncpg.Connection, origin_id: str, session: int, change: PushFilterApplied
+) -> Fenced | OutOfStep | None:
+    """See ``PushFilterStore.change_push_filter``."""
+    async with connection.transaction():
+        row = await connection.fetchrow(
+            "SELECT session, position FROM origin WHERE origin_id = $1 FOR UPDATE", origin_id
+        )
+        newest, position = row or (0, 0)
+        if newest != session or not newest:
+            return Fenced(newest)
+        place = await load_place(connection, origin_id)
+        if position != change.position or not place.is_settled:
+            return OutOfStep(position)
+        await write_place(connection, origin_id, place.changed(change.filter, change.position, change.needs_backfill))
+    return None
+
+
+class PostgresPushFilters:
+    """``PushFilterStore`` over an open database."""
+
+    def __init__(self, sessions: PostgresSessions) -> None:
+        self._sessions = sessions
+
+    async def ask(self, pattern: str, criteria: str) -> RequestedFilter:
         """See ``PushFilterStore.ask_filter``."""
-        return await self._state.run(push_filter_states.ask, pattern, criteria, self._now_us())
+        return await self._sessions.state.run(ask, pattern, criteria, self._sessions.now_us())
 
-    async def withdraw_filter(self, pattern: str) -> bool:
+    async def withdraw(self, pattern: str) -> bool:
         """See ``PushFilterStore.withdraw_filter``."""
-        return await self._state.run(push_filter_states.withdraw, pattern)
+        return await self._sessions.state.run(withdraw, pattern)
 
-    async def requested_filters(self) -> list[RequestedFilter]:
+    async def requested(self) -> list[RequestedFilter]:
         """See ``PushFilterStore.requested_filters``."""
-        return await self._read(push_filter_states.requested_filters)
+        return await self._sessions.read(requested_filters)
 
-    async def push_filter_state(self, origin_id: str) -> PushFilterState:
+    async def state(self, origin_id: str) -> PushFilterState:
         """See ``PushFilterStore.push_filter_state``."""
-        return await self._read(push_filter_states.load_place, origin_id)
+        return await self._sessions.read(load_place, origin_id)
 
-    async def change_push_filter(
-        self, origin_id: str, session: int, change: PushFilterApplied
-    ) -> Fenced | OutOfStep | None:
+    async def change(self, origin_id: str, session: int, change: PushFilterApplied) -> Fenced | OutOfStep | None:
         """See ``PushFilterStore.change_push_filter``."""
-        return await self._state.run(push_filter_states.change_filter, origin_id, session, change)
-
-    async def deleted_of(self, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
-        """See ``PushFilterStore.deleted_of``."""
-        return await self._read(push_filter_states.deleted_of, persistence_ids)
+        return await self._sessions.state.run(change_filter, origin_id, session, change)

@@ -18,8 +18,8 @@ from common.core.journal.slice_ranges import (
     missing_ranges,
     projection_in_use,
 )
-from common.journal.postgres.projections import lock_ranges, run_statements
-from common.journal.stores.journal import Statement
+from common.core.journal.statement import Statement
+from common.journal.postgres.offsets import lock_ranges, run_statements
 
 _INSERT = "INSERT INTO projection VALUES ($1, $2, $3, $4, $5, '', '-infinity', $6, $7, $8)"
 

@@ -1,13 +1,12 @@
 """A node's sessions with its database, and what this process remembers of the log.
 
-What the parts of ``PostgresJournal`` stand on. Each kind of work has a session of its own, so none waits for another:
+The value that the parts of the journal share. Each kind of work has a session of its own, so none waits for another:
 appends, reads (two), reads by a selection (two), the state of origins and parked events, projections (two, and two more
 for functions that run inside a transaction), and hints.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Concatenate, ParamSpec, TypeVar
@@ -16,18 +15,17 @@ import asyncpg
 import trio
 
 from common.core.journal.history import Generation, History
-from common.journal.commit_feed import CommitFeed
 from common.journal.head_signal import HeadSignal
-from common.journal.postgres import log, opening, projections
+from common.journal.postgres import opening
 from common.journal.postgres.connection import OwnedConnection, Server
 from common.journal.postgres.exchange import PreparedStatements
 from common.journal.postgres.hints import Hints
-from common.journal.postgres.shared_commits import RangeCommit, SharedCommits
 from common.journal.snapshot_watermark import SnapshotWatermark
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_NAMES_MAX = 100_000
 # The writer runs one function over and over: its plans are made once, and only those whose cost does not grow with the
 # tables (a new table's statistics say it is small).
 _WRITER_SETTINGS = {
@@ -46,11 +44,35 @@ Settle = Callable[[asyncpg.Connection], Awaitable[None]]
 """What each new session does first."""
 
 
+class EntityNameCache:
+    """Names by number, as far as they were needed; a name never changes. One for each session."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, str] = {}
+
+    def clear(self) -> None:
+        """Forget them all."""
+        self._names.clear()
+
+    async def of(self, connection: asyncpg.Connection, numbers: Sequence[int]) -> list[str]:
+        """The name for each number."""
+        missing = set(numbers) - self._names.keys()
+        if missing:
+            if len(self._names) > _NAMES_MAX:
+                self._names.clear()
+                missing = set(numbers)
+            rows = await connection.fetch(
+                "SELECT entity_no, persistence_id FROM entity WHERE entity_no = ANY ($1::bigint[])", sorted(missing)
+            )
+            self._names.update(map(tuple, rows))
+        return list(map(self._names.__getitem__, numbers))
+
+
 class _Reader:
     """A session for reading, with the names of entities it has met."""
 
     def __init__(self, server: Server, purpose: str, covered: SnapshotWatermark, settle: Settle) -> None:
-        self.names = log.EntityNameCache()
+        self.names = EntityNameCache()
         self._covered = covered
         self._settle = settle
         self.connection = OwnedConnection(server, purpose, settings=_READER_SETTINGS, prepare=self._begin)
@@ -85,7 +107,7 @@ class _Lane:
                 self._free.insert(0, reader)
 
 
-class _Committer:
+class Committer:
     """A session for projections' commits, with the statements it has prepared."""
 
     def __init__(self, server: Server, purpose: str, settle: Settle) -> None:
@@ -106,24 +128,21 @@ class PostgresSessions:
     """
 
     def __init__(self, server: Server, history: History, now_us: Callable[[], int], new_id: Callable[[], str]) -> None:
-        self._now_us = now_us
+        self.now_us = now_us
         self._new_id = new_id
         self._history = history
-        self._entity_no: dict[str, int] = {}
-        self._writer_sessions = 0
+        self.entity_no: dict[str, int] = {}
+        self.writer_sessions = 0
         self.head_signal = HeadSignal(history.head_position)
-        self.feed = CommitFeed()
-        self.read_counts: Counter[str] = Counter()
-        self._hints = Hints(server, self.head_signal)
-        self._writer = OwnedConnection(server, "writer", settings=_WRITER_SETTINGS, prepare=self._new_writer)
-        self._covered = SnapshotWatermark()
-        self._readers = _Lane(server, "reader", self._covered, self._settle)
-        self._searchers = _Lane(server, "search", self._covered, self._settle)
-        self._state = OwnedConnection(server, "state", prepare=self._settle)
-        self._projections = [_Committer(server, f"projections {number}", self._settle) for number in (1, 2)]
-        self._shared_commits = SharedCommits(self._commit_together)
+        self.hints = Hints(server, self.head_signal)
+        self.writer = OwnedConnection(server, "writer", settings=_WRITER_SETTINGS, prepare=self._new_writer)
+        self.watermark = SnapshotWatermark()
+        self.readers = _Lane(server, "reader", self.watermark, self._settle)
+        self.searchers = _Lane(server, "search", self.watermark, self._settle)
+        self.state = OwnedConnection(server, "state", prepare=self._settle)
+        self._projections = [Committer(server, f"projections {number}", self._settle) for number in (1, 2)]
         # Apart: an application's function may keep its transaction open for seconds.
-        self._in_transaction = [
+        self.in_transaction = [
             OwnedConnection(server, f"inside projections {number}", prepare=self._settle) for number in (1, 2)
         ]
 
@@ -132,12 +151,14 @@ class PostgresSessions:
         """Journal id; generations as of the last ``stats`` or new session, head as last known here."""
         return self._history
 
-    def _saw_head(self, position: int) -> None:
+    def saw_head(self, position: int) -> None:
+        """A session has seen the log reach this position."""
         if position > self._history.head_position:
             self._history = History(self._history.journal_id, self._history.generations, position)
         self.head_signal.raise_to(position)
 
-    def _saw_generations(self, generations: tuple[Generation, ...], head_position: int) -> None:
+    def saw_generations(self, generations: tuple[Generation, ...], head_position: int) -> None:
+        """A session has read these generations of the log."""
         # Another node may have begun one, after a failover say, while this one had nothing to write.
         if generations[-1].id not in {generation.id for generation in self._history.generations}:
             self._history = History(self._history.journal_id, generations, head_position)
@@ -149,38 +170,36 @@ class PostgresSessions:
             self._history = found
             self.head_signal.put_back(found.head_position)
         else:
-            self._saw_generations(found.generations, found.head_position)
-        self._saw_head(found.head_position)
+            self.saw_generations(found.generations, found.head_position)
+        self.saw_head(found.head_position)
 
     async def _new_writer(self, connection: asyncpg.Connection) -> None:
-        self._entity_no.clear()
-        self._writer_sessions += 1
+        self.entity_no.clear()
+        self.writer_sessions += 1
         await self._settle(connection)
 
     async def run_hints(self) -> None:
         """Tell other nodes of commits and hear of theirs, until cancelled."""
-        await self._hints.run()
+        await self.hints.run()
 
     async def aclose(self) -> None:
         """Close every session; bounded."""
         for connection in (
-            self._writer,
-            *(reader.connection for lane in (self._readers, self._searchers) for reader in lane.readers),
-            self._state,
+            self.writer,
+            *(reader.connection for lane in (self.readers, self.searchers) for reader in lane.readers),
+            self.state,
             *(committer.connection for committer in self._projections),
-            *self._in_transaction,
+            *self.in_transaction,
         ):
             await connection.aclose()
 
-    async def _read(
+    async def read(
         self, fn: Callable[Concatenate[asyncpg.Connection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        async with self._readers.reader() as reader:
+        """Run ``fn`` on a reader."""
+        async with self.readers.reader() as reader:
             return await reader.connection.run(fn, *args, **kwargs)
 
-    async def _commit_together(self, group: Sequence[RangeCommit]) -> bool:
-        committer = self._committer()
-        return await committer.connection.run(projections.commit_together, committer.prepared, group)
-
-    def _committer(self) -> _Committer:
+    def committer(self) -> Committer:
+        """A session for a projection's transaction: a free one, if there is one."""
         return next((one for one in self._projections if not one.connection.is_busy), self._projections[0])

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import trio
 
 from common.core.journal.statement import Statement
-from common.journal.stores.journal import ProjectionLease
+from common.journal.stores.projections import ProjectionLease
 
 
 @dataclass(slots=True, eq=False)

@@ -9,6 +9,7 @@ import asyncpg
 from common.core.events.batch import EVENT_OVERHEAD_BYTES
 from common.core.journal.snapshot import NewSnapshot, Snapshot, admit_snapshot, id_ranges
 from common.journal.postgres.log import TYPE_CONDITION
+from common.journal.postgres.sessions import PostgresSessions
 from common.journal.snapshot_watermark import LOOK_EVENTS
 
 _COLUMNS = (
@@ -136,3 +137,37 @@ async def look(
         *(after, looked, *([sorted(entity_types)] if entity_types else ())),
     )
     return first, looked
+
+
+class PostgresSnapshots:
+    """``SnapshotStore`` over an open database."""
+
+    def __init__(self, sessions: PostgresSessions) -> None:
+        self._sessions = sessions
+
+    async def put(self, snapshots: Sequence[NewSnapshot]) -> list[bool]:
+        """See ``SnapshotStore.put_snapshots``."""
+        return await self._sessions.state.run(put, snapshots, self._sessions.now_us())
+
+    async def get(self, persistence_id: str) -> Snapshot | None:
+        """See ``SnapshotStore.snapshot``."""
+        return await self._sessions.read(get, persistence_id)
+
+    async def page(
+        self,
+        after_persistence_id: str,
+        *,
+        max_rows: int,
+        max_bytes: int,
+        entity_types: frozenset[str] = frozenset(),
+    ) -> list[Snapshot]:
+        """See ``SnapshotStore.snapshots``."""
+        return await self._sessions.read(page, after_persistence_id, max_rows, max_bytes, entity_types)
+
+    async def uncovered_after(self, through: int, *, entity_types: frozenset[str] = frozenset()) -> int:
+        """See ``SnapshotStore.uncovered_after``."""
+
+        async def look_from(after: int, through: int) -> tuple[int | None, int]:
+            return await self._sessions.read(look, after, through, entity_types)
+
+        return await self._sessions.watermark.find(look_from, through, entity_types)

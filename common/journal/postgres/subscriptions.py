@@ -13,12 +13,22 @@ from common.core.events.batch import EVENT_OVERHEAD_BYTES, Envelope, EventBatch,
 from common.core.journal.append import OriginBlocked, PushedAppend
 from common.core.subscription.place import NO_RESUME_POINT, FilterState, Subscription, place_as_text, place_of_text
 from common.fail_points import fail_point
+from common.journal.postgres import leases
 from common.journal.postgres.append import APPEND_SQL, AppendCall
 from common.journal.postgres.connection import SCHEMA
-from common.journal.postgres.projections import run_statements
-from common.journal.stores.journal import InboxRow, InboxStats, ProjectionLease, ReceivedCommit
-from common.journal.stores.lease import fenced
-from common.journal.stores.subscriptions import blocked, check_ack, check_revision, check_room, lease_name
+from common.journal.postgres.offsets import run_statements
+from common.journal.postgres.sessions import PostgresSessions
+from common.journal.stores.leases import Lease
+from common.journal.stores.subscriptions import (
+    InboxRow,
+    InboxStats,
+    ReceivedCommit,
+    blocked,
+    check_ack,
+    check_revision,
+    check_room,
+    lease_name,
+)
 
 _STATE = "name, place, desired_version, desired_criteria, revision, received, updated_us"
 _EVENT = (
@@ -27,7 +37,6 @@ _EVENT = (
 )  # fmt: skip
 _EVENT_COLUMNS = ", ".join(_EVENT)
 _NUMBER = "(SELECT subscription_no FROM subscription WHERE name = $1)"
-_HELD = "name = $1 AND first_slice = $2 AND last_slice = $3 AND epoch = $4 AND NOT paused"
 _SIZE = f"octet_length(payload) + {EVENT_OVERHEAD_BYTES}"
 _MAKE = (
     "INSERT INTO subscription (name, place, desired_version, desired_criteria, revision, received, updated_us,"
@@ -72,7 +81,7 @@ async def set_requested(
 async def forget(connection: asyncpg.Connection, name: str) -> bool:
     """See ``SubscriptionStore.forget_subscription``."""
     async with connection.transaction():
-        await connection.execute("DELETE FROM projection WHERE name = $1", lease_name(name))
+        await leases.take_away(connection, lease_name(name))
         number = await connection.fetchval("DELETE FROM subscription WHERE name = $1 RETURNING subscription_no", name)
         if number is None:
             return False
@@ -80,11 +89,10 @@ async def forget(connection: asyncpg.Connection, name: str) -> bool:
     return True
 
 
-async def restart(connection: asyncpg.Connection, name: str, lease: ProjectionLease, now_us: int) -> bool:
+async def restart(connection: asyncpg.Connection, name: str, lease: Lease, now_us: int) -> bool:
     """See ``SubscriptionStore.restart_subscription``."""
     async with connection.transaction():
-        if not await connection.fetchval(f"SELECT true FROM projection WHERE {_HELD} FOR UPDATE", *_held(lease)):
-            raise fenced(lease)
+        await leases.lock(connection, lease)
         number = await connection.fetchval(
             "UPDATE subscription SET place = $2, revision = revision + 1, updated_us = $3,"
             " inbox_acked_id = inbox_last_id, inbox_bytes = 0 WHERE name = $1 RETURNING subscription_no",
@@ -127,7 +135,7 @@ async def awaiting(connection: asyncpg.Connection, name: str, max_rows: int) -> 
 async def commit_received(
     connection: asyncpg.Connection,
     name: str,
-    lease: ProjectionLease,
+    lease: Lease,
     revision: int,
     commit: ReceivedCommit,
     lease_s: float,
@@ -137,7 +145,7 @@ async def commit_received(
     """See ``SubscriptionStore.commit_received``; the new revision, and the log's head if events were appended, else 0."""
     async with connection.transaction():
         await run_statements(connection, commit.statements)
-        await _renew(connection, lease, lease_s, now_us)
+        await leases.renew(connection, lease, lease_s)
         await connection.execute(_MAKE, name, place_as_text(NO_RESUME_POINT), now_us)
         number, stored, last_id, waiting = await connection.fetchrow(
             "SELECT subscription_no, revision, inbox_last_id, inbox_bytes FROM subscription WHERE name = $1 FOR UPDATE",
@@ -158,20 +166,6 @@ async def commit_received(
         head = await _append(connection, name, commit.append, now_us) if commit.append else 0
         fail_point("subscription.in_transaction")
     return revision + 1, head
-
-
-async def _renew(connection: asyncpg.Connection, lease: ProjectionLease, lease_s: float, now_us: int) -> None:
-    moved = await connection.execute(
-        "UPDATE projection SET updated_us = $6, lease_until = clock_timestamp() + make_interval(secs => $5)"
-        f" WHERE {_HELD}",
-        *(*_held(lease), lease_s, now_us),
-    )
-    if moved != "UPDATE 1":
-        raise fenced(lease)
-
-
-def _held(lease: ProjectionLease) -> tuple[str, int, int, int]:
-    return lease.name, lease.slices.first, lease.slices.last, lease.epoch
 
 
 async def _store_known(connection: asyncpg.Connection, number: int, commit: ReceivedCommit) -> None:
@@ -293,3 +287,76 @@ async def inbox_stats(connection: asyncpg.Connection, name: str) -> InboxStats:
         name,
     )
     return InboxStats(*row) if row else InboxStats(0, 0, 0, 0, 0)
+
+
+class PostgresSubscriptions:
+    """``SubscriptionStore`` over an open database."""
+
+    def __init__(self, sessions: PostgresSessions) -> None:
+        self._sessions = sessions
+
+    async def get(self, name: str) -> Subscription | None:
+        """See ``SubscriptionStore.subscription``."""
+        return await self._sessions.read(subscription, name)
+
+    async def rows(self) -> list[Subscription]:
+        """See ``SubscriptionStore.subscriptions``."""
+        return await self._sessions.read(subscriptions)
+
+    async def set_requested(self, name: str, criteria: str, *, if_new: bool = False) -> FilterState:
+        """See ``SubscriptionStore.set_requested``."""
+        return await self._sessions.state.run(set_requested, name, criteria, if_new, self._sessions.now_us())
+
+    async def forget(self, name: str) -> bool:
+        """See ``SubscriptionStore.forget_subscription``."""
+        return await self._sessions.state.run(forget, name)
+
+    async def restart(self, name: str, lease: Lease) -> bool:
+        """See ``SubscriptionStore.restart_subscription``."""
+        return await self._sessions.state.run(restart, name, lease, self._sessions.now_us())
+
+    async def known(self, name: str, persistence_ids: Sequence[str]) -> dict[str, int]:
+        """See ``SubscriptionStore.known``."""
+        return await self._sessions.read(known, name, persistence_ids)
+
+    async def awaiting(self, name: str, max_rows: int) -> list[tuple[str, int]]:
+        """See ``SubscriptionStore.awaiting``."""
+        return await self._sessions.read(awaiting, name, max_rows)
+
+    async def commit(
+        self,
+        name: str,
+        lease: Lease,
+        revision: int,
+        commit: ReceivedCommit,
+        lease_s: float,
+        *,
+        inbox_max_bytes: int | None = None,
+    ) -> int:
+        """See ``SubscriptionStore.commit_received``."""
+        following, head = await self._sessions.committer().connection.run(
+            commit_received,
+            name,
+            lease,
+            revision,
+            commit,
+            lease_s,
+            inbox_max_bytes,
+            self._sessions.now_us(),
+        )
+        if head:
+            self._sessions.saw_head(head)
+            self._sessions.hints.committed(head)
+        return following
+
+    async def inbox(self, name: str, after_id: int, *, max_rows: int, max_bytes: int) -> list[InboxRow]:
+        """See ``SubscriptionStore.inbox``."""
+        return await self._sessions.read(inbox, name, after_id, max_rows, max_bytes)
+
+    async def ack_inbox(self, name: str, through_id: int) -> int:
+        """See ``SubscriptionStore.ack_inbox``."""
+        return await self._sessions.state.run(ack_inbox, name, through_id)
+
+    async def inbox_stats(self, name: str) -> InboxStats:
+        """See ``SubscriptionStore.inbox_stats``."""
+        return await self._sessions.read(inbox_stats, name)

@@ -4,6 +4,6 @@
 """
 
 from common.journal.sqlite.connection import Runner, run_inline
-from common.journal.sqlite.journal import SqliteJournal, open_sqlite_journal
+from common.journal.sqlite.journal import open_sqlite_journal
 
-__all__ = ["Runner", "SqliteJournal", "open_sqlite_journal", "run_inline"]
+__all__ = ["Runner", "open_sqlite_journal", "run_inline"]

@@ -28,11 +28,10 @@ from common.core.journal.append import (
 from common.core.journal.statement import Statement, merged
 from common.fail_points import fail_point
 from common.journal.sqlite import indexes
-from common.journal.sqlite.connection import insert_rows, roll_back, select
+from common.journal.sqlite.connection import head_position, insert_rows, roll_back, select
 from common.journal.sqlite.entities import EntityRows
-from common.journal.sqlite.log import head_position
 from common.journal.sqlite.origins import Origins
-from common.journal.sqlite.statements import run_statements
+from common.journal.sqlite_tables import run_statements
 
 
 class OpenAppend:

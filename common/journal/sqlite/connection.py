@@ -369,6 +369,12 @@ def select(connection: apsw.Connection, sql: str, args: Sequence[Any] = ()) -> l
     return rows
 
 
+def head_position(connection: apsw.Connection) -> int:
+    """The position of the last event ever stored."""
+    position: int = connection.execute("SELECT head_position FROM journal").get
+    return position
+
+
 def insert_rows(
     writer: apsw.Connection, table: str, width: int, columns: Iterable[Iterable[Any]], tail: str = ""
 ) -> None:

@@ -125,7 +125,7 @@ class EntityNames:
 
 
 def entity_head(reader: apsw.Connection, persistence_id: str) -> EntityHead | None:
-    """See ``Journal.entity_head``."""
+    """See ``LogStore.entity_head``."""
     row = reader.execute(
         f"SELECT {_HEAD_COLUMNS} FROM entity JOIN entity_head USING (entity_no) WHERE persistence_id = ?",
         (persistence_id,),

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TypeVar
 
 import apsw
 
+from common.core.journal.statement import Statement
 from common.fail_points import fail_point
 from common.journal.sqlite.connection import SqliteFile, coded_errors, transaction
-from common.journal.sqlite.statements import OpenTables, run_statements
-from common.journal.stores.journal import Statement
+from common.journal.sqlite_tables import OpenTables, run_statements
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ class HandlerTransaction:
     def __init__(self, file: SqliteFile) -> None:
         self._file = file
         self._open = ExitStack()
-        self.tables = OpenTables(file.writer, file.path)
+        self.tables = OpenTables(file.writer, partial(coded_errors, file.path))
 
     def begin(self, first: Callable[[apsw.Connection], T]) -> T:
         """Open the transaction with a step of our own; what that raises undoes it."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import astuple
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -10,18 +12,27 @@ import apsw
 import orjson
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch
-from common.core.events.ids import SliceRange
+from common.core.events.ids import ALL_SLICES, SliceRange
 from common.core.events.stated_range import StatedRange
-from common.core.filters.selection import Selection
+from common.core.filters.selection import EVERYTHING, Selection
+from common.core.journal.admission import EntityHead
+from common.core.journal.append import AppendOutcome, AppendRequest
+from common.core.journal.history import History, Offset
 from common.core.journal.retention import old_enough
 from common.fail_points import fail_point
+from common.journal.commit_feed import CommitFeed
 from common.journal.sqlite import indexes, selected
-from common.journal.sqlite.connection import SqliteFile, select, snapshot
-from common.journal.sqlite.entities import EntityNames
-from common.journal.stores.journal import JournalStats, LogPage, TrimLimit
+from common.journal.sqlite.append import OpenAppend, append_group
+from common.journal.sqlite.connection import SqliteFile, begin_at_once, coded_errors, head_position, select, snapshot
+from common.journal.sqlite.connections import SqliteConnections
+from common.journal.sqlite.entities import EntityNames, entity_head
+from common.journal.stores.log import JournalStats, LogPage, TrimLimit
 
 # Free pages are used again; what is beyond a quarter of the file goes back to the file system, some at each trim.
 _VACUUM_PAGES = 256
+# What is written without a thread: some hundred microseconds of work on pages that are mostly in memory.
+_HERE_MAX_EVENTS = 128
+_HERE_MAX_BYTES = 128 * 1024
 # Read at a time: as text it takes several times the room that it has as events.
 _STEP_EVENTS = 1_000
 _STEP_BYTES = 1024 * 1024
@@ -62,12 +73,6 @@ def _cut(joined: bytes | None, lengths: list[int]) -> list[bytes]:
     return [joined[start:end] for start, end in pairwise(ends)] if joined else [b""] * len(lengths)
 
 
-def head_position(connection: apsw.Connection) -> int:
-    """The position of the last event ever stored."""
-    position: int = connection.execute("SELECT head_position FROM journal").get
-    return position
-
-
 def look(
     reader: apsw.Connection,
     names: EntityNames,
@@ -79,7 +84,7 @@ def look(
     slices: SliceRange,
     selection: Selection,
 ) -> LogPage:
-    """One look at the log: as ``Journal.read``, but it may end short of the first event that fits a condition."""
+    """One look at the log: as ``LogStore.read``, but it may end short of the first event that fits a condition."""
     with snapshot(reader):
         head = head_position(reader)
         last = head if through is None else min(head, through)
@@ -147,7 +152,7 @@ def read_entity(
     to_seq_nr: int,
     max_events: int,
 ) -> EventBatch:
-    """See ``Journal.read_entity``."""
+    """See ``LogStore.read_entity``."""
     return _events(
         reader,
         names,
@@ -160,7 +165,7 @@ def read_entity(
 def read_entities(
     reader: apsw.Connection, names: EntityNames, known: Mapping[str, int], *, each_max: int
 ) -> EventBatch:
-    """See ``Journal.read_entities``."""
+    """See ``LogStore.read_entities``."""
     return _events(
         reader,
         names,
@@ -172,7 +177,7 @@ def read_entities(
 
 
 def stats(file: SqliteFile) -> JournalStats:
-    """See ``Journal.stats``; sizes are those of this moment."""
+    """See ``LogStore.stats``; sizes are those of this moment."""
     reader = file.reader
     with snapshot(reader):
         head, timestamp_us, deleted = reader.execute(
@@ -193,7 +198,7 @@ def stats(file: SqliteFile) -> JournalStats:
 
 
 def deleted_ranges(reader: apsw.Connection, after: int, through: int, max_rows: int | None) -> list[StatedRange]:
-    """See ``Journal.deleted_ranges``."""
+    """See ``LogStore.deleted_ranges``."""
     rows = select(
         reader,
         "SELECT persistence_id, 1, deleted_to, deleted_reason FROM entity"
@@ -221,7 +226,7 @@ def _may_go(limit: TrimLimit) -> tuple[str, list[str]]:
 
 
 def trim(writer: apsw.Connection, limit: TrimLimit, now_us: int) -> int:
-    """See ``Journal.trim``; the caller holds the transaction."""
+    """See ``LogStore.trim``; the caller holds the transaction."""
     wanted, args = _may_go(limit)
     oldest = select(
         writer,
@@ -252,7 +257,7 @@ def trim(writer: apsw.Connection, limit: TrimLimit, now_us: int) -> int:
 
 
 def event_bytes(reader: apsw.Connection, after: int, through: int) -> int:
-    """See ``Journal.event_bytes``."""
+    """See ``LogStore.event_bytes``."""
     size: int = reader.execute(
         f"SELECT coalesce(sum(length(payload) + {EVENT_OVERHEAD_BYTES}), 0) FROM event"
         " WHERE position > ? AND position <= ?",
@@ -262,10 +267,175 @@ def event_bytes(reader: apsw.Connection, after: int, through: int) -> int:
 
 
 def forget_append_ids(writer: apsw.Connection, stored_before_us: int, max_rows: int) -> int:
-    """See ``Journal.forget_append_ids``."""
+    """See ``LogStore.forget_append_ids``."""
     writer.execute(
         "DELETE FROM append_id WHERE append_id IN"
         " (SELECT append_id FROM append_id WHERE stored_us < ? ORDER BY stored_us LIMIT ?)",
         (stored_before_us, max_rows),
     )
     return writer.changes()
+
+
+def deleted_of(reader: apsw.Connection, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
+    """See ``PushFilterStore.deleted_of``."""
+    rows = select(
+        reader,
+        "SELECT persistence_id, 1, deleted_to, deleted_reason, tags FROM json_each(?) CROSS JOIN entity"
+        " ON persistence_id = value JOIN entity_head USING (entity_no) WHERE deleted_to > 0 ORDER BY persistence_id",
+        (orjson.dumps(sorted(set(persistence_ids))).decode(),),
+    )
+    return [(StatedRange(*row[:4]), row[4]) for row in rows]
+
+
+def load_cursor(reader: apsw.Connection, name: str) -> Offset | None:
+    """See ``LogStore.load_cursor``."""
+    row = reader.execute(
+        "SELECT journal_id, generation_id, position, timestamp_us, persistence_id, seq_nr FROM cursor WHERE name = ?",
+        (name,),
+    ).get
+    return Offset(*row) if row else None
+
+
+def save_cursor(writer: apsw.Connection, name: str, offset: Offset) -> None:
+    """See ``LogStore.save_cursor``; the caller holds the transaction."""
+    writer.execute("INSERT OR REPLACE INTO cursor VALUES (?, ?, ?, ?, ?, ?, ?)", (name, *astuple(offset)))
+
+
+class SqliteLog:
+    """``LogStore`` over an open file."""
+
+    def __init__(self, connections: SqliteConnections) -> None:
+        self._connections = connections
+        self.head_signal = connections.head_signal
+        self.feed = CommitFeed()
+        self.read_counts: Counter[str] = Counter()
+
+    @property
+    def history(self) -> History:
+        """Journal id and generations as of opening, head as last known here."""
+        opened_with = self._connections.opened_with
+        return History(opened_with.journal_id, opened_with.generations, self.head_signal.position)
+
+    async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
+        """See ``LogStore.append_group``."""
+
+        async with self._connections.writer_lock:
+            append = self._write_here(requests)
+            if append is None:
+                append = await self._connections.run(self._append, requests)
+            else:
+                try:
+                    await self._connections.run(self._commit, append)
+                except BaseException:
+                    append.undo()  # also when it was cancelled before it began
+                    raise
+        self.feed.give(append.stored)
+        self.head_signal.raise_to(append.head)
+        return append.outcomes
+
+    def _write_here(self, requests: Sequence[AppendRequest]) -> OpenAppend | None:
+        """Do all but the sync at once, if it is little: that takes less than asking a thread to do it."""
+        events = sum(len(request.events) for request in requests)
+        if events > _HERE_MAX_EVENTS or sum(request.events.byte_size() for request in requests) > _HERE_MAX_BYTES:
+            return None
+        with coded_errors(self._connections.file.path):
+            if not begin_at_once(self._connections.file.writer):
+                return None
+            return OpenAppend(
+                self._connections.file.writer, self._connections.entities, requests, self._connections.now_us()
+            )
+
+    def _append(self, requests: Sequence[AppendRequest]) -> OpenAppend:
+        with coded_errors(self._connections.file.path):
+            return append_group(
+                self._connections.file.writer, self._connections.entities, requests, self._connections.now_us()
+            )
+
+    def _commit(self, append: OpenAppend) -> None:
+        with coded_errors(self._connections.file.path):
+            append.commit()
+
+    async def read(
+        self,
+        after: int,
+        *,
+        through: int | None = None,
+        max_events: int,
+        max_bytes: int,
+        slices: SliceRange = ALL_SLICES,
+        selection: Selection = EVERYTHING,
+    ) -> LogPage:
+        """See ``LogStore.read``. A condition that leaves nothing of a stretch makes it look at the next one."""
+
+        async def look_from(after: int) -> LogPage:
+            self.read_counts["log" if selection.is_all else "selected"] += 1
+            run = self._connections.read if selection.is_all else self._connections.search
+            return await run(
+                look,
+                self._connections.names,
+                after=after,
+                through=through,
+                max_events=max_events,
+                max_bytes=max_bytes,
+                slices=slices,
+                selection=selection,
+            )
+
+        page = await look_from(after)
+        while not page.events and page.through < (page.head if through is None else min(through, page.head)):
+            page = await look_from(page.through)
+        return page
+
+    async def read_entity(
+        self, persistence_id: str, from_seq_nr: int, to_seq_nr: int, *, max_events: int
+    ) -> EventBatch:
+        """See ``LogStore.read_entity``."""
+        self.read_counts["entity"] += 1
+        return await self._connections.read(
+            read_entity,
+            self._connections.names,
+            persistence_id,
+            from_seq_nr=from_seq_nr,
+            to_seq_nr=to_seq_nr,
+            max_events=max_events,
+        )
+
+    async def read_entities(self, known: Mapping[str, int], *, each_max: int) -> EventBatch:
+        """See ``LogStore.read_entities``."""
+        return await self._connections.read(read_entities, self._connections.names, known, each_max=each_max)
+
+    async def entity_head(self, persistence_id: str) -> EntityHead | None:
+        """See ``LogStore.entity_head``."""
+        return await self._connections.read(entity_head, persistence_id)
+
+    async def stats(self) -> JournalStats:
+        """See ``LogStore.stats``."""
+        return await self._connections.read(lambda _: stats(self._connections.file))
+
+    async def deleted_ranges(self, after: int, through: int, *, max_rows: int | None = None) -> list[StatedRange]:
+        """See ``LogStore.deleted_ranges``."""
+        return await self._connections.read(deleted_ranges, after, through, max_rows)
+
+    async def trim(self, limit: TrimLimit) -> int:
+        """See ``LogStore.trim``."""
+        return await self._connections.write(trim, limit, self._connections.now_us())
+
+    async def event_bytes(self, after: int, through: int) -> int:
+        """See ``LogStore.event_bytes``."""
+        return await self._connections.read(event_bytes, after, through)
+
+    async def forget_append_ids(self, stored_before_us: int, max_rows: int) -> int:
+        """See ``LogStore.forget_append_ids``."""
+        return await self._connections.write(forget_append_ids, stored_before_us, max_rows)
+
+    async def deleted_of(self, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
+        """See ``PushFilterStore.deleted_of``."""
+        return await self._connections.read(deleted_of, persistence_ids)
+
+    async def load_cursor(self, name: str) -> Offset | None:
+        """See ``LogStore.load_cursor``."""
+        return await self._connections.read(load_cursor, name)
+
+    async def save_cursor(self, name: str, offset: Offset) -> None:
+        """See ``LogStore.save_cursor``."""
+        await self._connections.write(save_cursor, name, offset)

@@ -19,8 +19,9 @@ from common.core.journal.admission import GONE_REASONS
 from common.core.journal.append import Fenced, OutOfStep, ParkedEvent, PushedAppend, PushLane
 from common.core.journal.history import Generation, History, Offset, OriginState, Resume, ResumeDecision, decide_resume
 from common.journal.sqlite.connection import insert_rows, select
-from common.journal.sqlite.push_filter_states import load_place, write_place
-from common.journal.stores.journal import StoredRange
+from common.journal.sqlite.connections import SqliteConnections
+from common.journal.sqlite.push_filters import load_place, write_place
+from common.journal.stores.origins import StoredRange
 
 _GONE = orjson.dumps(sorted(GONE_REASONS)).decode()
 
@@ -133,7 +134,7 @@ class Origins:
 def open_session(
     writer: apsw.Connection, origin_id: str, instance: str, history: History, now_us: int
 ) -> ResumeDecision:
-    """See ``Journal.open_session``; the caller holds the transaction."""
+    """See ``LogStore.open_session``; the caller holds the transaction."""
     known = next(iter(origins(writer, origin_id)), None)
     decision = decide_resume(known, origin_id, instance, history, now_us)
     if decision.resume is not Resume.SUPERSEDED:
@@ -171,7 +172,7 @@ def origins(connection: apsw.Connection, origin_id: str | None = None) -> list[O
 
 
 def forget_superseded(writer: apsw.Connection, origin_id: str) -> bool:
-    """See ``Journal.forget_superseded``; the caller holds the transaction."""
+    """See ``LogStore.forget_superseded``; the caller holds the transaction."""
     for known in origins(writer, origin_id):
         _write_origin(writer, replace(known, superseded=(), left_behind=()))
         return True
@@ -218,15 +219,24 @@ def stored_ranges(connection: apsw.Connection, persistence_id: str) -> list[tupl
     ]
 
 
-def load_cursor(reader: apsw.Connection, name: str) -> Offset | None:
-    """See ``Journal.load_cursor``."""
-    row = reader.execute(
-        "SELECT journal_id, generation_id, position, timestamp_us, persistence_id, seq_nr FROM cursor WHERE name = ?",
-        (name,),
-    ).get
-    return Offset(*row) if row else None
+class SqliteOrigins:
+    """``OriginStore`` over an open file."""
 
+    def __init__(self, connections: SqliteConnections) -> None:
+        self._connections = connections
 
-def save_cursor(writer: apsw.Connection, name: str, offset: Offset) -> None:
-    """See ``Journal.save_cursor``; the caller holds the transaction."""
-    writer.execute("INSERT OR REPLACE INTO cursor VALUES (?, ?, ?, ?, ?, ?, ?)", (name, *astuple(offset)))
+    async def open_session(self, origin_id: str, instance: str, history: History) -> ResumeDecision:
+        """See ``LogStore.open_session``."""
+        return await self._connections.write(open_session, origin_id, instance, history, self._connections.now_us())
+
+    async def rows(self) -> list[OriginState]:
+        """See ``LogStore.origins``."""
+        return await self._connections.read(origins)
+
+    async def forget_superseded(self, origin_id: str) -> bool:
+        """See ``LogStore.forget_superseded``."""
+        return await self._connections.write(forget_superseded, origin_id)
+
+    async def stored_ranges(self, persistence_id: str) -> list[StoredRange]:
+        """See ``LogStore.stored_ranges``."""
+        return [kept for _, kept in await self._connections.read(stored_ranges, persistence_id)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Concatenate, ParamSpec, TypeVar
 
 import apsw
 
@@ -12,10 +13,14 @@ from common.core.events.batch import EVENT_COLUMNS, Envelope, batch_of_row, conc
 from common.core.events.stated_range import StatedRange
 from common.core.journal.admission import EntityHead, ParkedNumbers, admit_parked, discard_parked, link_tags
 from common.journal.sqlite.append import store_events
-from common.journal.sqlite.connection import select
+from common.journal.sqlite.connection import head_position, select
+from common.journal.sqlite.connections import SqliteConnections
 from common.journal.sqlite.entities import EntityRows
 from common.journal.sqlite.origins import Origins, stored_ranges
-from common.journal.stores.journal import ParkedRow
+from common.journal.stores.parked import ParkedRow
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _COLUMNS = f"id, origin_id, code, parked_us, {', '.join(EVENT_COLUMNS)}"
 
@@ -29,7 +34,7 @@ def _row(values: Sequence[object]) -> ParkedRow:
 
 
 def parked(reader: apsw.Connection, origin_id: str | None, after_id: int, max_rows: int) -> list[ParkedRow]:
-    """See ``Journal.parked``."""
+    """See ``LogStore.parked``."""
     of_origin = "" if origin_id is None else " AND origin_id = ?"
     args = (after_id, max_rows) if origin_id is None else (after_id, origin_id, max_rows)
     rows = select(reader, f"SELECT {_COLUMNS} FROM parked WHERE id > ?{of_origin} ORDER BY id LIMIT ?", args)
@@ -37,7 +42,7 @@ def parked(reader: apsw.Connection, origin_id: str | None, after_id: int, max_ro
 
 
 def parked_row(reader: apsw.Connection, row_id: int) -> ParkedRow | None:
-    """See ``Journal.parked_row``."""
+    """See ``LogStore.parked_row``."""
     values = reader.execute(f"SELECT {_COLUMNS} FROM parked WHERE id = ?", (row_id,)).get
     return _row(values) if values else None
 
@@ -45,7 +50,7 @@ def parked_row(reader: apsw.Connection, row_id: int) -> ParkedRow | None:
 def retry(
     writer: apsw.Connection, entities: EntityRows, persistence_id: str, accept_gap: bool, now_us: int
 ) -> tuple[int, str]:
-    """See ``Journal.retry_parked``; the caller holds the transaction."""
+    """See ``LogStore.retry_parked``; the caller holds the transaction."""
     head = entities.heads([persistence_id]).get(persistence_id)
     rows = select(
         writer, f"SELECT branch, {_COLUMNS} FROM parked WHERE persistence_id = ? ORDER BY id", (persistence_id,)
@@ -71,7 +76,7 @@ def retry(
 
 
 def discard(writer: apsw.Connection, entities: EntityRows, row_id: int, now_us: int) -> bool:
-    """See ``Journal.discard_parked``; the caller holds the transaction."""
+    """See ``LogStore.discard_parked``; the caller holds the transaction."""
     row = writer.execute(
         "SELECT origin_id, persistence_id, branch, seq_nr, prev_seq_nr FROM parked WHERE id = ?", (row_id,)
     ).get
@@ -102,3 +107,40 @@ def _ranges_of(writer: apsw.Connection, head: EntityHead) -> list[tuple[int, Sta
     """What the entity's owner stated, each with its branch, oldest first."""
     of_entity = stored_ranges(writer, head.persistence_id)
     return [(branch, kept.stated) for branch, kept in of_entity if kept.origin_id == head.owner]
+
+
+class SqliteParked:
+    """``ParkedStore`` over an open file."""
+
+    def __init__(self, connections: SqliteConnections) -> None:
+        self._connections = connections
+
+    async def rows(self, *, origin_id: str | None = None, after_id: int = 0, max_rows: int = 1_000) -> list[ParkedRow]:
+        """See ``LogStore.parked``."""
+        return await self._connections.read(parked, origin_id, after_id, max_rows)
+
+    async def row(self, row_id: int) -> ParkedRow | None:
+        """See ``LogStore.parked_row``."""
+        return await self._connections.read(parked_row, row_id)
+
+    async def retry(self, persistence_id: str, *, accept_gap: bool) -> tuple[int, str]:
+        """See ``LogStore.retry_parked``."""
+        return await self._write_heads(retry, persistence_id, accept_gap, self._connections.now_us())
+
+    async def discard(self, row_id: int) -> bool:
+        """See ``LogStore.discard_parked``."""
+        return await self._write_heads(discard, row_id, self._connections.now_us())
+
+    async def _write_heads(
+        self, fn: Callable[Concatenate[apsw.Connection, EntityRows, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As ``SqliteConnections.write``, for an operator's command that changes entity heads and may add events."""
+
+        def work(writer: apsw.Connection) -> tuple[T, int]:
+            self._connections.entities.forget_all()
+            result = fn(writer, EntityRows(writer), *args, **kwargs)
+            return result, head_position(writer)
+
+        result, head = await self._connections.write(work)
+        self._connections.head_signal.raise_to(head)
+        return result

@@ -5,18 +5,24 @@ Lease time is this process's clock: one process has the file. Runs in the storag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import apsw
+import trio
 
 from common.core.events.ids import SliceRange
-from common.core.journal.slice_ranges import ahead_as_text, ahead_of_text, check_ranges
+from common.core.journal.slice_ranges import RangeOffset, ahead_as_text, ahead_of_text, check_ranges
+from common.core.journal.statement import Statement
 from common.fail_points import fail_point
 from common.journal.migrations import check_not_newer
+from common.journal.sqlite import ranges as range_changes
 from common.journal.sqlite.connection import select
-from common.journal.sqlite.statements import run_statements
-from common.journal.stores.journal import ProjectionLease, ProjectionRow, Statement
-from common.journal.stores.lease import LEASE_MARK, fenced, moved_to
+from common.journal.sqlite.connections import SqliteConnections
+from common.journal.sqlite.handler_transaction import HandlerTransaction
+from common.journal.sqlite_tables import run_query, run_statements
+from common.journal.stores.projections import ProjectionLease, ProjectionRow, fenced, moved_to
+from common.journal.tables import Tables
 
 _MICROSECONDS = 1_000_000
 _RANGE = "name = ? AND first_slice = ? AND last_slice = ?"
@@ -113,8 +119,7 @@ def rows(reader: apsw.Connection, now_us: int) -> list[ProjectionRow]:
     stored = select(
         reader,
         "SELECT name, first_slice, last_slice, position, epoch, owner, lease_until_us, paused, updated_us, ahead"
-        " FROM projection WHERE instr(name, ?) = 0 ORDER BY name, first_slice, last_slice",
-        (LEASE_MARK,),
+        " FROM projection ORDER BY name, first_slice, last_slice",
     )
     return [
         ProjectionRow(
@@ -136,3 +141,87 @@ def set_paused(writer: apsw.Connection, name: str, paused: bool) -> int:
     """See ``ProjectionStore.set_paused``."""
     writer.execute("UPDATE projection SET paused = ?, epoch = epoch + ? WHERE name = ?", (paused, paused, name))
     return writer.changes()
+
+
+class SqliteProjections:
+    """``ProjectionStore`` over an open file."""
+
+    def __init__(self, connections: SqliteConnections) -> None:
+        self._connections = connections
+
+    async def migrate(self, name: str, steps: Sequence[Sequence[str]]) -> None:
+        """See ``ProjectionStore.migrate``."""
+        await self._connections.write(migrate, name, steps)
+
+    async def acquire(self, name: str, slices: SliceRange, owner: str, lease_s: float) -> ProjectionLease | None:
+        """See ``ProjectionStore.acquire``."""
+        return await self._connections.write(
+            acquire, name, slices, owner, lease_s=lease_s, now_us=self._connections.now_us()
+        )
+
+    async def release(self, lease: ProjectionLease) -> None:
+        """See ``ProjectionStore.release``."""
+        await self._connections.write(release, lease)
+
+    async def commit(
+        self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
+    ) -> ProjectionLease:
+        """See ``ProjectionStore.commit``."""
+        return await self._connections.write(
+            commit, lease, position, statements, lease_s=lease_s, now_us=self._connections.now_us()
+        )
+
+    async def commit_in_transaction(
+        self,
+        lease: ProjectionLease,
+        position: int,
+        work: Callable[[Tables], Awaitable[None]],
+        statements: Sequence[Statement],
+        lease_s: float,
+    ) -> ProjectionLease:
+        """See ``ProjectionStore.commit_in_transaction``."""
+        in_transaction = HandlerTransaction(self._connections.file)
+
+        def begin() -> ProjectionLease:
+            return in_transaction.begin(lambda writer: move(writer, lease, position, lease_s=lease_s, now_us=now_us))
+
+        async with self._connections.writer_lock:
+            now_us = self._connections.now_us()
+            moved = await self._connections.run(begin)
+            try:
+                await work(in_transaction.tables)
+            except BaseException:
+                with trio.CancelScope(shield=True):  # bounded: what runs is interrupted
+                    await self._connections.run(in_transaction.roll_back)
+                raise
+            with trio.CancelScope(shield=True):
+                await self._connections.run(in_transaction.commit, statements)
+        return moved
+
+    async def intervene(self, name: str, statements: Sequence[Statement], *, restart: bool = False) -> int:
+        """See ``ProjectionStore.intervene``."""
+        return await self._connections.write(range_changes.intervene, name, statements, restart=restart)
+
+    async def declare(self, name: str, ranges: Sequence[SliceRange]) -> list[SliceRange]:
+        """See ``ProjectionStore.declare``."""
+        return await self._connections.write(range_changes.declare, name, ranges, self._connections.now_us())
+
+    async def reshape(self, name: str, ranges: Sequence[SliceRange]) -> list[RangeOffset]:
+        """See ``ProjectionStore.reshape``."""
+        return await self._connections.write(range_changes.reshape, name, ranges, self._connections.now_us())
+
+    async def forget(self, name: str, statements: Sequence[Statement]) -> int:
+        """See ``ProjectionStore.forget``."""
+        return await self._connections.write(range_changes.forget, name, statements, self._connections.now_us())
+
+    async def rows(self) -> list[ProjectionRow]:
+        """See ``ProjectionStore.rows``."""
+        return await self._connections.read(rows, self._connections.now_us())
+
+    async def set_paused(self, name: str, paused: bool) -> int:
+        """See ``ProjectionStore.set_paused``."""
+        return await self._connections.write(set_paused, name, paused)
+
+    async def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """See ``ProjectionStore.query``."""
+        return await self._connections.read(run_query, sql, args)

@@ -1,42 +1,101 @@
-"""Filters of origins: the part of a ``SqliteJournal`` that keeps them (``push_filter_states``)."""
+"""Filters of origins: what is asked for, and where their lanes are. Functions on a connection."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import apsw
 
-from common.core.events.stated_range import StatedRange
 from common.core.journal.append import Fenced, OutOfStep
-from common.core.push.filter_transition import PushFilterApplied, PushFilterState
+from common.core.push.filter_transition import UNFILTERED, PushFilter, PushFilterApplied, PushFilterState
 from common.core.push.requested_filter import RequestedFilter
-from common.journal.sqlite import push_filter_states
-from common.journal.sqlite.received import SqliteReceived
+from common.journal.sqlite.connection import select
+from common.journal.sqlite.connections import SqliteConnections
+
+_ASKED = "SELECT pattern, version, criteria, set_us FROM asked_filter"
 
 
-class SqlitePushFilters(SqliteReceived):
-    """``common.journal.stores.push_filters.PushFilterStore`` over an open file."""
+def ask(writer: apsw.Connection, pattern: str, criteria: str, now_us: int) -> RequestedFilter:
+    """See ``PushFilterStore.ask_filter``; the caller holds the transaction."""
+    row = writer.execute(f"{_ASKED} WHERE pattern = ?", (pattern,)).get
+    if row is None or row[2] != criteria:
+        writer.execute("DELETE FROM asked_filter WHERE pattern = ?", (pattern,))
+        writer.execute(
+            "INSERT INTO asked_filter (pattern, criteria, set_us) VALUES (?, ?, ?)", (pattern, criteria, now_us)
+        )
+        row = writer.execute(f"{_ASKED} WHERE pattern = ?", (pattern,)).get
+    return RequestedFilter(*row)
 
-    async def ask_filter(self, pattern: str, criteria: str) -> RequestedFilter:
+
+def withdraw(writer: apsw.Connection, pattern: str) -> bool:
+    """See ``PushFilterStore.withdraw_filter``; the caller holds the transaction."""
+    writer.execute("DELETE FROM asked_filter WHERE pattern = ?", (pattern,))
+    return writer.changes() > 0
+
+
+def requested_filters(reader: apsw.Connection) -> list[RequestedFilter]:
+    """See ``PushFilterStore.requested_filters``."""
+    return [RequestedFilter(*row) for row in select(reader, f"{_ASKED} ORDER BY pattern")]
+
+
+def load_place(connection: apsw.Connection, origin_id: str) -> PushFilterState:
+    """See ``PushFilterStore.push_filter_state``."""
+    row = connection.execute(
+        "SELECT old_version, old_criteria, old_producer, new_version, new_criteria, new_producer, change_position,"
+        " backfill_position FROM push_place WHERE origin_id = ?",
+        (origin_id,),
+    ).get
+    return PushFilterState(PushFilter(*row[:3]), PushFilter(*row[3:6]), *row[6:]) if row else UNFILTERED
+
+
+def write_place(writer: apsw.Connection, origin_id: str, place: PushFilterState) -> None:
+    """Store an origin's place; the caller holds the transaction."""
+    old, new = place.old, place.new
+    writer.execute(
+        "INSERT OR REPLACE INTO push_place VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            origin_id,
+            *(old.version, old.criteria, old.producer, new.version, new.criteria, new.producer),
+            *(place.change_position, place.backfill_position),
+        ),
+    )
+
+
+def change_filter(
+    writer: apsw.Connection, origin_id: str, session: int, change: PushFilterApplied
+) -> Fenced | OutOfStep | None:
+    """See ``PushFilterStore.change_push_filter``; the caller holds the transaction."""
+    row = writer.execute("SELECT session, position FROM origin WHERE origin_id = ?", (origin_id,)).get
+    newest, position = row or (0, 0)
+    if newest != session or not newest:
+        return Fenced(newest)
+    place = load_place(writer, origin_id)
+    if position != change.position or not place.is_settled:
+        return OutOfStep(position)
+    write_place(writer, origin_id, place.changed(change.filter, change.position, change.needs_backfill))
+    return None
+
+
+class SqlitePushFilters:
+    """``PushFilterStore`` over an open file."""
+
+    def __init__(self, connections: SqliteConnections) -> None:
+        self._connections = connections
+
+    async def ask(self, pattern: str, criteria: str) -> RequestedFilter:
         """See ``PushFilterStore.ask_filter``."""
-        return await self._write(push_filter_states.ask, pattern, criteria, self._now_us())
+        return await self._connections.write(ask, pattern, criteria, self._connections.now_us())
 
-    async def withdraw_filter(self, pattern: str) -> bool:
+    async def withdraw(self, pattern: str) -> bool:
         """See ``PushFilterStore.withdraw_filter``."""
-        return await self._write(push_filter_states.withdraw, pattern)
+        return await self._connections.write(withdraw, pattern)
 
-    async def requested_filters(self) -> list[RequestedFilter]:
+    async def requested(self) -> list[RequestedFilter]:
         """See ``PushFilterStore.requested_filters``."""
-        return await self._read(push_filter_states.requested_filters)
+        return await self._connections.read(requested_filters)
 
-    async def push_filter_state(self, origin_id: str) -> PushFilterState:
+    async def state(self, origin_id: str) -> PushFilterState:
         """See ``PushFilterStore.push_filter_state``."""
-        return await self._read(push_filter_states.load_place, origin_id)
+        return await self._connections.read(load_place, origin_id)
 
-    async def change_push_filter(
-        self, origin_id: str, session: int, change: PushFilterApplied
-    ) -> Fenced | OutOfStep | None:
+    async def change(self, origin_id: str, session: int, change: PushFilterApplied) -> Fenced | OutOfStep | None:
         """See ``PushFilterStore.change_push_filter``."""
-        return await self._write(push_filter_states.change_filter, origin_id, session, change)
-
-    async def deleted_of(self, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
-        """See ``PushFilterStore.deleted_of``."""
-        return await self._read(push_filter_states.deleted_of, persistence_ids)
+        return await self._connections.write(change_filter, origin_id, session, change)

@@ -19,9 +19,9 @@ from common.core.journal.slice_ranges import (
     missing_ranges,
     projection_in_use,
 )
+from common.core.journal.statement import Statement
 from common.journal.sqlite.connection import select
-from common.journal.sqlite.statements import run_statements
-from common.journal.stores.journal import Statement
+from common.journal.sqlite_tables import run_statements
 
 
 def declare(writer: apsw.Connection, name: str, ranges: Sequence[SliceRange], now_us: int) -> list[SliceRange]:

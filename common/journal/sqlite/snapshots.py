@@ -11,10 +11,10 @@ import orjson
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES
 from common.core.journal.snapshot import NewSnapshot, Snapshot, admit_snapshot, id_ranges
-from common.journal.snapshot_watermark import LOOK_EVENTS
-from common.journal.sqlite.connection import insert_rows, select
+from common.journal.snapshot_watermark import LOOK_EVENTS, SnapshotWatermark
+from common.journal.sqlite.connection import head_position, insert_rows, select
 from common.journal.sqlite.connection import snapshot as one_state
-from common.journal.sqlite.log import head_position
+from common.journal.sqlite.connections import SqliteConnections
 from common.journal.sqlite.selected import of_types
 
 _COLUMNS = (
@@ -124,3 +124,40 @@ def look(reader: apsw.Connection, after: int, through: int, entity_types: frozen
             (after, looked, *args),
         ).get
     return first, looked
+
+
+class SqliteSnapshots:
+    """``SnapshotStore`` over an open file."""
+
+    def __init__(self, connections: SqliteConnections) -> None:
+        self._connections = connections
+        self._watermark = SnapshotWatermark()
+
+    async def put(self, snapshots: Sequence[NewSnapshot]) -> list[bool]:
+        """See ``SnapshotStore.put_snapshots``."""
+        return await self._connections.write(put, snapshots, self._connections.now_us())
+
+    async def get(self, persistence_id: str) -> Snapshot | None:
+        """See ``SnapshotStore.snapshot``."""
+        return await self._connections.read(get, persistence_id)
+
+    async def page(
+        self,
+        after_persistence_id: str,
+        *,
+        max_rows: int,
+        max_bytes: int,
+        entity_types: frozenset[str] = frozenset(),
+    ) -> list[Snapshot]:
+        """See ``SnapshotStore.snapshots``."""
+        return await self._connections.read(
+            page, after_persistence_id, max_rows=max_rows, max_bytes=max_bytes, entity_types=entity_types
+        )
+
+    async def uncovered_after(self, through: int, *, entity_types: frozenset[str] = frozenset()) -> int:
+        """See ``SnapshotStore.uncovered_after``."""
+
+        async def look_from(after: int, through: int) -> tuple[int | None, int]:
+            return await self._connections.read(look, after, through, entity_types)
+
+        return await self._watermark.find(look_from, through, entity_types)

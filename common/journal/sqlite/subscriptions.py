@@ -20,16 +20,25 @@ from common.core.subscription.place import (
     place_of_text,
 )
 from common.fail_points import fail_point
+from common.journal.sqlite import leases
 from common.journal.sqlite.append import append_within
-from common.journal.sqlite.connection import insert_rows, select
+from common.journal.sqlite.connection import coded_errors, head_position, insert_rows, select, transaction
 from common.journal.sqlite.connection import snapshot as one_state
+from common.journal.sqlite.connections import SqliteConnections
 from common.journal.sqlite.entities import EntityRows
-from common.journal.sqlite.statements import run_statements
-from common.journal.stores.journal import InboxRow, InboxStats, ProjectionLease, ReceivedCommit
-from common.journal.stores.lease import fenced
-from common.journal.stores.subscriptions import blocked, check_ack, check_revision, check_room, lease_name
+from common.journal.sqlite_tables import run_statements
+from common.journal.stores.leases import Lease
+from common.journal.stores.subscriptions import (
+    InboxRow,
+    InboxStats,
+    ReceivedCommit,
+    blocked,
+    check_ack,
+    check_revision,
+    check_room,
+    lease_name,
+)
 
-_MICROSECONDS = 1_000_000
 _ROWS_EACH = 1 << 40
 _STATE = "name, place, desired_version, desired_criteria, revision, received, updated_us"
 _EVENT = (
@@ -37,7 +46,6 @@ _EVENT = (
     "origin_seq_nr", "event_type", "codec", "payload", "tags", "metadata",
 )  # fmt: skip
 _EVENT_COLUMNS = ", ".join(_EVENT)
-_HELD = "name = ? AND first_slice = ? AND last_slice = ? AND epoch = ? AND NOT paused"
 _SIZE = f"length(payload) + {EVENT_OVERHEAD_BYTES}"
 
 
@@ -87,7 +95,7 @@ def set_requested(writer: apsw.Connection, name: str, criteria: str, if_new: boo
 
 def forget(writer: apsw.Connection, name: str) -> bool:
     """See ``SubscriptionStore.forget_subscription``."""
-    writer.execute("DELETE FROM projection WHERE name = ?", (lease_name(name),))
+    leases.take_away(writer, lease_name(name))
     number = _number(writer, name)
     if not number:
         return False
@@ -96,10 +104,9 @@ def forget(writer: apsw.Connection, name: str) -> bool:
     return True
 
 
-def restart(writer: apsw.Connection, name: str, lease: ProjectionLease, now_us: int) -> bool:
+def restart(writer: apsw.Connection, name: str, lease: Lease, now_us: int) -> bool:
     """See ``SubscriptionStore.restart_subscription``."""
-    if not writer.execute(f"SELECT 1 FROM projection WHERE {_HELD}", _held(lease)).get:
-        raise fenced(lease)
+    leases.check(writer, lease)
     number = _number(writer, name)
     if not number:
         return False
@@ -146,7 +153,7 @@ def commit_received(
     writer: apsw.Connection,
     entities: EntityRows,
     name: str,
-    lease: ProjectionLease,
+    lease: Lease,
     revision: int,
     commit: ReceivedCommit,
     *,
@@ -155,7 +162,7 @@ def commit_received(
     now_us: int,
 ) -> int:
     """See ``SubscriptionStore.commit_received``. When it fails, ``entities`` must be forgotten."""
-    _renew(writer, lease, now_us + round(lease_s * _MICROSECONDS), now_us)
+    leases.renew(writer, lease, leases.lease_end(now_us, lease_s))
     _make(writer, name, now_us)
     number, stored, last_id, waiting = writer.execute(
         "SELECT subscription_no, revision, inbox_last_id, inbox_bytes FROM subscription WHERE name = ?", (name,)
@@ -177,18 +184,6 @@ def commit_received(
     run_statements(writer, commit.statements)
     fail_point("subscription.in_transaction")
     return revision + 1
-
-
-def _renew(writer: apsw.Connection, lease: ProjectionLease, until_us: int, now_us: int) -> None:
-    writer.execute(
-        f"UPDATE projection SET lease_until_us = ?, updated_us = ? WHERE {_HELD}", (until_us, now_us, *_held(lease))
-    )
-    if not writer.changes():
-        raise fenced(lease)
-
-
-def _held(lease: ProjectionLease) -> tuple[str, int, int, int]:
-    return lease.name, lease.slices.first, lease.slices.last, lease.epoch
 
 
 def _store_known(writer: apsw.Connection, number: int, commit: ReceivedCommit) -> None:
@@ -296,3 +291,87 @@ def inbox_stats(reader: apsw.Connection, name: str) -> InboxStats:
         (name,),
     ).get
     return InboxStats(*row) if row else InboxStats(0, 0, 0, 0, 0)
+
+
+class SqliteSubscriptions:
+    """``SubscriptionStore`` over an open file."""
+
+    def __init__(self, connections: SqliteConnections) -> None:
+        self._connections = connections
+
+    async def get(self, name: str) -> Subscription | None:
+        """See ``SubscriptionStore.subscription``."""
+        return await self._connections.read(subscription, name)
+
+    async def rows(self) -> list[Subscription]:
+        """See ``SubscriptionStore.subscriptions``."""
+        return await self._connections.read(subscriptions)
+
+    async def set_requested(self, name: str, criteria: str, *, if_new: bool = False) -> FilterState:
+        """See ``SubscriptionStore.set_requested``."""
+        return await self._connections.write(set_requested, name, criteria, if_new, self._connections.now_us())
+
+    async def forget(self, name: str) -> bool:
+        """See ``SubscriptionStore.forget_subscription``."""
+        return await self._connections.write(forget, name)
+
+    async def restart(self, name: str, lease: Lease) -> bool:
+        """See ``SubscriptionStore.restart_subscription``."""
+        return await self._connections.write(restart, name, lease, self._connections.now_us())
+
+    async def known(self, name: str, persistence_ids: Sequence[str]) -> dict[str, int]:
+        """See ``SubscriptionStore.known``."""
+        return await self._connections.read(known, name, persistence_ids)
+
+    async def awaiting(self, name: str, max_rows: int) -> list[tuple[str, int]]:
+        """See ``SubscriptionStore.awaiting``."""
+        return await self._connections.read(awaiting, name, max_rows)
+
+    async def commit(
+        self,
+        name: str,
+        lease: Lease,
+        revision: int,
+        commit: ReceivedCommit,
+        lease_s: float,
+        *,
+        inbox_max_bytes: int | None = None,
+    ) -> int:
+        """See ``SubscriptionStore.commit_received``. What is received may not use the pages kept in reserve."""
+
+        def work() -> tuple[int, int]:
+            try:
+                with coded_errors(self._connections.file.path), transaction(self._connections.file.writer):
+                    following = commit_received(
+                        self._connections.file.writer,
+                        self._connections.entities,
+                        name,
+                        lease,
+                        revision,
+                        commit,
+                        lease_s=lease_s,
+                        inbox_max_bytes=inbox_max_bytes,
+                        now_us=self._connections.now_us(),
+                    )
+                    return following, head_position(self._connections.file.writer)
+            except BaseException:
+                if commit.append:
+                    self._connections.entities.forget_all()
+                raise
+
+        async with self._connections.writer_lock:
+            following, head = await self._connections.run(work)
+        self._connections.head_signal.raise_to(head)
+        return following
+
+    async def inbox(self, name: str, after_id: int, *, max_rows: int, max_bytes: int) -> list[InboxRow]:
+        """See ``SubscriptionStore.inbox``."""
+        return await self._connections.read(inbox, name, after_id, max_rows=max_rows, max_bytes=max_bytes)
+
+    async def ack_inbox(self, name: str, through_id: int) -> int:
+        """See ``SubscriptionStore.ack_inbox``."""
+        return await self._connections.write(ack_inbox, name, through_id)
+
+    async def inbox_stats(self, name: str) -> InboxStats:
+        """See ``SubscriptionStore.inbox_stats``."""
+        return await self._connections.read(inbox_stats, name)

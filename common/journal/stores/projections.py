@@ -1,6 +1,6 @@
 """What a journal stores for projections: offsets, leases, and effects that move with the offset.
 
-A part of ``Journal`` (see ``interface``), held to the same contract suite. Each range of a projection has one row: how
+Each range of a projection has one row: how
 far its slices are (``core.ranges``), who holds it, and the epoch that guards every commit. Whatever takes a range from
 its owner (another node, a pause, an operator's change) raises the epoch: what the old owner still tries is refused.
 """
@@ -8,12 +8,40 @@ its owner (another node, a pause, an operator's change) raises the epoch: what t
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.ids import SliceRange
-from common.core.journal.slice_ranges import Ahead, RangeOffset
-from common.journal.stores.lease import ProjectionLease, Statement, Tables
+from common.core.journal.slice_ranges import Ahead, RangeOffset, still_ahead
+from common.core.journal.statement import Statement
+from common.journal.tables import Tables
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionLease:
+    """The right to commit for one projection's range until somebody takes it: ``epoch`` guards every commit."""
+
+    name: str
+    slices: SliceRange
+    epoch: int
+    position: int
+    ahead: tuple[Ahead, ...] = ()
+
+
+def moved_to(lease: ProjectionLease, position: int) -> ProjectionLease:
+    """The lease after a commit: what was ahead of the range is so no longer once the range has passed it."""
+    return replace(lease, position=position, ahead=still_ahead(lease.ahead, position))
+
+
+def fenced(lease: ProjectionLease) -> BackhaulError:
+    """Somebody else has the lease, or it was paused: nothing is written any more under this one."""
+    return BackhaulError(
+        "projection.fenced",
+        f"{lease.name} {lease.slices} is paused, or somebody else has gone on from {lease.position}",
+        "nothing to do: the present owner goes on",
+        kind=ErrorKind.CONFLICT,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +60,7 @@ class ProjectionRow:
 
 
 class ProjectionStore(Protocol):
-    """Offsets, leases and effects of projections; a part of every journal."""
+    """Offsets, leases and effects of projections."""
 
     async def migrate(self, name: str, steps: Sequence[Sequence[str]]) -> None:
         """Bring an application's tables to ``len(steps)`` under a lock; step i is a list of SQL statements.
@@ -94,7 +122,7 @@ class ProjectionStore(Protocol):
         """
 
     async def rows(self) -> list[ProjectionRow]:
-        """All ranges of all projections; not what is held only for its lease (a name with a colon)."""
+        """All ranges of all projections."""
 
     async def set_paused(self, name: str, paused: bool) -> int:
         """Pause or resume all ranges of a projection; returns how many there are. Pausing bumps the epoch."""

@@ -9,18 +9,18 @@ from common.core.journal.snapshot import NewSnapshot, Snapshot
 
 
 class SnapshotStore(Protocol):
-    """The latest snapshot of each entity; a part of every journal."""
+    """The latest snapshot of each entity."""
 
-    async def put_snapshots(self, snapshots: Sequence[NewSnapshot]) -> list[bool]:
+    async def put(self, snapshots: Sequence[NewSnapshot]) -> list[bool]:
         """Store them, all or none; False for one that is no news: not above the stored one, or above which events are gone.
 
         Raises ``snapshot.no_entity``, and ``snapshot.ahead`` for a number the entity has not reached.
         """
 
-    async def snapshot(self, persistence_id: str) -> Snapshot | None:
+    async def get(self, persistence_id: str) -> Snapshot | None:
         """An entity's latest."""
 
-    async def snapshots(
+    async def page(
         self,
         after_persistence_id: str,
         *,

@@ -9,8 +9,9 @@ from typing import Protocol
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import Envelope, EventBatch
 from common.core.journal.append import PushedAppend
+from common.core.journal.statement import Statement
 from common.core.subscription.place import FilterState, ResumePoint, Subscription
-from common.journal.stores.lease import ProjectionLease, Statement
+from common.journal.stores.leases import Lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +62,12 @@ class InboxStats:
 
 
 class SubscriptionStore(Protocol):
-    """What this service has received of other services' logs, and its places in them; a part of every journal."""
+    """What this service has received of other services' logs, and its places in them."""
 
-    async def subscription(self, name: str) -> Subscription | None:
+    async def get(self, name: str) -> Subscription | None:
         """The stored state, or None before the first commit or filter."""
 
-    async def subscriptions(self) -> list[Subscription]:
+    async def rows(self) -> list[Subscription]:
         """All of them, by name."""
 
     async def set_requested(self, name: str, criteria: str, *, if_new: bool = False) -> FilterState:
@@ -75,15 +76,14 @@ class SubscriptionStore(Protocol):
         ``if_new``: only for a subscription nothing is known of yet; what an operator asked for meanwhile stays.
         """
 
-    async def forget_subscription(self, name: str) -> bool:
+    async def forget(self, name: str) -> bool:
         """Remove state, known numbers, inbox and lease; a consumer that still runs is fenced. False when unknown."""
 
-    async def restart_subscription(self, name: str, lease: ProjectionLease) -> bool:
+    async def restart(self, name: str, lease: Lease) -> bool:
         """Have it begin anew, in one transaction: place, known numbers and the rows that wait go, all else stays.
 
         The wanted filter stays, and so do the count and the inbox's numbering, which programs go on from. The revision goes
-        up: a commit that was under way is out of step. False when unknown. Raises ``projection.fenced`` when the
-        lease is not ours any more.
+        up: a commit that was under way is out of step. False when unknown. Raises ``lease.fenced``
         """
 
     async def known(self, name: str, persistence_ids: Sequence[str]) -> dict[str, int]:
@@ -92,10 +92,10 @@ class SubscriptionStore(Protocol):
     async def awaiting(self, name: str, max_rows: int) -> list[tuple[str, int]]:
         """Entities that wait for a replay, each with its known number, by persistence id."""
 
-    async def commit_received(
+    async def commit(
         self,
         name: str,
-        lease: ProjectionLease,
+        lease: Lease,
         revision: int,
         commit: ReceivedCommit,
         lease_s: float,
@@ -104,7 +104,7 @@ class SubscriptionStore(Protocol):
     ) -> int:
         """Store all of ``commit`` in one synced transaction and renew the lease; the new revision.
 
-        ``lease`` is of the name ``subscription:<name>``. Raises, with nothing written: ``projection.fenced`` when the
+        ``lease`` is of the name ``subscription:<name>``. Raises, with nothing written: ``lease.fenced`` when the
         lease is not ours any more; ``subscription.out_of_step`` when the stored revision is another, also when a commit
         whose outcome was not known is repeated (look at the stored place); ``inbox.full`` when the inbox is not empty
         and would hold more than ``inbox_max_bytes``; ``journal.full``; ``subscription.blocked`` when ``append`` would

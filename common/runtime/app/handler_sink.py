@@ -40,7 +40,7 @@ class HandlerSink:
         handler, events = self._work.handler, taken.events
         marks = EventFlags(taken.leaving, taken.replaces)
         if not self._has_tables:
-            await self._journal.migrate(handler.name, handler.migrations)
+            await self._journal.projections.migrate(handler.name, handler.migrations)
             self._has_tables = True
         if handler.entity_types:
             kept = [at for at, name in enumerate(events.persistence_id) if entity_type_of(name) in handler.entity_types]

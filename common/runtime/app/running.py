@@ -155,7 +155,7 @@ async def open_application(
     """
     app = application.app
     if app.migrations:
-        await journal.migrate(TABLES, app.migrations)
+        await journal.projections.migrate(TABLES, app.migrations)
     states = States(
         journal,
         commit,

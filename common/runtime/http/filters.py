@@ -33,13 +33,13 @@ def filter_routes(journal: PushFilterStore, refresh: Callable[[], Awaitable[None
 
     async def listed(request: Request) -> Response:
         check_query(request, ())
-        return json_response({"filters": [_asked_as_json(asked) for asked in await journal.requested_filters()]})
+        return json_response({"filters": [_asked_as_json(asked) for asked in await journal.requested()]})
 
     async def shown(request: Request) -> Response:
         check_query(request, ())
         origin_id = request.path_params["id"]
-        asked = filter_for(origin_id, await journal.requested_filters())
-        place = await journal.push_filter_state(origin_id)
+        asked = filter_for(origin_id, await journal.requested())
+        place = await journal.state(origin_id)
         return json_response(
             {
                 "origin": origin_id,
@@ -72,10 +72,10 @@ async def _ask(journal: PushFilterStore, pattern: str, body: dict[str, object]) 
     if "criteria" in body:
         wanted = parse_filter(orjson.dumps(body["criteria"]))
     else:
-        before = {asked.pattern: asked.criteria for asked in await journal.requested_filters()}
+        before = {asked.pattern: asked.criteria for asked in await journal.requested()}
         known = parse_filter(before[pattern]) if pattern in before else EVERY_ENTITY
         wanted = known.changed(orjson.dumps(body["change"]))
-    asked = await journal.ask_filter(pattern, wanted.criteria)
+    asked = await journal.ask(pattern, wanted.criteria)
     _log.info("operator.asked_filter", pattern=pattern, filter_version=asked.version)
     return _asked_as_json(asked)
 
@@ -83,7 +83,7 @@ async def _ask(journal: PushFilterStore, pattern: str, body: dict[str, object]) 
 async def _withdraw(journal: PushFilterStore, pattern: str, body: dict[str, object]) -> dict[str, Any]:
     if body["withdraw"] is not True:
         raise invalid("withdraw", "must be true")
-    if not await journal.withdraw_filter(pattern):
+    if not await journal.withdraw(pattern):
         raise BackhaulError(
             "filter.not_asked",
             f"no filter is asked of {pattern[:80]!r}",

@@ -18,7 +18,8 @@ from starlette.routing import BaseRoute, Route
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EventBatch
 from common.core.journal.history import OriginState
-from common.journal.stores.journal import Journal, ParkedRow
+from common.journal.stores.journal import Journal
+from common.journal.stores.parked import ParkedRow
 from common.runtime.http.app import json_response
 from common.runtime.http.event_json import event_as_json, event_place_as_json
 from common.runtime.http.fields import check_query, entity, invalid, json_object, query_number, whole_number
@@ -63,12 +64,12 @@ async def _events_of_log(journal: Journal, request: Request) -> dict[str, object
     """Events behind a position, and `through`, the position to go on after."""
     wanted = query_number(request, "max", _ROWS_DEFAULT, minimum=1, maximum=ROWS_MAX)
     wait_s = query_number(request, "wait_s", 0, maximum=_WAIT_MAX_S)
-    head = (await journal.stats()).head_position if "last" in request.query_params else 0
+    head = (await journal.log.stats()).head_position if "last" in request.query_params else 0
     after = _after(request, "after", head)
-    page = await journal.read(after, max_events=wanted, max_bytes=_ANSWER_BYTES_MAX)
+    page = await journal.log.read(after, max_events=wanted, max_bytes=_ANSWER_BYTES_MAX)
     if wait_s and not len(page.events):
-        await journal.head_signal.wait_above(max(after, page.head), wait_s)
-        page = await journal.read(after, max_events=wanted, max_bytes=_ANSWER_BYTES_MAX)
+        await journal.log.head_signal.wait_above(max(after, page.head), wait_s)
+        page = await journal.log.read(after, max_events=wanted, max_bytes=_ANSWER_BYTES_MAX)
     # Never below what was asked: to go on from there would show events again.
     return {"events": _shown(page.events), "through": max(after, page.through), "head": page.head}
 
@@ -78,24 +79,24 @@ async def _events_of_entity(journal: Journal, request: Request) -> dict[str, obj
     wanted = query_number(request, "max", _ROWS_DEFAULT, minimum=1, maximum=ROWS_MAX)
     wait_s = query_number(request, "wait_s", 0, maximum=_WAIT_MAX_S)
     persistence_id = entity(request.query_params.get("entity"))
-    heard = journal.head_signal.position
+    heard = journal.log.head_signal.position
     last = await _last_seq_nr(journal, persistence_id)
     after = _after(request, "after_seq_nr", last)
     if wait_s and after >= last:
-        await journal.head_signal.wait_above(heard, wait_s)
+        await journal.log.head_signal.wait_above(heard, wait_s)
         last = await _last_seq_nr(journal, persistence_id)
     found = EventBatch()
     through = after
     while through < last and len(found) < wanted and found.byte_size() < _ANSWER_BYTES_MAX:
         page_max = min(_ROWS_A_READ, wanted - len(found))
-        page = await journal.read_entity(persistence_id, through + 1, last, max_events=page_max)
+        page = await journal.log.read_entity(persistence_id, through + 1, last, max_events=page_max)
         found.extend(page)
         through = page.seq_nr[-1] if len(page) == page_max else last
     return {"events": _shown(found), "through_seq_nr": through, "head_seq_nr": last}
 
 
 async def _last_seq_nr(journal: Journal, persistence_id: str) -> int:
-    head = await journal.entity_head(persistence_id)
+    head = await journal.log.entity_head(persistence_id)
     return head.seq_nr if head else 0
 
 
@@ -123,7 +124,7 @@ def parked_routes(journal: Journal) -> list[BaseRoute]:
         found: list[dict[str, object]] = []
         while len(found) < wanted:
             page_max = min(_ROWS_A_READ, wanted - len(found))
-            rows = await journal.parked(origin_id=origin_id, after_id=after, max_rows=page_max)
+            rows = await journal.parked.rows(origin_id=origin_id, after_id=after, max_rows=page_max)
             found += [_parked_as_json(row) for row in rows]
             if rows:
                 after = rows[-1].id
@@ -134,7 +135,7 @@ def parked_routes(journal: Journal) -> list[BaseRoute]:
     async def one(request: Request) -> Response:
         check_query(request, ())
         row_id = _row_id(request)
-        row = await journal.parked_row(row_id)
+        row = await journal.parked.row(row_id)
         if row is None:
             raise _no_parked_row(row_id)
         return json_response({**_parked_as_json(row), "event": event_as_json(row.event)})
@@ -145,7 +146,7 @@ def parked_routes(journal: Journal) -> list[BaseRoute]:
         accept_gap = body.get("accept_gap", False)
         if not isinstance(accept_gap, bool):
             raise invalid("accept_gap", "must be true or false")
-        stored, left = await journal.retry_parked(persistence_id, accept_gap=accept_gap)
+        stored, left = await journal.parked.retry(persistence_id, accept_gap=accept_gap)
         _log.info(
             "operator.retried_parked", persistence_id=persistence_id, accept_gap=accept_gap, stored=stored, left=left
         )
@@ -153,8 +154,8 @@ def parked_routes(journal: Journal) -> list[BaseRoute]:
 
     async def discard(request: Request) -> Response:
         row_id = _row_id(request)
-        row = await journal.parked_row(row_id)
-        if row is None or not await journal.discard_parked(row_id):
+        row = await journal.parked.row(row_id)
+        if row is None or not await journal.parked.discard(row_id):
             raise _no_parked_row(row_id)
         _log.warning(
             "operator.discarded_parked",
@@ -206,11 +207,11 @@ def origin_routes(journal: Journal) -> list[BaseRoute]:
 
     async def listed(request: Request) -> Response:
         check_query(request, ())
-        return json_response({"origins": [_origin_as_json(state) for state in await journal.origins()]})
+        return json_response({"origins": [_origin_as_json(state) for state in await journal.origins.rows()]})
 
     async def readmit(request: Request) -> Response:
         origin_id = request.path_params["id"]
-        if not await journal.forget_superseded(origin_id):
+        if not await journal.origins.forget_superseded(origin_id):
             raise BackhaulError(
                 "origin.unknown",
                 f"no edge {origin_id[:80]!r} was ever seen here",

@@ -17,7 +17,8 @@ from starlette.routing import BaseRoute, Route
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.ids import slice_ranges
 from common.core.journal.slice_ranges import unknown_projection
-from common.journal.stores.journal import Journal, Statement
+from common.core.journal.statement import Statement
+from common.journal.stores.journal import Journal
 from common.projection import parking, skips
 from common.projection.handlers import Handler
 from common.projection.parking import ParkedForProjection
@@ -46,7 +47,7 @@ def projection_routes(
     async def listed(request: Request) -> Response:
         check_query(request, ())
         statuses = await projection_status(journal, now_us)
-        head = (await journal.stats()).head_position
+        head = (await journal.log.stats()).head_position
         own = {(one.name, one.slices): one for one in progress if one.state is not ProjectionState.WAITING}
         shown = [
             projection_as_json(one) | _progress_as_json(own.get((one.row.name, one.row.slices))) for one in statuses
@@ -56,15 +57,17 @@ def projection_routes(
     async def parked(request: Request) -> Response:
         check_query(request, {"after", "max"})
         name, wanted = _name(request), query_number(request, "max", 100, minimum=1, maximum=_ROWS_MAX)
-        await parking.make_tables(journal)
-        rows = await parking.parked_events(journal, name, after=query_number(request, "after", 0), max_rows=wanted)
+        await parking.make_tables(journal.projections)
+        rows = await parking.parked_events(
+            journal.projections, name, after=query_number(request, "after", 0), max_rows=wanted
+        )
         through = rows[-1].event.position if rows else query_number(request, "after", 0)
         return json_response({"parked": [_parked_as_json(row) for row in rows], "through": through})
 
     async def parked_one(request: Request) -> Response:
         position = whole_number("position", request.path_params["position"], 1)
-        await parking.make_tables(journal)
-        rows = await parking.parked_events(journal, _name(request), after=position - 1, max_rows=1)
+        await parking.make_tables(journal.projections)
+        rows = await parking.parked_events(journal.projections, _name(request), after=position - 1, max_rows=1)
         if not rows or rows[0].event.position != position:
             raise parking.no_such_row(_name(request), position)
         return json_response({**_parked_as_json(rows[0]), "event": event_as_json(rows[0].event)})
@@ -107,7 +110,7 @@ class _Decisions:
 
     async def _set_paused(self, request: Request, paused: bool) -> tuple[str, int]:
         name = _name(request)
-        ranges = await self._journal.set_paused(name, paused)
+        ranges = await self._journal.projections.set_paused(name, paused)
         if not ranges:
             raise unknown_projection(name)
         return name, ranges
@@ -138,10 +141,10 @@ class _Decisions:
         count = body.get("ranges")
         if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= _RANGES_MAX:
             raise invalid("ranges", f"must be a whole number from 1 to {_RANGES_MAX}")
-        before = sum(row.name == name for row in await self._journal.rows())
+        before = sum(row.name == name for row in await self._journal.projections.rows())
         if before and (count <= before if is_split else count >= before):
             raise invalid("ranges", f"must be {'more' if is_split else 'fewer'} than the {before} there are")
-        offsets = await self._journal.reshape(name, slice_ranges(count))
+        offsets = await self._journal.projections.reshape(name, slice_ranges(count))
         _log.warning("operator.reshaped_projection", projection=name, before=before, ranges=len(offsets))
         shown = [{"slices": str(one.slices), "position": one.position} for one in offsets]
         return json_response({"projection": name, "ranges": shown})
@@ -157,7 +160,7 @@ class _Decisions:
                 "give its Handler reset=[…] with SQL that does",
                 kind=ErrorKind.CONFLICT,
             )
-        deleted_through = (await self._journal.stats()).deleted_through
+        deleted_through = (await self._journal.log.stats()).deleted_through
         if deleted_through and body.get("accept_trimmed") is not True:
             raise BackhaulError(
                 "projection.history_trimmed",
@@ -166,9 +169,9 @@ class _Decisions:
                 kind=ErrorKind.CONFLICT,
                 details={"deleted_through": deleted_through},
             )
-        await parking.make_tables(self._journal)
+        await parking.make_tables(self._journal.projections)
         statements = [*(Statement(sql) for sql in handler.reset), parking.forget_all(name)]
-        ranges = await self._journal.intervene(name, statements, restart=True)
+        ranges = await self._journal.projections.intervene(name, statements, restart=True)
         if not ranges:
             raise unknown_projection(name)
         _log.warning("operator.reset_projection", projection=name, ranges=ranges)
@@ -183,8 +186,8 @@ class _Decisions:
                 "take it out of the application or the settings, and restart the service first",
                 kind=ErrorKind.CONFLICT,
             )
-        await parking.make_tables(self._journal)
-        ranges = await self._journal.forget(name, [parking.forget_all(name)])
+        await parking.make_tables(self._journal.projections)
+        ranges = await self._journal.projections.forget(name, [parking.forget_all(name)])
         if not ranges:
             raise unknown_projection(name)
         _log.warning("operator.forgot_projection", projection=name, ranges=ranges)
@@ -193,13 +196,13 @@ class _Decisions:
     async def retry(self, request: Request) -> Response:
         name, body = _name(request), await json_object(request, {"entity"})
         persistence_id = entity(body.get("entity"))
-        events = await parking.want(self._journal, name, persistence_id)
+        events = await parking.want(self._journal.projections, name, persistence_id)
         _log.info("operator.retried_projection", projection=name, persistence_id=persistence_id, events=events)
         return json_response({"projection": name, "entity": persistence_id, "events": events})
 
     async def discard(self, request: Request) -> Response:
         name, position = _name(request), whole_number("position", request.path_params["position"], 1)
-        row = await parking.discard(self._journal, name, position)
+        row = await parking.discard(self._journal.projections, name, position)
         _log.warning(
             "operator.discarded_from_projection",
             projection=name,

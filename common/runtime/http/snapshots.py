@@ -41,7 +41,7 @@ def snapshot_routes(
     async def named(request: Request) -> str:
         entity_type, entity_id = request.path_params["type"], request.path_params["id"]
         name = persistence_id(entity_type, entity_id)
-        if entity_prefix and await journal.entity_head(name) is None:
+        if entity_prefix and await journal.log.entity_head(name) is None:
             return persistence_id(entity_type, f"{entity_prefix}{entity_id}")
         return name
 
@@ -53,7 +53,7 @@ def snapshot_routes(
         if type(seq_nr) is not int or not 1 <= seq_nr < 2**63:
             raise invalid("seq_nr", "must be a whole number from 1")
         new = _as_new(await named(request), seq_nr, body, event_max_bytes)
-        [stored] = await journal.put_snapshots([new])
+        [stored] = await journal.snapshots.put([new])
         entity_type, _, entity_id = new.persistence_id.partition(SEPARATOR)
         return json_response(
             {"entity_type": entity_type, "entity_id": entity_id, "seq_nr": seq_nr, "stored": stored},
@@ -63,7 +63,7 @@ def snapshot_routes(
     async def get(request: Request) -> Response:
         check_query(request, ())
         name = await named(request)
-        snapshot = await journal.snapshot(name)
+        snapshot = await journal.snapshots.get(name)
         if snapshot is None:
             raise BackhaulError(
                 "snapshot.none",

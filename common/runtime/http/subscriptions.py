@@ -23,7 +23,8 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.core.filters.predicates import parse_filter
 from common.core.subscription.place import FilterState, LogCursor, Subscription
 from common.journal.head_signal import HeadSignal
-from common.journal.stores.journal import InboxRow, InboxStats, Journal
+from common.journal.stores.journal import Journal
+from common.journal.stores.subscriptions import InboxRow, InboxStats
 from common.runtime.http.app import json_response
 from common.runtime.http.event_json import event_as_json
 from common.runtime.http.fields import check_query, invalid, json_object, query_number, whole_number
@@ -51,7 +52,7 @@ def subscription_routes(journal: Journal, states: States, stop: trio.Event, *, h
 
     async def known(request: Request) -> str:
         name: str = request.path_params["stream"]
-        if name not in states and await journal.subscription(name) is None:
+        if name not in states and await journal.subscriptions.get(name) is None:
             raise BackhaulError(
                 "subscription.unknown",
                 f"there is no subscription {name[:80]!r} here",
@@ -79,8 +80,8 @@ def subscription_routes(journal: Journal, states: States, stop: trio.Event, *, h
         through = body.get("through")
         if type(through) is not int or not 0 <= through < 2**63:
             raise invalid("through", "must be the id of a row, a whole number from 0")
-        freed = await journal.ack_inbox(name, through)
-        return json_response({"freed": freed, **_inbox_as_json(await journal.inbox_stats(name))})
+        freed = await journal.subscriptions.ack_inbox(name, through)
+        return json_response({"freed": freed, **_inbox_as_json(await journal.subscriptions.inbox_stats(name))})
 
     async def listed(request: Request) -> Response:
         check_query(request, ())
@@ -92,7 +93,7 @@ def subscription_routes(journal: Journal, states: States, stop: trio.Event, *, h
         if "criteria" not in body:
             raise invalid("criteria", "is missing")
         wanted = parse_filter(orjson.dumps(body["criteria"]))
-        requested = await journal.set_requested(name, wanted.criteria)
+        requested = await journal.subscriptions.set_requested(name, wanted.criteria)
         if name in states:
             states[name].filter_changed()
         _log.info("operator.changed_filter", subscription=name, filter_version=requested.version)
@@ -100,8 +101,8 @@ def subscription_routes(journal: Journal, states: States, stop: trio.Event, *, h
 
     async def forget(request: Request) -> Response:
         name = await known(request)
-        stats = await journal.inbox_stats(name)
-        await journal.forget_subscription(name)
+        stats = await journal.subscriptions.inbox_stats(name)
+        await journal.subscriptions.forget(name)
         _log.warning("operator.forgot_subscription", subscription=name, inbox_rows=stats.rows)
         return json_response({"subscription": name, "forgotten": True, "inbox_rows": stats.rows})
 
@@ -125,12 +126,12 @@ async def _page(journal: Journal, name: str, after: int, request: Request, commi
     until = trio.current_time() + wait_s
     while True:
         heard = committed.position
-        rows = await journal.inbox(name, after, max_rows=wanted, max_bytes=_ANSWER_BYTES_MAX)
+        rows = await journal.subscriptions.inbox(name, after, max_rows=wanted, max_bytes=_ANSWER_BYTES_MAX)
         left_s = until - trio.current_time()
         if rows or left_s <= 0:
             break
         await committed.wait_above(heard, min(left_s, _LOOK_S))
-    stats = await journal.inbox_stats(name)
+    stats = await journal.subscriptions.inbox_stats(name)
     return {
         "events": [_row_as_json(row) for row in rows],
         "through": rows[-1].id if rows else after,
@@ -157,7 +158,7 @@ class _Tail:
         await write(HEARTBEAT)
         while not self._stop.is_set():
             heard = self._committed.position
-            rows = await self._journal.inbox(
+            rows = await self._journal.subscriptions.inbox(
                 self._name, self._after, max_rows=_ROWS_DEFAULT, max_bytes=_ANSWER_BYTES_MAX
             )
             if rows:
@@ -173,18 +174,18 @@ class _Tail:
 
 async def subscriptions_as_json(journal: Journal, states: States) -> list[dict[str, object]]:
     """Every subscription, also one that was configured and has not received anything yet."""
-    stored = {state.name: state for state in await journal.subscriptions()}
+    stored = {state.name: state for state in await journal.subscriptions.rows()}
     shown: list[dict[str, object]] = []
     for name in sorted(states.keys() | stored.keys()):
         state = stored.get(name)
-        awaiting = await journal.awaiting(name, _AWAITING_SHOWN) if state else []
+        awaiting = await journal.subscriptions.awaiting(name, _AWAITING_SHOWN) if state else []
         shown.append(
             {
                 "name": name,
                 "state": states[name].state if name in states else None,
                 **(_place_as_json(state) if state else {}),
                 "awaiting": len(awaiting),
-                **_inbox_as_json(await journal.inbox_stats(name)),
+                **_inbox_as_json(await journal.subscriptions.inbox_stats(name)),
             }
         )
     return shown

@@ -56,7 +56,7 @@ class PushEndpoint:
 
     async def refresh_filters(self) -> None:
         """Look at what is asked of the edges, and tell those on this node for whom it is news."""
-        asked = await self._journal.requested_filters()
+        asked = await self._journal.push_filters.requested()
         seen = _versions(asked)
         for origin_id, live in self._live.items():
             if self._seen.get(origin_id) != seen:
@@ -93,7 +93,9 @@ class PushEndpoint:
                 stored_position=endpoint.stored,
                 clock_skew_s=(hello.clock_us - start.clock_us) / 1e6,
             )
-            live = EndpointStream(stream, endpoint, state, self._journal, self._submit, self._settings, self._now_us)
+            live = EndpointStream(
+                stream, endpoint, state, self._journal.push_filters, self._submit, self._settings, self._now_us
+            )
             older = self._live.get(origin_id)
             if older:
                 older.fence(start.session)
@@ -151,7 +153,7 @@ class PushEndpoint:
             raise protocol_error(f"Hello {problem}")
 
     async def _open_session(self, hello: Hello) -> tuple[Endpoint, Start]:
-        decision = await self._journal.open_session(hello.origin_id, hello.instance, hello.history)
+        decision = await self._journal.origins.open_session(hello.origin_id, hello.instance, hello.history)
         state, limits = decision.state, self._settings.limits
         if decision.resume is Resume.SUPERSEDED:
             raise BackhaulError(
@@ -170,9 +172,9 @@ class PushEndpoint:
                 branch=state.branch,
                 position=state.stored.position,
             )
-        own = self._journal.history
-        place = await self._journal.push_filter_state(hello.origin_id)
-        requested = filter_for(hello.origin_id, await self._journal.requested_filters())
+        own = self._journal.log.history
+        place = await self._journal.push_filters.state(hello.origin_id)
+        requested = filter_for(hello.origin_id, await self._journal.push_filters.requested())
         start = Start(
             state.session,
             state.stored,

@@ -24,7 +24,7 @@ from common.core.push.messages import FromCloud, Hello, PushBatch, PushFilterUpd
 from common.core.push.receiver import Endpoint, fenced
 from common.fail_points import fail_point
 from common.journal.group_commit import AHEAD_MIN_EVENTS, GROUP_MAX_BYTES, GROUP_MAX_EVENTS, Submitted
-from common.journal.stores.journal import PushFilterStore
+from common.journal.stores.push_filters import PushFilterStore
 from common.transport.codec import push as codec
 from common.transport.stream import MessageStream, PeerClosed, PeerGone
 
@@ -162,7 +162,7 @@ class EndpointStream:
         endpoint = self._endpoint
         with trio.move_on_after(self._settings.progress_timeout_s) as deadline:
             fail_point("push.before_filter_change")
-            refused = await self._journal.change_push_filter(endpoint.origin_id, endpoint.session, change)
+            refused = await self._journal.change(endpoint.origin_id, endpoint.session, change)
             fail_point("push.after_filter_change")
         if deadline.cancelled_caught:
             raise self._journal_is_slow("a change of filter")

@@ -129,7 +129,7 @@ async def _open(
     on_start: Callable[[], None],
 ) -> Start:
     """Say hello, hear where to go on, and compare that with the own log."""
-    hello = Hello(settings.origin_id, settings.instance, journal.history, now_us())
+    hello = Hello(settings.origin_id, settings.instance, journal.log.history, now_us())
     with trio.move_on_after(settings.progress_timeout_s) as deadline:
         try:
             await stream.send(codec.encode_from_edge(hello))
@@ -141,16 +141,16 @@ async def _open(
     if not isinstance(start, Start):
         raise _protocol_error(f"{type(start).__name__} came before Start")
     position = start.stored.position
-    page = await journal.read(position - 1, max_events=1, max_bytes=1) if position else None
+    page = await journal.log.read(position - 1, max_events=1, max_bytes=1) if position else None
     own = page.events.envelope(0) if page and page.events.position == [position] else None
-    acked = await journal.load_cursor(CURSOR)
-    verdict = check_start(start, journal.history, acked, own)
+    acked = await journal.log.load_cursor(CURSOR)
+    verdict = check_start(start, journal.log.history, acked, own)
     on_start()
     state.session = start.session
     state.sent_position = state.acked_position = state.resumed_position = position
     state.acked_is_known = True
     state.clock_skew_s = (start.clock_us - hello.clock_us) / 1e6
-    head = journal.history.head_position
+    head = journal.log.history.head_position
     _log.info(
         "push.started",
         session=start.session,
@@ -160,7 +160,7 @@ async def _open(
         clock_skew_s=round(state.clock_skew_s, 3),
     )
     if verdict is StartVerdict.PEER_LOST_HISTORY and acked:
-        stats = await journal.stats()
+        stats = await journal.log.stats()
         _log.error(
             "push.peer_lost_history",
             acked=acked.position,
@@ -376,13 +376,13 @@ class _PushStream:
 
     async def _keep_cursor(self) -> None:
         """Remember what the cloud had, so that a cloud that lost history is noticed after our own restart too."""
-        history, saved = self._journal.history, -1
+        history, saved = self._journal.log.history, -1
         while True:
             position = self._producer.acked
             if position != saved:
                 offset = Offset(history.journal_id, history.generation_at(position), position)
                 try:
-                    await self._journal.save_cursor(CURSOR, offset)
+                    await self._journal.log.save_cursor(CURSOR, offset)
                     saved = position
                 except BackhaulError as error:  # a full disk must not keep from leaving what would make room
                     _log.warning(

@@ -59,7 +59,7 @@ class PushSource:
 
     def listening(self) -> AbstractContextManager[None]:
         """Hear of commits while the block runs."""
-        return self._journal.feed.listen(self._tail.add)
+        return self._journal.log.feed.listen(self._tail.add)
 
     def restart(self) -> None:
         """The lane or its filter has changed: look again from where the lane is."""
@@ -75,8 +75,8 @@ class PushSource:
         fresh = None if after < self._holes_to else self._tail.after(after, self._batch_max_events, room_bytes)
         if fresh is not None:
             return fresh, fresh.position[-1]
-        if self._must_look or self._journal.head_signal.position > max(self._heard, after):
-            self._heard = self._journal.head_signal.position
+        if self._must_look or self._journal.log.head_signal.position > max(self._heard, after):
+            self._heard = self._journal.log.head_signal.position
             found = await self._read(after, room_bytes)
             self._must_look = found is not None
             if found:
@@ -86,7 +86,7 @@ class PushSource:
         return None
 
     async def _read(self, after: int, room_bytes: int) -> tuple[EventBatch, int] | None:
-        page = await self._journal.read(
+        page = await self._journal.log.read(
             after,
             through=self._producer.bound,
             max_events=self._batch_max_events,
@@ -102,9 +102,11 @@ class PushSource:
             due_s = self._told_s + WITHHELD_TOLD_S
             at_most_s = min(at_most_s, max(_LEAST_WAIT_S, due_s - trio.current_time()))
         with trio.CancelScope() as self._waiting:
-            await self._journal.head_signal.wait_above(known, at_most_s)
+            await self._journal.log.head_signal.wait_above(known, at_most_s)
         self._waiting = None
-        self._must_look = self._must_look or self._journal.head_signal.position <= known  # a hint may have been lost
+        self._must_look = (
+            self._must_look or self._journal.log.head_signal.position <= known
+        )  # a hint may have been lost
 
     def wake(self) -> None:
         """End a ``wait``: something else is to be looked at."""
@@ -131,14 +133,14 @@ class PushSource:
                 return None
         count = fits_ahead(gone, producer.message_bytes)
         if count < len(gone):  # the stream passes no hole before all that is gone ahead is stated
-            ahead, generation_id = tuple(gone[:count]), self._journal.history.generation_at(after)
+            ahead, generation_id = tuple(gone[:count]), self._journal.log.history.generation_at(after)
             return PushBatch(after, after, generation_id, EventBatch(), ahead, lane)
         ranges = (*gone, *ranges)
         if self._on_push is not None and events:
             transformed = self._on_push(events)
             events, ranges = transformed.events, (*ranges, *transformed.ranges)
         self._told_s = trio.current_time()
-        return PushBatch(after, through, self._journal.history.generation_at(through), events, ranges, lane)
+        return PushBatch(after, through, self._journal.log.history.generation_at(through), events, ranges, lane)
 
     def sent(self, batch: PushBatch) -> None:
         """What ``batch_of`` made was handed to the line."""
@@ -150,8 +152,8 @@ class PushSource:
 
     async def _deleted(self, events: EventBatch, after: int) -> list[StatedRange]:
         """What is gone ahead of the stream and not stated yet: all of it, how far on it may lie."""
-        self._holes_to = (await self._journal.stats()).deleted_through
-        ahead = await self._journal.deleted_ranges(after, _ANYWHERE)
+        self._holes_to = (await self._journal.log.stats()).deleted_through
+        ahead = await self._journal.log.deleted_ranges(after, _ANYWHERE)
         self._stated.keep(stated.persistence_id for stated in ahead)
         return self._stated.news(events, ahead)
 
@@ -166,10 +168,10 @@ class PushSource:
         chosen = lanes.choose(events)
         kept = events if len(chosen.indexes) == len(events) else events.select(chosen.indexes)
         first = dict(zip(reversed(kept.persistence_id), reversed(kept.seq_nr), strict=True))
-        ahead = {stated.persistence_id for stated in await self._journal.deleted_ranges(after, _ANYWHERE)}
+        ahead = {stated.persistence_id for stated in await self._journal.log.deleted_ranges(after, _ANYWHERE)}
         self._stated.keep(ahead)
         asked = ahead.union(name for name, seq_nr in first.items() if seq_nr > 1)
-        deleted = await self._journal.deleted_of(asked) if asked else []
+        deleted = await self._journal.log.deleted_of(asked) if asked else []
         selects = lanes.predicate.matches
         gone = []
         for stated, tags in deleted:

@@ -16,7 +16,9 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.core.subscription.consumer import admit_received, effect_of
 from common.core.subscription.messages import Deliver
 from common.core.subscription.place import ResumePoint, Subscription
-from common.journal.stores.journal import Journal, ProjectionLease, ReceivedCommit
+from common.journal.stores.journal import Journal
+from common.journal.stores.leases import Lease
+from common.journal.stores.subscriptions import ReceivedCommit
 from common.transport.subscription.sinks import Effect, Sink, Taken, merged
 from common.transport.subscription.state import SubscriptionSettings, SubscriptionState
 
@@ -34,7 +36,7 @@ class ReceiveCommitter:
     def __init__(
         self,
         journal: Journal,
-        lease: ProjectionLease,
+        lease: Lease,
         sink: Sink,
         settings: SubscriptionSettings,
         state: SubscriptionState,
@@ -56,7 +58,7 @@ class ReceiveCommitter:
 
     async def begin(self, place: ResumePoint) -> None:
         """Read who waits, and store the place that the source goes on from if that is another one."""
-        waiting = await self._journal.awaiting(self._settings.name, _AWAITING_MAX)
+        waiting = await self._journal.subscriptions.awaiting(self._settings.name, _AWAITING_MAX)
         self._awaiting = {name: None for name, _ in waiting}
         self._known = dict(waiting)
         self._state.received = self._stored.received
@@ -155,14 +157,14 @@ class ReceiveCommitter:
         if len(self._known) + len(missing) > _KNOWN_MAX:
             self._known = {name: self._known[name] for name in self._awaiting if name in self._known}
             missing = sorted(names.difference(self._known))
-        self._known |= await self._journal.known(self._settings.name, missing)
+        self._known |= await self._journal.subscriptions.known(self._settings.name, missing)
 
     async def _commit(self, commit: ReceivedCommit) -> None:
         """Store it. What is full for a moment is tried again for a while: somebody may be about to make room."""
         settings, until_s = self._settings, trio.current_time() + self._settings.progress_timeout_s / 2
         while True:
             try:
-                self._revision = await self._journal.commit_received(
+                self._revision = await self._journal.subscriptions.commit(
                     settings.name,
                     self._lease,
                     self._revision,

@@ -33,7 +33,8 @@ from common.core.subscription.messages import (
 )
 from common.core.subscription.place import NO_RESUME_POINT, FilterState, ResumePoint, Subscription
 from common.fail_points import fail_point
-from common.journal.stores.journal import Journal, ProjectionLease
+from common.journal.stores.journal import Journal
+from common.journal.stores.leases import Lease
 from common.transport.codec.subscription import decode_from_source, encode_from_consumer
 from common.transport.link.call_status import first_refusal
 from common.transport.stream import DialledStream, PeerClosed, PeerGone
@@ -65,7 +66,7 @@ class _Heard:
 async def converse(
     stream: DialledStream,
     journal: Journal,
-    lease: ProjectionLease,
+    lease: Lease,
     sink: Sink,
     settings: SubscriptionSettings,
     state: SubscriptionState,
@@ -79,12 +80,12 @@ async def converse(
     ``on_start`` is called when the source has taken it, ``on_progress`` whenever something has taken effect.
 
     Raises PeerGone (also for ``link.stalled`` and ``link.timeout``), PeerRefused, and BackhaulError ``link.protocol``,
-    ``link.malformed``, ``projection.fenced``, ``inbox.full`` and what else the journal raises.
+    ``link.malformed``, ``lease.fenced``, ``inbox.full`` and what else the journal raises.
     """
-    stored = await journal.subscription(settings.name)
+    stored = await journal.subscriptions.get(settings.name)
     if stored is None:
-        await journal.set_requested(settings.name, settings.criteria, if_new=True)
-        stored = await journal.subscription(settings.name)
+        await journal.subscriptions.set_requested(settings.name, settings.criteria, if_new=True)
+        stored = await journal.subscriptions.get(settings.name)
     stored = stored or Subscription(settings.name, NO_RESUME_POINT, FilterState(0, ""), 0, 0, 0)
     state.requested_version = stored.requested.version
     receiving = Receiving(stored.place, stored.requested)
@@ -379,7 +380,7 @@ class _Session:
         while True:
             with trio.move_on_after(self._settings.look_s):
                 await self._state.requested_changed.park()
-            stored = await self._journal.subscription(self._settings.name)
+            stored = await self._journal.subscriptions.get(self._settings.name)
             if stored is not None and stored.requested.version > self._requested.version:
                 self._requested = stored.requested
                 self._state.requested_version = stored.requested.version

@@ -230,8 +230,8 @@ class SubscriptionEndpoint:
         for wanted in (asked.requested, asked.place.applied, asked.place.next):
             if wanted is not None:
                 filter_of(wanted.criteria)
-        stats = await self._journal.stats()
-        own = self._journal.history
+        stats = await self._journal.log.stats()
+        own = self._journal.log.history
         history = History(own.journal_id, own.generations, stats.head_position)
         digest = await self._digest_at(asked.place)
         verdict = decide_resume_point(asked.place, history, stats.deleted_through, digest)
@@ -262,14 +262,14 @@ class SubscriptionEndpoint:
 
     async def _scan(self, served: StreamDefinition, history: History) -> SnapshotScan:
         head = history.head_position
-        low = await self._journal.uncovered_after(head, entity_types=served.entity_types)
+        low = await self._journal.snapshots.uncovered_after(head, entity_types=served.entity_types)
         return SnapshotScan(head, low, "")
 
     async def _digest_at(self, place: ResumePoint) -> str:
         position = place.live.position
-        if not position or place.journal_id != self._journal.history.journal_id:
+        if not position or place.journal_id != self._journal.log.history.journal_id:
             return ""
-        page = await self._journal.read(position - 1, max_events=1, max_bytes=1)
+        page = await self._journal.log.read(position - 1, max_events=1, max_bytes=1)
         events = page.events
         if events.position != [position]:
             return ""
@@ -280,7 +280,7 @@ class SubscriptionEndpoint:
         """How far the log of a stream goes."""
         query = query_codec.decode_latest_offset_request(request)
         self._authorise(query.stream_id, query.consumer_id, caller.peer)
-        stats, history = await self._journal.stats(), self._journal.history
+        stats, history = await self._journal.log.stats(), self._journal.log.history
         offset = LatestOffset(
             history.journal_id,
             history.generation_at(stats.head_position),

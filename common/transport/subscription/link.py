@@ -12,11 +12,11 @@ import structlog
 import trio
 
 from common.core.errors import BackhaulError
-from common.core.events.ids import ALL_SLICES
 from common.core.flow.backoff import Backoff
 from common.core.flow.messages import Drain
 from common.core.subscription.messages import SUBSCRIBE_PATH
-from common.journal.stores.journal import Journal, ProjectionLease
+from common.journal.stores.journal import Journal
+from common.journal.stores.leases import Lease
 from common.journal.stores.subscriptions import lease_name
 from common.transport.link.call_status import first_refusal
 from common.transport.link.keep import Dial, keep_link
@@ -63,7 +63,7 @@ async def keep_subscription(
 
 
 async def _while_held(
-    lease: ProjectionLease,
+    lease: Lease,
     dial: Dial,
     journal: Journal,
     sink: Sink,
@@ -103,27 +103,25 @@ async def _while_held(
         await keep_link(dial, SUBSCRIBE_PATH, speak, state, backoff=backoff, chance=chance, now_us=now_us)
 
 
-async def _begin_anew(
-    error: BackhaulError, journal: Journal, lease: ProjectionLease, settings: SubscriptionSettings
-) -> bool:
+async def _begin_anew(error: BackhaulError, journal: Journal, lease: Lease, settings: SubscriptionSettings) -> bool:
     """The source's history is another one now: forget what came of the old one if the operator has said so."""
     if error.code not in _OTHER_HISTORY or settings.on_diverged != "restart":
         return False
-    stored = await journal.subscription(settings.name)
+    stored = await journal.subscriptions.get(settings.name)
     if stored is None:
         return False
-    await journal.restart_subscription(settings.name, lease)
+    await journal.subscriptions.restart(settings.name, lease)
     _log.warning("subscription.restarted", code=error.code, position=stored.place.live.position)
     return True
 
 
 async def _acquire(
     journal: Journal, settings: SubscriptionSettings, state: SubscriptionState, owner: str
-) -> ProjectionLease | None:
+) -> Lease | None:
     """Take or renew the lease; None while another node has it, or while the journal does not answer."""
     with trio.move_on_after(_ACQUIRE_DEADLINE_S, shield=True):
         try:
-            lease = await journal.acquire(lease_name(settings.name), ALL_SLICES, owner, settings.lease_s)
+            lease = await journal.leases.acquire(lease_name(settings.name), owner, settings.lease_s)
         except BackhaulError as error:
             _log.warning("subscription.no_lease", code=error.code, reason=error.message, repeat_key=error.code)
             return None
@@ -133,8 +131,8 @@ async def _acquire(
     return None
 
 
-async def _release(journal: Journal, lease: ProjectionLease) -> None:
+async def _release(journal: Journal, lease: Lease) -> None:
     try:
-        await journal.release(lease)
+        await journal.leases.release(lease)
     except BackhaulError as error:
         _log.info("subscription.lease_kept", code=error.code, reason=error.message)

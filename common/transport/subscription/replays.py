@@ -33,7 +33,7 @@ async def send_snapshot_page(
     cursor = serving.place.backfill if lane is DeliveryLane.BACKFILL else serving.place.live
     if cursor is None or cursor.scan is None:
         return False
-    page = await journal.snapshots(
+    page = await journal.snapshots.page(
         cursor.scan.after,
         max_rows=serving.limits.batch_events,
         max_bytes=await sender.room(),
@@ -111,13 +111,13 @@ async def entity_page(
 
     Nothing is said of an entity of which nothing is selected.
     """
-    found = await journal.read_entity(name, first, last, max_events=max_events)
+    found = await journal.log.read_entity(name, first, last, max_events=max_events)
     page = _within(found, through_position, max_bytes)
     parts = replay_parts(page, wanted)
-    head = await journal.entity_head(name)
+    head = await journal.log.entity_head(name)
     first_stored = found.seq_nr[0] if found else min(last, head.deleted_to if head else 0) + 1
     if first < first_stored:
-        snapshot = await journal.snapshot(name)
+        snapshot = await journal.snapshots.get(name)
         if parts or wanted.matches(name, snapshot.tags if snapshot else ""):
             instead = beginning(name, first, first_stored, snapshot, wanted, head.deleted_position if head else 0)
             parts = [instead, *parts] if instead else parts

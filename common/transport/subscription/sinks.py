@@ -14,8 +14,8 @@ from common.core.events.batch import EventBatch
 from common.core.events.stated_range import StatedRange
 from common.core.journal.append import PushedAppend
 from common.core.journal.history import Offset
+from common.core.journal.statement import Statement
 from common.core.subscription.place import ResumePoint
-from common.journal.stores.journal import Statement
 
 _BRANCH = 1
 

@@ -267,7 +267,7 @@ class SourceStream:
         if self._start is not Begin.SNAPSHOTS:
             return LogCursor(0)
         head = self._serving.place.live.position
-        low = await self._journal.uncovered_after(head, entity_types=self._served.entity_types)
+        low = await self._journal.snapshots.uncovered_after(head, entity_types=self._served.entity_types)
         return LogCursor(0, scan=SnapshotScan(head, low, ""))
 
     async def _end_change(self, feed: Feed) -> None:

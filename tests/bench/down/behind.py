@@ -43,7 +43,7 @@ async def fill(url: str, total: int, topics: int) -> None:
                 [_PAYLOAD] * len(numbers),
                 tags=[f"t:site/{number % topics}/line" for number in numbers],
             )
-            await journal.append_group([LocalAppend(batch)])
+            await journal.log.append_group([LocalAppend(batch)])
 
 
 async def _unfiltered(place: Place, url: str, total: int) -> tuple[float, float, float]:
@@ -106,7 +106,7 @@ async def _read(url: str, total: int) -> None:
     ):
         position, began_s = 0, time.perf_counter()
         while position < total:
-            page = await journal.read(position, max_events=BATCH, max_bytes=_PAGE_BYTES)
+            page = await journal.log.read(position, max_events=BATCH, max_bytes=_PAGE_BYTES)
             position = page.through
         answer("result", rate=total / (time.perf_counter() - began_s))
 

@@ -28,7 +28,8 @@ from common.core.journal.append import LocalAppend
 from common.firehose.firehose import Firehose
 from common.firehose.settings import FirehoseSettings
 from common.journal.feeds import Feed
-from common.journal.memory.journal import MemoryDatabase, open_memory_journal
+from common.journal.memory.journal import open_memory_journal
+from common.journal.memory.state import MemoryDatabase
 from common.journal.postgres import open_postgres_journal
 from common.journal.sqlite import open_sqlite_journal
 from common.journal.stores.journal import Journal
@@ -132,8 +133,8 @@ async def _tasks(batch: int, rounds: int) -> float:
                     await trio.testing.wait_all_tasks_blocked()
                     began_s = time.perf_counter()
                     for events_now in log:
-                        journal.feed.give(events_now)
-                        journal.head_signal.raise_to(events_now.position[-1])
+                        journal.log.feed.give(events_now)
+                        journal.log.head_signal.raise_to(events_now.position[-1])
                         await trio.testing.wait_all_tasks_blocked()
                 took_s = time.perf_counter() - began_s
             nursery.cancel_scope.cancel()
@@ -152,13 +153,13 @@ async def _fill(journal: Journal, total: int, topics: int) -> None:
     for first in range(0, total, BATCH):
         batch = events("behind", first, min(BATCH, total - first))
         batch.tags = [f"t:site/{(first + number) % topics}/door" for number in range(len(batch))]
-        await journal.append_group([LocalAppend(batch)])
+        await journal.log.append_group([LocalAppend(batch)])
 
 
 async def _raw(journal: Journal, total: int) -> float:
     position, began_s = 0, time.perf_counter()
     while position < total:
-        page = await journal.read(position, max_events=BATCH, max_bytes=_PAGE_BYTES)
+        page = await journal.log.read(position, max_events=BATCH, max_bytes=_PAGE_BYTES)
         position = page.through
     return total / (time.perf_counter() - began_s)
 

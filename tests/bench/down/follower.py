@@ -18,9 +18,9 @@ from common import border
 from common.core.addresses import Address
 from common.core.events.batch import EventBatch
 from common.core.flow.backoff import Backoff
+from common.core.journal.statement import Statement
 from common.core.subscription.messages import StreamLimits
 from common.journal.sqlite import open_sqlite_journal
-from common.journal.stores.journal import Statement
 from common.projection.handler_executor import call_inline
 from common.projection.handler_invoker import HandlerInvoker
 from common.projection.handlers import Handler

@@ -46,7 +46,7 @@ _CALLERS = 64
 async def _journal(url: str) -> AsyncIterator[tuple[Journal, GroupCommit]]:
     async with real_environment() as environment:
         async with environment.open_journal(parse_journal_url(url), max_bytes=None, notified=False) as journal:
-            async with open_group_commit(journal) as commit:
+            async with open_group_commit(journal.log) as commit:
                 yield journal, commit
 
 
@@ -116,7 +116,7 @@ async def _recovery(told: dict[str, Any]) -> dict[str, Any]:
                 for _ in range(events // 1_000):
                     await entities.ask(entity_type, "long", AddEach((1,) * 1_000))
                 while entity_type == "Snapped":
-                    snapshot = await journal.snapshot("Snapped|long")
+                    snapshot = await journal.snapshots.get("Snapped|long")
                     if snapshot is not None and snapshot.seq_nr == events:
                         break
                     await trio.sleep(0.01)

@@ -37,7 +37,7 @@ async def _prepare(url: str) -> int:
         open_postgres_journal(url, now_us=utc_now_us, new_id=lambda: uuid.uuid4().hex, notify=False) as journal,
     ):
         history = History("journal", (Generation("generation", 1),), 0)
-        return (await journal.open_session(ORIGIN, "process", history)).state.session
+        return (await journal.origins.open_session(ORIGIN, "process", history)).state.session
 
 
 def _copy_data(total: int, batch: int) -> list[bytes]:

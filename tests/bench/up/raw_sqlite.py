@@ -55,7 +55,7 @@ async def _journal(path: Path, group: int, seconds: float) -> float:
         while busy_s < seconds:
             request = LocalAppend(events("raw", stored, group))
             began_s = time.perf_counter()
-            await journal.append_group([request])
+            await journal.log.append_group([request])
             busy_s += time.perf_counter() - began_s
             stored += group
     return stored / busy_s

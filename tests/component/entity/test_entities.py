@@ -6,7 +6,7 @@ import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import structlog
@@ -20,8 +20,8 @@ from common.entity.live import LiveEntity
 from common.entity.runtime import Entities
 from common.entity.settings import EntitySettings
 from common.journal.group_commit import GroupCommit, open_group_commit
-from common.journal.memory.journal import MemoryDatabase, open_memory_journal
-from common.journal.stores.journal import Journal
+from common.journal.memory.journal import open_memory_journal
+from common.journal.memory.state import MemoryDatabase
 from common.watchdog import Watchdog
 from tests.support.builders import SettableClock, ids
 from tests.support.entities import Add, Added, Count, Counters, DoubtfulCommits, entities_over
@@ -38,8 +38,8 @@ async def counting(
     ) as journal:
         doubtful = DoubtfulCommits(journal)
         async with (
-            open_group_commit(cast(Journal, doubtful)) as commit,
-            entities_over(cast(Journal, doubtful), commit, settings=settings) as entities,
+            open_group_commit(doubtful.journal.log) as commit,
+            entities_over(doubtful.journal, commit, settings=settings) as entities,
         ):
             yield entities, commit, doubtful
 

@@ -14,7 +14,7 @@ from common.core.events.stated_range import StatedRange
 from common.core.journal.append import Appended, AppendOutcome, AppendRequest, LocalAppend
 from common.journal import group_commit
 from common.journal.group_commit import CommitGroup, GroupCommit
-from common.journal.stores.journal import Journal
+from common.journal.stores.log import LogStore
 from tests.support.builders import Origin, events, local
 
 COMMIT_S = 1.0
@@ -52,7 +52,7 @@ def journal() -> SlowJournal:
 
 
 def over(journal: SlowJournal) -> GroupCommit:
-    return GroupCommit(cast(Journal, journal))
+    return GroupCommit(cast(LogStore, journal))
 
 
 def fit_in_one(*requests: AppendRequest) -> bool:

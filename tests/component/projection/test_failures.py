@@ -10,8 +10,8 @@ import structlog
 import trio
 from trio.testing import MockClock
 
-from common.journal.memory.journal import MemoryDatabase
-from common.journal.stores.journal import TrimLimit
+from common.journal.memory.state import MemoryDatabase
+from common.journal.stores.log import TrimLimit
 from common.projection.handlers import Handler
 from common.projection.latest import LATEST
 from common.projection.progress import ProjectionState
@@ -22,12 +22,12 @@ from tests.support.projections import (
     UNAVAILABLE,
     Commits,
     Mendable,
-    StagedJournal,
     clock_us,
     expected_tallies,
     log_of,
     logged,
     running,
+    staged_journal,
     store,
 )
 
@@ -39,7 +39,7 @@ IDLE = Handler("idle", (), lambda _batch: ())
 async def test_a_poison_event_stops_its_projection_just_before_it_and_no_other(
     autojump_clock: MockClock, bad_sql: bool
 ) -> None:
-    journal, commits = StagedJournal(), Commits()
+    journal, commits = staged_journal(), Commits()
     await store(journal, Random(10), 300)
     log = await log_of(journal)
     poison = log.envelope(123)
@@ -49,7 +49,7 @@ async def test_a_poison_event_stops_its_projection_just_before_it_and_no_other(
             await trio.sleep(100)
             assert (latest.state, latest.position) == (ProjectionState.LIVE, 300)
             assert (failing.state, failing.position) == (ProjectionState.FAILING, poison.position - 1)
-            assert await all_tallies(journal) == fold(log.slice(0, 123))
+            assert await all_tallies(journal.projections) == fold(log.slice(0, 123))
             mendable.is_mended = True
             await commits.reach(600)
             await trio.sleep(1)
@@ -60,11 +60,11 @@ async def test_a_poison_event_stops_its_projection_just_before_it_and_no_other(
     named = (last["details"]["persistence_id"], last["details"]["seq_nr"])
     assert named == (poison.persistence_id, poison.seq_nr)
     assert "secret" not in str(lines)
-    assert await all_tallies(journal) == await expected_tallies(journal)
+    assert await all_tallies(journal.projections) == await expected_tallies(journal)
 
 
 async def test_after_a_poison_event_pages_grow_again(autojump_clock: MockClock) -> None:
-    journal, commits = StagedJournal(), Commits()
+    journal, commits = staged_journal(), Commits()
     await store(journal, Random(10), 2_000)
     poison = (await log_of(journal)).envelope(0)
     mendable = Mendable(poison.persistence_id, poison.seq_nr, bad_sql=False)
@@ -76,7 +76,7 @@ async def test_after_a_poison_event_pages_grow_again(autojump_clock: MockClock) 
 
 
 async def test_retries_back_off_until_there_is_progress(autojump_clock: MockClock) -> None:
-    journal, commits = StagedJournal(), Commits()
+    journal, commits = staged_journal(), Commits()
     await store(journal, Random(11), 1)
     mendable = Mendable((await log_of(journal)).persistence_id[0], 1, bad_sql=False)
     with structlog.testing.capture_logs() as lines:
@@ -85,7 +85,7 @@ async def test_retries_back_off_until_there_is_progress(autojump_clock: MockCloc
             assert 20 < progress.failures < 100  # at 30 s at most, and half of that on average
             mendable.is_mended = True
             await commits.reach(1)
-            journal.before_read = fail
+            journal.stage.before_read = fail
             await trio.sleep(10)
     failures = logged(lines, "projection.failed")
     assert [line["failures_in_a_row"] for line in failures[: progress.failures]] == [
@@ -99,27 +99,27 @@ async def fail() -> None:
 
 
 async def test_a_journal_that_cannot_be_reached_is_tried_again(autojump_clock: MockClock) -> None:
-    journal, commits = StagedJournal(), Commits()
+    journal, commits = staged_journal(), Commits()
     random = Random(12)
 
     async def fail_often() -> None:
         if random.random() < 0.5:
             raise UNAVAILABLE
 
-    journal.before_read = journal.before_commit = fail_often
+    journal.stage.before_read = journal.stage.before_commit = fail_often
     with structlog.testing.capture_logs() as lines:
         async with running(journal, settings=SMALL_PAGES, commits=commits):
             for _ in range(10):
                 await store(journal, random, 30)
                 await trio.sleep(1)
             await commits.reach(300)
-    journal.before_read = None
+    journal.stage.before_read = None
     assert {line["code"] for line in logged(lines, "projection.failed")} == {"journal.unavailable"}
-    assert await all_tallies(journal) == await expected_tallies(journal)
+    assert await all_tallies(journal.projections) == await expected_tallies(journal)
 
 
 async def test_a_store_that_does_not_answer_does_not_hold_up_a_stop(autojump_clock: MockClock) -> None:
-    journal = StagedJournal()
+    journal = staged_journal()
     async with running(journal):
         await trio.sleep(1)
         await journal.database.lock.acquire()
@@ -130,7 +130,7 @@ async def test_a_store_that_does_not_answer_does_not_hold_up_a_stop(autojump_clo
 
 # -- what is told ------------------------------------------------------------------------------------------------
 async def test_summaries_measure_lag_from_the_journal(autojump_clock: MockClock) -> None:
-    journal = StagedJournal()
+    journal = staged_journal()
     await store(journal, Random(19), 10)
     await trio.sleep(100)
     await store(journal, Random(19), 10)
@@ -149,10 +149,10 @@ async def test_summaries_measure_lag_from_the_journal(autojump_clock: MockClock)
 
 
 async def test_a_start_behind_retention_says_so(autojump_clock: MockClock) -> None:
-    journal = StagedJournal()
+    journal = staged_journal()
     await store(journal, Random(20), 10)
     await trio.sleep(1)
-    await journal.trim(TrimLimit(through=5, stored_before_us=clock_us(), max_events=100))
+    await journal.log.trim(TrimLimit(through=5, stored_before_us=clock_us(), max_events=100))
     commits = Commits()
     with structlog.testing.capture_logs() as lines:
         async with running(journal, commits=commits):
@@ -162,7 +162,7 @@ async def test_a_start_behind_retention_says_so(autojump_clock: MockClock) -> No
 
 
 async def test_an_offset_beyond_the_log_is_refused_instead_of_leaving_out_what_comes(autojump_clock: MockClock) -> None:
-    journal, commits = StagedJournal(), Commits()
+    journal, commits = staged_journal(), Commits()
     await store(journal, Random(21), 10)
     async with running(journal, commits=commits):
         await commits.reach(10)
@@ -177,7 +177,7 @@ async def test_an_offset_beyond_the_log_is_refused_instead_of_leaving_out_what_c
 
 
 async def test_the_story_of_a_normal_life_is_told_once_a_step(autojump_clock: MockClock) -> None:
-    journal, commits = StagedJournal(), Commits()
+    journal, commits = staged_journal(), Commits()
     with structlog.testing.capture_logs() as lines:
         async with running(journal, commits=commits):
             for number in range(1, 50):

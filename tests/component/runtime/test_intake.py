@@ -19,7 +19,7 @@ from tests.support.builders import START_US, ids, local
 async def intake() -> AsyncIterator[Intake]:
     async with (
         open_memory_journal(MemoryDatabase(), now_us=lambda: START_US, new_id=ids().__next__) as journal,
-        open_group_commit(journal) as commit,
+        open_group_commit(journal.log) as commit,
     ):
         yield Intake(
             commit, entity_prefix="edge-1/", event_max_bytes=100, request_max_events=10, request_max_bytes=10_000

@@ -12,9 +12,9 @@ from trio.testing import MockClock
 
 from common.core.addresses import parse_peer
 from common.core.errors import ConfigurationError
+from common.core.journal.statement import Statement
 from common.entity.decisions import Accepted
 from common.entity.durable_state import DurableState
-from common.journal.stores.journal import Statement
 from common.projection.handlers import Event, Handler, OnFailure
 from common.runtime.app.application import App, Follow, check_application
 from common.runtime.app.running import Running
@@ -74,7 +74,7 @@ async def test_the_first_filter_may_name_who_follows(autojump_clock: MockClock) 
         await world.settled()
         for name, edge in world.edges.items():
             assert await edge.query("SELECT entity FROM total") == [(name,)]
-        stored = await world.edges["one"].journal.subscription("Counter")
+        stored = await world.edges["one"].journal.subscriptions.get("Counter")
         assert stored is not None
         assert stored.requested.criteria == '[{"exclude_all":true},{"include_ids":["Counter|one"]}]'
 

@@ -14,9 +14,9 @@ import trio.testing
 
 from common.core.errors import ConfigurationError
 from common.core.events.types import EventTypes
+from common.core.journal.statement import Statement
 from common.entity.decisions import Accepted, Rejected
 from common.entity.durable_state import ColumnValue, DurableState, Where
-from common.journal.stores.lease import Statement
 from common.projection.handlers import Event, Handler
 from common.runtime.app.application import App
 from common.testing import open_world, projecting, run

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from functools import partial
 from random import Random
-from typing import cast
 
 import pytest
 import trio
@@ -26,7 +25,7 @@ QUICK = EntitySettings(retry_s=0.02, contended_pause_s=0.002)
 
 @pytest.fixture
 async def commit(journal: Journal) -> AsyncIterator[GroupCommit]:
-    async with open_group_commit(journal) as opened:
+    async with open_group_commit(journal.log) as opened:
         yield opened
 
 
@@ -45,7 +44,7 @@ async def count(entities: Entities, entity_id: str) -> int:
 async def add_behind_their_back(journal: Journal, entity_id: str, by: int) -> None:
     """As another node, or a program at the intake, does."""
     events = new_events([f"Counter|{entity_id}"], ["Added"], [b'{"by":%d}' % by])
-    [told] = await journal.append_group([LocalAppend(events)])
+    [told] = await journal.log.append_group([LocalAppend(events)])
     assert isinstance(told, Appended)
 
 
@@ -63,7 +62,7 @@ class TestAnswers:
         self, entities: Entities, journal: Journal
     ) -> None:
         assert await entities.ask("Counter", "a", AddEach(())) == Accepted()
-        assert await journal.entity_head("Counter|a") is None
+        assert await journal.log.entity_head("Counter|a") is None
         assert len(await whole_log(journal)) == 0
 
     async def test_events_are_stored_by_their_names_with_tags_of_the_state_after(
@@ -190,8 +189,8 @@ class TestDoubt:
     async def test_a_lost_answer_is_found_out(self, journal: Journal, fault: str) -> None:
         doubtful = DoubtfulCommits(journal)
         async with (
-            open_group_commit(cast(Journal, doubtful)) as commit,
-            entities_over(cast(Journal, doubtful), commit, settings=QUICK) as entities,
+            open_group_commit(doubtful.journal.log) as commit,
+            entities_over(doubtful.journal, commit, settings=QUICK) as entities,
         ):
             await entities.ask("Counter", "a", Add(1))
             doubtful.faults = [fault, "before", fault]
@@ -201,8 +200,8 @@ class TestDoubt:
     async def test_a_lost_answer_and_another_writer_are_told_apart(self, journal: Journal) -> None:
         doubtful = DoubtfulCommits(journal)
         async with (
-            open_group_commit(cast(Journal, doubtful)) as commit,
-            entities_over(cast(Journal, doubtful), commit, settings=QUICK) as entities,
+            open_group_commit(doubtful.journal.log) as commit,
+            entities_over(doubtful.journal, commit, settings=QUICK) as entities,
         ):
             await entities.ask("Counter", "a", Add(1))
             doubtful.faults = ["before"]
@@ -220,8 +219,8 @@ class TestDoubt:
         doubtful, chance = DoubtfulCommits(journal), Random(7)
         doubtful.faults = [chance.choice(["", "before", "after"]) for _ in range(40)]
         async with (
-            open_group_commit(cast(Journal, doubtful)) as commit,
-            entities_over(cast(Journal, doubtful), commit, settings=QUICK) as entities,
+            open_group_commit(doubtful.journal.log) as commit,
+            entities_over(doubtful.journal, commit, settings=QUICK) as entities,
         ):
             acknowledged = 0
 
@@ -277,7 +276,7 @@ class TestFaults:
         events = new_events(
             ["Counter|a", "Counter|c"], ["Added", "Vanished"], [b'{"by":1,"note":"evolve raises"}', b"{}"]
         )
-        await journal.append_group([LocalAppend(events)])
+        await journal.log.append_group([LocalAppend(events)])
         for name, code in (("a", "entity.evolve_failed"), ("c", "entity.unknown_event")):
             with pytest.raises(BackhaulError) as raised:
                 await entities.ask("Counter", name, Add(1))
@@ -314,7 +313,7 @@ class TestColdStart:
         for number in range(4):
             await add_behind_their_back(journal, "a", number)
             await add_behind_their_back(journal, "b", number)
-        found = await journal.read_entities({"Counter|b": 2, "Counter|none": 0, "Counter|a": 0}, each_max=3)
+        found = await journal.log.read_entities({"Counter|b": 2, "Counter|none": 0, "Counter|a": 0}, each_max=3)
         of = {
             name: [i for i, other in enumerate(found.persistence_id) if other == name] for name in found.persistence_id
         }
@@ -324,7 +323,7 @@ class TestColdStart:
         }
         assert all(places == list(range(places[0], places[-1] + 1)) for places in of.values())
         assert [found.payload[i] for i in of["Counter|b"]] == [b'{"by":2}', b'{"by":3}']
-        assert len(await journal.read_entities({}, each_max=3)) == 0
+        assert len(await journal.log.read_entities({}, each_max=3)) == 0
 
     async def test_new_small_large_and_broken_entities_do_not_disturb_each_other(
         self, journal: Journal, commit: GroupCommit
@@ -333,7 +332,7 @@ class TestColdStart:
         async with entities_over(journal, commit) as first:
             for name, size in sizes.items():
                 await first.ask("Counter", name, AddEach((1,) * size))
-        await journal.append_group([LocalAppend(new_events(["Counter|bad"], ["Vanished"], [b"{}"]))])
+        await journal.log.append_group([LocalAppend(new_events(["Counter|bad"], ["Vanished"], [b"{}"]))])
         found: dict[str, int] = {}
         codes: list[str] = []
 

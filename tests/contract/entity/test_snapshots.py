@@ -15,7 +15,8 @@ from common.core.journal.snapshot import NewSnapshot
 from common.entity.decisions import Accepted, Current
 from common.entity.definition import Decision, EventSourced, accept
 from common.journal.group_commit import GroupCommit, open_group_commit
-from common.journal.stores.journal import Journal, TrimLimit
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import TrimLimit
 from tests.support.builders import whole_log
 from tests.support.entities import Add, Added, Count, Counters, entities_over
 
@@ -33,7 +34,7 @@ class AtHundred(Counters):
 
 @pytest.fixture
 async def commit(journal: Journal) -> AsyncIterator[GroupCommit]:
-    async with open_group_commit(journal) as opened:
+    async with open_group_commit(journal.log) as opened:
         yield opened
 
 
@@ -41,14 +42,14 @@ async def snapshot_number(journal: Journal, at_least: int, name: str = "Counter|
     """The entity's snapshot, which is stored beside its commands."""
     with trio.fail_after(10):
         while True:
-            found = await journal.snapshot(name)
+            found = await journal.snapshots.get(name)
             if found is not None and found.seq_nr >= at_least:
                 return found.seq_nr
             await trio.sleep(0.01)
 
 
 async def delete_covered(journal: Journal) -> int:
-    return await journal.trim(TrimLimit(2**62, 2**62, 1_000, covered_types=TYPES))
+    return await journal.log.trim(TrimLimit(2**62, 2**62, 1_000, covered_types=TYPES))
 
 
 async def test_events_below_the_snapshot_may_be_deleted_and_the_state_stays(
@@ -105,7 +106,7 @@ async def test_deleted_events_without_a_snapshot_are_told_and_nothing_is_decided
         for _ in range(5):
             await entities.ask("Counter", "a", Add(1))
     for deleted in (3, 2):
-        await journal.trim(TrimLimit(2**62, 2**62, deleted))
+        await journal.log.trim(TrimLimit(2**62, 2**62, deleted))
         async with entities_over(journal, commit) as entities:
             with pytest.raises(BackhaulError) as raised:
                 await entities.ask("Counter", "a", Add(1))
@@ -153,6 +154,6 @@ async def test_what_is_read_of_a_snapshot_is_only_what_it_says(journal: Journal,
     async with entities_over(journal, commit, EveryTen) as entities:
         for _ in range(3):
             await entities.ask("Counter", "a", Add(1))
-        await journal.put_snapshots([NewSnapshot("Counter|a", 2, "Count", "json", b'{"value":1000}')])
+        await journal.snapshots.put([NewSnapshot("Counter|a", 2, "Count", "json", b'{"value":1000}')])
     async with entities_over(journal, commit, EveryTen) as entities:
         assert await entities.look("Counter", "a") == Current(Count(1001), 3)

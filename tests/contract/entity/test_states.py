@@ -76,7 +76,7 @@ async def opened(
 
 @pytest.fixture
 async def commit(journal: Journal) -> AsyncIterator[GroupCommit]:
-    async with open_group_commit(journal) as running:
+    async with open_group_commit(journal.log) as running:
         yield running
 
 
@@ -185,8 +185,8 @@ async def test_many_writers_without_a_revision_all_succeed(journal: Journal, com
 @pytest.mark.parametrize("fault", ["before", "after"])
 async def test_a_lost_answer_is_found_out(journal: Journal, fault: str) -> None:
     doubtful = DoubtfulCommits(journal)
-    async with open_group_commit(cast(Journal, doubtful)) as commit:
-        states = await opened(cast(Journal, doubtful), commit)
+    async with open_group_commit(doubtful.journal.log) as commit:
+        states = await opened(doubtful.journal, commit)
         await states.upsert("DroneState", "d1", Drone("oslo", 1))
         doubtful.faults = [fault]
         assert await states.upsert("DroneState", "d1", Drone("oslo", 2), expected=1) == 2
@@ -227,17 +227,17 @@ async def test_a_bad_statement_fails_its_own_request_alone(journal: Journal, com
 
 
 async def test_values_outlive_the_service_and_columns_can_be_added(storage: Storage) -> None:
-    async with storage.open() as journal, open_group_commit(journal) as commit:
+    async with storage.open() as journal, open_group_commit(journal.log) as commit:
         states = await opened(journal, commit)
         await states.upsert("DroneState", "d1", Drone("oslo", 1))
-    async with storage.open() as journal, open_group_commit(journal) as commit:
+    async with storage.open() as journal, open_group_commit(journal.log) as commit:
         later = await opened(journal, commit, DronesLater)
         assert (await later.get("DroneState", "d1")).value == Drone("oslo", 1.0)
         assert await later.query("DroneState", where=[Where("maker", "=", "acme")]) == []
         await later.upsert("DroneState", "d1", Drone("oslo", 2), expected=1)
         [found] = await later.query("DroneState", where=[Where("maker", "=", "acme")])
         assert found.revision == 2
-    async with storage.open() as journal, open_group_commit(journal) as commit:
+    async with storage.open() as journal, open_group_commit(journal.log) as commit:
         with pytest.raises(BackhaulError) as raised:
             await opened(journal, commit, Drones)
         assert raised.value.code == "journal.schema_newer"

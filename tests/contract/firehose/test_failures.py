@@ -15,7 +15,8 @@ from common.core.filters.predicates import EVERY_ENTITY
 from common.core.journal.place_digest import place_digest
 from common.firehose.firehose import Firehose
 from common.journal.feeds import Feed
-from common.journal.memory.journal import MemoryDatabase, open_memory_journal
+from common.journal.memory.journal import open_memory_journal
+from common.journal.memory.state import MemoryDatabase
 from common.journal.stores.journal import Journal
 from tests.contract.journals import Storage
 from tests.support.builders import SettableClock, ids
@@ -82,7 +83,7 @@ async def test_while_the_journal_cannot_be_read_everyone_waits_and_goes_on(journ
     broken = Muffled(journal, "head_signal")
     broken.fails = BackhaulError("journal.unavailable", "away", kind=ErrorKind.UNAVAILABLE)
     with structlog.testing.capture_logs() as lines:
-        async with running(broken) as firehose:
+        async with running(broken.journal) as firehose:
             with firehose.subscribe("x", EVERY_ENTITY, ALL, 0) as feed:
                 for _ in range(5):
                     assert await feed.next(**NEXT, at_most_s=0.02) is None
@@ -97,7 +98,7 @@ async def test_while_the_journal_cannot_be_read_everyone_waits_and_goes_on(journ
 async def test_who_leaves_while_the_journal_is_away_leaves_nothing(journal: Journal) -> None:
     await store(journal, Random(1), 10)
     away = Muffled(journal)
-    async with running(away) as firehose:
+    async with running(away.journal) as firehose:
         away.fails = BackhaulError("journal.unavailable", "away", kind=ErrorKind.UNAVAILABLE)
         with ExitStack() as feeds:
             opened = [feeds.enter_context(firehose.scan("x", EVERY_ENTITY, ALL, n, lambda: 10)) for n in range(6)]
@@ -112,7 +113,7 @@ async def test_a_journal_that_must_not_be_used_ends_the_feed(journal: Journal) -
     await store(journal, Random(1), 10)
     broken = Muffled(journal, "head_signal")
     broken.fails = BackhaulError("journal.broken", "damaged", kind=ErrorKind.INTERNAL)
-    async with running(broken) as firehose:
+    async with running(broken.journal) as firehose:
         with firehose.subscribe("x", EVERY_ENTITY, ALL, 0) as feed:
             with pytest.raises(BackhaulError) as raised:
                 await feed.next(**NEXT, at_most_s=60)
@@ -134,13 +135,13 @@ async def test_a_log_that_was_replaced_ends_every_feed_and_is_followed_from_then
         await store(restored, Random(2), 12)
         replaced = Muffled(journal)
         with structlog.testing.capture_logs() as lines:
-            async with running(replaced) as firehose:
+            async with running(replaced.journal) as firehose:
                 with (
                     firehose.subscribe("x", EVERY_ENTITY, ALL, 0) as feed,
                     firehose.scan("y", EVERY_ENTITY, ALL, 30, lambda: 40) as scan,
                 ):
                     await to_the_tail(feed)
-                    replaced.journal = restored
+                    replaced.becomes(restored)
                     for one in (feed, scan):
                         with pytest.raises(BackhaulError) as raised:
                             await _to_the_end(one)
@@ -154,7 +155,7 @@ async def test_a_log_that_was_replaced_ends_every_feed_and_is_followed_from_then
                     assert stretch is not None
                     log = await log_of(restored)
                     place = (log.timestamp_us[-1], log.persistence_id[-1], log.seq_nr[-1])
-                    assert stretch.digest == place_digest(restored.history.journal_id, *place)
+                    assert stretch.digest == place_digest(restored.log.history.journal_id, *place)
     assert [line["event"] for line in lines].count("firehose.log_changed") == 1
 
 
@@ -168,10 +169,10 @@ async def test_commits_of_another_log_are_not_taken_for_the_next_of_this_one(sto
         await store(journal, Random(1), 30)
         await store(restored, Random(2), 33)
         replaced = Muffled(journal)
-        async with running(replaced) as firehose:
+        async with running(replaced.journal) as firehose:
             with firehose.subscribe("x", EVERY_ENTITY, ALL, 0) as feed:
                 await to_the_tail(feed)
-                replaced.journal = restored
+                replaced.becomes(restored)
                 replaced.feed.give((await log_of(restored)).slice(29, 33))
                 replaced.head_signal.raise_to(33)
                 with pytest.raises(BackhaulError) as raised:

@@ -92,7 +92,7 @@ async def _follow_all(storage: Storage, hears: str, *, is_served: bool) -> list[
 async def test_what_this_process_commits_needs_no_read(journal: Journal) -> None:
     settings = FirehoseSettings(poll_s=60.0)
     watched = Muffled(journal, "feed", "head_signal")
-    async with running(watched, settings) as firehose:
+    async with running(watched.journal, settings) as firehose:
         with firehose.subscribe("one", EVERY_ENTITY, ALL, 0) as feed:
             subscriber = Subscriber(feed)
             await store(journal, Random(1), 5)
@@ -127,7 +127,7 @@ async def test_an_event_wakes_whom_it_concerns_and_nobody_waits_for_a_poll(journ
                     nursery.start_soon(wait, feed)
                 await trio.testing.wait_all_tasks_blocked()
                 event = new_events(["Pump|1"], ["happened"], [b"{}"], tags=["t:site/1"])
-                await journal.append_group([LocalAppend(event)])
+                await journal.log.append_group([LocalAppend(event)])
     assert got == [1, 1, 1]
 
 
@@ -141,7 +141,7 @@ async def test_progress_is_told_when_nothing_concerns_one(journal: Journal) -> N
     log = await log_of(journal)
     place = (log.timestamp_us[-1], log.persistence_id[-1], log.seq_nr[-1])
     assert stretch.is_empty
-    assert (stretch.timestamp_us, stretch.digest) == (place[0], place_digest(journal.history.journal_id, *place))
+    assert (stretch.timestamp_us, stretch.digest) == (place[0], place_digest(journal.log.history.journal_id, *place))
 
 
 async def test_many_who_catch_up_share_the_reads(journal: Journal) -> None:

@@ -13,8 +13,10 @@ from common.core.events.ids import ALL_SLICES, SliceRange, slice_of, slice_range
 from common.core.filters.selection import EVERYTHING, Selection
 from common.firehose.settings import FirehoseSettings
 from common.journal.feeds import RangeFeed
-from common.journal.memory.journal import MemoryDatabase, open_memory_journal
-from common.journal.stores.journal import Journal, TrimLimit
+from common.journal.memory.journal import open_memory_journal
+from common.journal.memory.state import MemoryDatabase
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import TrimLimit
 from tests.contract.journals import Storage
 from tests.support.builders import SettableClock, ids
 from tests.support.firehose import SMALL, Muffled, muffled, running
@@ -47,7 +49,7 @@ async def test_eight_ranges_read_the_log_as_often_as_one(journal: Journal) -> No
     await store(journal, Random(1), 2_000, entities=300)
     reads = []
     for ranges in (slice_ranges(1), slice_ranges(8), 2 * slice_ranges(8)):
-        before = journal.read_counts.copy()
+        before = journal.log.read_counts.copy()
         async with running(journal, BLOCKS) as firehose:
             with ExitStack() as opened:
                 found: dict[RangeFeed, list[int]] = {}
@@ -64,7 +66,7 @@ async def test_eight_ranges_read_the_log_as_often_as_one(journal: Journal) -> No
                     before["log"] += 1  # what the line above read
                 assert firehose.report().range_reads <= 2_000 / 50 + 2
                 assert firehose.ranges.blocks.bytes == 0
-            reads.append((journal.read_counts - before)["log"])
+            reads.append((journal.log.read_counts - before)["log"])
     assert max(reads) <= reads[0] + 8, reads  # the follower polls a little longer
 
 
@@ -97,14 +99,14 @@ async def test_what_this_node_commits_is_never_read(journal: Journal) -> None:
     async with running(journal, FirehoseSettings(poll_s=60.0)) as firehose:
         with firehose.follow(ALL_SLICES) as feed:
             await until(lambda: firehose.is_following)
-            after, before = 0, journal.read_counts.copy()
+            after, before = 0, journal.log.read_counts.copy()
             for number in range(20):
                 await store(journal, Random(number), 3)
                 await feed.wait_beyond(after, 5.0)
                 page = await feed.read(after, max_events=100, max_bytes=10_000, selection=EVERYTHING)
                 assert page.events.position == [after + 1, after + 2, after + 3]
                 after = page.through
-            assert journal.read_counts == before
+            assert journal.log.read_counts == before
 
 
 async def test_a_range_that_does_not_read_holds_up_no_other_and_is_served_later(journal: Journal) -> None:
@@ -125,7 +127,7 @@ async def test_a_range_that_does_not_read_holds_up_no_other_and_is_served_later(
 
 async def test_types_that_are_few_are_found_by_their_index_for_all_ranges(journal: Journal) -> None:
     await store(journal, Random(1), 500)
-    before = journal.read_counts.copy()
+    before = journal.log.read_counts.copy()
     async with running(journal, BLOCKS) as firehose:
         rare = Selection(entity_types=frozenset({"Rare"}))
         with ExitStack() as opened:
@@ -135,12 +137,12 @@ async def test_types_that_are_few_are_found_by_their_index_for_all_ranges(journa
                     page = await feed.read(after, max_events=40, max_bytes=10_000, selection=rare)
                     assert not page.events
                     after = page.through
-    assert (journal.read_counts - before)["selected"] <= 8
+    assert (journal.log.read_counts - before)["selected"] <= 8
 
 
 async def test_deleted_stretches_are_passed_in_few_reads(journal: Journal) -> None:
     await store(journal, Random(1), 1_000)
-    while await journal.trim(TrimLimit(990, 1 << 62, 200)):
+    while await journal.log.trim(TrimLimit(990, 1 << 62, 200)):
         pass
     async with running(journal, BLOCKS) as firehose:
         with firehose.follow(ALL_SLICES) as feed:
@@ -152,7 +154,7 @@ async def test_a_journal_that_cannot_be_reached_is_said_to_those_who_wait_for_it
     await store(journal, Random(1), 100)
     broken = Muffled(journal, "feed", "head_signal")
     broken.fails = UNAVAILABLE
-    async with running(broken) as firehose:
+    async with running(broken.journal) as firehose:
         with firehose.follow(ALL_SLICES) as feed:
             with pytest.raises(BackhaulError) as raised:
                 await to_the_end(feed, 0, 100)
@@ -170,12 +172,12 @@ async def test_what_was_read_under_one_history_is_refused_under_another(storage:
         await store(journal, Random(1), 20)
         await store(restored, Random(2), 30)
         replaced = Muffled(journal, "feed", "head_signal")
-        async with running(replaced, FirehoseSettings(poll_s=60.0)) as firehose:
+        async with running(replaced.journal, FirehoseSettings(poll_s=60.0)) as firehose:
             with firehose.follow(ALL_SLICES) as before:
                 await until(lambda: firehose.is_following)
                 await store(journal, Random(3), 5)
                 await until(lambda: firehose.ring.through == 25)
-                replaced.journal = restored
+                replaced.becomes(restored)
                 with firehose.follow(ALL_SLICES) as after:  # as a range does that has taken its lease again
                     for position in (20, 22, 25):
                         page = await after.read(position, max_events=100, max_bytes=10_000, selection=EVERYTHING)

@@ -14,7 +14,8 @@ from common.core.events.json_text import BODY_LEVELS_MAX, PAYLOAD_LEVELS_MAX
 from common.core.journal.append import LocalAppend
 from common.core.subscription.place import NO_RESUME_POINT, LogCursor
 from common.journal.group_commit import open_group_commit
-from common.journal.stores.journal import Journal, ReceivedCommit
+from common.journal.stores.journal import Journal
+from common.journal.stores.subscriptions import ReceivedCommit
 from common.runtime.http.app import HttpApp
 from common.runtime.http.append import events_route
 from common.runtime.http.journal import parked_routes, read_routes
@@ -105,7 +106,7 @@ async def ways(journal: Journal) -> Ways:
 
 
 async def with_intake(ways: Ways, work: Callable[[Ways], Awaitable[None]]) -> None:
-    async with open_group_commit(ways.journal) as commit:
+    async with open_group_commit(ways.journal.log) as commit:
         ways.intake = Intake(
             commit, entity_prefix="", event_max_bytes=50_000, request_max_events=10, request_max_bytes=100_000
         )
@@ -122,7 +123,7 @@ async def test_what_was_appended_is_read_as_it_came(
             if way_in is idempotent and number > 1:
                 break
             await way_in(ways, payload)
-            [stored] = (await ways.journal.read_entity("A|1", number, number, max_events=1)).payload
+            [stored] = (await ways.journal.log.read_entity("A|1", number, number, max_events=1)).payload
             assert stored == payload
             for path in (f"/v1/events?entity=A|1&after_seq_nr={number - 1}", "/v1/events?last=1"):
                 assert b'"payload":' + payload in await ways.get(path)
@@ -141,13 +142,13 @@ async def test_what_came_from_elsewhere_is_shown_as_it_came(ways: Ways, payload:
         pushed = origin.batch(("A|1", 5))
         pushed.events.payload, pushed.events.codec = [payload], ["json"]
         await append(journal, pushed)
-        [row] = await journal.parked()
+        [row] = await journal.parked.rows()
         assert b'"payload":' + payload in await ways.get(f"/v1/parked/{row.id}")
 
         assert (await ways.post(b"{" + HEAD.replace(b'"A"', b'"B"') + b',"payload":1}')).status == 201
         lease = await take(journal)
         place = replace(NO_RESUME_POINT, live=LogCursor(1))
-        await journal.commit_received(NAME, lease, 0, ReceivedCommit(place, inbox=pushed.events, received=1), 60)
+        await journal.subscriptions.commit(NAME, lease, 0, ReceivedCommit(place, inbox=pushed.events, received=1), 60)
         assert b'"payload":' + payload in await ways.get(f"/v1/inbox/{NAME}")
 
         body = b'{"seq_nr":1,"event_type":"State","payload":' + payload + b"}"
@@ -161,7 +162,7 @@ async def test_what_came_from_elsewhere_is_shown_as_it_came(ways: Ways, payload:
 async def test_what_cannot_be_kept_is_refused_with_its_place(ways: Ways, levels: int) -> None:
     async def work(ways: Ways) -> None:
         lease = await take(ways.journal)
-        await ways.journal.commit_received(NAME, lease, 0, ReceivedCommit(NO_RESUME_POINT), 60)
+        await ways.journal.subscriptions.commit(NAME, lease, 0, ReceivedCommit(NO_RESUME_POINT), 60)
         deep = b"[" * levels + b"]" * levels
         event = b"{" + HEAD + b',"payload":' + deep + b"}"
         for method, path, body, place in (
@@ -211,6 +212,6 @@ async def test_a_payload_over_grpc_that_no_reader_could_take_is_shown_in_base64(
 async def test_refusals_store_nothing(ways: Ways) -> None:
     async def work(ways: Ways) -> None:
         await ways.post(b"{" + HEAD + b',"payload":1,"payload":2}')
-        assert (await ways.journal.stats()).head_position == 0
+        assert (await ways.journal.log.stats()).head_position == 0
 
     await with_intake(ways, work)

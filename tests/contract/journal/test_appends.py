@@ -12,7 +12,8 @@ import trio
 from common.core.events.batch import EventBatch, new_events
 from common.core.journal.append import Appended, AppendOutcome, AppendRefused, LocalAppend
 from common.journal.group_commit import GroupCommit
-from common.journal.stores.journal import Journal, TrimLimit
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import TrimLimit
 from tests.contract.journals import Storage
 from tests.support.builders import FAR_US, append, appended, local, seq_nrs, whole_log
 
@@ -21,20 +22,20 @@ class TestOrderAndTime:
     """Positions are dense and in order; timestamps always increase."""
 
     async def test_an_empty_journal_has_head_zero(self, journal: Journal) -> None:
-        stats = await journal.stats()
+        stats = await journal.log.stats()
         assert (stats.head_position, stats.deleted_through, stats.first_position, stats.parked) == (0, 0, 1, 0)
-        page = await journal.read(0, max_events=10, max_bytes=1_000)
+        page = await journal.log.read(0, max_events=10, max_bytes=1_000)
         assert (len(page.events), page.through, page.head) == (0, 0, 0)
 
     async def test_positions_count_on_through_groups_and_reopening(self, storage: Storage) -> None:
         async with storage.open() as journal:
-            outcomes = await journal.append_group([local("A|1", "A|2"), local("A|1")])
+            outcomes = await journal.log.append_group([local("A|1", "A|2"), local("A|1")])
             assert outcomes == [Appended(1, [1, 1]), Appended(3, [2])]
         async with storage.open() as journal:
             assert await appended(journal, local("A|2")) == Appended(4, [2])
             assert (await whole_log(journal)).position == [1, 2, 3, 4]
-            assert (await journal.stats()).head_position == 4
-            assert journal.history.head_position == 4
+            assert (await journal.log.stats()).head_position == 4
+            assert journal.log.history.head_position == 4
 
     async def test_a_refused_append_takes_no_position(self, journal: Journal) -> None:
         await appended(journal, local("A|1"))
@@ -49,14 +50,14 @@ class TestOrderAndTime:
         before_us = storage.clock.us
         await appended(journal, local("A|1", "A|1", "A|1"))
         storage.clock.advance(step_s)
-        await journal.append_group([local("A|1", "A|2"), local("A|3")])
+        await journal.log.append_group([local("A|1", "A|2"), local("A|3")])
         log = await whole_log(journal)
         assert log.timestamp_us[:3] == [before_us, before_us + 1, before_us + 2]
         # Each is above the one before, and no further off the clock than that needs.
         first_us = max(storage.clock.us, before_us + 3)
         assert log.timestamp_us[3:] == [first_us, first_us + 1, first_us + 2]
         assert log.stored_us == [before_us] * 3 + [storage.clock.us] * 3
-        assert (await journal.stats()).head_timestamp_us == log.timestamp_us[-1]
+        assert (await journal.log.stats()).head_timestamp_us == log.timestamp_us[-1]
 
     async def test_a_clock_that_was_a_day_ahead_does_not_stop_time_after_reopening(self, storage: Storage) -> None:
         storage.clock.advance(86_400)
@@ -88,15 +89,15 @@ class TestOrderAndTime:
         log.check()
 
     async def test_the_prompt_is_raised_by_a_commit_that_moved_the_head(self, journal: Journal) -> None:
-        assert journal.head_signal.position == 0
+        assert journal.log.head_signal.position == 0
         await appended(journal, local("A|1", "A|2"))
-        assert journal.head_signal.position == 2
+        assert journal.log.head_signal.position == 2
 
     async def test_the_prompt_of_a_reopened_journal_knows_the_head(self, storage: Storage) -> None:
         async with storage.open() as journal:
             await appended(journal, local("A|1"))
         async with storage.open() as journal:
-            assert journal.head_signal.position == 1
+            assert journal.log.head_signal.position == 1
 
 
 class TestExpectedNumbers:
@@ -105,10 +106,10 @@ class TestExpectedNumbers:
     async def test_numbers_go_on_per_entity(self, journal: Journal) -> None:
         await appended(journal, local("A|1", "A|2", "A|1"))
         assert (await appended(journal, local("A|2", "A|1", "A|3"))).seq_nr == [2, 3, 1]
-        head = await journal.entity_head("A|1")
+        head = await journal.log.entity_head("A|1")
         assert head is not None
         assert (head.seq_nr, head.owner, head.parked) == (3, "", 0)
-        assert await journal.entity_head("A|4") is None
+        assert await journal.log.entity_head("A|4") is None
 
     async def test_the_expected_number_is_accepted_and_any_other_refused(self, journal: Journal) -> None:
         assert (await appended(journal, local("A|1", expected={"A|1": 0}))).seq_nr == [1]
@@ -124,33 +125,33 @@ class TestExpectedNumbers:
         refused = await append(journal, local("A|2", "A|1", "A|3", expected={"A|2": 0, "A|1": 5}))
         assert isinstance(refused, AppendRefused)
         assert seq_nrs(await whole_log(journal)) == [("A|1", 1)]
-        assert await journal.entity_head("A|2") is None
-        assert await journal.entity_head("A|3") is None
+        assert await journal.log.entity_head("A|2") is None
+        assert await journal.log.entity_head("A|3") is None
 
     async def test_an_expectation_may_be_about_an_entity_that_is_only_looked_at(self, journal: Journal) -> None:
         await appended(journal, local("A|1"))
         assert isinstance(await append(journal, local("A|2", expected={"A|1": 0})), AppendRefused)
         assert isinstance(await append(journal, local("A|2", expected={"A|9": 1})), AppendRefused)
         assert isinstance(await append(journal, local("A|2", expected={"A|1": 1, "A|9": 0})), Appended)
-        assert await journal.entity_head("A|9") is None
+        assert await journal.log.entity_head("A|9") is None
 
     async def test_who_only_asks_is_told_the_truth_and_nothing_is_stored(self, journal: Journal) -> None:
         await appended(journal, local("A|1", "A|1", "B|1"))
-        before = await journal.stats()
+        before = await journal.log.stats()
         expectations = [{"A|1": 2}, {"A|1": 1}, {"C|1": 0}, {"C|1": 1}, {"A|1": 2, "B|1": 1}, {"B|1": 1, "A|1": 3}, {}]
-        told = await journal.append_group([LocalAppend(EventBatch(), expected) for expected in expectations])
+        told = await journal.log.append_group([LocalAppend(EventBatch(), expected) for expected in expectations])
         refused = [
             (each.persistence_id, each.expected, each.actual) for each in told if isinstance(each, AppendRefused)
         ]
         assert refused == [("A|1", 1, 2), ("C|1", 1, 0), ("A|1", 3, 2)]
         assert [each for each in told if isinstance(each, Appended)] == [Appended(4, [])] * 4
         assert {each.code for each in told if isinstance(each, AppendRefused)} == {"append.wrong_expected_seq_nr"}
-        assert (await journal.stats()).head_position == before.head_position == 3
-        assert await journal.entity_head("C|1") is None
+        assert (await journal.log.stats()).head_position == before.head_position == 3
+        assert await journal.log.entity_head("C|1") is None
         assert await appended(journal, local("A|1", expected={"A|1": 2})) == Appended(4, [3])
 
     async def test_a_refused_request_leaves_the_others_of_its_group(self, journal: Journal) -> None:
-        first, refused, last = await journal.append_group(
+        first, refused, last = await journal.log.append_group(
             [local("A|1"), local("A|2", expected={"A|2": 9}), local("A|3", expected={"A|3": 0})]
         )
         assert isinstance(refused, AppendRefused)
@@ -166,9 +167,9 @@ class TestExpectedNumbers:
 
         async def race(first: Journal, second: Journal) -> None:
             async with trio.open_nursery() as writers:
-                commits = [GroupCommit(first)]
+                commits = [GroupCommit(first.log)]
                 if second is not first:
-                    commits.append(GroupCommit(second))
+                    commits.append(GroupCommit(second.log))
                 for commit in commits:
                     writers.start_soon(commit.run)
                 async with trio.open_nursery() as appenders:
@@ -200,14 +201,14 @@ class TestAppendIds:
         await appended(journal, local("A|1"))
         again = await appended(journal, request)
         assert again == Appended(first.first_position, first.seq_nr, repeated=True)
-        assert (await journal.stats()).head_position == 3
+        assert (await journal.log.stats()).head_position == 3
 
     async def test_the_same_id_with_another_body_is_refused(self, journal: Journal) -> None:
         await appended(journal, local("A|1", append_id="key-1"))
         refused = await append(journal, local("A|1", "A|1", append_id="key-1"))
         assert isinstance(refused, AppendRefused)
         assert refused.code == "append.id_reused"
-        assert (await journal.stats()).head_position == 1
+        assert (await journal.log.stats()).head_position == 1
 
     async def test_ids_survive_a_restart(self, storage: Storage) -> None:
         async with storage.open() as journal:
@@ -230,12 +231,12 @@ class TestAppendIds:
     async def test_a_repeat_is_answered_after_its_events_were_deleted(self, journal: Journal) -> None:
         request = local("A|1", "A|1", append_id="key-1")
         await appended(journal, request)
-        assert await journal.trim(TrimLimit(through=2, stored_before_us=FAR_US, max_events=10)) == 2
+        assert await journal.log.trim(TrimLimit(through=2, stored_before_us=FAR_US, max_events=10)) == 2
         assert await appended(journal, request) == Appended(1, [1, 2], repeated=True)
 
     async def test_a_group_may_hold_new_and_repeated_ids(self, journal: Journal) -> None:
         await appended(journal, local("A|1", append_id="key-1"))
-        outcomes = await journal.append_group(
+        outcomes = await journal.log.append_group(
             [local("A|2", append_id="key-2"), local("A|1", append_id="key-1"), local("A|3", append_id="key-3")]
         )
         assert outcomes == [Appended(2, [1]), Appended(1, [1], repeated=True), Appended(3, [1])]
@@ -245,9 +246,9 @@ class TestAppendIds:
             await appended(journal, local("A|1", append_id=f"key-{number}"))
             storage.clock.advance(10)
         before_us = storage.clock.us - 15_000_000
-        assert await journal.forget_append_ids(before_us, max_rows=2) == 2
-        assert await journal.forget_append_ids(before_us, max_rows=2) == 1
-        assert await journal.forget_append_ids(before_us, max_rows=2) == 0
+        assert await journal.log.forget_append_ids(before_us, max_rows=2) == 2
+        assert await journal.log.forget_append_ids(before_us, max_rows=2) == 1
+        assert await journal.log.forget_append_ids(before_us, max_rows=2) == 0
         assert not (await appended(journal, local("A|1", append_id="key-2"))).repeated
         assert (await appended(journal, local("A|1", append_id="key-3"))).repeated
 
@@ -272,6 +273,6 @@ class TestCancellation:
         with trio.CancelScope() as scope:
             scope.cancel()
             await append(journal, local("A|1"))
-        stored = (await journal.stats()).head_position
+        stored = (await journal.log.stats()).head_position
         assert stored in {0, 1}
         assert (await appended(journal, local("A|1"))).first_position == stored + 1

@@ -33,14 +33,14 @@ def retention(
 
 
 async def positions(journal: Journal) -> list[int]:
-    return (await journal.read(0, max_events=10_000, max_bytes=10**8)).events.position
+    return (await journal.log.read(0, max_events=10_000, max_bytes=10**8)).events.position
 
 
 async def project(journal: Journal, name: str, position: int) -> None:
     """A projection that has come so far, and runs nowhere now."""
-    lease = await journal.acquire(name, ALL_SLICES, "node-1", 60)
+    lease = await journal.projections.acquire(name, ALL_SLICES, "node-1", 60)
     assert lease is not None
-    await journal.release(await journal.commit(lease, position, [], 60))
+    await journal.projections.release(await journal.projections.commit(lease, position, [], 60))
 
 
 async def until_empty(journal: Journal) -> None:
@@ -61,9 +61,11 @@ class TestAge:
         await keeper.round()
         assert await positions(journal) == [7, 8]
         assert keeper.trimmed == 6
-        stats = await journal.stats()
+        stats = await journal.log.stats()
         assert (stats.deleted_through, stats.first_position, stats.head_position) == (6, 7, 8)
-        assert [(stated.to_seq_nr, stated.reason) for stated in await journal.deleted_ranges(0, 8)] == [(6, "trimmed")]
+        assert [(stated.to_seq_nr, stated.reason) for stated in await journal.log.deleted_ranges(0, 8)] == [
+            (6, "trimmed")
+        ]
 
     async def test_without_a_limit_nothing_ever_goes(self, storage: Storage, journal: Journal) -> None:
         await append(journal, local("Order|1"))
@@ -77,7 +79,7 @@ class TestAge:
         await append(journal, local(*["Order|1"] * 9))
         await project(journal, "quick", 9)
         await project(journal, "slow", 4)
-        await journal.set_paused("slow", True)
+        await journal.projections.set_paused("slow", True)
         storage.clock.advance(DAY_S)
         keeper = retention(storage, journal, kept(age_s=1, max_bytes=1))
         with structlog.testing.capture_logs() as logs:
@@ -87,14 +89,14 @@ class TestAge:
         assert [(line["projection"], line["paused"]) for line in logs if line["event"] == "retention.held_back"] == [
             ("slow", True)
         ]
-        await journal.forget("slow", [])
+        await journal.projections.forget("slow", [])
         await keeper.round()
         assert await positions(journal) == []
         assert keeper.held_by == ""
 
     async def test_a_lease_that_is_no_projection_holds_nothing_back(self, storage: Storage, journal: Journal) -> None:
         await append(journal, local("Order|1"))
-        assert await journal.acquire("subscription:orders", ALL_SLICES, "node-1", 60) is not None
+        assert await journal.leases.acquire("subscription:orders", "node-1", 60) is not None
         storage.clock.advance(DAY_S)
         await retention(storage, journal, kept(age_s=1)).round()
         assert await positions(journal) == []
@@ -106,12 +108,12 @@ class TestAge:
         monkeypatch.setattr("cloud_service.retention._STRETCH_POSITIONS", 3)
         monkeypatch.setattr("cloud_service.retention._CHUNK_EVENTS", 2)
         await append(journal, local(*["Order|1", "Sensor|1", "Order|2"] * 5))
-        await journal.put_snapshots([NewSnapshot("Order|1", 3, "State", "json", b"{}")])
+        await journal.snapshots.put([NewSnapshot("Order|1", 3, "State", "json", b"{}")])
         storage.clock.advance(DAY_S)
         keeper = retention(storage, journal, kept(age_s=1, covered_types=frozenset({"Order"})))
         await keeper.round()
         assert await positions(journal) == [3, 6, 9, 10, 12, 13, 15]
-        await journal.put_snapshots([NewSnapshot("Order|2", 5, "State", "json", b"{}")])
+        await journal.snapshots.put([NewSnapshot("Order|2", 5, "State", "json", b"{}")])
         await keeper.round()
         assert await positions(journal) == [10, 13]
 
@@ -124,16 +126,16 @@ class TestSize:
         for _ in range(4):
             await append(journal, local(*stretch))
         await append(journal, local("Order|2"))
-        weight = await journal.event_bytes(0, STRETCH_POSITIONS)
-        assert weight == (await journal.read(0, max_events=STRETCH_POSITIONS, max_bytes=10**8)).events.byte_size()
+        weight = await journal.log.event_bytes(0, STRETCH_POSITIONS)
+        assert weight == (await journal.log.read(0, max_events=STRETCH_POSITIONS, max_bytes=10**8)).events.byte_size()
         keeper = retention(storage, journal, kept(max_bytes=2 * weight + 1_000))
         storage.clock.advance(1)
         await keeper.round()
-        assert (await journal.stats()).first_position == 2 * STRETCH_POSITIONS + 1
+        assert (await journal.log.stats()).first_position == 2 * STRETCH_POSITIONS + 1
         await append(journal, local(*stretch))
         storage.clock.advance(1)
         await keeper.round()
-        assert (await journal.stats()).first_position == 3 * STRETCH_POSITIONS + 1
+        assert (await journal.log.stats()).first_position == 3 * STRETCH_POSITIONS + 1
 
     async def test_what_is_too_young_stays_whatever_it_weighs(self, storage: Storage, journal: Journal) -> None:
         for _ in range(3):
@@ -141,10 +143,10 @@ class TestSize:
         storage.clock.advance(10)
         keeper = retention(storage, journal, kept(max_bytes=1, least_age_s=60))
         await keeper.round()
-        assert (await journal.stats()).first_position == 1
+        assert (await journal.log.stats()).first_position == 1
         storage.clock.advance(60)
         await keeper.round()
-        assert (await journal.stats()).first_position == 2 * STRETCH_POSITIONS + 1
+        assert (await journal.log.stats()).first_position == 2 * STRETCH_POSITIONS + 1
 
 
 class TestOneNode:
@@ -153,14 +155,14 @@ class TestOneNode:
     async def test_a_node_waits_while_another_holds_the_lease(self, storage: Storage, journal: Journal) -> None:
         await append(journal, local("Order|1"))
         storage.clock.advance(DAY_S)
-        other = await journal.acquire(LEASE, ALL_SLICES, "node-2", 10)
+        other = await journal.leases.acquire(LEASE, "node-2", 10)
         assert other is not None
         keeper = retention(storage, journal, kept(age_s=1))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keeper.run)
             await trio.sleep(0.2)
             assert await positions(journal) == [1]
-            await journal.release(other)
+            await journal.leases.release(other)
             await until_empty(journal)
             nursery.cancel_scope.cancel()
-        assert await journal.acquire(LEASE, ALL_SLICES, "node-2", 60) is not None
+        assert await journal.leases.acquire(LEASE, "node-2", 60) is not None

@@ -22,7 +22,8 @@ from common.core.events.stated_range import StatedRange
 from common.core.filters.selection import Selection
 from common.core.journal.append import NOT_ALLOWED, AppendRequest, LocalAppend, Pushed, PushedAppend
 from common.journal.group_commit import CommitGroup
-from common.journal.stores.journal import Journal, TrimLimit
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import TrimLimit
 from tests.contract.journals import Storage, open_storage
 from tests.support.builders import Origin, local, whole_log
 
@@ -277,12 +278,12 @@ class Both:
                 for storage, _ in (self.model, self.tested):
                     storage.clock.advance(step.seconds)
             case Retry():
-                await self.same(lambda journal: journal.retry_parked(step.name, accept_gap=step.accept_gap))
+                await self.same(lambda journal: journal.parked.retry(step.name, accept_gap=step.accept_gap))
             case Discard():
                 await self.same(lambda journal: discard(journal, step.index))
             case Trim():
                 limit = TrimLimit(EVERYTHING, 2**60, step.max_events, entity_types=step.types)
-                await self.same(lambda journal: journal.trim(limit))
+                await self.same(lambda journal: journal.log.trim(limit))
 
     def local_append(self, step: Append) -> LocalAppend:
         expected = {
@@ -304,34 +305,34 @@ class Both:
         """Commit the group, and let everybody know."""
         if not self.requests:
             return
-        outcomes = await self.same(lambda journal: journal.append_group(self.requests))
+        outcomes = await self.same(lambda journal: journal.log.append_group(self.requests))
         for outcome, pusher in zip(outcomes, self.pushers, strict=True):
             if pusher and isinstance(outcome, Pushed):
                 pusher.position = outcome.position
         self.group, self.requests, self.pushers = CommitGroup(), [], []
         for name in ENTITIES:
-            head = await self.model[1].entity_head(name)
+            head = await self.model[1].log.entity_head(name)
             self.seq_nr[name] = head.seq_nr if head else 0
 
 
 async def discard(journal: Journal, index: int) -> bool | str:
-    rows = await journal.parked()
+    rows = await journal.parked.rows()
     try:
-        return index < len(rows) and await journal.discard_parked(rows[index].id)
+        return index < len(rows) and await journal.parked.discard(rows[index].id)
     except BackhaulError as error:
         return error.code
 
 
 async def all_that_is_stored(journal: Journal) -> list[object]:
     """What readers can see, but the ids of parked rows, which may have holes."""
-    stats = await journal.stats()
+    stats = await journal.log.stats()
     return [
         (await whole_log(journal)).columns(),
-        [await journal.entity_head(name) for name in ENTITIES],
-        [await journal.stored_ranges(name) for name in ENTITIES],
-        await journal.origins(),
-        [replace(row, id=0) for row in await journal.parked()],
-        await journal.deleted_ranges(0, EVERYTHING),
+        [await journal.log.entity_head(name) for name in ENTITIES],
+        [await journal.origins.stored_ranges(name) for name in ENTITIES],
+        await journal.origins.rows(),
+        [replace(row, id=0) for row in await journal.parked.rows()],
+        await journal.log.deleted_ranges(0, EVERYTHING),
         (stats.head_position, stats.head_timestamp_us, stats.deleted_through, stats.first_position, stats.parked),
         [(await whole_log(journal, selection=wanted, page=2)).position for wanted in SELECTIONS],
     ]

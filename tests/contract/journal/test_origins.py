@@ -1,6 +1,6 @@
 """What every journal promises about logs of others: pushed batches, ownership, stated ranges, new branches.
 
-The rules are ``common.core.journal.history`` and ``common.core.journal.admission`` (tested there); here they meet rows,
+The rules are ``common.core.journal.log.history`` and ``common.core.journal.admission`` (tested there); here they meet rows,
 transactions and restarts. PostgreSQL judges in SQL, so each rule has its case.
 """
 
@@ -30,7 +30,7 @@ class TestPushedBatches:
         assert log.payload[1:] == [b"p0", b"p1", b"p2"]
         head = await head_of(journal, "A|1")
         assert (head.owner, head.seq_nr, head.origin_seq_nr, head.branch) == ("edge-1", 2, 2, 1)
-        [state] = await journal.origins()
+        [state] = await journal.origins.rows()
         assert state.stored == edge.batch(("A|1", 1), ("A|2", 1), ("A|1", 2)).through
 
     async def test_an_older_session_is_fenced(self, journal: Journal) -> None:
@@ -43,7 +43,7 @@ class TestPushedBatches:
 
     async def test_an_origin_that_never_dialled_is_fenced(self, journal: Journal) -> None:
         assert await append(journal, Origin(session=1, branch=1).batch(("A|1", 1))) == Fenced(0)
-        assert await journal.origins() == []
+        assert await journal.origins.rows() == []
 
     async def test_a_batch_that_does_not_begin_at_the_stored_position_is_out_of_step(self, journal: Journal) -> None:
         edge = Origin()
@@ -71,13 +71,13 @@ class TestPushedBatches:
         await edge.dial(journal)
         assert await edge.push(journal, withheld=5) == Pushed(5, 0)
         assert (await edge.dial(journal)).state.stored.position == 5
-        assert (await journal.stats()).head_position == 0
+        assert (await journal.log.stats()).head_position == 0
 
     async def test_pushes_and_appends_of_one_group_do_not_touch_each_other(self, journal: Journal) -> None:
         first, second, gone = Origin("edge-1"), Origin("edge-2"), Origin("edge-3")
         for edge in (first, second):
             await edge.dial(journal)
-        outcomes = await journal.append_group(
+        outcomes = await journal.log.append_group(
             [
                 first.batch(("A|1", 1), ("A|2", 3)),
                 local("L|1", expected={"L|1": 4}),
@@ -104,7 +104,7 @@ class TestPushedBatches:
             edge.position = again.position
         wanted = [(name, number) for number in range(1, 21) for name in ("A|1", "A|2")]
         assert seq_nrs(await whole_log(journal)) == wanted
-        assert [row.event.position for row in await journal.parked()] == [3 * number for number in range(1, 21)]
+        assert [row.event.position for row in await journal.parked.rows()] == [3 * number for number in range(1, 21)]
 
 
 class TestStatedRanges:
@@ -115,11 +115,11 @@ class TestStatedRanges:
     ) -> None:
         withheld = StatedRange("A|1", 3, 5, "withheld")
         assert await edge.push(journal, ("A|1", 6), ranges=[withheld]) == Pushed(3, 1)
-        [kept] = await journal.stored_ranges("A|1")
+        [kept] = await journal.origins.stored_ranges("A|1")
         assert (kept.origin_id, kept.stated, kept.received_us) == ("edge-1", withheld, storage.clock.us)
         log = await whole_log(journal)
         assert (log.seq_nr, log.origin_seq_nr) == ([1, 2, 3], [1, 2, 6])
-        assert await journal.stored_ranges("A|2") == []
+        assert await journal.origins.stored_ranges("A|2") == []
 
     async def test_a_range_between_two_events_of_one_batch_is_in_its_place(
         self, journal: Journal, edge: Origin
@@ -172,7 +172,7 @@ class TestStatedRanges:
         assert [parked.code for parked in outcome.parked] == ["events.invalid", "parked.behind"]
         assert await stated(journal, "A|1") == [withheld]
         assert (await head_of(journal, "A|1")).origin_seq_nr == 2
-        assert await journal.retry_parked("A|1", accept_gap=False) == (2, "")
+        assert await journal.parked.retry("A|1", accept_gap=False) == (2, "")
         assert (await whole_log(journal)).origin_seq_nr == [1, 2, 3, 6]
         assert await stated(journal, "A|1") == [withheld]
 
@@ -268,7 +268,7 @@ class TestNewBranches:
         await edge.push(journal, withheld=1, ranges=[StatedRange("A|1", 1, 3, "dropped")])
         await edge.push(journal, ("A|1", 1), ("A|1", 2), poison={0: "events.invalid"})
         assert await stated(journal, "A|1") == []
-        assert await journal.retry_parked("A|1", accept_gap=False) == (2, "")
+        assert await journal.parked.retry("A|1", accept_gap=False) == (2, "")
         assert await edge.push(journal, ("A|1", 3)) == Pushed(4, 1)
 
     async def test_over_the_quota_nothing_comes_back(self, journal: Journal) -> None:
@@ -285,11 +285,11 @@ class TestNewBranches:
         edge = Origin()
         await edge.dial(journal)
         await edge.push(journal, ("A|1", 1))
-        [before] = await journal.origins()
+        [before] = await journal.origins.rows()
         gone = StatedRange("A|2", 1, 3, "dropped")
         assert await append(journal, edge.batch(ranges=[gone])) == Pushed(1, 0)
         assert await stated(journal, "A|2") == [gone]
-        [after] = await journal.origins()
+        [after] = await journal.origins.rows()
         assert after.stored == before.stored
         assert await edge.push(journal, ("A|2", 4)) == Pushed(2, 1)
 
@@ -313,7 +313,7 @@ class TestNewBranches:
         await replaced.dial(journal)
         outcome = await replaced.push(journal, ("A|1", 1), ("A|1", 2), payload=b"new")
         assert [parked.code for parked in outcome.parked] == ["parked.behind", "parked.behind"]
-        assert await journal.retry_parked("A|1", accept_gap=False) == (4, "")
+        assert await journal.parked.retry("A|1", accept_gap=False) == (4, "")
         log = await whole_log(journal)
         assert log.payload == [b"old0", b"old1", b"old2", b"new0", b"new1"]
         assert (log.seq_nr, log.origin_seq_nr) == ([1, 2, 3, 4, 5], [1, 2, 3, 1, 2])
@@ -327,4 +327,4 @@ class TestNewBranches:
         await replaced.dial(journal)
         outcome = await replaced.push(journal, ("A|1", 1), ("A|1", 5))
         assert [parked.code for parked in outcome.parked] == ["parked.gap"]
-        assert await journal.retry_parked("A|1", accept_gap=False) == (0, "parked.gap")
+        assert await journal.parked.retry("A|1", accept_gap=False) == (0, "parked.gap")

@@ -7,7 +7,9 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.core.events.ids import ALL_SLICES, slice_ranges
-from common.journal.stores.journal import Journal, ProjectionLease, Statement
+from common.core.journal.statement import Statement
+from common.journal.stores.journal import Journal
+from common.journal.stores.projections import ProjectionLease
 from tests.contract.journals import Storage
 
 TALLY = [
@@ -18,13 +20,13 @@ COUNT = "INSERT INTO tally (n, name) VALUES ($2, $1) ON CONFLICT (name) DO UPDAT
 
 
 async def take(journal: Journal, owner: str = "node-1", lease_s: float = 60.0) -> ProjectionLease:
-    lease = await journal.acquire("tally", ALL_SLICES, owner, lease_s)
+    lease = await journal.projections.acquire("tally", ALL_SLICES, owner, lease_s)
     assert lease is not None
     return lease
 
 
 async def tallies(journal: Journal) -> list[tuple[object, ...]]:
-    return await journal.query("SELECT name, n FROM tally ORDER BY name")
+    return await journal.projections.query("SELECT name, n FROM tally ORDER BY name")
 
 
 class TestLeases:
@@ -33,7 +35,7 @@ class TestLeases:
     async def test_a_new_range_begins_at_zero(self, journal: Journal) -> None:
         lease = await take(journal)
         assert (lease.name, lease.slices, lease.position) == ("tally", ALL_SLICES, 0)
-        [row] = await journal.rows()
+        [row] = await journal.projections.rows()
         assert (row.name, row.slices, row.position, row.epoch) == ("tally", ALL_SLICES, 0, lease.epoch)
         assert (row.owner, row.paused) == ("node-1", False)
         assert 50 < row.lease_left_s <= 60
@@ -44,39 +46,39 @@ class TestLeases:
 
     async def test_another_owner_waits_while_the_lease_holds(self, journal: Journal) -> None:
         await take(journal)
-        assert await journal.acquire("tally", ALL_SLICES, "node-2", 60) is None
-        assert [row.owner for row in await journal.rows()] == ["node-1"]
+        assert await journal.projections.acquire("tally", ALL_SLICES, "node-2", 60) is None
+        assert [row.owner for row in await journal.projections.rows()] == ["node-1"]
 
     async def test_an_expired_lease_is_taken_over_and_the_old_owner_is_fenced(
         self, storage: Storage, journal: Journal
     ) -> None:
-        old = await journal.commit(await take(journal, lease_s=0.05), 3, [], 0.05)
+        old = await journal.projections.commit(await take(journal, lease_s=0.05), 3, [], 0.05)
         await storage.pass_time(0.1)
-        [row] = await journal.rows()
+        [row] = await journal.projections.rows()
         assert row.lease_left_s <= 0
         new = await take(journal, "node-2")
         assert new.epoch > old.epoch
         assert new.position == 3
         with pytest.raises(BackhaulError) as refused:
-            await journal.commit(old, 4, [], 60)
+            await journal.projections.commit(old, 4, [], 60)
         assert refused.value.code == "projection.fenced"
-        assert (await journal.commit(new, 4, [], 60)).position == 4
+        assert (await journal.projections.commit(new, 4, [], 60)).position == 4
 
     async def test_an_expired_lease_that_nobody_took_still_commits(self, storage: Storage, journal: Journal) -> None:
         lease = await take(journal, lease_s=0.05)
         await storage.pass_time(0.1)
-        lease = await journal.commit(lease, 1, [], 60)
-        assert await journal.acquire("tally", ALL_SLICES, "node-2", 60) is None
+        lease = await journal.projections.commit(lease, 1, [], 60)
+        assert await journal.projections.acquire("tally", ALL_SLICES, "node-2", 60) is None
 
     async def test_a_lease_from_a_clock_that_stepped_back_keeps_nobody_out(self, journal: Journal) -> None:
         dead = await take(journal, lease_s=3_600)
         assert (await take(journal, "node-2", lease_s=10)).epoch > dead.epoch
-        assert await journal.acquire("tally", ALL_SLICES, "node-1", 10) is None
+        assert await journal.projections.acquire("tally", ALL_SLICES, "node-1", 10) is None
 
     async def test_a_released_lease_is_free_at_once(self, journal: Journal) -> None:
-        lease = await journal.commit(await take(journal), 7, [], 60)
-        await journal.release(lease)
-        [row] = await journal.rows()
+        lease = await journal.projections.commit(await take(journal), 7, [], 60)
+        await journal.projections.release(lease)
+        [row] = await journal.projections.rows()
         assert (row.owner, row.position) == ("", 7)
         assert (await take(journal, "node-2")).position == 7
 
@@ -86,17 +88,17 @@ class TestLeases:
         old = await take(journal, lease_s=0.05)
         await storage.pass_time(0.1)
         await take(journal, "node-2")
-        await journal.release(old)
-        assert [row.owner for row in await journal.rows()] == ["node-2"]
+        await journal.projections.release(old)
+        assert [row.owner for row in await journal.projections.rows()] == ["node-2"]
 
     async def test_ranges_are_apart(self, journal: Journal) -> None:
         low, high = slice_ranges(2)
-        first = await journal.acquire("tally", low, "node-1", 60)
-        second = await journal.acquire("tally", high, "node-2", 60)
+        first = await journal.projections.acquire("tally", low, "node-1", 60)
+        second = await journal.projections.acquire("tally", high, "node-2", 60)
         assert first is not None
         assert second is not None
-        await journal.commit(second, 5, [], 60)
-        assert [(row.slices, row.position, row.owner) for row in await journal.rows()] == [
+        await journal.projections.commit(second, 5, [], 60)
+        assert [(row.slices, row.position, row.owner) for row in await journal.projections.rows()] == [
             (low, 0, "node-1"),
             (high, 5, "node-2"),
         ]
@@ -105,7 +107,7 @@ class TestLeases:
         got: list[ProjectionLease | None] = []
 
         async def grab(journal: Journal, owner: str) -> None:
-            got.append(await journal.acquire("tally", ALL_SLICES, owner, 60))
+            got.append(await journal.projections.acquire("tally", ALL_SLICES, owner, 60))
 
         async with storage.open() as journal:
             if storage.shared:
@@ -120,7 +122,7 @@ class TestLeases:
 
     async def test_offsets_and_epochs_survive_a_restart(self, storage: Storage) -> None:
         async with storage.open() as journal:
-            lease = await journal.commit(await take(journal), 9, [], 60)
+            lease = await journal.projections.commit(await take(journal), 9, [], 60)
         async with storage.open() as journal:
             assert await take(journal) == lease
 
@@ -130,37 +132,37 @@ class TestPausing:
 
     async def test_a_paused_range_commits_nothing_and_cannot_be_taken(self, journal: Journal) -> None:
         lease = await take(journal)
-        assert await journal.set_paused("tally", True) == 1
+        assert await journal.projections.set_paused("tally", True) == 1
         with pytest.raises(BackhaulError) as refused:
-            await journal.commit(lease, 1, [], 60)
+            await journal.projections.commit(lease, 1, [], 60)
         assert refused.value.code == "projection.fenced"
-        assert await journal.acquire("tally", ALL_SLICES, "node-1", 60) is None
-        assert [(row.paused, row.position) for row in await journal.rows()] == [(True, 0)]
+        assert await journal.projections.acquire("tally", ALL_SLICES, "node-1", 60) is None
+        assert [(row.paused, row.position) for row in await journal.projections.rows()] == [(True, 0)]
 
     async def test_resuming_lets_the_owner_take_it_again_but_not_with_the_old_epoch(self, journal: Journal) -> None:
         old = await take(journal)
-        await journal.set_paused("tally", True)
-        assert await journal.set_paused("tally", False) == 1
+        await journal.projections.set_paused("tally", True)
+        assert await journal.projections.set_paused("tally", False) == 1
         with pytest.raises(BackhaulError):
-            await journal.commit(old, 1, [], 60)
+            await journal.projections.commit(old, 1, [], 60)
         new = await take(journal)
         assert new.epoch > old.epoch
-        assert (await journal.commit(new, 1, [], 60)).position == 1
+        assert (await journal.projections.commit(new, 1, [], 60)).position == 1
 
     async def test_pausing_is_for_all_ranges_of_one_projection(self, journal: Journal) -> None:
         for slices in slice_ranges(2):
-            await journal.acquire("tally", slices, "node-1", 60)
-        await journal.acquire("latest", ALL_SLICES, "node-1", 60)
-        assert await journal.set_paused("tally", True) == 2
-        assert await journal.set_paused("unknown", True) == 0
-        assert [row.paused for row in await journal.rows() if row.name == "latest"] == [False]
+            await journal.projections.acquire("tally", slices, "node-1", 60)
+        await journal.projections.acquire("latest", ALL_SLICES, "node-1", 60)
+        assert await journal.projections.set_paused("tally", True) == 2
+        assert await journal.projections.set_paused("unknown", True) == 0
+        assert [row.paused for row in await journal.projections.rows() if row.name == "latest"] == [False]
 
     async def test_a_pause_survives_a_restart(self, storage: Storage) -> None:
         async with storage.open() as journal:
             await take(journal)
-            await journal.set_paused("tally", True)
+            await journal.projections.set_paused("tally", True)
         async with storage.open() as journal:
-            assert await journal.acquire("tally", ALL_SLICES, "node-1", 60) is None
+            assert await journal.projections.acquire("tally", ALL_SLICES, "node-1", 60) is None
 
 
 class TestCommits:
@@ -168,7 +170,7 @@ class TestCommits:
 
     @pytest.fixture
     async def lease(self, journal: Journal) -> ProjectionLease:
-        await journal.migrate("tally", TALLY)
+        await journal.projections.migrate("tally", TALLY)
         return await take(journal)
 
     async def test_effect_and_offset_are_stored_together(self, journal: Journal, lease: ProjectionLease) -> None:
@@ -177,17 +179,17 @@ class TestCommits:
             Statement("UPDATE tally SET note = $1", [(None,)]),
             Statement("UPDATE tally SET note = 'kept $1' WHERE name = 'b'"),
         ]
-        lease = await journal.commit(lease, 5, statements, 60)
+        lease = await journal.projections.commit(lease, 5, statements, 60)
         assert lease.position == 5
-        lease = await journal.commit(lease, 6, [Statement(COUNT, [("a", 1)])], 60)
+        lease = await journal.projections.commit(lease, 6, [Statement(COUNT, [("a", 1)])], 60)
         assert await tallies(journal) == [("a", 3), ("b", 1)]
-        assert await journal.query("SELECT note FROM tally WHERE name = $1", ["b"]) == [("kept $1",)]
-        assert [row.position for row in await journal.rows()] == [6]
+        assert await journal.projections.query("SELECT note FROM tally WHERE name = $1", ["b"]) == [("kept $1",)]
+        assert [row.position for row in await journal.projections.rows()] == [6]
 
     async def test_both_survive_a_restart(self, storage: Storage) -> None:
         async with storage.open() as journal:
-            await journal.migrate("tally", TALLY)
-            await journal.commit(await take(journal), 5, [Statement(COUNT, [("a", 2)])], 60)
+            await journal.projections.migrate("tally", TALLY)
+            await journal.projections.commit(await take(journal), 5, [Statement(COUNT, [("a", 2)])], 60)
         async with storage.open() as journal:
             assert (await take(journal)).position == 5
             assert await tallies(journal) == [("a", 2)]
@@ -205,31 +207,31 @@ class TestCommits:
         self, journal: Journal, lease: ProjectionLease, wrong: Statement
     ) -> None:
         with pytest.raises(BackhaulError) as failed:
-            await journal.commit(lease, 5, [Statement(COUNT, [("a", 1)]), wrong], 60)
+            await journal.projections.commit(lease, 5, [Statement(COUNT, [("a", 1)]), wrong], 60)
         assert failed.value.code == "projection.statement_failed"
         assert await tallies(journal) == []
-        lease = await journal.commit(lease, 6, [Statement(COUNT, [("a", 1)])], 60)
+        lease = await journal.projections.commit(lease, 6, [Statement(COUNT, [("a", 1)])], 60)
         assert await tallies(journal) == [("a", 1)]
 
     async def test_a_commit_from_another_position_is_fenced_and_writes_nothing(
         self, journal: Journal, lease: ProjectionLease
     ) -> None:
-        await journal.commit(lease, 5, [Statement(COUNT, [("a", 1)])], 60)
+        await journal.projections.commit(lease, 5, [Statement(COUNT, [("a", 1)])], 60)
         with pytest.raises(BackhaulError) as refused:
-            await journal.commit(lease, 5, [Statement(COUNT, [("a", 1)])], 60)
+            await journal.projections.commit(lease, 5, [Statement(COUNT, [("a", 1)])], 60)
         assert refused.value.code == "projection.fenced"
         assert await tallies(journal) == [("a", 1)]
 
     async def test_a_range_that_was_never_acquired_is_fenced(self, journal: Journal) -> None:
         with pytest.raises(BackhaulError) as refused:
-            await journal.commit(ProjectionLease("other", ALL_SLICES, 1, 0), 1, [], 60)
+            await journal.projections.commit(ProjectionLease("other", ALL_SLICES, 1, 0), 1, [], 60)
         assert refused.value.code == "projection.fenced"
 
     async def test_a_cancelled_commit_happened_or_did_not(self, journal: Journal, lease: ProjectionLease) -> None:
         done = 0
         for number in range(20):
             with trio.move_on_after(number * 0.000_2):
-                await journal.commit(lease, lease.position + 1, [Statement(COUNT, [("a", 1)])], 60)
+                await journal.projections.commit(lease, lease.position + 1, [Statement(COUNT, [("a", 1)])], 60)
             lease = await take(journal)
             assert lease.position in {done, done + 1}
             done = lease.position
@@ -238,10 +240,10 @@ class TestCommits:
 
     @pytest.mark.parametrize("fault", ["none", "fenced", "statement"])
     async def test_of_those_that_commit_at_once_each_is_done_or_told(self, journal: Journal, fault: str) -> None:
-        await journal.migrate("tally", TALLY)
+        await journal.projections.migrate("tally", TALLY)
         leases = []
         for part in slice_ranges(4):
-            lease = await journal.acquire("tally", part, "node-1", 60)
+            lease = await journal.projections.acquire("tally", part, "node-1", 60)
             assert lease is not None
             leases.append(lease)
         if fault == "fenced":
@@ -252,7 +254,7 @@ class TestCommits:
             broken = fault == "statement" and number == 1
             statement = Statement("this is not SQL" if broken else COUNT, [("a", 1), (str(number), 1)])
             try:
-                outcomes[number] = (await journal.commit(leases[number], 7, [statement], 60)).position
+                outcomes[number] = (await journal.projections.commit(leases[number], 7, [statement], 60)).position
             except BackhaulError as error:
                 outcomes[number] = error.code
 
@@ -268,7 +270,7 @@ class TestCommits:
     async def test_every_type_of_value_goes_in_and_out(
         self, journal: Journal, lease: ProjectionLease, times: int
     ) -> None:
-        await journal.migrate(
+        await journal.projections.migrate(
             "types",
             [["CREATE TABLE types (i BIGINT, f DOUBLE PRECISION, t TEXT, o BOOLEAN, b BYTEA)"]],
         )
@@ -279,8 +281,8 @@ class TestCommits:
             (None, None, None, None, None),
         ]
         statement = Statement("INSERT INTO types VALUES ($1, $2, $3, $4, $5)", rows * times)
-        await journal.commit(lease, 1, [statement], 60)
-        assert await journal.query("SELECT i, f, t, o, b FROM types") == rows * times
+        await journal.projections.commit(lease, 1, [statement], 60)
+        assert await journal.projections.query("SELECT i, f, t, o, b FROM types") == rows * times
 
     @pytest.mark.parametrize("others", [0, 100], ids=["few_rows", "many_rows"])
     @pytest.mark.parametrize("wrong", [2**63, ("x",)], ids=["too_large", "foreign"])
@@ -288,16 +290,16 @@ class TestCommits:
         self, journal: Journal, lease: ProjectionLease, wrong: object, others: int
     ) -> None:
         with pytest.raises(BackhaulError) as failed:
-            await journal.commit(lease, 1, [Statement(COUNT, [*([("a", 1)] * others), ("b", wrong)])], 60)
+            await journal.projections.commit(lease, 1, [Statement(COUNT, [*([("a", 1)] * others), ("b", wrong)])], 60)
         assert failed.value.code == "projection.statement_failed"
         assert await tallies(journal) == []
 
     async def test_a_value_is_never_read_as_sql(self, journal: Journal, lease: ProjectionLease) -> None:
-        lease = await journal.commit(lease, 1, [Statement(COUNT, [("a", 1)])], 60)
+        lease = await journal.projections.commit(lease, 1, [Statement(COUNT, [("a", 1)])], 60)
         note = "UPDATE tally SET note = $1"
         for value in ("b');DELETE FROM tally;--", "\\');DELETE FROM tally;--", "$$;DELETE FROM tally;"):
-            lease = await journal.commit(lease, lease.position + 1, [Statement(note, [(value,)])], 60)
-            assert await journal.query("SELECT note FROM tally") == [(value,)]
+            lease = await journal.projections.commit(lease, lease.position + 1, [Statement(note, [(value,)])], 60)
+            assert await journal.projections.query("SELECT note FROM tally") == [(value,)]
 
     async def test_statements_keep_their_order_whatever_their_size(
         self, journal: Journal, lease: ProjectionLease
@@ -309,23 +311,23 @@ class TestCommits:
                 Statement("UPDATE tally SET n = n * 10 WHERE name = $1", [("a",)]),
                 Statement("DELETE FROM tally WHERE name = $1", []),
             ]
-            lease = await journal.commit(lease, lease.position + 1, steps, 60)
+            lease = await journal.projections.commit(lease, lease.position + 1, steps, 60)
             assert await tallies(journal) == [("a", 10 * many)]
 
     async def test_a_table_that_changes_between_two_commits_is_met_as_it_is(
         self, journal: Journal, lease: ProjectionLease
     ) -> None:
         fill = Statement("INSERT INTO changed (a) VALUES ($1)", [(7,)])
-        await journal.migrate("changed", [["CREATE TABLE changed (a BIGINT)"]])
-        lease = await journal.commit(lease, 1, [fill], 60)
+        await journal.projections.migrate("changed", [["CREATE TABLE changed (a BIGINT)"]])
+        lease = await journal.projections.commit(lease, 1, [fill], 60)
         again = ["DROP TABLE changed", "CREATE TABLE changed (b TEXT, a BIGINT)"]
-        await journal.migrate("changed", [["CREATE TABLE changed (a BIGINT)"], again])
-        await journal.commit(lease, 2, [fill], 60)
-        assert await journal.query("SELECT a FROM changed") == [(7,)]
+        await journal.projections.migrate("changed", [["CREATE TABLE changed (a BIGINT)"], again])
+        await journal.projections.commit(lease, 2, [fill], 60)
+        assert await journal.projections.query("SELECT a FROM changed") == [(7,)]
 
     async def test_a_query_cannot_write(self, journal: Journal, lease: ProjectionLease) -> None:
         with pytest.raises(BackhaulError) as refused:
-            await journal.query("INSERT INTO tally (name, n) VALUES ('a', 1)")
+            await journal.projections.query("INSERT INTO tally (name, n) VALUES ('a', 1)")
         assert refused.value.code == "projection.statement_failed"
         assert await tallies(journal) == []
 
@@ -335,22 +337,22 @@ class TestMigrations:
 
     async def test_steps_run_once_and_in_order(self, storage: Storage) -> None:
         async with storage.open() as journal:
-            await journal.migrate("tally", TALLY[:1])
-            await journal.migrate("tally", TALLY[:1])
-            await journal.migrate("tally", TALLY)
+            await journal.projections.migrate("tally", TALLY[:1])
+            await journal.projections.migrate("tally", TALLY[:1])
+            await journal.projections.migrate("tally", TALLY)
         async with storage.open() as journal:
-            await journal.migrate("tally", TALLY)
-            assert await journal.query("SELECT name, n, note FROM tally") == []
+            await journal.projections.migrate("tally", TALLY)
+            assert await journal.projections.query("SELECT name, n, note FROM tally") == []
 
     async def test_newer_tables_are_refused(self, journal: Journal) -> None:
-        await journal.migrate("tally", TALLY)
+        await journal.projections.migrate("tally", TALLY)
         with pytest.raises(BackhaulError) as refused:
-            await journal.migrate("tally", TALLY[:1])
+            await journal.projections.migrate("tally", TALLY[:1])
         assert refused.value.code == "journal.schema_newer"
 
     async def test_a_failed_step_leaves_nothing_of_it(self, journal: Journal) -> None:
-        await journal.migrate("tally", TALLY[:1])
+        await journal.projections.migrate("tally", TALLY[:1])
         with pytest.raises(BackhaulError):
-            await journal.migrate("tally", [*TALLY[:1], ["CREATE TABLE half (x TEXT)", "not SQL"]])
-        await journal.migrate("tally", [*TALLY[:1], ["CREATE TABLE half (x TEXT)"]])
-        assert await journal.query("SELECT x FROM half") == []
+            await journal.projections.migrate("tally", [*TALLY[:1], ["CREATE TABLE half (x TEXT)", "not SQL"]])
+        await journal.projections.migrate("tally", [*TALLY[:1], ["CREATE TABLE half (x TEXT)"]])
+        assert await journal.projections.query("SELECT x FROM half") == []

@@ -13,7 +13,8 @@ from common.core.events.stated_range import StatedRange
 from common.core.journal.append import Fenced, LocalAppend, OutOfStep, Pushed, PushedAppend, PushLane
 from common.core.journal.history import Offset
 from common.core.push.filter_transition import NO_FILTER, UNFILTERED, PushFilter, PushFilterApplied, PushFilterState
-from common.journal.stores.journal import Journal, TrimLimit
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import TrimLimit
 from tests.contract.journals import Storage
 from tests.support.builders import Origin, Row, append, appended, events, local, seq_nrs, whole_log
 
@@ -35,26 +36,26 @@ def backfill(
 async def widened(journal: Journal, edge: Origin) -> None:
     """The edge's filter is narrow, then wide again: positions up to where it is are to be backfilled."""
     narrow = PushFilterApplied(NARROW, edge.position, needs_backfill=False)
-    assert await journal.change_push_filter(edge.origin_id, edge.session, narrow) is None
+    assert await journal.push_filters.change(edge.origin_id, edge.session, narrow) is None
     wide = PushFilterApplied(WIDE, edge.position, needs_backfill=True)
-    assert await journal.change_push_filter(edge.origin_id, edge.session, wide) is None
+    assert await journal.push_filters.change(edge.origin_id, edge.session, wide) is None
 
 
 class TestAsked:
     async def test_what_is_asked_is_kept_with_a_version_of_its_own(self, storage: Storage) -> None:
         async with storage.open() as journal:
-            assert await journal.requested_filters() == []
-            first = await journal.ask_filter("edge-1", "[1]")
+            assert await journal.push_filters.requested() == []
+            first = await journal.push_filters.ask("edge-1", "[1]")
             assert (first.pattern, first.criteria, first.set_us) == ("edge-1", "[1]", storage.clock.us)
-            second = await journal.ask_filter("edge-*", "[2]")
-            assert await journal.ask_filter("edge-1", "[1]") == first, "the same again is no news"
-            third = await journal.ask_filter("edge-1", "[3]")
+            second = await journal.push_filters.ask("edge-*", "[2]")
+            assert await journal.push_filters.ask("edge-1", "[1]") == first, "the same again is no news"
+            third = await journal.push_filters.ask("edge-1", "[3]")
             assert first.version < second.version < third.version
         async with storage.open() as journal:
-            assert await journal.requested_filters() == [second, third]
-            assert await journal.withdraw_filter("edge-1")
-            assert not await journal.withdraw_filter("edge-1")
-            assert (await journal.ask_filter("edge-1", "[3]")).version > third.version
+            assert await journal.push_filters.requested() == [second, third]
+            assert await journal.push_filters.withdraw("edge-1")
+            assert not await journal.push_filters.withdraw("edge-1")
+            assert (await journal.push_filters.ask("edge-1", "[3]")).version > third.version
 
 
 class TestChange:
@@ -62,35 +63,35 @@ class TestChange:
         edge = Origin()
         async with storage.open() as journal:
             await edge.dial(journal)
-            assert await journal.push_filter_state("edge-1") == UNFILTERED
+            assert await journal.push_filters.state("edge-1") == UNFILTERED
             await edge.push(journal, ("A|1", 1), ("A|1", 2))
             await widened(journal, edge)
         async with storage.open() as journal:
-            assert await journal.push_filter_state("edge-1") == PushFilterState(NARROW, WIDE, 2, 0)
-            assert await journal.push_filter_state("edge-2") == UNFILTERED
+            assert await journal.push_filters.state("edge-1") == PushFilterState(NARROW, WIDE, 2, 0)
+            assert await journal.push_filters.state("edge-2") == UNFILTERED
 
     async def test_a_change_without_backfill_is_done_at_once(self, journal: Journal) -> None:
         edge = Origin()
         await edge.dial(journal)
         await edge.push(journal, ("A|1", 1))
         change = PushFilterApplied(NARROW, 1, needs_backfill=False)
-        assert await journal.change_push_filter("edge-1", edge.session, change) is None
-        assert await journal.push_filter_state("edge-1") == PushFilterState(NO_FILTER, NARROW, 1, 1)
+        assert await journal.push_filters.change("edge-1", edge.session, change) is None
+        assert await journal.push_filters.state("edge-1") == PushFilterState(NO_FILTER, NARROW, 1, 1)
 
     async def test_a_change_of_an_older_session_or_elsewhere_or_during_another_changes_nothing(
         self, journal: Journal
     ) -> None:
         edge = Origin()
         change = PushFilterApplied(NARROW, 1, needs_backfill=True)
-        assert await journal.change_push_filter("edge-1", 1, change) == Fenced(0)
+        assert await journal.push_filters.change("edge-1", 1, change) == Fenced(0)
         await edge.dial(journal)
         await edge.push(journal, ("A|1", 1))
-        assert await journal.change_push_filter("edge-1", edge.session + 1, change) == Fenced(edge.session)
-        assert await journal.change_push_filter("edge-1", edge.session, replace(change, position=2)) == OutOfStep(1)
-        assert await journal.push_filter_state("edge-1") == UNFILTERED
-        assert await journal.change_push_filter("edge-1", edge.session, change) is None
-        assert await journal.change_push_filter("edge-1", edge.session, replace(change, filter=WIDE)) == OutOfStep(1)
-        assert await journal.push_filter_state("edge-1") == PushFilterState(NO_FILTER, NARROW, 1, 0)
+        assert await journal.push_filters.change("edge-1", edge.session + 1, change) == Fenced(edge.session)
+        assert await journal.push_filters.change("edge-1", edge.session, replace(change, position=2)) == OutOfStep(1)
+        assert await journal.push_filters.state("edge-1") == UNFILTERED
+        assert await journal.push_filters.change("edge-1", edge.session, change) is None
+        assert await journal.push_filters.change("edge-1", edge.session, replace(change, filter=WIDE)) == OutOfStep(1)
+        assert await journal.push_filters.state("edge-1") == PushFilterState(NO_FILTER, NARROW, 1, 0)
 
     async def test_a_log_that_parts_below_the_change_has_only_so_much_to_backfill(self, journal: Journal) -> None:
         edge = Origin()
@@ -98,10 +99,10 @@ class TestChange:
         await edge.push(journal, ("A|1", 1), ("A|1", 2), ("A|1", 3))
         await widened(journal, edge)
         await edge.dial(journal, ("g1", 1), ("g2", 3), head=2)
-        assert await journal.push_filter_state("edge-1") == PushFilterState(NARROW, WIDE, 2, 0)
+        assert await journal.push_filters.state("edge-1") == PushFilterState(NARROW, WIDE, 2, 0)
         replaced = Origin(journal_id="journal-2", generation="h1")
         await replaced.dial(journal)
-        assert await journal.push_filter_state("edge-1") == PushFilterState(NARROW, WIDE, 0, 0)
+        assert await journal.push_filters.state("edge-1") == PushFilterState(NARROW, WIDE, 0, 0)
 
 
 class TestBackfill:
@@ -113,14 +114,14 @@ class TestBackfill:
             await widened(journal, edge)
             assert await append(journal, backfill(edge, 0, 4, ("B|1", 1), ("B|1", 2))) == Pushed(4, 2)
         async with storage.open() as journal:
-            assert await journal.push_filter_state("edge-1") == PushFilterState(NARROW, WIDE, 6, 4)
-            [state] = await journal.origins()
+            assert await journal.push_filters.state("edge-1") == PushFilterState(NARROW, WIDE, 6, 4)
+            [state] = await journal.origins.rows()
             assert state.stored.position == 6
             assert await append(journal, backfill(edge, 4, 6)) == Pushed(6, 0)
-            assert (await journal.push_filter_state("edge-1")).is_settled
+            assert (await journal.push_filters.state("edge-1")).is_settled
             await edge.push(journal, ("B|1", 3))
             assert seq_nrs(await whole_log(journal)) == [("A|1", 1), ("B|1", 1), ("B|1", 2), ("B|1", 3)]
-            assert [state.stored.position for state in await journal.origins()] == [7]
+            assert [state.stored.position for state in await journal.origins.rows()] == [7]
 
     async def test_a_repeat_is_out_of_step_and_an_older_session_is_fenced(self, journal: Journal) -> None:
         edge = Origin()
@@ -149,7 +150,7 @@ class TestBackfill:
         log = await whole_log(journal)
         assert seq_nrs(log)[3:] == [("A|1", 3), ("A|1", 4), ("C|1", 1)]
         assert log.origin_seq_nr[3:] == [3, 4, 1]
-        assert await journal.parked() == []
+        assert await journal.parked.rows() == []
 
     async def test_a_batch_of_known_numbers_only_moves_the_cursor(self, journal: Journal) -> None:
         edge = Origin()
@@ -158,7 +159,7 @@ class TestBackfill:
         await widened(journal, edge)
         assert await append(journal, backfill(edge, 0, 2, ("A|1", 1), ("A|1", 2))) == Pushed(2, 0)
         assert len(await whole_log(journal)) == 2
-        assert (await journal.push_filter_state("edge-1")).is_settled
+        assert (await journal.push_filters.state("edge-1")).is_settled
 
     async def test_a_jump_is_stated_or_parked(self, journal: Journal) -> None:
         edge = Origin()
@@ -171,7 +172,7 @@ class TestBackfill:
         assert isinstance(outcome, Pushed)
         assert [(parked.persistence_id, parked.code) for parked in outcome.parked] == [("C|1", "parked.gap")]
         assert seq_nrs(await whole_log(journal)) == [("A|1", 1), ("A|1", 2), ("B|1", 1)]
-        kept = [stored.stated for stored in await journal.stored_ranges("A|1")]
+        kept = [stored.stated for stored in await journal.origins.stored_ranges("A|1")]
         assert kept == [StatedRange("A|1", 2, 3, "withheld")]
 
     async def test_what_is_parked_is_not_parked_again_and_what_is_new_queues_behind(self, journal: Journal) -> None:
@@ -183,8 +184,8 @@ class TestBackfill:
         outcome = await append(journal, backfill(edge, 0, 8, *rows))
         assert isinstance(outcome, Pushed)
         assert [(parked.seq_nr, parked.code) for parked in outcome.parked] == [(3, "parked.behind")]
-        assert [row.event.seq_nr for row in await journal.parked()] == [2, 3]
-        assert await journal.retry_parked("A|1", accept_gap=False) == (2, "")
+        assert [row.event.seq_nr for row in await journal.parked.rows()] == [2, 3]
+        assert await journal.parked.retry("A|1", accept_gap=False) == (2, "")
 
     async def test_after_a_fork_what_the_branches_share_is_known_still(self, journal: Journal) -> None:
         edge = Origin()
@@ -218,7 +219,7 @@ class TestBackfill:
         await other.dial(journal)
         await edge.push(journal, ("A|1", 1), withheld=3)
         await widened(journal, edge)
-        outcomes = await journal.append_group(
+        outcomes = await journal.log.append_group(
             [
                 LocalAppend(events("L|1")),
                 backfill(edge, 0, 4, ("A|1", 1), ("A|1", 2)),
@@ -234,6 +235,6 @@ async def test_entities_that_lost_events_are_told(storage: Storage, journal: Jou
     batch = events("A|1", "B|1", "A|1", "A|1", "C|1")
     batch.tags = ["", "", "", "red", ""]
     await append(journal, LocalAppend(batch))
-    await journal.trim(TrimLimit(3, storage.clock.us + 1, 10, "dropped"))
+    await journal.log.trim(TrimLimit(3, storage.clock.us + 1, 10, "dropped"))
     told = {"A|1": (StatedRange("A|1", 1, 2, "dropped"), "red"), "B|1": (StatedRange("B|1", 1, 1, "dropped"), "")}
-    assert await journal.deleted_of(whom) == [told[name] for name in whom if name in told]
+    assert await journal.log.deleted_of(whom) == [told[name] for name in whom if name in told]

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from common.core.events.batch import NO_TAGS, EventBatch, predecessor_tags, split_tags
 from common.core.filters import selection as core_selection
 from common.core.filters.selection import Selection
-from common.journal.memory.journal import MemoryJournal
+from common.journal.memory.log import MemoryLog
 from common.journal.sqlite import selected as sqlite_selected
-from common.journal.stores.journal import Journal, TrimLimit
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import TrimLimit
 from tests.contract.journals import Storage, open_storage
 from tests.support.builders import FAR_US, Origin, appended, local, whole_log
 
@@ -41,13 +42,13 @@ class TestPredecessorsTags:
         assert log.prev_tags == ["", "t:a", "", "", "t:a", "t:b", "", NO_TAGS]
         before = [predecessor_tags(*tags) for tags in zip(log.tags, log.prev_tags, strict=True)]
         assert before == ["t:a", "t:a", "t:a", "t:b", "t:a", "t:b", "t:c\x1ft:a", ""]
-        assert (await journal.read_entity("A|1", 2, 4, max_events=9)).prev_tags == ["t:a", "", "t:b"]
+        assert (await journal.log.read_entity("A|1", 2, 4, max_events=9)).prev_tags == ["t:a", "", "t:b"]
 
     async def test_a_first_event_has_none_also_when_its_entity_was_only_parked_before(self, journal: Journal) -> None:
         edge = Origin()
         await edge.dial(journal)
         await edge.push(journal, ("A|1", 1), tags=["t:a"], poison={0: "events.too_large"})
-        await journal.discard_parked((await journal.parked())[0].id)
+        await journal.parked.discard((await journal.parked.rows())[0].id)
         await edge.push(journal, ("A|1", 2), tags=["t:b"])
         log = await whole_log(journal)
         assert (log.tags, log.prev_tags) == (["t:b"], [""])
@@ -57,7 +58,7 @@ class TestPredecessorsTags:
         await edge.dial(journal)
         await edge.push(journal, ("A|1", 1), ("A|1", 3), ("A|2", 1), tags=["t:a", "t:x", ""])
         await edge.push(journal, ("A|1", 4), ("A|2", 2), tags=["t:c", "t:a"])
-        assert await journal.retry_parked("A|1", accept_gap=True) == (2, "")
+        assert await journal.parked.retry("A|1", accept_gap=True) == (2, "")
         await edge.push(journal, ("A|1", 5), tags=["t:d"])
         log = await whole_log(journal)
         told = list(zip(log.persistence_id, log.tags, log.prev_tags, strict=True))
@@ -77,7 +78,7 @@ class TestPredecessorsTags:
     ) -> None:
         async with storage.open() as journal:
             await appended(journal, local("A|1", tags=["t:a"]))
-            await journal.trim(TrimLimit(10, FAR_US, 10))
+            await journal.log.trim(TrimLimit(10, FAR_US, 10))
         async with storage.open() as journal:
             await appended(journal, local("A|1", tags=["t:b"]))
             assert (await whole_log(journal)).prev_tags == ["t:a"]
@@ -91,22 +92,22 @@ class TestSelections:
     async def test_a_bound_ends_a_read_and_what_was_looked_through(self, journal: Journal) -> None:
         await appended(journal, local(*["A|1", "B|1"] * 5, tags=["t:a", ""]))
         for selection in (Selection(), Selection(frozenset({"A"})), Selection(tags=frozenset({"t:a"}))):
-            page = await journal.read(2, through=6, max_events=9, max_bytes=10**6, selection=selection)
+            page = await journal.log.read(2, through=6, max_events=9, max_bytes=10**6, selection=selection)
             assert (page.events.position[-1], page.through, page.head) == (
                 5 if selection.has_keys or selection.entity_types else 6,
                 6,
                 10,
             )
-            page = await journal.read(6, through=6, max_events=9, max_bytes=10**6, selection=selection)
+            page = await journal.log.read(6, through=6, max_events=9, max_bytes=10**6, selection=selection)
             assert (len(page.events), page.through) == (0, 6)
-            page = await journal.read(8, through=99, max_events=9, max_bytes=10**6, selection=selection)
+            page = await journal.log.read(8, through=99, max_events=9, max_bytes=10**6, selection=selection)
             assert (len(page.events), page.through) == (2 if selection.is_all else 1, 10)
 
     async def test_a_page_is_bounded_in_bytes_but_never_without_its_first_event(self, journal: Journal) -> None:
         await appended(journal, local(*["A|1"] * 4, payload=b"x" * 1_000, tags=["t:a"]))
         wanted = Selection(tags=frozenset({"t:a"}))
         for max_bytes, n in ((1, 1), (2_500, 2), (10_000, 4)):
-            page = await journal.read(0, max_events=9, max_bytes=max_bytes, selection=wanted)
+            page = await journal.log.read(0, max_events=9, max_bytes=max_bytes, selection=wanted)
             assert (len(page.events), page.through) == (n, n)
 
     async def test_an_unknown_tag_prefix_or_entity_leads_to_the_head_at_once(self, journal: Journal) -> None:
@@ -117,7 +118,7 @@ class TestSelections:
             Selection(persistence_ids=frozenset({"B|1"})),
             Selection(entity_types=frozenset({"B"})),
         ):
-            page = await journal.read(0, max_events=9, max_bytes=1_000, selection=selection)
+            page = await journal.log.read(0, max_events=9, max_bytes=1_000, selection=selection)
             assert (len(page.events), page.through, page.head) == (0, 1, 1)
 
     async def test_more_keys_than_are_looked_up_are_found_in_the_log_itself(self, journal: Journal) -> None:
@@ -167,7 +168,7 @@ class TestSelections:
 
         async def search() -> None:
             wanted = Selection(tags=frozenset({"t:a"}))
-            page = await journal.read(0, max_events=100, max_bytes=10**6, selection=wanted)
+            page = await journal.log.read(0, max_events=100, max_bytes=10**6, selection=wanted)
             found.append(len(page.events))
 
         async with trio.open_nursery() as consumers:
@@ -176,11 +177,11 @@ class TestSelections:
             while not found:
                 await trio.lowlevel.checkpoint()
             before = len(found)
-            await journal.read(0, max_events=1, max_bytes=1)
+            await journal.log.read(0, max_events=1, max_bytes=1)
             meanwhile = len(found) - before
         assert found == [100] * 300
-        assert journal.read_counts["selected"] == 300
-        assert meanwhile < 100 or isinstance(journal, MemoryJournal)
+        assert journal.log.read_counts["selected"] == 300
+        assert meanwhile < 100 or isinstance(journal.log, MemoryLog)
 
     @pytest.mark.parametrize("types", [frozenset[str](), frozenset({"A"})])
     async def test_trimming_leaves_nothing_in_the_indexes(
@@ -191,12 +192,12 @@ class TestSelections:
         for _ in range(3):
             await appended(journal, local(*["A|1", "A|2"] * 50, tags=["t:a", "t:b\x1ft:a", "t:c"]))
             await appended(journal, local("B|1", tags=["t:b"]))
-        while await journal.trim(TrimLimit(10**9, FAR_US, 70, entity_types=types)):
+        while await journal.log.trim(TrimLimit(10**9, FAR_US, 70, entity_types=types)):
             pass
-        left = await journal.query("SELECT DISTINCT tag FROM event_tag ORDER BY tag")
+        left = await journal.projections.query("SELECT DISTINCT tag FROM event_tag ORDER BY tag")
         assert left == ([("t:b",)] if types else [])
         # Only the block of the head is kept for what is appended next.
-        [(blocks,)] = await journal.query(
+        [(blocks,)] = await journal.projections.query(
             "SELECT count(*) FROM type_block WHERE block < 303 / 64 AND entity_type = 'A'"
         )
         assert blocks == 0
@@ -253,9 +254,9 @@ async def play(
         for what, first, second in script:
             if what == "append":
                 await appended(journal, local(*first, tags=second))  # type: ignore[misc,arg-type]
-                ever.extend((await journal.read(len(ever), max_events=1_000, max_bytes=10**9)).events)
+                ever.extend((await journal.log.read(len(ever), max_events=1_000, max_bytes=10**9)).events)
             else:
-                await journal.trim(TrimLimit(10**9, FAR_US, first, entity_types=second))  # type: ignore[arg-type]
+                await journal.log.trim(TrimLimit(10**9, FAR_US, first, entity_types=second))  # type: ignore[arg-type]
         stored = set((await whole_log(journal)).position)
         assert ever.position == list(range(1, len(ever) + 1))
         for wanted, page, through in asked:

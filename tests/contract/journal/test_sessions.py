@@ -1,6 +1,6 @@
 """What every journal promises about who pushes to it: one session at a time, and whose history goes on.
 
-The rules are ``common.core.journal.history`` (tested there); here they meet rows and restarts.
+The rules are ``common.core.journal.log.history`` (tested there); here they meet rows and restarts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class TestSessions:
     async def test_an_unknown_origin_begins_at_zero(self, storage: Storage, journal: Journal) -> None:
         decision = await Origin().dial(journal)
         assert decision.resume is Resume.FIRST
-        [state] = await journal.origins()
+        [state] = await journal.origins.rows()
         assert state == decision.state
         assert (state.origin_id, state.session, state.branch) == ("edge-1", 1, 1)
         assert state.stored == Offset("journal-1", "", 0)
@@ -36,7 +36,7 @@ class TestSessions:
             stored = decision.state.stored
             assert (stored.journal_id, stored.generation_id, stored.position) == ("journal-1", "g1", 2)
             assert (stored.persistence_id, stored.seq_nr) == ("A|2", 1)
-            [state] = await journal.origins()
+            [state] = await journal.origins.rows()
             assert state == decision.state
             assert state.generations == (Generation("g1", 1), Generation("g2", 3))
 
@@ -47,7 +47,7 @@ class TestSessions:
         decision = await edge.dial(journal, ("g1", 1), ("g2", 3), head=2)
         assert (decision.resume, decision.state.branch) == (Resume.REWOUND, 2)
         assert (decision.state.stored.generation_id, decision.state.stored.position) == ("g1", 2)
-        assert [state.stored.position for state in await journal.origins()] == [2]
+        assert [state.stored.position for state in await journal.origins.rows()] == [2]
 
     async def test_a_new_journal_supersedes_the_old_one_until_an_operator_decides(self, journal: Journal) -> None:
         edge = Origin()
@@ -59,12 +59,12 @@ class TestSessions:
         assert decision.state.stored == Offset("journal-2", "", 0)
         assert decision.state.superseded == ("journal-1",)
 
-        before = await journal.origins()
+        before = await journal.origins.rows()
         assert (await edge.dial(journal)).resume is Resume.SUPERSEDED
-        assert await journal.origins() == before
+        assert await journal.origins.rows() == before
 
-        assert await journal.forget_superseded("edge-1")
-        assert not await journal.forget_superseded("edge-9")
+        assert await journal.origins.forget_superseded("edge-1")
+        assert not await journal.origins.forget_superseded("edge-9")
         assert (await edge.dial(journal)).resume is Resume.NEW_JOURNAL
 
     async def test_a_log_that_a_fork_left_behind_is_refused_until_an_operator_decides(self, storage: Storage) -> None:
@@ -75,10 +75,10 @@ class TestSessions:
             decision = await clone.dial(journal, ("g1", 1), ("g2", 3), head=2)
             assert decision.state.left_behind == (Generation("g1", 3),)
         async with storage.open() as journal:
-            assert await journal.origins() == [decision.state]
+            assert await journal.origins.rows() == [decision.state]
             assert (await original.dial(journal, head=3)).resume is Resume.SUPERSEDED
-            assert await journal.origins() == [decision.state]
-            assert await journal.forget_superseded("edge-1")
+            assert await journal.origins.rows() == [decision.state]
+            assert await journal.origins.forget_superseded("edge-1")
             assert (await original.dial(journal, head=3)).resume is Resume.RESUME
 
     async def test_two_processes_that_fence_each_other_are_told_as_cloned(self, journal: Journal) -> None:
@@ -93,7 +93,7 @@ class TestSessions:
             edge = Origin(name)
             await edge.dial(journal)
             await edge.push(journal, (f"{name}|1", 1))
-        assert [(state.origin_id, state.stored.position) for state in await journal.origins()] == [
+        assert [(state.origin_id, state.stored.position) for state in await journal.origins.rows()] == [
             ("edge-a", 1),
             ("edge-b", 1),
         ]

@@ -8,7 +8,8 @@ from common.core.errors import BackhaulError
 from common.core.events.batch import new_events
 from common.core.journal.append import LocalAppend
 from common.core.journal.snapshot import NewSnapshot, Snapshot
-from common.journal.stores.journal import Journal, TrimLimit
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import TrimLimit
 from tests.contract.journals import Storage
 from tests.support.builders import local
 
@@ -20,12 +21,12 @@ def taken(persistence_id: str, seq_nr: int, payload: bytes = b"state", tags: str
 
 
 async def names(journal: Journal, after: str = "", **kwargs: frozenset[str]) -> list[str]:
-    found = await journal.snapshots(after, max_rows=100, max_bytes=10**6, **kwargs)
+    found = await journal.snapshots.page(after, max_rows=100, max_bytes=10**6, **kwargs)
     return [snapshot.persistence_id for snapshot in found]
 
 
 async def positions(journal: Journal) -> list[int]:
-    return (await journal.read(0, max_events=1_000, max_bytes=10**7)).events.position
+    return (await journal.log.read(0, max_events=1_000, max_bytes=10**7)).events.position
 
 
 def covering(*entity_types: str, through: int = 2**62, max_events: int = 1_000, after: int = 0) -> TrimLimit:
@@ -39,23 +40,23 @@ class TestPut:
         events = new_events(
             ["Order|1"] * 3, ["Changed"] * 3, [b"a", b"b", b"c"], event_time_us=[5, 6, 7], tags=["x", "y\x1fz", ""]
         )
-        await journal.append_group([LocalAppend(events)])
+        await journal.log.append_group([LocalAppend(events)])
         stored_us = storage.clock()
         storage.clock.advance(10)
-        assert await journal.put_snapshots([taken("Order|1", 2)]) == [True]
-        found = await journal.snapshot("Order|1")
-        [event] = (await journal.read_entity("Order|1", 2, 2, max_events=1)).envelopes()
+        assert await journal.snapshots.put([taken("Order|1", 2)]) == [True]
+        found = await journal.snapshots.get("Order|1")
+        [event] = (await journal.log.read_entity("Order|1", 2, 2, max_events=1)).envelopes()
         assert found == Snapshot(
             "Order|1", 2, 2, event.timestamp_us, stored_us, 6, "State", "json", b"state", "y\x1fz", "by\x1ftest", 3
         )
-        assert await journal.snapshot("Order|2") is None
+        assert await journal.snapshots.get("Order|2") is None
 
     async def test_only_a_later_one_replaces_it(self, journal: Journal) -> None:
-        await journal.append_group([local(*["Order|1"] * 5)])
-        assert await journal.put_snapshots([taken("Order|1", 3, b"three")]) == [True]
-        assert await journal.put_snapshots([taken("Order|1", 3, b"again"), taken("Order|1", 2)]) == [False, False]
-        assert await journal.put_snapshots([taken("Order|1", 4, b"four"), taken("Order|1", 4)]) == [True, False]
-        found = await journal.snapshot("Order|1")
+        await journal.log.append_group([local(*["Order|1"] * 5)])
+        assert await journal.snapshots.put([taken("Order|1", 3, b"three")]) == [True]
+        assert await journal.snapshots.put([taken("Order|1", 3, b"again"), taken("Order|1", 2)]) == [False, False]
+        assert await journal.snapshots.put([taken("Order|1", 4, b"four"), taken("Order|1", 4)]) == [True, False]
+        found = await journal.snapshots.get("Order|1")
         assert found is not None
         assert (found.seq_nr, found.payload, found.position) == (4, b"four", 4)
 
@@ -70,30 +71,30 @@ class TestPut:
     async def test_what_no_event_says_is_refused_with_all_beside_it(
         self, journal: Journal, refused: NewSnapshot, code: str
     ) -> None:
-        await journal.append_group([local(*["Order|1"] * 2)])
+        await journal.log.append_group([local(*["Order|1"] * 2)])
         with pytest.raises(BackhaulError) as error:
-            await journal.put_snapshots([taken("Order|1", 2), refused])
+            await journal.snapshots.put([taken("Order|1", 2), refused])
         assert error.value.code == code
-        assert await journal.snapshot("Order|1") is None
+        assert await journal.snapshots.get("Order|1") is None
 
     async def test_none_at_all_is_fine(self, journal: Journal) -> None:
-        assert await journal.put_snapshots([]) == []
+        assert await journal.snapshots.put([]) == []
 
     async def test_of_a_deleted_event_it_keeps_what_it_is_given(self, storage: Storage, journal: Journal) -> None:
-        await journal.append_group([local(*["Order|1"] * 4)])
-        await journal.trim(TrimLimit(2, LATER_US, 10))
-        assert await journal.put_snapshots([taken("Order|1", 1), taken("Order|1", 2, tags="t:a")]) == [False, True]
-        found = await journal.snapshot("Order|1")
+        await journal.log.append_group([local(*["Order|1"] * 4)])
+        await journal.log.trim(TrimLimit(2, LATER_US, 10))
+        assert await journal.snapshots.put([taken("Order|1", 1), taken("Order|1", 2, tags="t:a")]) == [False, True]
+        found = await journal.snapshots.get("Order|1")
         assert found is not None
         assert (found.position, found.timestamp_us, found.tags, found.stored_us) == (0, 0, "t:a", storage.clock())
 
     async def test_it_survives_a_restart(self, storage: Storage) -> None:
         async with storage.open() as journal:
-            await journal.append_group([local("Order|1")])
-            await journal.put_snapshots([taken("Order|1", 1)])
-            before = await journal.snapshot("Order|1")
+            await journal.log.append_group([local("Order|1")])
+            await journal.snapshots.put([taken("Order|1", 1)])
+            before = await journal.snapshots.get("Order|1")
         async with storage.open() as journal:
-            assert await journal.snapshot("Order|1") == before != None  # noqa: E711
+            assert await journal.snapshots.get("Order|1") == before != None  # noqa: E711
 
 
 class TestPages:
@@ -101,15 +102,15 @@ class TestPages:
 
     async def test_they_come_in_byte_order(self, journal: Journal) -> None:
         ids = ["Order|b", "Order|B", "Order|ä", "Order|10", "Order|9", "Orderx|1"]
-        await journal.append_group([local(*ids)])
-        await journal.put_snapshots([taken(name, 1) for name in ids])
+        await journal.log.append_group([local(*ids)])
+        await journal.snapshots.put([taken(name, 1) for name in ids])
         assert await names(journal) == sorted(ids)
         assert await names(journal, "Order|9") == ["Order|B", "Order|b", "Order|ä"]
 
     async def test_of_some_types(self, journal: Journal) -> None:
         ids = ["A|1", "B|1", "B|2", "BB|1", "C|1"]
-        await journal.append_group([local(*ids)])
-        await journal.put_snapshots([taken(name, 1) for name in ids])
+        await journal.log.append_group([local(*ids)])
+        await journal.snapshots.put([taken(name, 1) for name in ids])
         assert await names(journal, entity_types=frozenset({"C", "B"})) == ["B|1", "B|2", "C|1"]
         assert await names(journal, "B|1", entity_types=frozenset({"C", "B"})) == ["B|2", "C|1"]
         assert await names(journal, "B|2", entity_types=frozenset({"B"})) == []
@@ -117,8 +118,8 @@ class TestPages:
 
     async def test_a_page_keeps_to_rows_and_bytes_but_always_has_one(self, journal: Journal) -> None:
         ids = [f"{kind}|{number}" for kind in "AB" for number in range(3)]
-        await journal.append_group([local(*ids)])
-        await journal.put_snapshots([taken(name, 1, b"x" * 1_000) for name in ids])
+        await journal.log.append_group([local(*ids)])
+        await journal.snapshots.put([taken(name, 1, b"x" * 1_000) for name in ids])
         for types in (frozenset[str](), frozenset({"A", "B"})):
             for max_rows, max_bytes, expected in [
                 (2, 10**6, 2),
@@ -127,17 +128,17 @@ class TestPages:
                 (9, 2_500, 2),
                 (9, 5_000, 4),
             ]:
-                found = await journal.snapshots("", max_rows=max_rows, max_bytes=max_bytes, entity_types=types)
+                found = await journal.snapshots.page("", max_rows=max_rows, max_bytes=max_bytes, entity_types=types)
                 assert [snapshot.persistence_id for snapshot in found] == ids[:expected]
 
     async def test_each_entity_comes_once_while_newer_ones_are_stored(self, journal: Journal) -> None:
         ids = [f"Order|{number:03}" for number in range(20)]
-        await journal.append_group([local(*ids), local(*ids), local(*ids)])
-        await journal.put_snapshots([taken(name, 1) for name in ids])
+        await journal.log.append_group([local(*ids), local(*ids), local(*ids)])
+        await journal.snapshots.put([taken(name, 1) for name in ids])
         seen: list[tuple[str, int]] = []
-        while page := await journal.snapshots(seen[-1][0] if seen else "", max_rows=3, max_bytes=10**6):
+        while page := await journal.snapshots.page(seen[-1][0] if seen else "", max_rows=3, max_bytes=10**6):
             seen += [(snapshot.persistence_id, snapshot.seq_nr) for snapshot in page]
-            await journal.put_snapshots([taken(name, 2) for name in (ids[0], ids[len(seen) % 20], ids[-1])])
+            await journal.snapshots.put([taken(name, 2) for name in (ids[0], ids[len(seen) % 20], ids[-1])])
         assert [name for name, _ in seen] == ids
         assert seen[0] == (ids[0], 1)
         assert seen[-1] == (ids[-1], 2)
@@ -147,82 +148,82 @@ class TestCover:
     """Up to where whoever has taken all snapshots need not read the log."""
 
     async def test_without_snapshots_nothing_is_covered(self, journal: Journal) -> None:
-        assert await journal.uncovered_after(0) == 0
-        await journal.append_group([local("Order|1", "Order|1")])
-        assert await journal.uncovered_after(2) == 0
+        assert await journal.snapshots.uncovered_after(0) == 0
+        await journal.log.append_group([local("Order|1", "Order|1")])
+        assert await journal.snapshots.uncovered_after(2) == 0
 
     async def test_it_ends_before_the_first_event_above_a_snapshot(self, journal: Journal) -> None:
-        await journal.append_group([local("Order|1", "Order|2", "Order|1", "Order|2", "Order|1")])
-        await journal.put_snapshots([taken("Order|1", 2), taken("Order|2", 1)])
-        assert await journal.uncovered_after(5) == 3
-        assert await journal.uncovered_after(2) == 2
-        await journal.put_snapshots([taken("Order|2", 2)])
-        assert await journal.uncovered_after(5) == 4
-        await journal.put_snapshots([taken("Order|1", 3)])
-        assert await journal.uncovered_after(5) == 5
+        await journal.log.append_group([local("Order|1", "Order|2", "Order|1", "Order|2", "Order|1")])
+        await journal.snapshots.put([taken("Order|1", 2), taken("Order|2", 1)])
+        assert await journal.snapshots.uncovered_after(5) == 3
+        assert await journal.snapshots.uncovered_after(2) == 2
+        await journal.snapshots.put([taken("Order|2", 2)])
+        assert await journal.snapshots.uncovered_after(5) == 4
+        await journal.snapshots.put([taken("Order|1", 3)])
+        assert await journal.snapshots.uncovered_after(5) == 5
 
     async def test_deleted_events_count_as_covered(self, journal: Journal) -> None:
-        await journal.append_group([local("Order|1", "Order|2", "Order|1")])
-        await journal.trim(TrimLimit(2, LATER_US, 10))
-        assert await journal.uncovered_after(3) == 2
+        await journal.log.append_group([local("Order|1", "Order|2", "Order|1")])
+        await journal.log.trim(TrimLimit(2, LATER_US, 10))
+        assert await journal.snapshots.uncovered_after(3) == 2
 
     async def test_types_are_told_apart(self, journal: Journal) -> None:
-        await journal.append_group([local("Order|1", "Sensor|1", "Order|1", "Sensor|1")])
-        await journal.put_snapshots([taken("Order|1", 1)])
-        assert await journal.uncovered_after(4) == 1
-        assert await journal.uncovered_after(4, entity_types=frozenset({"Order"})) == 2
-        assert await journal.uncovered_after(4, entity_types=frozenset({"Sensor"})) == 1
-        assert await journal.uncovered_after(4, entity_types=frozenset({"Site"})) == 4
+        await journal.log.append_group([local("Order|1", "Sensor|1", "Order|1", "Sensor|1")])
+        await journal.snapshots.put([taken("Order|1", 1)])
+        assert await journal.snapshots.uncovered_after(4) == 1
+        assert await journal.snapshots.uncovered_after(4, entity_types=frozenset({"Order"})) == 2
+        assert await journal.snapshots.uncovered_after(4, entity_types=frozenset({"Sensor"})) == 1
+        assert await journal.snapshots.uncovered_after(4, entity_types=frozenset({"Site"})) == 4
 
 
 class TestDeletion:
     """Entities of covered types lose what their snapshot replaces, and nothing else."""
 
     async def test_events_at_and_below_the_snapshot_go_those_above_stay(self, journal: Journal) -> None:
-        await journal.append_group([local("Order|1", "Order|2", "Order|1", "Order|2", "Order|1")])
-        await journal.put_snapshots([taken("Order|1", 2), taken("Order|2", 1)])
-        assert await journal.trim(covering("Order")) == 3
+        await journal.log.append_group([local("Order|1", "Order|2", "Order|1", "Order|2", "Order|1")])
+        await journal.snapshots.put([taken("Order|1", 2), taken("Order|2", 1)])
+        assert await journal.log.trim(covering("Order")) == 3
         assert await positions(journal) == [4, 5]
-        assert [(stated.persistence_id, stated.to_seq_nr) for stated in await journal.deleted_ranges(0, 5)] == [
+        assert [(stated.persistence_id, stated.to_seq_nr) for stated in await journal.log.deleted_ranges(0, 5)] == [
             ("Order|2", 1),
             ("Order|1", 2),
         ]
-        found = await journal.snapshot("Order|1")
+        found = await journal.snapshots.get("Order|1")
         assert found is not None
         assert (found.seq_nr, found.position, found.payload) == (2, 3, b"state")
 
     async def test_all_of_an_entity_may_go_when_its_snapshot_is_the_last_event(self, journal: Journal) -> None:
-        await journal.append_group([local(*["Order|1"] * 3)])
-        await journal.put_snapshots([taken("Order|1", 3)])
-        assert await journal.trim(covering("Order")) == 3
+        await journal.log.append_group([local(*["Order|1"] * 3)])
+        await journal.snapshots.put([taken("Order|1", 3)])
+        assert await journal.log.trim(covering("Order")) == 3
         assert await positions(journal) == []
-        await journal.append_group([local("Order|1")])
-        [event] = (await journal.read(0, max_events=9, max_bytes=10**6)).events.envelopes()
+        await journal.log.append_group([local("Order|1")])
+        [event] = (await journal.log.read(0, max_events=9, max_bytes=10**6)).events.envelopes()
         assert (event.position, event.seq_nr) == (4, 4)
-        assert await journal.put_snapshots([taken("Order|1", 4)]) == [True]
+        assert await journal.snapshots.put([taken("Order|1", 4)]) == [True]
 
     async def test_without_a_snapshot_a_covered_type_loses_nothing_others_all(self, journal: Journal) -> None:
-        await journal.append_group([local("Order|1", "Sensor|1", "Order|1", "Orders|1")])
-        assert await journal.trim(covering("Order")) == 2
+        await journal.log.append_group([local("Order|1", "Sensor|1", "Order|1", "Orders|1")])
+        assert await journal.log.trim(covering("Order")) == 2
         assert await positions(journal) == [1, 3]
 
     async def test_covered_and_wanted_types_meet(self, journal: Journal) -> None:
-        await journal.append_group([local("Order|1", "Sensor|1", "Order|1", "Site|1")])
-        await journal.put_snapshots([taken("Order|1", 1)])
+        await journal.log.append_group([local("Order|1", "Sensor|1", "Order|1", "Site|1")])
+        await journal.snapshots.put([taken("Order|1", 1)])
         limit = TrimLimit(
             9, LATER_US, 9, entity_types=frozenset({"Order", "Site"}), covered_types=frozenset({"Order", "Sensor"})
         )
-        assert await journal.trim(limit) == 2
+        assert await journal.log.trim(limit) == 2
         assert await positions(journal) == [2, 3]
 
     async def test_a_chunk_passes_over_what_must_stay(self, journal: Journal) -> None:
-        await journal.append_group([local("Order|1", "Order|1", "Order|2", "Order|2", "Order|2")])
-        await journal.put_snapshots([taken("Order|2", 3)])
-        assert await journal.trim(covering("Order", max_events=2)) == 2
+        await journal.log.append_group([local("Order|1", "Order|1", "Order|2", "Order|2", "Order|2")])
+        await journal.snapshots.put([taken("Order|2", 3)])
+        assert await journal.log.trim(covering("Order", max_events=2)) == 2
         assert await positions(journal) == [1, 2, 5]
 
     async def test_a_stretch_from_the_middle_leaves_no_older_event_behind(self, journal: Journal) -> None:
-        await journal.append_group([local("Order|1", "Order|2", "Order|1", "Order|3", "Order|3")])
-        assert await journal.trim(TrimLimit(9, LATER_US, 9, after=1)) == 3
+        await journal.log.append_group([local("Order|1", "Order|2", "Order|1", "Order|3", "Order|3")])
+        assert await journal.log.trim(TrimLimit(9, LATER_US, 9, after=1)) == 3
         assert await positions(journal) == [1, 3]
-        assert await journal.trim(TrimLimit(9, LATER_US, 9)) == 2
+        assert await journal.log.trim(TrimLimit(9, LATER_US, 9)) == 2

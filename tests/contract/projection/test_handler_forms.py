@@ -12,7 +12,9 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.core.events.ids import ALL_SLICES
-from common.journal.stores.journal import Journal, Statement, Tables
+from common.core.journal.statement import Statement
+from common.journal.stores.journal import Journal
+from common.journal.tables import Tables
 from common.projection import parking
 from common.projection.handlers import FORMS, Event, Handler, OnFailure
 from common.projection.progress import ProjectionSettings, ProjectionState
@@ -79,7 +81,7 @@ class TestForms:
                 journal, ledger.handler, owner=f"start-{number}", settings=QUICK, decode=decode, in_threads=True
             ):
                 await trio.sleep(random.random() * 0.03)
-        [row] = await journal.rows()
+        [row] = await journal.projections.rows()
         commits = Commits()
         async with running(journal, ledger.handler, commits=commits, decode=decode, in_threads=True):
             await commits.reach(400 - row.position)
@@ -97,8 +99,8 @@ class TestInside:
         with structlog.testing.capture_logs() as lines:
             async with running(journal, handler, settings=QUICK, in_threads=True) as [progress]:
                 await until(lambda: progress.failures > 0)
-        assert await journal.query("SELECT n FROM kept") == []
-        assert [row.position for row in await journal.rows()] == [0]
+        assert await journal.projections.query("SELECT n FROM kept") == []
+        assert [row.position for row in await journal.projections.rows()] == [0]
         line: structlog.typing.EventDict = logged(lines, "projection.failed")[0]
         return line
 
@@ -134,7 +136,7 @@ class TestInside:
         go_on.set()
         await trio.to_thread.run_sync(ended.wait, 10)
         assert late == ["projection.tables_closed"]
-        assert await journal.query("SELECT n FROM kept") == []
+        assert await journal.projections.query("SELECT n FROM kept") == []
 
     async def test_a_slow_function_holds_up_no_other_projection(self, journal: Journal) -> None:
         def dawdle(tables: Tables, event: Event) -> None:
@@ -154,8 +156,8 @@ class TestInside:
         """Statements after the loss would be stored without those before it."""
         if storage_name != "postgres":
             return
-        await journal.migrate("kept", [["CREATE TABLE kept (n BIGINT)"]])
-        lease = await journal.acquire("kept", ALL_SLICES, "node", 60)
+        await journal.projections.migrate("kept", [["CREATE TABLE kept (n BIGINT)"]])
+        lease = await journal.projections.acquire("kept", ALL_SLICES, "node", 60)
         assert lease is not None
 
         async def work(tables: Tables) -> None:
@@ -169,13 +171,13 @@ class TestInside:
 
         async def end_session(session: int) -> None:
             async with storage.open() as other:
-                await other.query("SELECT pg_terminate_backend($1::int)", [session])
+                await other.projections.query("SELECT pg_terminate_backend($1::int)", [session])
                 await trio.sleep(0.1)
 
         with pytest.raises(BackhaulError) as lost:
-            await journal.commit_in_transaction(lease, 1, work, [], 60)
+            await journal.projections.commit_in_transaction(lease, 1, work, [], 60)
         assert lost.value.code == "journal.unavailable"
-        assert await journal.query("SELECT n FROM kept") == []
+        assert await journal.projections.query("SELECT n FROM kept") == []
 
 
 class TestWrongThings:
@@ -191,7 +193,7 @@ class TestWrongThings:
         [line, *_] = logged(lines, "projection.failed")
         assert line["code"] == "projection.handler_returned"
         assert "test_handler_forms.py:" in line["reason"]
-        assert [row.position for row in await journal.rows()] == [0]
+        assert [row.position for row in await journal.projections.rows()] == [0]
 
     async def test_a_plain_function_that_does_not_return_is_left_alone(self, journal: Journal) -> None:
         go_on = threading.Event()
@@ -254,26 +256,26 @@ class TestFailurePolicies:
                 behind = [at for at in range(150) if log.persistence_id[at] == entity and log.seq_nr[at] > seq_nr]
                 if form not in ("effect", "act"):
                     assert await ledger.accounts(journal) == fold(log, {entity: seq_nr})
-                parked = await parking.parked_events(journal, ledger.name)
+                parked = await parking.parked_events(journal.projections, ledger.name)
                 assert [one.event.seq_nr for one in parked] == [seq_nr, *(log.seq_nr[at] for at in behind)]
                 assert [one.code for one in parked] == [
                     "projection.handler_failed",
                     *(["projection.parked_behind"] * len(behind)),
                 ]
-                assert await parking.want(journal, ledger.name, entity) == 1 + len(behind)
+                assert await parking.want(journal.projections, ledger.name, entity) == 1 + len(behind)
                 while not logged(lines, "projection.parked_again"):  # still poison
-                    await journal.intervene(ledger.name, [])  # as the next renewal would, only sooner
+                    await journal.projections.intervene(ledger.name, [])  # as the next renewal would, only sooner
                     await store(journal, Random(10), 1)
                     await trio.sleep(0.05)
-                assert next(one.tries for one in await parking.parked_events(journal, ledger.name)) == 1
+                assert next(one.tries for one in await parking.parked_events(journal.projections, ledger.name)) == 1
                 ledger.poison = set()
-                await parking.want(journal, ledger.name, entity)
+                await parking.want(journal.projections, ledger.name, entity)
                 while not logged(lines, "projection.unparked"):
                     await store(journal, Random(10), 1)
                     await trio.sleep(0.05)
-                head = (await journal.stats()).head_position
+                head = (await journal.log.stats()).head_position
                 await until(lambda: progress.position >= head)
-        assert await parking.parked_events(journal, ledger.name) == []
+        assert await parking.parked_events(journal.projections, ledger.name) == []
         if form not in ("effect", "act"):
             assert await ledger.accounts(journal) == fold(await log_of(journal))
         else:
@@ -287,18 +289,18 @@ class TestFailurePolicies:
         async with running(journal, ledger.handler, settings=QUICK, decode=decode, in_threads=True) as [progress]:
             await until(lambda: progress.position >= 30)
             with pytest.raises(BackhaulError) as refused:
-                await parking.discard(journal, ledger.name, 12)
+                await parking.discard(journal.projections, ledger.name, 12)
             assert refused.value.code == "parked.not_first"
-            dropped = await parking.discard(journal, ledger.name, 11)
+            dropped = await parking.discard(journal.projections, ledger.name, 11)
             assert dropped.event.seq_nr == 11
             with pytest.raises(BackhaulError) as refused:
-                await parking.discard(journal, ledger.name, 11)
+                await parking.discard(journal.projections, ledger.name, 11)
             assert refused.value.code == "parked.no_such_row"
-            assert await parking.want(journal, ledger.name, log.persistence_id[0]) == 19
-            while await parking.parked_events(journal, ledger.name):
+            assert await parking.want(journal.projections, ledger.name, log.persistence_id[0]) == 19
+            while await parking.parked_events(journal.projections, ledger.name):
                 await store(journal, Random(12), 1, entities=1)
                 await trio.sleep(0.05)
-            head = (await journal.stats()).head_position
+            head = (await journal.log.stats()).head_position
             await until(lambda: progress.position >= head)
         rest = await log_of(journal)
         assert await ledger.accounts(journal) == fold(rest.select([at for at in range(len(rest)) if at != 10]))
@@ -315,7 +317,7 @@ class TestFailurePolicies:
                         any(line["code"] == "projection.parked_full" for line in logged(lines, "projection.failed"))
                     )
                 )
-        assert len(await parking.parked_events(journal, ledger.name)) <= 5
+        assert len(await parking.parked_events(journal.projections, ledger.name)) <= 5
         assert await ledger.accounts(journal) == fold(log.slice(0, 10))
 
     async def test_stopping_pauses_the_projection_until_it_is_resumed(self, journal: Journal) -> None:
@@ -335,6 +337,6 @@ class TestFailurePolicies:
                 [line] = logged(lines, "projection.halted")
                 assert line["details"]["persistence_id"] == log.persistence_id[20]
                 ledger.poison = set()
-                await journal.set_paused(ledger.name, False)
+                await journal.projections.set_paused(ledger.name, False)
                 await commits.reach(50)
         assert await ledger.accounts(journal) == fold(log)

@@ -39,10 +39,10 @@ async def last_events(journal: Journal) -> dict[str, Envelope]:
 
 async def check_tables(journal: Journal) -> None:
     """Both tables say what the log says."""
-    assert await all_tallies(journal) == await expected_tallies(journal)
+    assert await all_tallies(journal.projections) == await expected_tallies(journal)
     for persistence_id, event in (await last_events(journal)).items():
         entity_type, _, entity_id = persistence_id.partition("|")
-        assert await latest_of(journal, entity_type, entity_id) == event
+        assert await latest_of(journal.projections, entity_type, entity_id) == event
 
 
 async def test_a_backlog_and_what_follows_it_take_effect_once(journal: Journal) -> None:
@@ -54,7 +54,7 @@ async def test_a_backlog_and_what_follows_it_take_effect_once(journal: Journal) 
             await store(journal, random, random.randrange(1, 20))
         await commits.reach(2 * len(await log_of(journal)))
     await check_tables(journal)
-    assert sum(tally.out_of_order for tally in (await all_tallies(journal)).values()) == 0
+    assert sum(tally.out_of_order for tally in (await all_tallies(journal.projections)).values()) == 0
 
 
 async def test_latest_returns_an_event_as_it_was_stored(journal: Journal) -> None:
@@ -69,17 +69,17 @@ async def test_latest_returns_an_event_as_it_was_stored(journal: Journal) -> Non
         tags=["", f"hot{UNIT_SEPARATOR}t:hall/7"],
         metadata=["", f"key{UNIT_SEPARATOR}value"],
     )
-    await journal.append_group([LocalAppend(event)])
+    await journal.log.append_group([LocalAppend(event)])
     commits = Commits()
     async with running(journal, LATEST, commits=commits):
         await commits.reach(2)
-    latest = await latest_of(journal, "Sensor", entity_id)
+    latest = await latest_of(journal.projections, "Sensor", entity_id)
     assert latest == (await log_of(journal)).envelope(1)
     assert latest is not None
     assert (latest.seq_nr, latest.payload, latest.tags) == (2, payload, ("hot", "t:hall/7"))
-    assert await latest_of(journal, "Sensor", "unknown") is None
+    assert await latest_of(journal.projections, "Sensor", "unknown") is None
     with pytest.raises(BackhaulError) as refused:
-        await latest_of(journal, "Sensor", "a|b")
+        await latest_of(journal.projections, "Sensor", "a|b")
     assert refused.value.code == "entity.invalid_name"
 
 
@@ -90,8 +90,8 @@ async def test_checksums_wrap_around_alike_in_every_database(journal: Journal) -
     async with running(journal, settings=ProjectionSettings(page_max_events=1), commits=commits):
         await commits.reach(40)
     [(persistence_id, expected)] = (await expected_tallies(journal)).items()
-    assert await tally_of(journal, persistence_id) == expected
-    assert await tally_of(journal, "Sensor|unknown") is None
+    assert await tally_of(journal.projections, persistence_id) == expected
+    assert await tally_of(journal.projections, "Sensor|unknown") is None
 
 
 async def test_the_table_joins_pages_as_a_fold_does(journal: Journal) -> None:
@@ -101,12 +101,12 @@ async def test_the_table_joins_pages_as_a_fold_does(journal: Journal) -> None:
     log = await log_of(journal)
     starts = [random.randrange(55) for _ in range(20)]
     pages = [log.slice(start, start + random.randrange(1, 6)) for start in starts]
-    await journal.migrate(TALLY.name, TALLY.migrations)
-    lease = await journal.acquire(TALLY.name, ALL_SLICES, "test", 60)
+    await journal.projections.migrate(TALLY.name, TALLY.migrations)
+    lease = await journal.projections.acquire(TALLY.name, ALL_SLICES, "test", 60)
     assert lease is not None
     for position, page in enumerate(pages, start=1):
-        lease = await journal.commit(lease, position, tally_statements(page), 60)
-    assert await all_tallies(journal) == fold_all(pages)
+        lease = await journal.projections.commit(lease, position, tally_statements(page), 60)
+    assert await all_tallies(journal.projections) == fold_all(pages)
     assert sum(tally.out_of_order for tally in fold_all(pages).values()) > 20
 
 
@@ -120,11 +120,11 @@ async def test_a_hundred_cancels_at_random_points_change_nothing_and_leave_nothi
         async with running(journal, TALLY, LATEST, owner=f"start-{number}", settings=SMALL_PAGES, commits=commits):
             await commits.reach(random.choice((0, 0, 1, 11, 30)))
             await trio.sleep(random.random() * 0.01)
-        assert [row.owner for row in await journal.rows() if row.owner] == []
+        assert [row.owner for row in await journal.projections.rows() if row.owner] == []
         if storage_name == "postgres":
             open_transactions = "SELECT pid FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
-            assert await journal.query(open_transactions) == []
-    positions = [row.position for row in await journal.rows()]
+            assert await journal.projections.query(open_transactions) == []
+    positions = [row.position for row in await journal.projections.rows()]
     commits = Commits()
     async with running(journal, TALLY, LATEST, commits=commits):
         await commits.reach(2 * 2500 - sum(positions))
@@ -135,8 +135,8 @@ async def test_a_second_node_takes_over_and_the_first_one_writes_nothing_more(st
     settings = ProjectionSettings(lease_s=0.5, poll_s=0.05, standby_poll_s=0.1, page_max_events=10)
     async with storage.open() as first:
         await store(first, Random(4), 100)
-        await first.migrate(TALLY.name, TALLY.migrations)
-        stale = await first.acquire(TALLY.name, ALL_SLICES, "stopped", 0.2)
+        await first.projections.migrate(TALLY.name, TALLY.migrations)
+        stale = await first.projections.acquire(TALLY.name, ALL_SLICES, "stopped", 0.2)
         assert stale is not None
         commits = Commits()
         async with running(first, owner="heir", settings=settings, commits=commits) as [progress]:
@@ -145,11 +145,11 @@ async def test_a_second_node_takes_over_and_the_first_one_writes_nothing_more(st
             assert (commits.events, progress.state) == (0, ProjectionState.WAITING)
             await storage.pass_time(0.3)
             await commits.reach(100)
-            page = await first.read(0, max_events=10, max_bytes=1 << 20)
+            page = await first.log.read(0, max_events=10, max_bytes=1 << 20)
             with pytest.raises(BackhaulError) as refused:
-                await first.commit(stale, page.through, tally_statements(page.events), 1)
+                await first.projections.commit(stale, page.through, tally_statements(page.events), 1)
             assert refused.value.code == "projection.fenced"
-        assert await all_tallies(first) == await expected_tallies(first)
+        assert await all_tallies(first.projections) == await expected_tallies(first)
 
 
 async def test_a_statement_the_database_refuses_stops_only_its_projection(journal: Journal) -> None:
@@ -178,26 +178,26 @@ async def test_pausing_stops_a_running_projection_until_it_is_resumed(journal: J
     async with running(journal, settings=settings, commits=commits) as [progress]:
         await store(journal, Random(6), 10)
         await commits.reach(10)
-        await journal.set_paused("tally", True)
+        await journal.projections.set_paused("tally", True)
         await store(journal, Random(6), 10)
         with trio.move_on_after(0.3):
             await commits.reach(11)
         assert (commits.events, progress.state) == (10, ProjectionState.PAUSED)
-        await journal.set_paused("tally", False)
+        await journal.projections.set_paused("tally", False)
         await commits.reach(20)
-    assert await all_tallies(journal) == await expected_tallies(journal)
+    assert await all_tallies(journal.projections) == await expected_tallies(journal)
 
 
 async def test_ranges_that_cut_across_stored_ones_are_refused(journal: Journal) -> None:
     first = slice_ranges(2)[0]
-    assert await journal.acquire("tally", first, "node-a", 10) is not None
+    assert await journal.projections.acquire("tally", first, "node-a", 10) is not None
     for slices in (ALL_SLICES, slice_ranges(4)[1]):
         with pytest.raises(BackhaulError) as refused:
-            await journal.acquire("tally", slices, "node-a", 10)
+            await journal.projections.acquire("tally", slices, "node-a", 10)
         assert refused.value.code == "projection.ranges_changed"
-    assert [row.slices for row in await journal.rows()] == [first]
-    assert await journal.acquire("latest", ALL_SLICES, "node-a", 10) is not None
-    assert await journal.acquire("tally", slice_ranges(2)[1], "node-a", 10) is not None
+    assert [row.slices for row in await journal.projections.rows()] == [first]
+    assert await journal.projections.acquire("latest", ALL_SLICES, "node-a", 10) is not None
+    assert await journal.projections.acquire("tally", slice_ranges(2)[1], "node-a", 10) is not None
 
 
 async def test_of_two_nodes_with_different_ranges_one_is_refused(storage: Storage) -> None:
@@ -206,7 +206,7 @@ async def test_of_two_nodes_with_different_ranges_one_is_refused(storage: Storag
     async def acquire(journal: Journal, count: int) -> None:
         for slices in slice_ranges(count):
             try:
-                await journal.acquire("tally", slices, f"node-{count}", 10)
+                await journal.projections.acquire("tally", slices, f"node-{count}", 10)
                 outcomes.append(f"{count} ranges")
             except BackhaulError as error:
                 outcomes.append(error.code)
@@ -222,23 +222,25 @@ async def test_of_two_nodes_with_different_ranges_one_is_refused(storage: Storag
                 nursery.start_soon(acquire, journal, 2)
         counts = {"1 ranges": 1, "2 ranges": 2}
         [count] = {counts[outcome] for outcome in outcomes if outcome in counts}
-        assert [row.slices for row in await journal.rows()] == slice_ranges(count)
+        assert [row.slices for row in await journal.projections.rows()] == slice_ranges(count)
 
 
 async def test_a_handler_of_few_events_reads_those_only_and_of_many_the_log_as_it_is(journal: Journal) -> None:
     async def add(*names: str) -> None:
-        await journal.append_group([LocalAppend(new_events([*names], ["Measured"] * len(names), [b""] * len(names)))])
+        await journal.log.append_group(
+            [LocalAppend(new_events([*names], ["Measured"] * len(names), [b""] * len(names)))]
+        )
 
     await add(*(f"{'Common' if n % 50 else 'Rare'}|{n % 7}" for n in range(2_000)))
     await add(*(f"Rare|{n % 7}" for n in range(1_000)))
-    before, commits = journal.read_counts.copy(), Commits()
+    before, commits = journal.log.read_counts.copy(), Commits()
     handler = replace(TALLY, entity_types=frozenset({"Rare"}))
     settings = ProjectionSettings(page_max_events=100)
     async with running(journal, handler, settings=settings, commits=commits, block_events=100):
         await commits.reach(1_040)
-    read_counts = journal.read_counts - before  # as it is, it would be 30 blocks
+    read_counts = journal.log.read_counts - before  # as it is, it would be 30 blocks
     assert 0 < read_counts["selected"] < 10
     assert 5 < read_counts["log"] < 20
     log = await log_of(journal)
     rare = log.select([index for index, name in enumerate(log.persistence_id) if name.startswith("Rare|")])
-    assert await all_tallies(journal) == fold_all([rare])
+    assert await all_tallies(journal.projections) == fold_all([rare])

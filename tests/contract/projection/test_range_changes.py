@@ -10,7 +10,9 @@ import trio
 from common.core.errors import BackhaulError
 from common.core.events.ids import ALL_SLICES, SliceRange, slice_ranges
 from common.core.journal.slice_ranges import Ahead
-from common.journal.stores.journal import Journal, ProjectionLease, Statement
+from common.core.journal.statement import Statement
+from common.journal.stores.journal import Journal
+from common.journal.stores.projections import ProjectionLease
 from common.projection.progress import ProjectionSettings
 from tests.contract.journals import Storage
 from tests.support.ledgers import Ledger, decode, fold
@@ -21,7 +23,7 @@ LOW, HIGH = slice_ranges(2)
 
 
 async def take(journal: Journal, slices: SliceRange, owner: str = "node") -> ProjectionLease:
-    lease = await journal.acquire("tally", slices, owner, 60)
+    lease = await journal.projections.acquire("tally", slices, owner, 60)
     assert lease is not None
     return lease
 
@@ -30,24 +32,24 @@ class TestOffsets:
     """What the store does with offsets when ranges change."""
 
     async def test_declared_ranges_are_made_once_for_all_nodes(self, journal: Journal) -> None:
-        assert await journal.declare("tally", slice_ranges(2)) == [LOW, HIGH]
-        assert await journal.declare("tally", slice_ranges(4)) == [LOW, HIGH]
-        assert [(row.slices, row.position) for row in await journal.rows()] == [(LOW, 0), (HIGH, 0)]
+        assert await journal.projections.declare("tally", slice_ranges(2)) == [LOW, HIGH]
+        assert await journal.projections.declare("tally", slice_ranges(4)) == [LOW, HIGH]
+        assert [(row.slices, row.position) for row in await journal.projections.rows()] == [(LOW, 0), (HIGH, 0)]
 
     async def test_ranges_that_are_missing_are_made(self, journal: Journal) -> None:
         await take(journal, slice_ranges(4)[1])
-        assert await journal.declare("tally", [ALL_SLICES]) == [
+        assert await journal.projections.declare("tally", [ALL_SLICES]) == [
             SliceRange(0, 255), SliceRange(256, 511), SliceRange(512, 1023),
         ]  # fmt: skip
 
     async def test_a_split_keeps_the_offset_and_takes_the_range_from_its_owner(self, journal: Journal) -> None:
-        old = await journal.commit(await take(journal, ALL_SLICES), 9, [], 60)
-        await journal.reshape("tally", slice_ranges(4))
+        old = await journal.projections.commit(await take(journal, ALL_SLICES), 9, [], 60)
+        await journal.projections.reshape("tally", slice_ranges(4))
         with pytest.raises(BackhaulError) as refused:
-            await journal.commit(old, 10, [], 60)
+            await journal.projections.commit(old, 10, [], 60)
         assert refused.value.code == "projection.fenced"
         with pytest.raises(BackhaulError) as refused:
-            await journal.acquire("tally", ALL_SLICES, "node", 60)
+            await journal.projections.acquire("tally", ALL_SLICES, "node", 60)
         assert refused.value.code == "projection.ranges_changed"
         for slices in slice_ranges(4):
             lease = await take(journal, slices, "other")
@@ -55,82 +57,85 @@ class TestOffsets:
             assert lease.epoch > old.epoch
 
     async def test_a_range_that_stays_as_it_is_is_taken_from_its_owner_too(self, journal: Journal) -> None:
-        await journal.declare("tally", [LOW, HIGH])
+        await journal.projections.declare("tally", [LOW, HIGH])
         old = await take(journal, LOW)
-        await journal.reshape("tally", [LOW, SliceRange(512, 700), SliceRange(701, 1023)])
+        await journal.projections.reshape("tally", [LOW, SliceRange(512, 700), SliceRange(701, 1023)])
         with pytest.raises(BackhaulError):
-            await journal.commit(old, 1, [], 60)
-        assert (await journal.commit(await take(journal, LOW), 1, [], 60)).position == 1
+            await journal.projections.commit(old, 1, [], 60)
+        assert (await journal.projections.commit(await take(journal, LOW), 1, [], 60)).position == 1
 
     async def test_a_merge_begins_at_the_last_one_and_knows_what_the_others_have(self, storage: Storage) -> None:
         async with storage.open() as journal:
-            await journal.declare("tally", slice_ranges(4))
+            await journal.projections.declare("tally", slice_ranges(4))
             for slices, position in zip(slice_ranges(4), (5, 9, 9, 7), strict=True):
-                await journal.commit(await take(journal, slices), position, [], 60)
-            await journal.reshape("tally", [ALL_SLICES])
+                await journal.projections.commit(await take(journal, slices), position, [], 60)
+            await journal.projections.reshape("tally", [ALL_SLICES])
             ahead = (Ahead(SliceRange(256, 767), 9), Ahead(SliceRange(768, 1023), 7))
             lease = await take(journal, ALL_SLICES)
             assert (lease.position, lease.ahead) == (5, ahead)
-            lease = await journal.commit(lease, 7, [], 60)
+            lease = await journal.projections.commit(lease, 7, [], 60)
             assert lease.ahead == ahead[:1]
         async with storage.open() as journal:
-            assert [(row.position, row.ahead) for row in await journal.rows()] == [(7, ahead[:1])]
-            lease = await journal.commit(await take(journal, ALL_SLICES), 9, [], 60)
+            assert [(row.position, row.ahead) for row in await journal.projections.rows()] == [(7, ahead[:1])]
+            lease = await journal.projections.commit(await take(journal, ALL_SLICES), 9, [], 60)
             assert lease.ahead == ()
-            assert [row.ahead for row in await journal.rows()] == [()]
+            assert [row.ahead for row in await journal.projections.rows()] == [()]
 
     async def test_a_split_of_what_was_merged_before_it_was_level_loses_nothing(self, journal: Journal) -> None:
-        await journal.declare("tally", [LOW, HIGH])
-        await journal.commit(await take(journal, HIGH), 8, [], 60)
-        await journal.reshape("tally", [ALL_SLICES])
-        await journal.reshape("tally", [LOW, HIGH])
-        assert [(row.slices, row.position, row.ahead) for row in await journal.rows()] == [(LOW, 0, ()), (HIGH, 8, ())]
+        await journal.projections.declare("tally", [LOW, HIGH])
+        await journal.projections.commit(await take(journal, HIGH), 8, [], 60)
+        await journal.projections.reshape("tally", [ALL_SLICES])
+        await journal.projections.reshape("tally", [LOW, HIGH])
+        assert [(row.slices, row.position, row.ahead) for row in await journal.projections.rows()] == [
+            (LOW, 0, ()),
+            (HIGH, 8, ()),
+        ]
 
     async def test_a_pause_outlives_a_change_of_ranges(self, journal: Journal) -> None:
-        await journal.declare("tally", [ALL_SLICES])
-        await journal.set_paused("tally", True)
-        await journal.reshape("tally", [LOW, HIGH])
-        assert [row.paused for row in await journal.rows()] == [True, True]
-        assert await journal.acquire("tally", LOW, "node", 60) is None
+        await journal.projections.declare("tally", [ALL_SLICES])
+        await journal.projections.set_paused("tally", True)
+        await journal.projections.reshape("tally", [LOW, HIGH])
+        assert [row.paused for row in await journal.projections.rows()] == [True, True]
+        assert await journal.projections.acquire("tally", LOW, "node", 60) is None
 
     async def test_wrong_ranges_change_nothing(self, journal: Journal) -> None:
         with pytest.raises(BackhaulError) as refused:
-            await journal.reshape("tally", [ALL_SLICES])
+            await journal.projections.reshape("tally", [ALL_SLICES])
         assert refused.value.code == "projection.unknown"
         lease = await take(journal, ALL_SLICES)
         with pytest.raises(BackhaulError) as refused:
-            await journal.reshape("tally", [LOW])
+            await journal.projections.reshape("tally", [LOW])
         assert refused.value.code == "projection.other_slices"
-        assert (await journal.commit(lease, 1, [], 60)).position == 1
+        assert (await journal.projections.commit(lease, 1, [], 60)).position == 1
 
 
 class TestDecisions:
     """Reset and forget: statements and offsets together."""
 
     async def test_a_restart_empties_and_goes_back_in_one_step(self, journal: Journal) -> None:
-        await journal.migrate("tally", [["CREATE TABLE tally (n BIGINT)"]])
-        await journal.declare("tally", [LOW, HIGH])
+        await journal.projections.migrate("tally", [["CREATE TABLE tally (n BIGINT)"]])
+        await journal.projections.declare("tally", [LOW, HIGH])
         insert = Statement("INSERT INTO tally VALUES (1)")
-        old = await journal.commit(await take(journal, LOW), 5, [insert], 60)
+        old = await journal.projections.commit(await take(journal, LOW), 5, [insert], 60)
         with pytest.raises(BackhaulError):
-            await journal.intervene("tally", [Statement("DELETE FROM nowhere")], restart=True)
-        assert [row.position for row in await journal.rows()] == [5, 0]
-        assert await journal.intervene("tally", [Statement("DELETE FROM tally")], restart=True) == 2
-        assert await journal.query("SELECT n FROM tally") == []
-        assert [(row.position, row.owner) for row in await journal.rows()] == [(0, ""), (0, "")]
+            await journal.projections.intervene("tally", [Statement("DELETE FROM nowhere")], restart=True)
+        assert [row.position for row in await journal.projections.rows()] == [5, 0]
+        assert await journal.projections.intervene("tally", [Statement("DELETE FROM tally")], restart=True) == 2
+        assert await journal.projections.query("SELECT n FROM tally") == []
+        assert [(row.position, row.owner) for row in await journal.projections.rows()] == [(0, ""), (0, "")]
         with pytest.raises(BackhaulError):
-            await journal.commit(old, 6, [insert], 60)
+            await journal.projections.commit(old, 6, [insert], 60)
         assert (await take(journal, LOW)).position == 0
 
     async def test_what_runs_is_not_forgotten(self, journal: Journal) -> None:
-        assert await journal.forget("tally", []) == 0
+        assert await journal.projections.forget("tally", []) == 0
         lease = await take(journal, ALL_SLICES)
         with pytest.raises(BackhaulError) as refused:
-            await journal.forget("tally", [])
+            await journal.projections.forget("tally", [])
         assert refused.value.code == "projection.in_use"
-        await journal.release(lease)
-        assert await journal.forget("tally", []) == 1
-        assert await journal.rows() == []
+        await journal.projections.release(lease)
+        assert await journal.projections.forget("tally", []) == 1
+        assert await journal.projections.rows() == []
 
 
 @pytest.mark.parametrize("form", ["statements", "in_transaction"])
@@ -151,12 +156,12 @@ async def test_one_to_four_to_two_ranges_while_running_lose_and_repeat_nothing(j
         for count in (4, 2, 8, 1, 4, 2):
             goal = commits.events + 40
             await until(lambda goal=goal: commits.events >= goal)  # type: ignore[misc]
-            await journal.reshape(ledger.name, slice_ranges(count))
+            await journal.projections.reshape(ledger.name, slice_ranges(count))
             ranges = slice_ranges(count)
             await until(lambda ranges=ranges: [one.slices for one in progress] == ranges)  # type: ignore[misc]
         is_over = True
         nursery.cancel_scope.cancel()
-    head = (await journal.stats()).head_position
+    head = (await journal.log.stats()).head_position
     async with running(journal, ledger.handler, settings=QUICK, decode=decode, in_threads=True) as progress:
         await until(lambda: all(one.position >= head for one in progress))
     assert await ledger.accounts(journal) == fold(await log_of(journal))
@@ -175,7 +180,7 @@ async def test_two_nodes_go_on_with_the_ranges_that_one_of_them_was_told(storage
             for count in (4, 2, 1):
                 await store(first, random, 100, entities=40)
                 total += 100
-                await first.reshape(ledger.name, slice_ranges(count))
+                await first.projections.reshape(ledger.name, slice_ranges(count))
                 with trio.fail_after(20):
                     await commits.reach(total)
                 await until(lambda count=count: len(here) == len(there) == count)  # type: ignore[misc]

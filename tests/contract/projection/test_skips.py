@@ -6,7 +6,8 @@ import pytest
 import structlog
 
 from common.core.errors import BackhaulError
-from common.journal.stores.journal import Journal, Statement
+from common.core.journal.statement import Statement
+from common.journal.stores.journal import Journal
 from common.projection.handlers import Event, Handler, OnFailure
 from common.projection.progress import ProjectionSettings, ProjectionState
 from common.projection.skips import skip
@@ -28,7 +29,7 @@ def handler(policy: OnFailure) -> Handler:
 
 
 async def kept(journal: Journal) -> list[int]:
-    return sorted(position for (position,) in await journal.query("SELECT position FROM kept"))
+    return sorted(position for (position,) in await journal.projections.query("SELECT position FROM kept"))
 
 
 async def test_the_policy_leaves_out_what_failed_so_often_and_nothing_else(journal: Journal) -> None:
@@ -71,7 +72,7 @@ async def test_an_operator_skips_what_stands_in_the_way(journal: Journal, policy
     assert await kept(journal) == [1, 3]
     [said] = logged(lines, "projection.skipped")
     assert (said["position"], said["code"]) == (2, "projection.skipped_by_operator")
-    assert await journal.query("SELECT count(*) FROM projection_skip") == [(0,)]
+    assert await journal.projections.query("SELECT count(*) FROM projection_skip") == [(0,)]
 
 
 async def test_a_running_range_takes_the_decision_at_once(journal: Journal) -> None:

@@ -13,7 +13,9 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.core.events.ids import ALL_SLICES
-from common.journal.stores.journal import Journal, Statement, Tables
+from common.core.journal.statement import Statement
+from common.journal.stores.journal import Journal
+from common.journal.tables import Tables
 from common.projection import parking
 from common.projection.handlers import Event, Handler, OnFailure
 from common.projection.progress import ProjectionSettings
@@ -88,9 +90,9 @@ class Way:
     journal: Journal
 
     async def statements(self, statement: Statement) -> None:
-        lease = await self.journal.acquire("p", ALL_SLICES, "test", 60.0)
+        lease = await self.journal.projections.acquire("p", ALL_SLICES, "test", 60.0)
         assert lease is not None
-        await self.journal.commit(lease, lease.position + 1, [statement], 60.0)
+        await self.journal.projections.commit(lease, lease.position + 1, [statement], 60.0)
 
     async def many_rows(self, statement: Statement) -> None:
         """Beyond what goes to PostgreSQL in one exchange."""
@@ -98,12 +100,12 @@ class Way:
             await self.statements(statement)
             return
         filling = [Statement("INSERT INTO filling VALUES ($1)", [(n,) for n in range(60)])]
-        lease = await self.journal.acquire("p", ALL_SLICES, "test", 60.0)
+        lease = await self.journal.projections.acquire("p", ALL_SLICES, "test", 60.0)
         assert lease is not None
-        await self.journal.commit(lease, lease.position + 1, [*filling, statement], 60.0)
+        await self.journal.projections.commit(lease, lease.position + 1, [*filling, statement], 60.0)
 
     async def in_transaction(self, statement: Statement) -> None:
-        lease = await self.journal.acquire("p", ALL_SLICES, "test", 60.0)
+        lease = await self.journal.projections.acquire("p", ALL_SLICES, "test", 60.0)
         assert lease is not None
 
         async def work(tables: Tables) -> None:
@@ -113,10 +115,10 @@ class Way:
 
             await trio.to_thread.run_sync(call)
 
-        await self.journal.commit_in_transaction(lease, lease.position + 1, work, [], 60.0)
+        await self.journal.projections.commit_in_transaction(lease, lease.position + 1, work, [], 60.0)
 
     async def intervene(self, statement: Statement) -> None:
-        await self.journal.intervene("p", [statement])
+        await self.journal.projections.intervene("p", [statement])
 
 
 WAYS: list[Callable[[Way, Statement], Any]] = [Way.statements, Way.many_rows, Way.in_transaction, Way.intervene]
@@ -132,7 +134,9 @@ async def outcome(run: Callable[[Way, Statement], Any], journal: Journal, statem
 
 @pytest.fixture
 async def tables(journal: Journal) -> Journal:
-    await journal.migrate("p", [[*CREATE, "CREATE TABLE filling (n BIGINT)", "INSERT INTO pair VALUES ('a', 1)"]])
+    await journal.projections.migrate(
+        "p", [[*CREATE, "CREATE TABLE filling (n BIGINT)", "INSERT INTO pair VALUES ('a', 1)"]]
+    )
     return journal
 
 
@@ -148,7 +152,7 @@ async def test_a_value_is_stored_as_it_is_or_refused(tables: Journal, run: Calla
                 found = await outcome(run, tables, Statement(sql, [(key, value)]))
                 wanted = "stored" if declared in fitting else "projection.statement_failed"
                 assert found == wanted, (value, declared, sql)
-                stored = await tables.query(f"SELECT v FROM {table} WHERE k = $1", (key,))
+                stored = await tables.projections.query(f"SELECT v FROM {table} WHERE k = $1", (key,))
                 if wanted != "stored":
                     assert stored == []
                 elif declared == "DOUBLE PRECISION" and isinstance(value, int | float):
@@ -165,13 +169,13 @@ async def test_rows_that_do_not_fit_their_text_are_refused(
         if run is Way.in_transaction and not all(isinstance(row, tuple) for row in rows):
             continue  # a row is given as arguments there
         assert await outcome(run, tables, Statement(sql, rows)) == "projection.statement_failed", (sql, rows)
-    assert await tables.query("SELECT a, b FROM pair") == [("a", 1)]
+    assert await tables.projections.query("SELECT a, b FROM pair") == [("a", 1)]
 
 
 async def test_a_question_is_checked_alike(tables: Journal) -> None:
     for args in ((), (1, 2), ("1",), (1.5,), (NOW,), (2**63,)):
         with pytest.raises(BackhaulError) as refused:
-            await tables.query("SELECT a FROM pair WHERE b = $1", args)
+            await tables.projections.query("SELECT a FROM pair WHERE b = $1", args)
         assert refused.value.code == "projection.statement_failed", args
 
 
@@ -209,9 +213,9 @@ async def test_the_policy_takes_over(journal: Journal, wrong: Statement, policy:
     async with running(journal, handler, settings=quick) as [progress]:
         if policy is OnFailure.PARK:
             await until(lambda: progress.position == 2)
-            [row] = await parking.parked_events(journal, "p")
+            [row] = await parking.parked_events(journal.projections, "p")
             assert (row.code, row.event.position) == ("projection.statement_failed", 2)
         else:
             await until(lambda: progress.failures >= 2)
-            rows = await journal.rows()
+            rows = await journal.projections.rows()
             assert [row.position for row in rows] == [1]

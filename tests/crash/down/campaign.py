@@ -218,7 +218,7 @@ async def _examine_log(
     async with environment.open_journal(parse_journal_url(url), max_bytes=None, notified=False) as journal:
         content = await read_log(journal)
         for entity_id in sorted({order.entity_id for order in orders}):
-            head = await journal.entity_head(f"{ENTITY_TYPE}{SEPARATOR}{entity_id}")
+            head = await journal.log.entity_head(f"{ENTITY_TYPE}{SEPARATOR}{entity_id}")
             deleted_to[entity_id] = head.deleted_to if head else 0
     expected = [
         (order.position, f"{ENTITY_TYPE}{SEPARATOR}{order.entity_id}", order.seq_nr)
@@ -233,9 +233,9 @@ async def _examine_log(
 async def _examine_store(environment: Environment, path: str, consumer: Consumer) -> list[str]:
     """The inbox in the edge's journal: what the reader has not acknowledged is there, and the count is right."""
     async with environment.open_journal(parse_journal_url(path), max_bytes=None, notified=False) as journal:
-        stats = await journal.inbox_stats(STREAM)
-        rows = await journal.inbox(STREAM, 0, max_rows=10**6, max_bytes=2**40)
-        stored = await journal.subscription(STREAM)
+        stats = await journal.subscriptions.inbox_stats(STREAM)
+        rows = await journal.subscriptions.inbox(STREAM, 0, max_rows=10**6, max_bytes=2**40)
+        stored = await journal.subscriptions.get(STREAM)
     problems = []
     seen = [(row.id, f"{ENTITY_TYPE}{SEPARATOR}{row.entity_id}", row.seq_nr) for row in consumer.rows[stats.acked_id :]]
     if [(row.id, row.event.persistence_id, row.event.seq_nr) for row in rows] != seen:

@@ -29,13 +29,13 @@ async def test_numbers_at_the_ends_of_64_bits_and_texts_postgresql_cannot_hold(p
             ranges=[StatedRange("A|3", LOWEST, LOWEST, "x"), StatedRange("A|4", LOWEST, HIGHEST, "x")],
             poison={3: "entity.invalid_name"},
         )
-        pushed, appended = await journal.append_group([batch, local("B|1")])
+        pushed, appended = await journal.log.append_group([batch, local("B|1")])
         assert isinstance(pushed, Pushed)
         assert [event.code for event in pushed.parked] == [
             "parked.conflict", "parked.gap", "parked.behind", "entity.invalid_name"
         ]  # fmt: skip
         assert appended.first_position == 2  # type: ignore[union-attr]
-        parked = await journal.parked()
+        parked = await journal.parked.rows()
         assert [row.event.position for row in parked] == [2, 3, 4, 5]
         assert parked[3].event.persistence_id == "A\ufffd|1\ufffd"
         assert [row.event.payload for row in parked] == batch.events.payload

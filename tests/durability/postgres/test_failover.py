@@ -17,7 +17,7 @@ from common.core.errors import BackhaulError
 from common.core.events.ids import ALL_SLICES
 from common.core.journal.history import History
 from common.core.subscription.place import NO_FILTER, LogCursor, PlaceVerdict, ResumePoint, decide_resume_point
-from common.journal.postgres import PostgresJournal, open_postgres_journal
+from common.journal.postgres import open_postgres_journal
 from common.journal.stores.journal import Journal
 from examples.support.postgres import Databases, PostgresServer
 from tests.support.builders import START_US, appended, history, ids, local, whole_log
@@ -27,7 +27,7 @@ Ask = Callable[[Journal], Awaitable[object]]
 
 
 @asynccontextmanager
-async def a_node(url: str) -> AsyncIterator[PostgresJournal]:
+async def a_node(url: str) -> AsyncIterator[Journal]:
     new_id = FRESH_IDS.__next__
     async with open_postgres_journal(url, now_us=lambda: START_US, new_id=new_id, notify=False) as journal:
         yield journal
@@ -49,11 +49,11 @@ async def append_one(journal: Journal) -> object:
 
 
 ASKED: dict[str, Ask] = {
-    "read": lambda journal: journal.read(0, max_events=9, max_bytes=9_999),
-    "stats": lambda journal: journal.stats(),
-    "open_session": lambda journal: journal.open_session("edge-1", "p", history(("g", 1), head=1)),
-    "acquire": lambda journal: journal.acquire("tally", ALL_SLICES, "me", 1.0),
-    "parked": lambda journal: journal.parked(),
+    "read": lambda journal: journal.log.read(0, max_events=9, max_bytes=9_999),
+    "stats": lambda journal: journal.log.stats(),
+    "open_session": lambda journal: journal.origins.open_session("edge-1", "p", history(("g", 1), head=1)),
+    "acquire": lambda journal: journal.projections.acquire("tally", ALL_SLICES, "me", 1.0),
+    "parked": lambda journal: journal.parked.rows(),
     "append": append_one,
 }
 
@@ -101,36 +101,36 @@ async def test_a_running_node_knows_that_its_database_was_put_back_before_it_ans
         await answered(append_one, journal)
         for ask in ASKED.values():
             await ask(journal)
-        seen = journal.history
+        seen = journal.log.history
         copies.put_back(looks_the_same=looks_the_same)
 
         await answered(ASKED[asked], journal)
 
-        now = journal.history
+        now = journal.log.history
         assert now.generation_at(3) == seen.generation_id
         assert now.generations[-1].first_position == 4
         assert verdict(seen, now) is PlaceVerdict.DIVERGED
-        assert now.head_position == journal.head_signal.position == 3 + (asked == "append")
+        assert now.head_position == journal.log.head_signal.position == 3 + (asked == "append")
 
 
 async def test_a_generation_that_was_lost_is_not_gone_on_with(postgres: Databases, postgres_url: str) -> None:
     """Also where the copy has as many events as were seen, and nothing else shows that it is one."""
     copies = Copies(postgres, postgres_url)
     async with border.open_loop(), a_node(postgres_url) as journal:
-        first = journal.history.generation_id
+        first = journal.log.history.generation_id
         await appended(journal, local("A|1", "A|2"))
         copies.make()
         postgres.run("UPDATE backhaul.journal SET timeline = timeline + 1", database=urlsplit(postgres_url).path[1:])
         await answered(append_one, journal)
-        seen = journal.history
+        seen = journal.log.history
         assert seen.generation_id != first
         copies.put_back(looks_the_same=True)
         async with a_node(postgres_url) as other:  # has seen nothing of all this
             await append_one(other)
             await append_one(other)
-            assert other.history.generation_id == first
+            assert other.log.history.generation_id == first
         await answered(ASKED["stats"], journal)
-        now = journal.history
+        now = journal.log.history
         assert [generation.first_position for generation in now.generations] == [1, 5]
         assert now.generation_id not in {first, seen.generation_id}
         assert verdict(seen, now) is PlaceVerdict.DIVERGED
@@ -141,17 +141,17 @@ async def test_what_was_made_of_the_log_that_is_gone_takes_no_effect(postgres: D
     copies = Copies(postgres, postgres_url)
     async with border.open_loop(), a_node(postgres_url) as journal:
         await appended(journal, local("A|1", "A|2"))
-        lease = await journal.acquire("tally", ALL_SLICES, "me", 60.0)
+        lease = await journal.projections.acquire("tally", ALL_SLICES, "me", 60.0)
         assert lease is not None
-        lease = await journal.commit(lease, 2, [], 60.0)
+        lease = await journal.projections.commit(lease, 2, [], 60.0)
         copies.make()
         await answered(append_one, journal)
         copies.put_back(looks_the_same=True)
 
         with pytest.raises(BackhaulError) as refused:
-            await answered(lambda journal: journal.commit(lease, 3, [], 60.0), journal)
+            await answered(lambda journal: journal.projections.commit(lease, 3, [], 60.0), journal)
         assert refused.value.code == "projection.fenced"
-        again = await journal.acquire("tally", ALL_SLICES, "another", 60.0)
+        again = await journal.projections.acquire("tally", ALL_SLICES, "another", 60.0)
         assert again is not None
         assert again.position == 2
 
@@ -162,13 +162,13 @@ async def test_a_stale_replica_that_takes_over_begins_a_generation(own_postgres:
         await appended(journal, local("A|1", "A|2", "A|3"))
         replica = own_postgres.replica()
         await answered(append_one, journal)
-        seen = journal.history
+        seen = journal.log.history
         own_postgres.fail_over(replica)
 
         await answered(append_one, idle)  # it had seen less than the replica has
-        assert [generation.first_position for generation in idle.history.generations] == [1, 4]
+        assert [generation.first_position for generation in idle.log.history.generations] == [1, 4]
 
         log = await answered(whole_log, journal)
         assert len(log) == 4  # type: ignore[arg-type]
-        assert journal.history.generations == idle.history.generations
-        assert verdict(seen, journal.history) is PlaceVerdict.DIVERGED
+        assert journal.log.history.generations == idle.log.history.generations
+        assert verdict(seen, journal.log.history) is PlaceVerdict.DIVERGED

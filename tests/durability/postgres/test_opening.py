@@ -16,7 +16,8 @@ from common.core.events.batch import NO_TAGS
 from common.core.filters.selection import Selection
 from common.core.subscription.place import NO_FILTER, LogCursor, PlaceVerdict, ResumePoint, decide_resume_point
 from common.journal.migrations import load_migrations
-from common.journal.postgres import PostgresJournal, SessionLimits, open_postgres_journal, opening
+from common.journal.postgres import SessionLimits, open_postgres_journal, opening
+from common.journal.stores.journal import Journal
 from examples.support.postgres import Databases, postgres_server
 from tests.support.builders import START_US, appended, ids, local, whole_log
 
@@ -24,7 +25,7 @@ FRESH_IDS = ids("new")
 
 
 @asynccontextmanager
-async def opened(url: str, limits: SessionLimits | None = None) -> AsyncIterator[PostgresJournal]:
+async def opened(url: str, limits: SessionLimits | None = None) -> AsyncIterator[Journal]:
     """The journal in a loop of its own."""
     new_id = FRESH_IDS.__next__
     async with (
@@ -123,7 +124,7 @@ async def test_two_nodes_may_start_at_once_on_an_empty_database(postgres_url: st
 
     async def start() -> None:
         async with open_postgres_journal(postgres_url, now_us=lambda: START_US, new_id=FRESH_IDS.__next__) as journal:
-            histories.append(journal.history)
+            histories.append(journal.log.history)
 
     async with border.open_loop(), trio.open_nursery() as nursery:
         for _ in range(3):
@@ -133,20 +134,20 @@ async def test_two_nodes_may_start_at_once_on_an_empty_database(postgres_url: st
 
 async def test_a_restart_begins_no_generation_but_another_identity_does(postgres: Databases, postgres_url: str) -> None:
     async with opened(postgres_url) as journal:
-        first = journal.history.generation_id
+        first = journal.log.history.generation_id
         await appended(journal, local("A|1", "A|1"))
     async with opened(postgres_url) as journal:
-        assert journal.history.generation_id == first
+        assert journal.log.history.generation_id == first
     newest = first
     for column in ("timeline", "system_identifier", "database_oid"):
         run(postgres, postgres_url, f"UPDATE backhaul.journal SET {column} = {column} + 1")
         async with opened(postgres_url) as journal:
-            assert journal.history.generation_id != newest
-            assert journal.history.generation_at(2) == first
-            assert journal.history.generations[-1].first_position == 3
-            newest = journal.history.generation_id
+            assert journal.log.history.generation_id != newest
+            assert journal.log.history.generation_at(2) == first
+            assert journal.log.history.generations[-1].first_position == 3
+            newest = journal.log.history.generation_id
     async with opened(postgres_url) as journal:
-        assert journal.history.generation_id == newest
+        assert journal.log.history.generation_id == newest
 
 
 async def test_a_node_that_writes_nothing_hears_of_the_generation_another_one_began(
@@ -154,17 +155,17 @@ async def test_a_node_that_writes_nothing_hears_of_the_generation_another_one_be
 ) -> None:
     """A consumer that was served by the other one comes with it, and must not be told that its history has parted."""
     async with opened(postgres_url) as journal:
-        first = journal.history.generation_id
+        first = journal.log.history.generation_id
         await appended(journal, local("A|1", "A|1"))
         run(postgres, postgres_url, "UPDATE backhaul.journal SET timeline = timeline + 1")
         async with open_postgres_journal(
             postgres_url, now_us=lambda: START_US, new_id=FRESH_IDS.__next__, notify=False
         ) as other:
             await appended(other, local("A|1"))
-            newest = other.history.generation_id
+            newest = other.log.history.generation_id
         assert newest != first
-        stats = await journal.stats()
-        history = journal.history
+        stats = await journal.log.stats()
+        history = journal.log.history
         assert (history.generation_at(2), history.generation_at(stats.head_position)) == (first, newest)
         assert history.head_position == 3
         place = ResumePoint(history.journal_id, newest, LogCursor(3), NO_FILTER)
@@ -175,7 +176,7 @@ async def test_a_head_that_went_back_under_a_running_node_begins_a_generation(
     postgres: Databases, postgres_url: str
 ) -> None:
     async with opened(postgres_url) as journal:
-        first = journal.history.generation_id
+        first = journal.log.history.generation_id
         await appended(journal, local("A|1", "A|2", "A|3"))
         run(
             postgres,
@@ -193,8 +194,8 @@ async def test_a_head_that_went_back_under_a_running_node_begins_a_generation(
                 if error.code != "journal.unavailable":
                     raise
         assert (outcome.first_position, outcome.seq_nr) == (2, [1])
-        assert [generation.first_position for generation in journal.history.generations] == [1, 2]
-        assert journal.history.generation_at(1) == first
+        assert [generation.first_position for generation in journal.log.history.generations] == [1, 2]
+        assert journal.log.history.generation_at(1) == first
 
 
 class PooledClient:

@@ -67,13 +67,13 @@ async def test_a_selection_is_read_along_indexes(postgres_url: str, statistics: 
         async with open_postgres_journal(
             postgres_url, now_us=lambda: START_US, new_id=NEXT_ID, notify=False
         ) as journal:
-            await journal.append_group([local("A|0", tags=["t:0"])])
+            await journal.log.append_group([local("A|0", tags=["t:0"])])
             if statistics == "of one event":
                 await finish(connection, limits, analyze, connection)
             names = [f"{'AB'[n % 2]}|{n % 200}" for n in range(2_000)]
             tags = [f"t:{n % 200}" for n in range(2_000)]
             for _ in range(EVENTS // 2_000):
-                await journal.append_group([LocalAppend(local(*names, tags=tags).events)])
+                await journal.log.append_group([LocalAppend(local(*names, tags=tags).events)])
             if statistics == "of all":
                 await finish(connection, limits, analyze, connection)
             for name, (plan, read) in (await finish(connection, limits, plans, connection)).items():

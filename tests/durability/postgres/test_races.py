@@ -13,10 +13,12 @@ from common import border
 from common.core.errors import BackhaulError
 from common.core.events.ids import slice_ranges
 from common.core.journal.append import Appended, AppendOutcome, LocalAppend, OutOfStep, PushedAppend
-from common.journal.postgres import PostgresJournal, SessionLimits, open_postgres_journal
+from common.core.journal.statement import Statement
+from common.journal.postgres import SessionLimits, open_postgres_journal
 from common.journal.postgres.append import APPEND_SQL, AppendCall
 from common.journal.postgres.connection import say_goodbye
-from common.journal.stores.journal import ProjectionLease, Statement
+from common.journal.stores.journal import Journal
+from common.journal.stores.projections import ProjectionLease
 from examples.support.postgres import PostgresServer
 from tests.support.builders import START_US, Origin, append, appended, ids, local, seq_nrs, whole_log
 from tests.support.swallowing_proxy import SwallowingProxy
@@ -25,7 +27,7 @@ HELD_S = 2.0
 
 
 @asynccontextmanager
-async def opened(url: str, **more: object) -> AsyncIterator[PostgresJournal]:
+async def opened(url: str, **more: object) -> AsyncIterator[Journal]:
     """A node's journal, in an asyncio loop of the caller's."""
     new_id = ids("node").__next__
     async with open_postgres_journal(url, now_us=lambda: START_US, new_id=new_id, **more) as journal:  # type: ignore[arg-type]
@@ -62,7 +64,7 @@ async def on(connection: asyncpg.Connection, method: Callable[..., Awaitable[obj
     await border.call_asyncio(call)
 
 
-async def insist(journal: PostgresJournal, request: LocalAppend | PushedAppend) -> AppendOutcome:
+async def insist(journal: Journal, request: LocalAppend | PushedAppend) -> AppendOutcome:
     """Repeat a request unchanged until it is answered, as every caller does."""
     while True:
         try:
@@ -78,13 +80,13 @@ async def test_a_commit_held_open_for_two_seconds_hides_nothing_from_tailing_rea
 ) -> None:
     seen: list[int] = []
 
-    async def tail(journal: PostgresJournal) -> None:
+    async def tail(journal: Journal) -> None:
         position = 0
         while position < 5:
-            page = await journal.read(position, max_events=2, max_bytes=1_000_000)
+            page = await journal.log.read(position, max_events=2, max_bytes=1_000_000)
             seen.extend(page.events.position)
             position = page.through
-            await journal.head_signal.wait_above(position, 0.02)
+            await journal.log.head_signal.wait_above(position, 0.02)
 
     async with opened(postgres_url) as journal, opened(postgres_url) as other, outsider(postgres_url) as slow:
         await appended(journal, local("A|0"))
@@ -107,12 +109,12 @@ async def test_a_commit_held_open_for_two_seconds_hides_nothing_from_tailing_rea
 async def test_two_nodes_that_append_to_the_same_entities_leave_no_hole(loop: None, postgres_url: str) -> None:
     rounds = 25
 
-    async def write(journal: PostgresJournal, first: int, origin: Origin) -> None:
+    async def write(journal: Journal, first: int, origin: Origin) -> None:
         await origin.dial(journal)
         for number in range(1, rounds + 1):
             shared = [f"A|{(first + number + k) % 7}" for k in range(5)]
             request = origin.batch((f"B|{origin.origin_id}", number), (f"C|{origin.origin_id}", number))
-            outcomes = await journal.append_group([local(*shared), request, local(*shared[::-1])])
+            outcomes = await journal.log.append_group([local(*shared), request, local(*shared[::-1])])
             assert isinstance(outcomes[0], Appended)
             origin.position = request.through.position
 
@@ -140,9 +142,9 @@ async def test_an_append_whose_answer_is_lost_is_repeated_without_a_second_copy(
             pushed, keyed = origin.batch(("A|1", 2), ("A|2", 1)), local("B|1", append_id="key")
             proxy.swallow_next = True
             with pytest.raises(BackhaulError, match=r"journal\.unavailable"):
-                await journal.append_group([pushed, keyed])
+                await journal.log.append_group([pushed, keyed])
             assert proxy.swallowed == 1
-            outcomes = await journal.append_group([pushed, keyed])
+            outcomes = await journal.log.append_group([pushed, keyed])
             assert outcomes == [OutOfStep(pushed.through.position), Appended(4, [1], repeated=True)]
             assert seq_nrs(await whole_log(journal)) == [("A|1", 1), ("A|1", 2), ("A|2", 1), ("B|1", 1)]
         nursery.cancel_scope.cancel()
@@ -154,7 +156,7 @@ async def test_a_server_that_is_killed_under_load_loses_nothing_acknowledged(
     acknowledged: list[int] = []
     enough, stop = trio.Event(), False
 
-    async def write(journal: PostgresJournal) -> None:
+    async def write(journal: Journal) -> None:
         number = 0
         while not stop:
             number += 1
@@ -190,7 +192,7 @@ async def test_who_waits_too_long_for_the_head_is_told_and_can_go_on(loop: None,
         with pytest.raises(BackhaulError, match="LockNotAvailable") as raised:
             await append(journal, local("A|1"))
         assert (raised.value.code, raised.value.retry_after_s) == ("journal.unavailable", 1.0)
-        assert (await journal.read(0, max_events=10, max_bytes=1_000)).head == 1
+        assert (await journal.log.read(0, max_events=10, max_bytes=1_000)).head == 1
         await on(paused, paused.execute, "ROLLBACK")
         assert await appended(journal, local("A|1")) == Appended(2, [2])
 
@@ -216,11 +218,11 @@ async def test_another_nodes_commit_is_heard_of_at_once_and_also_after_the_sessi
         with trio.fail_after(10):
             # The listener's session opens in the background: what came before it is in the head it reads then.
             await appended(writer, local("A|1"))
-            await listener.head_signal.wait_above(0, 10)
-            assert listener.head_signal.position == 1
+            await listener.log.head_signal.wait_above(0, 10)
+            assert listener.log.head_signal.position == 1
             await appended(writer, local("A|1"))
-            await listener.head_signal.wait_above(1, 10)
-            assert listener.head_signal.position == 2
+            await listener.log.head_signal.wait_above(1, 10)
+            assert listener.log.head_signal.position == 2
             await on(
                 admin,
                 admin.execute,
@@ -228,9 +230,9 @@ async def test_another_nodes_commit_is_heard_of_at_once_and_also_after_the_sessi
                 " WHERE application_name = 'backhaul hints' AND datname = current_database()",
             )
             await appended(writer, local("A|1"))
-            await listener.head_signal.wait_above(2, 10)
-        assert deaf.head_signal.position == 0
-        assert (await deaf.read(0, max_events=10, max_bytes=1_000)).head == 3
+            await listener.log.head_signal.wait_above(2, 10)
+        assert deaf.log.head_signal.position == 0
+        assert (await deaf.log.read(0, max_events=10, max_bytes=1_000)).head == 3
 
 
 async def test_one_projection_that_waits_for_a_row_does_not_fail_those_that_commit_with_it(
@@ -238,8 +240,8 @@ async def test_one_projection_that_waits_for_a_row_does_not_fail_those_that_comm
 ) -> None:
     limits = SessionLimits(lock_timeout_s=0.2)
     async with opened(postgres_url, limits=limits) as journal, outsider(postgres_url) as other:
-        await journal.migrate("tally", [["CREATE TABLE tally (name text PRIMARY KEY, n bigint)"]])
-        leases = [await journal.acquire("tally", part, "node-1", 60) for part in slice_ranges(4)]
+        await journal.projections.migrate("tally", [["CREATE TABLE tally (name text PRIMARY KEY, n bigint)"]])
+        leases = [await journal.projections.acquire("tally", part, "node-1", 60) for part in slice_ranges(4)]
         await on(other, other.execute, "INSERT INTO tally VALUES ('1', 0)")
         await on(other, other.execute, "BEGIN; SELECT FROM tally WHERE name = '1' FOR UPDATE")
         count = "INSERT INTO tally VALUES ($1, 1) ON CONFLICT (name) DO UPDATE SET n = tally.n + 1"
@@ -248,7 +250,7 @@ async def test_one_projection_that_waits_for_a_row_does_not_fail_those_that_comm
         async def commit(number: int, lease: ProjectionLease | None) -> None:
             assert lease is not None
             try:
-                await journal.commit(lease, 7, [Statement(count, [(str(number),)])], 60)
+                await journal.projections.commit(lease, 7, [Statement(count, [(str(number),)])], 60)
                 told[number] = "done"
             except BackhaulError as error:
                 told[number] = error.code
@@ -257,7 +259,7 @@ async def test_one_projection_that_waits_for_a_row_does_not_fail_those_that_comm
             for number, lease in enumerate(leases):
                 nursery.start_soon(commit, number, lease)
         assert told == {0: "done", 1: "journal.unavailable", 2: "done", 3: "done"}
-        assert await journal.query("SELECT name, n FROM tally ORDER BY name") == [
+        assert await journal.projections.query("SELECT name, n FROM tally ORDER BY name") == [
             ("0", 1),
             ("1", 0),
             ("2", 1),

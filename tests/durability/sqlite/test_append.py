@@ -14,6 +14,7 @@ from common.core.journal.append import Appended
 from common.journal.sqlite import open_sqlite_journal
 from common.journal.sqlite.connection import run_inline
 from tests.support.builders import START_US, append, appended, ids, local, whole_log
+from tests.support.internals import sqlite_file
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -62,7 +63,7 @@ async def test_small_appends_ask_the_thread_for_the_sync_and_large_ones_for_all(
 async def test_another_writer_keeps_an_append_waiting_and_nobody_else(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     async with open_sqlite_journal(path, now_us=lambda: START_US, new_id=ids("id").__next__) as journal:
-        journal._file.writer.set_busy_timeout(3_600_000)  # who waits here would never be done
+        sqlite_file(journal).writer.set_busy_timeout(3_600_000)  # who waits here would never be done
         operator = apsw.Connection(str(path))
         operator.execute("BEGIN IMMEDIATE")
         done: list[object] = []
@@ -88,8 +89,8 @@ async def test_a_commit_that_fails_stores_nothing_and_the_next_one_does(tmp_path
         def refuse() -> bool:
             return True  # SQLite turns the commit into a rollback
 
-        journal._file.writer.set_commit_hook(refuse)
+        sqlite_file(journal).writer.set_commit_hook(refuse)
         with pytest.raises(Exception, match="journal"):
             await append(journal, local(*["Sensor|a"] * size))
-        journal._file.writer.set_commit_hook(None)
+        sqlite_file(journal).writer.set_commit_hook(None)
         assert await appended(journal, local("Sensor|a")) == Appended(2, [2])

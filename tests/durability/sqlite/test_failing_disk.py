@@ -83,8 +83,8 @@ async def test_a_full_disk_refuses_appends_and_takes_them_again_when_there_is_ro
             for _ in range(3):
                 with pytest.raises(BackhaulError, match=r"journal\.full"):
                     await append(journal, local("Sensor|a", "Sensor|b"))
-            assert (await journal.read(0, max_events=10, max_bytes=10_000)).head == 1
+            assert (await journal.log.read(0, max_events=10, max_bytes=10_000)).head == 1
             disk.is_full = False
             outcome = await append(journal, local("Sensor|a"))
             assert outcome == Appended(2, [2])
-            assert await journal.entity_head("Sensor|b") is None
+            assert await journal.log.entity_head("Sensor|b") is None

@@ -14,22 +14,21 @@ import trio
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import new_events
-from common.core.events.ids import ALL_SLICES
 from common.core.journal.append import Appended, LocalAppend
 from common.core.journal.history import Generation, Offset
 from common.core.journal.retention import FULL_SHARE
 from common.core.subscription.place import NO_RESUME_POINT, LogCursor
-from common.journal.sqlite import SqliteJournal, log, open_sqlite_journal
-from common.journal.stores.journal import LogPage, ReceivedCommit, TrimLimit
-from common.journal.stores.subscriptions import lease_name
+from common.journal.sqlite import log, open_sqlite_journal
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import LogPage, TrimLimit
+from common.journal.stores.subscriptions import ReceivedCommit, lease_name
 from tests.support.builders import START_US, append, appended, events, ids, local, whole_log
+from tests.support.internals import sqlite_file
 
 MIB = 1024 * 1024
 
 
-def opening(
-    path: Path, *, max_bytes: int | None = None, prefix: str = "id"
-) -> AbstractAsyncContextManager[SqliteJournal]:
+def opening(path: Path, *, max_bytes: int | None = None, prefix: str = "id") -> AbstractAsyncContextManager[Journal]:
     """A journal at ``path`` with a clock that stands still."""
     return open_sqlite_journal(path, now_us=lambda: START_US, new_id=ids(prefix).__next__, max_bytes=max_bytes)
 
@@ -100,12 +99,12 @@ async def test_an_empty_file_becomes_a_journal_that_is_durable(tmp_path: Path) -
 async def test_each_start_is_a_generation_and_empty_ones_are_dropped(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     async with opening(path, prefix="a") as journal:
-        first = journal.history
+        first = journal.log.history
         await appended(journal, local("Sensor|a"))
     async with opening(path, prefix="b"):
         pass
     async with opening(path, prefix="c") as journal:
-        second = journal.history
+        second = journal.log.history
     assert first.generations == (Generation("a-2", 1),)
     assert second.journal_id == first.journal_id
     assert second.generations == (Generation("a-2", 1), Generation("c-2", 2))
@@ -114,7 +113,7 @@ async def test_each_start_is_a_generation_and_empty_ones_are_dropped(tmp_path: P
 async def test_nothing_stays_open_or_beside_the_file_after_closing(tmp_path: Path) -> None:
     async with opening(tmp_path / "journal.db") as journal:
         await appended(journal, local("Sensor|a"))
-        assert (await journal.stats()).wal_bytes > 0
+        assert (await journal.log.stats()).wal_bytes > 0
     assert files_in(tmp_path) == ["journal.db", "journal.db.lock"]
     assert open_files_in(tmp_path) == []
 
@@ -142,7 +141,7 @@ def filling(number: int) -> LocalAppend:
     return LocalAppend(new_events(names, ["filled"] * 20, [b"%05d" % number * 200] * 20), append_id=f"key-{number}")
 
 
-async def fill_up(journal: SqliteJournal) -> int:
+async def fill_up(journal: Journal) -> int:
     """Append until there is no more room; answers how many batches were stored."""
     for stored in range(10_000):
         try:
@@ -161,10 +160,10 @@ async def test_at_the_cap_appends_are_refused_whole_until_retention_has_made_roo
         for _ in range(3):
             stored = await fill_up(journal)
             rounds.append(stored)
-            stats = await journal.stats()
+            stats = await journal.log.stats()
             assert FULL_SHARE * cap <= stats.used_bytes <= cap
             assert len(await whole_log(journal)) % 20 == 0
-            head = await journal.entity_head("Sensor|0")
+            head = await journal.log.entity_head("Sensor|0")
             assert head is not None
             assert stats.head_position == 20 * head.seq_nr
             # At the cap an answer to a repeat, a read and retention work.
@@ -172,9 +171,9 @@ async def test_at_the_cap_appends_are_refused_whole_until_retention_has_made_roo
                 repeat = await append(journal, filling(0))
                 assert isinstance(repeat, Appended)
                 assert repeat.repeated
-            while await journal.trim(TrimLimit(stats.head_position, START_US + 1, 200)):
+            while await journal.log.trim(TrimLimit(stats.head_position, START_US + 1, 200)):
                 pass
-            await journal.forget_append_ids(START_US + 1, 1_000)
+            await journal.log.forget_append_ids(START_US + 1, 1_000)
         assert rounds[0] > 20
         assert min(rounds) > 0.8 * rounds[0], "room that was made is not found again"
 
@@ -183,13 +182,13 @@ async def test_the_cap_leaves_room_for_what_makes_room(tmp_path: Path) -> None:
     async with opening(tmp_path / "journal.db", max_bytes=MIB) as journal:
         await fill_up(journal)
         for index in range(40):  # seven pages of the twelve
-            await journal.save_cursor(f"{index:0500}", journal_offset(journal, index))
-        assert await journal.trim(TrimLimit(10**9, START_US + 1, 20)) == 20
+            await journal.log.save_cursor(f"{index:0500}", journal_offset(journal, index))
+        assert await journal.log.trim(TrimLimit(10**9, START_US + 1, 20)) == 20
 
 
-def journal_offset(journal: SqliteJournal, position: int) -> Offset:
+def journal_offset(journal: Journal, position: int) -> Offset:
     """A place in the journal's own log."""
-    return Offset(journal.history.journal_id, journal.history.generation_id, position)
+    return Offset(journal.log.history.journal_id, journal.log.history.generation_id, position)
 
 
 async def test_a_large_trimmed_file_gives_its_space_back(tmp_path: Path) -> None:
@@ -197,7 +196,7 @@ async def test_a_large_trimmed_file_gives_its_space_back(tmp_path: Path) -> None
     async with opening(path) as journal:
         for number in range(200):
             await append(journal, filling(number))
-        while await journal.trim(TrimLimit(10**9, START_US + 1, 100)):
+        while await journal.log.trim(TrimLimit(10**9, START_US + 1, 100)):
             pass
     assert path.stat().st_size < 2 * MIB
 
@@ -205,7 +204,7 @@ async def test_a_large_trimmed_file_gives_its_space_back(tmp_path: Path) -> None
 async def test_what_is_received_counts_against_the_cap_and_an_ack_makes_room_again(tmp_path: Path) -> None:
     cap = 2 * MIB
     async with opening(tmp_path / "journal.db", max_bytes=cap) as journal:
-        lease = await journal.acquire(lease_name("orders"), ALL_SLICES, "edge-1", 600)
+        lease = await journal.leases.acquire(lease_name("orders"), "edge-1", 600)
         assert lease is not None
 
         def brought(revision: int) -> ReceivedCommit:
@@ -219,30 +218,30 @@ async def test_what_is_received_counts_against_the_cap_and_an_ack_makes_room_aga
         async def receive_on() -> None:
             nonlocal revision
             while True:
-                revision = await journal.commit_received("orders", lease, revision, brought(revision), 600)
+                revision = await journal.subscriptions.commit("orders", lease, revision, brought(revision), 600)
 
         with pytest.raises(BackhaulError) as full:
             await receive_on()
         assert full.value.code == "journal.full"
         assert revision > 5
-        state, stats = await journal.subscription("orders"), await journal.inbox_stats("orders")
+        state, stats = await journal.subscriptions.get("orders"), await journal.subscriptions.inbox_stats("orders")
         assert state is not None
         assert (state.revision, state.place.live.position, stats.last_id) == (revision, revision, 50 * revision)
-        assert (await journal.stats()).used_bytes <= cap
+        assert (await journal.log.stats()).used_bytes <= cap
         # the ack itself has room, and what it frees is used again
-        assert await journal.ack_inbox("orders", 200) == 200
-        assert await journal.commit_received("orders", lease, revision, brought(revision), 600) == revision + 1
-        assert [row.id for row in await journal.inbox("orders", 0, max_rows=1, max_bytes=1)] == [201]
+        assert await journal.subscriptions.ack_inbox("orders", 200) == 200
+        assert await journal.subscriptions.commit("orders", lease, revision, brought(revision), 600) == revision + 1
+        assert [row.id for row in await journal.subscriptions.inbox("orders", 0, max_rows=1, max_bytes=1)] == [201]
 
 
 async def test_a_page_larger_than_sqlite_can_hand_over_at_once_is_read_all_the_same(tmp_path: Path) -> None:
     payloads = [bytes([number]) * 1_000 for number in range(200)]
     async with opening(tmp_path / "journal.db") as journal:
         await appended(journal, LocalAppend(new_events(["A|1"] * 200, ["Filled"] * 200, payloads)))
-        whole = await journal.read_entity("A|1", 1, 200, max_events=200)
-        before = journal._file.reader.limit(apsw.SQLITE_LIMIT_LENGTH, 100_000)
+        whole = await journal.log.read_entity("A|1", 1, 200, max_events=200)
+        before = sqlite_file(journal).reader.limit(apsw.SQLITE_LIMIT_LENGTH, 100_000)
         assert before > 100_000
-        assert await journal.read_entity("A|1", 1, 200, max_events=200) == whole
+        assert await journal.log.read_entity("A|1", 1, 200, max_events=200) == whole
         assert whole.payload == payloads
 
 
@@ -253,10 +252,10 @@ async def test_a_page_that_is_read_in_steps_is_whole_and_in_order(
     async with opening(tmp_path / "journal.db") as journal:
         await appended(journal, local(*["A|1"] * 10))
         for after, most in ((0, 10), (0, 7), (2, 100), (9, 1)):
-            page = await journal.read(after, max_events=most, max_bytes=10**6)
+            page = await journal.log.read(after, max_events=most, max_bytes=10**6)
             assert page.events.position == list(range(after + 1, min(after + most, 10) + 1))
             assert page.through == page.events.position[-1]
-        page = await journal.read(1, max_events=10, max_bytes=5 * journal_weight(page))
+        page = await journal.log.read(1, max_events=10, max_bytes=5 * journal_weight(page))
         assert page.events.position == [2, 3, 4, 5, 6]
 
 

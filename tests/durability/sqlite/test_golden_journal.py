@@ -21,9 +21,9 @@ async def test_the_first_versions_file_is_read_and_gone_on_with(tmp_path: Path) 
     shutil.copy(GOLDEN, path)
     clock, ids = count(1_800_000_000_000_000), (f"now-{number}" for number in count(1))
     async with open_sqlite_journal(path, now_us=clock.__next__, new_id=ids.__next__) as journal:
-        assert journal.history.journal_id == "golden-1"
-        assert [entry.first_position for entry in journal.history.generations] == [1, 3, 5]
-        log = (await journal.read(0, max_events=100, max_bytes=10**6)).events
+        assert journal.log.history.journal_id == "golden-1"
+        assert [entry.first_position for entry in journal.log.history.generations] == [1, 3, 5]
+        log = (await journal.log.read(0, max_events=100, max_bytes=10**6)).events
         assert log.position == [2, 3, 4]
         assert log.persistence_id == ["Türsensor|edge-1/日本", "Sensor|edge-1/temp1", "Türsensor|edge-1/日本"]
         assert log.seq_nr == [1, 2, 2]
@@ -42,14 +42,14 @@ async def test_the_first_versions_file_is_read_and_gone_on_with(tmp_path: Path) 
             (Selection(frozenset({"Sensor"})), [3]),
             (Selection(persistence_ids=frozenset({"Türsensor|edge-1/日本"})), [2, 4]),
         ):
-            page = await journal.read(0, max_events=100, max_bytes=10**6, selection=selection)
+            page = await journal.log.read(0, max_events=100, max_bytes=10**6, selection=selection)
             assert page.events.position == positions
-        assert await journal.load_cursor("push") == Offset("cloud", "g", 1, 2, "Sensor|edge-1/temp1", 1)
-        head = await journal.entity_head("Sensor|edge-1/temp1")
+        assert await journal.log.load_cursor("push") == Offset("cloud", "g", 1, 2, "Sensor|edge-1/temp1", 1)
+        head = await journal.log.entity_head("Sensor|edge-1/temp1")
         assert head is not None
         assert (head.seq_nr, head.deleted_to, head.deleted_reason) == (2, 1, "trimmed")
         more = new_events(["Sensor|edge-1/temp1"] * 2, ["Read"] * 2, [b"1", b"2"])
         repeat = LocalAppend(new_events(["A|a"], ["Read"], [b"1"]), {}, "key-1", b"digest")
-        stored, repeated = await journal.append_group([LocalAppend(more), repeat])
+        stored, repeated = await journal.log.append_group([LocalAppend(more), repeat])
         assert stored == Appended(5, [3, 4])
         assert repeated == Appended(3, [2, 2], repeated=True)

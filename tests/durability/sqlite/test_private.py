@@ -24,7 +24,7 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 async def append_to(path: Path) -> dict[str, int]:
     """The modes of a journal's files while it is open."""
     async with open_sqlite_journal(path, now_us=lambda: 1, new_id=lambda: "a" * 32) as journal:
-        await journal.append_group([LocalAppend(new_events(["Sensor|a"], ["Read"], [b"1"]))])
+        await journal.log.append_group([LocalAppend(new_events(["Sensor|a"], ["Read"], [b"1"]))])
         return {file.name: file.stat().st_mode & 0o777 for file in path.parent.iterdir() if file.is_file()}
 
 

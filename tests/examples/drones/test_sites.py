@@ -63,7 +63,7 @@ async def test_only_changes_of_cell_leave_the_site(autojump_clock: MockClock, wo
     await order(world, "pizza", "1")
     await world.settled()
     assert await world.cloud.query(ROWS) == [("north/d1", HOME.cell, 2), ("south/d1", HOME.cell, 1)]
-    stored = (await world.cloud.journal.read(0, max_events=1_000, max_bytes=1_000_000)).events
+    stored = (await world.cloud.journal.log.read(0, max_events=1_000, max_bytes=1_000_000)).events
     assert set(stored.event_type) == {"CellEntered", "Opened", "DeliveryRegistered"}
     at = [place for place, name in enumerate(stored.persistence_id) if name == "Drone|north/d1"]
     assert [stored.origin_seq_nr[place] for place in at] == [2, 6]  # 1 and 3 to 5 are stated as withheld

@@ -26,7 +26,7 @@ from common.core.subscription.messages import (
     Subscribed,
 )
 from common.core.subscription.place import FilterState, LogCursor, ResumePoint, Subscription
-from common.journal.stores.journal import InboxRow
+from common.journal.stores.subscriptions import InboxRow
 from tests.simulation.disks import Disk
 from tests.simulation.down.plan import ENFORCED, STREAM_TYPES
 

@@ -17,9 +17,13 @@ from common.core.firehose.subscriber_cursor import SubscriberCursor
 from common.core.subscription.consumer import Received, Waiting, admit_received
 from common.core.subscription.messages import Deliver, DeliveryLane
 from common.core.subscription.replay_queue import ReplayQueue
-from common.journal.memory.journal import MemoryJournal
+from common.journal.memory.connections import MemoryConnections
 from common.journal.memory.state import MemoryState
-from common.journal.stores.journal import Journal, LogPage, ProjectionLease, ReceivedCommit
+from common.journal.memory.subscriptions import MemorySubscriptions
+from common.journal.stores.journal import Journal
+from common.journal.stores.leases import Lease
+from common.journal.stores.log import LogPage
+from common.journal.stores.subscriptions import ReceivedCommit
 
 
 def admit_backfill_without_continuity(
@@ -78,13 +82,13 @@ def match_by_own_tags(self: FilterIndex[Key], events: EventBatch) -> dict[Key, M
     return _match(self, blind)
 
 
-_commit_received = MemoryJournal.commit_received
+_commit_received = MemorySubscriptions.commit
 
 
 async def commit_without_waiting(
-    self: MemoryJournal,
+    self: MemorySubscriptions,
     name: str,
-    lease: ProjectionLease,
+    lease: Lease,
     revision: int,
     commit: ReceivedCommit,
     lease_s: float,
@@ -98,9 +102,9 @@ async def commit_without_waiting(
 
 
 async def commit_place_first(
-    self: MemoryJournal,
+    self: MemorySubscriptions,
     name: str,
-    lease: ProjectionLease,
+    lease: Lease,
     revision: int,
     commit: ReceivedCommit,
     lease_s: float,
@@ -113,9 +117,9 @@ async def commit_place_first(
 
 
 @asynccontextmanager
-async def transaction_told_early(self: MemoryJournal) -> AsyncIterator[MemoryState]:
+async def transaction_told_early(self: MemoryConnections) -> AsyncIterator[MemoryState]:
     """What a commit is about to store is handed on before it is stored."""
-    database = self._database
+    database = self.database
     async with database.lock:
         draft = database.state.draft()
         with database.tables.transaction():
@@ -123,8 +127,8 @@ async def transaction_told_early(self: MemoryJournal) -> AsyncIterator[MemorySta
             if self.feed.is_wanted:
                 first = bisect_right(draft.log.position, database.state.head_position)
                 self.feed.give(draft.log.slice(first, len(draft.log)))
-            for journal in database.open_journals:
-                journal.head_signal.raise_to(draft.head_position)
-            await trio.sleep(self._commit_delay_s)
+            for head_signal in database.head_signals:
+                head_signal.raise_to(draft.head_position)
+            await trio.sleep(self.commit_delay_s)
         database.state = draft
     await trio.lowlevel.checkpoint()

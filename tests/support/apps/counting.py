@@ -9,7 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from common.journal.stores.journal import Statement, Tables
+from common.core.journal.statement import Statement
+from common.journal.tables import Tables
 from common.projection.handlers import Event, Handler, OnFailure
 from common.runtime.app.application import App
 from common.runtime.app.running import Running
@@ -52,7 +53,7 @@ def routes(running: Running) -> Sequence[BaseRoute]:
     """`GET /v1/sensors`: both tables, joined with one of the application as a whole."""
 
     async def sensors(_request: Request) -> Response:
-        rows = await running.journal.query(
+        rows = await running.journal.projections.query(
             "SELECT steps.sensor, coalesce(highest.value, 0), way, unit FROM steps"
             " LEFT JOIN highest ON highest.sensor = steps.sensor CROSS JOIN units ORDER BY steps.sensor"
         )

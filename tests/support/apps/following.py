@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from common.journal.stores.journal import Statement
+from common.core.journal.statement import Statement
 from common.projection.handlers import Event, Handler
 from common.runtime.app.application import App, Follow
 from common.runtime.app.running import Running
@@ -32,7 +32,7 @@ def routes(running: Running) -> Sequence[BaseRoute]:
     """`GET /v1/heard`: the table."""
 
     async def heard(_request: Request) -> Response:
-        rows = await running.journal.query("SELECT sensor, events, total, last FROM heard ORDER BY sensor")
+        rows = await running.journal.projections.query("SELECT sensor, events, total, last FROM heard ORDER BY sensor")
         return json_response({"heard": [list(row) for row in rows]})
 
     return [Route("/v1/heard", heard, methods=["GET"])]

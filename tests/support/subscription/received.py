@@ -8,21 +8,21 @@ from dataclasses import replace
 import pytest
 
 from common.core.errors import BackhaulError
-from common.core.events.ids import ALL_SLICES
 from common.core.events.stated_range import StatedRange
 from common.core.journal.append import PushedAppend
 from common.core.journal.history import Offset
 from common.core.subscription.place import NO_RESUME_POINT, LogCursor, ResumePoint
-from common.journal.stores.journal import Journal, ProjectionLease, ReceivedCommit
-from common.journal.stores.subscriptions import lease_name
+from common.journal.stores.journal import Journal
+from common.journal.stores.leases import Lease
+from common.journal.stores.subscriptions import ReceivedCommit, lease_name
 from tests.support.builders import events
 
 NAME = "orders"
 
 
-async def take(journal: Journal, owner: str = "edge-1", name: str = NAME, lease_s: float = 60.0) -> ProjectionLease:
+async def take(journal: Journal, owner: str = "edge-1", name: str = NAME, lease_s: float = 60.0) -> Lease:
     """The subscription's lease."""
-    lease = await journal.acquire(lease_name(name), ALL_SLICES, owner, lease_s)
+    lease = await journal.leases.acquire(lease_name(name), owner, lease_s)
     assert lease is not None
     return lease
 
@@ -34,18 +34,18 @@ def at(position: int) -> ResumePoint:
 
 async def commit(
     journal: Journal,
-    lease: ProjectionLease,
+    lease: Lease,
     revision: int,
     what: ReceivedCommit,
     name: str = NAME,
     inbox_max_bytes: int | None = None,
 ) -> int:
     """The revision after a commit that is accepted."""
-    return await journal.commit_received(name, lease, revision, what, 60.0, inbox_max_bytes=inbox_max_bytes)
+    return await journal.subscriptions.commit(name, lease, revision, what, 60.0, inbox_max_bytes=inbox_max_bytes)
 
 
 async def refused(
-    journal: Journal, lease: ProjectionLease, revision: int, what: ReceivedCommit, max_bytes: int | None = None
+    journal: Journal, lease: Lease, revision: int, what: ReceivedCommit, max_bytes: int | None = None
 ) -> str:
     """The code with which a commit is refused."""
     with pytest.raises(BackhaulError) as error:

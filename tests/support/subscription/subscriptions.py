@@ -17,8 +17,10 @@ from common.core.journal.append import LocalAppend
 from common.core.subscription.messages import StreamLimits
 from common.firehose.firehose import Firehose
 from common.firehose.settings import FirehoseSettings
-from common.journal.memory.journal import MemoryDatabase, open_memory_journal
-from common.journal.stores.journal import InboxRow, Journal
+from common.journal.memory.journal import open_memory_journal
+from common.journal.memory.state import MemoryDatabase
+from common.journal.stores.journal import Journal
+from common.journal.stores.subscriptions import InboxRow
 from common.transport.codec.push import encode_batch
 from common.transport.memory.network import MemoryNetwork
 from common.transport.stream import Channel, PeerInfo
@@ -140,16 +142,16 @@ async def subscribed(
 
 async def publish(journal: Journal, names: Sequence[str], *, tags: Sequence[str] = (), payload_bytes: int = 10) -> None:
     """Append one event for each name; payloads tell their place in the log."""
-    first = journal.history.head_position
+    first = journal.log.history.head_position
     n = len(names)
     payloads = [b"%d;" % (first + index) + b"x" * payload_bytes for index in range(n)]
     batch = new_events(list(names), ["Changed"] * n, payloads, tags=[join_tags(tags)] * n)
-    await journal.append_group([LocalAppend(batch)])
+    await journal.log.append_group([LocalAppend(batch)])
 
 
 async def whole_inbox(journal: Journal, name: str = "orders") -> list[InboxRow]:
     """Every row that waits."""
-    return await journal.inbox(name, 0, max_rows=10**6, max_bytes=10**12)
+    return await journal.subscriptions.inbox(name, 0, max_rows=10**6, max_bytes=10**12)
 
 
 async def wait_for_position(state: SubscriptionState, position: int, at_most_s: float = 600.0) -> None:

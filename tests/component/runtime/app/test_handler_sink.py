@@ -85,7 +85,7 @@ async def test_a_handler_is_told_what_leaves_the_filter_and_what_is_a_snapshot(
     sink = HandlerSink(HandlerInvoker(handler, decode, call_inline, Watchdog()), late)  # type: ignore[arg-type]
     async with world.source() as (source, _):
         await publish(source, ["Alien|x", "Order|a", "Order|a"], tags=["red"])
-        await source.put_snapshots([NewSnapshot(name, 1, "State", "json", b"{}") for name in ("Alien|x", "Order|a")])
+        await source.snapshots.put([NewSnapshot(name, 1, "State", "json", b"{}") for name in ("Alien|x", "Order|a")])
         async with world.consumer(sink=sink, stream_id="all", criteria=criteria("red"), start=Begin.SNAPSHOTS) as (
             consumer,
             state,

@@ -53,7 +53,7 @@ async def test_raw_events_must_fit(autojump_clock: MockClock, kind: str) -> None
     async with open_world(edge_app=APP, cloud_app=APP) as world:
         service = world.cloud if kind == "cloud" else world.edges["edge-1"]
         assert (await service.http("POST", "/v1/events", GOOD)).status == 201
-        before = (await service.journal.stats()).head_position
+        before = (await service.journal.log.stats()).head_position
         status, code, message, index = await refused(service, {"events": [GOOD, UNFIT]})
         assert (status, code, index) == (400, "events.unfit", 1)
         assert "field 'celsius' must be a number" in message
@@ -69,7 +69,7 @@ async def test_raw_events_must_fit(autojump_clock: MockClock, kind: str) -> None
         snapshot = {"seq_nr": 1, "event_type": "S", "payload": 1}
         answer = await service.http("PUT", "/v1/snapshots/Counter/1", snapshot)
         assert (answer.status, answer.json()["error"]["code"]) == (409, "events.decided_here")
-        assert (await service.journal.stats()).head_position == before
+        assert (await service.journal.log.stats()).head_position == before
         # Other types are free, and the entity goes on.
         assert (await service.http("POST", "/v1/events", event("Sensor", "Else", [1]))).status == 201
         assert await service.of(Counters).ask("1", Add(5)) == Accepted(5, 1, 1)
@@ -110,7 +110,7 @@ async def test_a_rejected_ask_within_act_raises_unless_asked_otherwise(
         assert isinstance(await world.cloud.of(Counters).ask("1", Take(1)), Rejected)
         await world.cloud.http("POST", "/v1/events", GOOD)
         await world.settled()
-        rows = await parking.parked_events(world.cloud.journal, "p")
+        rows = await parking.parked_events(world.cloud.journal.projections, "p")
     if raises is False:
         assert [type(answer) for answer in answers] == [Rejected]
         assert rows == []

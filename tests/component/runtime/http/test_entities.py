@@ -13,7 +13,8 @@ from common.core.events.types import EventTypes
 from common.entity.durable_state import define_states
 from common.entity.states import States
 from common.journal.group_commit import open_group_commit
-from common.journal.memory.journal import MemoryDatabase, open_memory_journal
+from common.journal.memory.journal import open_memory_journal
+from common.journal.memory.state import MemoryDatabase
 from common.runtime.http.app import HttpApp
 from common.runtime.http.entities import entity_routes, state_routes
 from common.runtime.http.server import serve_http
@@ -26,7 +27,7 @@ from tests.support.entities import entities_over
 async def serving() -> AsyncIterator[httpx.AsyncClient]:
     async with (
         open_memory_journal(MemoryDatabase(), now_us=SettableClock(), new_id=ids().__next__) as journal,
-        open_group_commit(journal) as commit,
+        open_group_commit(journal.log) as commit,
         entities_over(journal, commit) as entities,
     ):
         states = States(journal, commit, define_states([Drones], EventTypes()), node="n", now_us=lambda: 7)

@@ -14,7 +14,8 @@ from structlog.testing import capture_logs
 
 from cloud_service.cli import main as cloud_main
 from common.core.push.filter_transition import PushFilter, PushFilterApplied
-from common.journal.memory.journal import MemoryDatabase, open_memory_journal
+from common.journal.memory.journal import open_memory_journal
+from common.journal.memory.state import MemoryDatabase
 from common.journal.stores.journal import Journal
 from common.runtime.http.app import HttpApp
 from common.runtime.http.filters import filter_routes
@@ -33,7 +34,7 @@ class World:
 
     async def refresh(self) -> None:
         """Counts what is stored when connected edges are told."""
-        self.told.append(len(await self.journal.requested_filters()))
+        self.told.append(len(await self.journal.push_filters.requested()))
 
     async def get(self, path: str) -> dict[str, Any]:
         answer = await self.client.get(path)
@@ -51,7 +52,7 @@ async def serving() -> AsyncIterator[World]:
     new_id = ids()
     async with open_memory_journal(MemoryDatabase(), now_us=SettableClock(), new_id=lambda: next(new_id)) as journal:
         world = World(journal, httpx.AsyncClient())
-        app = HttpApp(filter_routes(journal, world.refresh), body_max_bytes=500_000)
+        app = HttpApp(filter_routes(journal.push_filters, world.refresh), body_max_bytes=500_000)
         async with serve_http(app, "127.0.0.1", 0) as port:
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as world.client:
                 yield world
@@ -91,7 +92,7 @@ async def test_how_far_a_change_is_can_be_seen() -> None:
             PushFilterApplied(narrow, 10, needs_backfill=False),
             PushFilterApplied(PushFilter(2), 10, needs_backfill=True),
         ):
-            assert await world.journal.change_push_filter("edge-1", edge.session, change) is None
+            assert await world.journal.push_filters.change("edge-1", edge.session, change) is None
         assert await world.get("/v1/origins/edge-1/filter") == {
             "origin": "edge-1",
             "asked": {"version": 0, "criteria": []},
@@ -120,7 +121,7 @@ async def test_what_is_wrong_changes_nothing(body: object, code: str) -> None:
     async with serving() as world:
         _, answer = await world.post("/v1/origins/edge-1/filter", body)
         assert answer["error"]["code"] == code
-        assert await world.journal.requested_filters() == []
+        assert await world.journal.push_filters.requested() == []
         assert world.told == []
 
 

@@ -15,20 +15,23 @@ import trio
 from common.core.events.ids import ALL_SLICES
 from common.core.events.stated_range import StatedRange
 from common.journal.head_signal import HeadSignal
-from common.journal.memory.journal import MemoryDatabase, MemoryJournal, open_memory_journal
-from common.journal.stores.journal import TrimLimit
+from common.journal.memory.journal import open_memory_journal
+from common.journal.memory.state import MemoryDatabase
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import TrimLimit
 from common.runtime.http.app import HttpApp
 from common.runtime.http.journal import origin_routes, parked_routes, read_routes
 from common.runtime.http.projections import projection_routes
 from common.runtime.http.server import serve_http
 from tests.support.builders import Origin, SettableClock, append, appended, events, ids, local
+from tests.support.internals import memory_database
 
 
 @dataclass
 class World:
     """A journal, its routes on a port, and a client."""
 
-    journal: MemoryJournal
+    journal: Journal
     client: httpx.AsyncClient
     acked: int = 0
 
@@ -121,7 +124,7 @@ async def test_a_pushed_event_is_found_with_its_origin_and_its_number_there() ->
 async def test_a_deleted_event_is_a_stated_range() -> None:
     async with serving() as world:
         await appended(world.journal, local("A|x", "A|x", "A|x"))
-        await world.journal.trim(TrimLimit(2, 2**62, 100))
+        await world.journal.log.trim(TrimLimit(2, 2**62, 100))
 
         found = await world.get("/v1/where", entity="A|x", seq_nr=2)
 
@@ -206,7 +209,8 @@ async def test_an_entity_answer_is_bounded_in_bytes() -> None:
 async def test_an_answer_waits_for_news(query: dict[str, str]) -> None:
     async with serving() as world:
         answers: list[dict[str, Any]] = []
-        world.journal.head_signal = heard = WaitedFor()
+        world.journal.log.head_signal = heard = WaitedFor()
+        memory_database(world.journal).head_signals.append(heard)
 
         async def ask() -> None:
             answers.append(await world.get("/v1/events", wait_s=2, **query))
@@ -315,7 +319,7 @@ async def test_a_superseded_journal_is_readmitted() -> None:
 async def test_projections_are_listed_paused_and_resumed() -> None:
     async with serving() as world:
         await appended(world.journal, local("A|x"))
-        await world.journal.acquire("latest", ALL_SLICES, "node-1", 30)
+        await world.journal.projections.acquire("latest", ALL_SLICES, "node-1", 30)
 
         await world.post("/v1/projections/latest/pause")
         [paused] = (await world.get("/v1/projections"))["projections"]

@@ -7,7 +7,9 @@ from contextlib import asynccontextmanager
 
 import httpx
 
-from common.journal.memory.journal import MemoryDatabase, MemoryJournal, open_memory_journal
+from common.journal.memory.journal import open_memory_journal
+from common.journal.memory.state import MemoryDatabase
+from common.journal.stores.journal import Journal
 from common.runtime.http.app import HttpApp
 from common.runtime.http.server import serve_http
 from common.runtime.http.snapshots import snapshot_routes
@@ -17,7 +19,7 @@ STATE = {"seq_nr": 2, "event_type": "State", "payload": {"open": True}, "metadat
 
 
 @asynccontextmanager
-async def serving(prefix: str = "edge-1/") -> AsyncIterator[tuple[MemoryJournal, httpx.AsyncClient]]:
+async def serving(prefix: str = "edge-1/") -> AsyncIterator[tuple[Journal, httpx.AsyncClient]]:
     new_id = ids()
     async with open_memory_journal(MemoryDatabase(), now_us=SettableClock(), new_id=lambda: next(new_id)) as journal:
         app = HttpApp(snapshot_routes(journal, 1_000, prefix), body_max_bytes=10_000)
@@ -47,7 +49,7 @@ async def test_a_snapshot_is_put_and_got_by_the_name_the_program_knows_or_the_wh
         body = {**STATE, "seq_nr": 1, "payload_base64": "AAE="}
         del body["payload"]
         assert (await client.put("/v1/snapshots/Order/8", json=body)).status_code == 201
-        stored = await journal.snapshot("Order|8")
+        stored = await journal.snapshots.get("Order|8")
         assert stored is not None
         assert (stored.payload, stored.codec) == (b"\0\1", "bytes")
 
@@ -64,4 +66,4 @@ async def test_what_cannot_be_a_snapshot_is_refused_with_a_code() -> None:
         assert refused(await put(path, json={**STATE, "payload": "x" * 2_000})) == (413, "events.too_large")
         assert refused(await put("/v1/snapshots/Or%7Cder/7", json=STATE)) == (400, "entity.invalid_name")
         assert refused(await client.get(path)) == (404, "snapshot.none")
-        assert await journal.snapshot("Order|edge-1/7") is None
+        assert await journal.snapshots.get("Order|edge-1/7") is None

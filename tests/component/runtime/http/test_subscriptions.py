@@ -13,11 +13,12 @@ import orjson
 import trio
 import trio.testing
 
-from common.core.events.ids import ALL_SLICES
 from common.core.subscription.place import NO_RESUME_POINT, LogCursor
-from common.journal.memory.journal import MemoryDatabase, MemoryJournal, open_memory_journal
-from common.journal.stores.journal import ProjectionLease, ReceivedCommit
-from common.journal.stores.subscriptions import lease_name
+from common.journal.memory.journal import open_memory_journal
+from common.journal.memory.state import MemoryDatabase
+from common.journal.stores.journal import Journal
+from common.journal.stores.leases import Lease
+from common.journal.stores.subscriptions import ReceivedCommit, lease_name
 from common.runtime.http.app import HttpApp
 from common.runtime.http.server import serve_http
 from common.runtime.http.subscriptions import STREAMS_MAX, subscription_routes
@@ -31,9 +32,9 @@ LIVE = {"accept": "text/event-stream"}
 class World:
     """A journal that follows ``orders``, its routes on a port, and a client."""
 
-    journal: MemoryJournal
+    journal: Journal
     client: httpx.AsyncClient
-    lease: ProjectionLease
+    lease: Lease
     state: SubscriptionState
     stop: trio.Event = field(default_factory=trio.Event)
     revision: int = 0
@@ -46,7 +47,7 @@ class World:
         batch.prev_seq_nr = [0] * len(names)
         place = replace(NO_RESUME_POINT, live=LogCursor(self.revision + 1))
         commit = ReceivedCommit(place, inbox=batch, received=len(names), leaving=frozenset({len(names) - 1}))
-        self.revision = await self.journal.commit_received("orders", self.lease, self.revision, commit, 60)
+        self.revision = await self.journal.subscriptions.commit("orders", self.lease, self.revision, commit, 60)
         self.state.committed.raise_to(self.revision)
 
     async def get(self, path: str, **query: int) -> dict[str, Any]:
@@ -60,7 +61,7 @@ class World:
 async def serving(heartbeat_s: float = 10.0) -> AsyncIterator[World]:
     new_id = ids()
     async with open_memory_journal(MemoryDatabase(), now_us=SettableClock(), new_id=lambda: next(new_id)) as journal:
-        lease = await journal.acquire(lease_name("orders"), ALL_SLICES, "edge-1", 60)
+        lease = await journal.leases.acquire(lease_name("orders"), "edge-1", 60)
         assert lease is not None
         stop = trio.Event()
         state = SubscriptionState("orders", "orders", state="connected")
@@ -224,7 +225,7 @@ class TestSubscriptions:
             [shown] = (await world.get("/v1/subscriptions"))["subscriptions"]
             assert (shown["name"], shown["state"], shown["inbox"]["rows"]) == ("orders", "connected", 0)
             await world.receive("Order|1")
-            await world.journal.set_requested("old", "")
+            await world.journal.subscriptions.set_requested("old", "")
             old, orders = (await world.get("/v1/subscriptions"))["subscriptions"]
             assert (old["name"], old["state"]) == ("old", None)
             assert (orders["position"], orders["received"], orders["inbox"]["rows"]) == (1, 1, 1)
@@ -245,7 +246,7 @@ class TestSubscriptions:
                 assert refused(await put(path, json={"criteria": bad})) == (400, code)
             assert refused(await put(path, json={})) == (400, "http.invalid_request")
             assert refused(await put("/v1/subscriptions/none/filter", json={"criteria": []}))[0] == 404
-            state = await world.journal.subscription("orders")
+            state = await world.journal.subscriptions.get("orders")
             assert state is not None
             assert (state.requested.version, orjson.loads(state.requested.criteria)) == (1, criteria)
 
@@ -254,4 +255,4 @@ class TestSubscriptions:
             await world.receive("Order|1")
             answer = await world.client.post("/v1/subscriptions/orders/forget")
             assert (answer.status_code, answer.json()["inbox_rows"]) == (200, 1)
-            assert await world.journal.subscription("orders") is None
+            assert await world.journal.subscriptions.get("orders") is None

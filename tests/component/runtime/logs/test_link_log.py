@@ -6,7 +6,7 @@ import trio
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from common.journal.memory.journal import MemoryDatabase
+from common.journal.memory.state import MemoryDatabase
 from tests.support.push import PushWorld, append, live_connection, wait_for_head
 from tests.support.subscription.subscriptions import SubscriptionWorld, publish, wait_for_position, wait_until
 

@@ -12,7 +12,8 @@ from trio.testing import MockClock
 from common.core.events.stated_range import StatedRange
 from common.core.filters.predicates import match_batch, parse_filter
 from common.core.push.filter_transition import EVERYTHING
-from common.journal.stores.journal import Journal, TrimLimit
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import TrimLimit
 from common.transport.memory.line import Direction
 from common.transport.push.endpoint import PushEndpoint
 from tests.support.builders import START_US
@@ -36,7 +37,7 @@ async def stories(journal: Journal) -> dict[str, list[int]]:
 
 async def ask(journal: Journal, endpoint: PushEndpoint, criteria: str, pattern: str = "edge-1") -> None:
     """As the operator's route does it."""
-    await journal.ask_filter(pattern, parse_filter(criteria).criteria)
+    await journal.push_filters.ask(pattern, parse_filter(criteria).criteria)
     await endpoint.refresh_filters()
 
 
@@ -44,7 +45,7 @@ async def settled(cloud: Journal, head: int, at_most_s: float = 600.0) -> None:
     """Until the cloud has looked through the edge's log up to ``head`` and no change is under way."""
     with trio.fail_after(at_most_s):
         while True:
-            states, place = await cloud.origins(), await cloud.push_filter_state("edge-1")
+            states, place = await cloud.origins.rows(), await cloud.push_filters.state("edge-1")
             if states and states[0].stored.position >= head and place.is_settled:
                 return
             await trio.sleep(0.1)
@@ -55,7 +56,7 @@ async def test_what_is_not_asked_for_stays_and_a_wider_filter_fetches_it_on_an_i
 ) -> None:
     world = PushWorld(poll_s=60.0)
     async with world.cloud() as (cloud, endpoint):
-        await cloud.ask_filter("edge-*", ONLY_A)
+        await cloud.push_filters.ask("edge-*", ONLY_A)
         async with world.edge() as (edge, link):
             await append(edge, ["S|a", "S|b", "S|c"] * 100)
             await settled(cloud, 300)
@@ -84,8 +85,8 @@ async def test_an_entity_that_is_taken_out_and_put_back_has_no_hole_and_no_repea
             await settled(cloud, 60 * round_)
         await trio.sleep(1)
         assert await stories(cloud) == await stories(edge)
-        assert await cloud.stored_ranges("S|b") == []
-        assert await cloud.parked() == []
+        assert await cloud.origins.stored_ranges("S|b") == []
+        assert await cloud.parked.rows() == []
 
 
 async def test_tags_move_an_entity_in_and_out_and_what_it_jumps_over_is_stated(autojump_clock: MockClock) -> None:
@@ -96,7 +97,7 @@ async def test_tags_move_an_entity_in_and_out_and_what_it_jumps_over_is_stated(a
             await append(edge, ["S|a"], tags=tags)
         await settled(cloud, 6)
         assert await stories(cloud) == {"S|a": [2, 3, 4, 6]}
-        stated = [kept.stated for kept in await cloud.stored_ranges("S|a")]
+        stated = [kept.stated for kept in await cloud.origins.stored_ranges("S|a")]
         assert stated == [StatedRange("S|a", 1, 1, "withheld"), StatedRange("S|a", 5, 5, "withheld")]
 
 
@@ -125,15 +126,15 @@ async def test_what_was_deleted_before_it_was_wanted_is_stated(autojump_clock: M
         await append(edge, ["S|a", "S|b", "S|c", "S|a", "S|b"], tags="red")
         await append(edge, ["S|a"], tags="red")
         await settled(cloud, 6)
-        await edge.trim(TrimLimit(5, START_US + 10**12, 10))
+        await edge.log.trim(TrimLimit(5, START_US + 10**12, 10))
         await ask(cloud, endpoint, RED)
         await settled(cloud, 6)
         await append(edge, ["S|a", "S|b"], tags="red")
         await settled(cloud, 8)
-        assert await cloud.parked() == []
+        assert await cloud.parked.rows() == []
         assert await stories(cloud) == {"S|a": [3, 4], "S|b": [3]}
         for name, through in (("S|a", 2), ("S|b", 2), ("S|c", 1)):
-            assert [kept.stated for kept in await cloud.stored_ranges(name)] == [
+            assert [kept.stated for kept in await cloud.origins.stored_ranges(name)] == [
                 StatedRange(name, 1, through, "trimmed")
             ]
 
@@ -145,11 +146,11 @@ async def test_events_deleted_after_the_backfill_looked_do_not_make_a_gap(autoju
         await ask(cloud, endpoint, NOTHING)
         await append(edge, ["S|b", "S|a", "S|a"], tags="red")
         await settled(cloud, 3)
-        await edge.trim(TrimLimit(3, START_US + 10**12, 10))
+        await edge.log.trim(TrimLimit(3, START_US + 10**12, 10))
         await append(edge, ["S|a"], tags="red")
         await ask(cloud, endpoint, RED)
         await settled(cloud, 4)
-        assert await cloud.parked() == []
+        assert await cloud.parked.rows() == []
         assert await stories(cloud) == {"S|a": [3]}
 
 
@@ -172,7 +173,7 @@ async def test_cuts_at_every_message_of_a_change_lose_and_repeat_nothing(
         await trio.sleep(60)
         await settled(cloud, 60 * 14)
         assert await stories(cloud) == await stories(edge)
-        assert await cloud.parked() == []
+        assert await cloud.parked.rows() == []
 
 
 async def test_either_side_may_restart_anywhere_in_a_backfill(autojump_clock: MockClock) -> None:
@@ -221,7 +222,7 @@ async def test_a_node_hears_of_what_was_asked_of_another(autojump_clock: MockClo
     ):
         nursery.start_soon(endpoint.follow_filters, 2.0)
         await trio.sleep(1)
-        await other.ask_filter("*", ONLY_A)
+        await other.push_filters.ask("*", ONLY_A)
         await trio.sleep(3)
         await append(edge, ["S|a", "S|b"])
         await settled(cloud, 2)
@@ -271,7 +272,7 @@ def test_random_changes_cuts_and_restarts_end_where_a_walk_over_the_history_does
             with trio.fail_after(600):
                 while True:
                     await settled(cloud, position)
-                    place = await cloud.push_filter_state("edge-1")
+                    place = await cloud.push_filters.state("edge-1")
                     if (place.new.criteria, place.new.producer) == (parse_filter(wanted).criteria, own):
                         break
                     await trio.sleep(0.1)
@@ -283,6 +284,6 @@ def test_random_changes_cuts_and_restarts_end_where_a_walk_over_the_history_does
                 assert there[name] == numbers
             for numbers in there.values():
                 assert numbers == list(range(1, len(numbers) + 1))
-            assert await cloud.parked() == []
+            assert await cloud.parked.rows() == []
 
     trio.run(story, clock=MockClock(autojump_threshold=0))

@@ -7,8 +7,9 @@ import structlog
 import trio
 from trio.testing import MockClock
 
-from common.journal.memory.journal import MemoryDatabase, open_memory_journal
-from common.journal.stores.journal import TrimLimit
+from common.journal.memory.journal import open_memory_journal
+from common.journal.memory.state import MemoryDatabase
+from common.journal.stores.log import TrimLimit
 from tests.support.push import LIMITS, NAMES, PushWorld, append, now_us, same_story, wait_for_head, whole_log
 
 
@@ -30,8 +31,8 @@ async def test_a_lost_disk_is_a_new_branch_and_the_old_disk_is_refused(autojump_
             await append(edge, NAMES[:1])
             await trio.sleep(5)
             assert link.last_code == "push.superseded"
-            assert (await cloud.stats()).head_position == 1000
-            assert await cloud.forget_superseded("edge-1")
+            assert (await cloud.log.stats()).head_position == 1000
+            assert await cloud.origins.forget_superseded("edge-1")
 
 
 async def test_a_rewound_disk_is_rebased_onto_what_the_cloud_has(autojump_clock: MockClock) -> None:
@@ -60,13 +61,13 @@ async def test_events_dropped_unsent_are_stated_and_nothing_is_parked(autojump_c
     world = PushWorld()
     async with open_memory_journal(world.edge_disk, now_us=now_us, new_id=world.ids) as edge:
         await append(edge, NAMES)
-        assert await edge.trim(TrimLimit(123, 2**62, 1000, "dropped")) == 123
+        assert await edge.log.trim(TrimLimit(123, 2**62, 1000, "dropped")) == 123
     async with world.cloud() as (cloud, _), world.edge() as (edge, _link):
         await wait_for_head(cloud, 377)
         await append(edge, NAMES)
         await wait_for_head(cloud, 877)
-        assert (await cloud.stats()).parked == 0
-        (stated,) = await cloud.stored_ranges(NAMES[0])
+        assert (await cloud.log.stats()).parked == 0
+        (stated,) = await cloud.origins.stored_ranges(NAMES[0])
         assert (stated.stated.from_seq_nr, stated.stated.to_seq_nr, stated.stated.reason) == (1, 18, "dropped")
         assert same_story(await whole_log(edge), await whole_log(cloud))
 
@@ -96,13 +97,13 @@ async def test_ranges_of_many_entities_are_stated_in_messages_of_bounded_size(au
     async with open_memory_journal(world.edge_disk, now_us=now_us, new_id=world.ids) as edge:
         await append(edge, names)
         await append(edge, names[:7])
-        assert await edge.trim(TrimLimit(11_990, 2**62, 20_000, "dropped")) == 11_990
+        assert await edge.log.trim(TrimLimit(11_990, 2**62, 20_000, "dropped")) == 11_990
     async with world.cloud() as (cloud, _), world.edge() as (edge, link):
         await wait_for_head(cloud, 17)
         await append(edge, names[:3])
         await wait_for_head(cloud, 20)
-        assert (link.connects, (await cloud.stats()).parked) == (1, 0)
-        assert [len(await cloud.stored_ranges(names[index])) for index in (0, 11_989, 11_990)] == [1, 1, 0]
+        assert (link.connects, (await cloud.log.stats()).parked) == (1, 0)
+        assert [len(await cloud.origins.stored_ranges(names[index])) for index in (0, 11_989, 11_990)] == [1, 1, 0]
         assert same_story(await whole_log(edge), await whole_log(cloud))
 
 
@@ -118,9 +119,9 @@ async def test_events_dropped_while_earlier_ones_are_in_flight_park_nothing(
         await append(edge, ["Sensor|a"] * 15)
         await trio.sleep(1)
         with monkeypatch.context() as patch:  # the sender looks only after the trim
-            patch.setattr(edge.head_signal, "raise_to", lambda _: None)
+            patch.setattr(edge.log.head_signal, "raise_to", lambda _: None)
             await append(edge, ["Sensor|a"] * 60)
-            assert await edge.trim(TrimLimit(70, 2**62, 1_000, "dropped")) == 70
+            assert await edge.log.trim(TrimLimit(70, 2**62, 1_000, "dropped")) == 70
         await trio.sleep(100)
-        assert (await cloud.stats()).parked == 0
+        assert (await cloud.log.stats()).parked == 0
         assert (await whole_log(cloud)).origin_seq_nr == [*range(1, 26), *range(71, 86)]

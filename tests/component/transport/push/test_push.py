@@ -11,8 +11,8 @@ import trio
 from trio.testing import MockClock
 
 from common.core.errors import BackhaulError
-from common.journal.memory.journal import MemoryJournal
-from common.journal.stores.journal import LogPage
+from common.journal.memory.log import MemoryLog
+from common.journal.stores.log import LogPage
 from common.transport.memory.line import Direction
 from tests.support.push import NAMES, PushWorld, append, live_connection, same_story, wait_for_head, whole_log
 
@@ -107,7 +107,7 @@ async def test_a_draining_node_is_left_without_loss(autojump_clock: MockClock) -
                 await endpoint.drain(20.0)
             left_s = trio.current_time()
             await trio.sleep(1)
-            head = (await cloud.stats()).head_position
+            head = (await cloud.log.stats()).head_position
             assert link.last_code == "link.drained"
             assert 50 <= link.acked_position == link.sent_position == head < 500
         async with world.cloud() as (cloud, _):
@@ -129,7 +129,7 @@ async def test_100_cancels_at_random_points_leave_nothing_behind(autojump_clock:
                 await trio.sleep_forever()
     assert world.network.connections == []
     async with world.cloud() as (cloud, _), world.edge() as (edge, _link):
-        head = (await edge.stats()).head_position
+        head = (await edge.log.stats()).head_position
         await wait_for_head(cloud, head)
         assert head >= appended
         assert same_story(await whole_log(edge), await whole_log(cloud))
@@ -143,7 +143,7 @@ async def test_a_disk_that_takes_no_note_of_acks_does_not_stop_the_push(
 
     world = PushWorld()
     async with world.cloud() as (cloud, _), world.edge() as (edge, link):
-        monkeypatch.setattr(edge, "save_cursor", full)
+        monkeypatch.setattr(edge.log, "save_cursor", full)
         with structlog.testing.capture_logs() as logs:
             await append(edge, NAMES)
             await wait_for_head(cloud, 500)
@@ -164,9 +164,9 @@ async def test_what_was_just_committed_is_pushed_without_being_read(
 ) -> None:
     world = PushWorld(poll_s=1_000)
     reads = 0
-    plain = MemoryJournal.read
+    plain = MemoryLog.read
 
-    async def counted(self: MemoryJournal, after: int, **how: Any) -> LogPage:  # noqa: ANN401
+    async def counted(self: MemoryLog, after: int, **how: Any) -> LogPage:  # noqa: ANN401
         nonlocal reads
         reads += 1
         return await plain(self, after, **how)
@@ -175,12 +175,12 @@ async def test_what_was_just_committed_is_pushed_without_being_read(
         await append(edge, NAMES[:3])
         await wait_for_head(cloud, 3)
         await trio.sleep(5)
-        monkeypatch.setattr(MemoryJournal, "read", counted)
+        monkeypatch.setattr(MemoryLog, "read", counted)
         for number in range(20):
             await append(edge, NAMES[: 1 + number % 3])
             await trio.sleep(0.1 * (number % 2))
         await trio.sleep(5)
-        assert link.acked_position == edge.history.head_position
+        assert link.acked_position == edge.log.history.head_position
         assert reads == 0
         monkeypatch.undo()
         assert same_story(await whole_log(edge), await whole_log(cloud))

@@ -18,7 +18,7 @@ from common.core.flow.messages import Heartbeat
 from common.core.journal.append import LocalAppend
 from common.core.journal.history import Generation, History, Offset, Resume
 from common.core.push.messages import PUSH_PATH, Hello, Start
-from common.journal.memory.journal import MemoryDatabase
+from common.journal.memory.state import MemoryDatabase
 from common.transport.codec.push import decode_from_cloud, encode_from_cloud, encode_from_edge
 from common.transport.stream import DialledStream, MessageStream, PeerGone, StreamMethod
 from tests.support.push import LIMITS, NAMES, PushWorld, append, now_us, wait_for_head
@@ -41,11 +41,11 @@ async def test_an_event_too_large_for_the_cloud_is_parked_and_the_rest_flows_on(
     async with world.cloud() as (cloud, _), world.edge() as (edge, link):
         await append(edge, ["Sensor|a", "Sensor|b"])
         big = new_events(["Sensor|a"], ["Read"], [b"x" * 300_001])
-        await edge.append_group([LocalAppend(big)])
+        await edge.log.append_group([LocalAppend(big)])
         await append(edge, ["Sensor|a", "Sensor|b"])
         await wait_for_head(cloud, 3)
         await trio.sleep(1)
-        assert [row.code for row in await cloud.parked()] == ["events.too_large", "parked.behind"]
+        assert [row.code for row in await cloud.parked.rows()] == ["events.too_large", "parked.behind"]
         assert link.parked == 2
         assert link.acked_position == 5
 
@@ -54,15 +54,15 @@ async def test_a_full_quota_blocks_this_origin_alone(autojump_clock: MockClock) 
     world = PushWorld().with_endpoint(parked_max=1)
     async with world.cloud() as (cloud, _), world.edge() as (edge, link):
         for _ in range(2):
-            await edge.append_group([LocalAppend(new_events(["Sensor|a"], ["Read"], [b"x" * 300_001]))])
+            await edge.log.append_group([LocalAppend(new_events(["Sensor|a"], ["Read"], [b"x" * 300_001]))])
         await trio.sleep(60)
         assert link.last_code == "push.blocked"
         assert link.acked_position < 2
         async with world.edge("edge-2", disk=MemoryDatabase()) as (other, _):
             await append(other, ["Sensor|edge-2/a"])
             await wait_for_head(cloud, 1)
-        for row in await cloud.parked():
-            await cloud.discard_parked(row.id)
+        for row in await cloud.parked.rows():
+            await cloud.parked.discard(row.id)
         await append(edge, ["Sensor|b"])
         await wait_for_head(cloud, 2)
 
@@ -73,7 +73,7 @@ async def test_an_origin_its_certificate_does_not_name_learns_nothing(autojump_c
         await append(edge, NAMES[:1])
         await trio.sleep(5)
         assert link.last_code == "auth.identity_mismatch"
-        assert await cloud.origins() == []
+        assert await cloud.origins.rows() == []
 
 
 async def test_a_peer_that_breaks_the_protocol_is_told_so(autojump_clock: MockClock) -> None:
@@ -109,7 +109,7 @@ async def test_a_peer_that_ends_the_stream_well_is_dialled_again(autojump_clock:
         pass
 
     async with world.edge() as (edge, link):
-        start = replace(start, stored=replace(start.stored, journal_id=edge.history.journal_id))
+        start = replace(start, stored=replace(start.stored, journal_id=edge.log.history.journal_id))
         await append(edge, NAMES, payload_bytes=10_000)
         for handler, code in [(end_at_once, "link.not_backhaul"), (end_after_start, "link.ended")]:
             async with world.network.serve(
@@ -169,7 +169,7 @@ async def test_a_second_start_is_refused(autojump_clock: MockClock) -> None:
         async def start_twice(stream: MessageStream) -> None:
             await stream.receive()
             for _ in range(2):
-                await stream.send(start(edge.history.journal_id))
+                await stream.send(start(edge.log.history.journal_id))
             await trio.sleep_forever()
 
         async with answered(world, start_twice):
@@ -241,7 +241,7 @@ async def test_a_silent_cloud_is_dropped_without_a_word_on_its_line(autojump_clo
 
         async def start_and_be_silent(stream: MessageStream) -> None:
             await stream.receive()
-            await stream.send(start(edge.history.journal_id))
+            await stream.send(start(edge.log.history.journal_id))
             try:
                 await trio.sleep_forever()
             finally:

@@ -94,7 +94,7 @@ async def test_each_bad_beginning_has_its_own_code_and_others_do_not_feel_it(aut
     world = SubscriptionWorld()
     async with world.source() as (source, endpoint), world.consumer() as (consumer, state):
         await publish(source, NAMES)
-        history = source.history
+        history = source.log.history
         journal_id, generation_id = history.journal_id, history.generation_id
         cases: list[tuple[FromConsumer, str]] = [
             (FilterUpdate(1, "[]"), "link.protocol"),
@@ -214,7 +214,7 @@ async def test_what_the_streams_filter_withholds_is_never_seen(autojump_clock: M
         for site in ("edge-1", "edge-2", "edge-12"):
             await publish(source, [f"Order|{site}/{i}" for i in range(5)] * 2, tags=[f"t:site/{site}/door"])
         await publish(source, ["Invoice|edge-1/1"], tags=["t:site/edge-1/door"])
-        await consumer.set_requested("orders", '[{"exclude_all":true},{"include_regex":[".*"]}]')
+        await consumer.subscriptions.set_requested("orders", '[{"exclude_all":true},{"include_regex":[".*"]}]')
         state.filter_changed()
         await wait_for_position(state, 31)
         await trio.sleep(30)
@@ -256,7 +256,7 @@ async def test_an_entity_may_be_wanted_from_a_number_on(autojump_clock: MockCloc
             await wait_for_position(state, 18)
             assert rows_of(await whole_inbox(consumer)) == {"Order|a": [4, 5, 6], "Order|b": [1, 2, 3, 4, 5, 6]}
             more = [*json.loads(wanted), {"include_ids": [{"id": "c", "from_seq_nr": 5}]}]
-            await consumer.set_requested("orders", json.dumps(more))
+            await consumer.subscriptions.set_requested("orders", json.dumps(more))
             state.filter_changed()
             await trio.sleep(5)
             assert rows_of(await whole_inbox(consumer))["Order|c"] == [5, 6]

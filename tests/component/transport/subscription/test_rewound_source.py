@@ -8,7 +8,8 @@ from trio.testing import MockClock
 
 from common.core.journal.snapshot import NewSnapshot
 from common.core.subscription.messages import Begin, StreamLimits
-from common.journal.stores.journal import Journal, TrimLimit
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import TrimLimit
 from tests.support.subscription.subscriptions import (
     SubscriptionWorld,
     log_of,
@@ -29,7 +30,7 @@ async def take_snapshots(source: Journal) -> None:
     log = await whole_log(source)
     last = dict(zip(log.persistence_id, log.seq_nr, strict=True))
     new = [NewSnapshot(name, nr, "State", "json", b"{}") for name, nr in last.items() if name != "Order|0"]
-    await source.put_snapshots(new)
+    await source.snapshots.put(new)
 
 
 @pytest.mark.parametrize("brought_by", ["a start from snapshots", "snapshots in the place of deleted events"])
@@ -46,7 +47,7 @@ async def test_a_consumer_that_snapshots_brought_beyond_its_place_is_told_and_mi
         await publish(source, NAMES, payload_bytes=PAYLOAD_BYTES)
         await take_snapshots(source)
         if not is_start:
-            await source.trim(TrimLimit(20, 2**62, 20))
+            await source.log.trim(TrimLimit(20, 2**62, 20))
         start = Begin.SNAPSHOTS if is_start else Begin.LOG
         async with world.consumer(start=start, limits=FEW_AT_ONCE) as (consumer, state):
             await wait_for_position(state, 1)

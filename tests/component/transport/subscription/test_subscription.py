@@ -13,8 +13,9 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EventBatch, join_metadata
 from common.core.journal.snapshot import NewSnapshot
 from common.core.subscription.messages import Begin
-from common.journal.memory.journal import MemoryDatabase, MemoryJournal
-from common.journal.stores.journal import TrimLimit
+from common.journal.memory.state import MemoryDatabase
+from common.journal.memory.subscriptions import MemorySubscriptions
+from common.journal.stores.log import TrimLimit
 from common.transport.memory.line import Direction
 from common.transport.subscription.catalogue import StreamCatalogue
 from common.transport.subscription.sinks import JournalSink
@@ -49,7 +50,7 @@ async def test_a_backlog_and_the_tail_arrive_once_and_in_order(autojump_clock: M
         log = await whole_log(source)
         orders = [index for index, name in enumerate(log.persistence_id) if name.startswith("Order|")]
         assert [row.event.payload for row in rows] == [log.payload[index] for index in orders]
-        assert (await consumer.subscription("orders")).place.live.position == 253  # type: ignore[union-attr]
+        assert (await consumer.subscriptions.get("orders")).place.live.position == 253  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
@@ -89,11 +90,11 @@ async def test_a_filter_is_changed_at_runtime_and_backfilled_at_once(autojump_cl
             await publish(source, [f"Order|{tag}{i}" for i in range(30)] * 3, tags=[tag])
         await wait_for_position(state, 270)
         assert rows_of(await whole_inbox(consumer)) == log_of(await whole_log(source), red)
-        await consumer.set_requested("orders", both)
+        await consumer.subscriptions.set_requested("orders", both)
         state.filter_changed()
         await wait_until(lambda: state.applied_version == state.requested_version == 2, 5.0)  # on an idle stream
         assert rows_of(await whole_inbox(consumer)) == log_of(await whole_log(source), both)
-        await consumer.set_requested("orders", criteria("blue"))
+        await consumer.subscriptions.set_requested("orders", criteria("blue"))
         state.filter_changed()
         await wait_until(lambda: state.applied_version == 3)
         for tag in ("red", "blue"):
@@ -102,7 +103,7 @@ async def test_a_filter_is_changed_at_runtime_and_backfilled_at_once(autojump_cl
         before = rows_of(await whole_inbox(consumer))
         assert before["Order|red1"] == [1, 2, 3]
         assert before["Order|blue1"] == [1, 2, 3, 4]
-        await consumer.set_requested("orders", both)
+        await consumer.subscriptions.set_requested("orders", both)
         state.filter_changed()
         await wait_until(lambda: state.applied_version == 4)
         await trio.sleep(1)
@@ -116,7 +117,7 @@ async def test_a_backfill_goes_on_after_cuts_at_every_message(direction: Directi
         for round_ in range(12):
             await publish(source, [f"Order|{i}" for i in range(30)], tags=["red" if round_ % 3 else "blue"])
         await wait_for_position(state, 360)
-        await consumer.set_requested("orders", criteria("blue", "green"))
+        await consumer.subscriptions.set_requested("orders", criteria("blue", "green"))
         state.filter_changed()
         for messages in range(1, 8):
             line = await live_connection(world.network)
@@ -124,7 +125,7 @@ async def test_a_backfill_goes_on_after_cuts_at_every_message(direction: Directi
             await publish(source, [f"Order|{i}" for i in range(30)], tags=["green", "blue"][: messages % 2 + 1])
             await trio.sleep(0.7)
         await wait_until(lambda: state.applied_version == 2 and state.awaiting == 0)
-        await wait_for_position(state, source.history.head_position)
+        await wait_for_position(state, source.log.history.head_position)
         await trio.sleep(30)
         found = rows_of(await whole_inbox(consumer))
         for numbers in found.values():
@@ -140,7 +141,7 @@ async def test_entities_that_cross_the_lanes_of_a_change_are_replayed(autojump_c
             await publish(source, [f"Order|{i}" for i in range(50)], tags=["blue"])
         await wait_for_position(state, 3000)
         (await live_connection(world.network)).bytes_per_s = 20_000
-        await consumer.set_requested("orders", criteria("red", "blue"))
+        await consumer.subscriptions.set_requested("orders", criteria("red", "blue"))
         state.filter_changed()
         await wait_until(lambda: state.backfill_position >= 0)
         for _ in range(3):
@@ -172,8 +173,8 @@ async def test_a_new_consumer_starts_from_snapshots_also_where_events_are_gone(
     async with world.source() as (source, _):
         await publish(source, NAMES)
         log = await whole_log(source)
-        await source.put_snapshots([snapshot_of(log.persistence_id[i], log.seq_nr[i]) for i in range(150, 157)])
-        await source.trim(TrimLimit(trimmed, 2**62, 140))
+        await source.snapshots.put([snapshot_of(log.persistence_id[i], log.seq_nr[i]) for i in range(150, 157)])
+        await source.log.trim(TrimLimit(trimmed, 2**62, 140))
         async with world.consumer(start=Begin.SNAPSHOTS) as (consumer, state):
             await wait_for_position(state, 200)
             rows = await whole_inbox(consumer)
@@ -194,8 +195,8 @@ async def test_a_trimmed_consumer_goes_on_with_snapshots_or_stops_as_it_was_told
             await wait_for_position(state, 70)
         await publish(source, NAMES)
         log = await whole_log(source)
-        await source.put_snapshots([snapshot_of(log.persistence_id[i], log.seq_nr[i]) for i in range(150, 154)])
-        await source.trim(TrimLimit(140, 2**62, 140))
+        await source.snapshots.put([snapshot_of(log.persistence_id[i], log.seq_nr[i]) for i in range(150, 154)])
+        await source.log.trim(TrimLimit(140, 2**62, 140))
         async with world.consumer(on_trimmed=Begin.STOP) as (_, state):
             await trio.sleep(5)
             assert state.last_code == "subscription.trimmed"
@@ -236,7 +237,7 @@ async def test_beginning_anew_keeps_the_filter_an_operator_asked_for_whatever_fa
     async with world.source() as (source, _), world.consumer(criteria=criteria("red")) as (consumer, state):
         await publish(source, NAMES[:50], tags=["blue"])
         await wait_for_position(state, 50)
-        await consumer.set_requested("orders", criteria("blue"))
+        await consumer.subscriptions.set_requested("orders", criteria("blue"))
         state.filter_changed()
         await wait_until(lambda: state.applied_version == 2)
     world.source_disk = MemoryDatabase()
@@ -247,7 +248,7 @@ async def test_beginning_anew_keeps_the_filter_an_operator_asked_for_whatever_fa
     async with world.source() as (source, _):
         await publish(source, NAMES, tags=["blue"])
         with monkeypatch.context() as broken:
-            broken.setattr(MemoryJournal, "set_requested", unavailable)
+            broken.setattr(MemorySubscriptions, "set_requested", unavailable)
             async with world.consumer(criteria=criteria("red"), on_diverged="restart"):
                 await trio.sleep(1)
         async with world.consumer(criteria=criteria("red"), on_diverged="restart") as (consumer, state):
@@ -318,7 +319,7 @@ async def test_a_full_inbox_holds_its_subscription_and_nothing_is_lost(autojump_
             rows = await whole_inbox(consumer)
             seen += [row.event.payload for row in rows]
             if rows:
-                await consumer.ack_inbox("orders", rows[-1].id)
+                await consumer.subscriptions.ack_inbox("orders", rows[-1].id)
             elif len(seen) >= len(NAMES):
                 break  # a round in which nothing came any more
             await trio.sleep(40)
@@ -338,7 +339,7 @@ async def test_a_subscription_may_write_into_the_consumers_own_journal(autojump_
             await wait_for_position(state, 800)
             await wait_for_head(consumer, 800)
             assert same_story(await whole_log(source), await whole_log(consumer))
-            assert (await consumer.stats()).parked == 0
+            assert (await consumer.log.stats()).parked == 0
 
 
 async def test_one_node_of_a_service_follows_and_another_takes_over(autojump_clock: MockClock) -> None:
@@ -374,13 +375,13 @@ async def test_what_is_withheld_on_serve_is_led_over_and_the_place_goes_on(autoj
         for _ in range(4):
             await publish(source, [f"Order|{i % 9}" for i in range(100)], tags=["red"])
             await publish(source, [f"Order|b{i % 9}" for i in range(100)], tags=["blue"])
-        await wait_for_position(state, source.history.head_position)
-        await consumer.set_requested("orders", criteria("red", "blue"))
+        await wait_for_position(state, source.log.history.head_position)
+        await consumer.subscriptions.set_requested("orders", criteria("red", "blue"))
         state.filter_changed()
         (await live_connection(world.network)).cut_after("down", messages=3)
         await publish(source, [f"Order|b{i % 9}" for i in range(100)], tags=["blue"])
         await wait_until(lambda: state.applied_version == 2)
-        await wait_for_position(state, source.history.head_position)
+        await wait_for_position(state, source.log.history.head_position)
         log = await whole_log(source)
         rows = await whole_inbox(consumer)
         wanted = log_of(log.select([index for index, payload in enumerate(log.payload) if crc32(payload) % 3]))

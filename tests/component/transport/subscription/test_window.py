@@ -53,15 +53,15 @@ async def test_lanes_share_one_window(
             await publish(source, [f"Order|{i}" for i in range(50)], tags=["blue"], payload_bytes=200)
         await wait_for_position(state, 3_000)
         if start is Begin.SNAPSHOTS:
-            await source.put_snapshots([NewSnapshot(f"Order|{i}", 50, "State", "json", b"s" * 300) for i in range(40)])
-        await consumer.set_requested("orders", both)
+            await source.snapshots.put([NewSnapshot(f"Order|{i}", 50, "State", "json", b"s" * 300) for i in range(40)])
+        await consumer.subscriptions.set_requested("orders", both)
         state.filter_changed()
         await wait_until(lambda: state.backfill_position >= 0)
         while state.applied_version < 2:
             await publish(source, [f"Order|{i}" for i in range(10)], tags=["red"], payload_bytes=200)
             await publish(source, [f"Order|{i}" for i in range(10)], tags=["blue"], payload_bytes=200)
         await wait_until(lambda: state.awaiting == 0)
-        await wait_for_position(state, source.history.head_position)
+        await wait_for_position(state, source.log.history.head_position)
         assert sum(one.replays for one in endpoint.streams) > 0
         if start is Begin.LOG:
             assert rows_of(await whole_inbox(consumer)) == log_of(await whole_log(source), both)

@@ -1,6 +1,6 @@
 """Statements of projections on an SQLite connection: ``$1`` parameters, and all or nothing.
 
-Shared by the SQLite journal and by the memory journal, whose projections' tables are SQLite's too. SQLite reads ``$1``
+The SQLite journal and the memory journal, whose projections' tables are SQLite's too, both stand on it. SQLite reads ``$1``
 as a parameter *named* "$1" and numbers parameters by first appearance, so rows are bound by name: a statement that
 says ``$2`` before ``$1`` means the same here as on PostgreSQL.
 """
@@ -8,19 +8,17 @@ says ``$2`` before ``$1`` means the same here as on PostgreSQL.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import apsw
 
-from common.core.errors import BackhaulError, ErrorKind
+from common.core.errors import BackhaulError
 from common.core.journal.sql_text import parameter_types, read_sql
-from common.core.journal.statement import check_rows, statement_failed
-from common.journal.sqlite.connection import coded_errors
-from common.journal.stores.journal import SqlValue, Statement
+from common.core.journal.statement import Statement, check_rows, statement_failed
+from common.journal.tables import SqlValue, tables_closed
 
 
 def run_statements(connection: apsw.Connection, statements: Sequence[Statement]) -> None:
@@ -30,7 +28,7 @@ def run_statements(connection: apsw.Connection, statements: Sequence[Statement])
         BackhaulError: ``projection.statement_failed``; what ran before it is undone by the caller's rollback.
     """
     for statement in statements:
-        with _told(statement.sql):
+        with _map_errors(statement.sql):
             check_rows(statement.sql, statement.rows, _types(connection, statement.sql))
             connection.executemany(statement.sql, map(_named, statement.rows))
 
@@ -41,7 +39,7 @@ def run_query(connection: apsw.Connection, sql: str, args: Sequence[Any]) -> lis
     Raises:
         BackhaulError: ``projection.statement_failed``, also when the statement would change something.
     """
-    with _told(sql):
+    with _map_errors(sql):
         check_rows(sql, (args,), _types(connection, sql))
         return list(connection.execute(sql, _named(args)))
 
@@ -49,9 +47,12 @@ def run_query(connection: apsw.Connection, sql: str, args: Sequence[Any]) -> lis
 class OpenTables:
     """``Tables`` within a transaction that the caller holds; also from another thread, until it is closed."""
 
-    def __init__(self, connection: apsw.Connection, path: Path = Path("memory")) -> None:
+    def __init__(
+        self, connection: apsw.Connection, coded_errors: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
+        """``coded_errors`` makes errors of the storage ours."""
         self._connection = connection
-        self._path = path
+        self._coded_errors = coded_errors
         self._lock = threading.Lock()
         self._is_closed = False
         self.failure: BackhaulError | None = None
@@ -65,7 +66,7 @@ class OpenTables:
             if self.failure is not None:
                 raise self.failure
             try:
-                with coded_errors(self._path), _told(sql):
+                with self._coded_errors(), _map_errors(sql):
                     check_rows(sql, (args,), _types(self._connection, sql))
                     return list(self._connection.execute(sql, _named(args)))
             except BackhaulError as error:
@@ -81,52 +82,6 @@ class OpenTables:
         self._connection.interrupt()
         with self._lock:
             self._is_closed = True
-
-
-def tables_closed() -> BackhaulError:
-    """The refusal for a function that goes on after its transaction is over."""
-    return BackhaulError(
-        "projection.tables_closed",
-        "the transaction is over: the function had not returned when its deadline came",
-        "use the tables only before the function returns, and within its deadline",
-        kind=ErrorKind.CONFLICT,
-    )
-
-
-class TablesInMemory:
-    """Projections' tables of a memory journal."""
-
-    def __init__(self) -> None:
-        self._connection = apsw.Connection(":memory:")
-
-    def copy(self) -> TablesInMemory:
-        """The same tables with the same rows, from now on apart."""
-        other = TablesInMemory()
-        with other._connection.backup("main", self._connection, "main") as pages:
-            pages.step()
-        return other
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """What is run inside is kept when it is left, and undone when an error or a cancellation leaves it."""
-        with self._connection:
-            yield
-
-    def run(self, statements: Sequence[Statement]) -> None:
-        """See ``run_statements``."""
-        run_statements(self._connection, statements)
-
-    def open(self) -> OpenTables:
-        """For a function that runs inside the transaction."""
-        return OpenTables(self._connection)
-
-    def query(self, sql: str, args: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """See ``run_query``."""
-        self._connection.pragma("query_only", True)
-        try:
-            return run_query(self._connection, sql, args)
-        finally:
-            self._connection.pragma("query_only", False)
 
 
 # By connection: the schema's version, and of each text the types of its parameters' columns.
@@ -162,7 +117,7 @@ def _named(row: Sequence[Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _told(sql: str) -> Iterator[None]:
+def _map_errors(sql: str) -> Iterator[None]:
     # KeyError: a row is shorter than the statement's parameters; the others: a value SQLite has no type for.
     try:
         yield

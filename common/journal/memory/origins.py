@@ -1,0 +1,49 @@
+"""Origins in memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import trio
+
+from common.core.journal.history import History, OriginState, Resume, ResumeDecision, decide_resume
+from common.journal.memory.connections import MemoryConnections
+from common.journal.stores.origins import StoredRange
+
+
+class MemoryOrigins:
+    """``OriginStore`` over a ``MemoryDatabase``."""
+
+    def __init__(self, connections: MemoryConnections) -> None:
+        self._connections = connections
+
+    async def open_session(self, origin_id: str, instance: str, history: History) -> ResumeDecision:
+        """See ``OriginStore.open_session``."""
+        async with self._connections.transaction() as draft:
+            known = draft.origins.get(origin_id)
+            decision = decide_resume(known, origin_id, instance, history, self._connections.now_us())
+            if decision.resume is not Resume.SUPERSEDED:
+                draft.origins[origin_id] = decision.state
+                if origin_id in draft.push_filter_states:
+                    place = draft.push_filter_states[origin_id]
+                    draft.push_filter_states[origin_id] = place.at(decision.state.stored.position)
+            return decision
+
+    async def rows(self) -> list[OriginState]:
+        """See ``OriginStore.rows``."""
+        await trio.lowlevel.checkpoint()
+        return [state for _, state in sorted(self._connections.database.state.origins.items())]
+
+    async def forget_superseded(self, origin_id: str) -> bool:
+        """See ``OriginStore.forget_superseded``."""
+        async with self._connections.transaction() as draft:
+            known = draft.origins.get(origin_id)
+            if known:
+                draft.origins[origin_id] = replace(known, superseded=(), left_behind=())
+            return known is not None
+
+    async def stored_ranges(self, persistence_id: str) -> list[StoredRange]:
+        """See ``OriginStore.stored_ranges``."""
+        await trio.lowlevel.checkpoint()
+        ranges = self._connections.database.state.ranges
+        return [kept for _, kept in ranges if kept.stated.persistence_id == persistence_id]

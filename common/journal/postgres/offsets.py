@@ -1,0 +1,309 @@
+"""Offsets, leases and effects of projections. Asyncio-flavoured functions on a session; lease time is the database's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+from weakref import WeakKeyDictionary
+
+import asyncpg
+
+from common.core.errors import BackhaulError
+from common.core.events.ids import SliceRange
+from common.core.journal.slice_ranges import ahead_as_text, ahead_of_text, check_ranges
+from common.core.journal.sql_text import read_sql
+from common.core.journal.statement import Statement, check_rows, statement_failed
+from common.fail_points import fail_point, is_aimed_at
+from common.journal.migrations import check_not_newer
+from common.journal.postgres.connection import is_passing
+from common.journal.postgres.exchange import PreparedStatements
+from common.journal.postgres.shared_commits import RangeCommit
+from common.journal.stores.projections import ProjectionLease, ProjectionRow, fenced, moved_to
+
+_RANGES_LOCK = 22254285
+_RANGE = "name = $1 AND first_slice = $2 AND last_slice = $3"
+_GUARD = f"{_RANGE} AND epoch = $4 AND position = $5 AND NOT paused"
+
+
+def _key(lease: ProjectionLease) -> tuple[str, int, int, int, int]:
+    return lease.name, lease.slices.first, lease.slices.last, lease.epoch, lease.position
+
+
+async def migrate(connection: asyncpg.Connection, name: str, steps: Sequence[Sequence[str]]) -> None:
+    """See ``ProjectionStore.migrate``."""
+    async with connection.transaction():
+        await connection.execute(
+            "INSERT INTO application_schema (name, steps) VALUES ($1, 0) ON CONFLICT DO NOTHING", name
+        )
+        done = await connection.fetchval("SELECT steps FROM application_schema WHERE name = $1 FOR UPDATE", name)
+        check_not_newer(f"the application {name}", done, len(steps))
+        for step in steps[done:]:
+            for sql in step:
+                with _told(connection, sql):
+                    await connection.execute(sql)
+        if done < len(steps):
+            await connection.execute("UPDATE application_schema SET steps = $2 WHERE name = $1", name, len(steps))
+            fail_point("migration.in_transaction")
+
+
+async def acquire(
+    connection: asyncpg.Connection, name: str, slices: SliceRange, owner: str, lease_s: float, now_us: int
+) -> ProjectionLease | None:
+    """See ``ProjectionStore.acquire``."""
+    key = (name, slices.first, slices.last)
+    take = (
+        "UPDATE projection SET epoch = epoch + (owner <> $4)::int, owner = $4,"
+        " lease_until = clock_timestamp() + make_interval(secs => $5)"
+        f" WHERE {_RANGE} AND NOT paused AND (owner IN ('', $4)"
+        " OR lease_until <= clock_timestamp() OR lease_until > clock_timestamp() + make_interval(secs => $5))"
+        " RETURNING epoch, position, ahead"
+    )
+    async with connection.transaction():
+        row = await connection.fetchrow(take, *key, owner, lease_s)
+        if row is None and not await connection.fetchval(f"SELECT count(*) FROM projection WHERE {_RANGE}", *key):
+            # A new range: two nodes with ranges that cut across each other must not both find room for theirs.
+            await lock_ranges(connection, name)
+            stored = await connection.fetch("SELECT first_slice, last_slice FROM projection WHERE name = $1", name)
+            check_ranges(name, slices, [SliceRange(*row) for row in stored])
+            await connection.execute(
+                "INSERT INTO projection VALUES ($1, $2, $3, 0, 0, '', '-infinity', false, $4, '')"
+                " ON CONFLICT DO NOTHING",
+                *key,
+                now_us,
+            )
+            row = await connection.fetchrow(take, *key, owner, lease_s)
+    return ProjectionLease(name, slices, row["epoch"], row["position"], ahead_of_text(row["ahead"])) if row else None
+
+
+async def lock_ranges(connection: asyncpg.Connection, name: str) -> None:
+    """Until the end of the transaction nobody else makes ranges of this projection."""
+    await connection.execute("SELECT pg_advisory_xact_lock($1, hashtext($2))", _RANGES_LOCK, name)
+
+
+async def release(connection: asyncpg.Connection, lease: ProjectionLease) -> None:
+    """See ``ProjectionStore.release``."""
+    await connection.execute(
+        f"UPDATE projection SET owner = '', lease_until = '-infinity' WHERE {_RANGE} AND epoch = $4", *_key(lease)[:4]
+    )
+
+
+_MOVE = (
+    "UPDATE projection SET position = $6, updated_us = $8, ahead = $9,"
+    f" lease_until = clock_timestamp() + make_interval(secs => $7) WHERE {_GUARD}"
+)
+# Divides by zero unless the guarded row moved. Only "it failed" is wanted of it: the steps then find out why.
+_MOVE_OR_FAIL = f"WITH moved AS ({_MOVE} RETURNING 1) SELECT 1 / count(*) FROM moved"
+_IN_TRANSACTION = "projection.in_transaction"
+# Somebody else's lock on a row of one range, or two who wait for each other: the server gave up and has undone all of it.
+_HELD_UP = (asyncpg.LockNotAvailableError, asyncpg.TransactionRollbackError, asyncpg.QueryCanceledError)
+
+
+async def commit(connection: asyncpg.Connection, prepared: PreparedStatements, one: RangeCommit) -> None:
+    """See ``ProjectionStore.commit``; small ones take one exchange with the server.
+
+    A text of several statements is one transaction, so one that failed has written nothing and is done again in steps.
+    These know which statement failed, and whether it was only because another owner has written the same.
+    """
+    if not await commit_together(connection, prepared, [one]):
+        await _commit_in_steps(connection, one.lease, _arguments(one), one.statements)
+
+
+async def commit_together(
+    connection: asyncpg.Connection, prepared: PreparedStatements, all_of: Sequence[RangeCommit]
+) -> bool:
+    """Commit the effects and offsets of several ranges in one exchange; False: nothing is written, go one by one."""
+    statements: list[Statement] = []
+    for one in all_of:
+        statements += one.statements
+        statements.append(Statement(_MOVE_OR_FAIL, [_arguments(one)]))
+    try:
+        return await _commit_in_one_exchange(connection, prepared, statements)
+    except _HELD_UP:
+        if len(all_of) == 1:
+            raise
+        return False
+
+
+def _arguments(one: RangeCommit) -> tuple[object, ...]:
+    ahead = moved_to(one.lease, one.position).ahead
+    return (*_key(one.lease), one.position, float(one.lease_s), one.now_us, ahead_as_text(ahead))
+
+
+async def _commit_in_one_exchange(
+    connection: asyncpg.Connection, prepared: PreparedStatements, statements: Sequence[Statement]
+) -> bool:
+    try:
+        text = await prepared.text(connection, statements)
+        if text is None:
+            return False
+        if is_aimed_at(_IN_TRANSACTION):
+            # The same as two exchanges, since in one there is no moment between effect and commit.
+            async with connection.transaction():
+                await connection.execute(text)
+                fail_point(_IN_TRANSACTION)
+        else:
+            await connection.execute(text)
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        if not _is_statements_fault(connection, error):
+            raise
+        return False
+    return True
+
+
+async def _commit_in_steps(
+    connection: asyncpg.Connection,
+    lease: ProjectionLease,
+    arguments: tuple[object, ...],
+    statements: Sequence[Statement],
+) -> None:
+    try:
+        async with connection.transaction():
+            await run_statements(connection, statements)
+            if await connection.execute(_MOVE, *arguments) != "UPDATE 1":
+                raise fenced(lease)
+            fail_point(_IN_TRANSACTION)
+    except BackhaulError as error:
+        # A statement may fail because another owner has written the same before: being fenced is the better answer.
+        if error.code == "projection.statement_failed" and not await connection.fetchval(
+            f"SELECT count(*) FROM projection WHERE {_GUARD}", *_key(lease)
+        ):
+            raise fenced(lease) from error
+        raise
+
+
+async def run_statements(connection: asyncpg.Connection, statements: Sequence[Statement]) -> None:
+    """Run every statement once for each of its rows; the caller holds the transaction.
+
+    Raises:
+        BackhaulError: ``projection.statement_failed``.
+    """
+    for statement in statements:
+        with _told(connection, statement.sql):
+            check_rows(statement.sql, statement.rows)
+            check_rows(statement.sql, statement.rows, await _types(connection, statement.sql))
+            await connection.executemany(statement.sql, statement.rows)
+
+
+async def begin(connection: asyncpg.Connection, lease: ProjectionLease) -> asyncpg.transaction.Transaction:
+    """Open a transaction for a function that runs inside it, unless the range is no longer ours."""
+    transaction = connection.transaction()
+    await transaction.start()
+    if not await connection.fetchval(f"SELECT count(*) FROM projection WHERE {_GUARD}", *_key(lease)):
+        await transaction.rollback()
+        raise fenced(lease)
+    return transaction
+
+
+async def ask(connection: asyncpg.Connection, sql: str, args: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """One statement of such a function."""
+    with _told(connection, sql):
+        check_rows(sql, (args,))
+        check_rows(sql, (args,), await _types(connection, sql))
+        return list(map(tuple, await connection.fetch(sql, *args)))
+
+
+async def end(
+    connection: asyncpg.Connection,
+    transaction: asyncpg.transaction.Transaction,
+    lease: ProjectionLease,
+    position: int,
+    statements: Sequence[Statement],
+    lease_s: float,
+    now_us: int,
+) -> ProjectionLease:
+    """Run the last statements, move the offset and commit. The guard comes last: rows of applications are locked first."""
+    moved = moved_to(lease, position)
+    arguments = (*_key(lease), position, lease_s, now_us, ahead_as_text(moved.ahead))
+    await run_statements(connection, statements)
+    if await connection.execute(_MOVE, *arguments) != "UPDATE 1":
+        raise fenced(lease)
+    fail_point(_IN_TRANSACTION)
+    await transaction.commit()
+    return moved
+
+
+async def rows(connection: asyncpg.Connection) -> list[ProjectionRow]:
+    """See ``ProjectionStore.rows``."""
+    stored = await connection.fetch(
+        "SELECT name, first_slice, last_slice, position, epoch, owner,"
+        " CASE WHEN owner = '' THEN 0"
+        " ELSE greatest(0, extract(epoch FROM lease_until - clock_timestamp())) END::float8, paused, updated_us, ahead"
+        " FROM projection ORDER BY name, first_slice, last_slice",
+    )
+    return [
+        ProjectionRow(
+            name, SliceRange(first, last), position, epoch, owner, left_s, paused, updated_us, ahead_of_text(ahead)
+        )
+        for name, first, last, position, epoch, owner, left_s, paused, updated_us, ahead in stored
+    ]
+
+
+async def set_paused(connection: asyncpg.Connection, name: str, paused: bool) -> int:
+    """See ``ProjectionStore.set_paused``."""
+    done: str = await connection.execute(
+        "UPDATE projection SET paused = $2, epoch = epoch + $2::boolean::int WHERE name = $1", name, paused
+    )
+    return int(done.split()[-1])
+
+
+async def query(connection: asyncpg.Connection, sql: str, args: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """See ``ProjectionStore.query``."""
+    try:
+        with _told(connection, sql):
+            check_rows(sql, (args,))
+            async with connection.transaction(readonly=True):
+                check_rows(sql, (args,), await _types(connection, sql))
+                return list(map(tuple, await connection.fetch(sql, *args)))
+    except asyncpg.ReadOnlySQLTransactionError as error:
+        raise _failed(sql, error) from error
+
+
+@contextmanager
+def _told(connection: asyncpg.Connection, sql: str) -> Iterator[None]:
+    try:
+        yield
+    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        if not _is_statements_fault(connection, error):
+            raise
+        raise _failed(sql, error) from error
+
+
+def _is_statements_fault(connection: asyncpg.Connection, error: BaseException) -> bool:
+    """By its cause: while the session is open, what the driver itself refuses is what it was given."""
+    return not is_passing(error) or (isinstance(error, asyncpg.InterfaceError) and not connection.is_closed())
+
+
+# By session: the types that the server wants for each text's parameters.
+_KNOWN_TYPES: Final[WeakKeyDictionary[asyncpg.Connection, dict[str, list[str]]]] = WeakKeyDictionary()
+_KNOWN_MAX: Final = 200
+_DECLARED: Final = {
+    "int2": "SMALLINT",
+    "int4": "INTEGER",
+    "int8": "BIGINT",
+    "float4": "REAL",
+    "float8": "DOUBLE PRECISION",
+    "bool": "BOOLEAN",
+    "text": "TEXT",
+    "varchar": "TEXT",
+    "bytea": "BYTEA",
+}
+
+
+async def _types(connection: asyncpg.Connection, sql: str) -> list[str]:
+    """The types of a text's parameters: asyncpg itself makes 1 of 1.5 where an integer is wanted."""
+    if not read_sql(sql).parameters:
+        return []
+    known = _KNOWN_TYPES.setdefault(connection, {})
+    types = known.get(sql)
+    if types is None:
+        if len(known) >= _KNOWN_MAX:
+            known.clear()
+        prepared = await connection.prepare(sql)
+        types = known[sql] = [_DECLARED.get(parameter.name, "") for parameter in prepared.get_parameters()]
+    return types
+
+
+def _failed(sql: str, error: BaseException) -> BackhaulError:
+    first_line = str(error).partition("\n")[0]
+    return statement_failed(sql, f"{type(error).__name__}: {first_line}")

@@ -1,0 +1,89 @@
+"""Leases in the journal's file. Lease time is this process's clock: one process has the file.
+
+Runs in the storage's threads; callers of the functions hold transactions.
+"""
+
+from __future__ import annotations
+
+import apsw
+
+from common.journal.sqlite.connection import select
+from common.journal.sqlite.connections import SqliteConnections
+from common.journal.stores.leases import Lease, LeaseRow, lease_fenced
+
+_MICROSECONDS = 1_000_000
+
+
+def lease_end(now_us: int, lease_s: float) -> int:
+    """When a lease taken now ends."""
+    return now_us + round(lease_s * _MICROSECONDS)
+
+
+def acquire(writer: apsw.Connection, name: str, owner: str, *, lease_s: float, now_us: int) -> Lease | None:
+    """See ``LeaseStore.acquire``."""
+    holder, epoch, held_until_us = writer.execute(
+        "SELECT owner, epoch, until_us FROM lease WHERE name = ?", (name,)
+    ).get or ("", 0, 0)
+    until_us = lease_end(now_us, lease_s)
+    if holder not in {"", owner} and now_us < held_until_us <= until_us:
+        return None
+    epoch += holder != owner
+    writer.execute("INSERT OR REPLACE INTO lease VALUES (?, ?, ?, ?)", (name, owner, epoch, until_us))
+    return Lease(name, epoch)
+
+
+def release(writer: apsw.Connection, lease: Lease) -> None:
+    """See ``LeaseStore.release``."""
+    writer.execute("UPDATE lease SET owner = '', until_us = 0 WHERE name = ? AND epoch = ?", (lease.name, lease.epoch))
+
+
+def renew(writer: apsw.Connection, lease: Lease, until_us: int) -> None:
+    """Renew the lease within a transaction that is guarded by it.
+
+    Raises:
+        BackhaulError: ``lease.fenced``.
+    """
+    writer.execute("UPDATE lease SET until_us = ? WHERE name = ? AND epoch = ?", (until_us, lease.name, lease.epoch))
+    if not writer.changes():
+        raise lease_fenced(lease)
+
+
+def check(writer: apsw.Connection, lease: Lease) -> None:
+    """Let only the lease's owner go on; raises as ``renew``."""
+    if not writer.execute("SELECT 1 FROM lease WHERE name = ? AND epoch = ?", (lease.name, lease.epoch)).get:
+        raise lease_fenced(lease)
+
+
+def take_away(writer: apsw.Connection, name: str) -> None:
+    """Fence the present owner, if there is one."""
+    writer.execute("UPDATE lease SET epoch = epoch + 1, owner = '', until_us = 0 WHERE name = ?", (name,))
+
+
+def rows(reader: apsw.Connection, now_us: int) -> list[LeaseRow]:
+    """See ``LeaseStore.rows``."""
+    return [
+        LeaseRow(name, owner, epoch, max(0.0, (until_us - now_us) / _MICROSECONDS))
+        for name, owner, epoch, until_us in select(
+            reader, "SELECT name, owner, epoch, until_us FROM lease ORDER BY name"
+        )
+    ]
+
+
+class SqliteLeases:
+    """``LeaseStore`` over an open file."""
+
+    def __init__(self, connections: SqliteConnections) -> None:
+        self._connections = connections
+
+    async def acquire(self, name: str, owner: str, lease_s: float) -> Lease | None:
+        """See ``LeaseStore.acquire``."""
+        connections = self._connections
+        return await connections.write(acquire, name, owner, lease_s=lease_s, now_us=connections.now_us())
+
+    async def release(self, lease: Lease) -> None:
+        """See ``LeaseStore.release``."""
+        await self._connections.write(release, lease)
+
+    async def rows(self) -> list[LeaseRow]:
+        """See ``LeaseStore.rows``."""
+        return await self._connections.read(rows, self._connections.now_us())
