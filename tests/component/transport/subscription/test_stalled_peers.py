@@ -12,28 +12,32 @@ import trio
 from trio.testing import MockClock
 
 import common.transport.memory.streams
+from common.core.events.batch import new_events
 from common.core.flow.messages import Heartbeat
 from common.core.journal.history import Generation, History
 from common.core.subscription.messages import (
     SUBSCRIBE_PATH,
     Deliver,
+    DeliveryLane,
     StreamLimits,
     Subscribe,
     Subscribed,
 )
 from common.core.subscription.place import NO_FILTER, NO_RESUME_POINT, LogCursor, ResumePoint
+from common.transport.codec.push import encode_batch
 from common.transport.codec.subscription import (
     decode_from_consumer,
     decode_from_source,
+    encode_deliver,
     encode_from_consumer,
     encode_from_source,
 )
 from common.transport.stream import DialledStream, MessageStream, PeerGone, StreamMethod
+from common.transport.subscription.sinks import Effect, Taken
 from tests.support.subscription.subscriptions import (
     LIMITS,
     SOURCE,
     SubscriptionWorld,
-    live_connection,
     now_us,
     publish,
     wait_until,
@@ -152,16 +156,18 @@ async def test_a_consumer_whose_line_stands_still_is_dropped_without_a_word_on_i
         assert gone.value.code == "link.aborted"
 
 
-async def test_of_both_ends_limits_the_narrower_hold(autojump_clock: MockClock) -> None:
+NARROW = [StreamLimits(20_000, 5_000, 7), StreamLimits(20_000, 2_000, 100)]
+
+
+@pytest.mark.parametrize("narrow", NARROW)
+async def test_of_both_ends_limits_the_narrower_hold(narrow: StreamLimits, autojump_clock: MockClock) -> None:
     """Nothing is acknowledged: what comes is what one window takes, in batches within both ends' limits."""
-    narrow = StreamLimits(window_bytes=20_000, batch_bytes=5_000, batch_events=7)
-    wide = StreamLimits(window_bytes=900_000, batch_bytes=90_000, batch_events=30)
+    wide = StreamLimits(window_bytes=900_000, batch_bytes=90_000, batch_events=200)
     for own, theirs in ((narrow, wide), (wide, narrow)):
         world = SubscriptionWorld(source_settings=replace(SOURCE, limits=own))
         async with world.source() as (source, _):
             await publish(source, NAMES, payload_bytes=300)
             async with subscribed(world, theirs) as stream:
-                await live_connection(world.network)
                 sizes: list[int] = []
                 counts: list[int] = []
                 with trio.move_on_after(5):
@@ -171,6 +177,38 @@ async def test_of_both_ends_limits_the_narrower_hold(autojump_clock: MockClock) 
                         if isinstance(message, Deliver):
                             sizes.append(len(data))
                             counts.append(len(message.events))
-                assert 10_000 < sum(sizes) <= 20_000
-                assert max(counts) == 7
-                assert max(sizes) <= 5_000
+                assert narrow.window_bytes / 2 < sum(sizes) <= narrow.window_bytes
+                assert max(counts) <= narrow.batch_events
+                assert max(sizes) <= 1.3 * narrow.batch_bytes
+
+
+class StandingSink:
+    """An application that takes nothing for a long time."""
+
+    async def prepare(self, taken: Taken) -> Effect:
+        await trio.sleep(25)
+        return Effect(taken.events)
+
+
+async def test_a_consumer_receives_no_more_than_a_window_before_it_has_taken_it(autojump_clock: MockClock) -> None:
+    """Whatever the source sends: the rest stays on the line."""
+    world = SubscriptionWorld()
+    limits = StreamLimits(window_bytes=50_000, batch_bytes=10_000, batch_events=100)
+    sent_bytes = 0
+
+    async def flood(stream: MessageStream) -> None:
+        nonlocal sent_bytes
+        await take(stream)
+        for position in range(1, 1_000):
+            events = new_events([f"Order|{position}"], ["Changed"], [bytes(5_000)])
+            events.position, events.seq_nr = [position], [1]
+            message = Deliver(DeliveryLane.LIVE, position - 1, position, events=events)
+            await stream.send(encode_deliver(message, encode_batch(events)))
+            sent_bytes += 5_000
+
+    async with world.consumer(sink=StandingSink(), limits=limits) as (_, state), answered(world, flood):
+        await wait_until(lambda: sent_bytes > 0, at_most_s=60)
+        await trio.sleep(10)
+        line_bytes = common.transport.memory.streams._WINDOW_BYTES
+        assert sent_bytes <= limits.window_bytes + line_bytes + 4 * 5_000
+        assert state.state == "connected"
