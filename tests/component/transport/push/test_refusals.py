@@ -11,16 +11,16 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-import common.transport.memory.streams
+import common.transport.memory.network
 from common.core.errors import BackhaulError
-from common.core.events.batch import new_events
+from common.core.events.batch import EventBatch, new_events
 from common.core.flow.messages import Heartbeat
 from common.core.journal.append import LocalAppend
 from common.core.journal.history import Generation, History, Offset, Resume
-from common.core.push.messages import PUSH_PATH, Hello, Start
+from common.core.push.messages import PROTOCOL_VERSION, PUSH_PATH, Hello, PushBatch, Start
 from common.journal.memory.state import MemoryDatabase
 from common.transport.codec.push import decode_from_cloud, encode_from_cloud, encode_from_edge
-from common.transport.stream import DialledStream, MessageStream, PeerGone, StreamMethod
+from common.transport.stream import DialledStream, MessageStream, PeerGone, PeerRefused, StreamMethod
 from tests.support.push import LIMITS, NAMES, PushWorld, append, now_us, wait_for_head
 
 
@@ -225,7 +225,7 @@ async def hear_only(stream: DialledStream) -> NoReturn:
 async def test_an_edge_that_does_not_read_is_dropped_though_it_speaks(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(common.transport.memory.streams, "_WINDOW_BYTES", 200)
+    monkeypatch.setattr(common.transport.memory.network, "WINDOW_BYTES", 200)
     world = PushWorld()
     async with world.cloud(), dialled(world) as stream:
         await stream.send(hello())
@@ -250,3 +250,28 @@ async def test_a_silent_cloud_is_dropped_without_a_word_on_its_line(autojump_clo
         async with answered(world, start_and_be_silent):
             await trio.sleep(50)
             assert ends == ["link.aborted"]
+
+
+async def test_an_edge_that_speaks_another_protocol_is_refused(autojump_clock: MockClock) -> None:
+    world = PushWorld()
+    other = Hello("edge-1", "process", History("j", (Generation("g", 1),), 0), 0, protocol_version=PROTOCOL_VERSION + 1)
+    async with world.cloud(), dialled(world) as stream:
+        await stream.send(encode_from_edge(other))
+        with pytest.raises(BackhaulError) as refused:
+            await stream.receive()
+        assert refused.value.code == "push.version"
+
+
+async def test_a_journal_that_takes_nothing_is_not_waited_for_for_ever(autojump_clock: MockClock) -> None:
+    """The edge is told to dial again, and later than it would by itself."""
+    world = PushWorld(commit_s=100.0)
+    async with world.cloud(), dialled(world) as stream:
+        await stream.send(hello())
+        with trio.fail_after(600):
+            assert isinstance(decode_from_cloud(await stream.receive()), Start)
+            began_s = trio.current_time()
+            await stream.send(encode_from_edge(PushBatch(0, 1, "g", EventBatch())))
+            with pytest.raises(PeerRefused) as refused:
+                await hear_only(stream)
+        assert (refused.value.code, refused.value.retry_after_s) == ("journal.unavailable", 5.0)
+        assert trio.current_time() - began_s == pytest.approx(30.0)

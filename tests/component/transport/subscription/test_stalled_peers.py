@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-import common.transport.memory.streams
+import common.transport.memory.network
 from common.core.events.batch import new_events
 from common.core.flow.messages import Heartbeat
 from common.core.journal.history import Generation, History
@@ -32,6 +32,7 @@ from common.transport.codec.subscription import (
     encode_from_consumer,
     encode_from_source,
 )
+from common.transport.memory.streams import WINDOW_BYTES
 from common.transport.stream import DialledStream, MessageStream, PeerGone, StreamMethod
 from common.transport.subscription.sinks import Effect, Taken
 from tests.support.subscription.subscriptions import (
@@ -123,7 +124,7 @@ async def test_a_silent_source_is_dropped_without_a_word_on_its_line(autojump_cl
 async def test_a_source_that_does_not_read_is_left_though_it_speaks(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(common.transport.memory.streams, "_WINDOW_BYTES", 300)
+    monkeypatch.setattr(common.transport.memory.network, "WINDOW_BYTES", 300)
     world = SubscriptionWorld()
 
     async def speak_only(stream: MessageStream) -> None:
@@ -209,6 +210,6 @@ async def test_a_consumer_receives_no_more_than_a_window_before_it_has_taken_it(
     async with world.consumer(sink=StandingSink(), limits=limits) as (_, state), answered(world, flood):
         await wait_until(lambda: sent_bytes > 0, at_most_s=60)
         await trio.sleep(10)
-        line_bytes = common.transport.memory.streams._WINDOW_BYTES
+        line_bytes = WINDOW_BYTES
         assert sent_bytes <= limits.window_bytes + line_bytes + 4 * 5_000
         assert state.state == "connected"
