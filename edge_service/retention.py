@@ -21,6 +21,9 @@ _log = structlog.get_logger()
 _CHUNK_EVENTS = 5_000
 _KEYS_CHUNK = 500
 _SOON_S = 0.2
+_AFTER_REFUSAL_S = 0.02
+_WARN_SHARES = (0.8, 0.9)
+_WARN_AGAIN_BELOW = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class EdgeRetention:
         self._settings = settings
         self._now_us = now_us
         self._dropping = False
+        self._refused = trio.Event()
+        self._warned_share = 0.0
         self.stats: JournalStats | None = None
         self.trimmed = 0
         self.dropped = 0
@@ -62,12 +67,24 @@ class EdgeRetention:
                 _log.warning("retention.failed", code=error.code, reason=error.message, repeat_key=error.code)
                 more = False
             calm_s = min(_SOON_S, self._settings.interval_s) if self._is_tight() else self._settings.interval_s
-            await trio.sleep(0 if more else calm_s)
+            await self._rest(0 if more else calm_s)
+
+    def wake(self) -> None:
+        """An append was refused for want of room: look now, not at the end of the interval."""
+        self._refused.set()
+
+    async def _rest(self, calm_s: float) -> None:
+        """Until the next round; a refusal cuts it short, though not below what bounds the rounds of a flood of them."""
+        with trio.move_on_after(calm_s):
+            await self._refused.wait()
+            await trio.sleep(_AFTER_REFUSAL_S)
+        self._refused = trio.Event()
 
     async def _round(self) -> bool:
         """One chunk of each kind; True when there is more to do now."""
         settings, journal = self._settings, self._journal
         self.stats = stats = await journal.log.stats()
+        self._warn(stats)
         acked = self._link.acked_position if self._link.acked_is_known else None
         through = deletable_through(acked, [row.position for row in await journal.projections.rows()])
         before_us = stored_before(self._now_us(), settings.keep_acked_s, stats.used_bytes, settings.cap_bytes)
@@ -79,6 +96,18 @@ class EdgeRetention:
             _log.debug("journal.trimmed", events=trimmed, through=through)
         dropped = 0 if trimmed else await self._drop(stats)
         return bool(trimmed == _CHUNK_EVENTS or forgotten == _KEYS_CHUNK or dropped)
+
+    def _warn(self, stats: JournalStats) -> None:
+        """Once at each share of the cap, and again after it was well below."""
+        cap_bytes = self._settings.cap_bytes
+        share = stats.used_bytes / cap_bytes if cap_bytes else 0.0
+        reached = max((one for one in _WARN_SHARES if share >= one), default=0.0)
+        if reached > self._warned_share:
+            _log.warning(
+                "journal.filling", percent=round(share * 100), used_bytes=stats.used_bytes, cap_bytes=cap_bytes
+            )
+        if reached > self._warned_share or share < _WARN_SHARES[0] - _WARN_AGAIN_BELOW:
+            self._warned_share = reached
 
     async def _drop(self, stats: JournalStats) -> int:
         """Remove the oldest plain events though nobody has them: allowed by setting only, and always told."""

@@ -137,6 +137,7 @@ class _Edge:
         self._retention = EdgeRetention(
             journal, self._link, _retention_settings(settings, cap_bytes, running.application), environment.now_us
         )
+        commit.on_full = self._retention.wake
         self._report = EdgeReport(
             journal,
             commit,

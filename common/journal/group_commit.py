@@ -133,6 +133,8 @@ class GroupCommit:
         self._work = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
         self._is_closed = False
+        self.on_full: Callable[[], object] = lambda: None
+        """Called when the journal had no room for a group."""
         self.commits = 0
         self.events = 0
 
@@ -245,6 +247,8 @@ class GroupCommit:
                 self.events += len(submitted.request.events)
                 submitted.settle(outcome.Value(told))
         except BackhaulError as error:
+            if error.code == "journal.full":
+                self.on_full()
             if error.code in {"journal.broken", "projection.statement_failed"} and len(taken) > 1:
                 await self._commit_one_by_one(taken)
             for submitted in taken:
