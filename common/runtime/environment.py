@@ -100,7 +100,7 @@ def tls_files(settings: ServiceSettings) -> TlsFiles | None:
     """The certificate files of the settings, or None for plaintext."""
     if settings.tls_ca is None or settings.tls_cert is None or settings.tls_key is None:
         return None
-    return TlsFiles(certificate=settings.tls_cert, key=settings.tls_key, ca=settings.tls_ca)
+    return TlsFiles(settings.tls_cert, settings.tls_key, settings.tls_ca, settings.identity_rule)
 
 
 def peer_dialler(settings: StreamSettings, environment: Environment, peer: PeerAddress) -> PeerDialler:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from common.core.errors import BackhaulError, ErrorKind
+from common.core.policy.identity import Identity, IdentityRule
 from common.transport.metadata import NO_METADATA
 
 
@@ -85,23 +86,19 @@ class MessageUnreadable(BackhaulError):
 
 @dataclass(frozen=True, slots=True)
 class PeerInfo:
-    """Who is at the other end. `identities` are the DNS and URI names its certificate vouches for.
+    """The other end: its address, the ids that it may go by, and the `certificate` they were read from.
 
-    A certificate's common name is not an identity. Without (mutual) TLS there are none.
+    Without (mutual) TLS there are none.
     """
 
     address: str
     identities: tuple[str, ...] = ()
+    certificate: Identity | None = None
 
     def must_be(self, name: str, what: str) -> None:
-        """Refuse a peer whose certificate does not name it: BackhaulError ``auth.identity_mismatch``."""
-        if name not in self.identities:
-            raise BackhaulError(
-                "auth.identity_mismatch",
-                f"the certificate does not name the {what} id {name!r}",
-                f"give the {what} a certificate whose subject alternative name (DNS or URI) is its id",
-                kind=ErrorKind.FORBIDDEN,
-            )
+        """Refuse a peer that may not go by this id: `auth.identity_mismatch`, `auth.identity_ambiguous`."""
+        identity = self.certificate or Identity(self.identities, self.identities, IdentityRule(one_id=False))
+        identity.must_be(name, what)
 
 
 class MessageStream(Protocol):

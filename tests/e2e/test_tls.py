@@ -143,3 +143,15 @@ def test_an_edge_with_tls_says_so_when_the_cloud_has_none(stage: Stage, tmp_path
     told = edge.wait_for("link.needs_operator", code="tls.files_unreadable")
     assert str(files.key) in told["reason"]
     edge.append(1)
+
+
+def test_ids_are_read_by_the_patterns_of_the_cloud(stage: Stage, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "authority")
+    server = authority.files("cloud", "127.0.0.1")
+    cloud = stage.cloud(tls_identities=("spiffe://fleet/edge/{id}",), **with_files(server)).start()
+    named = authority.uri_files("g7", "spiffe://fleet/edge/g7")
+    edge = stage.edge("g7", cloud=cloud, **with_files(named)).start()
+    other = stage.edge("g8", cloud=cloud, **with_files(authority.files("g8", "g8"))).start()
+    edge.wait_for("push.started")
+    refused = other.wait_for("link.needs_operator", code="auth.identity_mismatch")
+    assert "as spiffe://fleet/edge/{id}" in refused["hint"]

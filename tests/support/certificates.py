@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from pathlib import Path
 
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from common.transport.grpc import TlsFiles
 
@@ -40,22 +42,37 @@ class Authority:
 
     def uri_files(self, name: str, uri: str) -> TlsFiles:
         """As `files`, for the one name trustme does not make: a URI."""
+        return self.issued(name, [x509.UniformResourceIdentifier(uri)])
+
+    def issued(
+        self,
+        name: str,
+        names: Sequence[x509.GeneralName] = (),
+        *,
+        usages: Sequence[x509.ObjectIdentifier] | None = None,
+        common_name: str = "",
+    ) -> TlsFiles:
+        """As `files`, with exactly these names and extended key usages; without either extension where there are none."""
         authority = x509.load_pem_x509_certificate(self.ca.cert_pem.bytes())
         signer = serialization.load_pem_private_key(self.ca.private_key_pem.bytes(), None)
         assert isinstance(signer, ec.EllipticCurvePrivateKey)
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = (
+        subject = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
+        builder = (
             x509.CertificateBuilder()
-            .subject_name(x509.Name([]))
+            .subject_name(x509.Name(subject))
             .issuer_name(authority.subject)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(day(-1))
             .not_valid_after(day(1))
-            .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=True)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
-            .sign(signer, hashes.SHA256())
         )
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=not subject)
+        if usages is not None:
+            builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        certificate = builder.sign(signer, hashes.SHA256())
         files = TlsFiles(self.folder / f"{name}.pem", self.folder / f"{name}.key", self.ca_file)
         files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         files.key.write_bytes(

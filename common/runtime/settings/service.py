@@ -14,6 +14,7 @@ from typing import Final, Literal
 from common.core.addresses import is_loopback
 from common.core.events.ids import NAME_MAX_BYTES, text_problem
 from common.core.journal.url import JournalUrl
+from common.core.policy.identity import PLAIN_NAME, IdentityRule, pattern_problem
 from common.runtime.settings.loading import SettingsConflict, about
 
 # Of an application: a module and the name it gives its App.
@@ -43,6 +44,15 @@ class ServiceSettings:
     tls_cert: Path | None = field(default=None, metadata=about("PEM file with this service's certificate chain."))
     tls_key: Path | None = field(
         default=None, metadata=about("PEM file with the private key of this service's certificate.")
+    )
+    tls_identities: tuple[str, ...] = field(
+        default=(PLAIN_NAME,),
+        metadata=about(
+            "Names in a peer's certificate (SAN, DNS or URI) that carry its id, {id} for it: spiffe://fleet/edge/{id}, {id}."
+        ),
+    )
+    tls_many_ids: bool = field(
+        default=False, metadata=about("Believe a certificate that carries more than one id; else it carries none.")
     )
     insecure: bool = field(
         default=False,
@@ -149,6 +159,11 @@ class ServiceSettings:
             rule[entity_type] = every
         return rule
 
+    @property
+    def identity_rule(self) -> IdentityRule:
+        """How a peer's id is read from its certificate."""
+        return IdentityRule(self.tls_identities, one_id=not self.tls_many_ids)
+
     def check(self) -> None:
         """Refuse settings that do not fit together (`SettingsConflict`)."""
         tls_keys = ("tls_ca", "tls_cert", "tls_key")
@@ -160,6 +175,14 @@ class ServiceSettings:
                 "set tls_ca, tls_cert and tls_key together, or none of them",
                 keys=tls_keys,
             )
+        for pattern in self.tls_identities:
+            if problem := pattern_problem(pattern):
+                raise SettingsConflict(
+                    "settings.conflict",
+                    f"tls_identities: {problem}",
+                    "write for example spiffe://fleet/edge/{id}, or {id} for plain names",
+                    keys=("tls_identities",),
+                )
         _ = self.snapshot_rule  # raises for an entry that is none
         for name in self.http_hosts:
             if not _HOST.fullmatch(name):

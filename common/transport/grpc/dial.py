@@ -15,6 +15,7 @@ import trio
 
 from common import border
 from common.core.addresses import Address
+from common.core.policy.identity import IdentityRule
 from common.private.grpclib import AbstractHandler
 from common.transport.grpc import tcp
 from common.transport.grpc.protocol import WireProtocol
@@ -39,7 +40,7 @@ class _NoCalls(AbstractHandler):
 async def dial(address: Address, tls: TlsFiles | None, timeout_s: float, limits: WireLimits) -> WireProtocol:
     """Connect, shake hands, hear the peer's settings. Raises what `open_channel` says."""
     context = client_context(tls) if tls else None
-    protocol = WireProtocol(_NoCalls(), limits, is_client=True)
+    protocol = WireProtocol(_NoCalls(), limits, is_client=True, identity=tls.identity if tls else IdentityRule())
     step = "connecting"
     try:
         with trio.fail_after(timeout_s):

@@ -15,6 +15,7 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 
 from common.border import Transport
+from common.core.policy.identity import IdentityRule
 from common.private import grpclib
 from common.private.grpclib import AbstractHandler, EventsProcessor, H2Protocol
 from common.private.h2 import Http2, next_frame_bytes
@@ -68,6 +69,7 @@ class WireProtocol(H2Protocol):
         limits: WireLimits,
         *,
         is_client: bool,
+        identity: IdentityRule,
         on_read: Callable[[], None] | None = None,
         on_lost: Callable[[], None] | None = None,
     ) -> None:
@@ -77,6 +79,7 @@ class WireProtocol(H2Protocol):
         self.is_settled = False
         self.lost_by: BaseException | None = None
         self._limits = limits
+        self._identity = identity
         self._on_read = on_read
         self._on_lost = on_lost
 
@@ -99,7 +102,7 @@ class WireProtocol(H2Protocol):
         http2.initiate_connection()
         if window > _HTTP2_INITIAL_WINDOW:
             http2.increment_flow_control_window(window - _HTTP2_INITIAL_WINDOW)
-        self.connection = WireConnection(http2, transport, self._limits)
+        self.connection = WireConnection(http2, transport, self._limits, self._identity)
         self.connection.flush()
         self.processor = WireEvents(self.handler, self.connection, self._settle)
 

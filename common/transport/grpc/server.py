@@ -19,6 +19,7 @@ import trio
 
 from common import border
 from common.core.errors import ConfigurationError
+from common.core.policy.identity import IdentityRule
 from common.transport.grpc import tcp
 from common.transport.grpc.calls import CallService, ConnectionCalls
 from common.transport.grpc.protocol import WireProtocol
@@ -62,6 +63,7 @@ async def serve_grpc(
             methods,
             limits,
             tls=context,
+            identity=tls.identity if tls else IdentityRule(),
             connections_max=connections_max,
             settle_timeout_s=settle_timeout_s,
             start_soon=nursery.start_soon,
@@ -103,12 +105,14 @@ class _Server:
         limits: WireLimits,
         *,
         tls: ServerContext | None,
+        identity: IdentityRule,
         connections_max: int,
         settle_timeout_s: float,
         start_soon: Callable[..., None],
     ) -> None:
         self._limits = limits
         self._tls = tls
+        self._identity = identity
         self._connections_max = connections_max
         self._settle_timeout_s = settle_timeout_s
         self._start_soon = start_soon
@@ -155,6 +159,7 @@ class _Server:
             calls,
             self._limits,
             is_client=False,
+            identity=self._identity,
             on_read=calls.begin,
             on_lost=lambda: self._forget(calls),
         )

@@ -1,7 +1,9 @@
 """TLS for links: mutual, from three files that are read anew for every dial and whenever they change on disk.
 
-So certificates are rotated by replacing the files, with no restart and no signal. An identity is a DNS or URI
-name in the certificate's subjectAltName; the common name is not one.
+So certificates are rotated by replacing the files, with no restart and no signal. An identity is read from the DNS and URI
+names of the subject alternative name (`common.core.policy.identity`); a common name counts at neither end. OpenSSL checks the
+extended key usage by role: a server's certificate must allow serverAuth, a client's clientAuth; one without the extension
+is not restricted (RFC 5280, 4.2.1.12).
 """
 
 from __future__ import annotations
@@ -9,23 +11,26 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from common.core.errors import ConfigurationError
+from common.core.policy.identity import IdentityRule
 from common.transport.stream import PeerGone
 
+_OTHER_PURPOSE = 26  # X509_V_ERR_INVALID_PURPOSE
 _OUT_OF_TIME = {9, 10}  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Paths of PEM files: our certificate (with its chain), our key, and the authorities we believe."""
+    """Paths of PEM files: our certificate (with its chain), our key, the authorities we believe; and how peers are identified."""
 
     certificate: Path
     key: Path
     ca: Path
+    identity: IdentityRule = field(default_factory=IdentityRule)
 
 
 def client_context(files: TlsFiles) -> ssl.SSLContext:
@@ -60,10 +65,15 @@ class ServerContext:
         return self._context
 
 
-def identities_of(certificate: dict[str, Any] | None) -> tuple[str, ...]:
-    """The DNS and URI names in what `getpeercert()` returned, in the certificate's order."""
+def names_of(certificate: dict[str, Any] | None) -> tuple[str, ...]:
+    """The DNS and URI names in what `getpeercert()` returned, in the certificate's order.
+
+    A DNS name with what only a URI has is neither: nothing may pass for a URI that no authority vouched for as one.
+    """
     names = (certificate or {}).get("subjectAltName", ())
-    return tuple(name for kind, name in names if kind in {"DNS", "URI"})
+    return tuple(
+        name for kind, name in names if kind == "URI" or (kind == "DNS" and "/" not in name and ":" not in name)
+    )
 
 
 def tls_failure(error: ssl.SSLError, address: str) -> PeerGone:
@@ -72,12 +82,20 @@ def tls_failure(error: ssl.SSLError, address: str) -> PeerGone:
         message = f"the certificate of {address} was not accepted: {handshake_reason(error)}"
         if error.verify_code in _OUT_OF_TIME:
             return PeerGone("link.tls_failed", message, "check this machine's clock first")
+        if error.verify_code == _OTHER_PURPOSE:
+            return PeerGone("link.wrong_key_usage", message, "issue it with the extended key usage serverAuth")
         return PeerGone("link.tls_failed", message, "is it signed by the CA file, and for this host name?")
     reason = handshake_reason(error)
     if "wrong version number" in reason or "http request" in reason or "record layer" in reason:
         return PeerGone("link.tls_failed", f"{address} does not speak TLS", "is it the right port?")
     if "alert" in reason:
         hint = "is it signed by the CA it believes?"
+        if "unsupported certificate" in reason:
+            return PeerGone(
+                "link.wrong_key_usage",
+                f"{address} refused our certificate: {reason}",
+                "issue it with the extended key usage clientAuth",
+            )
         if "expired" in reason:
             hint = "renew the certificate, or check the clock over there"
         return PeerGone("link.tls_failed", f"{address} refused our certificate: {reason}", hint)
@@ -101,6 +119,7 @@ def _context(files: TlsFiles, protocol: int) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
+    context.hostname_checks_common_name = False
     context.set_alpn_protocols(["h2"])
     if protocol == ssl.PROTOCOL_TLS_SERVER:
         context.num_tickets = 0  # links are long-lived: nobody resumes, and a ticket costs a write per handshake

@@ -17,12 +17,13 @@ from h2.errors import ErrorCodes
 
 from common.border import Transport
 from common.core.errors import BackhaulError
+from common.core.policy.identity import IdentityRule
 from common.private import grpclib, h2
 from common.private.grpclib import Connection, Wrapper
 from common.transport.grpc import tcp
 from common.transport.grpc.inbound import PREFIX, InboundMessages
 from common.transport.grpc.status import Headers, outcome_of_headers, outcome_of_trailers
-from common.transport.grpc.tls import identities_of
+from common.transport.grpc.tls import names_of
 from common.transport.link.gate import Gate
 from common.transport.stream import MessageTooLarge, MessageUnreadable, PeerClosed, PeerGone, PeerInfo, SendAfterEnd
 
@@ -53,6 +54,7 @@ class WireConnection(Connection):
         http2: H2Connection,
         transport: Transport,
         limits: WireLimits,
+        identity: IdentityRule,
     ) -> None:
         super().__init__(http2, transport, config=grpclib.CONFIG)
         self.http2 = http2
@@ -68,10 +70,11 @@ class WireConnection(Connection):
         self.write_ready = self.writable  # type: ignore[assignment]  # grpclib sets and clears it
         self.stream_close_waiter = self.stream_released  # type: ignore[assignment]  # grpclib sets it
         tls = transport.get_extra_info("ssl_object")
-        self.peer = PeerInfo(
-            tcp.address_of(transport.get_extra_info("peername")),
-            identities_of(tls.getpeercert()) if tls is not None else (),
-        )
+        address = tcp.address_of(transport.get_extra_info("peername"))
+        self.peer = PeerInfo(address)
+        if tls is not None:
+            certificate = identity.identify(names_of(tls.getpeercert()))
+            self.peer = PeerInfo(address, certificate.ids, certificate)
 
     def create_stream(self, *, stream_id: int | None = None, wrapper: Wrapper | None = None) -> WireStream:
         return WireStream(self, stream_id)

@@ -14,6 +14,8 @@ from cloud_service.settings import CloudSettings
 from common.core.addresses import Address, PeerAddress
 from common.core.errors import ConfigurationError
 from common.core.journal.url import JournalUrl
+from common.core.policy.identity import IdentityRule
+from common.runtime.environment import tls_files
 from common.runtime.settings.loading import Loaded, about, describe, load
 from common.runtime.settings.values import Shape, parse, shape_of, shown
 from edge_service.settings import EdgeSettings
@@ -368,3 +370,22 @@ def test_a_byte_order_mark_of_a_file_is_taken(tmp_path: Path) -> None:
     secret = tmp_path / "journal"
     secret.write_text("postgresql://localhost/edge\n", encoding="utf-8-sig")
     assert str(edge(EDGE_JOURNAL_FILE=str(secret), EDGE_INSECURE="true").journal) == "postgresql://localhost/edge"
+
+
+def test_how_a_peers_id_is_read_is_one_rule_of_both_services() -> None:
+    environ = {"CLOUD_TLS_IDENTITIES": "spiffe://fleet/edge/{id},{id}.edges.example", "CLOUD_TLS_MANY_IDS": "true"}
+    for name in ("ca", "cert", "key"):
+        environ[f"CLOUD_TLS_{name.upper()}"] = f"{name}.pem"
+    settings = load(CloudSettings, "CLOUD", (), environ, None).settings
+    rule = IdentityRule(("spiffe://fleet/edge/{id}", "{id}.edges.example"), one_id=False)
+    assert settings.identity_rule == rule
+    files = tls_files(settings)
+    assert files is not None
+    assert files.identity == rule
+    plain = load(EdgeSettings, "EDGE", (), {"EDGE_ID": "e", "EDGE_CLOUD": "127.0.0.1:1"}, None).settings
+    assert plain.identity_rule == IdentityRule()
+
+
+def test_a_pattern_without_a_place_for_the_id_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"tls_identities: 'spiffe://fleet/edge/' must have \{id\} in it"):
+        load(CloudSettings, "CLOUD", (), {"CLOUD_TLS_IDENTITIES": "spiffe://fleet/edge/"}, None)
