@@ -1,6 +1,6 @@
 """What a message stream is, whoever carries it: the words both ends of every link are written in.
 
-Two carriers offer exactly this: `streams` (gRPC over TCP and TLS) and `memory_streams` (pipes, for
+Two carriers offer exactly this: `grpc` (over TCP and TLS) and `memory` (pipes, for
 simulation); one contract suite runs on both. A stream carries whole messages of bytes, in order, with
 back-pressure; what is in them is the codec's business. It imports no carrier, so that code under simulation
 never loads gRPC.
