@@ -12,6 +12,7 @@ from cloud_service.settings import PREFIX, CloudSettings
 from common.runtime.cli import main as cli
 from common.runtime.cli.append import APPEND
 from common.runtime.cli.commands import ASKING, ORIGINS, PARKED
+from common.runtime.cli.entities import ENTITIES
 from common.runtime.cli.filters import FILTERS
 from common.runtime.cli.log_level import LOG_LEVEL
 from common.runtime.cli.projections import PROJECTIONS
@@ -38,7 +39,18 @@ CLOUD = cli.Program(
     data_folder=lambda settings: settings.journal.data_folder,
     instance=lambda settings: settings.node or socket.gethostname(),
     load_serve=_load_serve,
-    commands=(*ASKING, *LOG_LEVEL, APPEND, *PARKED, *ORIGINS, *FILTERS, *PROJECTIONS, *SUBSCRIPTIONS, *INBOX),
+    commands=(
+        *ASKING,
+        *LOG_LEVEL,
+        APPEND,
+        *PARKED,
+        *ORIGINS,
+        *FILTERS,
+        *PROJECTIONS,
+        *ENTITIES,
+        *SUBSCRIPTIONS,
+        *INBOX,
+    ),
 )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from common.runtime.cli import main as cli
 from common.runtime.cli.append import APPEND
 from common.runtime.cli.commands import ASKING, PARKED
+from common.runtime.cli.entities import ENTITIES
 from common.runtime.cli.log_level import LOG_LEVEL
 from common.runtime.cli.projections import PROJECTIONS
 from common.runtime.cli.subscriptions import INBOX, SUBSCRIPTIONS
@@ -36,7 +37,7 @@ EDGE = cli.Program(
     data_folder=lambda settings: settings.journal.data_folder,
     instance=lambda settings: settings.id,
     load_serve=_load_serve,
-    commands=(*ASKING, *LOG_LEVEL, APPEND, *PARKED, *PROJECTIONS, *SUBSCRIPTIONS, *INBOX),
+    commands=(*ASKING, *LOG_LEVEL, APPEND, *PARKED, *PROJECTIONS, *ENTITIES, *SUBSCRIPTIONS, *INBOX),
     stand_ins=("--id=asking", "--cloud=localhost"),
 )
 

@@ -13,7 +13,8 @@ import structlog
 import trio
 
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.events.batch import split_metadata
+from common.core.events.batch import EventBatch, split_metadata
+from common.entity import mends
 from common.entity.decisions import replay
 from common.entity.definition import Definition
 from common.entity.live import MARK_KEY, LiveEntity
@@ -139,14 +140,32 @@ async def _follow(
             break
         if page.seq_nr[0] != seq_nr + 1:
             raise _missing(persistence_id, seq_nr + 1)
-        with watchdog.over(definition.evolve_place):
-            state = replay(definition, state, page)
+        state = await _replayed(journal, definition, state, page, watchdog)
         seq_nr = page.seq_nr[-1]
         if len(page) < page_max:
             break
         page_max = max(1, min(_PAGE_MAX, _PAGE_BYTES * len(page) // page.byte_size()))
         await trio.lowlevel.checkpoint()
     return state, seq_nr
+
+
+async def _replayed(
+    journal: Journal,
+    definition: Definition,
+    state: Any,  # noqa: ANN401
+    events: EventBatch,
+    watchdog: Watchdog,
+) -> Any:  # noqa: ANN401
+    """The state after a page; an event that fails is taken as an operator decided, if one did."""
+    while True:
+        try:
+            with watchdog.over(definition.evolve_place):
+                return replay(definition, state, events)
+        except BackhaulError as error:
+            mended = await mends.mended(journal, events, error.details.get("seq_nr"))
+            if mended is None:
+                raise
+            events = mended
 
 
 async def was_stored(journal: Journal, persistence_id: str, seq_nr: int, mark: str) -> bool:

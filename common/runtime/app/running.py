@@ -31,6 +31,7 @@ from common.projection.progress import ProjectionProgress
 from common.runtime.app.application import BUILT_IN, NO_APPLICATION, Application
 from common.runtime.app.handler_sink import HandlerSink
 from common.runtime.http.entities import entity_routes, state_routes
+from common.runtime.http.entity_mends import mend_routes
 from common.runtime.http.hidden import check_not_hidden
 from common.runtime.intake import Intake
 from common.transport.subscription.sinks import Sink
@@ -128,6 +129,7 @@ class Running:
         ours = [
             *before,
             *(entity_routes(self.entities) if self.application.entities else ()),
+            *(mend_routes(self.journal, self.entities) if self.application.entities else ()),
             *(state_routes(self.states) if self.application.states else ()),
         ]
         own = self._own_routes()

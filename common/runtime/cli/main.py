@@ -42,6 +42,7 @@ and docs/errors.md has every code. Settings come from defaults < TOML file (--co
 _GROUPS: Final = {
     "parked": "events that were set aside",
     "origins": "the edges whose journals are stored here",
+    "entities": "decide about events that an entity of the application cannot take",
     "projections": "what is derived from the journal",
     "subscriptions": "streams of other services that are followed here",
     "inbox": "what subscriptions brought for local programs",

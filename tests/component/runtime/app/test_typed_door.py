@@ -147,3 +147,26 @@ async def test_a_list_of_projections_says_what_fails_and_an_operator_skips_it(au
         await world.settled()
         live = await listed(cloud)
         assert (live["state"], live["error_code"], live["error"], live["skipped"]) == ("live", None, None, 1)
+
+
+async def test_an_operator_has_an_entity_go_on_over_http(autojump_clock: MockClock) -> None:
+    plain = App(event_types=[Read])
+    poison = event("Counter", "Added", {"by": "many"})
+    async with open_world(edge_app=plain, cloud_app=App(entities=[Counters])) as world:
+        cloud = world.cloud
+        assert (await world.edges["edge-1"].http("POST", "/v1/events", poison)).status == 201
+        await world.settled()
+        name = "Counter|edge-1/1"
+        failing = (await cloud.http("GET", "/v1/entities/Counter/edge-1/1")).json()["error"]
+        assert (failing["code"], failing["details"]["seq_nr"]) == ("types.unreadable", 1)
+        place = {"entity": name, "seq_nr": 1}
+        assert (await cloud.http("POST", "/v1/mends/skip", place | {"seq_nr": 9})).json()["error"]["code"] == (
+            "entity.no_such_event"
+        )
+        unfit = await cloud.http("POST", "/v1/mends/replace", place | {"event_type": "Added", "payload": {"by": "x"}})
+        assert (unfit.status, unfit.json()["error"]["code"]) == (400, "events.unfit")
+        assert (await cloud.http("POST", "/v1/mends/skip", place | {"entity": "Else|1"})).status == 404
+        good = await cloud.http("POST", "/v1/mends/replace", place | {"event_type": "Added", "payload": {"by": 7}})
+        assert good.status == 200
+        assert (await cloud.http("GET", "/v1/entities/Counter/edge-1/1")).json()["state"]["value"] == 7
+        assert (await cloud.http("POST", "/v1/mends/skip", place)).status == 200
