@@ -15,12 +15,14 @@ from typing import Final, NoReturn
 import structlog
 import trio
 
+from cloud_service.settings import CloudSettings
 from common.core.errors import BackhaulError
 from common.core.journal.retention import LogSizes
 from common.journal.stores.journal import Journal
 from common.journal.stores.leases import Lease
 from common.journal.stores.log import JournalStats, TrimLimit
 from common.journal.stores.projections import ProjectionRow
+from common.runtime.app.application import Application
 
 _log = structlog.get_logger()
 
@@ -48,6 +50,19 @@ class CloudRetentionSettings:
     keep_keys_s: float
     covered_types: frozenset[str] = frozenset()
     lease_s: float = 15.0
+
+    @classmethod
+    def of(cls, settings: CloudSettings, application: Application) -> CloudRetentionSettings:
+        """As a cloud's settings say, with the application beside it."""
+        return cls(
+            interval_s=settings.retention_interval_s,
+            age_s=settings.retention_age_s,
+            max_bytes=settings.retention_max_bytes,
+            least_age_s=settings.retention_least_age_s,
+            keep_keys_s=settings.idempotency_keep_s,
+            covered_types=frozenset(application.entities) | frozenset(settings.snapshot_rule),
+            lease_s=settings.lease_s,
+        )
 
     @property
     def is_on(self) -> bool:

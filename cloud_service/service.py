@@ -159,7 +159,7 @@ class _Node:
             parked_max=settings.parked_max_events,
         )
         self._retention = CloudRetention(
-            journal, _retention_settings(settings, running.application), environment.now_us, owner=owner
+            journal, CloudRetentionSettings.of(settings, running.application), environment.now_us, owner=owner
         )
         self._report = CloudReport(
             journal, commit, self.endpoint, node=name, version=VERSION, now_us=environment.now_us
@@ -256,16 +256,4 @@ def _endpoint_settings(settings: CloudSettings, transformations: Transformations
         progress_timeout_s=settings.progress_timeout_s,
         require_identity=settings.uses_tls,
         on_receive=transformations.received if transformations.on_receive else None,
-    )
-
-
-def _retention_settings(settings: CloudSettings, application: Application) -> CloudRetentionSettings:
-    return CloudRetentionSettings(
-        settings.retention_interval_s,
-        settings.retention_age_s,
-        settings.retention_max_bytes,
-        settings.retention_least_age_s,
-        settings.idempotency_keep_s,
-        frozenset(application.entities) | frozenset(settings.snapshot_rule),
-        settings.lease_s,
     )

@@ -12,7 +12,9 @@ from common.core.errors import BackhaulError
 from common.core.journal.retention import TIGHT_SHARE, deletable_through, must_drop, stored_before
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import JournalStats, TrimLimit
+from common.runtime.app.application import Application
 from common.transport.push.producer import LinkState
+from edge_service.settings import EdgeSettings
 
 _log = structlog.get_logger()
 
@@ -40,6 +42,18 @@ class EdgeRetentionSettings:
     plain_types: frozenset[str]
     covered_types: frozenset[str] = frozenset()
 
+    @classmethod
+    def of(cls, settings: EdgeSettings, cap_bytes: int | None, application: Application) -> EdgeRetentionSettings:
+        """As an edge's settings say, for a journal with this cap and the application beside it."""
+        return cls(
+            interval_s=settings.retention_interval_s,
+            keep_acked_s=settings.keep_acked_s,
+            keep_keys_s=settings.idempotency_keep_s,
+            cap_bytes=cap_bytes,
+            plain_types=frozenset(settings.plain_types if settings.on_full == "drop_oldest" else ()),
+            covered_types=frozenset(application.entities) | frozenset(settings.snapshot_rule),
+        )
+
 
 class EdgeRetention:
     """The task that removes, and what it last saw."""
@@ -62,7 +76,7 @@ class EdgeRetention:
         """Until cancelled. Storage that is away for now is tried again with the next round."""
         while True:
             try:
-                more = await self._round()
+                more = await self.round()
             except BackhaulError as error:
                 _log.warning("retention.failed", code=error.code, reason=error.message, repeat_key=error.code)
                 more = False
@@ -80,7 +94,7 @@ class EdgeRetention:
             await trio.sleep(_AFTER_REFUSAL_S)
         self._refused = trio.Event()
 
-    async def _round(self) -> bool:
+    async def round(self) -> bool:
         """One chunk of each kind; True when there is more to do now."""
         settings, journal = self._settings, self._journal
         self.stats = stats = await journal.log.stats()

@@ -135,7 +135,10 @@ class _Edge:
         self._served: ServedStreams | None = None
         self._metrics = MetricsRegistry("backhaul_edge")
         self._retention = EdgeRetention(
-            journal, self._link, _retention_settings(settings, cap_bytes, running.application), environment.now_us
+            journal,
+            self._link,
+            EdgeRetentionSettings.of(settings, cap_bytes, running.application),
+            environment.now_us,
         )
         commit.on_full = self._retention.wake
         self._report = EdgeReport(
@@ -303,17 +306,4 @@ async def _take_snapshots(settings: EdgeSettings, environment: Environment, jour
         owner=environment.new_id(),
         settings=ProjectionSettings(poll_s=settings.poll_interval_s),
         random=environment.chance,
-    )
-
-
-def _retention_settings(
-    settings: EdgeSettings, cap_bytes: int | None, application: Application
-) -> EdgeRetentionSettings:
-    return EdgeRetentionSettings(
-        settings.retention_interval_s,
-        settings.keep_acked_s,
-        settings.idempotency_keep_s,
-        cap_bytes,
-        frozenset(settings.plain_types if settings.on_full == "drop_oldest" else ()),
-        frozenset(application.entities) | frozenset(settings.snapshot_rule),
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import structlog
 import trio
 
 from cloud_service.retention import LEASE, CloudRetention, CloudRetentionSettings
 from common.core.events.ids import ALL_SLICES
+from common.core.journal.append import Appended
 from common.core.journal.retention import STRETCH_POSITIONS
 from common.core.journal.snapshot import NewSnapshot
 from common.journal.stores.journal import Journal
@@ -94,6 +97,30 @@ class TestAge:
         assert await positions(journal) == []
         assert keeper.held_by == ""
 
+    async def test_what_is_younger_than_the_least_age_stays_also_under_an_age_limit(
+        self, storage: Storage, journal: Journal
+    ) -> None:
+        await append(journal, local("Order|1"))
+        storage.clock.advance(10)
+        keeper = retention(storage, journal, kept(age_s=1, least_age_s=60))
+        await keeper.round()
+        assert await positions(journal) == [1]
+        storage.clock.advance(51)
+        await keeper.round()
+        assert await positions(journal) == []
+
+    async def test_keys_are_remembered_for_their_time_also_where_no_event_ever_goes(
+        self, storage: Storage, journal: Journal
+    ) -> None:
+        request = local("Order|1", append_id="k")
+        await append(journal, request)
+        storage.clock.advance(DAY_S - 1)
+        await retention(storage, journal, kept()).round()
+        assert await append(journal, request) == Appended(1, [1], repeated=True)
+        storage.clock.advance(2)
+        await retention(storage, journal, kept()).round()
+        assert await append(journal, request) == Appended(2, [2])
+
     async def test_a_lease_that_is_no_projection_holds_nothing_back(self, storage: Storage, journal: Journal) -> None:
         await append(journal, local("Order|1"))
         assert await journal.leases.acquire("subscription:orders", "node-1", 60) is not None
@@ -148,9 +175,38 @@ class TestSize:
         await keeper.round()
         assert (await journal.log.stats()).first_position == 2 * STRETCH_POSITIONS + 1
 
+    async def test_too_heavy_a_log_keeps_what_a_projection_has_not_seen(
+        self, storage: Storage, journal: Journal
+    ) -> None:
+        for _ in range(2):
+            await append(journal, local(*["Order|1"] * STRETCH_POSITIONS))
+        await project(journal, "slow", 4)
+        storage.clock.advance(1)
+        await retention(storage, journal, kept(max_bytes=1)).round()
+        assert (await journal.log.stats()).first_position == 5
+
+    async def test_of_covered_types_too_heavy_a_log_loses_only_what_a_snapshot_replaces(
+        self, storage: Storage, journal: Journal
+    ) -> None:
+        for _ in range(2):
+            await append(journal, local(*["Order|1", "Order|2"] * (STRETCH_POSITIONS // 2)))
+        await journal.snapshots.put([NewSnapshot("Order|1", 3, "State", "json", b"{}")])
+        storage.clock.advance(1)
+        await retention(storage, journal, kept(max_bytes=1, covered_types=frozenset({"Order"}))).round()
+        assert (await positions(journal))[:3] == [2, 4, 6]
+
 
 class TestOneNode:
     """While one node is at it, the others leave it alone; none keeps the right for longer than it works."""
+
+    async def test_the_lease_of_a_node_that_died_lapses_after_its_time(
+        self, storage: Storage, journal: Journal
+    ) -> None:
+        dead = retention(storage, journal, replace(kept(age_s=1), lease_s=0.3))
+        assert await dead._is_ours()
+        assert await journal.leases.acquire(LEASE, "node-2", 10) is None
+        await storage.pass_time(0.4)
+        assert await journal.leases.acquire(LEASE, "node-2", 10) is not None
 
     async def test_a_node_waits_while_another_holds_the_lease(self, storage: Storage, journal: Journal) -> None:
         await append(journal, local("Order|1"))
