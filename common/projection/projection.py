@@ -113,17 +113,25 @@ class _Projection:
         self._random = random
         self._on_commit = on_commit
         self._backoff = Backoff(settings.backoff_min_s, settings.backoff_max_s)
+        self._running: dict[SliceRange, trio.CancelScope] = {}
+        self._has_changed = trio.Event()
         shown.extend(self._progress_of(slice_ranges(settings.ranges)))
 
     async def run(self) -> NoReturn:
         """Until cancelled."""
-        while True:
-            ranges = await self._ranges()
-            self._show(ranges)
-            async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._has_changed = trio.Event()
+                ranges = await self._ranges()
+                self._show(ranges)
+                for slices in self._running.keys() - set(ranges):
+                    self._running[slices].cancel()  # it would find out with its next commit
                 for progress in self._own:
-                    name = f"projection {self.handler.name} {progress.slices}"
-                    nursery.start_soon(self._run_range, progress, nursery.cancel_scope, name=name)
+                    if progress.slices not in self._running:
+                        scope = self._running[progress.slices] = trio.CancelScope()
+                        name = f"projection {self.handler.name} {progress.slices}"
+                        nursery.start_soon(self._run_range, progress, scope, name=name)
+                await self._has_changed.wait()
 
     async def _ranges(self) -> list[SliceRange]:
         while True:
@@ -137,22 +145,26 @@ class _Projection:
                 self._backoff.progressed()
                 return found
 
-    async def _run_range(self, progress: ProjectionProgress, siblings: trio.CancelScope) -> None:
-        await run_projection(
-            self._journal,
-            self._feeds,
-            self._new_work(self.handler),
-            progress.slices,
-            owner=self._owner,
-            settings=self._settings,
-            now_us=self._now_us,
-            random=self._random,
-            progress=progress,
-            on_commit=self._on_commit,
-        )
-        # The range is no more, so others have changed too: all are looked up again.
+    async def _run_range(self, progress: ProjectionProgress, scope: trio.CancelScope) -> None:
+        try:
+            with scope:
+                await run_projection(
+                    self._journal,
+                    self._feeds,
+                    self._new_work(self.handler),
+                    progress.slices,
+                    owner=self._owner,
+                    settings=self._settings,
+                    now_us=self._now_us,
+                    random=self._random,
+                    progress=progress,
+                    on_commit=self._on_commit,
+                )
+        finally:
+            del self._running[progress.slices]
+        # The range is no more, so others have come: all are looked up, and those that run go on.
         _log.info("projection.ranges_changed", projection=self.handler.name, slices=str(progress.slices))
-        siblings.cancel()
+        self._has_changed.set()
 
     @property
     def _own(self) -> list[ProjectionProgress]:

@@ -17,7 +17,7 @@ from common import border
 from common.runtime.logs.fields import leaf_errors
 from examples.support.postgres import PostgresUnavailable
 from examples.support.processes import ProcessFailure
-from tests.bench import projections
+from tests.bench import nodes, projections
 from tests.bench.down import behind, fan_out, filters, firehose, idle, stopped
 from tests.bench.down import latency as down_latency
 from tests.bench.entity import entities
@@ -36,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[Place], Awaitable[list[Table]]]] = {
     "filters": filters.run,
     "firehose": firehose.run,
     "projections": projections.run,
+    "nodes": nodes.run,
     "fan-out": fan_out.run,
     "behind": behind.run,
     "idle": idle.run,

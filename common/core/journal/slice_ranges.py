@@ -88,6 +88,14 @@ def divide(name: str, stored: Sequence[RangeOffset], wanted: Sequence[SliceRange
     return divided
 
 
+def changes(
+    stored: Sequence[RangeOffset], divided: Sequence[RangeOffset]
+) -> tuple[list[SliceRange], list[RangeOffset]]:
+    """What a division changes: ranges that are no more, and those that are new. The others keep row, owner and epoch."""
+    before, after = {one.slices for one in stored}, {one.slices for one in divided}
+    return sorted(before - after), [one for one in divided if one.slices not in before]
+
+
 def still_ahead(ahead: Sequence[Ahead], position: int) -> tuple[Ahead, ...]:
     """What is still ahead once the range as a whole is at ``position``."""
     return tuple(one for one in ahead if one.position > position)

@@ -12,6 +12,7 @@ from common.core.errors import BackhaulError
 from common.core.events.ids import SliceRange
 from common.core.journal.slice_ranges import (
     RangeOffset,
+    changes,
     check_ranges,
     divide,
     missing_ranges,
@@ -143,9 +144,10 @@ class MemoryProjections:
             divided = divide(name, offsets, ranges)
             epoch = max(row.epoch for row in stored.values()) + 1
             paused = any(row.paused for row in stored.values())
-            for slices in stored:
+            gone, new = changes(offsets, divided)
+            for slices in gone:
                 del draft.projections[name, slices]
-            for one in divided:
+            for one in new:
                 draft.projections[name, one.slices] = ProjectionEntry(
                     one.position, epoch, "", 0, paused, self._connections.now_us(), one.ahead
                 )

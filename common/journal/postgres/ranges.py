@@ -14,6 +14,7 @@ from common.core.journal.slice_ranges import (
     RangeOffset,
     ahead_as_text,
     ahead_of_text,
+    changes,
     divide,
     missing_ranges,
     projection_in_use,
@@ -57,8 +58,13 @@ async def reshape(
         ]
         divided = divide(name, stored, ranges)
         epoch, paused = max(row["epoch"] for row in rows) + 1, any(row["paused"] for row in rows)
-        await connection.execute("DELETE FROM projection WHERE name = $1", name)
-        for one in divided:
+        gone, new = changes(stored, divided)
+        await connection.execute(
+            "DELETE FROM projection WHERE name = $1 AND first_slice = ANY ($2::integer[])",
+            name,
+            [slices.first for slices in gone],
+        )
+        for one in new:
             ahead = ahead_as_text(one.ahead)
             await connection.execute(
                 _INSERT, name, one.slices.first, one.slices.last, one.position, epoch, paused, now_us, ahead

@@ -15,6 +15,7 @@ from common.core.journal.slice_ranges import (
     RangeOffset,
     ahead_as_text,
     ahead_of_text,
+    changes,
     divide,
     missing_ranges,
     projection_in_use,
@@ -35,10 +36,13 @@ def declare(writer: apsw.Connection, name: str, ranges: Sequence[SliceRange], no
 
 def reshape(writer: apsw.Connection, name: str, ranges: Sequence[SliceRange], now_us: int) -> list[RangeOffset]:
     """See ``ProjectionStore.reshape``."""
-    divided = divide(name, _offsets(writer, name), ranges)
+    stored = _offsets(writer, name)
+    divided = divide(name, stored, ranges)
+    gone, new = changes(stored, divided)
     epoch, paused = writer.execute("SELECT max(epoch), max(paused) FROM projection WHERE name = ?", (name,)).get
-    writer.execute("DELETE FROM projection WHERE name = ?", (name,))
-    for offset in divided:
+    for slices in gone:
+        writer.execute("DELETE FROM projection WHERE name = ? AND first_slice = ?", (name, slices.first))
+    for offset in new:
         _insert(writer, name, offset, epoch + 1, paused, now_us)
     return divided
 

@@ -83,10 +83,11 @@ class ProjectionStore(Protocol):
         """
 
     async def reshape(self, name: str, ranges: Sequence[SliceRange]) -> list[RangeOffset]:
-        """Split and merge: keep the same offsets for other ranges, in one transaction that takes all from their owners.
+        """Split and merge: keep the same offsets for other ranges, in one transaction.
 
-        Each new range begins where the least advanced of its slices is, and knows what the others are ahead by
-        (``core.ranges``). Raises ``projection.unknown``, ``projection.other_slices``.
+        Ranges that are as before keep their owner; those that are no more are taken from theirs. Each new range begins
+        where the least advanced of its slices is, and knows what the others are ahead by (``core.ranges``). Raises
+        ``projection.unknown``, ``projection.other_slices``.
         """
 
     async def forget(self, name: str, statements: Sequence[Statement]) -> int:

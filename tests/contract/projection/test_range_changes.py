@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import pytest
+import structlog
 import trio
 
 from common.core.errors import BackhaulError
@@ -16,7 +19,7 @@ from common.journal.stores.projections import ProjectionLease
 from common.projection.progress import ProjectionSettings
 from tests.contract.journals import Storage
 from tests.support.ledgers import Ledger, decode, fold
-from tests.support.projections import Commits, log_of, running, store, until
+from tests.support.projections import Commits, log_of, logged, running, store, until
 
 QUICK = ProjectionSettings(page_max_events=7, standby_poll_s=0.02, poll_s=0.02, backoff_min_s=0.01, backoff_max_s=0.05)
 LOW, HIGH = slice_ranges(2)
@@ -56,13 +59,15 @@ class TestOffsets:
             assert (lease.position, lease.ahead) == (9, ())
             assert lease.epoch > old.epoch
 
-    async def test_a_range_that_stays_as_it_is_is_taken_from_its_owner_too(self, journal: Journal) -> None:
+    async def test_a_range_that_stays_as_it_is_keeps_its_owner(self, journal: Journal) -> None:
         await journal.projections.declare("tally", [LOW, HIGH])
-        old = await take(journal, LOW)
+        stays, goes = await take(journal, LOW), await take(journal, HIGH)
         await journal.projections.reshape("tally", [LOW, SliceRange(512, 700), SliceRange(701, 1023)])
-        with pytest.raises(BackhaulError):
-            await journal.projections.commit(old, 1, [], 60)
-        assert (await journal.projections.commit(await take(journal, LOW), 1, [], 60)).position == 1
+        assert (await journal.projections.commit(stays, 1, [], 60)).position == 1
+        with pytest.raises(BackhaulError) as refused:
+            await journal.projections.commit(goes, 1, [], 60)
+        assert refused.value.code == "projection.fenced"
+        assert await journal.projections.acquire("tally", LOW, "another", 60) is None
 
     async def test_a_merge_begins_at_the_last_one_and_knows_what_the_others_have(self, storage: Storage) -> None:
         async with storage.open() as journal:
@@ -164,6 +169,28 @@ async def test_one_to_four_to_two_ranges_while_running_lose_and_repeat_nothing(j
     head = (await journal.log.stats()).head_position
     async with running(journal, ledger.handler, settings=QUICK, decode=decode, in_threads=True) as progress:
         await until(lambda: all(one.position >= head for one in progress))
+    assert await ledger.accounts(journal) == fold(await log_of(journal))
+
+
+async def test_a_change_of_ranges_restarts_only_those_that_changed(journal: Journal) -> None:
+    four = slice_ranges(4)
+    three = [SliceRange(0, 511), *four[2:]]
+    random, commits, ledger = Random(3), Commits(), Ledger("statements")
+    with structlog.testing.capture_logs() as lines:
+        async with running(
+            journal, ledger.handler, settings=replace(QUICK, ranges=4), commits=commits, decode=decode, in_threads=True
+        ) as progress:
+            await store(journal, random, 100, entities=80)
+            await commits.reach(100)
+            kept = [one for one in progress if one.slices in three]
+            await journal.reshape(ledger.name, three)
+            await until(lambda: [one.slices for one in progress] == three)
+            await store(journal, random, 100, entities=80)
+            await commits.reach(200)
+            assert progress[1:] == kept
+            assert [one.slices for one in progress] == three
+    started = Counter(line["slices"] for line in logged(lines, "projection.started"))
+    assert started == dict.fromkeys(map(str, [*four, three[0]]), 1)
     assert await ledger.accounts(journal) == fold(await log_of(journal))
 
 
