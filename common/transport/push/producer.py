@@ -160,14 +160,14 @@ async def _open(
         clock_skew_s=round(state.clock_skew_s, 3),
     )
     if verdict is StartVerdict.PEER_LOST_HISTORY and acked:
-        stats = await journal.log.stats()
-        _log.error(
-            "push.peer_lost_history",
-            acked=acked.position,
-            stored=position,
-            kept_from=stats.first_position,
-            lost=max(0, stats.first_position - 1 - position),
-        )
+        kept_from = (await journal.log.stats()).first_position
+        lost = max(0, kept_from - 1 - position)
+        if lost:
+            _log.error(
+                "push.peer_lost_history", acked=acked.position, stored=position, kept_from=kept_from, lost=lost
+            )
+        else:
+            _log.warning("push.peer_refilled", acked=acked.position, stored=position, kept_from=kept_from)
     return start
 
 

@@ -87,8 +87,28 @@ async def test_a_cloud_that_lost_history_is_refilled_and_told_of(autojump_clock:
             async with world.cloud() as (cloud, _):
                 await wait_for_head(cloud, 1000)
                 assert same_story(await whole_log(edge), await whole_log(cloud))
-        assert "push.peer_lost_history" in [line["event"] for line in logs]
         assert link.parked == 0
+        told = [(line["event"], line["log_level"]) for line in logs if line["event"].startswith("push.peer_")]
+        assert told == [("push.peer_refilled", "warning")]  # nothing is lost, nothing is to be done
+
+
+async def test_what_neither_the_cloud_nor_the_edge_has_any_more_is_an_error(autojump_clock: MockClock) -> None:
+    world = PushWorld()
+    async with world.edge() as (edge, _):
+        async with world.cloud() as (cloud, _):
+            await append(edge, NAMES)
+            await wait_for_head(cloud, 500)
+            backup = world.cloud_disk.copy()
+            await append(edge, NAMES)
+            await wait_for_head(cloud, 1000)
+            await trio.sleep(2)
+        assert await edge.trim(TrimLimit(600, 2**62, 1000)) == 600
+        world.cloud_disk = backup
+        with structlog.testing.capture_logs() as logs:
+            async with world.cloud() as (cloud, _):
+                await wait_for_head(cloud, 900)
+        [line] = [line for line in logs if line["event"].startswith("push.peer_")]
+        assert (line["event"], line["log_level"], line["lost"]) == ("push.peer_lost_history", "error", 100)
 
 
 async def test_ranges_of_many_entities_are_stated_in_messages_of_bounded_size(autojump_clock: MockClock) -> None:
