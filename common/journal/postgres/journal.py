@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import asyncpg
+import structlog
 import trio
 
 from common.core.journal.history import History
@@ -24,10 +25,13 @@ from common.journal.postgres.origins import PostgresOrigins
 from common.journal.postgres.parked import PostgresParked
 from common.journal.postgres.projections import PostgresProjections
 from common.journal.postgres.push_filters import PostgresPushFilters
+from common.journal.postgres.session_budget import ServerSessions, check_sessions, is_short
 from common.journal.postgres.sessions import PostgresSessions
 from common.journal.postgres.snapshots import PostgresSnapshots
 from common.journal.postgres.subscriptions import PostgresSubscriptions
 from common.journal.stores.journal import Journal
+
+_log = structlog.get_logger()
 
 
 @asynccontextmanager
@@ -45,12 +49,12 @@ async def open_postgres_journal(
 
     Raises:
         ConfigurationError: ``postgres.access_denied``, ``postgres.no_database``, ``postgres.invalid_url``,
-            ``postgres.pooler``, ``postgres.too_old``, ``postgres.encoding``, ``journal.not_durable``,
-            ``journal.not_a_journal``, ``journal.schema_newer``.
+            ``postgres.pooler``, ``postgres.too_old``, ``postgres.encoding``, ``postgres.too_few_connections``,
+            ``journal.not_durable``, ``journal.not_a_journal``, ``journal.schema_newer``.
         BackhaulError: ``postgres.unreachable``: it may answer later.
     """
     server = Server(url, limits or SessionLimits())
-    history = await _look_and_migrate(server, new_id)
+    history = await _look_and_migrate(server, new_id, notify)
     sessions = PostgresSessions(server, history, now_us, new_id)
     try:
         async with trio.open_nursery() as nursery:
@@ -67,17 +71,30 @@ async def open_postgres_journal(
         await sessions.aclose()
 
 
-async def _look_and_migrate(server: Server, new_id: Callable[[], str]) -> History:
+async def _look_and_migrate(server: Server, new_id: Callable[[], str], notify: bool) -> History:
     with map_start_errors(server.name):
         first = await server.connect("start", {})
         try:
             if not await finish(first, server.limits, opening.has_own_session, first):
                 await _refuse_shared_session(server, first)
             await finish(first, server.limits, opening.check_server, first, server.name)
+            _check_sessions(server, await finish(first, server.limits, opening.count_sessions, first), notify)
             await finish(first, opening.MIGRATION_LIMITS, opening.migrate, first, server.name)
             return await finish(first, server.limits, opening.settle_history, first, new_id, None)
         finally:
             await say_goodbye(first)
+
+
+def _check_sessions(server: Server, found: ServerSessions, notify: bool) -> None:
+    needed = check_sessions(server.name, found, notify=notify)
+    if is_short(found, needed):
+        _log.warning(
+            "journal.connections_short",
+            needed=needed,
+            nodes=found.nodes + 1,
+            available=found.available,
+            others=found.others,
+        )
 
 
 async def _refuse_shared_session(server: Server, first: asyncpg.Connection) -> None:

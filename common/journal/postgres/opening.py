@@ -16,6 +16,7 @@ from common.core.journal.history import Generation, History, begin_generation, h
 from common.fail_points import fail_point
 from common.journal.migrations import load_functions, load_migrations, pending
 from common.journal.postgres.connection import SCHEMA, SessionLimits
+from common.journal.postgres.session_budget import ServerSessions
 
 _OLDEST_VERSION = 15
 # Any number will do that others do not use: "backhaul" by telephone keypad.
@@ -70,6 +71,31 @@ async def check_server(connection: asyncpg.Connection, server: str) -> None:
             f"{server} does not sync its commits: {told}",
             "turn these settings on: an acknowledged event must survive a power cut",
         )
+
+
+_SESSIONS = """
+SELECT current_setting('max_connections')::integer AS max_connections,
+       current_setting('superuser_reserved_connections')::integer
+           + coalesce(current_setting('reserved_connections', true)::integer, 0) AS reserved,
+       (SELECT CASE WHEN rolsuper THEN -1 ELSE rolconnlimit END FROM pg_roles WHERE rolname = current_user) AS role_limit,
+       (SELECT datconnlimit FROM pg_database WHERE datname = current_database()) AS database_limit,
+       -- A session's name says what it is for, and no node has two for the same.
+       coalesce((SELECT max(n) FROM (SELECT count(*)::integer AS n FROM ours GROUP BY application_name) AS each), 0) AS nodes,
+       (SELECT count(*)::integer FROM sessions) - (SELECT count(*)::integer FROM ours) - 1 AS others
+"""
+_WITH_SESSIONS = """
+WITH sessions AS (
+    SELECT datname, application_name FROM pg_stat_activity WHERE backend_type = 'client backend'
+), ours AS (
+    SELECT application_name FROM sessions WHERE datname = current_database() AND application_name LIKE 'backhaul %'
+        AND application_name <> 'backhaul start'
+)
+"""
+
+
+async def count_sessions(connection: asyncpg.Connection) -> ServerSessions:
+    """What the server allows, and who has sessions with it; called in a session named ``backhaul start``."""
+    return ServerSessions(*await connection.fetchrow(_WITH_SESSIONS + _SESSIONS))
 
 
 async def has_own_session(connection: asyncpg.Connection) -> bool:

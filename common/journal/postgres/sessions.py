@@ -20,6 +20,7 @@ from common.journal.postgres import opening
 from common.journal.postgres.connection import OwnedConnection, Server
 from common.journal.postgres.exchange import PreparedStatements
 from common.journal.postgres.hints import Hints
+from common.journal.postgres.session_budget import COMMITTERS, HANDLER_TRANSACTIONS, READERS, SEARCHERS
 from common.journal.snapshot_watermark import SnapshotWatermark
 
 P = ParamSpec("P")
@@ -90,8 +91,8 @@ class _Lane:
     bounded look at a time, and neither a push nor a projection.
     """
 
-    def __init__(self, server: Server, purpose: str, covered: SnapshotWatermark, settle: Settle) -> None:
-        self.readers = [_Reader(server, f"{purpose} {number}", covered, settle) for number in (1, 2)]
+    def __init__(self, server: Server, purpose: str, count: int, covered: SnapshotWatermark, settle: Settle) -> None:
+        self.readers = [_Reader(server, f"{purpose} {number}", covered, settle) for number in range(1, count + 1)]
         self._free = list(self.readers)
         self._turns = trio.Semaphore(len(self._free))
 
@@ -137,13 +138,13 @@ class PostgresSessions:
         self.hints = Hints(server, self.head_signal)
         self.writer = OwnedConnection(server, "writer", settings=_WRITER_SETTINGS, prepare=self._new_writer)
         self.watermark = SnapshotWatermark()
-        self.readers = _Lane(server, "reader", self.watermark, self._settle)
-        self.searchers = _Lane(server, "search", self.watermark, self._settle)
+        self.readers = _Lane(server, "reader", READERS, self.watermark, self._settle)
+        self.searchers = _Lane(server, "search", SEARCHERS, self.watermark, self._settle)
         self.state = OwnedConnection(server, "state", prepare=self._settle)
-        self._projections = [Committer(server, f"projections {number}", self._settle) for number in (1, 2)]
+        self._projections = [Committer(server, f"projections {number}", self._settle) for number in range(1, COMMITTERS + 1)]
         # Apart: an application's function may keep its transaction open for seconds.
         self.in_transaction = [
-            OwnedConnection(server, f"inside projections {number}", prepare=self._settle) for number in (1, 2)
+            OwnedConnection(server, f"inside projections {number}", prepare=self._settle) for number in range(1, HANDLER_TRANSACTIONS + 1)
         ]
 
     @property

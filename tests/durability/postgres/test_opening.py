@@ -20,6 +20,7 @@ from common.journal.postgres import SessionLimits, open_postgres_journal, openin
 from common.journal.stores.journal import Journal
 from examples.support.postgres import Databases, postgres_server
 from tests.support.builders import START_US, appended, ids, local, whole_log
+from tests.support.projections import until
 
 FRESH_IDS = ids("new")
 
@@ -293,3 +294,23 @@ async def test_what_an_earlier_version_stored_is_indexed_when_it_is_opened(
             assert (await whole_log(journal, selection=selection)).position == positions
         await appended(journal, local("Door|1", "Lamp|1", tags=["t:c"]))
         assert (await whole_log(journal)).prev_tags[-2:] == [NO_TAGS, "t:a"]
+
+
+# -- sessions ----------------------------------------------------------------------------------------------------
+async def test_a_node_for_which_there_are_no_sessions_left_is_refused_at_start(postgres: Databases) -> None:
+    with postgres.fresh() as url:
+        database = urlsplit(url).path.removeprefix("/")
+        async with border.open_loop():
+            async with open_postgres_journal(url, now_us=lambda: START_US, new_id=FRESH_IDS.__next__) as first:
+                await first.stats()
+                sessions = "SELECT application_name FROM pg_stat_activity WHERE datname = current_database()"
+                await until(lambda: "backhaul hints" in run(postgres, url, sessions))
+                run(postgres, url, f'ALTER DATABASE "{database}" CONNECTION LIMIT 21')
+                with pytest.raises(ConfigurationError) as refused:
+                    async with open_postgres_journal(url, now_us=lambda: START_US, new_id=FRESH_IDS.__next__):
+                        pass
+                assert refused.value.code == "postgres.too_few_connections"
+                assert "2 node(s) of this journal need 22 sessions" in refused.value.message
+                run(postgres, url, f'ALTER DATABASE "{database}" CONNECTION LIMIT 22')
+                async with open_postgres_journal(url, now_us=lambda: START_US, new_id=FRESH_IDS.__next__) as second:
+                    await second.stats()
