@@ -14,12 +14,16 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch
+from common.core.journal.slice_load import SliceLoad
 from common.core.journal.statement import Statement
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import JournalStats
 from common.journal.stores.projections import ProjectionLease, ProjectionRow
 from common.projection.progress import ProjectionProgress, ProjectionState
-from common.projection.status import measure_lag
+from common.projection.status import Lag, measure_lag
+
+# A range that is behind for less may only have been started.
+_HOT_LAG_S = 5.0
 
 
 class RangeReporter:
@@ -34,6 +38,7 @@ class RangeReporter:
         self._key = f"{progress.name} {progress.slices}"
         self._has_caught_up = False
         self._known_holder: tuple[str, int] | None = None
+        self._load = SliceLoad()
 
     def not_ours(self, row: ProjectionRow) -> None:
         """The lease was refused: the range is paused, or somebody else holds it."""
@@ -87,6 +92,8 @@ class RangeReporter:
         if events:
             self.progress.events += len(events)
             self.progress.commits += 1
+            if self.progress.state is ProjectionState.BEHIND:
+                self._load.add(events.persistence_id)
 
     def at_end_of_log(self) -> None:
         """Nothing is left to do for now."""
@@ -201,4 +208,20 @@ class RangeReporter:
                 events_per_s=round(events / interval_s, 1),
                 failures=progress.failures,
                 error_code=progress.error_code,
+            )
+            self._say_what_is_hot(lag)
+
+    def _say_what_is_hot(self, lag: Lag) -> None:
+        """A range that does not keep up because of one slice is not helped by more ranges."""
+        hot = self._load.take()
+        if hot is not None and lag.seconds >= _HOT_LAG_S:
+            self._log.warning(
+                "projection.hot_slice",
+                slice=hot.slice,
+                events=hot.events,
+                of_events=hot.of_events,
+                persistence_id=hot.persistence_id,
+                entity_events=hot.entity_events,
+                lag_s=round(lag.seconds, 3),
+                repeat_key=self._key,
             )

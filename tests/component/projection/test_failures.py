@@ -10,6 +10,9 @@ import structlog
 import trio
 from trio.testing import MockClock
 
+from common.core.events.batch import new_events
+from common.core.events.ids import slice_of
+from common.core.journal.append import LocalAppend
 from common.journal.memory.state import MemoryDatabase
 from common.journal.stores.log import TrimLimit
 from common.projection.handlers import Handler
@@ -186,3 +189,16 @@ async def test_the_story_of_a_normal_life_is_told_once_a_step(autojump_clock: Mo
     events = [line["event"] for line in lines]
     assert events == ["projection.started", "projection.caught_up", "projection.stopped"]
     assert {(line["projection"], line["slices"]) for line in lines} == {("tally", "0-1023")}
+
+
+async def test_a_slice_that_holds_a_range_back_is_named(autojump_clock: MockClock) -> None:
+    journal = StagedJournal(commit_s=0.5)
+    await journal.append_group([LocalAppend(new_events(["Pump|hot"] * 2_000, ["ran"] * 2_000, [b""] * 2_000))])
+    settings = replace(SMALL_PAGES, summary_s=60.0)
+    with structlog.testing.capture_logs() as lines:
+        async with running(journal, settings=settings):
+            await trio.sleep(130)
+    [first, *_] = logged(lines, "projection.hot_slice")
+    assert (first["slice"], first["persistence_id"]) == (slice_of("Pump|hot"), "Pump|hot")
+    assert first["events"] == first["of_events"] == first["entity_events"] >= 1_000
+    assert first["lag_s"] >= 60
