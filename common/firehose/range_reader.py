@@ -29,6 +29,8 @@ from common.journal.stores.log import LogPage
 
 # However often nothing wakes it, a range that waits for a block asks again.
 _ASK_AGAIN_S = 5.0
+# So near to the ring a range has it followed again.
+_NEAR_BLOCKS = 2
 
 
 class RangeHub(Protocol):
@@ -54,6 +56,7 @@ class RangeReader:
         self.hub = hub
         self.page_positions = settings.range_page_blocks * settings.block_events
         self.blocks = RangeBlocks(settings.block_events, settings.read_max_bytes, settings.range_blocks_max_bytes)
+        self._near = _NEAR_BLOCKS * settings.block_events
         self._wanted = wanted
         self._work = trio.lowlevel.ParkingLot()
         self._feeds: dict[RangeCursor, SharedRangeFeed] = {}
@@ -62,8 +65,12 @@ class RangeReader:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether any range reads here."""
-        return bool(self._feeds)
+        """Whether a range takes from the ring, or soon will: while all are far behind, what it held would be for nobody."""
+        return any(map(self.is_near, self._feeds))
+
+    def is_near(self, cursor: RangeCursor) -> bool:
+        """Whether the range is in the ring or a few blocks behind it."""
+        return cursor.position >= self.hub.ring.after - self._near
 
     @property
     def feeds(self) -> int:
@@ -76,7 +83,7 @@ class RangeReader:
         feed = SharedRangeFeed(self, RangeCursor(slices, generation_of(self.journal)))
         self._feeds[feed.cursor] = feed
         self.blocks.add(feed.cursor)
-        self._wanted()
+        self.moved(feed.cursor)
         try:
             yield feed
         finally:
@@ -109,9 +116,11 @@ class RangeReader:
         self.blocks.ask(cursor)
         self._work.unpark()
 
-    def has_moved(self) -> None:
-        """A range took a block: another may be read ahead."""
+    def moved(self, cursor: RangeCursor) -> None:
+        """A range has got further: another block may be read ahead, and the ring be of use to it."""
         self._work.unpark()
+        if self.is_near(cursor):
+            self._wanted()
 
     async def run(self) -> NoReturn:
         """Read blocks until cancelled."""
@@ -159,9 +168,9 @@ class SharedRangeFeed:
         page = RangePage(cursor.slices, after, max_events=max_events, max_bytes=max_bytes)
         while True:
             reader.blocks.move(cursor, page.through, selection)
+            reader.moved(cursor)
             stretch = self._at_hand()
             if stretch is not None:
-                reader.has_moved()
                 if not page.take(stretch) or page.through - after >= reader.page_positions:
                     break
             elif self._is_at_end():

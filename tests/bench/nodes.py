@@ -132,7 +132,7 @@ async def _measure(place: Place, shape: _Shape, total: int, edges: dict[str, Pat
 async def _fill(url: str, total: int) -> None:
     async with open_postgres_journal(url, now_us=utc_now_us, new_id=lambda: uuid.uuid4().hex) as journal:
         for batch in batches("node", total, BATCH):
-            await journal.append_group([LocalAppend(batch)])
+            await journal.log.append_group([LocalAppend(batch)])
 
 
 @asynccontextmanager

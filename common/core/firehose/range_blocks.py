@@ -1,7 +1,7 @@
 """Blocks of the log for ranges of slices that are behind the ring: each is read once and taken by every range it concerns.
 
-All ranges of a node read the same log, each a part of it, so a block is read whole and kept until every range has passed
-it. Blocks end at fixed places, so ranges that are near each other meet. What is kept is bounded: the rearmost blocks
+All ranges of a node read the same log, each a part of it, so a block is read whole and kept until every range has come to
+the end. Blocks end at fixed places, so ranges that are near each other meet. What is kept is bounded: the rearmost blocks
 go first, so a range that is slower than the others reads for itself, and holds up nobody. Two blocks are read ahead of
 the foremost range.
 """
@@ -78,7 +78,7 @@ class RangeBlocks:
         self._drop_passed()
 
     def move(self, cursor: RangeCursor, position: int, selection: Selection) -> None:
-        """The range goes on from ``position``; blocks that all have passed are dropped."""
+        """The range goes on from ``position``; when all have caught up nothing is kept."""
         cursor.position, cursor.selection = position, selection
         if cursor.in_hand is not None and not cursor.is_served_by(cursor.in_hand):
             cursor.in_hand = None
@@ -172,11 +172,8 @@ class RangeBlocks:
         return ReadPlan(selection, after, through, self.block_events, self.block_bytes)
 
     def _keep(self, selection: Selection, block: LogStretch) -> None:
-        """Only for ranges that have not got it: one range alone leaves nothing here."""
-        if not any(
-            cursor.selection == selection and cursor.position < block.through and cursor.in_hand is not block
-            for cursor in self._cursors
-        ):
+        """One range alone leaves nothing here but what is read ahead of it."""
+        if not self._has_others() and all(cursor.in_hand is block for cursor in self._cursors):
             return
         kept = self._kept.setdefault(selection, [])
         kept.append(block)
@@ -189,7 +186,13 @@ class RangeBlocks:
         selection = min(self._kept, key=lambda one: self._kept[one][0].after)
         self._drop(selection, 1)
 
+    def _has_others(self) -> bool:
+        """Whether ranges catch up together: then those that begin a little later find what the first ones have passed."""
+        return len(self._cursors) > 1 and any(cursor.position < self.head for cursor in self._cursors)
+
     def _drop_passed(self) -> None:
+        if self._has_others():
+            return
         lowest: dict[Selection, int] = {}
         for cursor in self._cursors:
             lowest[cursor.selection] = min(cursor.position, lowest.get(cursor.selection, cursor.position))

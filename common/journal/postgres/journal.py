@@ -10,6 +10,7 @@ import structlog
 import trio
 
 from common.core.journal.history import History
+from common.core.journal.session_budget import ServerSessions, check_sessions, is_short
 from common.journal.postgres import opening
 from common.journal.postgres.connection import (
     Server,
@@ -25,7 +26,6 @@ from common.journal.postgres.origins import PostgresOrigins
 from common.journal.postgres.parked import PostgresParked
 from common.journal.postgres.projections import PostgresProjections
 from common.journal.postgres.push_filters import PostgresPushFilters
-from common.journal.postgres.session_budget import ServerSessions, check_sessions, is_short
 from common.journal.postgres.sessions import PostgresSessions
 from common.journal.postgres.snapshots import PostgresSnapshots
 from common.journal.postgres.subscriptions import PostgresSubscriptions

@@ -13,10 +13,10 @@ import asyncpg
 
 from common.core.errors import ConfigurationError
 from common.core.journal.history import Generation, History, begin_generation, has_gone_back
+from common.core.journal.session_budget import ServerSessions
 from common.fail_points import fail_point
 from common.journal.migrations import load_functions, load_migrations, pending
 from common.journal.postgres.connection import SCHEMA, SessionLimits
-from common.journal.postgres.session_budget import ServerSessions
 
 _OLDEST_VERSION = 15
 # Any number will do that others do not use: "backhaul" by telephone keypad.

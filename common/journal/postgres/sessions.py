@@ -15,12 +15,12 @@ import asyncpg
 import trio
 
 from common.core.journal.history import Generation, History
+from common.core.journal.session_budget import COMMITTERS, HANDLER_TRANSACTIONS, READERS, SEARCHERS
 from common.journal.head_signal import HeadSignal
 from common.journal.postgres import opening
 from common.journal.postgres.connection import OwnedConnection, Server
 from common.journal.postgres.exchange import PreparedStatements
 from common.journal.postgres.hints import Hints
-from common.journal.postgres.session_budget import COMMITTERS, HANDLER_TRANSACTIONS, READERS, SEARCHERS
 from common.journal.snapshot_watermark import SnapshotWatermark
 
 P = ParamSpec("P")
@@ -141,10 +141,13 @@ class PostgresSessions:
         self.readers = _Lane(server, "reader", READERS, self.watermark, self._settle)
         self.searchers = _Lane(server, "search", SEARCHERS, self.watermark, self._settle)
         self.state = OwnedConnection(server, "state", prepare=self._settle)
-        self._projections = [Committer(server, f"projections {number}", self._settle) for number in range(1, COMMITTERS + 1)]
+        self._projections = [
+            Committer(server, f"projections {number}", self._settle) for number in range(1, COMMITTERS + 1)
+        ]
         # Apart: an application's function may keep its transaction open for seconds.
         self.in_transaction = [
-            OwnedConnection(server, f"inside projections {number}", prepare=self._settle) for number in range(1, HANDLER_TRANSACTIONS + 1)
+            OwnedConnection(server, f"inside projections {number}", prepare=self._settle)
+            for number in range(1, HANDLER_TRANSACTIONS + 1)
         ]
 
     @property

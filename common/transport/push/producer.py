@@ -163,9 +163,7 @@ async def _open(
         kept_from = (await journal.log.stats()).first_position
         lost = max(0, kept_from - 1 - position)
         if lost:
-            _log.error(
-                "push.peer_lost_history", acked=acked.position, stored=position, kept_from=kept_from, lost=lost
-            )
+            _log.error("push.peer_lost_history", acked=acked.position, stored=position, kept_from=kept_from, lost=lost)
         else:
             _log.warning("push.peer_refilled", acked=acked.position, stored=position, kept_from=kept_from)
     return start

@@ -192,8 +192,8 @@ async def test_the_story_of_a_normal_life_is_told_once_a_step(autojump_clock: Mo
 
 
 async def test_a_slice_that_holds_a_range_back_is_named(autojump_clock: MockClock) -> None:
-    journal = StagedJournal(commit_s=0.5)
-    await journal.append_group([LocalAppend(new_events(["Pump|hot"] * 2_000, ["ran"] * 2_000, [b""] * 2_000))])
+    journal = staged_journal(commit_s=0.5)
+    await journal.log.append_group([LocalAppend(new_events(["Pump|hot"] * 2_000, ["ran"] * 2_000, [b""] * 2_000))])
     settings = replace(SMALL_PAGES, summary_s=60.0)
     with structlog.testing.capture_logs() as lines:
         async with running(journal, settings=settings):

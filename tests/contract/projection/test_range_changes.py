@@ -183,7 +183,7 @@ async def test_a_change_of_ranges_restarts_only_those_that_changed(journal: Jour
             await store(journal, random, 100, entities=80)
             await commits.reach(100)
             kept = [one for one in progress if one.slices in three]
-            await journal.reshape(ledger.name, three)
+            await journal.projections.reshape(ledger.name, three)
             await until(lambda: [one.slices for one in progress] == three)
             await store(journal, random, 100, entities=80)
             await commits.reach(200)

@@ -302,7 +302,7 @@ async def test_a_node_for_which_there_are_no_sessions_left_is_refused_at_start(p
         database = urlsplit(url).path.removeprefix("/")
         async with border.open_loop():
             async with open_postgres_journal(url, now_us=lambda: START_US, new_id=FRESH_IDS.__next__) as first:
-                await first.stats()
+                await first.log.stats()
                 sessions = "SELECT application_name FROM pg_stat_activity WHERE datname = current_database()"
                 await until(lambda: "backhaul hints" in run(postgres, url, sessions))
                 run(postgres, url, f'ALTER DATABASE "{database}" CONNECTION LIMIT 21')
@@ -313,4 +313,4 @@ async def test_a_node_for_which_there_are_no_sessions_left_is_refused_at_start(p
                 assert "2 node(s) of this journal need 22 sessions" in refused.value.message
                 run(postgres, url, f'ALTER DATABASE "{database}" CONNECTION LIMIT 22')
                 async with open_postgres_journal(url, now_us=lambda: START_US, new_id=FRESH_IDS.__next__) as second:
-                    await second.stats()
+                    await second.log.stats()

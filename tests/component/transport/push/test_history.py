@@ -102,7 +102,7 @@ async def test_what_neither_the_cloud_nor_the_edge_has_any_more_is_an_error(auto
             await append(edge, NAMES)
             await wait_for_head(cloud, 1000)
             await trio.sleep(2)
-        assert await edge.trim(TrimLimit(600, 2**62, 1000)) == 600
+        assert await edge.log.trim(TrimLimit(600, 2**62, 1000)) == 600
         world.cloud_disk = backup
         with structlog.testing.capture_logs() as logs:
             async with world.cloud() as (cloud, _):
