@@ -224,3 +224,38 @@ def test_the_generated_messages_are_those_of_the_protos(tmp_path: Path) -> None:
         if path.parent != GENERATED
     }
     assert committed == fresh, "run `make proto`; never edit what it writes"
+
+
+# A class of ours that another may inherit is abstract: a protocol, an ABC, an exception.
+ABSTRACT = {"ABC", "Protocol", "Exception"}
+INHERITED = {
+    "ServiceSettings": "its fields are keys of one flat file; no service has these alone",
+    "StreamSettings": "its fields are keys of one flat file; no service has these alone",
+}
+
+
+def test_no_class_inherits_a_concrete_class_of_ours() -> None:
+    bases = {
+        node.name: [base.id for base in map(_without_arguments, node.bases) if isinstance(base, ast.Name)]
+        for path in _files(*PRODUCT, suffix=".py")
+        if GENERATED not in path.parents
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.ClassDef)
+    }
+
+    def is_exception(name: str) -> bool:
+        return name == "Exception" or any(map(is_exception, bases.get(name, ())))
+
+    inherited = {
+        base: name
+        for name, own in bases.items()
+        for base in own
+        if base in bases and not ABSTRACT.intersection(bases[base]) and not is_exception(base)
+    }
+    assert inherited.keys() == INHERITED.keys(), (
+        f"give {inherited} what it needs as a part, or both a protocol; strike from the list what nothing inherits"
+    )
+
+
+def _without_arguments(base: ast.expr) -> ast.expr:
+    return base.value if isinstance(base, ast.Subscript) else base

@@ -11,6 +11,7 @@ from examples.support.postgres import Databases
 from tests.e2e.processes import Service, Stage
 
 NO_DRIVER = "import sys; sys.modules['asyncpg'] = None"
+NO_SQLITE = "import sys; sys.modules['apsw'] = None"
 
 
 def internet_sockets(service: Service) -> list[Any]:
@@ -50,6 +51,15 @@ def test_an_edge_starts_and_works_without_a_postgresql_driver(stage: Stage) -> N
     assert edge.exit_status() == 2
     refused = edge.wait_for("service.refused", code="journal.driver_missing")
     assert "pip install" in refused["hint"]
+
+
+def test_a_cloud_on_postgresql_starts_and_works_without_apsw(stage: Stage, postgres_url: str) -> None:
+    cloud = stage.cloud(journal=postgres_url)
+    cloud.launch(prologue=NO_SQLITE)
+    edge = stage.edge(cloud=cloud.until_ready()).start()
+    edge.append(3)
+    cloud.delivered(3)
+    cloud.stop()
 
 
 def test_an_edge_may_keep_its_journal_in_postgresql(stage: Stage, postgres_url: str, postgres: Databases) -> None:
