@@ -15,6 +15,7 @@ from common.runtime.cli.commands import ASKING, ORIGINS, PARKED
 from common.runtime.cli.entities import ENTITIES
 from common.runtime.cli.filters import FILTERS
 from common.runtime.cli.log_level import LOG_LEVEL
+from common.runtime.cli.policy import POLICY
 from common.runtime.cli.projections import PROJECTIONS
 from common.runtime.cli.subscriptions import INBOX, SUBSCRIPTIONS
 
@@ -46,6 +47,7 @@ CLOUD = cli.Program(
         *PARKED,
         *ORIGINS,
         *FILTERS,
+        *POLICY,
         *PROJECTIONS,
         *ENTITIES,
         *SUBSCRIPTIONS,

@@ -35,11 +35,13 @@ from common.runtime.http.filters import filter_routes
 from common.runtime.http.health import health_routes
 from common.runtime.http.journal import origin_routes, parked_routes, read_routes
 from common.runtime.http.log_level import log_level_routes
+from common.runtime.http.policy import policy_routes
 from common.runtime.http.projections import projection_routes
 from common.runtime.http.snapshots import snapshot_routes
 from common.runtime.http.subscriptions import subscription_routes
 from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import MetricsRegistry
+from common.runtime.policy import PolicyKeeper
 from common.runtime.service_parts import REDIAL_S, Ports, new_door, new_intake, new_readiness, project, push_limits
 from common.runtime.stream_serving import ServedStreams, open_firehose, open_streams
 from common.runtime.subscriptions import Subscriptions, all_followed
@@ -64,6 +66,7 @@ async def serve(
     application = application or load_application(settings.app, data_folder=settings.journal.data_folder)
     # Refused before anything is opened.
     all_followed(settings, application.app.follows, None)
+    policy = PolicyKeeper(settings, environment.reloads)
     built_in = [built_in_handler(name) for name in settings.projections]
     on_serve = application.app.transformations.served if application.app.transformations.on_serve else None
     name = settings.node or socket.gethostname()
@@ -83,10 +86,18 @@ async def serve(
         ) as running,
         open_firehose(journal, poll_s=settings.poll_interval_s, summary_s=settings.summary_interval_s) as firehose,
         open_streams(
-            journal, firehose, settings, environment, on_serve, hello_timeout_s=settings.hello_timeout_s
+            journal,
+            firehose,
+            settings,
+            environment,
+            on_serve,
+            policy=policy,
+            hello_timeout_s=settings.hello_timeout_s,
         ) as streams,
     ):
-        node = _Node(settings, environment, running, commit, firehose, streams, built_in, name=name, owner=owner)
+        node = _Node(
+            settings, environment, running, commit, firehose, streams, built_in, policy, name=name, owner=owner
+        )
         async with (
             environment.serve_grpc(
                 {PUSH_PATH: StreamMethod(node.endpoint.serve), **streams.methods},
@@ -131,6 +142,7 @@ class _Node:
         feeds: RangeFeeds,
         streams: ServedStreams,
         built_in: Sequence[Handler],
+        policy: PolicyKeeper,
         *,
         name: str,
         owner: str,
@@ -141,11 +153,12 @@ class _Node:
         self._journal = journal = running.journal
         self._feeds = feeds
         self._streams = streams
+        self._policy = policy
         self._owner = owner
         self._handlers = [*built_in, *running.handlers]
         app = running.application.app
         self.endpoint = PushEndpoint(
-            journal, commit.submit, _endpoint_settings(settings, app.transformations), environment.now_us
+            journal, commit.submit, _endpoint_settings(settings, app.transformations, policy), environment.now_us
         )
         self.subscriptions = Subscriptions(
             journal,
@@ -182,6 +195,7 @@ class _Node:
                     *snapshot_routes(journal, settings.event_max_bytes, admitted=running.application.admitted),
                     *origin_routes(journal),
                     *filter_routes(journal.push_filters, self.endpoint.refresh_filters),
+                    *policy_routes(self._policy),
                     *projection_routes(
                         journal, self._handlers, now_us=self._environment.now_us, progress=running.progress
                     ),
@@ -237,6 +251,7 @@ class _Node:
             nursery.start_soon(self.subscriptions.run)
             nursery.start_soon(self._retention.run)
             nursery.start_soon(self._watch.run)
+            nursery.start_soon(self._policy.run)
             nursery.start_soon(self._report.summarise, self._settings.summary_interval_s)
 
     async def drain(self, at_most_s: float) -> None:
@@ -247,7 +262,9 @@ class _Node:
                 nursery.start_soon(self._streams.drain, REDIAL_S, at_most_s)
 
 
-def _endpoint_settings(settings: CloudSettings, transformations: Transformations) -> EndpointSettings:
+def _endpoint_settings(
+    settings: CloudSettings, transformations: Transformations, policy: PolicyKeeper
+) -> EndpointSettings:
     return EndpointSettings(
         push_limits(settings),
         parked_max=settings.parked_max_events,
@@ -256,4 +273,5 @@ def _endpoint_settings(settings: CloudSettings, transformations: Transformations
         progress_timeout_s=settings.progress_timeout_s,
         require_identity=settings.uses_tls,
         on_receive=transformations.received if transformations.on_receive else None,
+        policy=policy,
     )

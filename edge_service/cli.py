@@ -12,6 +12,7 @@ from common.runtime.cli.append import APPEND
 from common.runtime.cli.commands import ASKING, PARKED
 from common.runtime.cli.entities import ENTITIES
 from common.runtime.cli.log_level import LOG_LEVEL
+from common.runtime.cli.policy import POLICY
 from common.runtime.cli.projections import PROJECTIONS
 from common.runtime.cli.subscriptions import INBOX, SUBSCRIPTIONS
 from edge_service.settings import PREFIX, EdgeSettings
@@ -37,7 +38,7 @@ EDGE = cli.Program(
     data_folder=lambda settings: settings.journal.data_folder,
     instance=lambda settings: settings.id,
     load_serve=_load_serve,
-    commands=(*ASKING, *LOG_LEVEL, APPEND, *PARKED, *PROJECTIONS, *ENTITIES, *SUBSCRIPTIONS, *INBOX),
+    commands=(*ASKING, *LOG_LEVEL, APPEND, *PARKED, *POLICY, *PROJECTIONS, *ENTITIES, *SUBSCRIPTIONS, *INBOX),
     stand_ins=("--id=asking", "--cloud=localhost"),
 )
 

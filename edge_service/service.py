@@ -29,12 +29,14 @@ from common.runtime.http.append import events_route
 from common.runtime.http.health import health_routes
 from common.runtime.http.journal import parked_routes, read_routes
 from common.runtime.http.log_level import log_level_routes
+from common.runtime.http.policy import policy_routes
 from common.runtime.http.projections import projection_routes
 from common.runtime.http.snapshots import snapshot_routes
 from common.runtime.http.subscriptions import subscription_routes
 from common.runtime.intake_grpc import intake_methods
 from common.runtime.journal_watch import JournalWatch
 from common.runtime.metrics import MetricsRegistry
+from common.runtime.policy import PolicyKeeper
 from common.runtime.service_parts import REDIAL_S, Ports, new_door, new_intake, new_readiness, project, push_limits
 from common.runtime.stream_serving import ServedStreams, open_firehose, open_streams
 from common.runtime.subscriptions import Subscriptions, all_followed
@@ -133,6 +135,7 @@ class _Edge:
         self._transformations = running.application.app.transformations
         self._link = LinkState()
         self._served: ServedStreams | None = None
+        self._policy = PolicyKeeper(settings, environment.reloads)
         self._metrics = MetricsRegistry("backhaul_edge")
         self._retention = EdgeRetention(
             journal,
@@ -174,6 +177,7 @@ class _Edge:
                     events_route(running.intake),
                     *read_routes(journal, self._link.whereabouts),
                     *parked_routes(journal),
+                    *policy_routes(self._policy),
                     *projection_routes(
                         journal, running.handlers, now_us=self._environment.now_us, progress=running.progress
                     ),
@@ -209,7 +213,7 @@ class _Edge:
             nursery.start_soon(self.subscriptions.run)
             if settings.serve is not None:
                 self._served = await nursery.start(
-                    _serve_streams, settings, environment, self._journal, firehose, self._transformations
+                    _serve_streams, settings, environment, self._journal, firehose, self._transformations, self._policy
                 )
                 self._served.register(self._metrics)
             projecting = ProjectionSettings(poll_s=settings.poll_interval_s, summary_s=settings.summary_interval_s)
@@ -221,6 +225,7 @@ class _Edge:
             nursery.start_soon(self._retention.run)
             nursery.start_soon(_take_snapshots, settings, environment, self._journal)
             nursery.start_soon(self._watch.run)
+            nursery.start_soon(self._policy.run)
             nursery.start_soon(self._report.summarise, settings.summary_interval_s)
             task_status.started()
 
@@ -236,6 +241,7 @@ async def _serve_streams(
     journal: Journal,
     firehose: Firehose,
     transformations: Transformations,
+    policy: PolicyKeeper,
     *,
     task_status: trio.TaskStatus[ServedStreams] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -243,7 +249,12 @@ async def _serve_streams(
     assert settings.serve is not None
     async with (
         open_streams(
-            journal, firehose, settings, environment, transformations.served if transformations.on_serve else None
+            journal,
+            firehose,
+            settings,
+            environment,
+            transformations.served if transformations.on_serve else None,
+            policy=policy,
         ) as streams,
         environment.serve_grpc(
             streams.methods,

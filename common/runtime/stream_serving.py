@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
+import structlog
 import trio
 
+from common.core.policy.rules import Policy
 from common.firehose.firehose import Firehose
 from common.firehose.settings import FirehoseSettings
 from common.journal.stores.journal import Journal
@@ -19,6 +21,8 @@ from common.transport.codec.push import encode_batch
 from common.transport.stream import Methods
 from common.transport.subscription.catalogue import Transform
 from common.transport.subscription.endpoint import SourceSettings, SubscriptionEndpoint
+
+_log = structlog.get_logger()
 
 _HELLO_TIMEOUT_S = 10.0
 
@@ -109,9 +113,12 @@ async def open_streams(
     environment: Environment,
     on_serve: Transform | None = None,
     *,
+    policy: Callable[[], Policy],
     hello_timeout_s: float = _HELLO_TIMEOUT_S,
 ) -> AsyncIterator[ServedStreams]:
     """The streams, over the service's firehose. ``on_serve`` is what an application makes of events."""
+    if settings.policy is None and not settings.uses_tls:
+        _log.warning("policy.streams_open", streams=settings.streams)
     endpoint = SubscriptionEndpoint(
         journal,
         firehose,
@@ -122,6 +129,7 @@ async def open_streams(
             heartbeat_s=settings.heartbeat_s,
             progress_timeout_s=settings.progress_timeout_s,
             require_identity=settings.uses_tls,
+            policy=policy,
         ),
         environment.now_us,
     )

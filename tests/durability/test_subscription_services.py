@@ -192,11 +192,15 @@ async def test_with_tls_an_edge_sees_only_what_is_its_own(stage: Stage, tmp_path
     def with_files(files: TlsFiles) -> dict[str, object]:
         return {"tls_ca": files.ca, "tls_cert": files.certificate, "tls_key": files.key}
 
-    own = '[{"exclude_all":true},{"include_topics":["site/{consumer_id}/#"]}]'
+    policy = tmp_path / "policy.toml"
+    policy.write_text(
+        "[[rule]]\nwho = '*'\nwrite = '*|{id}/*'\n"
+        "read = {stream = 'orders', filter = [{exclude_all = true}, {include_topics = ['site/{id}/#']}]}\n"
+    )
     async with (
         stage.cloud(
             streams=("orders=Order",),
-            stream_filters=(f"orders={own}",),
+            policy=policy,
             **with_files(authority.files("cloud", "127.0.0.1")),  # type: ignore[arg-type]
         ) as cloud,
         stage.edge(

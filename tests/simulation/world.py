@@ -34,7 +34,7 @@ from common.transport.memory.network import MemoryNetwork
 from common.transport.stream import Channel, Methods, PeerGone, PeerInfo, ServedStream, StreamMethod, UnaryMethod
 from edge_service.settings import EdgeSettings
 from tests.simulation.disks import Disk, Mount
-from tests.simulation.down.plan import ENFORCED, STREAM_TYPES
+from tests.simulation.down.plan import STREAM_TYPES, policy_file
 from tests.simulation.facts import CLOUD
 from tests.simulation.hosts import Clock, Host, Serve
 from tests.simulation.plan import DATABASE, FaultPlan
@@ -160,7 +160,7 @@ class World:
             settings = replace(
                 settings,
                 streams=tuple(f"{name}={'+'.join(sorted(types))}" for name, types in STREAM_TYPES.items()),
-                stream_filters=tuple(f"{name}={criteria}" for name, criteria in ENFORCED.items()),
+                policy=policy_file(),
                 snapshot_every=(f"Order={down.snapshot_every}",) if down.snapshot_every else (),
                 retention_age_s=down.retention_age_s,
                 retention_least_age_s=0.0,

@@ -7,13 +7,16 @@
     who = "g*"                                  # a pattern of ids, or a list of them
     write = ["*|{id}/*"]                        # EntityType|entityId; {id} is the peer's own
     read = ["news", {stream = "orders", filter = [{exclude_all = true}, {include_topics = ["site/{id}"]}]}]
-    commands = ["Shelf/*"]
+    commands = ["Shelf/*"]                      # EntityType/Command
     quota = {parked_events = 1000}
+
+A filter may also be the JSON text of its criteria.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Collection
 from hashlib import blake2b
@@ -21,10 +24,11 @@ from typing import Any, Final
 
 from common.core.errors import BackhaulError
 from common.core.events.ids import SEPARATOR
-from common.core.policy.patterns import Pattern
+from common.core.policy.patterns import ID, Pattern
 from common.core.policy.rules import Policy, ReadGrant, Rule, WriteGrant
 from common.core.policy.walls import Wall
 
+_PLACEHOLDER: Final = re.compile(r"\{[A-Za-z_]*\}")
 _RULE_KEYS: Final = frozenset({"name", "who", "write", "read", "commands", "quota"})
 PARKED_EVENTS_MAX: Final = 100_000_000
 
@@ -50,6 +54,9 @@ def parse_policy(text: str, source: str) -> Policy:
 
 def _rule(place: str, number: int, rule: dict[str, Any]) -> Rule:
     _check_keys(place, rule, _RULE_KEYS)
+    for placeholder in _PLACEHOLDER.findall(json.dumps(rule, default=str)):
+        if placeholder != ID:
+            raise _invalid(place, f"has {placeholder}; {ID} is the only placeholder")
     name = rule.get("name", f"rule {number}")
     if not isinstance(name, str) or not 0 < len(name) <= 80:
         raise _invalid(place, "has a name that is no text of 1 to 80 characters")
@@ -78,7 +85,8 @@ def _read(place: str, entry: object) -> ReadGrant:
     if not isinstance(entry, dict) or not isinstance(entry.get("stream"), str) or not entry["stream"]:
         raise _invalid(place, "has an entry of `read` that is neither a stream's name nor {stream, filter}")
     _check_keys(place, entry, {"stream", "filter"})
-    wall = Wall(json.dumps(entry["filter"]) if "filter" in entry else "")
+    criteria = entry.get("filter", "")
+    wall = Wall(criteria if isinstance(criteria, str) else json.dumps(criteria))
     try:
         wall.filter_for("any")
     except (BackhaulError, AttributeError, TypeError) as error:
@@ -115,4 +123,4 @@ def _check_keys(place: str, table: dict[str, Any], known: Collection[str]) -> No
 
 
 def _invalid(place: str, what: str) -> BackhaulError:
-    return BackhaulError("policy.invalid", f"{place} {what}", "docs/security.md has the form of a policy file")
+    return BackhaulError("policy.invalid", f"{place} {what}", "docs/running.md has the form of a policy file")

@@ -26,6 +26,8 @@ from common.core.events.batch import EventBatch
 from common.core.events.ids import check_name
 from common.core.events.transformations import Transformation, Transformed, transform
 from common.core.events.types import EventTypes, StoredAs, check_unique
+from common.core.policy.patterns import ID
+from common.core.policy.walls import Wall
 from common.entity.definition import AnyEntity, Definition, define
 from common.entity.durable_state import AnyState, StateDefinition, define_states
 from common.projection.handlers import Handler, steps_problem
@@ -34,7 +36,6 @@ from common.projection.tally import TALLY
 from common.runtime.admitted import Admitted
 from common.runtime.app.handler_sink import check_remote
 from common.runtime.settings.streams import parse_source
-from common.transport.subscription.catalogue import StreamDefinition
 
 if TYPE_CHECKING:
     from common.runtime.app.running import Running
@@ -105,7 +106,7 @@ class Follow:
     def first_filter(self, consumer_id: str) -> str:
         """Canonical criteria. Raises what parsing does, and ``subscription.invalid_consumer``."""
         text = json.dumps(list(self.criteria)) if self.criteria else ""
-        return StreamDefinition(self.stream, frozenset(), text).enforced(consumer_id).criteria
+        return Wall(text.replace("{consumer_id}", ID)).filter_for(consumer_id).criteria
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ stand instead. What they say is taken apart here, and refused here with the sett
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from common.core.addresses import PeerAddress, parse_peer
@@ -22,7 +22,6 @@ from common.runtime.settings.service import MIB, ServiceSettings
 from common.transport.subscription.catalogue import StreamCatalogue, StreamDefinition
 
 _STREAM_PORT = 7443
-_PLACEHOLDER = re.compile(r"\{[A-Za-z_]+\}")
 
 
 def parse_source(text: str) -> PeerAddress:
@@ -48,13 +47,14 @@ class StreamSettings(ServiceSettings):
 
     streams: tuple[str, ...] = field(
         default=(),
-        metadata=about("Streams served, as id=Type or id=Type+Type. None: every entity type is one of its own name."),
-    )
-    stream_filters: tuple[str, ...] = field(
-        default=(),
         metadata=about(
-            "What consumers may see of a stream at most, as id=[criteria]; {consumer_id} stands for the consumer's id."
+            "Streams served, as id=Type or id=Type+Type; `readers=*` behind it opens it over TLS. None: every entity "
+            "type is one of its own name; so does *."
         ),
+    )
+    policy: Path | None = field(
+        default=None,
+        metadata=about("TOML file of rules: which id may write, read and command what. None: own prefix, `readers`."),
     )
 
     subscriptions: tuple[str, ...] = field(
@@ -108,25 +108,30 @@ class StreamSettings(ServiceSettings):
 
     def catalogue(self) -> StreamCatalogue:
         """What is served. Raises ``SettingsConflict``."""
-        filters = _criteria_by_name("stream_filters", self.stream_filters)
-        for criteria in filters.values():
-            for placeholder in _PLACEHOLDER.findall(criteria):
-                if placeholder != "{consumer_id}":
-                    raise _wrong("stream_filters", placeholder, "write {consumer_id}: it is the only placeholder")
         served = []
+        for name, types, _ in self._stream_entries():
+            if name != "*":
+                served.append(StreamDefinition(name, frozenset(types)))
+        return StreamCatalogue(served)
+
+    def readers(self) -> dict[str, str]:
+        """The readers each stream is opened to over TLS where no policy file says more; "*" is every stream."""
+        return {name: readers for name, _, readers in self._stream_entries() if readers}
+
+    def _stream_entries(self) -> Iterator[tuple[str, list[str], str]]:
+        """Name, entity types and readers of each entry."""
         for entry in self.streams:
-            name, equals, types = entry.partition("=")
+            definition, _, option = entry.strip().partition(" ")
+            key, _, readers = option.strip().replace(" ", "").partition("=")
+            name, equals, types = definition.partition("=")
             kinds = [kind.strip() for kind in types.split("+")] if equals else [name]
+            is_bad = bool(option) and (key != "readers" or not readers)
+            if name == "*" and (equals or len(self.streams) > 1):
+                is_bad = True
             for text in (name, *kinds):
-                if not text or "|" in text or text_problem(text, NAME_MAX_BYTES):
-                    raise _wrong("streams", entry, "write id=Type, or id=Type+Type")
-            served.append(StreamDefinition(name, frozenset(kinds), filters.pop(name, "")))
-        if filters:
-            raise _wrong("stream_filters", next(iter(filters)), "name a stream of `streams`")
-        try:
-            return StreamCatalogue(served)
-        except BackhaulError as error:
-            raise _wrong("stream_filters", error.message, error.hint) from None
+                if is_bad or not text or "|" in text or text_problem(text, NAME_MAX_BYTES):
+                    raise _wrong("streams", entry, "write id=Type or id=Type+Type, and `readers=*` behind it if wanted")
+            yield name, kinds, readers
 
     def followed(self, default: PeerAddress | None) -> list[Followed]:
         """The subscriptions; ``default`` is where a stream is that names no address. Raises ``SettingsConflict``."""

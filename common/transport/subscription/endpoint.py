@@ -27,6 +27,7 @@ from common.core.events.stated_range import StatedRange
 from common.core.filters.predicates import Filter
 from common.core.journal.history import History
 from common.core.journal.place_digest import place_digest
+from common.core.policy.rules import EVERYTHING, Policy
 from common.core.subscription.messages import (
     ENTITY_EVENTS_PATH,
     EVENT_PATH,
@@ -60,7 +61,7 @@ from common.transport.codec import query as query_codec
 from common.transport.codec.subscription import decode_from_consumer
 from common.transport.link.live_streams import LiveStreams
 from common.transport.stream import Caller, MessageStream, Methods, PeerInfo, StreamMethod, UnaryMethod
-from common.transport.subscription.catalogue import StreamCatalogue, StreamDefinition, invalid_consumer
+from common.transport.subscription.catalogue import StreamCatalogue, StreamDefinition, invalid_consumer, no_such_stream
 from common.transport.subscription.replays import entity_page
 from common.transport.subscription.sender import ConsumerStream
 from common.transport.subscription.source_stream import LaneSettings, SourceStream, filter_of, protocol_error
@@ -81,6 +82,8 @@ class SourceSettings:
     progress_timeout_s: float
     require_identity: bool
     """Whether the consumer id must be a name in the peer's certificate (always, with TLS)."""
+    policy: Callable[[], Policy] = lambda: EVERYTHING
+    """The policy that holds now."""
 
 
 class SubscriptionEndpoint:
@@ -100,6 +103,7 @@ class SubscriptionEndpoint:
         self._settings = settings
         self._now_us = now_us
         self._live: LiveStreams[tuple[str, str], SourceStream] = LiveStreams("consumer")
+        self._policy = settings.policy()
 
     @property
     def methods(self) -> Methods:
@@ -125,6 +129,7 @@ class SubscriptionEndpoint:
             still_s, now_s = own_time.look(), trio.current_time()
             for live in self._live.values():
                 live.look(now_s, still_s)
+            self._look_at_policy()
 
     async def drain(self, retry_after_s: float) -> None:
         """Ask every consumer, also those that still come, to leave; returns when none is left."""
@@ -222,8 +227,24 @@ class SubscriptionEndpoint:
             raise invalid_consumer(problem)
         if self._settings.require_identity:
             peer.must_be(consumer_id, "consumer")
-        served = self._catalogue.find(stream_id)
-        return served, served.enforced(consumer_id)
+        wall = self._settings.policy().rights_of(consumer_id).wall_of(stream_id)
+        if wall is None:
+            raise no_such_stream(stream_id)
+        return self._catalogue.find(stream_id), wall.filter_for(consumer_id)
+
+    def _look_at_policy(self) -> None:
+        """End the streams of consumers that may no longer see what they see: their next dial is judged anew."""
+        policy = self._settings.policy()
+        if policy is self._policy:
+            return
+        before, self._policy = self._policy, policy
+        for live in self._live.values():
+            consumer_id, stream_id = live.state.consumer_id, live.state.stream_id
+            wall = policy.rights_of(consumer_id).wall_of(stream_id)
+            if wall is None:
+                live.end(no_such_stream(stream_id))
+            elif wall != before.rights_of(consumer_id).wall_of(stream_id):
+                live.end(_policy_changed(stream_id))
 
     # -- from where ------------------------------------------------------------------------------------------------
     async def _open(self, asked: Subscribe, served: StreamDefinition) -> tuple[Subscribed, Serving]:
@@ -343,6 +364,15 @@ class SubscriptionEndpoint:
                 begins_with_snapshot = begins_with_snapshot or one.snapshots > 0
                 events.extend(one.events)
         return EntityEvents(events, begins_with_snapshot, tuple(ranges), next_seq_nr)
+
+
+def _policy_changed(stream_id: str) -> BackhaulError:
+    return BackhaulError(
+        "subscription.policy_changed",
+        f"what may be seen of {stream_id[:80]!r} has changed",
+        "nothing is to be done: the next connection is under the new policy",
+        retry_after_s=1.0,
+    )
 
 
 def _narrower(own: StreamLimits, theirs: StreamLimits) -> StreamLimits:

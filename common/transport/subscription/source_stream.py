@@ -82,7 +82,7 @@ class SourceStream:
         self._in_hand: FetchResult | None = None
         self._running: set[DeliveryLane] = set()
         self._drain: Drain | None = None
-        self._replaced = False
+        self._end: BackhaulError | None = None
         self._peer_ended = False
         self._watch = ConsumerWatch(stream, serving, self._sender, settings.progress_timeout_s, trio.current_time())
         self._failure: BackhaulError | None = None
@@ -94,7 +94,17 @@ class SourceStream:
 
     def replaced(self) -> None:
         """A newer stream of the same consumer and subscription has come."""
-        self._replaced = True
+        self.end(
+            BackhaulError(
+                "subscription.replaced",
+                f"{self._name} has opened a newer stream",
+                "if two services subscribe under one name, stop one; else nothing is to be done",
+            )
+        )
+
+    def end(self, reason: BackhaulError) -> None:
+        """Refuse the consumer what is still to come."""
+        self._end = self._end or reason
         self._wake()
 
     async def run(self, subscribed: Subscribed) -> None:
@@ -105,12 +115,8 @@ class SourceStream:
             nursery.start_soon(self._serve_live)
             is_drain_told = False
             while not self._peer_ended:
-                if self._replaced:
-                    raise BackhaulError(
-                        "subscription.replaced",
-                        f"{self._name} has opened a newer stream",
-                        "if two services subscribe under one name, stop one; else nothing is to be done",
-                    )
+                if self._end:
+                    raise self._end
                 if self._drain and not is_drain_told:
                     is_drain_told = True
                     nursery.start_soon(self._sender.say, self._drain)  # a lane may wait in the turn for room

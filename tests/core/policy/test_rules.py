@@ -123,6 +123,7 @@ def test_commands_are_patterns_of_type_and_command() -> None:
         ('[[rule]]\nwho = "a"\nread = [5]', "`read`"),
         ('[[rule]]\nwho = "a"\nread = [{stream = "s", filter = [{no_such = 1}]}]', "filter of 's'"),
         ('[[rule]]\nwho = "a"\nread = [{stream = "s", filter = ["{id}"]}]', "filter of 's'"),
+        ('[[rule]]\nwho = "a"\nwrite = "*|{edge_id}/*"', "the only placeholder"),
         ('[[rule]]\nwho = "a"\nquota = {events = 1}', "parked_events"),
         ('[[rule]]\nwho = "a"\nquota = {parked_events = -1}', "no number"),
     ],

@@ -164,7 +164,7 @@ class StreamWatch:
         match message:
             case Subscribe():
                 self.name = message.subscription
-                self.allowed = parse_filter(ENFORCED.get(message.stream_id, "[]").replace("{consumer_id}", self.edge))
+                self.allowed = parse_filter(ENFORCED.get(message.stream_id, "[]").replace("{id}", self.edge))
                 self.types = STREAM_TYPES.get(message.stream_id, frozenset({message.stream_id}))
                 asked = (message.requested, message.place.applied, message.place.next)
                 self._asked = {one.version: one for one in asked if one is not None}

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from random import Random
+from tempfile import mkdtemp
 from typing import Any, Final, Literal
 
 from tests.simulation.facts import CLOUD
@@ -13,12 +16,21 @@ ORDERS: Final = "orders"
 SENSORS: Final = "sensors"
 ORDER_TYPE: Final = "Order"
 STREAM_TYPES: Final = {ORDERS: frozenset({ORDER_TYPE}), SENSORS: frozenset({"Sensor", "Plain"})}
-ENFORCED: Final = {ORDERS: '[{"exclude_all":true},{"include_topics":["for/{consumer_id}","for/all"]}]', SENSORS: "[]"}
+ENFORCED: Final = {ORDERS: '[{"exclude_all":true},{"include_topics":["for/{id}","for/all"]}]', SENSORS: "[]"}
 """What a consumer may see of the cloud's streams: of orders its own and everybody's."""
 EDGE_STREAM: Final = "Sensor"
 """The stream by which edges follow each other: an entity type, of which an edge serves all."""
 ORDERS_MAX: Final = 5
 SITES: Final = 3
+
+
+@cache
+def policy_file() -> Path:
+    """The cloud's policy: edges write below their own prefix, and read what ``ENFORCED`` lets them."""
+    read = ", ".join(f"{{stream = '{stream}', filter = '{criteria}'}}" for stream, criteria in ENFORCED.items())
+    path = Path(mkdtemp()) / "policy.toml"
+    path.write_text(f"[[rule]]\nwho = '*'\nwrite = '*|{{id}}/*'\nread = [{read}]\n")
+    return path
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,7 +190,7 @@ class DownReferee:
         for one in self._plan.subscriptions if self._plan else ():
             disk = disks[one.edge]
             requested = disk.state.subscriptions[one.name].told.requested
-            allowed = parse_filter(ENFORCED.get(one.stream, "[]").replace("{consumer_id}", one.edge))
+            allowed = parse_filter(ENFORCED.get(one.stream, "[]").replace("{id}", one.edge))
             wanted = AllOf((allowed, parse_filter(requested.criteria)))
             types = STREAM_TYPES.get(one.stream, frozenset({one.stream}))
             for checker in self._checkers:

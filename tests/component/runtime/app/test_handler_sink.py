@@ -79,7 +79,7 @@ async def test_a_handler_is_told_what_leaves_the_filter_and_what_is_a_snapshot(
     if form == "effect":
         handler = Handler("notes", effect=note_elsewhere, entity_types=orders)
     world, late = (
-        SubscriptionWorld(catalogue=StreamCatalogue([StreamDefinition("all", frozenset(), "")])),
+        SubscriptionWorld(catalogue=StreamCatalogue([StreamDefinition("all", frozenset())])),
         LateJournal(),
     )
     sink = HandlerSink(HandlerInvoker(handler, decode, call_inline, Watchdog()), late)  # type: ignore[arg-type]

@@ -334,10 +334,13 @@ def test_a_mistyped_placeholder_is_refused(prefix: str) -> None:
         edge(EDGE_ENTITY_PREFIX=prefix, EDGE_INSECURE="true")
 
 
-def test_a_mistyped_placeholder_of_a_streams_filter_is_refused() -> None:
-    cloud(CLOUD_STREAMS="orders=O", CLOUD_STREAM_FILTERS='orders=[{"include_topics": ["site/{consumer_id}"]}]')
-    with pytest.raises(ConfigurationError, match=r"\{consumer\}"):
-        cloud(CLOUD_STREAMS="orders=O", CLOUD_STREAM_FILTERS='orders=[{"include_topics": ["site/{consumer}"]}]')
+def test_streams_may_be_opened_to_readers() -> None:
+    assert cloud(CLOUD_STREAMS="orders=O+P readers=g*,news=N").readers() == {"orders": "g*"}
+    assert cloud(CLOUD_STREAMS="* readers=*").readers() == {"*": "*"}
+    for wrong in ("orders=O reader=*", "orders=O readers=", "*=O readers=*", "* readers=*,orders=O"):
+        with pytest.raises(ConfigurationError) as refused:
+            cloud(CLOUD_STREAMS=wrong)
+        assert refused.value.code == "settings.conflict"
 
 
 @pytest.mark.parametrize(

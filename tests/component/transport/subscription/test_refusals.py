@@ -14,6 +14,8 @@ from trio.testing import MockClock
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch
 from common.core.events.stated_range import StatedRange
+from common.core.policy.parsing import parse_policy
+from common.core.policy.walls import Wall
 from common.core.subscription.messages import (
     ENTITY_EVENTS_PATH,
     EVENT_PATH,
@@ -206,10 +208,12 @@ def all_questions(query: EntityQuery) -> list[tuple[str, bytes]]:
 
 async def test_what_the_streams_filter_withholds_is_never_seen(autojump_clock: MockClock) -> None:
     """Not by a filter that asks for it, not as a place, not by a question."""
-    served = StreamDefinition(
-        "orders", frozenset({"Order"}), '[{"exclude_all":true},{"include_topics":["site/{consumer_id}/#"]}]'
+    served = StreamDefinition("orders", frozenset({"Order"}))
+    wall = '[{"exclude_all":true},{"include_topics":["site/{id}/#"]}]'
+    policy = parse_policy(f"[[rule]]\nwho = '*'\nread = {{stream = 'orders', filter = '{wall}'}}", "policy")
+    world = SubscriptionWorld(
+        catalogue=StreamCatalogue([served]), source_settings=replace(SOURCE, policy=lambda: policy)
     )
-    world = SubscriptionWorld(catalogue=StreamCatalogue([served]))
     async with world.source() as (source, _), world.consumer(stream_id="orders") as (consumer, state):
         for site in ("edge-1", "edge-2", "edge-12"):
             await publish(source, [f"Order|{site}/{i}" for i in range(5)] * 2, tags=[f"t:site/{site}/door"])
@@ -276,16 +280,38 @@ async def test_progress_never_names_what_is_withheld(autojump_clock: MockClock) 
             assert b"Order" not in said
 
 
-def test_a_catalogue_with_a_broken_filter_is_found_at_the_start() -> None:
-    with pytest.raises(BackhaulError, match=r"filter\.invalid"):
-        StreamCatalogue([StreamDefinition("orders", frozenset(), '[{"exclude_nothing":true}]')])
-
-
 def test_a_consumer_id_in_an_expression_is_no_expression() -> None:
-    served = StreamDefinition("s", frozenset(), '[{"exclude_all":true},{"include_regex":["{consumer_id}/.*"]}]')
-    allowed = served.enforced("edge.1")
+    allowed = Wall('[{"exclude_all":true},{"include_regex":["{id}/.*"]}]').filter_for("edge.1")
     assert allowed.matches("T|edge.1/a", "")
     assert not allowed.matches("T|edgex1/a", "")
+
+
+async def test_what_the_policy_does_not_open_is_no_stream(autojump_clock: MockClock) -> None:
+    """Not for a subscription, and not for a question: neither says that it is there."""
+    policy = parse_policy("[[rule]]\nwho = 'edge-2'\nread = '*'", "policy")
+    world = SubscriptionWorld(source_settings=replace(SOURCE, policy=lambda: policy))
+    async with world.source() as (source, _), world.consumer(stream_id="Order") as (_, state):
+        await publish(source, ["Order|1"])
+        await trio.sleep(5)
+        assert (state.position, state.last_code) == (0, "subscription.no_such_stream")
+        async with world.dial() as channel:
+            for path, request in all_questions(EntityQuery("Order", "edge-1", "Order|1", 1, 1)):
+                with pytest.raises(BackhaulError) as refused:
+                    await channel.unary(path, request, 5.0)
+                assert refused.value.code == "subscription.no_such_stream"
+
+
+async def test_a_consumer_is_sent_away_when_the_policy_takes_its_stream(autojump_clock: MockClock) -> None:
+    now = [parse_policy("[[rule]]\nwho = '*'\nread = '*'", "policy")]
+    world = SubscriptionWorld(source_settings=replace(SOURCE, policy=lambda: now[0]))
+    async with world.source() as (source, _), world.consumer(stream_id="Order") as (_, state):
+        await publish(source, ["Order|1"])
+        await wait_for_position(state, 1)
+        now[0] = parse_policy("[[rule]]\nwho = 'edge-2'\nread = '*'", "policy")
+        await trio.sleep(60)
+        await publish(source, ["Order|1"])
+        await trio.sleep(60)
+        assert (state.position, state.last_code) == (1, "subscription.no_such_stream")
 
 
 @pytest.mark.parametrize("start", [Begin.LOG, Begin.SNAPSHOTS])

@@ -1,0 +1,76 @@
+"""A fleet's certificate, or a claimed id, against names of others: first events, streams, questions; and the policy's file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.processes import Service, Stage, open_stage
+
+
+def stored(cloud: Service) -> set[str]:
+    rows: list[dict[str, Any]] = cloud.get("/v1/events?after=0")["events"]
+    return {f"{row['entity_type']}|{row['entity_id']}" for row in rows}
+
+
+def rogue_and_rightful(stage: Stage, cloud: Service) -> tuple[Service, Service]:
+    """An edge that was set to write another one's names, and that one."""
+    rogue = stage.edge("g7", cloud=cloud, entity_prefix="g2/").start()
+    rogue.wait_for("push.started")
+    rogue.append(2, entity="x")
+    cloud.wait_for("event.parked", code="parked.not_allowed")
+    rightful = stage.edge("g2", cloud=cloud).start()
+    rightful.wait_for("push.started")
+    return rogue, rightful
+
+
+def test_without_a_file_an_edge_takes_no_name_of_another_and_none_of_the_cloud(tmp_path: Path) -> None:
+    with open_stage(tmp_path) as stage:
+        cloud = stage.cloud().start()
+        rogue, rightful = rogue_and_rightful(stage, cloud)
+        rogue.until("/status", lambda body: body["link"]["acked"] == 2)
+        assert stored(cloud) == set()
+        rightful.append(1, entity="x")
+        cloud.until("/status", lambda body: body["journal"]["head"] == 1)
+        assert stored(cloud) == {"Sensor|g2/x"}
+        assert [row["origin_id"] for row in cloud.get("/v1/parked")["parked"]] == ["g7", "g7"]
+        answer = cloud.get("/v1/policy?who=g7&write=Sensor%7Cg2/x")
+        assert (answer["allowed"], answer["rule"]) == (False, "own prefix")
+        assert cloud.get("/v1/policy?who=g2&write=Sensor%7Cg2/x")["allowed"]
+        assert cloud.said("policy.streams_open")
+
+
+def test_a_changed_file_holds_within_seconds_and_a_wrong_one_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text("[[rule]]\nname = 'gateways'\nwho = 'g*'\nwrite = '*|{id}/*'\nread = 'news'\n")
+    with open_stage(tmp_path) as stage:
+        cloud = stage.cloud(policy=file).start()
+        edge = stage.edge("g7", cloud=cloud, subscriptions="orders").start()
+        edge.wait_for("link.needs_operator", code="subscription.no_such_stream")
+        edge.append(1)
+        cloud.until("/status", lambda body: body["journal"]["head"] == 1)
+        assert cloud.get("/v1/policy?who=g7&read=news")["allowed"]
+        assert cloud.get("/v1/policy?who=h7&read=news") == {
+            "who": "h7",
+            "read": "news",
+            "rule": "no rule",
+            "policy": str(file),
+            "allowed": False,
+        }
+        file.write_text("[[rule]]\nwho = 'g7'\nwrites = '*'")
+        cloud.wait_for("policy.refused", code="policy.invalid")
+        assert cloud.get("/v1/policy?who=g7&write=Sensor%7Cg7/x")["allowed"]
+        file.write_text("[[rule]]\nwho = 'g*'\nwrite = 'Alarm|{id}/*'\n")
+        cloud.wait_for("policy.changed", rules=1)
+        edge.append(1, entity="y")
+        cloud.wait_for("event.parked", code="parked.not_allowed", persistence_id="Sensor|g7/y")
+
+
+def test_a_wrong_file_keeps_the_service_from_starting(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text("[[rules]]")
+    with open_stage(tmp_path) as stage:
+        cloud = stage.cloud(policy=file)
+        cloud.launch()
+        assert cloud.exit_status() == 2
+        assert cloud.said("service.refused", code="policy.invalid")
