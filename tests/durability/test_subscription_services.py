@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -15,7 +16,7 @@ from cloud_service.settings import CloudSettings
 from common.core.addresses import Address, PeerAddress
 from common.core.events.batch import EventBatch, join_tags, new_events
 from common.core.journal.append import LocalAppend
-from common.core.journal.url import JournalUrl
+from common.core.journal.url import JournalUrl, parse_journal_url
 from common.journal.stores.journal import Journal
 from common.journal.stores.subscriptions import InboxRow
 from common.runtime.environment import Environment, real_environment
@@ -57,7 +58,11 @@ class Stage:
 
     @asynccontextmanager
     async def cloud(self, name: str = "cloud", **settings: object) -> AsyncIterator[Running]:
-        given: dict[str, object] = {"journal": str(self.directory / f"{name}.db"), **QUICK, **settings}
+        given: dict[str, object] = {
+            "journal": parse_journal_url(str(self.directory / f"{name}.db")),
+            **QUICK,
+            **settings,
+        }
         ready = CloudSettings(node=name, grpc_port=0, http_port=0, **given)  # type: ignore[arg-type]
         ready.check()
         stop = trio.Event()
@@ -68,7 +73,11 @@ class Stage:
 
     @asynccontextmanager
     async def edge(self, name: str, cloud: int, **settings: object) -> AsyncIterator[Running]:
-        given: dict[str, object] = {"journal": str(self.directory / f"{name}.db"), **QUICK, **settings}
+        given: dict[str, object] = {
+            "journal": parse_journal_url(str(self.directory / f"{name}.db")),
+            **QUICK,
+            **settings,
+        }
         ready = EdgeSettings(
             id=name,
             cloud=PeerAddress((Address("127.0.0.1", cloud),)),
@@ -123,7 +132,9 @@ def as_told(log: EventBatch, wanted: str = "") -> dict[str, list[int]]:
 async def test_an_edge_follows_its_part_of_a_cloud_and_changes_it_while_it_runs(
     storage: str, stage: Stage, request: pytest.FixtureRequest
 ) -> None:
-    url = {"journal": request.getfixturevalue("postgres_url")} if storage == "postgres" else {}
+    url: dict[str, Any] = (
+        {"journal": parse_journal_url(request.getfixturevalue("postgres_url"))} if storage == "postgres" else {}
+    )
     red, both = criteria("red"), criteria("red", "blue")
     async with (
         stage.cloud(streams=("orders=Order",), **url) as cloud,
@@ -168,7 +179,7 @@ async def test_a_cloud_follows_a_cloud_on_one_node_at_a_time_into_its_own_journa
 ) -> None:
     async with stage.cloud("upstream") as upstream:
         follows: dict[str, object] = {
-            "journal": postgres_url,
+            "journal": parse_journal_url(postgres_url),
             "subscriptions": (f"orders=Order@127.0.0.1:{upstream.grpc_port}",),
             "into_journal": ("orders",),
             "projections": (),
