@@ -17,12 +17,14 @@ import trio
 
 import common.core.journal.admission
 import common.core.journal.history
+import common.core.subscription.source
 import common.firehose.catch_ups
 import common.journal.memory.log
 import common.journal.memory.origins
 import common.journal.memory.subscriptions
 import common.transport.push.source
 import common.transport.subscription.commits
+import common.transport.subscription.replays
 import edge_service.retention
 from common.core.events.batch import EventBatch
 from common.core.events.stated_range import StatedRange
@@ -186,6 +188,13 @@ async def _wait_for_the_prompt(self: HeadSignal, position: int, _at_most_s: floa
         await self._waiters.park()
 
 
+# Slow pages of one event, and changes that end early, bring a change between two pages of a replay often enough.
+_REPLAYS_GO_ON = _all_patched(
+    _patched(ReplayQueue, "filter_changes", down.go_on_after_a_change),
+    _patched(common.transport.subscription.replays, "entity_page", down.page_of_one),
+    _patched(common.core.subscription.source, "MEET_WITHIN", 2),
+)
+
 MUTATIONS: Final[Mapping[str, Mutation]] = {
     "ack_before_commit": Mutation((9,), "AckIsDurable", _patched(EndpointStream, "_commit", _commit_after_ack)),
     "no_deduplication": Mutation(
@@ -243,15 +252,13 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         "SkippedIsStated",
         _patched(common.transport.subscription.commits, "admit_received", down.admit_backfill_without_continuity),
     ),
-    "replay_goes_on_after_a_change": Mutation(
-        (225219651,), "Converges", _patched(ReplayQueue, "filter_changes", down.go_on_after_a_change)
-    ),
+    "replay_goes_on_after_a_change": Mutation((60,), "Converges", _REPLAYS_GO_ON),
     # Only a replay with a gap shows it, so its source is one of those that leave gaps.
     "replay_forgets_its_gaps": Mutation(
-        (225219651,),
+        (60, 74),
         "PlaceBehindEffect",
         _all_patched(
-            _patched(ReplayQueue, "filter_changes", down.go_on_after_a_change),
+            _REPLAYS_GO_ON,
             _patched(common.transport.subscription.commits, "admit_received", down.admit_each_message_alone),
         ),
     ),
