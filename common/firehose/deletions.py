@@ -27,7 +27,11 @@ async def find_deleted(
         gone = gone[:max_entities]
         page = _cut(page, await _deleted_position(journal, gone[-1]))
     capped = cap_to_stored(gone, page.events)
-    return page, [await _what_is_left(journal, stated) for stated in capped]
+    last_tags = {
+        stated.persistence_id: tags
+        for stated, tags in await journal.log.deleted_of([one.persistence_id for one in capped])
+    }
+    return page, [await _what_is_left(journal, stated, last_tags[stated.persistence_id]) for stated in capped]
 
 
 async def _deleted_position(journal: Journal, stated: StatedRange) -> int:
@@ -43,14 +47,12 @@ def _cut(page: LogPage, through: int) -> LogPage:
     return replace(page, events=page.events.slice(0, fitting), through=through)
 
 
-async def _what_is_left(journal: Journal, gone: StatedRange) -> DeletedEntity:
-    """Tags of the last removed event are known from the one after it, else from the snapshot, if it is that event's."""
+async def _what_is_left(journal: Journal, gone: StatedRange, last_tags: str) -> DeletedEntity:
+    """Tags of the last removed event are known from the one after it, else they are the last that the entity had."""
     snapshot = await journal.snapshots.get(gone.persistence_id)
     next_seq_nr = gone.to_seq_nr + 1
     following = await journal.log.read_entity(gone.persistence_id, next_seq_nr, next_seq_nr, max_events=1)
-    tags = snapshot.tags if snapshot else None
-    if following:
-        tags = predecessor_tags(following.tags[0], following.prev_tags[0])
+    tags = predecessor_tags(following.tags[0], following.prev_tags[0]) if following else last_tags
     if snapshot is None:
         return DeletedEntity(gone, tags, EventBatch())
     return DeletedEntity(gone, tags, snapshot_batch([snapshot]), reached_by_snapshots([snapshot]))

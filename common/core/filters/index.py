@@ -12,7 +12,8 @@ from typing import Generic, TypeVar
 
 from common.core.events.batch import UNIT_SEPARATOR, EventBatch, predecessor_tags
 from common.core.events.ids import SEPARATOR
-from common.core.filters.predicates import EntityPredicate, Matched
+from common.core.filters.permission import Matched
+from common.core.filters.predicates import EntityPredicate
 from common.core.filters.topics import TOPIC_PREFIX, TopicTree
 
 Key = TypeVar("Key", bound=Hashable)
@@ -86,7 +87,7 @@ class FilterIndex(Generic[Key]):
                 if prev_tags:
                     before = matches(persistence_id, before_tags)
                     self.evaluations += 1
-                if now or before:
+                if now or (before and group.predicate.permits(persistence_id, tags)):
                     matched = found.get(group)
                     if matched is None:
                         matched = found[group] = Matched()

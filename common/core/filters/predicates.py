@@ -1,18 +1,17 @@
 """Filters: which entities a reader of a log is given.
 
 An event passes unless an exclude matches it; what an exclude matches passes if an include matches. Filters select
-entities, by id or by the tags their events carry: an event is delivered when its own tags match or those of its
-predecessor did, so the event that takes an entity out of a filter is still seen, marked as leaving, and the one that
-brings it in is marked as entering. Expressions are decided once for an entity.
+entities, by id or by the tags their events carry; which events of a selected entity are delivered is decided in
+``core.filters.permission``. Expressions are decided once for an entity.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from common.core.events.batch import UNIT_SEPARATOR, EventBatch, predecessor_tags
+from common.core.events.batch import UNIT_SEPARATOR
 from common.core.events.ids import SEPARATOR
 from common.core.filters.criteria import DEFAULT_LIMITS, Criteria, FilterLimits, compile_regex, parse_criteria
 from common.core.filters.selection import Selection
@@ -59,6 +58,9 @@ class EntityPredicate(Protocol):
 
     def matches(self, persistence_id: str, tags: str) -> bool:
         """Whether an entity whose last event has ``tags`` is selected."""
+
+    def permits(self, persistence_id: str, tags: str) -> bool:
+        """Whether an event with ``tags`` may be seen at all, selected or not (``core.filters.permission``)."""
 
     def selection(self, entity_types: frozenset[str]) -> Selection:
         """Where a journal finds every event of ``entity_types`` (none: all) that may match."""
@@ -132,6 +134,9 @@ class Filter:
         topics = (part.removeprefix(TOPIC_PREFIX) for part in parts if part.startswith(TOPIC_PREFIX))
         return any(map(self._topics.matches, topics))
 
+    def permits(self, persistence_id: str, tags: str) -> bool:
+        return True
+
     def selection(self, entity_types: frozenset[str]) -> Selection:
         return self._keys.selection(entity_types) if self._keys else Selection(entity_types)
 
@@ -193,7 +198,7 @@ EVERY_ENTITY = Filter(Criteria())
 
 @dataclass(frozen=True, slots=True)
 class AllOf:
-    """What every one of some predicates selects: a consumer's filter within what its producer allows it."""
+    """What every one of some predicates selects."""
 
     parts: tuple[EntityPredicate, ...]
 
@@ -204,6 +209,9 @@ class AllOf:
     def matches(self, persistence_id: str, tags: str) -> bool:
         return all(part.matches(persistence_id, tags) for part in self.parts)
 
+    def permits(self, persistence_id: str, tags: str) -> bool:
+        return all(part.permits(persistence_id, tags) for part in self.parts)
+
     def selection(self, entity_types: frozenset[str]) -> Selection:
         keys = self.keys()
         return keys.selection(entity_types) if keys else Selection(entity_types)
@@ -212,9 +220,13 @@ class AllOf:
         return max((part.from_seq_nr(persistence_id) for part in self.parts), default=0)
 
     def keys(self) -> Keys | None:
-        """Those of the part that has the fewest, wildcards last: one part's are enough to find whatever all select."""
-        known = [keys for keys in (part.keys() for part in self.parts) if keys]
-        return min(known, key=lambda keys: (len(keys.topics), len(keys.tags) + len(keys.ids)), default=None)
+        return fewest_keys(self.parts)
+
+
+def fewest_keys(parts: Sequence[EntityPredicate]) -> Keys | None:
+    """Those of the part that has the fewest, wildcards last: one part's are enough to find whatever all select."""
+    known = [keys for keys in (part.keys() for part in parts) if keys]
+    return min(known, key=lambda keys: (len(keys.topics), len(keys.tags) + len(keys.ids)), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +242,9 @@ class OnlyNew:
 
     def matches(self, persistence_id: str, tags: str) -> bool:
         return self.new.matches(persistence_id, tags) and not self.old.matches(persistence_id, tags)
+
+    def permits(self, persistence_id: str, tags: str) -> bool:
+        return self.new.permits(persistence_id, tags)
 
     def selection(self, entity_types: frozenset[str]) -> Selection:
         return self.new.selection(entity_types)
@@ -247,36 +262,6 @@ def all_of(*parts: Filter) -> EntityPredicate:
     if not narrowing:
         return EVERY_ENTITY
     return narrowing[0] if len(narrowing) == 1 else AllOf(tuple(narrowing))
-
-
-@dataclass(slots=True)
-class Matched:
-    """Indexes into a batch, ascending: what is delivered, and which of it takes its entity out or brings it in."""
-
-    indexes: list[int] = field(default_factory=list)
-    leaving: list[int] = field(default_factory=list)
-    entering: list[int] = field(default_factory=list)
-
-    def add(self, index: int, now: bool, before: bool) -> None:
-        """Take in an event whose own tags match ``now`` and whose predecessor's did ``before``."""
-        if not (now or before):
-            return
-        self.indexes.append(index)
-        if not now:
-            self.leaving.append(index)
-        elif not before:
-            self.entering.append(index)
-
-
-def match_batch(predicate: EntityPredicate, events: EventBatch) -> Matched:
-    """Which events of a batch are delivered: by their own tags or by those their predecessor had."""
-    matches, matched = predicate.matches, Matched()
-    rows = zip(events.persistence_id, events.tags, events.prev_tags, strict=True)
-    for index, (persistence_id, tags, prev_tags) in enumerate(rows):
-        now = matches(persistence_id, tags)
-        before = matches(persistence_id, predecessor_tags(tags, prev_tags)) if prev_tags else now
-        matched.add(index, now, before)
-    return matched
 
 
 def _any_matches(patterns: list[Callable[[str], bool]], entity_id: str) -> bool:

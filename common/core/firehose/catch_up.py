@@ -38,7 +38,7 @@ class DeletedEntity:
     """
 
     gone: StatedRange
-    tags: str | None
+    tags: str
     snapshot: EventBatch
     reached: int = 0
 
@@ -303,8 +303,7 @@ def stated_for(
         gone, snapshot = one.gone, one.snapshot
         if entity_types and entity_type_of(gone.persistence_id) not in entity_types:
             continue
-        # Of an entity that left nothing behind, the id must say enough.
-        if not predicate.matches(gone.persistence_id, one.tags or ""):
+        if not predicate.matches(gone.persistence_id, one.tags):
             continue
         reaches = snapshot and snapshot.seq_nr[0] >= gone.to_seq_nr
         if reaches and predicate.matches(gone.persistence_id, snapshot.tags[0]):

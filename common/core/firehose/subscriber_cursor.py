@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from itertools import islice
 
 from common.core.events.batch import EventBatch
-from common.core.filters.predicates import EntityPredicate, Matched, match_batch
+from common.core.filters.permission import Matched, match_batch
+from common.core.filters.predicates import EntityPredicate
 from common.core.firehose.demotion import DemotionHistory
 from common.core.firehose.fetch_builder import NO_PLACE, FetchBuilder, FetchLimits, Stated
 from common.core.firehose.fetch_result import FetchResult

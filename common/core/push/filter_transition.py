@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from common.core.events.batch import EventBatch
 from common.core.events.stated_range import StatedRange
 from common.core.filters.criteria import FilterLimits
-from common.core.filters.predicates import AllOf, EntityPredicate, match_batch, parse_filter
+from common.core.filters.permission import match_batch, within
+from common.core.filters.predicates import EntityPredicate, parse_filter
 from common.core.filters.selection import Selection
 from common.core.journal.append import PushLane
 
@@ -46,8 +47,8 @@ class PushFilter:
         return (self.criteria, self.producer) == (other.criteria, other.producer)
 
     def predicate(self) -> EntityPredicate:
-        """What has to match. Raises ``filter.…`` for criteria that are none."""
-        return AllOf((parse_filter(self.criteria, STORED_LIMITS), parse_filter(self.producer, STORED_LIMITS)))
+        """The cloud's filter behind the edge's own as a wall. Raises ``filter.…`` for criteria that are none."""
+        return within(parse_filter(self.producer, STORED_LIMITS), parse_filter(self.criteria, STORED_LIMITS))
 
 
 NO_FILTER = PushFilter()
@@ -178,7 +179,7 @@ class FilterTransition:
         self._old: EntityPredicate | None = None
         if not self.place.is_settled:
             # The edge's own filter is obeyed as it is now, also by a change that began before it was set.
-            new = AllOf((new, replace(self._requested, criteria=EVERYTHING).predicate()))
+            new = within(parse_filter(self._requested.producer, STORED_LIMITS), new)
             self._old = self.place.old.predicate()
         self._new: EntityPredicate = new
         self._selection = new.selection(frozenset())

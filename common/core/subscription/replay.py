@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from common.core.events.batch import EventBatch
 from common.core.events.stated_range import StatedRange
-from common.core.filters.predicates import EntityPredicate, match_batch
+from common.core.filters.permission import match_batch
+from common.core.filters.predicates import EntityPredicate
 from common.core.journal.snapshot import Snapshot, reached_by_snapshots, snapshot_batch
 
 WITHHELD = "withheld"

@@ -24,7 +24,8 @@ from common.core.events.ids import (
     text_problem,
 )
 from common.core.events.stated_range import StatedRange
-from common.core.filters.predicates import Filter
+from common.core.filters.permission import within
+from common.core.filters.predicates import EVERY_ENTITY, Filter
 from common.core.journal.history import History
 from common.core.journal.place_digest import place_digest
 from common.core.policy.rules import EVERYTHING, Policy
@@ -346,7 +347,7 @@ class SubscriptionEndpoint:
             self._journal,
             name,
             first,
-            allowed,
+            within(allowed, EVERY_ENTITY),
             2**62,
             limits.batch_events,
             limits.batch_bytes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from common.core.events.batch import EventBatch
+from common.core.events.batch import EventBatch, predecessor_tags
 from common.core.events.ids import entity_type_of
 from common.core.events.stated_range import StatedRange
 from common.core.filters.predicates import EntityPredicate
@@ -118,7 +118,8 @@ async def entity_page(
     first_stored = found.seq_nr[0] if found else min(last, head.deleted_to if head else 0) + 1
     if first < first_stored:
         snapshot = await journal.snapshots.get(name)
-        if parts or wanted.matches(name, snapshot.tags if snapshot else ""):
+        last_tags = predecessor_tags(found.tags[0], found.prev_tags[0]) if found else head.tags if head else ""
+        if parts or any(wanted.matches(name, tags) for tags in {last_tags, snapshot.tags if snapshot else last_tags}):
             instead = beginning(name, first, first_stored, snapshot, wanted, head.deleted_position if head else 0)
             parts = [instead, *parts] if instead else parts
     is_cut = len(page) < len(found) and bool(page) and found.position[len(page)] <= through_position

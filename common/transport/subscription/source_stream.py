@@ -17,7 +17,8 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.core.events.ids import SEPARATOR
-from common.core.filters.predicates import EVERY_ENTITY, AllOf, EntityPredicate, Filter, OnlyNew, all_of, parse_filter
+from common.core.filters.permission import within
+from common.core.filters.predicates import EVERY_ENTITY, EntityPredicate, Filter, OnlyNew, all_of, parse_filter
 from common.core.firehose.fetch_result import FetchResult
 from common.core.flow.messages import Drain, Heartbeat
 from common.core.subscription.messages import Begin, ConsumerAck, DeliveryLane, FilterUpdate, Replay, Subscribed
@@ -157,19 +158,19 @@ class SourceStream:
     def _wanted(self) -> EntityPredicate:
         """What the consumer is to have in the end."""
         place = self._serving.place
-        return all_of(self._allowed, filter_of((place.next or place.applied).criteria))
+        return within(self._allowed, filter_of((place.next or place.applied).criteria))
 
     @property
     def _live_predicate(self) -> EntityPredicate:
         place = self._serving.place
         following = filter_of(place.next.criteria) if place.next else EVERY_ENTITY
-        return all_of(self._allowed, filter_of(place.applied.criteria), following)
+        return within(self._allowed, all_of(filter_of(place.applied.criteria), following))
 
     @property
     def _backfill_predicate(self) -> EntityPredicate:
         place = self._serving.place
         assert place.next is not None
-        return AllOf((self._allowed, OnlyNew(filter_of(place.next.criteria), filter_of(place.applied.criteria))))
+        return within(self._allowed, OnlyNew(filter_of(place.next.criteria), filter_of(place.applied.criteria)))
 
     # -- live ------------------------------------------------------------------------------------------------------
     async def _serve_live(self) -> None:

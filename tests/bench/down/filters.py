@@ -13,7 +13,8 @@ from statistics import median
 
 from common.core.events.batch import EventBatch, new_events
 from common.core.filters.index import FilterIndex
-from common.core.filters.predicates import Filter, match_batch, parse_filter
+from common.core.filters.permission import match_batch
+from common.core.filters.predicates import Filter, parse_filter
 from tests.bench.place import Place
 from tests.bench.table import Table
 

@@ -12,7 +12,8 @@ from common.core.events.batch import EventBatch, new_events
 from common.core.filters import index as filter_index
 from common.core.filters import predicates as filters
 from common.core.filters.index import FilterIndex
-from common.core.filters.predicates import EntityPredicate, Matched, match_batch, parse_filter
+from common.core.filters.permission import Matched, match_batch
+from common.core.filters.predicates import EntityPredicate, parse_filter
 from tests.core.filters.test_predicates import histories, history_of, predicates
 
 

@@ -14,16 +14,8 @@ from hypothesis import strategies as st
 from common.core.events.batch import NO_TAGS, EventBatch, join_tags, new_events, predecessor_tags, split_tags
 from common.core.events.ids import entity_type_of
 from common.core.filters import predicates as filters
-from common.core.filters.predicates import (
-    AllOf,
-    EntityPredicate,
-    Filter,
-    Keys,
-    Matched,
-    OnlyNew,
-    match_batch,
-    parse_filter,
-)
+from common.core.filters.permission import Matched, Walled, match_batch
+from common.core.filters.predicates import AllOf, EntityPredicate, Filter, Keys, OnlyNew, parse_filter
 from common.core.filters.selection import Selection
 from tests.core.filters.test_topics import naive as naive_topic
 
@@ -56,6 +48,7 @@ predicates = st.recursive(
     lambda parts: (
         st.lists(parts, min_size=1, max_size=2).map(lambda some: AllOf(tuple(some)))
         | st.tuples(parts, parts).map(lambda pair: OnlyNew(*pair))
+        | st.tuples(parts, parts).map(lambda pair: Walled(*pair))
     ),
     max_leaves=3,
 )
@@ -215,6 +208,8 @@ class History:
             now = predicate.matches(who, tags)
             before = predicate.matches(who, last[who]) if who in last else now
             last[who] = tags
+            if not predicate.permits(who, tags):
+                continue
             if now or before:
                 matched.indexes.append(index)
             if before and not now:

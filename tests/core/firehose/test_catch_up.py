@@ -235,9 +235,9 @@ def snapshot(seq_nr: int, tags: str = "") -> EventBatch:
 def test_a_snapshot_that_reaches_far_enough_stands_for_what_is_gone() -> None:
     gone = StatedRange("Pump|0", 1, 5, "trimmed")
     deleted = [
-        DeletedEntity(gone, None, snapshot(5)),
-        DeletedEntity(gone, None, snapshot(4)),
-        DeletedEntity(gone, None, EventBatch()),
+        DeletedEntity(gone, "", snapshot(5)),
+        DeletedEntity(gone, "", snapshot(4)),
+        DeletedEntity(gone, "", EventBatch()),
     ]
     stated = stated_for(EVERY_ENTITY, frozenset(), deleted, plain_encoding)
 
@@ -260,10 +260,10 @@ def test_only_what_is_selected_is_told() -> None:
     cases = [
         (by_topic, frozenset(), "t:a", True),
         (by_topic, frozenset(), "t:b", False),
-        (by_topic, frozenset(), None, False),
-        (EVERY_ENTITY, frozenset(), None, True),
-        (EVERY_ENTITY, frozenset({"Pump"}), None, True),
-        (EVERY_ENTITY, frozenset({"Valve"}), None, False),
+        (by_topic, frozenset(), "", False),
+        (EVERY_ENTITY, frozenset(), "", True),
+        (EVERY_ENTITY, frozenset({"Pump"}), "", True),
+        (EVERY_ENTITY, frozenset({"Valve"}), "", False),
     ]
     for predicate, entity_types, tags, is_told in cases:
         stated = stated_for(predicate, entity_types, [DeletedEntity(gone, tags, EventBatch())], plain_encoding)

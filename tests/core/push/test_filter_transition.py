@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch, new_events, tags_before
 from common.core.events.stated_range import StatedRange
-from common.core.filters.predicates import match_batch, parse_filter
+from common.core.filters.permission import match_batch
+from common.core.filters.predicates import parse_filter
 from common.core.journal.admission import EntityHead, admit_pushed
 from common.core.journal.append import OutOfStep, Pushed, PushLane
 from common.core.journal.history import Offset, Resume

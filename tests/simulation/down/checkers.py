@@ -122,16 +122,13 @@ class TenantsApart(DownChecker):
         events = message.events
         for index, name in enumerate(events.persistence_id):
             row = watch.source.row(name, events.seq_nr[index])
-            may_see = row is not None and (
-                watch.allowed.matches(name, row.tags)
-                or (index >= message.snapshots and watch.allowed.matches(name, row.tags_before))
-            )
+            may_see = row is not None and watch.allowed.matches(name, row.tags)
             if not may_see or not watch.is_of_stream(name):
                 self.complain(f"{watch.edge} is sent {row} over {watch.name}")
         for stated in message.ranges:
             own = watch.source.of_entity(stated.persistence_id)
             is_named = bool(watch.wanted.from_seq_nr(stated.persistence_id))
-            may_know = any(row.is_selected(watch.allowed) for row in own)
+            may_know = any(watch.allowed.matches(row.persistence_id, row.tags) for row in own)
             if not (may_know or is_named) or not watch.is_of_stream(stated.persistence_id):
                 self.complain(f"{watch.edge} is told {stated} over {watch.name}")
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from common.core.events.ids import entity_type_of
+from common.core.filters.permission import within
 from common.core.filters.predicates import AllOf, EntityPredicate, Filter, OnlyNew, parse_filter
 from common.core.subscription.messages import (
     BackfillDone,
@@ -50,7 +51,8 @@ class Row:
         name = self.persistence_id
         if self.seq_nr < predicate.from_seq_nr(name):
             return False
-        return predicate.matches(name, self.tags) or predicate.matches(name, self.tags_before)
+        before = predicate.matches(name, self.tags_before) and predicate.permits(name, self.tags)
+        return before or predicate.matches(name, self.tags)
 
 
 class History:
@@ -139,7 +141,7 @@ class StreamWatch:
 
     # -- filters ---------------------------------------------------------------------------------------------------
     def _all(self, *filters: FilterState | None) -> EntityPredicate:
-        return AllOf((self.allowed, *(parse_filter(one.criteria) for one in filters if one is not None)))
+        return within(self.allowed, AllOf(tuple(parse_filter(one.criteria) for one in filters if one is not None)))
 
     @property
     def wanted(self) -> EntityPredicate:
@@ -152,7 +154,7 @@ class StreamWatch:
         applied, following = self.place.applied, self.place.next
         if lane is DeliveryLane.LIVE or following is None:
             return self._all(applied, following)
-        return AllOf((self.allowed, OnlyNew(parse_filter(following.criteria), parse_filter(applied.criteria))))
+        return within(self.allowed, OnlyNew(parse_filter(following.criteria), parse_filter(applied.criteria)))
 
     def is_of_stream(self, name: str) -> bool:
         """Whether the stream has entities of this type."""

@@ -12,7 +12,8 @@ import trio
 import common.transport.subscription.replays
 from common.core.events.batch import EventBatch
 from common.core.filters.index import FilterIndex, Key
-from common.core.filters.predicates import EntityPredicate, Matched
+from common.core.filters.permission import Matched
+from common.core.filters.predicates import EntityPredicate
 from common.core.firehose.ring import Ring
 from common.core.firehose.subscriber_cursor import SubscriberCursor
 from common.core.subscription.consumer import Received, Waiting, admit_received

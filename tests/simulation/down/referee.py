@@ -9,7 +9,8 @@ from typing import Any
 from unittest.mock import patch
 
 import common.runtime.stream_serving
-from common.core.filters.predicates import AllOf, parse_filter
+from common.core.filters.permission import within
+from common.core.filters.predicates import parse_filter
 from common.core.subscription.messages import ConsumerAck, Deliver, FromSource
 from common.core.subscription.place import NO_RESUME_POINT
 from common.firehose.firehose import Firehose
@@ -191,7 +192,7 @@ class DownReferee:
             disk = disks[one.edge]
             requested = disk.state.subscriptions[one.name].told.requested
             allowed = parse_filter(ENFORCED.get(one.stream, "[]").replace("{id}", one.edge))
-            wanted = AllOf((allowed, parse_filter(requested.criteria)))
+            wanted = within(allowed, parse_filter(requested.criteria))
             types = STREAM_TYPES.get(one.stream, frozenset({one.stream}))
             for checker in self._checkers:
                 checker.at_end(disk, one.name, self.history(disks[one.source]), wanted, types)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from common.core.events.batch import NO_TAGS, EventBatch
 from common.core.events.stated_range import StatedRange
-from common.core.filters.predicates import EntityPredicate, match_batch
+from common.core.filters.permission import match_batch
+from common.core.filters.predicates import EntityPredicate
 from common.core.journal.history import Generation, History
 from common.core.journal.snapshot import Snapshot
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from common.core.events.batch import EventBatch, join_tags, new_events
-from common.core.filters.predicates import match_batch, parse_filter
+from common.core.filters.permission import match_batch
+from common.core.filters.predicates import parse_filter
 from common.core.flow.backoff import Backoff
 from common.core.journal.append import LocalAppend
 from common.core.subscription.messages import StreamLimits

@@ -10,7 +10,8 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from common.core.events.stated_range import StatedRange
-from common.core.filters.predicates import match_batch, parse_filter
+from common.core.filters.permission import match_batch
+from common.core.filters.predicates import parse_filter
 from common.core.push.filter_transition import EVERYTHING
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import TrimLimit

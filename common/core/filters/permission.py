@@ -1,0 +1,82 @@
+"""Which events of a batch a follower is given: what it asked for, as far as it may see it.
+
+Interest selects entities: an event is delivered when its own tags match or those of its predecessor did, so the event
+that takes an entity out of a filter is still seen, marked as leaving, and the one that brings it in is marked as
+entering. Permission (an edge's own push filter, a policy's read filter) is asked of the event's own tags: what it
+forbids is not delivered, whatever came before it. The next permitted event counts as entering. Both directions decide
+here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from common.core.events.batch import EventBatch, predecessor_tags
+from common.core.filters.predicates import EVERY_ENTITY, EntityPredicate, Keys, fewest_keys
+from common.core.filters.selection import Selection
+
+
+@dataclass(frozen=True, slots=True)
+class Walled:
+    """What ``wish`` selects of what ``wall`` permits."""
+
+    wall: EntityPredicate
+    wish: EntityPredicate
+
+    @property
+    def is_everything(self) -> bool:
+        return self.wall.is_everything and self.wish.is_everything
+
+    def matches(self, persistence_id: str, tags: str) -> bool:
+        if not self.wall.matches(persistence_id, tags):
+            return False
+        return self.wish is EVERY_ENTITY or self.wish.matches(persistence_id, tags)
+
+    def permits(self, persistence_id: str, tags: str) -> bool:
+        return self.wall.matches(persistence_id, tags) and self.wish.permits(persistence_id, tags)
+
+    def selection(self, entity_types: frozenset[str]) -> Selection:
+        keys = self.keys()
+        return keys.selection(entity_types) if keys else Selection(entity_types)
+
+    def from_seq_nr(self, persistence_id: str) -> int:
+        return max(self.wall.from_seq_nr(persistence_id), self.wish.from_seq_nr(persistence_id))
+
+    def keys(self) -> Keys | None:
+        return fewest_keys((self.wall, self.wish))
+
+
+def within(wall: EntityPredicate, wish: EntityPredicate) -> EntityPredicate:
+    """``wish`` as far as ``wall`` permits; a wall that permits everything is not asked."""
+    return wish if wall.is_everything else Walled(wall, EVERY_ENTITY if wish.is_everything else wish)
+
+
+@dataclass(slots=True)
+class Matched:
+    """Indexes into a batch, ascending: what is delivered, and which of it takes its entity out or brings it in."""
+
+    indexes: list[int] = field(default_factory=list)
+    leaving: list[int] = field(default_factory=list)
+    entering: list[int] = field(default_factory=list)
+
+    def add(self, index: int, now: bool, before: bool) -> None:
+        """Take in a permitted event whose own tags match ``now`` and whose predecessor's did ``before``."""
+        if not (now or before):
+            return
+        self.indexes.append(index)
+        if not now:
+            self.leaving.append(index)
+        elif not before:
+            self.entering.append(index)
+
+
+def match_batch(predicate: EntityPredicate, events: EventBatch) -> Matched:
+    """Which events of a batch are delivered."""
+    matches, matched = predicate.matches, Matched()
+    rows = zip(events.persistence_id, events.tags, events.prev_tags, strict=True)
+    for index, (persistence_id, tags, prev_tags) in enumerate(rows):
+        now = matches(persistence_id, tags)
+        before = matches(persistence_id, predecessor_tags(tags, prev_tags)) if prev_tags else now
+        if now or (before and predicate.permits(persistence_id, tags)):
+            matched.add(index, now, before)
+    return matched

@@ -1,0 +1,158 @@
+"""What a policy's filter forbids a consumer never sees, on no lane and by no question, wherever an entity moves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from common.core.policy.parsing import parse_policy
+from common.core.subscription.messages import ENTITY_EVENTS_PATH, EntityEvents, EntityQuery
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import TrimLimit
+from common.journal.stores.subscriptions import InboxRow
+from common.transport.subscription.catalogue import StreamCatalogue, StreamDefinition
+from common.transport.subscription.sinks import Effect, InboxSink, Taken
+from tests.support import questions
+from tests.support.subscription.subscriptions import (
+    SOURCE,
+    SubscriptionWorld,
+    publish,
+    wait_for_position,
+    wait_until,
+    whole_inbox,
+)
+
+WALL = '[{"exclude_all":true},{"include_topics":["site/{id}/#"]}]'
+POLICY = parse_policy(f"[[rule]]\nwho = '*'\nread = {{stream = 'orders', filter = '{WALL}'}}", "policy")
+HERE, THERE = "t:site/edge-1/door", "t:site/edge-2/door"
+NAMES = [f"Order|{i}" for i in range(3)]
+# Where an order is when its events happen.
+STORIES = {
+    "moves": [HERE, THERE],
+    "returns": [HERE, THERE, HERE],
+    "alternates": [HERE, THERE, HERE, THERE, HERE, THERE],
+    "is away for long": [HERE, HERE, THERE, THERE, THERE, HERE, HERE],
+    "comes": [THERE, THERE, HERE, HERE],
+    "was never here": [THERE, THERE],
+}
+
+
+def world_with_wall() -> SubscriptionWorld:
+    return SubscriptionWorld(
+        catalogue=StreamCatalogue([StreamDefinition("orders", frozenset({"Order"}))]),
+        source_settings=replace(SOURCE, policy=lambda: POLICY),
+    )
+
+
+@asynccontextmanager
+async def told(world: SubscriptionWorld, sites: Sequence[str]) -> AsyncIterator[Journal]:
+    async with world.source() as (source, _):
+        for site in sites:
+            await publish(source, NAMES, tags=[site])
+        yield source
+
+
+def numbers(sites: Sequence[str]) -> list[int]:
+    return [number for number, site in enumerate(sites, 1) if site == HERE]
+
+
+def check(rows: list[InboxRow], sites: Sequence[str]) -> None:
+    for row in rows:
+        assert THERE not in row.event.tags
+        assert row.event.seq_nr in numbers(sites) or not row.event.payload
+    for name in NAMES:
+        shown = [row.event.seq_nr for row in rows if row.event.persistence_id == name and row.event.payload]
+        assert shown == numbers(sites)
+
+
+@pytest.mark.parametrize("sites", STORIES.values(), ids=STORIES.keys())
+@pytest.mark.parametrize("is_live", [False, True])
+@pytest.mark.parametrize("asked", ["", f'[{{"exclude_all":true}},{{"include_tags":["{HERE}","{THERE}"]}}]'])
+async def test_only_own_events_come(autojump_clock: MockClock, sites: list[str], *, is_live: bool, asked: str) -> None:
+    world = world_with_wall()
+    async with told(world, [] if is_live else sites) as source:
+        async with world.consumer(stream_id="orders", criteria=asked) as (consumer, state):
+            for site in sites if is_live else []:
+                await publish(source, NAMES, tags=[site])
+            await wait_for_position(state, len(NAMES) * len(sites))
+            check(await whole_inbox(consumer), sites)
+            assert state.awaiting == 0
+
+
+@pytest.mark.parametrize("sites", STORIES.values(), ids=STORIES.keys())
+async def test_a_change_of_filter_fetches_nothing_that_is_forbidden(
+    autojump_clock: MockClock, sites: list[str]
+) -> None:
+    world = world_with_wall()
+    async with told(world, sites), world.consumer(stream_id="orders", criteria='[{"exclude_all":true}]') as at:
+        consumer, state = at
+        await wait_for_position(state, len(NAMES) * len(sites))
+        await consumer.subscriptions.set_requested("orders", json.dumps([{"exclude_tags": ["none"]}]))
+        state.filter_changed()
+        await wait_for_position(state, len(NAMES) * len(sites))
+        await wait_until(lambda: state.applied_version == state.requested_version and state.backfill_position < 0)
+        await trio.sleep(5)
+        check(await whole_inbox(consumer), sites)
+
+
+@pytest.mark.parametrize("sites", STORIES.values(), ids=STORIES.keys())
+async def test_a_question_is_answered_with_own_events(autojump_clock: MockClock, sites: list[str]) -> None:
+    world = world_with_wall()
+    async with told(world, sites):
+        answer = await entity_events(world, NAMES[0])
+        assert [n for n, payload in zip(answer.events.seq_nr, answer.events.payload, strict=True) if payload] == (
+            numbers(sites)
+        )
+        assert THERE not in answer.events.tags
+        if not numbers(sites):
+            assert answer == EntityEvents(type(answer.events)())
+
+
+async def entity_events(world: SubscriptionWorld, name: str) -> EntityEvents:
+    async with world.dial() as channel:
+        query = EntityQuery("orders", "edge-1", name, 1)
+        reply = await channel.unary(ENTITY_EVENTS_PATH, questions.encode_entity_events_request(query), 5.0)
+        return questions.decode_entity_events(reply)
+
+
+FAR_US = 2**60
+
+
+class Passed(InboxSink):
+    """Remembers of which entities numbers were led over."""
+
+    def __init__(self) -> None:
+        self.named: set[str] = set()
+
+    async def prepare(self, taken: Taken) -> Effect:
+        self.named.update(stated.persistence_id for stated in taken.passed)
+        return await super().prepare(taken)
+
+
+NO_SECRETS = parse_policy(
+    """[[rule]]\nwho = '*'\nread = {stream = 'orders', filter = '[{"exclude_tags":["secret"]}]'}""", "policy"
+)
+
+
+@pytest.mark.parametrize("tags", ["secret", "open"])
+async def test_of_an_entity_without_permitted_events_not_the_name_is_said(autojump_clock: MockClock, tags: str) -> None:
+    """Nor that it is gone: what retention deleted is stated only of entities that may be seen."""
+    world = world_with_wall()
+    world.source_settings = replace(SOURCE, policy=lambda: NO_SECRETS)
+    async with world.source() as (source, _):
+        await publish(source, ["Order|hidden"] * 3, tags=[tags])
+        await publish(source, ["Order|open"], tags=["open"])
+        await source.log.trim(TrimLimit(3, FAR_US, 100))
+        passed = Passed()
+        async with world.consumer(stream_id="orders", sink=passed) as (_, state):
+            await wait_for_position(state, 4)
+        answer = await entity_events(world, "Order|hidden")
+        may_be_named = tags == "open"
+        assert bool(answer.ranges) == may_be_named
+        assert ("Order|hidden" in passed.named) == may_be_named
