@@ -72,7 +72,9 @@ async def open_postgres_journal(
 
 
 async def _look_and_migrate(server: Server, new_id: Callable[[], str], notify: bool) -> History:
-    with map_start_errors(server.name):
+    with map_start_errors("the journal's URL"):
+        name = server.name
+    with map_start_errors(name):
         first = await server.connect("start", {})
         try:
             if not await finish(first, server.limits, opening.has_own_session, first):
