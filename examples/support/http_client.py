@@ -6,10 +6,10 @@ broke is opened again by the next request, at the address of that time.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+import orjson
 import trio
 
 _ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -40,11 +40,11 @@ class HttpClient:
 
     async def post(self, path: str, body: object, *, key: str = "") -> Answer:
         """Send JSON, under an idempotency key if there is one. Raises Unanswered."""
-        return await self._ask("POST", path, json.dumps(body).encode(), f"idempotency-key: {key}\r\n" if key else "")
+        return await self._ask("POST", path, orjson.dumps(body), f"idempotency-key: {key}\r\n" if key else "")
 
     async def put(self, path: str, body: object) -> Answer:
         """Send JSON. Raises Unanswered."""
-        return await self._ask("PUT", path, json.dumps(body).encode(), "")
+        return await self._ask("PUT", path, orjson.dumps(body), "")
 
     def close(self) -> None:
         """Hang up."""
@@ -88,7 +88,7 @@ class HttpClient:
             await self._receive(stream, received)
         if fields.get("connection", "").lower() == "close":
             self.close()
-        return Answer(int(first.split()[1]), json.loads(bytes(received[end + 4 : end + 4 + length]) or b"{}"))
+        return Answer(int(first.split()[1]), orjson.loads(bytes(received[end + 4 : end + 4 + length]) or b"{}"))
 
     @staticmethod
     async def _receive(stream: trio.SocketStream, received: bytearray) -> None:

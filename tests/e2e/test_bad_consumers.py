@@ -189,7 +189,7 @@ def test_an_expression_that_would_take_other_engines_for_ever_takes_nothing(runn
         ([ConsumerAck(10_000)], "link.protocol"),
         ([FilterUpdate(n, "[]") for n in range(1, 41)], "subscription.too_many_updates"),
         ([FilterUpdate(2, "[]"), FilterUpdate(1, "[]")], "link.protocol"),
-        ([Replay("WorkOrder|o1", 1)] * 200, "subscription.too_many_replays"),
+        ([Replay(f"WorkOrder|o{n}", 1) for n in range(200)], "subscription.too_many_replays"),
         ([Replay("no entity", 1)], "link.protocol"),
         ([Replay("WorkOrder|o1", 0)], "link.protocol"),
         ([b"\x00\xff"], "link.malformed"),

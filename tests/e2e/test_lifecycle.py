@@ -45,7 +45,10 @@ def test_an_edge_that_is_asked_to_stop_answers_what_it_was_asked_before(stage: S
     cloud, edge = stage.pair()
     event = {"entity_type": "Sensor", "entity_id": "temp1", "event_type": "Read", "payload": 1}
     body = json.dumps({"events": [event] * 20}).encode()
-    head = f"POST /v1/events HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        "POST /v1/events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
     with contextlib.ExitStack() as open_requests:
         asking = [
             open_requests.enter_context(socket.create_connection(("127.0.0.1", edge.http_port), PATIENCE_S))
@@ -71,7 +74,9 @@ def test_a_second_signal_ends_a_service_at_once(stage: Stage) -> None:
     cloud = stage.cloud(drain_s=30).start()
     with socket.create_connection(("127.0.0.1", cloud.http_port)) as holding:
         # An unfinished request keeps it from ending.
-        holding.sendall(b"POST /v1/parked/retry HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        holding.sendall(
+            b"POST /v1/parked/retry HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+        )
         cloud.get("/livez")
         cloud.send(signal.SIGTERM)
         cloud.wait_for("service.stopping", signal="SIGTERM")
