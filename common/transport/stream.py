@@ -22,6 +22,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from common import audit
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.policy.identity import Identity, IdentityRule
 from common.transport.metadata import NO_METADATA
@@ -98,7 +99,11 @@ class PeerInfo:
     def must_be(self, name: str, what: str) -> None:
         """Refuse a peer that may not go by this id: `auth.identity_mismatch`, `auth.identity_ambiguous`."""
         identity = self.certificate or Identity(self.identities, self.identities, IdentityRule(one_id=False))
-        identity.must_be(name, what)
+        try:
+            identity.must_be(name, what)
+        except BackhaulError as error:
+            audit.refused(who=name, source=self.address, what=f"be {what}", rule="certificate", result=error.code)
+            raise
 
 
 class MessageStream(Protocol):

@@ -24,6 +24,8 @@ from common.core.errors import FOREIGN, BackhaulError, ErrorKind
 from common.core.events import json_text
 from common.core.events.json_text import TOP_ONLY, Visits
 from common.core.policy.doors import Door
+from common.core.policy.rights import is_audited
+from common.runtime.http.audited import Record, audited
 from common.runtime.logs.fields import leaf_errors
 from common.runtime.logs.setup import get_logger
 
@@ -118,22 +120,30 @@ class HttpApp:
         if scope["type"] != "http":
             await send({"type": "websocket.close"})
             return
-        scope["app"] = self  # so that the router raises for what it does not know, instead of answering itself
         exchange = _Exchange(scope, receive, send, self._body_max_bytes, self._body_timeout_s)
+        if not is_audited(scope["method"], scope["path"]):
+            await self._answer(exchange, scope)
+            return
+        with audited(scope) as exchange.record:
+            await self._answer(exchange, scope)
+
+    async def _answer(self, exchange: _Exchange, scope: Scope) -> None:
+        scope["app"] = self  # so that the router raises for what it does not know, instead of answering itself
         try:
             exchange.check_head(self._door, scope["method"], scope["path"])
             await self._router(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             return
         except FOREIGN as error:  # a failing handler is answered 500 and logged, not our end
-            response = _refuse(error, scope)
+            refusal, headers = _refuse(error, scope)
+            exchange.record.code = refusal.code
             if exchange.is_answering:
                 return  # too late for another answer; the server closes the connection
-            await response(scope, exchange.receive, exchange.send)
+            await error_response(refusal, headers)(scope, exchange.receive, exchange.send)
 
 
-def _refuse(error: BaseException, scope: Scope) -> Response:
-    """Log what went wrong and make its answer."""
+def _refuse(error: BaseException, scope: Scope) -> tuple[BackhaulError, Mapping[str, str] | None]:
+    """Log what went wrong; the refusal to answer with, and its headers."""
     leaves = leaf_errors(error)
     found = leaves[0] if len(leaves) == 1 else error
     request = {"method": scope["method"], "path": scope["path"][:200]}
@@ -150,15 +160,16 @@ def _refuse(error: BaseException, scope: Scope) -> Response:
             path=request["path"],
             repeat_key=found.code,
         )
-        return error_response(found, headers)
+        return found, headers
     log.error("http.failed", method=request["method"], path=request["path"], exc_info=error)
-    return error_response(
+    return (
         BackhaulError(
             "http.internal_error",
             "the request failed inside the service",
             "the service's log has the reason (http.failed)",
             kind=ErrorKind.INTERNAL,
-        )
+        ),
+        headers,
     )
 
 
@@ -190,11 +201,13 @@ class _Exchange:
         self._announced = headers.get(b"content-length")
         self._is_body_over = self._announced in (None, b"0") and b"transfer-encoding" not in headers
         self.is_answering = False
+        self.record = Record()
 
     def check_head(self, door: Door, method: str, path: str) -> None:
         """Refuse what the door does not let in, and a body that says it is too large, before any of it is read."""
         refusal = door.refusal(method, path, self._headers, has_body=not self._is_body_over)
         if refusal is not None:
+            self.record.is_turned_away = True
             raise refusal
         if self._announced is not None and int(self._announced) > self._body_max_bytes:
             raise self._too_large()
@@ -221,6 +234,7 @@ class _Exchange:
         body would hold the connection for ever.
         """
         self.is_answering = True
+        self.record.status = self.record.status or message.get("status", 0)
         is_end = message["type"] == "http.response.body" and not message.get("more_body", False)
         if not is_end or self._is_body_over:
             await self._send(message)
@@ -241,6 +255,7 @@ class _Exchange:
         if message["type"] == "http.disconnect" or not message.get("more_body", False):
             self._is_body_over = True
         self._body_bytes += len(message.get("body", b""))
+        self.record.take(message.get("body", b""))
         return message
 
     def _too_large(self) -> BackhaulError:

@@ -9,8 +9,6 @@ that is not newer than the stored one changes nothing and is no error, so a requ
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -74,8 +72,10 @@ def snapshot_routes(
         shown = event_as_json(snapshot_batch([snapshot]).envelope(0))
         return json_response({**shown, "taken_position": snapshot.taken_position})
 
-    handlers: dict[str, Callable[[Request], object]] = {"PUT": put, "GET": get}
-    return [Route("/v1/snapshots/{type}/{id:path}", handler, methods=[method]) for method, handler in handlers.items()]
+    return [
+        Route("/v1/snapshots/{type}/{id:path}", put, methods=["PUT"]),
+        Route("/v1/snapshots/{type}/{id:path}", get, methods=["GET"]),
+    ]
 
 
 def _as_new(name: str, seq_nr: int, body: dict[str, object], event_max_bytes: int) -> NewSnapshot:

@@ -28,6 +28,7 @@ from common.runtime.logs.rate_limit import RepeatLimiter
 LogFormat = Literal["auto", "json", "pretty"]
 
 REPEAT_WINDOW_S: Final = 10.0
+AUDIT_WINDOW_S: Final = 60.0
 # After these a process says nothing more: what is still held back is told before them.
 LAST_LINES: Final = frozenset(
     f"service.{end}" for end in ("stopped", "drain_timed_out", "failed", "refused", "killed", "stuck")
@@ -144,13 +145,16 @@ class _RepeatFilter:
     def __init__(self, now_us: Callable[[], int]) -> None:
         self._now_us = now_us
         self._limiter = RepeatLimiter(window_s=REPEAT_WINDOW_S)
+        self._audit_limiter = RepeatLimiter(window_s=AUDIT_WINDOW_S)
         self._log = get_logger()
 
     def __call__(self, _logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
         now_s = self._now_us() / 1e6
         key = fields.pop("repeat_key", None)
-        suppressed = self._limiter.admit(fields["event"], str(key), now_s) if key is not None else 0
-        for over in self._limiter.due(math.inf if fields["event"] in LAST_LINES else now_s):
+        limiter = self._audit_limiter if fields["event"].startswith("audit.") else self._limiter
+        suppressed = limiter.admit(fields["event"], str(key), now_s) if key is not None else 0
+        due_s = math.inf if fields["event"] in LAST_LINES else now_s
+        for over in (*self._limiter.due(due_s), *self._audit_limiter.due(due_s)):
             self._log.info("repeat.suppressed", repeated=over.event, key=over.key, count=over.count)
         if suppressed is None:
             raise structlog.DropEvent

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import structlog
 import trio
 
+from common import audit
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch
 from common.core.events.transformations import Transformed
 from common.core.flow.messages import Drain, Heartbeat
-from common.core.journal.append import AppendRequest, PushedAppend, PushLane
+from common.core.journal.append import NOT_ALLOWED, AppendRequest, PushedAppend, PushLane
 from common.core.policy.rules import EVERYTHING, Policy
 from common.core.push.filter_transition import NO_FILTER, PushFilter, PushFilterApplied
 from common.core.push.messages import FromCloud, Hello, PushBatch, PushFilterUpdate, PushLimits, Start
@@ -210,6 +211,14 @@ class EndpointStream:
                 code=parked.code,
                 repeat_key=f"{parked.persistence_id} {parked.code}",
             )
+            if parked.code == NOT_ALLOWED:
+                audit.refused(
+                    who=endpoint.origin_id,
+                    source=state.address,
+                    what=f"write {parked.persistence_id}",
+                    rule=endpoint.rights.rule.name,
+                    result=parked.code,
+                )
         fail_point("push.before_ack")
         await self._send(ack)
 

@@ -14,6 +14,7 @@ from typing import NoReturn
 import structlog
 import trio
 
+from common import audit
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EventBatch
 from common.core.events.ids import (
@@ -228,8 +229,16 @@ class SubscriptionEndpoint:
             raise invalid_consumer(problem)
         if self._settings.require_identity:
             peer.must_be(consumer_id, "consumer")
-        wall = self._settings.policy().rights_of(consumer_id).wall_of(stream_id)
+        rights = self._settings.policy().rights_of(consumer_id)
+        wall = rights.wall_of(stream_id)
         if wall is None:
+            audit.refused(
+                who=consumer_id,
+                source=peer.address,
+                what=f"read {stream_id}",
+                rule=rights.rule.name,
+                result="subscription.no_such_stream",
+            )
             raise no_such_stream(stream_id)
         return self._catalogue.find(stream_id), wall.filter_for(consumer_id)
 

@@ -68,7 +68,7 @@ async def test_a_filter_is_set_changed_shown_and_withdrawn() -> None:
             assert told["criteria"] == [*NOTHING, {"include_ids": ["press"]}]
             _, told = await world.post("/v1/origins/line-7/filter", {"change": [{"exclude_tags": ["debug"]}]})
             assert told["criteria"] == [{"exclude_tags": ["debug"]}]
-        assert [(line["event"], line["pattern"], line["filter_version"]) for line in logs] == [
+        assert [(line["event"], line["pattern"], line["filter_version"]) for line in logs if "pattern" in line] == [
             ("operator.asked_filter", "line-*", 1),
             ("operator.asked_filter", "line-*", 2),
             ("operator.asked_filter", "line-7", 3),
