@@ -11,6 +11,7 @@ RUN python3 -m venv /opt/build \
     && python3 -m venv /opt/backhaul \
     && /opt/backhaul/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/cloud.txt
 COPY pyproject.toml README.md LICENSE ./
+COPY docs/logs.md docs/errors.md docs/
 COPY common common
 COPY cloud_service cloud_service
 # The virtual environment keeps no pip: nothing can be installed into a running node.

@@ -11,6 +11,7 @@ RUN python3 -m venv /opt/build \
     && python3 -m venv /opt/backhaul \
     && /opt/backhaul/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/edge.txt
 COPY pyproject.toml README.md LICENSE ./
+COPY docs/logs.md docs/errors.md docs/
 COPY common common
 COPY edge_service edge_service
 # The virtual environment keeps no pip: nothing can be installed into a running edge.

@@ -1,0 +1,1 @@
+"""The log analysis, line by line."""
