@@ -27,7 +27,7 @@ from common.projection.handlers import Handler
 from common.projection.progress import ProjectionSettings
 from common.projection.snapshot_rule import run_snapshot_rule
 from common.runtime.app.application import Application, Transformations, load_application
-from common.runtime.app.running import Running, built_in_handler, open_application
+from common.runtime.app.running import RunningApplication, built_in_handler, open_application
 from common.runtime.environment import Environment, tls_files
 from common.runtime.http.app import HttpApp
 from common.runtime.http.append import events_route
@@ -137,7 +137,7 @@ class _Node:
         self,
         settings: CloudSettings,
         environment: Environment,
-        running: Running,
+        running: RunningApplication,
         commit: GroupCommit,
         feeds: RangeFeeds,
         streams: ServedStreams,

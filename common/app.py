@@ -15,7 +15,7 @@ from common.entity.durable_state import ColumnValue, DurableState, Versioned, Wh
 from common.journal.tables import Tables
 from common.projection.handlers import Event, Handler, OnFailure
 from common.runtime.app.application import App, Follow, Transformations
-from common.runtime.app.running import Running
+from common.runtime.app.context import Running
 from common.runtime.http.app import json_response
 
 __all__ = [

@@ -22,7 +22,7 @@ from common.journal.stores.journal import Journal
 from common.projection.progress import ProjectionSettings
 from common.projection.snapshot_rule import SNAPSHOT_RULE, run_snapshot_rule
 from common.runtime.app.application import Application, Transformations, load_application
-from common.runtime.app.running import Running, open_application
+from common.runtime.app.running import RunningApplication, open_application
 from common.runtime.environment import Environment, peer_dialler, tls_files
 from common.runtime.http.app import HttpApp
 from common.runtime.http.append import events_route
@@ -121,7 +121,7 @@ class _Edge:
         self,
         settings: EdgeSettings,
         environment: Environment,
-        running: Running,
+        running: RunningApplication,
         commit: GroupCommit,
         *,
         owner: str,

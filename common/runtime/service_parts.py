@@ -19,7 +19,7 @@ from common.projection.handlers import Handler
 from common.projection.progress import ProjectionSettings
 from common.projection.projection import run_projections
 from common.runtime.app.application import Application
-from common.runtime.app.running import Running
+from common.runtime.app.running import RunningApplication
 from common.runtime.environment import Environment
 from common.runtime.http.health import Readiness
 from common.runtime.intake import Intake
@@ -38,7 +38,7 @@ class Ports:
 
     grpc: int
     http: int
-    running: Running
+    running: RunningApplication
     subscriptions: Mapping[str, SubscriptionState]
 
     @property
@@ -85,7 +85,7 @@ def new_readiness(watch: JournalWatch, stop: trio.Event) -> Readiness:
 
 
 async def project(
-    running: Running,
+    running: RunningApplication,
     feeds: RangeFeeds,
     handlers: Sequence[Handler],
     environment: Environment,

@@ -41,7 +41,7 @@ from common.journal.memory.state import MemoryDatabase
 from common.journal.stores.journal import Journal
 from common.projection.handler_executor import call_inline
 from common.runtime.app.application import NO_APPLICATION, App, Application, check_application
-from common.runtime.app.running import Running
+from common.runtime.app.running import RunningApplication
 from common.runtime.environment import Environment
 from common.testing.http_in_memory import HttpAnswer, http_request
 from common.transport.memory.line import MemoryConnection
@@ -116,7 +116,7 @@ class Service:
         self.database = MemoryDatabase()
         self._serve = serve
         self._world = world
-        self._running: Running | None = None
+        self._running: RunningApplication | None = None
         self.subscriptions: Mapping[str, SubscriptionState] = {}
         self._app: ASGIApp | None = None
         self._stop = trio.Event()
@@ -129,7 +129,7 @@ class Service:
         return self._running is not None
 
     @property
-    def running(self) -> Running:
+    def running(self) -> RunningApplication:
         """The application as it runs now."""
         assert self._running is not None, f"{self.name} is stopped"
         return self._running

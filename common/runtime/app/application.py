@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from starlette.routing import BaseRoute
 
@@ -34,11 +34,9 @@ from common.projection.handlers import Handler, steps_problem
 from common.projection.latest import LATEST
 from common.projection.tally import TALLY
 from common.runtime.admitted import Admitted
+from common.runtime.app.context import Running
 from common.runtime.app.handler_sink import check_remote
 from common.runtime.settings.streams import parse_source
-
-if TYPE_CHECKING:
-    from common.runtime.app.running import Running
 
 _OURS: Final = Path(common.__file__).parent
 _PACKAGES: Final = ("common", "edge_service", "cloud_service")

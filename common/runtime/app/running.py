@@ -48,7 +48,7 @@ V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningApplication:
     """What an application's own routes may use."""
 
     application: Application
@@ -149,7 +149,7 @@ async def open_application(
     chance: Random,
     id_prefix: str = "",
     event_max_bytes: int,
-) -> AsyncIterator[Running]:
+) -> AsyncIterator[RunningApplication]:
     """Bring the application's tables up and run its entities while the block runs.
 
     ``node`` is unique among all that write to the journal, ``id_prefix`` an edge's own. Raises what migrations raise:
@@ -180,7 +180,7 @@ async def open_application(
         id_prefix=id_prefix,
     ) as entities:
         if application is NO_APPLICATION:
-            yield Running(application, journal, intake, entities, states, now_us, watchdog)
+            yield RunningApplication(application, journal, intake, entities, states, now_us, watchdog)
             return
         with watchdog.watching():
             _log.info(
@@ -190,7 +190,7 @@ async def open_application(
                 projections=[handler.name for handler in app.projections],
                 follows=[follow.subscription for follow in app.follows],
             )
-            yield Running(application, journal, intake, entities, states, now_us, watchdog)
+            yield RunningApplication(application, journal, intake, entities, states, now_us, watchdog)
 
 
 def built_in_handler(name: str) -> Handler:

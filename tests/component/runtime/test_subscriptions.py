@@ -17,7 +17,7 @@ from common.entity.decisions import Accepted
 from common.entity.durable_state import DurableState
 from common.projection.handlers import Event, Handler, OnFailure
 from common.runtime.app.application import App, Follow, check_application
-from common.runtime.app.running import Running
+from common.runtime.app.context import Running
 from common.runtime.settings.loading import SettingsConflict
 from common.runtime.subscriptions import all_followed
 from common.testing import open_world

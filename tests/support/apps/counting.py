@@ -13,7 +13,7 @@ from common.core.journal.statement import Statement
 from common.journal.tables import Tables
 from common.projection.handlers import Event, Handler, OnFailure
 from common.runtime.app.application import App
-from common.runtime.app.running import Running
+from common.runtime.app.context import Running
 from common.runtime.http.app import json_response
 
 

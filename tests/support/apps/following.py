@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 from common.core.journal.statement import Statement
 from common.projection.handlers import Event, Handler
 from common.runtime.app.application import App, Follow
-from common.runtime.app.running import Running
+from common.runtime.app.context import Running
 from common.runtime.http.app import json_response
 
 

@@ -26,7 +26,7 @@ from common.runtime.app.application import (
     check_application,
     load_application,
 )
-from common.runtime.app.running import Running
+from common.runtime.app.context import Running
 from common.runtime.cli import main as cli
 from common.testing import open_world
 

@@ -18,7 +18,7 @@ from common.core.journal.append import LocalAppend
 from common.entity.decisions import Accepted, Rejected
 from common.projection import parking
 from common.projection.handlers import Event, Handler, OnFailure
-from common.runtime.app.running import Running
+from common.runtime.app.context import Running
 from common.testing import open_world
 from common.testing.world import Service
 from tests.support.entities import Add, Counters, Take
