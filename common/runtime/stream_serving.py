@@ -117,7 +117,7 @@ async def open_streams(
     hello_timeout_s: float = _HELLO_TIMEOUT_S,
 ) -> AsyncIterator[ServedStreams]:
     """The streams, over the service's firehose. ``on_serve`` is what an application makes of events."""
-    if settings.policy is None and not settings.uses_tls:
+    if settings.policy is None and not settings.uses_tls and "*" not in settings.readers():
         _log.warning("policy.streams_open", streams=settings.streams)
     endpoint = SubscriptionEndpoint(
         journal,

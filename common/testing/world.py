@@ -358,7 +358,9 @@ async def open_world(
         return Service(name, serve, world)
 
     async def serve_cloud(environment: Environment, stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
-        settings = CloudSettings(node="cloud", insecure=True, grpc_host=_CLOUD, grpc_port=_PORT)
+        settings = CloudSettings(
+            node="cloud", insecure=True, grpc_host=_CLOUD, grpc_port=_PORT, streams=("* readers=*",)
+        )
         await cloud_service.service.serve(
             settings, environment, stop, application=cloud_application, task_status=task_status
         )
