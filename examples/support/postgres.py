@@ -133,6 +133,19 @@ class PostgresServer(Databases):
         path = self.directory / "log"
         return path.read_text(errors="replace") if path.exists() else ""
 
+    def processor_s(self) -> float:
+        """Processor seconds of the server so far, those of ended sessions included; 0 while it does not run."""
+        postmaster = self._postmaster()
+        if postmaster is None:
+            return 0.0
+        own = postmaster.cpu_times()
+        total = float(own.user + own.system + own.children_user + own.children_system)
+        for session in postmaster.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = session.cpu_times()
+                total += float(times.user + times.system)
+        return total
+
     def create_cluster(self) -> None:
         """Make the data directory and the role, and start. Raises `PostgresUnavailable`."""
         if self._uid is not None and self._gid is not None:

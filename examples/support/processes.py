@@ -197,8 +197,22 @@ class Programs:
 
         Its log lines go to ``heard``, and all that it writes to the end of the file ``log``.
         """
+        return await self.start_command(
+            name, [sys.executable, "-m", module, *words], variables=variables, log=log, heard=heard
+        )
+
+    async def start_command(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        variables: Mapping[str, object],
+        log: Path | None = None,
+        heard: Callable[[Fields], None] = _nothing,
+    ) -> Program:
+        """As ``start``, for a program that is not a module of Python."""
         process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", module, *words],
+            list(command),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

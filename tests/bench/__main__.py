@@ -21,6 +21,7 @@ from tests.bench import nodes, projections
 from tests.bench.down import behind, fan_out, filters, firehose, idle, stopped
 from tests.bench.down import latency as down_latency
 from tests.bench.entity import entities
+from tests.bench.peers import compare as peers
 from tests.bench.place import NotDurable, Place, describe, open_place
 from tests.bench.processes import BenchFailure
 from tests.bench.table import Table
@@ -42,6 +43,7 @@ BENCHMARKS: dict[str, Callable[[Place], Awaitable[list[Table]]]] = {
     "idle": idle.run,
     "stopped": stopped.run,
     "down-latency": down_latency.run,
+    "peers": peers.run,
 }
 
 

@@ -6,6 +6,7 @@ All of them write JSON lines with an ``event``, and that is how they answer.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -48,8 +49,17 @@ async def running(
     name: str, module: str, *words: str, variables: Mapping[str, object] | None = None
 ) -> AsyncIterator[Program]:
     """``python -m module words`` with ``variables`` in its environment, while the block runs."""
+    async with running_command(name, sys.executable, "-m", module, *words, variables=variables) as program:
+        yield program
+
+
+@asynccontextmanager
+async def running_command(
+    name: str, *command: str, variables: Mapping[str, object] | None = None
+) -> AsyncIterator[Program]:
+    """A program that is not a module of Python, while the block runs."""
     async with open_programs() as programs:
-        program = await programs.start(name, module, *words, variables=variables or {})
+        program = await programs.start_command(name, command, variables=variables or {})
         try:
             yield program
         finally:

@@ -31,7 +31,7 @@ _STUCK_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Drained:
+class Drained:
     """Events a second, and processor microseconds an event."""
 
     rate: float
@@ -66,7 +66,7 @@ async def _head(url: str) -> AsyncIterator[_Head]:
         connection.terminate()
 
 
-async def _drain(place: Place, journals: dict[str, Path], each: int, projections: str) -> _Drained:
+async def drain(place: Place, journals: dict[str, Path], each: int, projections: str) -> Drained:
     """Drain copies of the edges' files into a new database."""
     total = each * len(journals)
     folder = place.fresh_folder("drain")
@@ -87,7 +87,7 @@ async def _drain(place: Place, journals: dict[str, Path], each: int, projections
             await head.reaches(total)
             took_s = trio.current_time() - first.first_heard_s("push.started")
             edges_us = (sum(cpu_s(program) for program in programs) - edges_cpu_s) / total * 1e6
-            drained = _Drained(total / took_s, edges_us, (cpu_s(node) - node_cpu_s) / total * 1e6)
+            drained = Drained(total / took_s, edges_us, (cpu_s(node) - node_cpu_s) / total * 1e6)
     shutil.rmtree(folder)
     return drained
 
@@ -113,9 +113,9 @@ async def run(place: Place) -> list[Table]:
     bare, copied, plain, projected, shared = [], [], [], [], []
     for _ in range(rounds):
         bare.append(await _bare(place, "append", total, BATCH))
-        plain.append(await _drain(place, one, total, ""))
-        shared.append(await _drain(place, many, total // edges, ""))
-        projected.append(await _drain(place, one, total, "latest,tally"))
+        plain.append(await drain(place, one, total, ""))
+        shared.append(await drain(place, many, total // edges, ""))
+        projected.append(await drain(place, one, total, "latest,tally"))
         copied.append(await _bare(place, "copy", total, BATCH))
     shutil.rmtree(folder)
 

@@ -35,7 +35,7 @@ async def _delays(place: Place, kind: str, seconds: int) -> tuple[list[float], f
                     "tests.bench.up.feeder", kind=kind, port=door, rate=_RATE, seconds=seconds + _WARM_UP_S
                 )
                 await trio.sleep(_SETTLE_S)
-    projections: dict[str, list[tuple[int, int]]] = json.loads(seen.read_text())
+    projections: dict[str, list[tuple[int, int]]] = json.loads(seen.read_text())["projections"]
     shutil.rmtree(folder)
     worst: dict[int, int] = {}
     for committed in projections.values():

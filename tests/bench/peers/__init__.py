@@ -1,0 +1,1 @@
+"""Ours beside NATS and Mosquitto, in one run and in turns, loaded by one client language."""
