@@ -12,7 +12,7 @@ from cloud_service.settings import PREFIX, CloudSettings
 from common.runtime.cli import main as cli
 from common.runtime.cli.append import APPEND
 from common.runtime.cli.commands import ASKING, ORIGINS, PARKED
-from common.runtime.cli.entities import ENTITIES
+from common.runtime.cli.entities import ENTITIES, TRANSFERS
 from common.runtime.cli.filters import FILTERS
 from common.runtime.cli.log_level import LOG_LEVEL
 from common.runtime.cli.policy import POLICY
@@ -50,6 +50,7 @@ CLOUD = cli.Program(
         *POLICY,
         *PROJECTIONS,
         *ENTITIES,
+        *TRANSFERS,
         *SUBSCRIPTIONS,
         *INBOX,
     ),

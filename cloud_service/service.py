@@ -35,6 +35,7 @@ from common.runtime.http.filters import filter_routes
 from common.runtime.http.health import health_routes
 from common.runtime.http.journal import origin_routes, parked_routes, read_routes
 from common.runtime.http.log_level import log_level_routes
+from common.runtime.http.owners import owner_routes
 from common.runtime.http.policy import policy_routes
 from common.runtime.http.projections import projection_routes
 from common.runtime.http.snapshots import snapshot_routes
@@ -191,7 +192,8 @@ class _Node:
                     events_route(running.intake),
                     *projection_query_routes(journal, frozenset(settings.projections)),
                     *read_routes(journal),
-                    *parked_routes(journal),
+                    *parked_routes(journal, self._policy.may_write),
+                    *owner_routes(journal, self._policy),
                     *snapshot_routes(journal, settings.event_max_bytes, admitted=running.application.admitted),
                     *origin_routes(journal),
                     *filter_routes(journal.push_filters, self.endpoint.refresh_filters),

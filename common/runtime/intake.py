@@ -129,7 +129,7 @@ def appended(outcome: AppendOutcome) -> Appended:
 
 _HINTS = {
     "append.wrong_expected_seq_nr": "read the entity again, decide again, and append with its present number",
-    "append.foreign_owner": "append to an entity of your own, or have the ownership transferred",
+    "append.foreign_owner": "append to one of your own, or take this one over: `cloud-service entities transfer --here`",
     "append.id_reused": "use a new key for new events; repeat an old one only with the same body",
 }
 

@@ -43,6 +43,10 @@ class PolicyKeeper:
         """The policy that holds."""
         return self._policy
 
+    def may_write(self, origin_id: str, persistence_id: str) -> bool:
+        """Whether an origin may write an entity now."""
+        return self._policy.rights_of(origin_id).may_write(persistence_id)
+
     def reload(self) -> str:
         """Read the file now. Raises ``policy.invalid``, and the policy that holds stays."""
         assert self._path is not None

@@ -74,3 +74,45 @@ def test_a_wrong_file_keeps_the_service_from_starting(tmp_path: Path) -> None:
         cloud.launch()
         assert cloud.exit_status() == 2
         assert cloud.said("service.refused", code="policy.invalid")
+
+
+def test_an_entity_goes_to_its_rightful_owner_with_all_that_was_parked(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text("[[rule]]\nwho = 'g*'\nwrite = '*|*'\n")
+    with open_stage(tmp_path) as stage:
+        cloud = stage.cloud(policy=file).start()
+        rogue = stage.edge("g7", cloud=cloud, entity_prefix="g2/").start()
+        rogue.append(2, entity="x")
+        cloud.until("/status", lambda body: body["journal"]["head"] == 2)
+        rightful = stage.edge("g2", cloud=cloud).start()
+        rightful.append(3, entity="x")
+        cloud.wait_for("event.parked", code="parked.foreign_owner")
+        rightful.until("/status", lambda body: body["link"]["acked"] == 3)
+        file.write_text("[[rule]]\nwho = 'g*'\nwrite = '*|{id}/*'\n")
+        cloud.wait_for("policy.changed")
+        status, answer = cloud.ask("POST", "/v1/owners/transfer", {"entity": "Sensor|g2/x", "to": "g7"})
+        assert (status, answer["error"]["code"]) == (403, "entity.owner_not_allowed")
+        status, answer = cloud.ask("POST", "/v1/owners/transfer", {"prefix": "Sensor|g2/", "to": "g2"})
+        assert status == 200
+        moved = {"entity": "Sensor|g2/x", "old_owner": "g7", "owner": "g2", "stored": 3, "left": None}
+        assert answer == {"transferred": [moved], "through": None}
+        rightful.append(1, entity="x")
+        cloud.until("/status", lambda body: body["journal"]["head"] == 6)
+        assert cloud.said("operator.transferred_entity", old_owner="g7", owner="g2", stored=3)
+        assert cloud.said("audit.action", what="POST /v1/owners/transfer", result="entity.owner_not_allowed")
+
+
+def test_a_retry_settles_what_the_policy_allows_now(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text("[[rule]]\nwho = 'g*'\nwrite = 'Alarm|{id}/*'\n")
+    with open_stage(tmp_path) as stage:
+        cloud = stage.cloud(policy=file).start()
+        edge = stage.edge("g2", cloud=cloud).start()
+        edge.append(2, entity="x")
+        edge.until("/status", lambda body: body["link"]["acked"] == 2)
+        retry = ("POST", "/v1/parked/retry", {"entity": "Sensor|g2/x"})
+        assert cloud.ask(*retry)[1] == {"entity": "Sensor|g2/x", "stored": 0, "left": "parked.not_allowed"}
+        file.write_text("[[rule]]\nwho = 'g*'\nwrite = '*|{id}/*'\n")
+        cloud.wait_for("policy.changed")
+        assert cloud.ask(*retry)[1] == {"entity": "Sensor|g2/x", "stored": 2, "left": None}
+        assert stored(cloud) == {"Sensor|g2/x"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import asyncpg
 
@@ -12,6 +13,8 @@ from common.core.events.ids import entity_type_of, slice_of
 from common.core.events.stated_range import StatedRange
 from common.core.filters.selection import BLOCK_BITS
 from common.core.journal.admission import EntityHead, ParkedNumbers, admit_parked, discard_parked, link_tags
+from common.core.journal.append import NOT_ALLOWED
+from common.core.journal.ownership import MayWrite, Transfer, owner_for_retry, transfer_head, unknown_origin
 from common.journal.postgres.sessions import PostgresSessions
 from common.journal.stores.parked import ParkedRow
 
@@ -46,41 +49,120 @@ async def parked_row(connection: asyncpg.Connection, row_id: int) -> ParkedRow |
 
 
 async def retry(
-    connection: asyncpg.Connection, persistence_id: str, accept_gap: bool, now_us: int
+    connection: asyncpg.Connection, persistence_id: str, accept_gap: bool, may_write: MayWrite | None, now_us: int
 ) -> tuple[int, str, int]:
-    """See ``LogStore.retry_parked``; the head after it comes third."""
+    """See ``ParkedStore.retry``; the head after it comes third."""
     async with connection.transaction():
         head, position = await _lock(connection, persistence_id)
-        rows = await connection.fetch(
-            "SELECT id, origin_id, code, branch, seq_nr, prev_seq_nr, tags FROM parked WHERE persistence_id = $1 ORDER BY id",
-            persistence_id,
+        rows = await _rows_of(connection, persistence_id)
+        owner = owner_for_retry(head, [row["origin_id"] for row in rows], may_write)
+        if owner is None:
+            return 0, NOT_ALLOWED if rows else "", position
+        if head is None:
+            head = EntityHead(persistence_id, owner=owner, branch=await _branch_of(connection, owner))
+            await _make(connection, head)
+        stored, left, position = await _admit(connection, head, rows, position, accept_gap=accept_gap, now_us=now_us)
+    return stored, left or ("" if stored or not rows else rows[0]["code"]), position
+
+
+async def transfer(
+    connection: asyncpg.Connection, persistence_id: str, to: str, accept_gap: bool, now_us: int
+) -> tuple[Transfer, int]:
+    """See ``ParkedStore.transfer``; the head after it comes second."""
+    async with connection.transaction():
+        head, position = await _lock(connection, persistence_id, to)
+        branch = await _branch_of(connection, to) if to else 0
+        old_owner = head.owner if head else None
+        if head is None:
+            head = EntityHead(persistence_id, owner=to, branch=branch)
+            await _make(connection, head)
+        of_new = await _ranges_of(connection, replace(head, owner=to))
+        old_branch = head.branch
+        gone = transfer_head(head, to, branch, of_new)
+        await connection.execute("UPDATE entity SET owner = $2 WHERE persistence_id = $1", persistence_id, to)
+        await _keep(connection, head, old_owner or "", old_branch, 0, [gone] if gone else [], now_us)
+        rows = await _rows_of(connection, persistence_id)
+        stored, left, position = await _admit(connection, head, rows, position, accept_gap=accept_gap, now_us=now_us)
+    return Transfer(old_owner, stored, left), position
+
+
+async def names(connection: asyncpg.Connection, prefix: str, after: str, max_rows: int) -> list[str]:
+    """See ``ParkedStore.names``."""
+    rows = await connection.fetch(
+        'SELECT persistence_id COLLATE "C" AS name FROM entity'
+        " WHERE persistence_id >= $1 AND persistence_id > $2 AND starts_with(persistence_id, $1)"
+        ' UNION SELECT persistence_id COLLATE "C" FROM parked'
+        ' WHERE persistence_id COLLATE "C" > $2 AND starts_with(persistence_id, $1) ORDER BY name LIMIT $3',
+        prefix,
+        after,
+        max_rows,
+    )
+    return [row["name"] for row in rows]
+
+
+async def _rows_of(connection: asyncpg.Connection, persistence_id: str) -> list[asyncpg.Record]:
+    rows: list[asyncpg.Record] = await connection.fetch(
+        "SELECT id, origin_id, code, branch, seq_nr, prev_seq_nr, tags FROM parked WHERE persistence_id = $1 ORDER BY id",
+        persistence_id,
+    )
+    return rows
+
+
+async def _branch_of(connection: asyncpg.Connection, origin_id: str) -> int:
+    branch: int | None = await connection.fetchval("SELECT branch FROM origin WHERE origin_id = $1", origin_id)
+    if branch is None:
+        raise unknown_origin(origin_id)
+    return branch
+
+
+async def _make(connection: asyncpg.Connection, head: EntityHead) -> None:
+    """The row of an entity that has none; the caller holds the log's head."""
+    await connection.execute(
+        "WITH counted AS (UPDATE head SET entities = entities + 1 RETURNING entities)"
+        " INSERT INTO entity (entity_no, seq_nr, origin_seq_nr, branch, parked, owner, persistence_id)"
+        " SELECT entities, 0, 0, $2, 0, $3, $1 FROM counted",
+        head.persistence_id,
+        head.branch,
+        head.owner,
+    )
+
+
+async def _admit(
+    connection: asyncpg.Connection,
+    head: EntityHead,
+    rows: Sequence[asyncpg.Record],
+    position: int,
+    *,
+    accept_gap: bool,
+    now_us: int,
+) -> tuple[int, str, int]:
+    """Judge and store the owner's; the log's head after it comes third."""
+    own = [row for row in rows if row["origin_id"] == head.owner]
+    if not own:
+        return 0, "", position
+    admission = admit_parked(
+        head,
+        [ParkedNumbers(row["id"], row["branch"], row["seq_nr"], row["prev_seq_nr"]) for row in own],
+        await _ranges_of(connection, head),
+        accept_gap=accept_gap,
+    )
+    accepted, persistence_id = admission.accepted, head.persistence_id
+    if accepted:
+        prev_tags = _prev_tags(head, own[: len(accepted)], admission.seq_nr)
+        before, position = (
+            position,
+            await connection.fetchval(
+                _STORE_PARKED,
+                accepted,
+                admission.seq_nr,
+                now_us,
+                persistence_id,
+                slice_of(persistence_id),
+                prev_tags,
+            ),
         )
-        own = [row for row in rows if head and row["origin_id"] == head.owner]
-        if head is None or not own:
-            return 0, rows[0]["code"] if rows else "", position
-        admission = admit_parked(
-            head,
-            [ParkedNumbers(row["id"], row["branch"], row["seq_nr"], row["prev_seq_nr"]) for row in own],
-            await _ranges_of(connection, head),
-            accept_gap=accept_gap,
-        )
-        accepted = admission.accepted
-        if accepted:
-            prev_tags = _prev_tags(head, own[: len(accepted)], admission.seq_nr)
-            before, position = (
-                position,
-                await connection.fetchval(
-                    _STORE_PARKED,
-                    accepted,
-                    admission.seq_nr,
-                    now_us,
-                    persistence_id,
-                    slice_of(persistence_id),
-                    prev_tags,
-                ),
-            )
-            await connection.execute(_INDEX, before + 1, position, entity_type_of(persistence_id))
-        await _keep(connection, head, head.owner, head.branch, len(accepted), admission.skipped, now_us)
+        await connection.execute(_INDEX, before + 1, position, entity_type_of(persistence_id))
+    await _keep(connection, head, head.owner, head.branch, len(accepted), admission.skipped, now_us)
     return len(accepted), admission.left, position
 
 
@@ -124,12 +206,13 @@ async def discard(connection: asyncpg.Connection, row_id: int, now_us: int) -> b
     return True
 
 
-async def _lock(connection: asyncpg.Connection, persistence_id: str) -> tuple[EntityHead | None, int]:
+async def _lock(connection: asyncpg.Connection, persistence_id: str, to: str = "") -> tuple[EntityHead | None, int]:
     """Origins, then the head, as every transaction locks them; then nothing of the entity can change."""
     await connection.execute(
-        "SELECT FROM origin WHERE origin_id IN (SELECT origin_id FROM parked WHERE persistence_id = $1)"
+        "SELECT FROM origin WHERE origin_id IN (SELECT origin_id FROM parked WHERE persistence_id = $1 UNION SELECT $2)"
         " ORDER BY origin_id FOR UPDATE",
         persistence_id,
+        to,
     )
     position: int = await connection.fetchval("SELECT position FROM head FOR UPDATE")
     row = await connection.fetchrow(
@@ -223,12 +306,29 @@ class PostgresParked:
         """See ``LogStore.parked_row``."""
         return await self._sessions.read(parked_row, row_id)
 
-    async def retry(self, persistence_id: str, *, accept_gap: bool) -> tuple[int, str]:
-        """See ``LogStore.retry_parked``."""
-        stored, left, head = await self._sessions.state.run(retry, persistence_id, accept_gap, self._sessions.now_us())
+    async def retry(
+        self, persistence_id: str, *, accept_gap: bool, may_write: MayWrite | None = None
+    ) -> tuple[int, str]:
+        """See ``ParkedStore.retry``."""
+        stored, left, head = await self._sessions.state.run(
+            retry, persistence_id, accept_gap, may_write, self._sessions.now_us()
+        )
         self._sessions.saw_head(head)
         self._sessions.hints.committed(head)
         return stored, left
+
+    async def transfer(self, persistence_id: str, to: str, *, accept_gap: bool) -> Transfer:
+        """See ``ParkedStore.transfer``."""
+        outcome, head = await self._sessions.state.run(
+            transfer, persistence_id, to, accept_gap, self._sessions.now_us()
+        )
+        self._sessions.saw_head(head)
+        self._sessions.hints.committed(head)
+        return outcome
+
+    async def names(self, prefix: str, *, after: str = "", max_rows: int = 1_000) -> list[str]:
+        """See ``ParkedStore.names``."""
+        return await self._sessions.read(names, prefix, after, max_rows)
 
     async def discard(self, row_id: int) -> bool:
         """See ``LogStore.discard_parked``."""

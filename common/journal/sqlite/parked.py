@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import apsw
 
@@ -12,6 +12,8 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EVENT_COLUMNS, Envelope, batch_of_row, concat, split_metadata, split_tags
 from common.core.events.stated_range import StatedRange
 from common.core.journal.admission import EntityHead, ParkedNumbers, admit_parked, discard_parked, link_tags
+from common.core.journal.append import NOT_ALLOWED
+from common.core.journal.ownership import MayWrite, Transfer, owner_for_retry, transfer_head, unknown_origin
 from common.journal.sqlite.append import store_events
 from common.journal.sqlite.connection import head_position, select
 from common.journal.sqlite.connections import SqliteConnections
@@ -48,29 +50,100 @@ def parked_row(reader: apsw.Connection, row_id: int) -> ParkedRow | None:
 
 
 def retry(
-    writer: apsw.Connection, entities: EntityRows, persistence_id: str, accept_gap: bool, now_us: int
+    writer: apsw.Connection,
+    entities: EntityRows,
+    persistence_id: str,
+    accept_gap: bool,
+    may_write: MayWrite | None,
+    now_us: int,
 ) -> tuple[int, str]:
-    """See ``LogStore.retry_parked``; the caller holds the transaction."""
-    head = entities.heads([persistence_id]).get(persistence_id)
-    rows = select(
+    """See ``ParkedStore.retry``; the caller holds the transaction."""
+    heads = entities.heads([persistence_id])
+    head = heads.get(persistence_id)
+    rows = _rows_of(writer, persistence_id)
+    owner = owner_for_retry(head, [values[2] for values in rows], may_write)
+    if owner is None:
+        return 0, NOT_ALLOWED if rows else ""
+    if head is None:
+        branch = _branch_of(writer, owner)
+        head = heads[persistence_id] = EntityHead(persistence_id, owner=owner, branch=branch)
+    stored, left = _admit(writer, entities, head, rows, accept_gap=accept_gap, now_us=now_us)
+    return stored, left or ("" if stored or not rows else rows[0][3])
+
+
+def transfer(
+    writer: apsw.Connection, entities: EntityRows, persistence_id: str, to: str, accept_gap: bool, now_us: int
+) -> Transfer:
+    """See ``ParkedStore.transfer``; the caller holds the transaction."""
+    branch = _branch_of(writer, to) if to else 0
+    heads = entities.heads([persistence_id])
+    head = heads.get(persistence_id)
+    old_owner = head.owner if head else None
+    if head is None:
+        head = heads[persistence_id] = EntityHead(persistence_id, owner=to, branch=branch)
+    of_new = [(of, kept.stated) for of, kept in stored_ranges(writer, persistence_id) if kept.origin_id == to]
+    old_branch = head.branch
+    gone = transfer_head(head, to, branch, of_new)
+    entities.write([persistence_id])
+    writer.execute("UPDATE entity SET owner = ? WHERE persistence_id = ?", (to, persistence_id))
+    if gone:
+        Origins(writer, now_us).keep_ranges(old_owner or "", old_branch, [gone])
+    rows = _rows_of(writer, persistence_id)
+    return Transfer(old_owner, *_admit(writer, entities, head, rows, accept_gap=accept_gap, now_us=now_us))
+
+
+def names(reader: apsw.Connection, prefix: str, after: str, max_rows: int) -> list[str]:
+    """See ``ParkedStore.names``."""
+    found = select(
+        reader,
+        "SELECT persistence_id FROM entity WHERE persistence_id >= ?1 AND persistence_id > ?2"
+        " AND substr(persistence_id, 1, length(?1)) = ?1"
+        " UNION SELECT persistence_id FROM parked WHERE persistence_id > ?2"
+        " AND substr(persistence_id, 1, length(?1)) = ?1 ORDER BY 1 LIMIT ?3",
+        (prefix, after, max_rows),
+    )
+    return [name for (name,) in found]
+
+
+def _rows_of(writer: apsw.Connection, persistence_id: str) -> list[Any]:
+    return select(
         writer, f"SELECT branch, {_COLUMNS} FROM parked WHERE persistence_id = ? ORDER BY id", (persistence_id,)
     )
-    own = {values[1]: values for values in rows if head and values[2] == head.owner}
-    if head is None or not own:
-        return 0, rows[0][3] if rows else ""
+
+
+def _branch_of(writer: apsw.Connection, origin_id: str) -> int:
+    branch = writer.execute("SELECT branch FROM origin WHERE origin_id = ?", (origin_id,)).get
+    if branch is None:
+        raise unknown_origin(origin_id)
+    return int(branch)
+
+
+def _admit(
+    writer: apsw.Connection,
+    entities: EntityRows,
+    head: EntityHead,
+    rows: Sequence[Any],
+    *,
+    accept_gap: bool,
+    now_us: int,
+) -> tuple[int, str]:
+    own = {values[1]: values for values in rows if values[2] == head.owner}
+    if not own:
+        return 0, ""
     events = {row_id: batch_of_row(values[5:]) for row_id, values in own.items()}
     numbers = [
         ParkedNumbers(row_id, values[0], events[row_id].seq_nr[0], events[row_id].prev_seq_nr[0])
         for row_id, values in own.items()
     ]
+    entities.write([head.persistence_id])  # events name it by its number
     admission = admit_parked(head, numbers, _ranges_of(writer, head), accept_gap=accept_gap)
     accepted = concat(events[row_id] for row_id in admission.accepted)
     if accepted:
         accepted = replace(accepted, seq_nr=admission.seq_nr, origin_seq_nr=accepted.seq_nr)
-        accepted.prev_tags = link_tags(accepted, {persistence_id: head})
+        accepted.prev_tags = link_tags(accepted, {head.persistence_id: head})
         store_events(writer, entities, accepted, now_us)
         writer.executemany("DELETE FROM parked WHERE id = ?", [(row_id,) for row_id in admission.accepted])
-    entities.write([persistence_id])
+    entities.write([head.persistence_id])
     Origins(writer, now_us).keep_ranges(head.owner, head.branch, admission.skipped)
     return len(admission.accepted), admission.left
 
@@ -123,9 +196,19 @@ class SqliteParked:
         """See ``LogStore.parked_row``."""
         return await self._connections.read(parked_row, row_id)
 
-    async def retry(self, persistence_id: str, *, accept_gap: bool) -> tuple[int, str]:
-        """See ``LogStore.retry_parked``."""
-        return await self._write_heads(retry, persistence_id, accept_gap, self._connections.now_us())
+    async def retry(
+        self, persistence_id: str, *, accept_gap: bool, may_write: MayWrite | None = None
+    ) -> tuple[int, str]:
+        """See ``ParkedStore.retry``."""
+        return await self._write_heads(retry, persistence_id, accept_gap, may_write, self._connections.now_us())
+
+    async def transfer(self, persistence_id: str, to: str, *, accept_gap: bool) -> Transfer:
+        """See ``ParkedStore.transfer``."""
+        return await self._write_heads(transfer, persistence_id, to, accept_gap, self._connections.now_us())
+
+    async def names(self, prefix: str, *, after: str = "", max_rows: int = 1_000) -> list[str]:
+        """See ``ParkedStore.names``."""
+        return await self._connections.read(names, prefix, after, max_rows)
 
     async def discard(self, row_id: int) -> bool:
         """See ``LogStore.discard_parked``."""

@@ -1,4 +1,4 @@
-"""The commands about events that an entity of the application cannot take."""
+"""The commands about entities: events that one of the application cannot take, and owners."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 
 from common.core.errors import BackhaulError
 from common.runtime.cli.commands import Command, Question, json_flag, show
+from common.runtime.cli.output import table
 
 
 def _event_argument(parser: ArgumentParser) -> None:
@@ -45,6 +46,41 @@ def _replace(question: Question) -> int:
     return show(question, answer, f"{entity} takes a {question.args.event_type} in place of its event {seq_nr}")
 
 
+def _transfer_arguments(parser: ArgumentParser) -> None:
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("entity", nargs="?", metavar="TYPE|ID", help="the entity")
+    which.add_argument("--prefix", metavar="TYPE|PREFIX", help="every entity that begins with this")
+    to = parser.add_mutually_exclusive_group(required=True)
+    to.add_argument("--to", metavar="ORIGIN", help="the edge that is to own it; it must have dialled once")
+    to.add_argument("--here", action="store_true", help="this service's own programs are to own it")
+    parser.add_argument(
+        "--accept-gap", action="store_true", help="accept that numbers before the first parked event are missing"
+    )
+    json_flag(parser)
+
+
+def _transfer(question: Question) -> int:
+    args = question.args
+    asked = {"to": "" if args.here else args.to, "accept_gap": args.accept_gap}
+    if args.entity:
+        moved = [question.client.post("/v1/owners/transfer", {"entity": args.entity, **asked})]
+    else:
+        moved, after = [], ""
+        while after is not None:
+            page = question.client.post("/v1/owners/transfer", {"prefix": args.prefix, "after": after, **asked})
+            moved, after = moved + page["transferred"], page["through"]
+    show(question, {"transferred": moved}, table(moved) if moved else f"there is nothing below {args.prefix}")
+    return 1 if any(one["left"] for one in moved) else 0
+
+
+TRANSFERS: Final = (
+    Command(
+        ("entities", "transfer"),
+        "give entities to another owner and judge what is parked again; exit 1 if some stays parked",
+        _transfer,
+        _transfer_arguments,
+    ),
+)
 ENTITIES: Final = (
     Command(("entities", "skip"), "have an entity go on without an event that it cannot take", _skip, _event_argument),
     Command(("entities", "replace"), "have an entity take another event in its place", _replace, _replace_arguments),

@@ -8,6 +8,7 @@ the journal that is asked; `origin_seq_nr` is the number at the origin. What an 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 import structlog
@@ -113,8 +114,15 @@ def _shown(events: EventBatch) -> list[dict[str, object]]:
     return [event_as_json(event) for event in events.envelopes()]
 
 
-def parked_routes(journal: Journal) -> list[BaseRoute]:
-    """`GET /v1/parked`, `GET /v1/parked/{id}`, `POST /v1/parked/retry`, `POST /v1/parked/{id}/discard`."""
+MayWrite = Callable[[str, str], bool]
+"""Whether an origin may write an entity."""
+
+
+def parked_routes(journal: Journal, may_write: MayWrite | None = None) -> list[BaseRoute]:
+    """`GET /v1/parked`, `GET /v1/parked/{id}`, `POST /v1/parked/retry`, `POST /v1/parked/{id}/discard`.
+
+    With ``may_write`` a retry gives an entity that nobody owns to the first origin that may write it.
+    """
 
     async def listed(request: Request) -> Response:
         check_query(request, {"origin", "after", "max"})
@@ -143,10 +151,9 @@ def parked_routes(journal: Journal) -> list[BaseRoute]:
     async def retry(request: Request) -> Response:
         body = await json_object(request, {"entity", "accept_gap"})
         persistence_id = entity(body.get("entity"))
-        accept_gap = body.get("accept_gap", False)
-        if not isinstance(accept_gap, bool):
-            raise invalid("accept_gap", "must be true or false")
-        stored, left = await journal.parked.retry(persistence_id, accept_gap=accept_gap)
+        accept_gap = flag(body, "accept_gap")
+        asked = partial(_may_write, may_write, persistence_id) if may_write else None
+        stored, left = await journal.parked.retry(persistence_id, accept_gap=accept_gap, may_write=asked)
         _log.info(
             "operator.retried_parked", persistence_id=persistence_id, accept_gap=accept_gap, stored=stored, left=left
         )
@@ -173,6 +180,18 @@ def parked_routes(journal: Journal) -> list[BaseRoute]:
         Route("/v1/parked/{id}", one, methods=["GET"]),
         Route("/v1/parked/{id}/discard", discard, methods=["POST"]),
     ]
+
+
+def _may_write(may_write: MayWrite, persistence_id: str, origin_id: str) -> bool:
+    return may_write(origin_id, persistence_id)
+
+
+def flag(body: Mapping[str, object], field: str) -> bool:
+    """A member that is true or false; false where it is missing."""
+    value = body.get(field, False)
+    if not isinstance(value, bool):
+        raise invalid(field, "must be true or false")
+    return value
 
 
 def _row_id(request: Request) -> int:
