@@ -14,6 +14,7 @@ from common.journal.stores.journal import Journal
 from common.journal.stores.log import READ_KINDS, JournalStats
 from common.projection.status import projection_status
 from common.runtime.clock import warn_if_ahead
+from common.runtime.last_known import journal_status
 from common.runtime.metrics import MetricsRegistry
 from common.transport.push.endpoint import PushEndpoint
 
@@ -60,25 +61,18 @@ class CloudReport:
             for status in await projection_status(self._journal, self._now_us)
         ]
 
-    async def status(self) -> dict[str, Any]:
-        """What ``/status`` shows; times in seconds, sizes in bytes, positions in this journal unless named otherwise."""
-        await self.refresh()
-        stats, history = self._stats, self._journal.log.history
-        assert stats
+    def status(self) -> dict[str, Any]:
+        """What ``/status`` shows; times in seconds, sizes in bytes, positions in this journal unless named otherwise.
+
+        Numbers of the journal are those of the last refresh, and missing before the first one.
+        """
         return {
             "service": "cloud",
             "node": self._node,
             "version": self._version,
-            "journal": {
-                "id": history.journal_id,
-                "generation": history.generation_id,
-                "head": stats.head_position,
-                "first": stats.first_position,
-                "deleted_through": stats.deleted_through,
-                "used_bytes": stats.used_bytes,
-                "parked": stats.parked,
-                "queued": self._commit.queued,
-            },
+            "journal": journal_status(self._journal.log.history, self._stats)
+            | ({"parked": self._stats.parked} if self._stats else {})
+            | {"queued": self._commit.queued},
             "projections": self._projections,
             "edges": [
                 {

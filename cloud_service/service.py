@@ -41,6 +41,7 @@ from common.runtime.http.projections import projection_routes
 from common.runtime.http.snapshots import snapshot_routes
 from common.runtime.http.subscriptions import subscription_routes
 from common.runtime.journal_watch import JournalWatch
+from common.runtime.last_known import LastKnown
 from common.runtime.metrics import MetricsRegistry
 from common.runtime.policy import PolicyKeeper
 from common.runtime.service_parts import REDIAL_S, Ports, new_door, new_intake, new_readiness, project, push_limits
@@ -178,7 +179,8 @@ class _Node:
         self._report = CloudReport(
             journal, commit, self.endpoint, node=name, version=VERSION, now_us=environment.now_us
         )
-        self._watch = JournalWatch(journal)
+        self._watch = JournalWatch(journal, commit)
+        self._known = LastKnown(self._refresh, environment.now_us)
 
     def http_app(self, stop: trio.Event) -> HttpApp:
         """Everything that is asked and told over HTTP."""
@@ -210,13 +212,21 @@ class _Node:
             door=new_door(settings, settings.http_host),
         )
 
-    async def _status(self) -> dict[str, Any]:
+    async def _refresh(self) -> None:
         await self.subscriptions.refresh()
-        return await self._report.status() | {
-            "consumers": self._streams.status(),
-            "subscriptions": self.subscriptions.status(),
-            "retention": self._retention.status(),
-        }
+        await self._report.refresh()
+
+    async def _status(self) -> dict[str, Any]:
+        known = await self._known.ask()
+        return (
+            self._report.status()
+            | known
+            | {
+                "consumers": self._streams.status(),
+                "subscriptions": self.subscriptions.status(),
+                "retention": self._retention.status(),
+            }
+        )
 
     async def work(self) -> None:
         """Projections, subscriptions and housekeeping, until cancelled."""
@@ -254,6 +264,7 @@ class _Node:
             nursery.start_soon(self._retention.run)
             nursery.start_soon(self._watch.run)
             nursery.start_soon(self._policy.run)
+            nursery.start_soon(self._known.run)
             nursery.start_soon(self._report.summarise, self._settings.summary_interval_s)
 
     async def drain(self, at_most_s: float) -> None:

@@ -18,6 +18,7 @@ from common.journal.stores.log import READ_KINDS, JournalStats
 from common.projection.status import projection_status
 from common.runtime.clock import warn_if_ahead
 from common.runtime.http.projections import projection_as_json
+from common.runtime.last_known import journal_status
 from common.runtime.metrics import MetricsRegistry
 from common.transport.push.producer import LinkState
 from edge_service.retention import EdgeRetention
@@ -54,6 +55,7 @@ class EdgeReport:
         self._stats: JournalStats | None = None
         self._lag_s = 0.0
         self._lag_bytes = 0
+        self._projections: list[dict[str, Any]] = []
 
     async def refresh(self) -> None:
         """Read the journal's sizes, and age and weight of the events that the cloud does not have."""
@@ -69,24 +71,21 @@ class EdgeReport:
         self._lag_bytes = (
             await self._journal.log.event_bytes(acked, acked + weighed) * events // weighed if weighed else 0
         )
+        self._projections = [projection_as_json(one) for one in await projection_status(self._journal, self._now_us)]
 
-    async def status(self) -> dict[str, Any]:
-        """What ``/status`` shows; times in seconds, sizes in bytes, positions in this journal."""
-        await self.refresh()
-        stats, link, history = self._stats, self._link, self._journal.log.history
-        assert stats
+    def status(self) -> dict[str, Any]:
+        """What ``/status`` shows; times in seconds, sizes in bytes, positions in this journal.
+
+        Numbers of the journal are those of the last refresh, and missing before the first one.
+        """
+        stats, link = self._stats, self._link
         return {
             "service": "edge",
             "id": self._edge_id,
             "version": self._version,
-            "journal": {
-                "id": history.journal_id,
-                "generation": history.generation_id,
-                "head": stats.head_position,
-                "first": stats.first_position,
-                "deleted_through": stats.deleted_through,
-                "used_bytes": stats.used_bytes,
-                "wal_bytes": stats.wal_bytes,
+            "journal": journal_status(self._journal.log.history, stats)
+            | ({"wal_bytes": stats.wal_bytes} if stats else {})
+            | {
                 "cap_bytes": self._cap_bytes,
                 "trimmed": self._retention.trimmed,
                 "dropped": self._retention.dropped,
@@ -109,12 +108,13 @@ class EdgeReport:
                 "last_reason": link.last_reason,
                 "last_hint": link.last_hint,
             },
-            "lag": self._lag(stats),
-            "projections": [projection_as_json(one) for one in await projection_status(self._journal, self._now_us)],
+            "lag": self._lag(),
+            "projections": self._projections,
         }
 
-    def _lag(self, stats: JournalStats) -> dict[str, Any]:
-        events = max(0, stats.head_position - self._link.acked_position)
+    def _lag(self) -> dict[str, Any]:
+        head = self._stats.head_position if self._stats else self._head()
+        events = max(0, head - self._link.acked_position)
         return {"events": events, "seconds": round(self._lag_s, 3), "bytes_estimated": self._lag_bytes}
 
     async def summarise(self, interval_s: float) -> None:
@@ -128,7 +128,7 @@ class EdgeReport:
                 continue  # the journal's watch tells it
             stats, link = self._stats, self._link
             assert stats
-            lag = self._lag(stats)
+            lag = self._lag()
             if acked == 0:  # what earlier processes sent is no rate of this one
                 acked = link.resumed_position
             _log.info(

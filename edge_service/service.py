@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from common import VERSION
-from common.core.errors import BackhaulError
+from common.core.errors import BackhaulError, ErrorKind
 from common.core.filters.predicates import parse_filter
 from common.core.flow.backoff import Backoff
 from common.firehose.firehose import Firehose
@@ -35,6 +35,7 @@ from common.runtime.http.snapshots import snapshot_routes
 from common.runtime.http.subscriptions import subscription_routes
 from common.runtime.intake_grpc import intake_methods
 from common.runtime.journal_watch import JournalWatch
+from common.runtime.last_known import LastKnown
 from common.runtime.metrics import MetricsRegistry
 from common.runtime.policy import PolicyKeeper
 from common.runtime.service_parts import REDIAL_S, Ports, new_door, new_intake, new_readiness, project, push_limits
@@ -154,7 +155,8 @@ class _Edge:
             cap_bytes=cap_bytes,
             now_us=environment.now_us,
         )
-        self._watch = JournalWatch(journal)
+        self._watch = JournalWatch(journal, commit)
+        self._known = LastKnown(self._refresh, environment.now_us)
         self.subscriptions = Subscriptions(
             journal,
             settings,
@@ -193,12 +195,20 @@ class _Edge:
             door=new_door(settings, settings.http_host),
         )
 
-    async def _status(self) -> dict[str, Any]:
+    async def _refresh(self) -> None:
         await self.subscriptions.refresh()
-        return await self._report.status() | {
-            "subscriptions": self.subscriptions.status(),
-            "consumers": self._served.status() if self._served else [],
-        }
+        await self._report.refresh()
+
+    async def _status(self) -> dict[str, Any]:
+        known = await self._known.ask()
+        return (
+            self._report.status()
+            | known
+            | {
+                "subscriptions": self.subscriptions.status(),
+                "consumers": self._served.status() if self._served else [],
+            }
+        )
 
     async def work(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Link, subscriptions, projections and housekeeping, until cancelled; started once its own streams are served."""
@@ -226,6 +236,7 @@ class _Edge:
             nursery.start_soon(_take_snapshots, settings, environment, self._journal)
             nursery.start_soon(self._watch.run)
             nursery.start_soon(self._policy.run)
+            nursery.start_soon(self._known.run)
             nursery.start_soon(self._report.summarise, settings.summary_interval_s)
             task_status.started()
 
@@ -303,14 +314,15 @@ async def _push(
 async def _take_snapshots(settings: EdgeSettings, environment: Environment, journal: Journal) -> None:
     """By the rule in the settings. Without one, what an earlier start with one has left behind holds nothing back."""
     if not settings.snapshot_rule:
-        while any(row.name == SNAPSHOT_RULE for row in await journal.projections.rows()):
+        while True:
             try:
+                if not any(row.name == SNAPSHOT_RULE for row in await journal.projections.rows()):
+                    return
                 await journal.projections.forget(SNAPSHOT_RULE, [])
-            except BackhaulError as error:  # a process that was killed holds it for a while yet
-                if error.code != "projection.in_use":
+            except BackhaulError as error:  # a process that was killed holds it for a while yet, or the storage is away
+                if error.code != "projection.in_use" and error.kind not in {ErrorKind.FULL, ErrorKind.UNAVAILABLE}:
                     raise
                 await trio.sleep(settings.retention_interval_s)
-        return
     await run_snapshot_rule(
         journal,
         settings.snapshot_rule,

@@ -135,6 +135,8 @@ class GroupCommit:
         self._is_closed = False
         self.on_full: Callable[[], object] = lambda: None
         """Called when the journal had no room for a group."""
+        self.refused_bytes: int | None = None
+        """Bytes of the smallest request of the last group, if the journal did not take it; None when it did."""
         self.commits = 0
         self.events = 0
 
@@ -243,12 +245,14 @@ class GroupCommit:
         try:
             outcomes = await self._log.append_group([submitted.request for submitted in taken])
             self.commits += 1
+            self.refused_bytes = None
             for submitted, told in zip(taken, outcomes, strict=True):
                 self.events += len(submitted.request.events)
                 submitted.settle(outcome.Value(told))
         except BackhaulError as error:
-            if error.code == "journal.full":
+            if error.code in {"journal.full", "journal.disk_full"}:
                 self.on_full()
+            self.refused_bytes = min(submitted.weight for submitted in taken)
             if error.code in {"journal.broken", "projection.statement_failed"} and len(taken) > 1:
                 await self._commit_one_by_one(taken)
             for submitted in taken:

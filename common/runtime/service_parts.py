@@ -77,9 +77,10 @@ def push_limits(settings: ServiceSettings) -> PushLimits:
 
 
 def new_readiness(watch: JournalWatch, stop: trio.Event) -> Readiness:
-    """Ready while the journal can be read and nobody has asked the service to stop."""
+    """Ready while the journal can be read and written and nobody has asked the service to stop."""
     readiness = Readiness()
-    readiness.add("journal", lambda: watch.reason)
+    readiness.add("journal", watch.unreadable)
+    readiness.add("appends", watch.unwritable)
     readiness.add("draining", lambda: "the service is stopping" if stop.is_set() else None)
     return readiness
 

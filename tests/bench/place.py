@@ -17,7 +17,7 @@ from pathlib import Path
 
 import apsw
 
-from common.journal.sqlite.connection import open_file
+from common.journal.sqlite.file import open_file
 from examples.support.postgres import PostgresServer, postgres_server
 
 _IN_MEMORY = frozenset({"tmpfs", "ramfs"})

@@ -1,7 +1,8 @@
-"""An edge whose journal is full: it says no, or drops what it may and says so, and goes on by itself after acks."""
+"""A journal that is full, only reads or is away: what a service does then, and what it says of itself."""
 
 from __future__ import annotations
 
+import time
 import uuid
 from functools import partial
 from pathlib import Path
@@ -11,11 +12,13 @@ import trio
 
 from common.core.events.stated_range import StatedRange
 from common.journal.sqlite import open_sqlite_journal
+from examples.support.postgres import Databases, PostgresServer
 from tests.e2e.lines import Line, Relays
-from tests.e2e.processes import Service, Stage
+from tests.e2e.processes import PATIENCE_S, Service, Stage
 
 CAP: dict[str, Any] = {"journal_max_bytes": "1536KiB", "retention_interval_s": 0.1}
 SIZE = 20_000
+READY_WITHIN_S = 10.0
 
 
 def cut_off(stage: Stage, relays: Relays, **settings: object) -> tuple[Service, Service, Line]:
@@ -100,3 +103,84 @@ def stated_ranges(path: Path, persistence_id: str) -> list[StatedRange]:
             return [row.stated for row in await journal.origins.stored_ranges(persistence_id)]
 
     return trio.run(read)
+
+
+def readiness(service: Service, *, ready: bool) -> dict[str, Any]:
+    """Wait until ``/readyz`` says so; the reasons."""
+    deadline = time.monotonic() + READY_WITHIN_S
+    while True:
+        status, body = service.ask("GET", "/readyz")
+        assert (status == 200) == body["ready"]
+        if body["ready"] == ready:
+            reasons: dict[str, Any] = body["reasons"]
+            return reasons
+        assert time.monotonic() < deadline, (body, service.last_words())
+        time.sleep(0.05)
+
+
+def status_within_a_second(service: Service) -> dict[str, Any]:
+    """``/status``, which must not wait for the journal."""
+    began_s = time.monotonic()
+    body = service.get("/status")
+    assert time.monotonic() - began_s < 1.0
+    return body
+
+
+def read_only(server: Databases, url: str, value: str) -> None:
+    """Let every session of the database only read, or write again; those that are open end."""
+    name = url.rpartition("/")[2].partition("?")[0]
+    server.run(f"ALTER DATABASE {name} SET default_transaction_read_only = {value}")
+    server.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+
+
+def test_a_node_over_a_database_that_only_reads_is_not_ready_and_says_so(stage: Stage, postgres: Databases) -> None:
+    with postgres.fresh() as url:
+        cloud = stage.cloud(journal=url).start()
+        assert readiness(cloud, ready=True) == {}
+        cloud.append(1)
+        read_only(postgres, url, "on")
+        status, body = cloud.try_append(1)
+        assert (status, body["error"]["code"]) == (503, "journal.unavailable")
+        reasons = readiness(cloud, ready=False)
+        assert "journal.unavailable" in "".join(reasons.values())
+        cloud.wait_for("journal.unwritable")
+        read_only(postgres, url, "off")
+        readiness(cloud, ready=True)  # nothing is appended meanwhile: it finds out by itself
+        cloud.wait_for("journal.writable")
+        cloud.append(1)
+        stage.end()
+
+
+def test_a_node_whose_database_is_away_answers_with_what_it_knows(stage: Stage, own_postgres: PostgresServer) -> None:
+    url = own_postgres.create()
+    cloud = stage.cloud(journal=url).start()
+    cloud.append(3)
+    known = status_within_a_second(cloud)
+    assert (known["journal"]["head"], known["stale"]) == (3, None)
+    assert known["age_s"] < 1.0
+    own_postgres.stop()
+    readiness(cloud, ready=False)
+    for old in [status_within_a_second(cloud) for _ in range(3)]:
+        assert old["journal"] == known["journal"]
+        assert old["stale"]
+        assert known["as_of"] <= old["as_of"] < time.time() - old["age_s"] + 1.0
+    assert cloud.ask("GET", "/livez")[0] == 200
+    own_postgres.start()
+    readiness(cloud, ready=True)
+    fresh = cloud.until("/status", lambda body: body["stale"] is None, timeout_s=PATIENCE_S)
+    assert fresh["as_of"] > known["as_of"]
+    stage.end()
+
+
+def test_an_edge_at_its_cap_is_not_ready_and_says_that_it_is_the_cap(stage: Stage, relays: Relays) -> None:
+    _, edge, line = cut_off(stage, relays)
+    assert readiness(edge, ready=True) == {}
+    fill(edge)
+    reasons = readiness(edge, ready=False)
+    assert list(reasons) == ["appends"]
+    assert "journal.full" in reasons["appends"]
+    assert "cap" in reasons["appends"]
+    said = edge.wait_for("journal.unwritable", code="journal.full")
+    assert "journal_max_bytes" in said["hint"]
+    line.obey("pass")
+    readiness(edge, ready=True)

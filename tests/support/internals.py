@@ -6,7 +6,7 @@ from common.journal.memory.log import MemoryLog
 from common.journal.memory.state import MemoryDatabase
 from common.journal.postgres.log import PostgresLog
 from common.journal.postgres.sessions import PostgresSessions
-from common.journal.sqlite.connection import SqliteFile
+from common.journal.sqlite.file import SqliteFile
 from common.journal.sqlite.log import SqliteLog
 from common.journal.stores.journal import Journal
 

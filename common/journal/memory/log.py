@@ -102,6 +102,10 @@ class MemoryLog:
             [await self.read_entity(name, at + 1, at + each_max, max_events=each_max) for name, at in known.items()]
         )
 
+    async def probe(self, append_bytes: int) -> None:
+        """See ``LogStore.probe``."""
+        await trio.lowlevel.checkpoint()
+
     async def entity_head(self, persistence_id: str) -> EntityHead | None:
         """See ``Journal.entity_head``."""
         await trio.lowlevel.checkpoint()

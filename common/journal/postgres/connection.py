@@ -150,7 +150,7 @@ class OwnedConnection:
         """Await the asyncio-flavoured ``fn(connection, …)`` to its end, whatever happens to the caller.
 
         Raises:
-            BackhaulError: ``journal.unavailable``, ``journal.full``, ``journal.broken``; the connection is gone then
+            BackhaulError: ``journal.unavailable``, ``journal.disk_full``, ``journal.broken``; the connection is gone then
                 unless the server itself refused the statement. What ``fn`` did is not known after the first.
         """
         async with self._lock:
@@ -261,7 +261,10 @@ def map_errors(server: str) -> Iterator[None]:
         yield
     except asyncpg.DiskFullError as error:
         raise BackhaulError(
-            "journal.full", f"{server}: {error}", "free disk space on the database server", kind=ErrorKind.FULL
+            "journal.disk_full",
+            f"{server}: {_reason(error)}",
+            "free disk space on the database server",
+            kind=ErrorKind.FULL,
         ) from error
     except (*_PASSING, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise (_unavailable if is_passing(error) else _broken)(server, error) from error

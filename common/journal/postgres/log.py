@@ -22,6 +22,7 @@ from common.journal.postgres import opening, selected
 from common.journal.postgres.append import APPEND_SQL, AppendCall, answers, only_asks
 from common.journal.postgres.connection import SCHEMA
 from common.journal.postgres.offsets import run_statements
+from common.journal.postgres.probe import probe
 from common.journal.postgres.sessions import EntityNameCache, PostgresSessions
 from common.journal.stores.log import JournalStats, LogPage, TrimLimit
 
@@ -449,6 +450,10 @@ class PostgresLog:
     async def entity_head(self, persistence_id: str) -> EntityHead | None:
         """See ``LogStore.entity_head``."""
         return await self._sessions.read(entity_head, persistence_id)
+
+    async def probe(self, append_bytes: int) -> None:
+        """See ``LogStore.probe``. On the session that appends: others may be on another server."""
+        await self._sessions.writer.run(probe, append_bytes)
 
     async def stats(self) -> JournalStats:
         """See ``LogStore.stats``."""

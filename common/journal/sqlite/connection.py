@@ -1,4 +1,4 @@
-"""The SQLite file itself: who may open it, how durable and how big it is, and what its errors are called.
+"""A connection to the journal's SQLite file: checked, durable, capped and migrated; transactions and rows on it.
 
 Blocking calls go through a ``Runner``. Threads and Python's one lock do not go well together: SQLite gives the lock
 back around every step of a statement, and a busy event loop may keep it for 5 ms each time. So what is written is
@@ -8,8 +8,6 @@ its caller runs, so that only the sync is waited for in a thread (``journal``).
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,15 +19,16 @@ from typing import Any, Protocol, TypeVar, TypeVarTuple
 import apsw
 import trio
 
-from common.core.errors import BackhaulError, ConfigurationError, ErrorKind
+from common.core.errors import ConfigurationError
 from common.fail_points import fail_point
 from common.journal.migrations import load_migrations, pending
-from common.private_files import open_private
 
 APPLICATION_ID = int.from_bytes(b"BKHL")
 PAGE_BYTES = 4096
 WAL_BYTES = 8 * 1024 * 1024
 CAP_MIN_BYTES = 1024 * 1024
+# Beside the file, given up when the disk has no room at a start (``file``).
+RESERVE_FILE_BYTES = 128 * 1024
 BUSY_TIMEOUT_MS = 5_000
 # A commit that makes room touches a few pages of a dozen tables and indexes; well below what counts as full (core.retention).
 _RESERVE_MIN_PAGES = 16
@@ -87,7 +86,7 @@ class Budget:
                 hint=f"allow at least {CAP_MIN_BYTES} bytes",
             )
         wal_bytes = min(WAL_BYTES, max_bytes // 4)
-        all_pages = (max_bytes - wal_bytes) // PAGE_BYTES
+        all_pages = (max_bytes - wal_bytes - RESERVE_FILE_BYTES) // PAGE_BYTES
         reserve = min(_RESERVE_MAX_PAGES, max(_RESERVE_MIN_PAGES, all_pages // 20))
         return cls(all_pages - reserve, all_pages, wal_bytes)
 
@@ -97,134 +96,48 @@ class Budget:
         return self.all_pages != _NO_LIMIT_PAGES
 
 
-@dataclass(slots=True)
-class SqliteFile:
-    """An open journal file: its one writer, its one reader and the lock that keeps other processes out."""
-
-    path: Path
-    writer: apsw.Connection
-    reader: apsw.Connection
-    budget: Budget
-    _lock: int
-
-    def close(self) -> None:
-        """Close both connections (the last one checkpoints the WAL), then give up the lock."""
-        for connection in (self.reader, self.writer):
-            with suppress(apsw.IOError, apsw.FullError):  # what could not be checkpointed is in the WAL next time
-                connection.close()
-        os.close(self._lock)
-
-    def used_bytes(self) -> tuple[int, int]:
-        """Bytes that count against the cap (pages in use, and the WAL or its share), and those of the WAL alone.
-
-        Runs in the reader's thread.
-        """
-        pages = self.reader.execute("PRAGMA page_count").get - self.reader.execute("PRAGMA freelist_count").get
-        try:
-            wal_bytes = os.stat(f"{self.path}-wal").st_size
-        except FileNotFoundError:
-            wal_bytes = 0
-        share = self.budget.wal_bytes if self.budget.is_capped else 0
-        return pages * PAGE_BYTES + max(wal_bytes, share), wal_bytes
-
-    @contextmanager
-    def reserve(self) -> Iterator[None]:
-        """Let the writer use the pages kept back for what makes room again."""
-        if not self.budget.is_capped:
-            yield
-            return
-        self.writer.execute(f"PRAGMA max_page_count = {self.budget.all_pages}")
-        try:
-            yield
-        finally:
-            self.writer.execute(f"PRAGMA max_page_count = {self.budget.append_pages}")
-
-
-def open_file(path: Path, *, max_bytes: int | None, vfs: str | None, now_us: Callable[[], int]) -> SqliteFile:
-    """Lock, check, open and migrate the file, creating it when it is missing.
-
-    Raises:
-        ConfigurationError: ``journal.in_use``, ``journal.no_directory``, ``journal.not_writable``,
-            ``journal.not_a_journal``, ``journal.schema_newer``, ``journal.not_durable``, ``journal.cap_too_small``.
-        BackhaulError: ``journal.full``, ``journal.broken``, ``journal.unavailable``.
-    """
-    budget = Budget.of(max_bytes)
-    lock = _lock(path)
-    opened: list[apsw.Connection] = []
-    try:
-        with coded_errors(path):
-            writer = apsw.Connection(str(path), vfs=vfs, statementcachesize=_STATEMENTS_PREPARED)
-            opened.append(writer)
-            _check_ours(writer, path)
-            _make_durable(writer, path)
-            _migrate(writer, now_us)
-            # It is taken over when half its share is full: the transaction that does it may be a large one.
-            writer.execute(f"PRAGMA wal_autocheckpoint = {budget.wal_bytes // PAGE_BYTES // 2}")
-            writer.execute(f"PRAGMA journal_size_limit = {budget.wal_bytes}")
-            writer.execute("PRAGMA cache_size = -8192")
-            # A statement of many rows keeps the pages it changes, to undo it alone: in a file once they are 16, unless told.
-            writer.execute("PRAGMA temp_store = MEMORY")
-            writer.execute(f"PRAGMA max_page_count = {budget.append_pages}")
-            reader = apsw.Connection(str(path), vfs=vfs)
-            opened.append(reader)
-            for connection in opened:
-                # Nobody else should be here, but an operator may look in with the sqlite3 shell.
-                connection.set_busy_timeout(BUSY_TIMEOUT_MS)
-            reader.execute("PRAGMA query_only = 1")
-            return SqliteFile(path, writer, reader, budget, lock)
-    except BaseException:
-        for connection in reversed(opened):
-            connection.close()
-        os.close(lock)
-        raise
-
-
-def _lock(path: Path) -> int:
-    """The descriptor that holds ``<path>.lock``. The file stays: removing it would let two processes lock two files."""
-    if not path.parent.is_dir():
-        raise ConfigurationError(
-            "journal.no_directory",
-            f"the journal's directory {str(path.parent)!r} does not exist",
-            hint="create it, or mount the volume there",
-        )
-    if path.is_dir():
-        raise _not_a_journal(path, "is a directory")
-    try:
-        lock = open_private(Path(f"{path}.lock"), is_new=False)
-    except OSError as error:
-        raise _not_writable(path, error) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # SQLite would make it by the umask, and gives its companion files the file's own mode.
-        is_there = path.exists()
-        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC) if is_there else open_private(path, is_new=True))
-    except BlockingIOError as error:
-        os.close(lock)
-        raise ConfigurationError(
-            "journal.in_use",
-            f"another process has the journal {str(path)!r} open",
-            hint="stop it, or give this service a file of its own",
-        ) from error
-    except OSError as error:
-        os.close(lock)
-        raise _not_writable(path, error) from error
-    return lock
-
-
-def _not_writable(path: Path, error: OSError) -> ConfigurationError:
-    return ConfigurationError(
-        "journal.not_writable",
-        f"cannot write the journal {str(path)!r}: {error.strerror}",
-        hint="let the service's user read and write the file and its directory",
-    )
-
-
-def _not_a_journal(path: Path, why: str) -> ConfigurationError:
+def not_a_journal(path: Path, why: str) -> ConfigurationError:
+    """``journal.not_a_journal``, whatever ``why`` says of the file."""
     return ConfigurationError(
         "journal.not_a_journal",
         f"{str(path)!r} {why}",
         hint="give the path of a journal, or one where no file is yet",
     )
+
+
+def connect(
+    path: Path, budget: Budget, *, vfs: str | None, now_us: Callable[[], int]
+) -> tuple[apsw.Connection, apsw.Connection]:
+    """The writer, which has checked and migrated the file, and the reader. The caller holds the file's lock.
+
+    Raises what SQLite raises, and ConfigurationError as ``file.open_file``.
+    """
+    opened: list[apsw.Connection] = []
+    try:
+        writer = apsw.Connection(str(path), vfs=vfs, statementcachesize=_STATEMENTS_PREPARED)
+        opened.append(writer)
+        _check_ours(writer, path)
+        _make_durable(writer, path)
+        _take_over_wal(writer)
+        _migrate(writer, now_us)
+        # It is taken over when half its share is full: the transaction that does it may be a large one.
+        writer.execute(f"PRAGMA wal_autocheckpoint = {budget.wal_bytes // PAGE_BYTES // 2}")
+        writer.execute(f"PRAGMA journal_size_limit = {budget.wal_bytes}")
+        writer.execute("PRAGMA cache_size = -8192")
+        # A statement of many rows keeps the pages it changes, to undo it alone: in a file once they are 16, unless told.
+        writer.execute("PRAGMA temp_store = MEMORY")
+        writer.execute(f"PRAGMA max_page_count = {budget.append_pages}")
+        reader = apsw.Connection(str(path), vfs=vfs)
+        opened.append(reader)
+        for connection in opened:
+            # Nobody else should be here, but an operator may look in with the sqlite3 shell.
+            connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+        reader.execute("PRAGMA query_only = 1")
+    except BaseException:
+        for connection in reversed(opened):
+            connection.close()
+        raise
+    return writer, reader
 
 
 def _check_ours(writer: apsw.Connection, path: Path) -> None:
@@ -233,9 +146,9 @@ def _check_ours(writer: apsw.Connection, path: Path) -> None:
         application_id = writer.execute("PRAGMA application_id").get
         tables = writer.execute("SELECT count(*) FROM sqlite_schema").get
     except apsw.NotADBError as error:
-        raise _not_a_journal(path, "is not an SQLite database") from error
+        raise not_a_journal(path, "is not an SQLite database") from error
     if application_id != APPLICATION_ID and (application_id or tables):
-        raise _not_a_journal(path, "is the database of another program")
+        raise not_a_journal(path, "is the database of another program")
 
 
 def _make_durable(writer: apsw.Connection, path: Path) -> None:
@@ -272,6 +185,16 @@ def _expect(path: Path, name: str, got: object, expected: int | str) -> None:
             f"SQLite answers {name} = {got!r} for {str(path)!r}, not {expected!r}",
             hint="keep the journal on a local file system that SQLite's write-ahead log works on",
         )
+
+
+def _take_over_wal(writer: apsw.Connection) -> None:
+    """Bring what the WAL holds into the file, with syncs, before anything is built on it.
+
+    A commit whose sync failed may be found in the WAL: read from memory, and never on the disk, since the kernel reports
+    a failed write once. Everything behind it in the WAL would be lost with it at a power cut.
+    """
+    with suppress(apsw.FullError):  # the file cannot grow now: what was synced stays in the WAL
+        writer.execute("PRAGMA wal_checkpoint(FULL)").fetchall()
 
 
 def _migrate(writer: apsw.Connection, now_us: Callable[[], int]) -> None:
@@ -324,43 +247,6 @@ def snapshot(reader: apsw.Connection) -> Iterator[None]:
         yield
     finally:
         reader.execute("ROLLBACK")
-
-
-@contextmanager
-def coded_errors(path: Path) -> Iterator[None]:
-    """SQLite's errors as ours."""
-    try:
-        yield
-    except apsw.Error as error:
-        raise coded_error(error, path) from error
-
-
-def coded_error(error: apsw.Error, path: Path) -> BackhaulError:
-    """What an error of SQLite means for whoever uses the journal."""
-    told = f"{path.name}: {type(error).__name__}: {error}"
-    if isinstance(error, apsw.FullError):
-        return BackhaulError(
-            "journal.full",
-            f"no room in {told}",
-            hint="events leave when they are acknowledged and old enough; raise the cap or free disk space",
-            kind=ErrorKind.FULL,
-        )
-    if isinstance(
-        error,
-        apsw.IOError | apsw.BusyError | apsw.LockedError | apsw.CantOpenError | apsw.ReadOnlyError | apsw.NoMemError,
-    ):
-        return BackhaulError(
-            "journal.unavailable",
-            f"cannot read or write {told}",
-            hint="look at the disk and its file system; nothing acknowledged is lost",
-            retry_after_s=1.0,
-        )
-    return BackhaulError(
-        "journal.broken",
-        f"cannot use {told}",
-        hint="keep a copy of the file; check it with sqlite3's PRAGMA integrity_check",
-        kind=ErrorKind.INTERNAL,
-    )
 
 
 def select(connection: apsw.Connection, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

@@ -32,6 +32,11 @@ class EntityRows:
         self._heads: OrderedDict[str, EntityHead] = OrderedDict()
         self._numbers: dict[str, int] = {}
 
+    def use(self, writer: apsw.Connection) -> None:
+        """Go on with another connection; everything is read again."""
+        self._writer = writer
+        self.forget_all()
+
     def heads(self, names: Iterable[str]) -> Heads:
         """Heads in which those of ``names`` are present if they exist. To change one is to ``write`` or ``forget`` it."""
         missing = [name for name in names if name not in self._heads]
@@ -107,6 +112,10 @@ class EntityNames:
     def __init__(self, reader: apsw.Connection) -> None:
         self._reader = reader
         self._names: dict[int, str] = {}
+
+    def use(self, reader: apsw.Connection) -> None:
+        """Go on with another connection."""
+        self._reader = reader
 
     def of(self, numbers: list[int]) -> list[str]:
         """The names of these entities, one for each number."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import partial
 from typing import TypeVar
 
 import apsw
 
 from common.core.journal.statement import Statement
 from common.fail_points import fail_point
-from common.journal.sqlite.connection import SqliteFile, coded_errors, transaction
+from common.journal.sqlite.connection import transaction
+from common.journal.sqlite.file import SqliteFile
 from common.journal.sqlite_tables import OpenTables, run_statements
 
 T = TypeVar("T")
@@ -27,12 +27,12 @@ class HandlerTransaction:
     def __init__(self, file: SqliteFile) -> None:
         self._file = file
         self._open = ExitStack()
-        self.tables = OpenTables(file.writer, partial(coded_errors, file.path))
+        self.tables = OpenTables(file.writer, file.coded_errors)
 
     def begin(self, first: Callable[[apsw.Connection], T]) -> T:
         """Open the transaction with a step of our own; what that raises undoes it."""
         with ExitStack() as opening:
-            opening.enter_context(coded_errors(self._file.path))
+            opening.enter_context(self._file.coded_errors())
             opening.enter_context(self._file.reserve())
             opening.enter_context(transaction(self._file.writer))
             result = first(self._file.writer)

@@ -10,19 +10,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
-import apsw
+import structlog
 import trio
 
+from common.core.errors import BackhaulError
 from common.core.journal.history import Generation, History, begin_generation
-from common.journal.sqlite.connection import (
-    Runner,
-    SqliteFile,
-    coded_errors,
-    open_file,
-    select,
-    transaction,
-)
-from common.journal.sqlite.connections import SqliteConnections
+from common.journal.sqlite.connection import Runner, select, transaction
+from common.journal.sqlite.connections import SqliteConnections, store_generations
+from common.journal.sqlite.file import SqliteFile, drop_reserve_file, keep_reserve_file, open_file
 from common.journal.sqlite.leases import SqliteLeases
 from common.journal.sqlite.log import SqliteLog
 from common.journal.sqlite.origins import SqliteOrigins
@@ -33,6 +28,8 @@ from common.journal.sqlite.snapshots import SqliteSnapshots
 from common.journal.sqlite.subscriptions import SqliteSubscriptions
 from common.journal.sqlite.threads import open_storage_threads
 from common.journal.stores.journal import Journal
+
+_log = structlog.get_logger()
 
 
 @asynccontextmanager
@@ -51,12 +48,14 @@ async def open_sqlite_journal(
     another of SQLite's file layers, for tests of durability.
 
     Raises:
-        BackhaulError: what ``connection.open_file`` raises; nothing of another program's file is changed.
+        BackhaulError: what ``file.open_file`` raises; nothing of another program's file is changed.
     """
     async with nullcontext(runner) if runner else open_storage_threads() as run:
-        file, history = await run(_open, Path(path), now_us, new_id, max_bytes, vfs)
+        file, history, is_stored = await run(_open, Path(path), now_us, new_id, max_bytes, vfs)
+        if not is_stored:
+            _log.warning("journal.opened_full", head=history.head_position)
         try:
-            yield _compose(SqliteConnections(file, run, history, now_us))
+            yield _compose(SqliteConnections(file, run, history, now_us, is_stored=is_stored))
         finally:
             with trio.CancelScope(shield=True):  # bounded: closing checkpoints at most a WAL
                 await run(file.close)
@@ -64,26 +63,46 @@ async def open_sqlite_journal(
 
 def _open(
     path: Path, now_us: Callable[[], int], new_id: Callable[[], str], max_bytes: int | None, vfs: str | None
-) -> tuple[SqliteFile, History]:
+) -> tuple[SqliteFile, History, bool]:
+    """The file, its history with a new generation, and whether that is stored: a full disk may not take it."""
     file = open_file(path, max_bytes=max_bytes, vfs=vfs, now_us=now_us)
     try:
-        with coded_errors(path), file.reserve(), transaction(file.writer):
-            return file, _begin_generation(file.writer, new_id)
+        history, is_stored = _begin_generation(file, new_id)
     except BaseException:
         file.close()
         raise
+    file.may_reread = True
+    if is_stored:
+        keep_reserve_file(path)
+    return file, history, is_stored
 
 
-def _begin_generation(writer: apsw.Connection, new_id: Callable[[], str]) -> History:
-    writer.execute("INSERT OR IGNORE INTO journal VALUES (1, ?, 0, 0, 0)", (new_id(),))
-    journal_id, head = writer.execute("SELECT journal_id, head_position FROM journal").get
-    stored = select(writer, "SELECT generation_id, first_position FROM generation ORDER BY first_position")
-    generations = begin_generation([Generation(*row) for row in stored], new_id(), head)
-    writer.execute(
-        "DELETE FROM generation WHERE first_position NOT BETWEEN ? AND ?", (generations[0].first_position, head)
-    )
-    writer.execute("INSERT INTO generation VALUES (?, ?)", (head + 1, generations[-1].id))
-    return History(journal_id, generations, head)
+def _begin_generation(file: SqliteFile, new_id: Callable[[], str]) -> tuple[History, bool]:
+    with file.coded_errors():
+        row = file.writer.execute("SELECT journal_id, head_position FROM journal").get
+        stored = select(file.writer, "SELECT generation_id, first_position FROM generation ORDER BY first_position")
+    another_id = new_id()
+    journal_id, head = row or (another_id, 0)
+    history = History(journal_id, begin_generation([Generation(*one) for one in stored], new_id(), head), head)
+
+    def store() -> None:
+        with file.coded_errors(), file.reserve(), transaction(file.writer):
+            file.writer.execute("INSERT OR IGNORE INTO journal VALUES (1, ?, 0, 0, 0)", (journal_id,))
+            store_generations(file.writer, history.generations, head)
+
+    try:
+        try:
+            store()
+        except BackhaulError as error:
+            if error.code != "journal.disk_full" or not drop_reserve_file(file.path):
+                raise
+            store()
+    except BackhaulError as error:
+        # What was never stored is no place that anybody can go on from; a log without events has none anyhow.
+        if error.code != "journal.disk_full" or row is None:
+            raise
+        return history, False
+    return history, True
 
 
 def _compose(connections: SqliteConnections) -> Journal:

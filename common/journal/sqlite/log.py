@@ -23,9 +23,10 @@ from common.fail_points import fail_point
 from common.journal.commit_feed import CommitFeed
 from common.journal.sqlite import indexes, selected
 from common.journal.sqlite.append import OpenAppend, append_group
-from common.journal.sqlite.connection import SqliteFile, begin_at_once, coded_errors, head_position, select, snapshot
+from common.journal.sqlite.connection import begin_at_once, head_position, select, snapshot
 from common.journal.sqlite.connections import SqliteConnections
 from common.journal.sqlite.entities import EntityNames, entity_head
+from common.journal.sqlite.file import SqliteFile
 from common.journal.stores.log import JournalStats, LogPage, TrimLimit
 
 # Free pages are used again; what is beyond a quarter of the file goes back to the file system, some at each trim.
@@ -313,13 +314,13 @@ class SqliteLog:
     @property
     def history(self) -> History:
         """Journal id and generations as of opening, head as last known here."""
-        opened_with = self._connections.opened_with
-        return History(opened_with.journal_id, opened_with.generations, self.head_signal.position)
+        return self._connections.history
 
     async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
         """See ``LogStore.append_group``."""
 
         async with self._connections.writer_lock:
+            await self._connections.make_ready()
             append = self._write_here(requests)
             if append is None:
                 append = await self._connections.run(self._append, requests)
@@ -338,7 +339,7 @@ class SqliteLog:
         events = sum(len(request.events) for request in requests)
         if events > _HERE_MAX_EVENTS or sum(request.events.byte_size() for request in requests) > _HERE_MAX_BYTES:
             return None
-        with coded_errors(self._connections.file.path):
+        with self._connections.file.coded_errors():
             if not begin_at_once(self._connections.file.writer):
                 return None
             return OpenAppend(
@@ -346,13 +347,13 @@ class SqliteLog:
             )
 
     def _append(self, requests: Sequence[AppendRequest]) -> OpenAppend:
-        with coded_errors(self._connections.file.path):
+        with self._connections.file.coded_errors():
             return append_group(
                 self._connections.file.writer, self._connections.entities, requests, self._connections.now_us()
             )
 
     def _commit(self, append: OpenAppend) -> None:
-        with coded_errors(self._connections.file.path):
+        with self._connections.file.coded_errors():
             append.commit()
 
     async def read(
@@ -407,6 +408,12 @@ class SqliteLog:
     async def entity_head(self, persistence_id: str) -> EntityHead | None:
         """See ``LogStore.entity_head``."""
         return await self._connections.read(entity_head, persistence_id)
+
+    async def probe(self, append_bytes: int) -> None:
+        """See ``LogStore.probe``."""
+        async with self._connections.writer_lock:
+            await self._connections.make_ready()
+            await self._connections.run(self._connections.file.probe, append_bytes)
 
     async def stats(self) -> JournalStats:
         """See ``LogStore.stats``."""

@@ -180,14 +180,15 @@ class SqliteProjections:
         lease_s: float,
     ) -> ProjectionLease:
         """See ``ProjectionStore.commit_in_transaction``."""
-        in_transaction = HandlerTransaction(self._connections.file)
 
-        def begin() -> ProjectionLease:
+        def begin(in_transaction: HandlerTransaction) -> ProjectionLease:
             return in_transaction.begin(lambda writer: move(writer, lease, position, lease_s=lease_s, now_us=now_us))
 
         async with self._connections.writer_lock:
+            await self._connections.make_ready()
             now_us = self._connections.now_us()
-            moved = await self._connections.run(begin)
+            in_transaction = HandlerTransaction(self._connections.file)
+            moved = await self._connections.run(begin, in_transaction)
             try:
                 await work(in_transaction.tables)
             except BaseException:

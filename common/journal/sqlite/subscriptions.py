@@ -22,7 +22,7 @@ from common.core.subscription.place import (
 from common.fail_points import fail_point
 from common.journal.sqlite import leases
 from common.journal.sqlite.append import append_within
-from common.journal.sqlite.connection import coded_errors, head_position, insert_rows, select, transaction
+from common.journal.sqlite.connection import head_position, insert_rows, select, transaction
 from common.journal.sqlite.connection import snapshot as one_state
 from common.journal.sqlite.connections import SqliteConnections
 from common.journal.sqlite.entities import EntityRows
@@ -341,7 +341,7 @@ class SqliteSubscriptions:
 
         def work() -> tuple[int, int]:
             try:
-                with coded_errors(self._connections.file.path), transaction(self._connections.file.writer):
+                with self._connections.file.coded_errors(), transaction(self._connections.file.writer):
                     following = commit_received(
                         self._connections.file.writer,
                         self._connections.entities,
@@ -360,6 +360,7 @@ class SqliteSubscriptions:
                 raise
 
         async with self._connections.writer_lock:
+            await self._connections.make_ready()
             following, head = await self._connections.run(work)
         self._connections.head_signal.raise_to(head)
         return following

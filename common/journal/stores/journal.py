@@ -6,7 +6,8 @@ through origins, cursors or projections here, written together with the effect.
 
 Every method of a part is safe to cancel: it happened or it did not, and a caller that must know repeats it.
 ``log.append_group`` is called by ``group_commit`` only. Errors: ``journal.unavailable`` when the storage cannot be reached
-for now (retry), ``journal.full`` at the byte cap, ``journal.broken`` when it must not be used any more.
+for now (retry), ``journal.io_error`` when a file's medium fails, ``journal.full`` at the byte cap, ``journal.disk_full``
+when the disk has no room, ``journal.broken`` when it must not be used any more.
 """
 
 from __future__ import annotations

@@ -123,6 +123,12 @@ class LogStore(Protocol):
     async def entity_head(self, persistence_id: str) -> EntityHead | None:
         """The entity's head row, or None when it never existed."""
 
+    async def probe(self, append_bytes: int) -> None:
+        """Find out whether appends can be stored now, of about ``append_bytes`` if not 0; stores nothing readers see.
+
+        Costs a synced commit. Raises as ``append_group``.
+        """
+
     async def stats(self) -> JournalStats:
         """Head, floor and sizes. After it, ``history`` has the generations that other nodes have begun, too."""
 

@@ -81,7 +81,14 @@ _LONG_WAIT = frozenset(
 )
 # What an operator lifts without this edge hearing of it: told as such, and tried again after an ordinary wait.
 _NEEDS_ROOM = frozenset(
-    {"push.blocked", "link.message_too_large", "subscription.blocked", "inbox.full", "journal.full"}
+    {
+        "push.blocked",
+        "link.message_too_large",
+        "subscription.blocked",
+        "inbox.full",
+        "journal.full",
+        "journal.disk_full",
+    }
 )
 # Not a line that is down: something answers, and it is not ours or does not trust us.
 _SUSPICIOUS = frozenset({"link.tls_failed", "link.not_backhaul"})

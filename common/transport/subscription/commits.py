@@ -27,7 +27,7 @@ _log = structlog.get_logger()
 _KNOWN_MAX = 50_000
 _AWAITING_MAX = 100_000
 _FULL_PAUSE_S = 0.5
-_FULL = frozenset({"inbox.full", "journal.full"})
+_FULL = frozenset({"inbox.full", "journal.full", "journal.disk_full"})
 
 
 class ReceiveCommitter:

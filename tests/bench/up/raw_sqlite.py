@@ -17,7 +17,7 @@ import trio
 
 from common.core.journal.append import LocalAppend
 from common.journal.sqlite import open_sqlite_journal
-from common.journal.sqlite.connection import open_file
+from common.journal.sqlite.file import open_file
 from common.runtime.environment import utc_now_us
 from tests.bench.processes import answer
 from tests.bench.workload import ENTITIES, events

@@ -166,6 +166,16 @@ class TestRestart:
             await first.log.stats()
             assert first.log.history.generation_at(1) == second.log.history.generation_at(1)
 
+    async def test_a_probe_leaves_no_trace(self, journal: Journal) -> None:
+        await appended(journal, local("A|1"))
+        before = await journal.log.stats()
+        for append_bytes in (0, 1, 1_000_000):
+            await journal.log.probe(append_bytes)
+        after = await journal.log.stats()
+        assert (after.head_position, after.head_timestamp_us) == (before.head_position, before.head_timestamp_us)
+        assert journal.log.head_signal.position == 1
+        assert (await appended(journal, local("A|1"))).first_position == 2
+
     async def test_cursors_are_kept(self, storage: Storage) -> None:
         first = Offset("j", "g", 7, 123, "A|ü", 3)
         second = Offset("j2", "", 0)

@@ -37,7 +37,10 @@ class Disk(apsw.VFS):
         return True
 
     def about_to(self, what: str) -> None:
-        """Called before each write and sync; raises to make it fail."""
+        """Called before each read, write and sync; raises to make it fail."""
+
+    def about_to_write(self, filename: str, end: int) -> None:
+        """Called before each write, with where it ends; raises to make it fail."""
 
     def synced(self, filename: str) -> None:
         """Called after each sync."""
@@ -52,8 +55,13 @@ class _File(apsw.VFSFile):
         self._disk = disk
         self._name = name.filename() if isinstance(name, apsw.URIFilename) else name
 
+    def xRead(self, amount: int, offset: int) -> bytes:
+        self._disk.about_to("read")
+        return super().xRead(amount, offset)
+
     def xWrite(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         self._disk.about_to("write")
+        self._disk.about_to_write(self._name or "", offset + len(data))
         super().xWrite(data, offset)
 
     def xSync(self, flags: int) -> None:
@@ -92,6 +100,8 @@ class FailsOnce(Disk):
         self.failed = False
 
     def about_to(self, what: str) -> None:
+        if what == "read":
+            return
         self._left -= 1
         if self._left == 0:
             self.failed = True
@@ -104,8 +114,18 @@ class Full(Disk):
     is_full = False
 
     def about_to(self, what: str) -> None:
-        if self.is_full:
+        if self.is_full and what == "write":
             raise apsw.FullError("no space left on purpose")
+
+
+class Dying(Disk):
+    """While ``is_dead``, nothing can be read, written or synced."""
+
+    is_dead = False
+
+    def about_to(self, what: str) -> None:
+        if self.is_dead:
+            raise apsw.IOError(f"{what} fails on purpose")
 
 
 @contextmanager

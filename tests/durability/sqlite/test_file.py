@@ -114,7 +114,7 @@ async def test_nothing_stays_open_or_beside_the_file_after_closing(tmp_path: Pat
     async with opening(tmp_path / "journal.db") as journal:
         await appended(journal, local("Sensor|a"))
         assert (await journal.log.stats()).wal_bytes > 0
-    assert files_in(tmp_path) == ["journal.db", "journal.db.lock"]
+    assert files_in(tmp_path) == ["journal.db", "journal.db.lock", "journal.db.reserve"]
     assert open_files_in(tmp_path) == []
 
 

@@ -30,7 +30,7 @@ async def append_to(path: Path) -> dict[str, int]:
 
 async def test_every_file_has_mode_0600_whatever_the_umask(tmp_path: Path, umask: int) -> None:
     modes = await append_to(tmp_path / "j.db")
-    assert modes == dict.fromkeys(("j.db", "j.db-wal", "j.db-shm", "j.db.lock"), 0o600)
+    assert modes == dict.fromkeys(("j.db", "j.db-wal", "j.db-shm", "j.db.lock", "j.db.reserve"), 0o600)
 
 
 async def test_a_mode_that_an_operator_has_set_stays(tmp_path: Path) -> None:
