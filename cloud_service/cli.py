@@ -33,7 +33,7 @@ CLOUD = cli.Program(
     name="cloud-service",
     service="cloud",
     about="Takes in the journals of edges and events of its own, each once and in order, runs projections over them,\n"
-    "and serves them as streams to whoever follows.",
+    "and serves them as streams to consumers.",
     prefix=PREFIX,
     settings_class=CloudSettings,
     http_address=lambda settings: (settings.http_host, settings.http_port),

@@ -102,7 +102,7 @@ class CloudReport:
             try:
                 await self.refresh()
             except BackhaulError:
-                continue  # the journal's watch tells it
+                continue  # the journal's watch reports it
             stats = self._stats
             assert stats
             _log.info(

@@ -2,7 +2,7 @@
 
 One node at a time does it, behind a lease. It goes over the log from its beginning in stretches, so that no transaction
 is long and what must stay (entities that no snapshot covers yet) is not looked at again and again within a round. What a
-paused or dead projection holds back is told; ``projections forget`` lets go of a dead one.
+paused or dead projection holds back is reported; ``projections forget`` lets go of a dead one.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ class _Node:
         self._known = LastKnown(self._refresh, environment.now_us)
 
     def http_app(self, stop: trio.Event) -> HttpApp:
-        """Everything that is asked and told over HTTP."""
+        """Every HTTP route of the service."""
         journal, settings, running = self._journal, self._settings, self._running
         metrics = MetricsRegistry("backhaul_cloud")
         for part in (self._report, self._streams, self.subscriptions):

@@ -18,7 +18,7 @@ PREFIX = "CLOUD"
 
 @dataclass(frozen=True, kw_only=True)
 class CloudSettings(StreamSettings):
-    """Everything a cloud node can be told."""
+    """Settings of a cloud node."""
 
     node: str = field(
         default="",

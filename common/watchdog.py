@@ -1,4 +1,4 @@
-"""Names user code that holds the event loop: a plain function cannot be interrupted, but it can be told.
+"""Names user code that holds the event loop: a plain function cannot be interrupted, but it can be named.
 
 Code that calls an application's function on the loop says so (``over``); a thread of the watchdog looks a few times a
 second whether the same call still runs, and after about ``limit_s`` names the function and the line it is at. One line a

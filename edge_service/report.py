@@ -125,7 +125,7 @@ class EdgeReport:
             try:
                 await self.refresh()
             except BackhaulError:
-                continue  # the journal's watch tells it
+                continue  # the journal's watch reports it
             stats, link = self._stats, self._link
             assert stats
             lag = self._lag()

@@ -124,7 +124,7 @@ class EdgeRetention:
             self._warned_share = reached
 
     async def _drop(self, stats: JournalStats) -> int:
-        """Remove the oldest plain events though nobody has them: allowed by setting only, and always told."""
+        """Remove the oldest plain events though nobody has them: allowed by setting only, and always stated."""
         settings = self._settings
         dropping = bool(settings.plain_types) and must_drop(stats.used_bytes, settings.cap_bytes, self._dropping)
         if dropping != self._dropping:

@@ -171,7 +171,7 @@ class _Edge:
         self.subscriptions.register(self._metrics)
 
     def http_app(self, stop: trio.Event) -> HttpApp:
-        """Everything that is asked and told over HTTP."""
+        """Every HTTP route of the service."""
         journal, settings, running = self._journal, self._settings, self._running
         return HttpApp(
             running.routes(
@@ -256,7 +256,7 @@ async def _serve_streams(
     *,
     task_status: trio.TaskStatus[ServedStreams] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """This edge's own streams, on a port of their own, for whoever may follow them."""
+    """This edge's own streams, on a port of their own, for consumers that may follow them."""
     assert settings.serve is not None
     async with (
         open_streams(

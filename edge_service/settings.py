@@ -24,7 +24,7 @@ EDGE_STREAM_PORT = 7544
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeSettings(StreamSettings):
-    """Everything an edge can be told."""
+    """Settings of an edge."""
 
     id: str = field(
         metadata=about(

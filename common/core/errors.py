@@ -1,4 +1,4 @@
-"""The error every refusal of Backhaul is told with.
+"""The error of every refusal.
 
 An error names a stable code, what was wrong and what to do about it, so that the same thing can be
 answered over HTTP, sent in a gRPC status, logged in one line and looked up in `docs/errors.md`. The code is a
@@ -40,7 +40,7 @@ class BackhaulError(Exception):
 
     `details` is small and fit for a log line: names, sizes, positions, never a payload or a secret.
     `retry_after_s` is set when the same request may succeed later without anybody changing anything; it makes
-    the kind `UNAVAILABLE` unless one is named. Otherwise an error is somebody's bad input: `INVALID`.
+    the kind `UNAVAILABLE` unless one is named. Otherwise an error is bad input: `INVALID`.
     """
 
     def __init__(
@@ -63,19 +63,19 @@ class BackhaulError(Exception):
         self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
-        told = f"{self.message} [{self.code}]"
-        return f"{told}: {self.hint}" if self.hint else told
+        document = f"{self.message} [{self.code}]"
+        return f"{document}: {self.hint}" if self.hint else document
 
     def as_dict(self) -> dict[str, object]:
         """The shape of the `error` object in every JSON answer."""
-        told: dict[str, object] = {"code": self.code, "message": self.message}
+        document: dict[str, object] = {"code": self.code, "message": self.message}
         if self.hint:
-            told["hint"] = self.hint
+            document["hint"] = self.hint
         if self.details:
-            told["details"] = self.details
+            document["details"] = self.details
         if self.retry_after_s is not None:
-            told["retry_after_s"] = self.retry_after_s
-        return told
+            document["retry_after_s"] = self.retry_after_s
+        return document
 
 
 class ConfigurationError(BackhaulError):

@@ -1,4 +1,4 @@
-"""Decisions and states, made by an application's functions: pure, and every fault told with its place in that code.
+"""Decisions and states, made by an application's functions: pure, and every fault reported with its place in that code.
 
 The runtime and the test kit both go through here, so a test sees what a service would do.
 """

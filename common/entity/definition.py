@@ -37,7 +37,7 @@ E = TypeVar("E")
 class Decision:
     """What an entity answers to a command: events that happen now, or the reason why not; and a reply.
 
-    ``reply`` is told to who asked; ``reply_from`` makes it of the state after the events.
+    ``reply`` answers the caller; ``reply_from`` makes it of the state after the events.
     """
 
     events: tuple[object, ...] = ()
@@ -56,7 +56,7 @@ def accept(*events: object, reply: object = None) -> Decision:
 
 
 def reject(reason: str) -> Decision:
-    """Nothing happens; ``reason`` is told to who asked."""
+    """Nothing happens; ``reason`` answers the caller."""
     return Decision(rejection=reason or "rejected")
 
 

@@ -2,12 +2,12 @@
 
     IDLE ── commands ──> COMMITTING ── stored ──> IDLE
     IDLE ── its state is not known, or other writers want a turn ──> ATTENDED ── read ──> IDLE
-    COMMITTING ── somebody else appended ──> IDLE (stale: its events are read, the same commands are decided again)
+    COMMITTING ── another writer appended ─> IDLE (stale: its events are read, the same commands are decided again)
     COMMITTING ── the outcome is not known ──> ATTENDED ── the journal answers ──> IDLE
 
 What waits while an append is under way is decided together when it is over and stored by one append: a hot entity is
 not limited to one command a commit. Every command is answered by such an append, also one without events: it compares the
-entity's number, so a rejection (or a look) is told only when nobody had appended in between.
+entity's number, so a rejection (or a read) is answered only when nobody had appended in between.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Asked:
                 self.task = None
 
     def digest(self) -> bytes:
-        """What tells that a repeated key comes with the same command."""
+        """The digest by which a repeated key is known to come with the same command."""
         name = type(self.command).__qualname__.encode()
         content = (
             write_json(self.command) if hasattr(self.command, "__dataclass_fields__") else repr(self.command).encode()
@@ -177,7 +177,7 @@ class LiveEntity:
 
     @property
     def is_busy(self) -> bool:
-        """Whether somebody waits for it, so that it must stay in memory."""
+        """Whether a caller waits for it, so that it must stay in memory."""
         return bool(self.waiting) or self.batch is not None
 
     def decide(self, mark: str, commands_max: int, event_max_bytes: int) -> CommandBatch | None:
@@ -238,7 +238,7 @@ class LiveEntity:
         self._over().fail(error)
 
     def overtaken(self, actual_seq_nr: int) -> None:
-        """Somebody else appended: what was decided is void, and decided again before all that waits."""
+        """Another writer appended: what was decided is void, and decided again before all that waits."""
         self.waiting.extendleft(reversed(self._over().asked))
         self.is_stale = True
         self.seen_seq_nr = max(self.seen_seq_nr, actual_seq_nr)
@@ -256,6 +256,6 @@ class LiveEntity:
         self.stop(error)
 
     def stop(self, error: BackhaulError) -> None:
-        """Begin nothing more. Who waits for an append that is under way is told by the commit."""
+        """Begin nothing more. Callers of an append that is under way are answered by the commit."""
         while self.waiting:
             self.waiting.popleft().settle(error)

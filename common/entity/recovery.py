@@ -119,7 +119,7 @@ async def _from_snapshot(
         reason = f"a stored {snapshot.event_type!r} is not its state"
     except BackhaulError as error:
         reason = error.message
-    # Its events may still be there; if not, the gap that they leave is told.
+    # Its events may still be there; if not, the gap that they leave is reported.
     _log.warning("entity.snapshot_unreadable", entity=persistence_id, seq_nr=snapshot.seq_nr, reason=reason)
     return None
 

@@ -1,4 +1,4 @@
-"""What is said to who asks an entity and gets no answer; the application's own faults are told in ``deciding``."""
+"""Refusals of commands; faults of the application's own functions are in ``decisions``."""
 
 from __future__ import annotations
 
@@ -55,10 +55,14 @@ def busy(name: str) -> BackhaulError:
     )
 
 
-def refused(told: AppendRefused) -> BackhaulError:
+def refused(refusal: AppendRefused) -> BackhaulError:
     """The journal refused the append for a reason that another decision does not mend."""
     return BackhaulError(
-        told.code, told.message, "see docs/errors.md", kind=ErrorKind.CONFLICT, details={"entity": told.persistence_id}
+        refusal.code,
+        refusal.message,
+        "see docs/errors.md",
+        kind=ErrorKind.CONFLICT,
+        details={"entity": refusal.persistence_id},
     )
 
 

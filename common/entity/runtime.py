@@ -54,7 +54,7 @@ async def open_entities(
 ) -> AsyncIterator[Entities]:
     """The entities of ``definitions`` while the block runs. ``node`` is unique among all that write to the journal.
 
-    ``id_prefix`` is put before every entity id (an edge's own). Who still waits at the end is told ``entity.stopping``.
+    ``id_prefix`` is put before every entity id (an edge's own). A caller that still waits at the end gets ``entity.stopping``.
     """
     entities = Entities(
         journal, commit, definitions, settings, node=node, chance=chance, watchdog=watchdog, id_prefix=id_prefix
@@ -172,12 +172,12 @@ class Entities:
 
     async def _used_before(self, asked: Asked) -> Repeated | None:
         probe = LocalAppend(EventBatch(), {asked.name: _NEVER}, asked.key, asked.digest())
-        told = await self._commit.append(probe)
-        if isinstance(told, Appended):
-            return Repeated(told.seq_nr)
-        assert isinstance(told, AppendRefused)
-        if told.code == "append.id_reused":
-            raise refusals.refused(told)
+        outcome = await self._commit.append(probe)
+        if isinstance(outcome, Appended):
+            return Repeated(outcome.seq_nr)
+        assert isinstance(outcome, AppendRefused)
+        if outcome.code == "append.id_reused":
+            raise refusals.refused(outcome)
         return None
 
     async def _told_again(self, definition: Definition, name: str, command: object, seq_nrs: list[int]) -> Accepted:
@@ -256,28 +256,28 @@ class Entities:
         else:
             self._told(entity, result.unwrap())
         if entity.waiting:
-            # Not at once: those who were just told may have more for it.
+            # Not at once: callers that were just answered may have more for it.
             self._again.append(entity)
             self._more.unpark()
 
-    def _told(self, entity: LiveEntity, told: AppendOutcome) -> None:
-        if isinstance(told, Appended):
-            if told.repeated:
-                entity.repeats(told.seq_nr)
+    def _told(self, entity: LiveEntity, outcome: AppendOutcome) -> None:
+        if isinstance(outcome, Appended):
+            if outcome.repeated:
+                entity.repeats(outcome.seq_nr)
             elif entity.stored():
                 self._snapshots.add(entity)
             return
-        assert isinstance(told, AppendRefused), told
-        if told.code != "append.wrong_expected_seq_nr":
-            entity.refused(refusals.refused(told))
+        assert isinstance(outcome, AppendRefused), outcome
+        if outcome.code != "append.wrong_expected_seq_nr":
+            entity.refused(refusals.refused(outcome))
             return
         self.conflicts += 1
-        entity.overtaken(told.actual)
+        entity.overtaken(outcome.actual)
         entity.contended_until = trio.current_time() + self._settings.contended_s
 
     # -- tasks -----------------------------------------------------------------------------------------------------
     async def run(self) -> None:
-        """Attend to entities until cancelled; who waits then is told ``entity.stopping``."""
+        """Attend to entities until cancelled; a caller that waits then gets ``entity.stopping``."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._step_again)
@@ -368,8 +368,8 @@ class Entities:
         while batch.is_awaited:
             await trio.sleep(self._settings.retry_s)
             try:
-                told = await self._commit.append(batch.request)
-                is_new = isinstance(told, Appended) and not told.repeated
+                outcome = await self._commit.append(batch.request)
+                is_new = isinstance(outcome, Appended) and not outcome.repeated
                 if not is_new and await was_stored(self._journal, entity.persistence_id, entity.seq_nr, batch.mark):
                     entity.stored()
                     entity.is_stale = True
@@ -379,7 +379,7 @@ class Entities:
                     continue
                 entity.refused(error)
                 return
-            self._told(entity, told)
+            self._told(entity, outcome)
             return
         entity.overtaken(entity.seq_nr)  # nobody waits for it: it is enough to read what there is
 

@@ -1,7 +1,7 @@
 """Runs a service's durable state: reads from the tables, changes through the journal's one writer.
 
 A change names the revision that it goes on from. One that was given none reads the present one and tries again when
-somebody else was first; an answer that was lost is asked for until it comes or the deadline passes.
+another writer was first; an answer that was lost is asked for until it comes or the deadline passes.
 """
 
 from __future__ import annotations
@@ -148,13 +148,13 @@ class States:
             while True:
                 before = await self._revision(name) if expected is None else expected
                 request = LocalAppend(events, {name: before}, statements=statements(before + 1))
-                told = await self._append(request, name, before, mark)
-                if told is None:
+                outcome = await self._append(request, name, before, mark)
+                if outcome is None:
                     return before + 1
-                if told.code != "append.wrong_expected_seq_nr":
-                    raise refusals.refused(told)
+                if outcome.code != "append.wrong_expected_seq_nr":
+                    raise refusals.refused(outcome)
                 if expected is not None:
-                    raise _wrong_revision(name, expected, told.actual)
+                    raise _wrong_revision(name, expected, outcome.actual)
         raise refusals.too_late(name, has_begun=True)
 
     async def _append(self, request: LocalAppend, name: str, before: int, mark: str) -> AppendRefused | None:
@@ -162,13 +162,13 @@ class States:
         is_repeated = False
         while True:
             try:
-                told = await self._commit.append(request)
-                if isinstance(told, Appended):
+                outcome = await self._commit.append(request)
+                if isinstance(outcome, Appended):
                     return None
-                assert isinstance(told, AppendRefused)
+                assert isinstance(outcome, AppendRefused)
                 if is_repeated and await was_stored(self._journal, name, before, mark):
                     return None
-                return told
+                return outcome
             except BackhaulError as error:
                 if not refusals.leaves_doubt(error):
                     raise

@@ -1,7 +1,7 @@
 """What a page of the journal lacks because it was deleted, looked up once for all who are given the page.
 
 The page is read first and what is gone after it, so an event is in the page or is known to be gone; what was removed in
-between is handed over, not stated. A removal that has gone on beyond the page is told with the page it has reached.
+between is handed over, not stated. A removal that has gone on beyond the page is stated with the page it has reached.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Follower:
         self.fed_events = 0
 
     def wake(self) -> None:
-        """Somebody wants it now."""
+        """It is wanted now."""
         self._wanted.unpark_all()
 
     async def run(self) -> NoReturn:
@@ -151,7 +151,7 @@ class Follower:
         if page.through <= ring.through:
             return
         if len(events) < page.through - ring.through:
-            # Deleted before it was followed: those who need it are told from the journal.
+            # Deleted before it was followed: feeds that need it read the journal.
             self._restart(page.through)
         else:
             self._extend(events)

@@ -14,14 +14,14 @@ _IN_A_TURN = 64
 
 
 class Served(Protocol):
-    """Somebody who can be told to take what there is."""
+    """A reader that can be woken to take what there is."""
 
     def tell(self, now_s: float) -> None:
         """Take it now, or have its own task do so. Never waits."""
 
 
 class Pump:
-    """Tells each once, however often it was to be told meanwhile."""
+    """Wakes each once, however often it was due meanwhile."""
 
     def __init__(self) -> None:
         self._to_tell: dict[Served, None] = {}
@@ -29,7 +29,7 @@ class Pump:
         self._runs = False
 
     def add(self, one: Served) -> None:
-        """Have it told soon; at once while the pump does not run."""
+        """Have it woken soon; at once while the pump does not run."""
         if not self._runs:
             one.tell(trio.current_time())
             return
@@ -38,7 +38,7 @@ class Pump:
         self._to_tell[one] = None
 
     def forget(self, one: Served) -> None:
-        """It is not to be told any more."""
+        """It is not to be woken any more."""
         self._to_tell.pop(one, None)
 
     async def run(self) -> NoReturn:

@@ -1,9 +1,9 @@
-"""Calling an application's functions: in a thread, under a deadline, and with every mishap told by its place.
+"""Calling an application's functions: in a thread, under a deadline, and with every failure reported with its place.
 
 What such a function does is nobody's fault but its own and concerns its projection only, so here it becomes one of a
 few coded errors that name the place in the application's code: it raised (``projection.handler_failed``), took too
 long (``projection.handler_timeout``), or returned something else than was asked (``projection.handler_returned``).
-What it said when it raised is not told: that may quote a payload.
+The exception's text is left out: it may quote a payload.
 """
 
 from __future__ import annotations

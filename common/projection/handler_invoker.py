@@ -63,7 +63,7 @@ class HandlerInvoker:
         self._plain_calls = call_inline if handler.is_quick else plain_calls
 
     async def prepare(self, events: EventBatch, marks: EventFlags = NO_MARKS) -> PreparedEffects:
-        """What ``events`` are to do. Of ``marks`` the form that takes columns is not told.
+        """What ``events`` are to do. Of ``marks`` the form that takes columns is not given.
 
         Raises:
             BackhaulError: ``projection.handler_failed``, ``projection.handler_returned``, ``projection.handler_timeout``,

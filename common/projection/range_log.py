@@ -1,6 +1,6 @@
-"""What happens to a range of a projection, told: each change of its state, with the log line that says why.
+"""The log of a projection's range: each change of its state, with the log line that says why.
 
-The names of the lines and what to do about each are in ``docs/logs.md``. Payloads are never told, nor what a handler
+The names of the lines and what to do about each are in ``docs/logs.md``. Payloads are never logged, nor what a handler
 said when it raised, since that may quote one.
 """
 
@@ -34,14 +34,14 @@ class RangeReporter:
         self._log: structlog.typing.FilteringBoundLogger = structlog.get_logger().bind(
             projection=progress.name, slices=str(progress.slices)
         )
-        # Repeats are told once in a while; ranges do not silence each other.
+        # Repeats are rate limited; ranges do not silence each other.
         self._key = f"{progress.name} {progress.slices}"
         self._has_caught_up = False
         self._known_holder: tuple[str, int] | None = None
         self._load = SliceLoad()
 
     def not_ours(self, row: ProjectionRow) -> None:
-        """The lease was refused: the range is paused, or somebody else holds it."""
+        """The lease was refused: the range is paused, or another node holds it."""
         self.progress.position, self.progress.epoch = row.position, row.epoch
         if row.paused:
             if self.progress.state is not ProjectionState.PAUSED:
@@ -186,7 +186,7 @@ class RangeReporter:
         self._log.info("projection.stopped", position=self.progress.position, state=self.progress.state.value)
 
     async def summarise(self, journal: Journal, interval_s: float, now_us: Callable[[], int]) -> NoReturn:
-        """Tell where the range is every ``interval_s``, unless another owner has it and tells it."""
+        """Log where the range is every ``interval_s``, unless another owner has it and logs it."""
         progress = self.progress
         events_before = progress.events
         while True:
@@ -197,7 +197,7 @@ class RangeReporter:
             try:
                 lag = await measure_lag(journal, progress.position, progress.slices, now_us())
             except BackhaulError:
-                continue  # the range meets the same error and tells it
+                continue  # the range meets the same error and logs it
             self._log.info(
                 "projection.summary",
                 state=progress.state.value,

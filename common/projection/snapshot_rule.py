@@ -80,7 +80,7 @@ async def _follow(
 
 
 async def _release(journal: Journal, lease: ProjectionLease, through: int) -> None:
-    """Give the lease back with the place that was reached; whoever cannot repeats a little, later."""
+    """Give the lease back with the place that was reached; if that fails, the next owner repeats a little."""
     try:
         if through > lease.position:
             lease = await journal.projections.commit(lease, through, (), 0.0)

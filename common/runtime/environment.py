@@ -93,7 +93,7 @@ class Environment:
     reloads: Reloads = field(default_factory=Reloads)
     """What is read again at SIGHUP; a part of the service that keeps a file of its own adds itself."""
     on_projected: OnCommit | None = None
-    """Watches projections: told of each commit with its events, right after it."""
+    """Watches projections: called at each commit with its events, right after it."""
 
 
 def tls_files(settings: ServiceSettings) -> TlsFiles | None:

@@ -1,6 +1,6 @@
 """Intake for volume: columns over gRPC (``protos/backhaul/v1/intake.proto``), one append or a stream of them.
 
-A single append has no task of its own: whoever commits answers it. On a stream the next requests are read while earlier
+A single append has no task of its own: the committing task answers it. On a stream the next requests are read while earlier
 ones wait for their commit, up to a bound; answers keep the order. A refused request is answered in its place and ends
 nothing.
 """

@@ -1,4 +1,4 @@
-"""Does the journal serve? Asked now and then, so that readiness tells the present and not the last request's luck.
+"""Does the journal serve? Asked now and then, so that readiness is about the present and not the last request's luck.
 
 Reading is tried at every look. Writing is shown by the appends themselves; while the last one was refused, or none has
 been stored for a while, it is tried as well (``LogStore.probe``): a service that is asked nothing learns of a full disk or a

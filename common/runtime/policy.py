@@ -72,7 +72,7 @@ class PolicyKeeper:
 
 
 def _state_of(path: Path) -> tuple[int, ...]:
-    """What tells one state of the file from another; empty where it cannot be looked at."""
+    """What distinguishes one state of the file from another; empty where it cannot be looked at."""
     try:
         found = path.stat()
     except OSError:

@@ -101,7 +101,7 @@ def _log_end(error: BaseException) -> int:
             return EXIT_CONFIGURATION
     if len(leaves) == 1 and isinstance(leaves[0], BackhaulError):
         found = leaves[0]
-        # What has a code tells what to do; a traceback is for our own faults.
+        # An error with a code says what to do; a traceback is for our own faults.
         trace = error if found.kind is ErrorKind.INTERNAL else None
         log.error("service.failed", code=found.code, reason=found.message, hint=found.hint, exc_info=trace)
     else:

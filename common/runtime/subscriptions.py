@@ -203,7 +203,7 @@ class Subscriptions:
     async def _summarise(self) -> None:
         while True:
             await trio.sleep(self._settings.summary_interval_s)
-            with suppress(BackhaulError):  # the journal's watch tells it
+            with suppress(BackhaulError):  # the journal's watch reports it
                 await self.refresh()
             for state in self.states.values():
                 _log.info(

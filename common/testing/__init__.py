@@ -5,8 +5,8 @@ events, and the tables that it wrote. ``world``: both services in one process un
 commands pass through their codecs on the way, so what could not be stored fails here and not in the field.
 """
 
-from common.testing.entities import Told, given
+from common.testing.entities import CommandOutcome, given
 from common.testing.projections import ProjectionKit, projecting
 from common.testing.world import Service, World, open_world, run
 
-__all__ = ["ProjectionKit", "Service", "Told", "World", "given", "open_world", "projecting", "run"]
+__all__ = ["CommandOutcome", "ProjectionKit", "Service", "World", "given", "open_world", "projecting", "run"]

@@ -26,7 +26,7 @@ _EVENT_MAX_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class CommandOutcome:
     """What one command led to. ``rejection`` is '' when it was accepted; ``tags`` has one entry an event."""
 
     events: list[Any]
@@ -61,7 +61,7 @@ class EntityKit:
         self.seq_nr += len(events)
         return self
 
-    def when(self, command: object) -> Told:
+    def when(self, command: object) -> CommandOutcome:
         """The command comes; what it leads to is true for the next one.
 
         Raises:
@@ -78,7 +78,7 @@ class EntityKit:
             raise answer
         assert isinstance(answer, Accepted | Rejected)
         self.state, self.seq_nr = self._read_again(decided.state), decided.seq_nr
-        return Told(
+        return CommandOutcome(
             self._events(decided),
             answer.reply if isinstance(answer, Accepted) else None,
             answer.reason if isinstance(answer, Rejected) else "",

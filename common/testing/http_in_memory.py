@@ -54,7 +54,7 @@ async def http_request(
     }
     waiting: list[Message] = [{"type": "http.request", "body": content, "more_body": False}]
     answered = trio.Event()
-    status, told, parts = 0, {}, []
+    status, response_headers, parts = 0, {}, []
 
     async def receive() -> Message:
         if waiting:
@@ -63,15 +63,15 @@ async def http_request(
         return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
-        nonlocal status, told
+        nonlocal status, response_headers
         await trio.lowlevel.checkpoint()
         if message["type"] == "http.response.start":
             status = message["status"]
-            told = {name.decode(): value.decode() for name, value in message.get("headers", ())}
+            response_headers = {name.decode(): value.decode() for name, value in message.get("headers", ())}
         else:
             parts.append(message.get("body", b""))
             if not message.get("more_body", False):
                 answered.set()
 
     await app(scope, receive, send)
-    return HttpAnswer(status, told, b"".join(parts))
+    return HttpAnswer(status, response_headers, b"".join(parts))

@@ -56,8 +56,8 @@ class ProjectionKit:
             metadata=metadata,
             tags=[join_tags(tags)] * len(rows),
         )
-        [told] = await self.journal.log.append_group([LocalAppend(batch)])
-        assert isinstance(told, Appended), told
+        [outcome] = await self.journal.log.append_group([LocalAppend(batch)])
+        assert isinstance(outcome, Appended), outcome
         await self.seen()
 
     async def seen(self, at_most_s: float = 60.0) -> None:

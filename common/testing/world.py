@@ -199,7 +199,7 @@ class Service:
 
     @asynccontextmanager
     async def serve_http(self, app: ASGIApp, host: str, port: int, *, connections_max: int) -> AsyncIterator[int]:
-        """Its port in memory: whoever asks calls the application."""
+        """Its port in memory: a request calls the application."""
         self._app = app
         yield port
 

@@ -1,8 +1,8 @@
 """Events changed or withheld by an application's function: on their way out, or as they are received.
 
 Columns go in; columns come out, with the numbers of what was withheld as stated ranges, so that no receiver takes it for
-a gap. Numbers, positions and times stay the sender's: by them repeats are known. A fault of the function is told for
-its event; whoever calls decides what becomes of it.
+a gap. Numbers, positions and times stay the sender's: by them repeats are known. A fault of the function is reported for
+its event; the caller decides what becomes of it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def transform(function: Transformation, events: EventBatch, *, maps_ids: bool = 
         except BackhaulError as fault:
             faults[len(kept)] = fault
             result = envelope
-        except FOREIGN as error:  # foreign code: it is told with its place, and is one event's affair
+        except FOREIGN as error:  # foreign code: reported with its place, and is one event's affair
             faults[len(kept)] = _fault(function, envelope, f"raised {type(error).__name__}")
             result = envelope
         if result is None:

@@ -1,6 +1,6 @@
 """JSON of dataclasses, read back into the same types: each class is compiled once into a function that checks and builds.
 
-What does not fit is told with the place in the value (``items.2.price``), so that a door can name the field. A shape is
+A misfit is reported with its place in the value (``items.2.price``), so that a door can name the field. A shape is
 strict or tolerant: a strict one refuses fields it does not know (commands from outside), a tolerant one leaves them out
 (what a later version stored). Writing is orjson's; sets, bytes (base64) and decimals are written as it does not know them.
 """
@@ -261,26 +261,26 @@ def _parsed(parse: Callable[[str], Any], what: str) -> Read:
 
 
 def _one_of(values: Sequence[Any]) -> Read:
-    told = ", ".join(map(repr, values))
+    listed = ", ".join(map(repr, values))
 
     def read(value: Any) -> Any:  # noqa: ANN401
         for known in values:
             if type(known) is type(value) and known == value:
                 return known
-        raise Misfit(f"must be one of {told}")
+        raise Misfit(f"must be one of {listed}")
 
     return read
 
 
 def _enum(cls: type[Enum]) -> Read:
     by_value = {member.value: member for member in cls}
-    told = ", ".join(repr(value) for value in by_value)
+    listed = ", ".join(repr(value) for value in by_value)
 
     def read(value: Any) -> Any:  # noqa: ANN401
         try:
             return by_value[value]
         except (KeyError, TypeError):
-            raise Misfit(f"must be one of {told}") from None
+            raise Misfit(f"must be one of {listed}") from None
 
     return read
 

@@ -119,11 +119,11 @@ def compile_regex(pattern: str, memory_bytes: int = DEFAULT_LIMITS.regex_memory_
     try:
         fullmatch = _compiled(pattern, memory_bytes)
     except (re2.error, UnicodeEncodeError) as error:
-        told = error.args[0] if isinstance(error, re2.error) and error.args else "it is not text"
-        told = told.decode(errors="replace") if isinstance(told, bytes) else str(told)
+        reason = error.args[0] if isinstance(error, re2.error) and error.args else "it is not text"
+        reason = reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason)
         raise BackhaulError(
             "filter.bad_regex",
-            f"the expression {pattern[:80]!r} cannot be used: {told[:200]}",
+            f"the expression {pattern[:80]!r} cannot be used: {reason[:200]}",
             "write it as RE2 does: no look-around, no back-references, counted repeats up to 1000",
         ) from None
     return lambda entity_id: fullmatch(entity_id) is not None

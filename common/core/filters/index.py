@@ -54,7 +54,7 @@ class FilterIndex(Generic[Key]):
         return len(self._group_of)
 
     def add(self, key: Key, predicate: EntityPredicate) -> None:
-        """Have ``key`` told of what ``predicate`` selects, in place of what it had before."""
+        """Have ``key`` notified of what ``predicate`` selects, in place of what it had before."""
         self.remove(key)
         group = self._groups.get(predicate)
         if group is None:

@@ -1,6 +1,6 @@
 """Which events a reader of the log wants, as far as an index can find them.
 
-A ``Selection`` is coarse on purpose: it may let more through than its owner's filter, never less, and whoever reads with
+A ``Selection`` is coarse on purpose: it may let more through than its owner's filter, never less, and a reader with
 it judges each event again. An event is found by its own tags or by those of its entity's previous event, so that the
 event with which an entity leaves is found too.
 """

@@ -161,7 +161,7 @@ class CatchUps:
         return self._begin_ahead()
 
     def _begin_ahead(self) -> tuple[CatchUpRequest, ReadPlan] | None:
-        # What an entity lost is told with the page that had the last of it: a page that was read before the one in front
+        # What an entity lost is stated with the page that had the last of it: a page that was read before the one in front
         # of it could not tell what retention took between the two.
         last = self._last_asked
         if last is None or not last.is_settled:
@@ -190,7 +190,7 @@ class CatchUps:
         request.error = error
 
     def answered(self, request: CatchUpRequest, found: FoundPage) -> list[CatchUpRequest]:
-        """What was read for it; tells whom it answers, this one first."""
+        """What was read for it; returns the requests it answers, this one first."""
         del self._running[request]
         self.counts.reads += 1
         self.counts.events += len(found.page.events)
@@ -293,7 +293,7 @@ def cap_to_stored(gone: Sequence[StatedRange], events: EventBatch) -> list[State
 def stated_for(
     predicate: EntityPredicate, entity_types: frozenset[str], deleted: Sequence[DeletedEntity], encode: Encode
 ) -> Stated:
-    """What one cursor is told in place of what was deleted: only of entities it selects.
+    """What one cursor gets in place of what was deleted: only of entities it selects.
 
     A snapshot stands for everything up to its number; without one that reaches so far, and is selected itself, the numbers
     are stated: an entity may have left the filter before it was taken.

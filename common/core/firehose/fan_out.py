@@ -75,7 +75,7 @@ class FanOut:
 
     # -- the log's side ------------------------------------------------------------------------------------------
     def extend(self, events: EventBatch, now_s: float) -> News:
-        """The log goes on with ``events``; tells whom to wake."""
+        """The log goes on with ``events``; returns the feeds to wake."""
         news = News()
         for page in self.ring.extend(events):
             for entity_types, view in self._views.items():

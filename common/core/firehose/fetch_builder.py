@@ -1,4 +1,4 @@
-"""A stretch while it is put together: which events of which pages, within bounds, and what is told before them.
+"""A stretch while it is put together: which events of which pages, within bounds, and what is stated before them.
 
 Every way of serving a cursor ends here, so all cut alike. A step ends at its bounds, though one event always fits, and
 before an event with which an entity enters that the step has named already: the range that explains the jump holds
@@ -29,7 +29,7 @@ class FetchLimits:
 
 @dataclass(slots=True)
 class Stated:
-    """What is told in place of deleted events: stated ranges, and the newest snapshots of their entities as events.
+    """What stands for deleted events: stated ranges, and the newest snapshots of their entities as events.
 
     ``reached`` is the highest position of what the snapshots stand for.
     """

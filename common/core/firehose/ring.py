@@ -1,8 +1,8 @@
 """The newest part of a log in memory, by position: what subscribers near the head are served from.
 
 Positions have no holes, so a cursor is in the ring or behind it, and which is a comparison. The ring never waits: what
-is too much goes from its oldest end, whoever still wanted it. One that meets deleted positions begins anew behind them,
-for what replaces them is told from the journal. Bounds count an event as its columns and the bytes that may be made of
+is too much is evicted at its oldest end, wanted or not. One that meets deleted positions begins anew behind them,
+for what replaces them is read from the journal. Bounds count an event as its columns and the bytes that may be made of
 it. These are made when first wanted and kept: one encoding serves every subscriber, a page that all want is one piece.
 
     evicted │ page │ page │ page │

@@ -1,8 +1,8 @@
 """One subscriber's place in the log, and its steps: over pages of the ring, its own list, or pages of the journal.
 
 ``position`` is what was handed over. ``seen`` may be beyond it: nothing in between is selected, so it moves the
-position together with the next event, or alone when somebody asks for progress. Each step happens whole, between two
-awaits of whoever asks. Who belongs to the ring, and who has fallen out of it, is the affair of ``fan_out``.
+position together with the next event, or alone when progress is asked for. Each step happens whole, between two
+awaits of the caller. Who belongs to the ring, and who has fallen out of it, is the affair of ``fan_out``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The newest stretch of a log, kept in memory for one who follows it; pure.
 
-Whoever is at the end of the log takes the next page from here instead of asking the storage for what it has just
+A follower at the end of the log takes the next page from here instead of asking the storage for what it has just
 stored. Only what is next is ever given: after a hole, or behind a stretch that was too large to keep, there is nothing here
 and the log itself must be read. So a tail may forget at any time, and does, rather than grow.
 """

@@ -1,7 +1,7 @@
 """What an edge's journal may delete.
 
 Deletable = acknowledged by the cloud, below every local projection's offset, and older than the least time kept (so that
-a cloud that was restored from a backup can be refilled). At the byte cap an edge may be told to drop the oldest events
+a cloud that was restored from a backup can be refilled). At the byte cap an edge may be set to drop the oldest events
 of plain types instead of refusing new ones: that, and only that, removes what was not acknowledged.
 """
 
@@ -57,7 +57,7 @@ STRETCH_POSITIONS = 2_000
 class LogSizes:
     """What each stretch of a long log weighs, so that a limit in bytes becomes a position.
 
-    Whoever uses it measures: ``unmeasured`` says what, ``measured`` takes the answer. The stretch at the head is never
+    Its user measures: ``unmeasured`` says what, ``measured`` takes the answer. The stretch at the head is never
     done; those that something was deleted from are measured anew.
     """
 

@@ -18,7 +18,7 @@ HANDLER_TRANSACTIONS: Final = 2
 
 
 def sessions_of_node(*, notify: bool) -> int:
-    """The most sessions that one node has open: one writes, one keeps state, and one tells and hears of commits."""
+    """The most sessions that one node has open: one writes, one keeps state, and one sends and receives notifications."""
     return 2 + READERS + SEARCHERS + COMMITTERS + HANDLER_TRANSACTIONS + notify
 
 

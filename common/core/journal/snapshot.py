@@ -54,7 +54,7 @@ class Snapshot:
 def admit_snapshot(new: NewSnapshot, *, reached: int, deleted_to: int, stored: int) -> bool:
     """Whether it becomes its entity's latest. ``reached`` is the entity's last number (0 = there is no such entity).
 
-    One below what is deleted is no news: the numbers between would be missing for whoever begins with it.
+    One below what is deleted is no news: the numbers between would be missing for a consumer that begins with it.
 
     Raises:
         BackhaulError: ``snapshot.no_entity``, ``snapshot.ahead``.
@@ -87,7 +87,7 @@ def id_ranges(after: str, entity_types: frozenset[str]) -> list[tuple[str, str |
 
 
 def snapshot_batch(snapshots: Sequence[Snapshot]) -> EventBatch:
-    """Snapshots as events in columns, in their order. ``prev_seq_nr`` is one less: what each replaces is told apart."""
+    """Snapshots as events in columns, in their order. ``prev_seq_nr`` is one less: what each replaces is stated separately."""
     return EventBatch(
         position=[snapshot.position for snapshot in snapshots],
         timestamp_us=[snapshot.timestamp_us for snapshot in snapshots],

@@ -128,15 +128,15 @@ class Receiving:
         Raises:
             BackhaulError: ``link.protocol``.
         """
-        told = subscribed.place
+        start = subscribed.place
         known = {self.place.applied, *self._asked.values()}
         if self.place.next is not None:
             known.add(self.place.next)
-        wrong_filter = told.applied not in known or (told.next is not None and told.next not in known)
-        if wrong_filter or (told.next is None) != (told.backfill is None):
+        wrong_filter = start.applied not in known or (start.next is not None and start.next not in known)
+        if wrong_filter or (start.next is None) != (start.backfill is None):
             raise _broken("Subscribed names filters that were not asked for")
         # What this side knows is for it to say: the source has kept nothing of it.
-        self.place = replace(told, journal_id=subscribed.history.journal_id, reached=self.place.reached)
+        self.place = replace(start, journal_id=subscribed.history.journal_id, reached=self.place.reached)
         self._generations = subscribed.history
         self._place_generation()
 

@@ -94,23 +94,25 @@ def place_as_text(place: ResumePoint) -> str:
 
 def place_of_text(text: str) -> ResumePoint:
     """A stored place."""
-    told: dict[str, Any] = json.loads(text)
-    backfill, following = told["backfill"], told["next"]
+    stored: dict[str, Any] = json.loads(text)
+    backfill, following = stored["backfill"], stored["next"]
     return ResumePoint(
-        told["journal_id"],
-        told["generation_id"],
-        _cursor(told["live"]),
-        FilterState(**told["applied"]),
+        stored["journal_id"],
+        stored["generation_id"],
+        _cursor(stored["live"]),
+        FilterState(**stored["applied"]),
         _cursor(backfill) if backfill else None,
         FilterState(**following) if following else None,
-        told["change_position"],
-        told.get("reached", 0),  # places stored before there was one
+        stored["change_position"],
+        stored.get("reached", 0),  # places stored before there was one
     )
 
 
-def _cursor(told: dict[str, Any]) -> LogCursor:
-    scan = told["scan"]
-    return LogCursor(told["position"], told["digest"], told["timestamp_us"], SnapshotScan(**scan) if scan else None)
+def _cursor(stored: dict[str, Any]) -> LogCursor:
+    scan = stored["scan"]
+    return LogCursor(
+        stored["position"], stored["digest"], stored["timestamp_us"], SnapshotScan(**scan) if scan else None
+    )
 
 
 def reached_by(place: ResumePoint) -> int:
@@ -154,7 +156,7 @@ def decide_resume_point(
         return PlaceVerdict.BEYOND_HEAD
     if digest_here and live.digest and digest_here != live.digest:
         return PlaceVerdict.DIVERGED
-    # A consumer that is in its snapshots has been told of the trimming before.
+    # A consumer that is in its snapshots has been informed of the trimming before.
     if live.position < floor_position and live.scan is None:
         return PlaceVerdict.TRIMMED
     return PlaceVerdict.RESUME

@@ -81,7 +81,7 @@ class Serving:
     def admits(self, size: int) -> bool:
         """Whether a message of this size may go now: beside what is in flight, or alone.
 
-        Lanes look for room before they read, so several may have found the same: whoever sends asks again.
+        Lanes look for room before they read, so several may have found the same: the sender checks again.
         """
         return self.window.is_empty or size + _MESSAGE_OVERHEAD_BYTES <= self.window.room_bytes
 

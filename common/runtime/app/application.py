@@ -1,7 +1,7 @@
 """What an application plugs into a service, and how it is found: ``EDGE_APP=module:name``, as ASGI servers do.
 
 The module defines one ``App``. It is imported and checked before anything is opened, also by ``check-config``, so that
-a mistake in it is told by its place and ends the start with status 2. The same ``App`` may serve an edge and a cloud.
+a mistake in it is reported with its place and ends the start with status 2. The same ``App`` may serve an edge and a cloud.
 """
 
 from __future__ import annotations
@@ -302,10 +302,10 @@ def _import_failed(module_name: str, error: BaseException) -> ConfigurationError
         place = f"{error.filename}:{error.lineno}"
     else:
         place = f"{own[-1].filename}:{own[-1].lineno}" if own else _file_of(module_name)
-    told = str(error) if isinstance(error, BackhaulError | ImportError | SyntaxError) else ""
+    cause = str(error) if isinstance(error, BackhaulError | ImportError | SyntaxError) else ""
     return ConfigurationError(
         "application.import_failed",
-        f"importing {module_name} raised {type(error).__name__} at {place}{f': {told}' if told else ''}",
+        f"importing {module_name} raised {type(error).__name__} at {place}{f': {cause}' if cause else ''}",
         f"mend the module: `python -c 'import {module_name}'` shows the whole traceback",
         details={"place": place},
     )

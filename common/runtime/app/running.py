@@ -70,7 +70,7 @@ class RunningApplication:
     def of(self, what: type[DurableState[V]]) -> StatesOf[V]: ...
 
     def of(self, what: type[AnyEntity] | type[AnyState]) -> EntitiesOf[Any, Any] | StatesOf[Any]:
-        """Entities or durable state of one type, typed; a type that the application has not is told when it is asked."""
+        """Entities or durable state of one type, typed; a type that the application has not is refused when it is used."""
         if issubclass(what, EventSourced):
             entity_type = getattr(what, "entity_type", what.__name__)
             return EntitiesOf(self.entities, entity_type, raises=self.raises_rejections)

@@ -173,7 +173,7 @@ def _send(question: Question, batch: LineBatch, prefix: str | None) -> bool:
 
 
 def _of_lines(error: BackhaulError, batch: LineBatch, prefix: str | None) -> BackhaulError:
-    """The same error, told of lines of the input instead of events of a request."""
+    """The same error, about lines of the input instead of events of a request."""
     index = _index_in(error)
     is_known = index is not None and index < len(batch.numbers)
     place = f"line {batch.numbers[index]}" if index is not None and is_known else batch.place

@@ -84,8 +84,8 @@ def _healthcheck(question: Question) -> int:
         say("alive" if question.args.live else "ready")
         return 0
     reasons = answer.body.get("reasons")
-    told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) if isinstance(reasons, dict) else ""
-    complain(BackhaulError("cli.not_ready", told or f"{page} answered {answer.status}"))
+    detail = "; ".join(f"{name}: {reason}" for name, reason in reasons.items()) if isinstance(reasons, dict) else ""
+    complain(BackhaulError("cli.not_ready", detail or f"{page} answered {answer.status}"))
     return 1
 
 
@@ -218,10 +218,10 @@ def _parked_retry(question: Question) -> int:
     args = question.args
     answer = question.client.post("/v1/parked/retry", {"entity": args.entity, "accept_gap": args.accept_gap})
     left = answer.get("left")
-    told = (
+    detail = (
         f"; the next one stays: {left}" if left else "" if answer["stored"] else f": nothing of {args.entity} is parked"
     )
-    show(question, answer, f"stored {answer['stored']}{told}")
+    show(question, answer, f"stored {answer['stored']}{detail}")
     return 1 if left else 0
 
 

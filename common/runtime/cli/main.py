@@ -81,7 +81,7 @@ def main(program: Program[S], words: Sequence[str], environ: Mapping[str, str]) 
     except BackhaulError as error:
         complain(error)
         return EXIT_USAGE if error.code == "cli.usage" else EXIT_FAILED
-    except BrokenPipeError:  # whoever read our output has seen enough; nothing may be flushed at exit
+    except BrokenPipeError:  # the reader of our output has closed it; nothing may be flushed at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except KeyboardInterrupt:
@@ -190,8 +190,8 @@ def _add_settings(parser: _Parser, program: Program[Any], *, are_shown: bool) ->
     defaults = defaults_of(program.settings_class)
     for field in fields_of(program.settings_class):
         flag = "--" + field.name.replace("_", "-")
-        told = f"{field.metadata['help']} ({defaults[field.name]})"
-        about = told.replace("%", "%%") if are_shown else argparse.SUPPRESS
+        text = f"{field.metadata['help']} ({defaults[field.name]})"
+        about = text.replace("%", "%%") if are_shown else argparse.SUPPRESS
         is_boolean = field.type in ("bool", bool)
         add(flag, nargs="?" if is_boolean else None, metavar="VALUE", help=about)
         if is_boolean:

@@ -1,7 +1,7 @@
 """`run`: the service itself, with its logs, until it is asked to stop.
 
-Loaded by that command alone: everything heavy is imported from here on. What goes wrong is told in the log
-(`service.refused`, `service.failed`), also wrong settings, so that whoever collects logs sees why nothing runs.
+Loaded by that command alone: everything heavy is imported from here on. What goes wrong is logged
+(`service.refused`, `service.failed`), also wrong settings, so that collected logs say why nothing runs.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def run_from(service: str, load: Callable[[], Loaded[S]], instance: Callable[[S]
         log_format=settings.log_format,
     )
     log.info("service.starting", python=platform.python_version(), system=platform.platform(), process=os.getpid())
-    told = {line.key: f"{line.value} ({line.origin})" for line in describe(loaded) if line.origin != _DEFAULT_ORIGIN}
-    log.info("config.loaded", settings=told)
+    chosen = {line.key: f"{line.value} ({line.origin})" for line in describe(loaded) if line.origin != _DEFAULT_ORIGIN}
+    log.info("config.loaded", settings=chosen)
 
     if loaded.ignored:
         log.debug("config.variables_ignored", names=list(loaded.ignored))

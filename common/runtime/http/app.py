@@ -90,11 +90,11 @@ async def read_json(request: Request, visits: Visits = TOP_ONLY) -> object:
 
 def error_response(error: BackhaulError, headers: Mapping[str, str] | None = None) -> Response:
     """The answer every refusal gets, with `Retry-After` where the error has one."""
-    told = dict(headers or {})
+    sent_headers = dict(headers or {})
     if error.retry_after_s is not None:
-        told["retry-after"] = str(math.ceil(error.retry_after_s))
+        sent_headers["retry-after"] = str(math.ceil(error.retry_after_s))
     status = _STATUS_OF_CODE.get(error.code, _STATUS[error.kind])
-    return json_response({"error": error.as_dict()}, status, told)
+    return json_response({"error": error.as_dict()}, status, sent_headers)
 
 
 class HttpApp:

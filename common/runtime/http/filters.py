@@ -1,6 +1,6 @@
 """What a cloud asks edges to push, over HTTP: set for an edge or a pattern of edges, looked at, withdrawn.
 
-What is set is stored before it is answered and told to the edges that are connected here at once; other nodes see it
+What is set is stored before it is answered and sent to the edges that are connected here at once; other nodes see it
 within a poll. Criteria are those of ``core.criteria``; a refused one changes nothing. Changes are logged (`operator.…`).
 """
 
@@ -29,7 +29,7 @@ _ACTIONS: Final = ("criteria", "change", "withdraw")
 
 
 def filter_routes(journal: PushFilterStore, refresh: Callable[[], Awaitable[None]]) -> list[BaseRoute]:
-    """`GET /v1/origins/filters`, `GET` and `POST /v1/origins/{id}/filter`. ``refresh`` has connected edges told."""
+    """`GET /v1/origins/filters`, `GET` and `POST /v1/origins/{id}/filter`. ``refresh`` sends it to connected edges."""
 
     async def listed(request: Request) -> Response:
         check_query(request, ())

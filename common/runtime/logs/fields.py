@@ -69,7 +69,7 @@ def _cleaned_text(text: str) -> str:
 
 def described(error: BaseException) -> list[dict[str, object]]:
     """The exception, its causes and members of groups, outermost first, with the last frames of each."""
-    told = []
+    entries = []
     for relation, found in _related(error):
         entry: dict[str, object] = {"type": type(found).__qualname__}
         if relation:
@@ -81,10 +81,10 @@ def described(error: BaseException) -> list[dict[str, object]]:
             f"{frame.filename}:{frame.lineno} {frame.name}"
             for frame in traceback.extract_tb(found.__traceback__, limit=-FRAMES_MAX)
         ]
-        told.append(entry)
-        if len(told) == EXCEPTIONS_MAX:
+        entries.append(entry)
+        if len(entries) == EXCEPTIONS_MAX:
             break
-    return told
+    return entries
 
 
 def _related(error: BaseException) -> Iterator[tuple[str, BaseException]]:

@@ -45,8 +45,8 @@ class RepeatLimiter:
         return 0 if window is None else window.suppressed
 
     def due(self, now_s: float) -> list[Suppressed]:
-        """Forget the windows that are over (or too many), and tell the counts that were never told."""
-        told = []
+        """Forget the windows that are over (or too many), and return the counts that were never reported."""
+        reported = []
         while self._windows:
             (event, key), window = next(iter(self._windows.items()))
             is_over = not 0 <= now_s - window.opened_s < self._window_s
@@ -54,5 +54,5 @@ class RepeatLimiter:
                 break
             del self._windows[event, key]
             if window.suppressed:
-                told.append(Suppressed(event, key, window.suppressed))
-        return told
+                reported.append(Suppressed(event, key, window.suppressed))
+        return reported

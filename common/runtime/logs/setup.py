@@ -29,7 +29,7 @@ LogFormat = Literal["auto", "json", "pretty"]
 
 REPEAT_WINDOW_S: Final = 10.0
 AUDIT_WINDOW_S: Final = 60.0
-# After these a process says nothing more: what is still held back is told before them.
+# After these a process says nothing more: counts still held back are logged before them.
 LAST_LINES: Final = frozenset(
     f"service.{end}" for end in ("stopped", "drain_timed_out", "failed", "refused", "killed", "stuck")
 )
@@ -95,7 +95,7 @@ def configure_logging(
     """Send every log line of this process to `stream` (standard output), once, at start.
 
     `now_us` gives UTC microseconds. A `service` or `instance` bound in the context wins over the ones given
-    here: that is how a simulation tells its nodes apart.
+    here: by it a simulation distinguishes its nodes.
     """
     _Logger.take(level)
     is_pretty = log_format == "pretty" or (log_format == "auto" and stream is None and sys.stdout.isatty())

@@ -33,7 +33,7 @@ _DEFAULT: Final = "default"
 _SET_BY_OTHERS: Final = re.compile(
     r"(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)|SDK_VERSION"
 )
-# `…_PORT` is also how settings are called: a Service's is told by its value.
+# `…_PORT` is also how settings are called: a Kubernetes Service's is known by its value.
 _PORT_OF_A_SERVICE: Final = re.compile(r"(?:tcp|udp|sctp)://[^/\s]+:\d+")
 
 
@@ -217,10 +217,10 @@ def _value(entry: _Known, given: _Given) -> object:
     try:
         return parse(entry.shape, given.raw)
     except ValueError as expectation:
-        told = REDACTED if entry.secrecy != "open" else repr(given.raw)[:200]
+        shown = REDACTED if entry.secrecy != "open" else repr(given.raw)[:200]
         raise ConfigurationError(
             "settings.invalid_value",
-            f"{entry.key} = {told} (from {given.origin}) is not acceptable",
+            f"{entry.key} = {shown} (from {given.origin}) is not acceptable",
             f"expected {expectation}",
             details={"setting": entry.key, "origin": given.origin},
         ) from None

@@ -43,7 +43,7 @@ class Followed:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSettings(ServiceSettings):
-    """What a service can be told about streams."""
+    """Settings of streams."""
 
     streams: tuple[str, ...] = field(
         default=(),

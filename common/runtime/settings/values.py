@@ -55,18 +55,18 @@ class Shape:
         """The end of the sentence "expected …"."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
-        told = "a text" if self.kind == "text" and self.may_be_empty else _EXPECTATIONS[self.kind]
+        expectation = "a text" if self.kind == "text" and self.may_be_empty else _EXPECTATIONS[self.kind]
         if self.kind in ("address", "peer") and self.default_port is not None:
-            told += f" (port {self.default_port} if left out)"
+            expectation += f" (port {self.default_port} if left out)"
         if self.pattern is not None:
-            told += f" matching {self.pattern}"
+            expectation += f" matching {self.pattern}"
         if self.minimum is not None and self.maximum is not None:
-            told += f" from {self._bound(self.minimum)} to {self._bound(self.maximum)}"
+            expectation += f" from {self._bound(self.minimum)} to {self._bound(self.maximum)}"
         elif self.minimum is not None:
-            told += f" of at least {self._bound(self.minimum)}"
+            expectation += f" of at least {self._bound(self.minimum)}"
         elif self.maximum is not None:
-            told += f" of at most {self._bound(self.maximum)}"
-        return told
+            expectation += f" of at most {self._bound(self.maximum)}"
+        return expectation
 
     def _bound(self, number: float) -> str:
         return shown(self, number if self.kind in ("number", "duration") else int(number))

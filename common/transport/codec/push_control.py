@@ -148,8 +148,8 @@ def update_to_wire(update: PushFilterUpdate) -> wire.PushFilterUpdate:
 
 def update_from_wire(message: wire.PushFilterUpdate) -> PushFilterUpdate:
     """Criteria are looked at by whoever uses them."""
-    told = _filter_from_wire(message.filter)
-    return PushFilterUpdate(told.version, told.criteria)
+    decoded = _filter_from_wire(message.filter)
+    return PushFilterUpdate(decoded.version, decoded.criteria)
 
 
 def _filter_to_wire(filter_: PushFilter) -> wire.PushFilter:

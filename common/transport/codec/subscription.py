@@ -217,7 +217,7 @@ def _cursor_from_wire(message: wire.StreamCursor) -> LogCursor:
 
 
 def _place_to_wire(place: ResumePoint) -> wire.StreamPlace:
-    told = wire.StreamPlace(
+    decoded = wire.StreamPlace(
         journal_id=place.journal_id,
         generation_id=place.generation_id,
         live=_cursor_to_wire(place.live),
@@ -225,10 +225,10 @@ def _place_to_wire(place: ResumePoint) -> wire.StreamPlace:
         reached_position=place.reached,
     )
     if place.next is not None and place.backfill is not None:
-        told.backfill = _cursor_to_wire(place.backfill)
-        told.next = wire.StreamFilter(*astuple(place.next))
-        told.change_position = place.change_position
-    return told
+        decoded.backfill = _cursor_to_wire(place.backfill)
+        decoded.next = wire.StreamFilter(*astuple(place.next))
+        decoded.change_position = place.change_position
+    return decoded
 
 
 def _place_from_wire(message: wire.StreamPlace) -> ResumePoint:

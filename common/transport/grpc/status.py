@@ -100,16 +100,16 @@ def refusal_from(trailers: Iterable[tuple[str, str]]) -> BackhaulError | None:
     )
 
 
-def _kind_of(told: str | None, status: Status) -> ErrorKind:
+def _kind_of(stated: str | None, status: Status) -> ErrorKind:
     try:
-        return ErrorKind(told or "")
+        return ErrorKind(stated or "")
     except ValueError:
         return KIND_OF_STATUS.get(status, ErrorKind.INVALID)
 
 
-def _seconds(told: str | None) -> float | None:
+def _seconds(stated: str | None) -> float | None:
     try:
-        seconds = float(told or "")
+        seconds = float(stated or "")
     except ValueError:
         return None
     return seconds if 0 <= seconds < 86_400 else None

@@ -1,7 +1,7 @@
 """What a handler's end means for its caller, the same on every carrier: a proper end, a refusal, or our failure.
 
 Groups are taken apart; a `BackhaulError` is a refusal and reaches the caller with its code; anything else is
-answered as `link.handler_failed`, which tells nothing of our insides, and is logged once with its traceback.
+answered as `link.handler_failed`, which reveals no internals, and is logged once with its traceback.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def status_of(refusal: BackhaulError) -> str:
 
 
 def stopping() -> BackhaulError:
-    """What a call is told that still runs when its server stops."""
+    """The status of a call that still runs when its server stops."""
     return PeerGone("link.stopping", "the service is stopping", "dial again")
 
 
 def outcome_of(error: BaseException, *, peer: str, path: str) -> BackhaulError | None:
     """What to tell the caller about what came out of a handler: None for a proper end. Logs one line.
 
-    Raises a cancellation on, also out of a group that holds other errors too: it belongs to somebody further out.
+    Raises a cancellation on, also out of a group that holds other errors too: it belongs to an outer scope.
     """
     leaves = [leaf for leaf in _leaves(error) if not isinstance(leaf, trio.Cancelled)]
     if not leaves:

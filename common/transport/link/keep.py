@@ -3,7 +3,7 @@
 One owner of all reconnecting, for the edge's push and for every subscription; what is said on the stream is the
 caller's. The backoff starts small again only after the conversation got something done (or stood for a minute), and is
 long after a fence or a refusal that only an operator lifts. Offline is a normal state: one line when it begins, one when
-it ends, and summaries between. A link is connected when the peer has taken it: one that refuses is told once, with what
+it ends, and summaries between. A link is connected when the peer has taken it: one that refuses is reported once, with what
 to do, and again after an hour.
 """
 
@@ -28,7 +28,7 @@ _log = structlog.get_logger()
 
 Dial = Callable[[], AbstractAsyncContextManager[Channel]]
 Converse = Callable[[DialledStream, Callable[[], None], Callable[[], None]], Awaitable[Drain | None]]
-"""Speak on an open stream until the peer asks to leave (its Drain) or ends it well (None); told a function to call when
+"""Speak on an open stream until the peer asks to leave (its Drain) or ends it well (None); given a function to call when
 the peer has taken it, and one to call whenever something useful was done."""
 
 
@@ -55,7 +55,7 @@ class LinkRecord(Protocol):
 
 
 _STABLE_S = 60.0
-# How often an operator is told again of what nothing has changed about.
+# How often an unchanged refusal is reported to operators again.
 _REMIND_S = 3600.0
 # What dialling again soon cannot mend, and what would only fan a fight between two services with one id.
 _LONG_WAIT = frozenset(
@@ -79,7 +79,7 @@ _LONG_WAIT = frozenset(
         "filter.bad_topic",
     }
 )
-# What an operator lifts without this edge hearing of it: told as such, and tried again after an ordinary wait.
+# What an operator lifts without this edge being notified: reported as such, and tried again after an ordinary wait.
 _NEEDS_ROOM = frozenset(
     {
         "push.blocked",
@@ -106,7 +106,7 @@ async def keep_link(
 ) -> None:
     """Keep a conversation on the stream ``path`` going until cancelled. ``record`` always says how the link is."""
     offline_since_us = now_us()
-    told = _Told()
+    reported = _ReportedRefusal()
     while True:
         began_s = trio.current_time()
         record.begins()
@@ -123,7 +123,7 @@ async def keep_link(
             error = first_refusal(group)
         was_connected = record.state == "connected"
         if was_connected:
-            told.forget()
+            reported.forget()
             offline_since_us = now_us()
             if trio.current_time() - began_s >= _STABLE_S:
                 backoff.progressed()
@@ -136,18 +136,18 @@ async def keep_link(
         if was_connected:
             _tell_end(record, delay_s)
         elif not needs_operator:
-            _tell_failure(record, told, delay_s)
-        if needs_operator and told.is_due(record.last_code):
-            _tell_operator(record, told.tries, delay_s)
+            _tell_failure(record, reported, delay_s)
+        if needs_operator and reported.is_due(record.last_code):
+            _tell_operator(record, reported.tries, delay_s)
         await trio.sleep(delay_s)
 
 
-class _Told:
-    """What was told of this link since it was connected last."""
+class _ReportedRefusal:
+    """What was reported of this link since it was connected last."""
 
     def __init__(self) -> None:
         self.tries = 0
-        """How many in a row have ended with the refusal that was told last."""
+        """How many in a row have ended with the refusal that was reported last."""
         self._failures: set[str] = set()
         self._refusal = ""
         self._at_s = 0.0
@@ -215,7 +215,7 @@ def _tell_end(record: LinkRecord, delay_s: float) -> None:
     )
 
 
-def _tell_failure(record: LinkRecord, told: _Told, delay_s: float) -> None:
+def _tell_failure(record: LinkRecord, reported: _ReportedRefusal, delay_s: float) -> None:
     """Of failed tries while the link is down, the first of each code."""
     if record.last_code in _SUSPICIOUS:
         _log.warning(
@@ -226,7 +226,7 @@ def _tell_failure(record: LinkRecord, told: _Told, delay_s: float) -> None:
             next_try_s=round(delay_s, 3),
             repeat_key=record.last_reason,
         )
-    elif told.is_new_failure(record.last_code):
+    elif reported.is_new_failure(record.last_code):
         _log.info(
             "link.unreachable",
             code=record.last_code,

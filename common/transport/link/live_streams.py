@@ -1,7 +1,7 @@
 """The streams that an endpoint serves now, one a peer: who is connected, how each ends, and asking all to leave.
 
 A peer that opens a newer stream takes the place of its older one, which ends by itself a little later. Whatever ends a
-stream, also a cancellation, is told once, with a code.
+stream, also a cancellation, is reported once, with a code.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class LiveStreams(Mapping[K, S], Generic[K, S]):
             await self._left.park()
 
     async def run(self, key: K, live: S, work: Awaitable[None], ended: Callable[[str, str], None]) -> None:
-        """Do a stream's work; ``ended`` is given code and reason at the end. Raises what the peer must be told."""
+        """Do a stream's work; ``ended`` is given code and reason at the end. Raises what the peer must be sent."""
         self._live[key] = live
         # When this call is cancelled: its connection is gone, or the service stops.
         code, reason = "link.lost", "the connection is gone"

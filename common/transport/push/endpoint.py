@@ -70,7 +70,7 @@ class PushEndpoint:
             try:
                 await self.refresh_filters()
             except BackhaulError:
-                continue  # the journal's watch tells it
+                continue  # the journal's watch reports it
 
     async def drain(self, retry_after_s: float) -> None:
         """Ask every edge, also those that still come, to finish and dial another node; returns when none is left."""
