@@ -2,7 +2,7 @@
 
 Each is a session of its own, so that Ctrl-C reaches us alone, and we then end them in order. What they write are log
 lines, JSON with an ``event``; a `Program` keeps them by event, so one waits for a line instead of sleeping. Programs
-live in `open_programs`, which hears them all. What is no trio program takes the parts: `environment`, `log_fields`.
+live in `open_programs`, which hears them all. What is no trio program takes the parts: `environment`, `logs.fields`.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class LocalAppend:
 
 
 class PushLane(Enum):
-    """Which of an origin's two cursors a stretch moves (``push_lanes``)."""
+    """Which of an origin's two cursors a stretch moves (``core.push.filter_transition``)."""
 
     LIVE = "live"
     BACKFILL = "backfill"

@@ -1,8 +1,21 @@
 """The sending end of a push stream as a pure machine: what may be sent, what an answer means, what is a broken promise.
 
-The producer (edge) sends its journal from the position the endpoint (cloud, ``push_receiving``) names, lane by lane
-(``push_lanes``), keeps to the window, and takes acks. It reads no clock, stream or store: the shell in
+The producer (edge) sends its journal from the position the endpoint (cloud, ``core.push.receiver``) names, lane by lane
+(``core.push.filter_transition``), keeps to the window, and takes acks. It reads no clock, stream or store: the shell in
 ``common.transport`` does.
+
+    state      on                                    does                                  goes to
+    ---------  ------------------------------------  ------------------------------------  ---------
+    (Start)    same event at the stored position     resume there                          LIVE, or BACKFILL if one is begun
+    (Start)    less stored than was acknowledged     PEER_LOST_HISTORY: push again          LIVE
+    (Start)    another event, journal or head        ``push.history_mismatch``              ended
+    LIVE       room in the window                    send after ``position``               LIVE
+    LIVE       another filter wanted, none in flight PushFilterApplied at ``position``     BACKFILL (or LIVE: nothing below)
+    BACKFILL   room in the window                    send up to the change position        BACKFILL
+    BACKFILL   ack of the change position            the new filter is the applied one     LIVE
+    any        ack within what was sent              free the window                       same
+    any        ack of less or more than was sent     ``link.protocol``                     ended
+    any        Drain                                 send nothing more, await acks         draining
 """
 
 from __future__ import annotations

@@ -1,8 +1,19 @@
 """The receiving end of a push stream as a pure machine: queue, merge, settle.
 
 The endpoint (cloud) takes contiguous batches lane by lane, merges what queues while a commit runs into the next commit,
-and acknowledges what is durable. What a peer must not send is told as ``link.protocol``. It reads no clock, stream or
-store: the shell in ``common.transport`` does.
+and acknowledges what is durable. A breach of the protocol by the peer is ``link.protocol``. It reads no clock, stream
+or store: the shell in ``common.transport`` does.
+
+    state       on                                   does                                   goes to
+    ----------  -----------------------------------  -------------------------------------  ----------
+    IDLE        batch that continues its lane        queue it                               QUEUED
+    QUEUED      batch, within the window             merge it with what is queued           QUEUED
+    QUEUED      no commit under way                  take the merged batch for the commit   COMMITTING
+    COMMITTING  batch, within the window             queue it behind                        COMMITTING
+    COMMITTING  stored                               ack the position, name parked ones     IDLE or QUEUED
+    COMMITTING  fenced, superseded, refused          end with the code                      ended
+    any         batch beyond the window, or that     ``link.protocol``                      ended
+                does not continue its lane
 """
 
 from __future__ import annotations

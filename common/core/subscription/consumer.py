@@ -4,6 +4,17 @@
 is stored with its effect. ``admit_received`` is the second, independent check, per entity: an event takes effect when
 its previous number is the one known; what is known already is a repeat; anything else is a gap, and the entity waits
 for a replay while all others flow on. Nothing is ever taken in out of an entity's order.
+
+    an entity    gets                                             does                              becomes
+    -----------  -----------------------------------------------  --------------------------------  -----------
+    in order     previous number = known                          take effect, known = number       in order
+    in order     number <= known                                  drop as a repeat                  in order
+    in order     range stated from known + 1                      known = end of the range          in order
+    in order     previous number > known                          Replay from known + 1             awaiting
+    awaiting     another lane: all but snapshots                  drop: the replay brings it        awaiting
+    awaiting     event or range of the replay that continues      take effect, known = number       awaiting
+    awaiting     replay_done, everything replayed is known        nothing                            in order
+    awaiting     replay_done, a gap is left                       keep waiting, log it              awaiting
 """
 
 from __future__ import annotations

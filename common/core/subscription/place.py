@@ -40,7 +40,7 @@ class SnapshotScan:
 
 @dataclass(frozen=True, slots=True)
 class LogCursor:
-    """A place in the source's log; ``digest`` (``core.digest``) and order time are those of the event there."""
+    """A place in the source's log; ``digest`` (``core.journal.place_digest``) and order time are those of the event there."""
 
     position: int
     digest: str = ""

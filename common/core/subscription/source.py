@@ -7,6 +7,15 @@ them a lane selects is the predicates' business, in what order a consumer takes 
 A change of filters: *live* goes on with what both filters let through, *backfill* starts at the beginning with what
 only the new one does, and when it is where live is, the new filter is the applied one. So that this ends under load,
 live waits for backfill when it is near (``holds_live``).
+
+    lane      begins                          sends                                    ends
+    --------  ------------------------------  ---------------------------------------  ---------------------------------
+    live      with the stream                 what the applied (and next) filter       with the stream
+                                              selects, after its position
+    backfill  a filter is asked for           what only the next filter selects, up    at live's position: FilterApplied,
+                                              to live's position                       next becomes applied
+    replay    the consumer's Replay           one entity, from a number up to live's   replay_done; a change of filter
+                                              position                                 sends it back to what it sent last
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ async def page(
 async def look(
     connection: asyncpg.Connection, after: int, through: int, entity_types: frozenset[str]
 ) -> tuple[int | None, int]:
-    """See ``covered.Look``."""
+    """See ``snapshot_watermark.WatermarkRead``."""
     last = await connection.fetchval(
         "SELECT position FROM event WHERE position > $1 ORDER BY position OFFSET $2 LIMIT 1", after, LOOK_EVENTS
     )

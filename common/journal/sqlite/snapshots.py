@@ -110,7 +110,7 @@ def page(
 
 
 def look(reader: apsw.Connection, after: int, through: int, entity_types: frozenset[str]) -> tuple[int | None, int]:
-    """See ``covered.Look``."""
+    """See ``snapshot_watermark.WatermarkRead``."""
     condition, args = of_types(entity_types) if entity_types else ("true", [])
     with one_state(reader):
         last = reader.execute(

@@ -1,4 +1,4 @@
-"""What a journal keeps of the filters its origins push with (``core.push_lanes``): what is asked for, and their places."""
+"""What a journal keeps of the filters its origins push with (``filter_transition``): what is asked for, and their places."""
 
 from __future__ import annotations
 

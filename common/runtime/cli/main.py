@@ -1,7 +1,7 @@
 """The command line both services have: their own commands, settings as flags, errors as `code: message`.
 
 A service describes itself as a `Program`. `run` starts it and `check-config` shows its settings; every other command
-asks the running service over HTTP (`cli_questions`) and so needs none of its packages: only `run` loads them.
+asks the running service over HTTP (`cli.commands`) and so needs none of its packages: only `run` loads them.
 Settings flags are accepted anywhere behind the command and go to `settings.load` as they are, known or not, so that
 a misspelt one is answered with the nearest name.
 """

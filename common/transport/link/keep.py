@@ -5,6 +5,16 @@ caller's. The backoff starts small again only after the conversation got somethi
 long after a fence or a refusal that only an operator lifts. Offline is a normal state: one line when it begins, one when
 it ends, and summaries between. A link is connected when the peer has taken it: one that refuses is reported once, with what
 to do, and again after an hour.
+
+    state      on                                        does                                       goes to
+    ---------  ----------------------------------------  -----------------------------------------  ---------
+    dialling   peer took the link                        log connected, outage over                 connected
+    dialling   unreachable, refused for now              log once, wait a backoff                   dialling
+    dialling   fenced, or refused until an operator acts log once and hourly, wait long             dialling
+    connected  progress, or a minute without an end      backoff starts small again                 connected
+    connected  no progress within the timeout            abort the connection                       dialling
+    connected  Drain with a hint                         finish, wait as hinted                     dialling
+    connected  ended or broken                           log with the reason, wait a backoff        dialling
 """
 
 from __future__ import annotations

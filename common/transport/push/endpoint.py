@@ -1,6 +1,6 @@
 """The cloud's end of push streams: authenticate, fence, tell where to go on and what is asked for.
 
-What one stream does after its session was opened is ``push_endpoint_stream``. No handler runs here: projections follow
+What one stream does after its session was opened is ``endpoint_stream``. No handler runs here: projections follow
 the journal on their own.
 """
 

@@ -1,7 +1,7 @@
 """The edge's end of a push stream: from the local journal to the cloud, until the link breaks or is told to leave.
 
 One nursery a stream: this task sends, one child receives acks, one watches that something moves, one keeps the acked
-position on disk. What may be sent and what an ack means is decided by ``core.push_session.Producer``; here are only
+position on disk. What may be sent and what an ack means is decided by ``core.push.producer.Producer``; here are only
 the journal, the stream and the clock.
 """
 

@@ -1,7 +1,7 @@
 """What of the edge's journal goes up next: pages of the lane that is served, and what is said of what is left out.
 
 At the log's end pages come from the commits themselves; else they are read, through an index where a filter allows it.
-Which events of a page are sent is decided by ``core.push_lanes``; what an index or retention left out of the log is
+Which events of a page are sent is decided by ``core.push.filter_transition``; what an index or retention left out of the log is
 stated here. A stretch from which nothing is sent is kept back for a moment, so that a filter that withholds all an edge
 does costs the cloud no commit for each event.
 """

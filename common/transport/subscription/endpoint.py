@@ -2,7 +2,7 @@
 
 A consumer is authenticated and its stream found before anything is looked up for it; what its filter selects is always
 inside what the stream's own filter allows it. Its place is compared with this journal's history, and each way in which
-the two do not fit has its own code. The lanes are ``subscription_lanes``'s; unary questions pass the same door.
+the two do not fit has its own code. The lanes are ``source_stream``'s; unary questions pass the same door.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What every journal promises about filters on the way up: what is asked for, both cursors, and the rule of the backfill lane.
 
-The rule is ``judge.judge_pushed`` (tested there and in ``test_push_lanes``); PostgreSQL judges in SQL, so it has its cases.
+The rule is ``admission.admit_pushed`` (tested there and in ``test_push_lanes``); PostgreSQL judges in SQL, so it has its cases.
 """
 
 from __future__ import annotations
