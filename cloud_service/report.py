@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from heapq import nlargest
 from typing import Any
 
 import structlog
@@ -11,12 +13,14 @@ import trio
 from common.core.errors import BackhaulError
 from common.journal.group_commit import GroupCommit
 from common.journal.stores.journal import Journal
-from common.journal.stores.log import READ_KINDS, JournalStats
-from common.projection.status import projection_status
+from common.journal.stores.log import JournalStats
+from common.projection.status import ProjectionStatus, projection_status
 from common.runtime.clock import warn_if_ahead
 from common.runtime.last_known import journal_status
 from common.runtime.metrics import MetricsRegistry
+from common.runtime.shared_metrics import register_journal, register_lags
 from common.transport.push.endpoint import PushEndpoint
+from common.transport.push.endpoint_stream import OriginStream
 
 _log = structlog.get_logger()
 
@@ -33,6 +37,7 @@ class CloudReport:
         node: str,
         version: str,
         now_us: Callable[[], int],
+        metrics_edges: int,
     ) -> None:
         self._journal = journal
         self._commit = commit
@@ -41,25 +46,14 @@ class CloudReport:
         self._version = version
         self._now_us = now_us
         self._stats: JournalStats | None = None
-        self._projections: list[dict[str, Any]] = []
+        self._metrics_edges = metrics_edges
+        self._projections: list[ProjectionStatus] = []
 
     async def refresh(self) -> None:
         """Read the journal's head and sizes and every projection's lag."""
         self._stats = stats = await self._journal.log.stats()
         warn_if_ahead(stats.head_timestamp_us, self._now_us())
-        self._projections = [
-            {
-                "name": status.row.name,
-                "slices": str(status.row.slices),
-                "position": status.row.position,
-                "epoch": status.row.epoch,
-                "owner": status.row.owner,
-                "paused": status.row.paused,
-                "lag_events": status.lag.events,
-                "lag_s": round(status.lag.seconds, 3),
-            }
-            for status in await projection_status(self._journal, self._now_us)
-        ]
+        self._projections = await projection_status(self._journal, self._now_us)
 
     def status(self) -> dict[str, Any]:
         """What ``/status`` shows; times in seconds, sizes in bytes, positions in this journal unless named otherwise.
@@ -73,7 +67,19 @@ class CloudReport:
             "journal": journal_status(self._journal.log.history, self._stats)
             | ({"parked": self._stats.parked} if self._stats else {})
             | {"queued": self._commit.queued},
-            "projections": self._projections,
+            "projections": [
+                {
+                    "name": status.row.name,
+                    "slices": str(status.row.slices),
+                    "position": status.row.position,
+                    "epoch": status.row.epoch,
+                    "owner": status.row.owner,
+                    "paused": status.row.paused,
+                    "lag_events": status.lag.events,
+                    "lag_s": round(status.lag.seconds, 3),
+                }
+                for status in self._projections
+            ],
             "edges": [
                 {
                     "id": stream.origin_id,
@@ -114,21 +120,27 @@ class CloudReport:
                 events_per_s=round((self._commit.events - events) / interval_s, 1),
                 commits_per_s=round((self._commit.commits - commits) / interval_s, 1),
                 queued=self._commit.queued,
-                lag_events=max((entry["lag_events"] for entry in self._projections), default=0),
-                lag_s=max((entry["lag_s"] for entry in self._projections), default=0.0),
+                lag_events=max((one.lag.events for one in self._projections), default=0),
+                lag_s=round(max((one.lag.seconds for one in self._projections), default=0.0), 3),
             )
             events, commits = self._commit.events, self._commit.commits
 
     def register(self, metrics: MetricsRegistry) -> None:
         """Offer the numbers to Prometheus; those of journal and projections are as of the last refresh."""
-        commit, endpoint = self._commit, self._endpoint
+        endpoint = self._endpoint
+        metrics.build(self._version)
         metrics.gauge("edges_connected", "Edges connected to this node.", lambda: len(endpoint.streams))
         metrics.gauge(
             "edges_lag_events",
             "Events that connected edges said they have and that are not stored.",
-            lambda: sum(max(0, stream.head_position - stream.stored_position) for stream in endpoint.streams),
+            lambda: sum(map(_lag, endpoint.streams)),
         )
-        metrics.gauge("journal_head_position", "Last position.", lambda: self._journal.log.history.head_position)
+        metrics.counters("edge_ends_total", "Streams of edges that ended.", "code", endpoint.ends.read)
+        for name, help_text, read in (
+            ("edge_lag_events", "Events not stored yet, of the connected edges that are furthest behind.", _lag),
+            ("edge_clock_skew_seconds", "Their clock minus ours, of the same edges.", _skew),
+        ):
+            metrics.gauges(name, help_text, "edge", partial(self._furthest_behind, read))
         metrics.gauge(
             "journal_deleted_through",
             "Highest position that retention removed.",
@@ -136,23 +148,19 @@ class CloudReport:
         )
         metrics.gauge("journal_used_bytes", "Bytes in use.", lambda: self._stats.used_bytes if self._stats else 0)
         metrics.gauge("journal_parked_events", "Parked events.", lambda: self._stats.parked if self._stats else 0)
-        metrics.gauge("journal_commits", "Commits of this node since start.", lambda: commit.commits)
-        metrics.gauge("journal_stored_events", "Events taken in by this node since start.", lambda: commit.events)
-        metrics.gauges(
-            "journal_looks",
-            "Looks into the log since start.",
-            "kind",
-            READ_KINDS,
-            lambda: self._journal.log.read_counts,
-        )
-        metrics.gauge("journal_queued_requests", "Appends that wait for the next commit.", lambda: commit.queued)
-        metrics.gauge(
-            "projection_lag_events",
-            "Largest lag of any range.",
-            lambda: max((entry["lag_events"] for entry in self._projections), default=0),
-        )
-        metrics.gauge(
-            "projection_lag_seconds",
-            "Largest lag of any range.",
-            lambda: max((entry["lag_s"] for entry in self._projections), default=0.0),
-        )
+        metrics.counters("parked_events_total", "Events this node has set aside.", "code", endpoint.parked.read)
+        register_journal(metrics, self._journal, self._commit)
+        register_lags(metrics, lambda: self._projections)
+
+    def _furthest_behind(self, read: Callable[[OriginStream], float]) -> dict[str, float]:
+        """At most `metrics_edges`; an edge that has caught up, or is gone, leaves the list."""
+        behind = nlargest(self._metrics_edges, self._endpoint.streams, key=_lag)
+        return {stream.origin_id: read(stream) for stream in behind if _lag(stream)}
+
+
+def _lag(stream: OriginStream) -> int:
+    return max(0, stream.head_position - stream.stored_position)
+
+
+def _skew(stream: OriginStream) -> float:
+    return stream.clock_skew_s

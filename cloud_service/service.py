@@ -45,6 +45,7 @@ from common.runtime.last_known import LastKnown
 from common.runtime.metrics import MetricsRegistry
 from common.runtime.policy import PolicyKeeper
 from common.runtime.service_parts import REDIAL_S, Ports, new_door, new_intake, new_readiness, project, push_limits
+from common.runtime.shared_metrics import register_http, register_running
 from common.runtime.stream_serving import ServedStreams, open_firehose, open_streams
 from common.runtime.subscriptions import Subscriptions, all_followed
 from common.transport.push.endpoint import EndpointSettings, PushEndpoint
@@ -177,7 +178,13 @@ class _Node:
             journal, CloudRetentionSettings.of(settings, running.application), environment.now_us, owner=owner
         )
         self._report = CloudReport(
-            journal, commit, self.endpoint, node=name, version=VERSION, now_us=environment.now_us
+            journal,
+            commit,
+            self.endpoint,
+            node=name,
+            version=VERSION,
+            now_us=environment.now_us,
+            metrics_edges=settings.metrics_edges,
         )
         self._watch = JournalWatch(journal, commit)
         self._known = LastKnown(self._refresh, environment.now_us)
@@ -188,7 +195,8 @@ class _Node:
         metrics = MetricsRegistry("backhaul_cloud")
         for part in (self._report, self._streams, self.subscriptions):
             part.register(metrics)
-        return HttpApp(
+        register_running(metrics, running, settings.journal)
+        app = HttpApp(
             running.routes(
                 [
                     events_route(running.intake),
@@ -211,6 +219,8 @@ class _Node:
             body_max_bytes=settings.request_max_bytes,
             door=new_door(settings, settings.http_host),
         )
+        register_http(metrics, app)
+        return app
 
     async def _refresh(self) -> None:
         await self.subscriptions.refresh()

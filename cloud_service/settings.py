@@ -58,6 +58,13 @@ class CloudSettings(StreamSettings):
         default=10_000, metadata=about("Most parked events of one edge.", minimum=0, maximum=100_000_000)
     )
 
+    metrics_edges: int = field(
+        default=20,
+        metadata=about(
+            "Most edges with series of their own in the metrics: those furthest behind.", minimum=0, maximum=1000
+        ),
+    )
+
     projections: tuple[str, ...] = field(
         default=("latest", "tally"), metadata=about("Built-in projections to run; empty for none.")
     )

@@ -14,12 +14,13 @@ import trio
 from common.core.errors import BackhaulError
 from common.journal.group_commit import GroupCommit
 from common.journal.stores.journal import Journal
-from common.journal.stores.log import READ_KINDS, JournalStats
-from common.projection.status import projection_status
+from common.journal.stores.log import JournalStats
+from common.projection.status import ProjectionStatus, projection_status
 from common.runtime.clock import warn_if_ahead
 from common.runtime.http.projections import projection_as_json
 from common.runtime.last_known import journal_status
 from common.runtime.metrics import MetricsRegistry
+from common.runtime.shared_metrics import register_journal, register_lags
 from common.transport.push.producer import LinkState
 from edge_service.retention import EdgeRetention
 
@@ -55,7 +56,7 @@ class EdgeReport:
         self._stats: JournalStats | None = None
         self._lag_s = 0.0
         self._lag_bytes = 0
-        self._projections: list[dict[str, Any]] = []
+        self._projections: list[ProjectionStatus] = []
 
     async def refresh(self) -> None:
         """Read the journal's sizes, and age and weight of the events that the cloud does not have."""
@@ -71,7 +72,7 @@ class EdgeReport:
         self._lag_bytes = (
             await self._journal.log.event_bytes(acked, acked + weighed) * events // weighed if weighed else 0
         )
-        self._projections = [projection_as_json(one) for one in await projection_status(self._journal, self._now_us)]
+        self._projections = await projection_status(self._journal, self._now_us)
 
     def status(self) -> dict[str, Any]:
         """What ``/status`` shows; times in seconds, sizes in bytes, positions in this journal.
@@ -109,7 +110,7 @@ class EdgeReport:
                 "last_hint": link.last_hint,
             },
             "lag": self._lag(),
-            "projections": self._projections,
+            "projections": [projection_as_json(one) for one in self._projections],
         }
 
     def _lag(self) -> dict[str, Any]:
@@ -160,14 +161,20 @@ class EdgeReport:
     def register(self, metrics: MetricsRegistry) -> None:
         """Offer the numbers to Prometheus; those of the journal are as of the last refresh."""
         link, commit, retention = self._link, self._commit, self._retention
+        metrics.build(self._version)
         metrics.gauges(
-            "link_state", "1 for the state the link is in.", "state", _LINK_STATES, lambda: {link.state: 1.0}
+            "link_state",
+            "1 for the state the link is in.",
+            "state",
+            lambda: {state: float(state == link.state) for state in _LINK_STATES},
         )
         metrics.gauge("link_acked_position", "Last position the cloud has.", lambda: link.acked_position)
         metrics.gauge("link_sent_position", "Last position sent on this link.", lambda: link.sent_position)
         metrics.gauge("link_in_flight_bytes", "Sent and not acknowledged.", lambda: link.in_flight_bytes)
-        metrics.gauge("link_ack_age_seconds", "Time the last ack took.", lambda: link.ack_age_s)
-        metrics.gauge("link_connects", "Links made since start.", lambda: link.connects)
+        metrics.histogram("link_ack_seconds", "From sending a batch to its ack.", lambda: link.acks)
+        metrics.counter("link_connects_total", "Links made.", lambda: link.connects)
+        metrics.counters("link_ends_total", "Links that ended and tries that failed.", "code", link.ends.read)
+        metrics.counter("link_parked_events_total", "Events the cloud has set aside.", lambda: link.parked)
         metrics.gauge("link_clock_skew_seconds", "Cloud clock minus own clock.", lambda: link.clock_skew_s)
         metrics.gauge(
             "link_last_progress_timestamp_seconds",
@@ -176,20 +183,15 @@ class EdgeReport:
         )
         metrics.gauge("link_lag_events", "Events the cloud does not have.", lambda: self._head() - link.acked_position)
         metrics.gauge("link_lag_seconds", "Age of the oldest event the cloud does not have.", lambda: self._lag_s)
-        metrics.gauge("journal_head_position", "Last position.", self._head)
+        metrics.gauge("link_lag_bytes", "Estimated bytes the cloud does not have.", lambda: self._lag_bytes)
         metrics.gauge("journal_used_bytes", "Bytes in use, with the write-ahead log.", lambda: self._of("used_bytes"))
         metrics.gauge("journal_wal_bytes", "Bytes of the write-ahead log.", lambda: self._of("wal_bytes"))
-        metrics.gauge("journal_commits", "Commits since start.", lambda: commit.commits)
-        metrics.gauges(
-            "journal_looks",
-            "Looks into the log since start.",
-            "kind",
-            READ_KINDS,
-            lambda: self._journal.log.read_counts,
-        )
-        metrics.gauge("journal_appended_events", "Events appended since start.", lambda: commit.events)
-        metrics.gauge("journal_trimmed_events", "Events removed by retention since start.", lambda: retention.trimmed)
-        metrics.gauge("journal_dropped_events", "Events dropped at the cap since start.", lambda: retention.dropped)
+        if self._cap_bytes is not None:
+            metrics.gauge("journal_cap_bytes", "Most bytes the journal may have.", lambda: self._cap_bytes)
+        metrics.counter("journal_trimmed_events_total", "Events removed by retention.", lambda: retention.trimmed)
+        metrics.counter("journal_dropped_events_total", "Events dropped at the cap.", lambda: retention.dropped)
+        register_journal(metrics, self._journal, commit)
+        register_lags(metrics, lambda: self._projections)
 
     def _head(self) -> int:
         return self._journal.log.history.head_position

@@ -39,6 +39,7 @@ from common.runtime.last_known import LastKnown
 from common.runtime.metrics import MetricsRegistry
 from common.runtime.policy import PolicyKeeper
 from common.runtime.service_parts import REDIAL_S, Ports, new_door, new_intake, new_readiness, project, push_limits
+from common.runtime.shared_metrics import register_http, register_running
 from common.runtime.stream_serving import ServedStreams, open_firehose, open_streams
 from common.runtime.subscriptions import Subscriptions, all_followed
 from common.transport.push.link import keep_push_link
@@ -169,11 +170,12 @@ class _Edge:
         )
         self._report.register(self._metrics)
         self.subscriptions.register(self._metrics)
+        register_running(self._metrics, running, settings.journal)
 
     def http_app(self, stop: trio.Event) -> HttpApp:
         """Every HTTP route of the service."""
         journal, settings, running = self._journal, self._settings, self._running
-        return HttpApp(
+        app = HttpApp(
             running.routes(
                 [
                     events_route(running.intake),
@@ -194,6 +196,8 @@ class _Edge:
             body_max_bytes=settings.request_max_bytes,
             door=new_door(settings, settings.http_host),
         )
+        register_http(self._metrics, app)
+        return app
 
     async def _refresh(self) -> None:
         await self.subscriptions.refresh()

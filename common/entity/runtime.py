@@ -22,6 +22,7 @@ import trio
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EventBatch
 from common.core.events.ids import new_persistence_id, persistence_id
+from common.core.flow.measures import LatencyHistogram
 from common.core.journal.append import Appended, AppendOutcome, AppendRefused, LocalAppend
 from common.entity import refusals
 from common.entity.decisions import READ_STATE, Accepted, Answer, Current, Rejected, decide_all
@@ -85,6 +86,8 @@ class Entities:
         self.definitions = definitions
         self.conflicts = 0
         """Decisions that were made again because another writer was first."""
+        self.latency = LatencyHistogram()
+        """Of commands that were answered, also with a rejection."""
         self._journal = journal
         self._commit = commit
         self._settings = settings
@@ -128,7 +131,9 @@ class Entities:
         name = new_persistence_id(entity_type, entity_id, self._id_prefix)
         # A key belongs to its entity: it is used as an append id, which all of the journal shares.
         asked = Asked(name, command, f"{name} {key}" if key else "", self._deadline(deadline_s))
+        began_s = trio.current_time()
         answer = await self._answer(definition, asked)
+        self.latency.add(trio.current_time() - began_s)
         if key and isinstance(answer, Accepted | Rejected) and not (isinstance(answer, Accepted) and answer.events):
             # Nothing was stored with the key now, so it may be the state after the first time that says no.
             answer = await self._used_before(asked) or answer

@@ -23,6 +23,7 @@ import outcome
 import trio
 
 from common.core.errors import BackhaulError
+from common.core.flow.measures import LatencyHistogram
 from common.core.journal.append import AppendOutcome, AppendRequest, LocalAppend
 from common.journal.stores.log import LogStore
 
@@ -139,6 +140,7 @@ class GroupCommit:
         """Bytes of the smallest request of the last group, if the journal did not take it; None when it did."""
         self.commits = 0
         self.events = 0
+        self.latency = LatencyHistogram()
 
     @property
     def queued(self) -> int:
@@ -242,10 +244,12 @@ class GroupCommit:
         return taken
 
     async def _commit(self, taken: list[Submitted]) -> None:
+        began_s = trio.current_time()
         try:
             outcomes = await self._log.append_group([submitted.request for submitted in taken])
             self.commits += 1
             self.refused_bytes = None
+            self.latency.add(trio.current_time() - began_s)
             for submitted, told in zip(taken, outcomes, strict=True):
                 self.events += len(submitted.request.events)
                 submitted.settle(outcome.Value(told))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from common.core.events.batch import EventBatch
 from common.core.events.ids import SliceRange
+from common.core.flow.measures import LatencyHistogram
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class ProjectionProgress:
     error: str = ""
     """Why it fails at present, in words; '' when it does not."""
     skipped: int = 0
+    commit_latency: LatencyHistogram = field(default_factory=LatencyHistogram)
 
 
 OnCommit = Callable[[ProjectionProgress, EventBatch], None]

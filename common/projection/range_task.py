@@ -233,6 +233,7 @@ class RangeTask:
     async def _store(self, through: int, prepared: PreparedEffects, more: Sequence[Statement] = ()) -> None:
         """Commit, and hold the range with what came of it."""
         lease_s, in_transaction = self._settings.lease_s, prepared.in_transaction
+        began_s = trio.current_time()
         if in_transaction is None:
             self._lease = await self._journal.projections.commit(
                 self._lease, through, [*prepared.statements, *more], lease_s
@@ -241,7 +242,9 @@ class RangeTask:
             self._lease = await self._journal.projections.commit_in_transaction(
                 self._lease, through, in_transaction, [*prepared.statements, *more], lease_s
             )
-        self._renew_at = trio.current_time() + lease_s / 3
+        stored_s = trio.current_time()
+        self._story.progress.commit_latency.add(stored_s - began_s)
+        self._renew_at = stored_s + lease_s / 3
 
     async def _let_effects_happen(self, page: ProjectionPage) -> EventBatch:
         """One event after the other; what is done is kept in time, and before the fault of one that follows.

@@ -1,119 +1,131 @@
-"""Metrics: counters with a closed set of labels, gauges read when asked, written as Prometheus text.
+"""Metrics for Prometheus: what the service's parts count and know, read when the page is asked for.
 
-Every series exists from the start, with 0, so that rates and alerts work before the first event; a label
-value that was not declared is a programming error, so the number of series is bounded. A registry belongs to
-a service, not to the process. (Of `prometheus_client` only its text format is needed here; its locks, global
-registry and HTTP server are not.)
+A registry belongs to a service, not to the process. The parts count for themselves (`core/flow/measures`); a family is
+a name, a help text and a function that reads. Label values are bounded by what is read: names of projections and
+subscriptions, codes, at most `metrics_edges` edges.
 """
 
 from __future__ import annotations
 
-import itertools
+import platform
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Final
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from common.core.flow.measures import LATENCY_BOUNDS_S, LatencyHistogram
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _NAME: Final = re.compile(r"[a-z_][a-z0-9_]*")
+_BOUNDS: Final = [*(str(bound) for bound in LATENCY_BOUNDS_S), "+Inf"]
 
-LabelValues = tuple[str, ...]
-
-
-class Counter:
-    """A number that only grows, one for each combination of declared label values."""
-
-    def __init__(self, labels: Mapping[str, Sequence[str]]) -> None:
-        self._label_names = tuple(labels)
-        self._values: dict[LabelValues, float] = dict.fromkeys(itertools.product(*labels.values()), 0.0)
-
-    def add(self, amount: float = 1, **labels: str) -> None:
-        """Count `amount`; all labels must be given, with declared values (`KeyError` otherwise)."""
-        assert amount >= 0, "counters only grow"
-        assert len(labels) == len(self._label_names), f"labels are {self._label_names}"
-        key = tuple(labels[name] for name in self._label_names)
-        self._values[key] += amount  # a KeyError here is an undeclared value
-
-    def value(self, **labels: str) -> float:
-        """What has been counted under these labels."""
-        return self._values[tuple(labels[name] for name in self._label_names)]
-
-    def series(self) -> Iterator[tuple[dict[str, str], float]]:
-        """Each combination of labels with its value."""
-        for key, value in self._values.items():
-            yield dict(zip(self._label_names, key, strict=True)), value
+Number = int | float
+Values = Mapping[str, Number]
+"""A number for each value of the family's label."""
 
 
-class MetricsRegistry:
-    """The metrics of one service. `prefix` (`backhaul_edge`) starts every name."""
+class MetricsRegistry(Collector):
+    """The metrics of one service. `prefix` (`backhaul_edge`) starts every name but those of the process."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
-        self._families: dict[str, tuple[str, str, Callable[[], Iterator[tuple[dict[str, str], float]]]]] = {}
+        self._families: dict[str, Callable[[], Metric]] = {}
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+        ProcessCollector(registry=self._registry)
 
-    def counter(self, name: str, help_text: str, labels: Mapping[str, Sequence[str]] | None = None) -> Counter:
-        """A new counter, called `…_total`. `labels` maps a label's name to all values it can have."""
+    def build(self, version: str) -> None:
+        """`…_build_info`: 1, with the versions as labels."""
+        labels = {"version": version, "python": platform.python_version()}
+
+        def read() -> Metric:
+            family = GaugeMetricFamily(
+                f"{self._prefix}_build_info", "1, with the versions as labels.", labels=list(labels)
+            )
+            family.add_metric(list(labels.values()), 1.0)
+            return family
+
+        self._add("build_info", read)
+
+    def counter(self, name: str, help_text: str, read: Callable[[], Number]) -> None:
+        """What only grows while the process lives; called `…_total`. `read` must not block."""
         assert name.endswith("_total"), name
-        counter = Counter(labels or {})
-        self._add(name, "counter", help_text, counter.series)
-        return counter
+        self._add(name, lambda: CounterMetricFamily(f"{self._prefix}_{name}", help_text, value=read()))
 
-    def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
-        """A number that `read` gives when the metrics are asked for. It must not block."""
-        self._add(name, "gauge", help_text, lambda: iter([({}, read())]))
+    def counters(self, name: str, help_text: str, label: str, read: Callable[[], Values]) -> None:
+        """One counter for each value of a label."""
+        assert name.endswith("_total"), name
 
-    def gauges(
+        def collected() -> Metric:
+            family = CounterMetricFamily(f"{self._prefix}_{name}", help_text, labels=[label])
+            for value, number in read().items():
+                family.add_metric([value], number)
+            return family
+
+        self._add(name, collected)
+
+    def gauge(self, name: str, help_text: str, read: Callable[[], Number | None]) -> None:
+        """A number that `read` gives when the metrics are asked for; None: there is none now. It must not block."""
+
+        def collected() -> Metric:
+            return GaugeMetricFamily(f"{self._prefix}_{name}", help_text, value=read())
+
+        self._add(name, collected)
+
+    def gauges(self, name: str, help_text: str, label: str, read: Callable[[], Values]) -> None:
+        """One gauge for each value of a label; what `read` does not give any more is gone from the page."""
+
+        def collected() -> Metric:
+            family = GaugeMetricFamily(f"{self._prefix}_{name}", help_text, labels=[label])
+            for value, number in read().items():
+                family.add_metric([value], number)
+            return family
+
+        self._add(name, collected)
+
+    def histogram(self, name: str, help_text: str, read: Callable[[], LatencyHistogram]) -> None:
+        """Latencies in seconds; called `…_seconds`."""
+        self._histograms(name, help_text, [], lambda: [([], read())])
+
+    def histograms(
+        self, name: str, help_text: str, label: str, read: Callable[[], Mapping[str, LatencyHistogram]]
+    ) -> None:
+        """One histogram for each value of a label."""
+        self._histograms(name, help_text, [label], lambda: [([value], found) for value, found in read().items()])
+
+    def _histograms(
         self,
         name: str,
         help_text: str,
-        label: str,
-        values: Sequence[str],
-        read: Callable[[], Mapping[str, float]],
+        labels: Sequence[str],
+        read: Callable[[], Sequence[tuple[list[str], LatencyHistogram]]],
     ) -> None:
-        """One gauge for each of `values`; those that `read` leaves out are 0."""
+        assert name.endswith("_seconds"), name
 
-        def series() -> Iterator[tuple[dict[str, str], float]]:
-            now = read()
-            for value in values:
-                yield {label: value}, now.get(value, 0.0)
+        def collected() -> Metric:
+            family = HistogramMetricFamily(f"{self._prefix}_{name}", help_text, labels=labels)
+            for values, found in read():
+                buckets = list(zip(_BOUNDS, accumulate(found.counts, initial=None), strict=True))
+                family.add_metric(values, buckets, found.total_s)
+            return family
 
-        self._add(name, "gauge", help_text, series)
+        self._add(name, collected)
 
-    def _add(
-        self,
-        name: str,
-        kind: str,
-        help_text: str,
-        series: Callable[[], Iterator[tuple[dict[str, str], float]]],
-    ) -> None:
-        full = f"{self._prefix}_{name}"
-        assert _NAME.fullmatch(full), full
-        assert full not in self._families, f"{full} exists already"
-        self._families[full] = (kind, help_text, series)
+    def _add(self, name: str, read: Callable[[], Metric]) -> None:
+        assert _NAME.fullmatch(name), name
+        assert name not in self._families, f"{name} exists already"
+        self._families[name] = read
+
+    def collect(self) -> Iterator[Metric]:
+        """Every family with its numbers of now."""
+        for read in self._families.values():
+            yield read()
 
     def exposition(self) -> str:
         """All series in Prometheus' text format 0.0.4."""
-        lines = []
-        for name, (kind, help_text, series) in self._families.items():
-            escaped = help_text.replace("\\", "\\\\").replace("\n", "\\n")
-            lines += [f"# HELP {name} {escaped}", f"# TYPE {name} {kind}"]
-            lines += [f"{name}{_labels(labels)} {_number(value)}" for labels, value in series()]
-        return "\n".join(lines) + "\n"
-
-
-def _labels(labels: Mapping[str, str]) -> str:
-    if not labels:
-        return ""
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def _number(value: float) -> str:
-    if value != value:  # noqa: PLR0124 - the one number that is not equal to itself
-        return "NaN"
-    if value in (float("inf"), float("-inf")):
-        return "+Inf" if value > 0 else "-Inf"
-    return str(int(value)) if value == int(value) and abs(value) < 2**53 else repr(float(value))
+        return generate_latest(self._registry).decode()

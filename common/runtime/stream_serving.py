@@ -28,24 +28,24 @@ _HELLO_TIMEOUT_S = 10.0
 
 
 # Metrics, and which of the firehose's figures (`FirehoseReport`) they are.
-_FIREHOSE_GAUGES: Final = {
+_FIREHOSE_FIGURES: Final = {
     "subscribers": ("subscribers", "Consumers that follow the log."),
     "members": ("members", "Consumers served from memory."),
     "waiting": ("waiting", "Consumers that wait for a page of the journal."),
     "ring_lag_events": ("ring_lag", "Events known to be in the log and not in memory yet."),
     "ring_events": ("ring_events", "Events in memory."),
     "ring_bytes": ("ring_bytes", "Bytes in memory."),
-    "reads": ("reads", "Pages the one reader took from the journal since start."),
-    "fed_events": ("fed_events", "Events that came from commits of this process since start."),
-    "catch_up_reads": ("catch_up_reads", "Pages read for consumers behind the ring since start."),
-    "catch_up_events": ("catch_up_events", "Events in those pages."),
-    "shared_pages": ("shared_pages", "Pages that another consumer had read already."),
-    "evaluations": ("evaluations", "Filters asked about an event since start."),
-    "demotions": ("demotions", "Consumers that fell behind the ring since start."),
+    "reads_total": ("reads", "Pages the one reader took from the journal."),
+    "fed_events_total": ("fed_events", "Events that came from commits of this process."),
+    "catch_up_reads_total": ("catch_up_reads", "Pages read for consumers behind the ring."),
+    "catch_up_events_total": ("catch_up_events", "Events in those pages."),
+    "shared_pages_total": ("shared_pages", "Pages that another consumer had read already."),
+    "evaluations_total": ("evaluations", "Filters asked about an event."),
+    "demotions_total": ("demotions", "Consumers that fell behind the ring."),
     "ranges": ("ranges", "Ranges of projections that read here."),
     "ranges_waiting": ("ranges_waiting", "Of these, that wait for a block of the log."),
-    "range_reads": ("range_reads", "Blocks read for ranges behind the ring since start."),
-    "range_events": ("range_events", "Events in those blocks."),
+    "range_reads_total": ("range_reads", "Blocks read for ranges behind the ring."),
+    "range_events_total": ("range_events", "Events in those blocks."),
 }
 
 
@@ -88,8 +88,9 @@ class ServedStreams:
     def register(self, metrics: MetricsRegistry) -> None:
         """Offer the numbers to Prometheus."""
         metrics.gauge("consumers_connected", "Streams that others follow here.", lambda: len(self._endpoint.streams))
-        for name, (figure, help_text) in _FIREHOSE_GAUGES.items():
-            metrics.gauge(f"firehose_{name}", help_text, partial(self._figure, figure))
+        for name, (figure, help_text) in _FIREHOSE_FIGURES.items():
+            add = metrics.counter if name.endswith("_total") else metrics.gauge
+            add(f"firehose_{name}", help_text, partial(self._figure, figure))
 
     def _figure(self, name: str) -> float:
         return float(getattr(self._firehose.report(), name))

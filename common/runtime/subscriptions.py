@@ -18,7 +18,7 @@ from common.journal.stores.journal import Journal
 from common.journal.stores.subscriptions import InboxStats
 from common.runtime.app.application import Follow
 from common.runtime.environment import Environment, peer_dialler
-from common.runtime.metrics import MetricsRegistry
+from common.runtime.metrics import MetricsRegistry, Values
 from common.runtime.settings.streams import Followed, StreamSettings
 from common.transport.subscription.link import keep_subscription
 from common.transport.subscription.sinks import InboxSink, JournalSink, Sink
@@ -153,19 +153,29 @@ class Subscriptions:
         if not names:
             return
 
-        def gauges(name: str, help_text: str, read: Callable[[str], float]) -> None:
-            metrics.gauges(name, help_text, "subscription", names, lambda: {one: read(one) for one in names})
+        def of_each(read: Callable[[str], float]) -> Callable[[], Values]:
+            return lambda: {name: read(name) for name in names}
 
-        gauges(
-            "subscription_connected", "1 while the source is connected.", lambda one: states[one].state == "connected"
-        )
-        gauges("subscription_position", "Place in the source's log.", lambda one: states[one].position)
-        gauges("subscription_source_head", "End of the source's log.", lambda one: states[one].head_position)
-        gauges("subscription_lag_seconds", "Age of what was received last.", lambda one: self._lag_s(states[one]))
-        gauges("subscription_received_events", "Events received since start.", lambda one: states[one].received)
-        gauges("subscription_awaiting_entities", "Entities that wait for a replay.", lambda one: states[one].awaiting)
-        gauges("inbox_rows", "Events that wait for a local program.", lambda one: self._inbox(one).rows)
-        gauges("inbox_bytes", "Bytes that wait for a local program.", lambda one: self._inbox(one).bytes)
+        for name, help_text, read in (
+            (
+                "subscription_connected",
+                "1 while the source is connected.",
+                lambda one: states[one].state == "connected",
+            ),
+            ("subscription_position", "Place in the source's log.", lambda one: states[one].position),
+            ("subscription_source_head", "End of the source's log.", lambda one: states[one].head_position),
+            ("subscription_lag_seconds", "Age of what was received last.", lambda one: self._lag_s(states[one])),
+            ("subscription_awaiting_entities", "Entities that wait for a replay.", lambda one: states[one].awaiting),
+            ("inbox_rows", "Events that wait for a local program.", lambda one: self._inbox(one).rows),
+            ("inbox_bytes", "Bytes that wait for a local program.", lambda one: self._inbox(one).bytes),
+        ):
+            metrics.gauges(name, help_text, "subscription", of_each(read))
+        for name, help_text, read in (
+            ("subscription_received_events_total", "Events received.", lambda one: states[one].received),
+            ("subscription_connects_total", "Links made.", lambda one: states[one].connects),
+            ("subscription_ends_total", "Links that ended and tries that failed.", lambda one: states[one].ends.total),
+        ):
+            metrics.counters(name, help_text, "subscription", of_each(read))
 
     def _inbox(self, name: str) -> InboxStats:
         return self._inboxes.get(name, InboxStats(0, 0, 0, 0, 0))

@@ -23,6 +23,7 @@ from starlette.types import Message, Receive, Scope, Send
 from common.core.errors import FOREIGN, BackhaulError, ErrorKind
 from common.core.events import json_text
 from common.core.events.json_text import TOP_ONLY, Visits
+from common.core.flow.measures import CodeCounts
 from common.core.policy.doors import Door
 from common.core.policy.rights import is_audited
 from common.runtime.http.audited import Record, audited
@@ -115,6 +116,7 @@ class HttpApp:
         self._door = door or Door()
         self._body_max_bytes = body_max_bytes
         self._body_timeout_s = body_timeout_s
+        self.refusals = CodeCounts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -137,6 +139,7 @@ class HttpApp:
         except FOREIGN as error:  # a failing handler is answered 500 and logged, not our end
             refusal, headers = _refuse(error, scope)
             exchange.record.code = refusal.code
+            self.refusals.add(refusal.code)
             if exchange.is_answering:
                 return  # too late for another answer; the server closes the connection
             await error_response(refusal, headers)(scope, exchange.receive, exchange.send)

@@ -30,6 +30,7 @@ import trio
 
 from common.core.errors import BackhaulError, ConfigurationError, ErrorKind
 from common.core.flow.backoff import Backoff
+from common.core.flow.measures import CodeCounts
 from common.core.flow.messages import Drain
 from common.transport.link.call_status import first_refusal
 from common.transport.stream import Channel, DialledStream
@@ -43,7 +44,10 @@ the peer has taken it, and one to call whenever something useful was done."""
 
 
 class LinkRecord(Protocol):
-    """What is known of a link now; the keeper writes the first six. The last ones are those of how it ended last."""
+    """What is known of a link now; the keeper writes the first seven. `last_…` are those of how it ended last.
+
+    `ends` counts links that are over and tries that failed, by code.
+    """
 
     state: str
     since_us: int
@@ -51,6 +55,7 @@ class LinkRecord(Protocol):
     last_code: str
     last_reason: str
     last_hint: str
+    ends: CodeCounts
 
     @property
     def position(self) -> int:
@@ -139,6 +144,7 @@ async def keep_link(
                 backoff.progressed()
         delay_s = _delay(backoff, chance.random(), error, drain)
         record.last_code = error.code if error else ("link.drained" if drain else "link.ended")
+        record.ends.add(record.last_code)
         record.last_reason = error.message if error else drain.reason if drain else "the peer ended the stream"
         record.last_hint = error.hint if error else ""
         _enter(record, "offline", now_us())

@@ -14,6 +14,7 @@ import trio
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.ids import NAME_MAX_BYTES, invisible_problem, text_problem
+from common.core.flow.measures import CodeCounts
 from common.core.journal.append import AppendRequest
 from common.core.journal.history import Resume, history_problem
 from common.core.push.messages import PROTOCOL_VERSION, Hello, Start
@@ -48,6 +49,10 @@ class PushEndpoint:
         self._live: LiveStreams[str, EndpointStream] = LiveStreams("edge")
         self._seen: dict[str, tuple[int, ...]] = {}
         """By live origin: versions of all that was asked when it was last told what is asked of it."""
+        self.ends = CodeCounts()
+        """Streams that are over."""
+        self.parked = CodeCounts()
+        """Events that were set aside."""
 
     @property
     def streams(self) -> list[OriginStream]:
@@ -94,7 +99,14 @@ class PushEndpoint:
                 clock_skew_s=(hello.clock_us - start.clock_us) / 1e6,
             )
             live = EndpointStream(
-                stream, endpoint, state, self._journal.push_filters, self._submit, self._settings, self._now_us
+                stream,
+                endpoint,
+                state,
+                self._journal.push_filters,
+                self._submit,
+                self._settings,
+                self._now_us,
+                self.parked,
             )
             older = self._live.get(origin_id)
             if older:
@@ -111,6 +123,7 @@ class PushEndpoint:
             )
 
             def ended(code: str, reason: str) -> None:
+                self.ends.add(code)
                 if origin_id not in self._live:
                     self._seen.pop(origin_id, None)
                 _log.info(

@@ -17,6 +17,7 @@ from common import audit
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch
 from common.core.events.transformations import Transformed
+from common.core.flow.measures import CodeCounts
 from common.core.flow.messages import Drain, Heartbeat
 from common.core.journal.append import NOT_ALLOWED, AppendRequest, PushedAppend, PushLane
 from common.core.policy.rules import EVERYTHING, Policy
@@ -82,8 +83,10 @@ class EndpointStream:
         submit: Callable[[AppendRequest], Awaitable[Submitted]],
         settings: EndpointSettings,
         now_us: Callable[[], int],
+        parked: CodeCounts,
     ) -> None:
         self._stream = stream
+        self._parked = parked
         self._endpoint = endpoint
         self.state = state
         self._journal = journal
@@ -204,6 +207,7 @@ class EndpointStream:
         state.events += len(request.events)
         for parked in ack.parked:
             state.parked += 1
+            self._parked.add(parked.code)
             _log.warning(
                 "event.parked",
                 persistence_id=parked.persistence_id,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 import trio
@@ -17,6 +17,7 @@ import trio
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch
 from common.core.events.transformations import Transformed
+from common.core.flow.measures import CodeCounts, LatencyHistogram
 from common.core.flow.messages import Drain, Heartbeat
 from common.core.journal.append import PushLane
 from common.core.journal.history import Offset
@@ -69,6 +70,9 @@ class LinkState:
     in_flight_bytes: int = 0
     window_bytes: int = 0
     ack_age_s: float = 0.0
+    acks: LatencyHistogram = field(default_factory=LatencyHistogram)
+    """How long each ack took, from the oldest batch that it covers."""
+    ends: CodeCounts = field(default_factory=CodeCounts)
     clock_skew_s: float = 0.0
     last_progress_us: int = 0
     connects: int = 0
@@ -325,6 +329,7 @@ class _PushStream:
         state.window_bytes = producer.window.bytes_limit
         if age_s is not None:
             state.ack_age_s = age_s
+            state.acks.add(age_s)
         if producer.progress != before:
             state.last_progress_us = self._now_us()
             self._on_progress()

@@ -7,6 +7,7 @@ from typing import Literal
 
 import trio
 
+from common.core.flow.measures import CodeCounts
 from common.core.subscription.messages import Begin, StreamLimits
 from common.journal.head_signal import HeadSignal
 
@@ -47,6 +48,7 @@ class SubscriptionState:
     state: str = "offline"
     since_us: int = 0
     connects: int = 0
+    ends: CodeCounts = field(default_factory=CodeCounts)
     last_code: str = ""
     last_reason: str = ""
     last_hint: str = ""

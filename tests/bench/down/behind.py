@@ -82,7 +82,7 @@ async def run(place: Place) -> list[Table]:
             await consumers.connect()
             reached = await consumers.reach(total)
             meter.stop()
-            (_, rows), demotions = await node.read_counts(), await node.metric("firehose_demotions")
+            (_, rows), demotions = await node.read_counts(), await node.metric("firehose_demotions_total")
         assert reached.events == total, f"{reached.events} of {total} came"
         share = (rows - before) / total
         table.judge(

@@ -36,7 +36,7 @@ async def _flood(
 
 
 async def _looks(node: Source) -> float:
-    return sum([await node.metric(f'journal_looks{{kind="{kind}"}}') for kind in _LOOK_KINDS])
+    return sum([await node.metric(f'journal_reads_total{{kind="{kind}"}}') for kind in _LOOK_KINDS])
 
 
 async def _steady(node: Source, consumers: Crowd, publishing: Publisher, seconds: int) -> tuple[Reached, float, float]:
@@ -137,9 +137,9 @@ async def _topics(place: Place) -> Table:
             crowd(node.grpc_port, many, criteria=criteria, topics=count) as consumers,
         ):
             await consumers.connect()
-            before = await node.metric("firehose_evaluations")
+            before = await node.metric("firehose_evaluations_total")
             reached, meter = await _flood(node, consumers, publishing, events, 200)
-            evaluations = (await node.metric("firehose_evaluations") - before) / events
+            evaluations = (await node.metric("firehose_evaluations_total") - before) / events
             assert reached.events == events, f"{reached.events} of {events} were delivered"
             costs.append(meter.cpu_s / events * 1e6)
             size = reached.events / reached.messages

@@ -49,10 +49,10 @@ async def _run(
                 await load.event("load.connected")
                 await trio.sleep(_SETTLE_S)
                 kilobytes = (rss_bytes(node) - before) / edges / 1_000
-                commits = await metric(ready["http_port"], "backhaul_cloud_journal_commits")
+                commits = await metric(ready["http_port"], "backhaul_cloud_journal_commits_total")
                 await load.tell("push")
                 result = dict(await load.event("result"))
-                commits = await metric(ready["http_port"], "backhaul_cloud_journal_commits") - commits
+                commits = await metric(ready["http_port"], "backhaul_cloud_journal_commits_total") - commits
     return kilobytes, result, commits / float(result["seconds"])
 
 

@@ -44,7 +44,7 @@ class _Round:
             rate = await self._calls(kind, ready["http_port" if kind == "http" else "grpc_port"], callers, batch)
             stored, commits = [
                 await metric(ready["http_port"], f"backhaul_edge_journal_{what}")
-                for what in ("appended_events", "commits")
+                for what in ("appended_events_total", "commits_total")
             ]
         return rate, stored / commits
 

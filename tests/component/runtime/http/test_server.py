@@ -34,14 +34,14 @@ async def test_requests_sent_ahead_are_answered_in_order() -> None:
 
 async def test_health_pages() -> None:
     async with serving() as world:
-        world.metrics.counter("events_total", "Events.")
+        world.metrics.counter("events_total", "Events.", lambda: 0)
         client = await world.connect()
         assert (await client.request("GET", "/livez")).json == {"alive": True}
         assert (await client.request("GET", "/readyz")).json == {"ready": True, "reasons": {}}
         assert (await client.request("GET", "/status")).json == {"head": 7}
         page = await client.request("GET", "/metrics")
         assert page.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
-        assert b"backhaul_edge_events_total 0\n" in page.body
+        assert b"backhaul_edge_events_total 0.0\n" in page.body
 
 
 async def test_not_ready_is_503_with_the_reasons_and_still_alive() -> None:

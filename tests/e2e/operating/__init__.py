@@ -1,0 +1,1 @@
+"""What an operator sees of real services: logs, metrics, the fleet."""
