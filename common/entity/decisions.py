@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias
 
 from common.core.errors import FOREIGN, BackhaulError, ErrorKind
 from common.core.events.batch import EventBatch, join_tags, new_events
+from common.core.events.leaving import LEAVING_TYPE
 from common.core.events.rules import problems
 from common.core.events.types import Unknown, place_of
 from common.entity.definition import Decision, Definition, listed
@@ -230,7 +231,7 @@ def replay(definition: Definition, state: AnyState, events: EventBatch) -> AnySt
     decode, ignored = definition.registry.decode, definition.entity.ignored_events
     columns = zip(events.event_type, events.codec, events.payload, events.metadata, strict=True)
     for index, (event_type, codec, payload, metadata) in enumerate(columns):
-        if event_type in ignored:
+        if event_type in ignored or event_type == LEAVING_TYPE:
             continue
         try:
             event = decode(event_type, codec, payload, metadata)

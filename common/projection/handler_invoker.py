@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 from common.core.errors import FOREIGN, BackhaulError
 from common.core.events.batch import Envelope, EventBatch
+from common.core.events.leaving import has_marks, is_mark
 from common.core.journal.statement import Statement
 from common.journal.tables import Tables
 from common.projection.handler_executor import HandlerExecutor, call_async, call_inline, raised, returned_wrong
@@ -73,6 +74,10 @@ class HandlerInvoker:
         if not events:
             return PreparedEffects()
         if handler.statements is not None:
+            if has_marks(events):  # columns do not say what leaves
+                events = events.select([index for index in range(len(events)) if not is_mark(events, index)])
+                if not events:
+                    return PreparedEffects()
             return PreparedEffects(
                 await self._plain_calls(lambda: self._columns(events), handler.deadline_s, handler.function)
             )
@@ -95,7 +100,9 @@ class HandlerInvoker:
         leaving, replaces = marks.leaving, marks.replaces
         try:
             return [
-                Event(self._decode(envelope), envelope, index in leaving, index in replaces)
+                Event(None, envelope, leaving=True)
+                if is_mark(events, index)
+                else Event(self._decode(envelope), envelope, index in leaving, index in replaces)
                 for index, envelope in enumerate(events.envelopes())
             ]
         except FOREIGN as error:

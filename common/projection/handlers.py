@@ -36,8 +36,9 @@ _NAME_MAX_BYTES = 128
 class Event:
     """An event as a handler sees it: ``value`` is what its payload means, ``envelope`` all that goes with it.
 
-    ``value`` is ``Unknown`` where the application has no type of this name, and bytes where it has no types at all.
-    The marks are those of a stream that is followed; in the own log there are none.
+    ``value`` is ``Unknown`` where the application has no type of this name, and bytes where it has no types at all. It
+    is None in a leaving mark: the entity has left what may be seen here, and only its number is known. Other marks are
+    those of a stream that is followed; in the own log there are none.
     """
 
     value: Any

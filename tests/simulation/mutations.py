@@ -29,6 +29,7 @@ import edge_service.retention
 from common.core.events.batch import EventBatch
 from common.core.events.stated_range import StatedRange
 from common.core.filters.index import FilterIndex
+from common.core.filters.permission import Matched, Walled
 from common.core.firehose.subscriber_cursor import SubscriberCursor
 from common.core.flow.window import AdaptiveWindow
 from common.core.journal.append import Appended, AppendOutcome, AppendRefused, LocalAppend, PushedAppend
@@ -268,6 +269,8 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "index_forgets_who_leaves": Mutation(
         (1,), "PlaceBehindEffect", _patched(FilterIndex, "match", down.match_by_own_tags)
     ),
+    "wall_shows_what_leaves": Mutation((1,), "TenantsApart", _patched(Walled, "permits", down.permit_everything)),
+    "wall_leaves_no_mark": Mutation((1,), "PlaceBehindEffect", _patched(Matched, "add", down.add_without_marks)),
     "waiting_is_not_kept": Mutation(
         (12,), "PlaceBehindEffect", _patched(MemorySubscriptions, "commit", down.commit_without_waiting)
     ),

@@ -20,6 +20,9 @@ from common.core.errors import BackhaulError
 UNIT_SEPARATOR = "\x1f"
 # In ``prev_tags``: the predecessor had none, and this event has some.
 NO_TAGS = UNIT_SEPARATOR
+# In ``tags``: this is a leaving mark (``core.events.leaving``). No event has it: a tag is never empty.
+LEFT_TAGS = UNIT_SEPARATOR * 2
+_WITHOUT_TAGS = frozenset({NO_TAGS, LEFT_TAGS})
 # What an event weighs beside its payload, for bounds in bytes: ids, numbers and framing, roughly.
 EVENT_OVERHEAD_BYTES = 120
 
@@ -176,12 +179,12 @@ def join_tags(tags: Iterable[str]) -> str:
 
 def split_tags(joined: str) -> tuple[str, ...]:
     """The tags of one column entry."""
-    return tuple(joined.split(UNIT_SEPARATOR)) if joined and joined != NO_TAGS else ()
+    return tuple(joined.split(UNIT_SEPARATOR)) if joined and joined not in _WITHOUT_TAGS else ()
 
 
 def tags_before(before: str, tags: str) -> str:
     """The entry in ``prev_tags`` of an event with ``tags`` whose predecessor had the tags ``before``."""
-    if before == tags or set(split_tags(before)) == set(split_tags(tags)):
+    if before == tags or (LEFT_TAGS not in (before, tags) and set(split_tags(before)) == set(split_tags(tags))):
         return ""
     return before or NO_TAGS
 

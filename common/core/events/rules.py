@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from hashlib import blake2b
 
-from common.core.events.batch import UNIT_SEPARATOR, EventBatch, split_metadata
+from common.core.events.batch import LEFT_TAGS, UNIT_SEPARATOR, EventBatch, split_metadata
 from common.core.events.ids import (
     NAME_MAX_BYTES,
     PERSISTENCE_ID_MAX_BYTES,
@@ -17,6 +17,7 @@ from common.core.events.ids import (
     persistence_id_problem,
     text_problem,
 )
+from common.core.events.leaving import LEAVING_TYPE, is_mark, mark_problem
 
 TAGS_MAX = 32
 METADATA_MAX = 32
@@ -25,11 +26,15 @@ KEY_MAX_BYTES = 256
 _CACHED_MAX_CHARS = 256
 
 
-def problems(events: EventBatch, event_max_bytes: int, *, is_stored: bool = False) -> dict[int, tuple[str, str]]:
+def problems(
+    events: EventBatch, event_max_bytes: int, *, is_stored: bool = False, may_leave: bool = False
+) -> dict[int, tuple[str, str]]:
     """Index → (code, what is wrong) for every event that must not be stored; empty for a good batch.
 
     ``is_stored``: the events come out of another service's journal, which may be older than the rule on invisible
-    characters. Codes: ``entity.invalid_name``, ``events.too_large``, ``events.invalid``.
+    characters. ``may_leave``: they come from a peer, and leaving marks may be among them.
+
+    Codes: ``entity.invalid_name``, ``events.too_large``, ``events.invalid``.
     """
     id_problem = persistence_id_problem if is_stored else new_id_problem
     found: dict[int, tuple[str, str]] = {}
@@ -59,8 +64,14 @@ def problems(events: EventBatch, event_max_bytes: int, *, is_stored: bool = Fals
                     object_to(index, "events.invalid", f"{name} {_label_problem(label)}")
     if any(events.tags):
         for index, tags in enumerate(events.tags):
-            if tags and _tags_problem(tags):
+            if tags and _tags_problem(tags) and not (may_leave and tags == LEFT_TAGS):
                 object_to(index, "events.invalid", _tags_problem(tags))
+    if LEAVING_TYPE in events.event_type or LEFT_TAGS in events.tags:
+        for index, event_type in enumerate(events.event_type):
+            if event_type == LEAVING_TYPE or is_mark(events, index):
+                problem = mark_problem(events, index) if may_leave else f"event_type {LEAVING_TYPE!r} is reserved"
+                if problem:
+                    object_to(index, "events.invalid", problem)
     if any(events.metadata):
         for index, metadata in enumerate(events.metadata):
             if metadata and _metadata_problem(metadata):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from common.core.errors import FOREIGN, BackhaulError, ErrorKind
 from common.core.events.batch import Envelope, EventBatch, join_metadata, join_tags
+from common.core.events.leaving import is_mark
 from common.core.events.stated_range import StatedRange
 from common.core.events.types import place_of
 
@@ -51,6 +52,12 @@ def transform(function: Transformation, events: EventBatch, *, maps_ids: bool = 
     withheld: list[StatedRange] = []
     faults: dict[int, BackhaulError] = {}
     for index, envelope in enumerate(events.envelopes()):
+        if is_mark(
+            events, index
+        ):  # nothing in it is the application's; whose it would be under another id is not known
+            if not maps_ids:
+                kept.append(index)
+            continue
         try:
             result = _checked(function, function(envelope), envelope, maps_ids=maps_ids)
         except BackhaulError as fault:

@@ -87,11 +87,11 @@ class FilterIndex(Generic[Key]):
                 if prev_tags:
                     before = matches(persistence_id, before_tags)
                     self.evaluations += 1
-                if now or (before and group.predicate.permits(persistence_id, tags)):
+                if now or before:
                     matched = found.get(group)
                     if matched is None:
                         matched = found[group] = Matched()
-                    matched.add(index, now, before)
+                    matched.add(index, now, before, now or group.predicate.permits(persistence_id, tags))
         return {key: matched for group, matched in found.items() for key in group.keys}
 
     def _candidates(

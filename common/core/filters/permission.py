@@ -3,7 +3,8 @@
 Interest selects entities: an event is delivered when its own tags match or those of its predecessor did, so the event
 that takes an entity out of a filter is still seen, marked as leaving, and the one that brings it in is marked as
 entering. Permission (an edge's own push filter, a policy's read filter) is asked of the event's own tags: what it
-forbids is not delivered, whatever came before it. The next permitted event counts as entering. Both directions decide
+forbids is not delivered, whatever came before it. Where an entity leaves what is selected through a wall, a leaving mark
+(``core.events.leaving``) goes in the event's place; the next permitted event counts as entering. Both directions decide
 here.
 """
 
@@ -58,14 +59,18 @@ class Matched:
     indexes: list[int] = field(default_factory=list)
     leaving: list[int] = field(default_factory=list)
     entering: list[int] = field(default_factory=list)
+    marks: list[int] = field(default_factory=list)
+    """Of ``leaving``, the events that permission forbids: a leaving mark goes in their place."""
 
-    def add(self, index: int, now: bool, before: bool) -> None:
-        """Take in a permitted event whose own tags match ``now`` and whose predecessor's did ``before``."""
+    def add(self, index: int, now: bool, before: bool, permitted: bool) -> None:
+        """Take in an event whose own tags match ``now``, whose predecessor's did ``before``, and that may be seen."""
         if not (now or before):
             return
         self.indexes.append(index)
         if not now:
             self.leaving.append(index)
+            if not permitted:
+                self.marks.append(index)
         elif not before:
             self.entering.append(index)
 
@@ -77,6 +82,6 @@ def match_batch(predicate: EntityPredicate, events: EventBatch) -> Matched:
     for index, (persistence_id, tags, prev_tags) in enumerate(rows):
         now = matches(persistence_id, tags)
         before = matches(persistence_id, predecessor_tags(tags, prev_tags)) if prev_tags else now
-        if now or (before and predicate.permits(persistence_id, tags)):
-            matched.add(index, now, before)
+        if now or before:
+            matched.add(index, now, before, now or predicate.permits(persistence_id, tags))
     return matched

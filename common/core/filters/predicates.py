@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from common.core.events.batch import UNIT_SEPARATOR
+from common.core.events.batch import LEFT_TAGS, UNIT_SEPARATOR
 from common.core.events.ids import SEPARATOR
 from common.core.filters.criteria import DEFAULT_LIMITS, Criteria, FilterLimits, compile_regex, parse_criteria
 from common.core.filters.selection import Selection
@@ -121,6 +121,8 @@ class Filter:
         return not (meaning.exclude_all or meaning.exclude_tags or meaning.exclude_ids or meaning.exclude_regex)
 
     def matches(self, persistence_id: str, tags: str) -> bool:
+        if tags == LEFT_TAGS:
+            return False
         excluded, included = self._decide_by_id(persistence_id)
         if included:
             return True

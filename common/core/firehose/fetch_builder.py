@@ -51,6 +51,7 @@ class FetchBuilder:
         self._size = 0
         self._parts: list[tuple[LogStretch, Sequence[int]]] = []
         self._leaving: list[int] = []
+        self._marks: set[int] = set()
         self._ranges: list[StatedRange] = []
         self._stated: Stated | None = None
         self._end: tuple[LogStretch, int] | None = None
@@ -68,12 +69,14 @@ class FetchBuilder:
         *,
         entering: Collection[int] = (),
         leaving: Collection[int] = (),
+        marks: Collection[int] = (),
         whole: bool = False,
     ) -> bool:
         """Take the events at ``indexes`` of the next page; False when they do not all fit, and the step is over.
 
-        ``entering`` and ``leaving`` are positions. With ``whole`` a page that does not fit behind others is left for
-        the next step, so that those who follow the same pages cut at the same places.
+        ``entering``, ``leaving`` and ``marks`` (events in whose place leaving marks go) are positions. With ``whole`` a
+        page that does not fit behind others is left for the next step, so that those who follow the same pages cut at
+        the same places.
         """
         if not indexes:
             return True
@@ -90,6 +93,8 @@ class FetchBuilder:
         self._end = (page, fitting[-1])
         if leaving:
             self._leaving += [positions[index] for index in fitting if positions[index] in leaving]
+        if marks:
+            self._marks.update(positions[index] for index in fitting if positions[index] in marks)
         return is_all
 
     def reach(self, page: LogStretch) -> None:
@@ -153,19 +158,19 @@ class FetchBuilder:
 
     def stretch(self, head: int, *, shared: bool, from_ring: bool) -> FetchResult:
         """The step as a stretch; ``shared`` when other cursors want some of its events too, but not all of them."""
-        parts, stated = self._parts, self._stated
+        parts, stated, marks = self._parts, self._stated, self._marks
         snapshots = stated.snapshots if stated else EventBatch()
 
         def encoded() -> bytes:
             if len(parts) == 1 and not snapshots:
-                return parts[0][0].encode(parts[0][1], shared=shared)
+                return parts[0][0].encode(parts[0][1], shared=shared, marks=marks)
             before = stated.encoded if stated else b""
-            return before + b"".join(page.encode(indexes, shared=shared) for page, indexes in parts)
+            return before + b"".join(page.encode(indexes, shared=shared, marks=marks) for page, indexes in parts)
 
         def events() -> EventBatch:
             if len(parts) == 1 and not snapshots:
-                return parts[0][0].select(parts[0][1])
-            return concat((snapshots, *(page.select(indexes) for page, indexes in parts)))
+                return parts[0][0].select(parts[0][1], marks)
+            return concat((snapshots, *(page.select(indexes, marks) for page, indexes in parts)))
 
         timestamp_us, digest = self.place
         return FetchResult(

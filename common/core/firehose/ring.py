@@ -12,11 +12,12 @@ it. These are made when first wanted and kept: one encoding serves every subscri
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from common.core.events.batch import EventBatch, concat
 from common.core.events.ids import SliceRange
+from common.core.events.leaving import marked
 from common.core.filters.selection import indexes_of_types
 from common.core.firehose.fetch_result import Encode
 from common.core.firehose.slice_split import SliceSplit
@@ -127,12 +128,23 @@ class LogStretch:
         """Whether it may be given to a reader of that history."""
         return self._source.is_of(generation)
 
-    def select(self, indexes: Sequence[int]) -> EventBatch:
-        """The events at ``indexes``: shared when it is all of them."""
-        return self.events if len(indexes) == len(self.events) else self.events.select(indexes)
+    def select(self, indexes: Sequence[int], marks: Collection[int] = ()) -> EventBatch:
+        """The events at ``indexes``: shared when it is all of them. Those at positions in ``marks`` as leaving marks."""
+        events = self.events if len(indexes) == len(self.events) else self.events.select(indexes)
+        if not marks:
+            return events
+        return marked(events, [index for index, position in enumerate(events.position) if position in marks])
 
-    def encode(self, indexes: Sequence[int], *, shared: bool) -> bytes:
+    def encode(self, indexes: Sequence[int], *, shared: bool, marks: Collection[int] = ()) -> bytes:
         """The bytes of the events at ``indexes``, ascending; ``shared`` when others will want some of these too."""
+        if marks:
+            positions = self.events.position
+            return b"".join(
+                self._source.encode(marked(self.events.slice(index, index + 1), [0]))
+                if positions[index] in marks
+                else self._one(index)
+                for index in indexes
+            )
         n = len(self.events)
         if len(indexes) == n and n > 1:
             return self._all()

@@ -41,6 +41,7 @@ class SubscriberCursor:
         self._pending_max = pending_max
         self._pending: deque[int] = deque()
         self._leaving: set[int] = set()
+        self._marks: set[int] = set()
         self._entering: set[int] = set()
         self._seen = position
         self._seen_place = NO_PLACE
@@ -80,6 +81,7 @@ class SubscriberCursor:
         self.is_member = False
         self._pending.clear()
         self._leaving.clear()
+        self._marks.clear()
         self._entering.clear()
 
     # -- as a member that selects --------------------------------------------------------------------------------
@@ -92,6 +94,8 @@ class SubscriberCursor:
         self._pending.extend([positions[index] for index in matched.indexes])
         if matched.leaving:
             self._leaving.update(positions[index] for index in matched.leaving)
+        if matched.marks:
+            self._marks.update(positions[index] for index in matched.marks)
         if matched.entering:
             self._entering.update(positions[index] for index in matched.entering)
         return True
@@ -107,11 +111,12 @@ class SubscriberCursor:
             return None
         step = FetchBuilder(self.position, self._pending[0] - 1, limits)
         for page, indexes in ring.locate(list(islice(self._pending, max(1, limits.max_events)))):
-            if not step.take(page, indexes, entering=self._entering, leaving=self._leaving):
+            if not step.take(page, indexes, entering=self._entering, leaving=self._leaving, marks=self._marks):
                 break
         for _ in range(step.n):
             position = self._pending.popleft()
             self._leaving.discard(position)
+            self._marks.discard(position)
             self._entering.discard(position)
         if not self._pending and ring.last is not None:
             step.reach(ring.last)
@@ -189,6 +194,7 @@ class SubscriberCursor:
                 [indexes[index] for index in matched.indexes],
                 entering={positions[index] for index in matched.entering},
                 leaving={positions[index] for index in matched.leaving},
+                marks={positions[index] for index in matched.marks},
             )
         if is_all:
             step.reach(page)
@@ -221,4 +227,5 @@ def from_stated_start(predicate: EntityPredicate, events: EventBatch, matched: M
             kept.entering.append(index)
     gone = set(matched.indexes).difference(kept.indexes)
     kept.leaving = [index for index in matched.leaving if index not in gone]
+    kept.marks = [index for index in matched.marks if index not in gone]
     return kept

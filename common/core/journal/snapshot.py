@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EventBatch
 from common.core.events.ids import SEPARATOR, entity_type_of
+from common.core.events.leaving import is_mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,6 @@ def due_snapshots(events: EventBatch, every: Mapping[str, int]) -> list[int]:
     due: dict[str, int] = {}
     for index, (persistence_id, seq_nr) in enumerate(zip(events.persistence_id, events.seq_nr, strict=True)):
         n = every.get(entity_type_of(persistence_id))
-        if n and seq_nr % n == 0:
+        if n and seq_nr % n == 0 and not is_mark(events, index):
             due[persistence_id] = index
     return sorted(due.values())

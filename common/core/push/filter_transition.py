@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from common.core.events.batch import EventBatch
+from common.core.events.leaving import marked
 from common.core.events.stated_range import StatedRange
 from common.core.filters.criteria import FilterLimits
 from common.core.filters.permission import match_batch, within
@@ -101,9 +102,13 @@ class PushFilterApplied:
 
 @dataclass(frozen=True, slots=True)
 class PushSelection:
-    """What of a stretch is pushed: indexes, and the numbers that the entities which come in by it jump over."""
+    """What of a stretch is pushed: indexes, and the numbers that the entities which come in by it jump over.
+
+    Of the events at ``marks``, which are some of ``indexes``, leaving marks are sent.
+    """
 
     indexes: list[int]
+    marks: list[int]
     ranges: tuple[StatedRange, ...]
 
 
@@ -160,7 +165,7 @@ class FilterTransition:
 
     def choose(self, events: EventBatch) -> PushSelection:
         """What of a stretch of the own log the lane sends."""
-        chosen, entering = _delivered(self._new, events)
+        chosen, entering, marks = _delivered(self._new, events)
         if self._old is not None:
             sent_before = set(_delivered(self._old, events)[0])
             chosen = [index for index in chosen if index not in sent_before]
@@ -172,7 +177,14 @@ class FilterTransition:
             if index in entering and from_seq_nr < seq_nr:
                 ranges.append(StatedRange(persistence_id, from_seq_nr, seq_nr - 1, "withheld"))
             last[persistence_id] = seq_nr
-        return PushSelection(chosen, tuple(ranges))
+        return PushSelection(chosen, [index for index in chosen if index in marks], tuple(ranges))
+
+    def chosen_of(self, events: EventBatch) -> tuple[EventBatch, tuple[StatedRange, ...]]:
+        """The same as the events that are sent, with the marks among them, and what they jump over."""
+        chosen = self.choose(events)
+        kept = events if len(chosen.indexes) == len(events) else events.select(chosen.indexes)
+        marks = set(chosen.marks)
+        return marked(kept, [at for at, index in enumerate(chosen.indexes) if index in marks]), chosen.ranges
 
     def _compile(self) -> None:
         new = self.place.new.predicate()
@@ -185,8 +197,8 @@ class FilterTransition:
         self._selection = new.selection(frozenset())
 
 
-def _delivered(predicate: EntityPredicate, events: EventBatch) -> tuple[list[int], set[int]]:
-    """What a predicate delivers of a stretch and which of it brings its entity in, with stated starts obeyed."""
+def _delivered(predicate: EntityPredicate, events: EventBatch) -> tuple[list[int], set[int], set[int]]:
+    """What a predicate delivers of a stretch, with stated starts obeyed; which of it brings its entity in, and the marks."""
     matched = match_batch(predicate, events)
     delivered, entering = [], set(matched.entering)
     for index in matched.indexes:
@@ -196,4 +208,4 @@ def _delivered(predicate: EntityPredicate, events: EventBatch) -> tuple[list[int
         if start > 1 and start == events.seq_nr[index]:
             entering.add(index)
         delivered.append(index)
-    return delivered, entering
+    return delivered, entering, set(matched.marks)

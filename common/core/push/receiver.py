@@ -212,7 +212,10 @@ class Endpoint:
             transformed = self._on_receive(merged)
             merged, ranges = transformed.events, (*ranges, *transformed.ranges)
             faults = set(transformed.faults)
-        poison = {index: code for index, (code, _) in event_rules.problems(merged, self._limits.event_bytes).items()}
+        poison = {
+            index: code
+            for index, (code, _) in event_rules.problems(merged, self._limits.event_bytes, may_leave=True).items()
+        }
         poison |= dict.fromkeys(faults - set(poison), "transformation.failed")
         if refused:
             poison |= dict.fromkeys(range(len(merged), len(merged) + len(refused)), NOT_ALLOWED)

@@ -28,6 +28,7 @@ from common.core.errors import BackhaulError
 from common.core.events import rules as event_rules
 from common.core.events.batch import EventBatch
 from common.core.events.ids import NAME_MAX_BYTES, persistence_id_problem, text_problem
+from common.core.events.leaving import has_marks, is_mark
 from common.core.events.stated_range import StatedRange
 from common.core.subscription.messages import BackfillDone, Deliver, DeliveryLane, FilterApplied, Progress, Subscribed
 from common.core.subscription.place import FilterState, LogCursor, ResumePoint, SnapshotScan, reached_by
@@ -170,7 +171,9 @@ class Receiving:
         events, n = message.events, len(message.events)
         if not 0 <= message.snapshots <= n:
             raise _broken(f"a delivery of {n} events with {message.snapshots} snapshots")
-        if event_rules.problems(events, _ANY_SIZE, is_stored=True) or any(map(_range_problem, message.ranges)):
+        if event_rules.problems(events, _ANY_SIZE, is_stored=True, may_leave=True) or any(
+            map(_range_problem, message.ranges)
+        ):
             raise _broken("a delivery with events or ranges that cannot be stored")
         if message.lane is DeliveryLane.REPLAY:
             names = {*events.persistence_id, *(stated.persistence_id for stated in message.ranges)}
@@ -255,11 +258,13 @@ def effect_of(message: Deliver, received: Received) -> tuple[EventBatch, frozens
     events, accepted = message.events, received.accepted
     taken = events if len(accepted) == len(events) else events.select(accepted)
     replaces = frozenset(at for at, index in enumerate(accepted) if index < message.snapshots)
-    if not message.leaving:
+    if not message.leaving and not has_marks(taken):
         return taken, frozenset(), replaces
     last = set(message.leaving)
     leaving = frozenset(
-        at for at, index in enumerate(accepted) if index >= message.snapshots and events.position[index] in last
+        at
+        for at, index in enumerate(accepted)
+        if index >= message.snapshots and (events.position[index] in last or is_mark(events, index))
     )
     return taken, leaving, replaces
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.core.events.batch import EventBatch
+from common.core.events.leaving import marked
 from common.core.events.stated_range import StatedRange
 from common.core.filters.permission import match_batch
 from common.core.filters.predicates import EntityPredicate
@@ -59,7 +60,7 @@ def beginning(
 def replay_parts(events: EventBatch, wanted: EntityPredicate) -> list[ReplayPart]:
     """Consecutive stored events of one entity as the messages that a consumer of ``wanted`` may be sent."""
     matched = match_batch(wanted, events)
-    entering, leaving = set(matched.entering), set(matched.leaving)
+    entering, leaving, marks = set(matched.entering), set(matched.leaving), set(matched.marks)
     runs: list[list[int]] = []
     for index in matched.indexes:
         if not runs or index in entering:
@@ -74,5 +75,6 @@ def replay_parts(events: EventBatch, wanted: EntityPredicate) -> list[ReplayPart
             else ()
         )
         gone = tuple(events.position[index] for index in run if index in leaving)
-        parts.append(ReplayPart(events.select(run), stated, gone))
+        shown = marked(events.select(run), [at for at, index in enumerate(run) if index in marks])
+        parts.append(ReplayPart(shown, stated, gone))
     return parts

@@ -165,8 +165,7 @@ class PushSource:
         An entity without an event here is spoken of only if the filter selects it by the tags it had last.
         """
         lanes = self._producer.lanes
-        chosen = lanes.choose(events)
-        kept = events if len(chosen.indexes) == len(events) else events.select(chosen.indexes)
+        kept, ranges = lanes.chosen_of(events)
         first = dict(zip(reversed(kept.persistence_id), reversed(kept.seq_nr), strict=True))
         ahead = {stated.persistence_id for stated in await self._journal.log.deleted_ranges(after, _ANYWHERE)}
         self._stated.keep(ahead)
@@ -180,4 +179,4 @@ class PushSource:
             reaches = before <= stated.to_seq_nr
             if reaches if before >= 0 else selects(stated.persistence_id, tags):
                 gone.append(stated)
-        return kept, self._stated.news(kept, gone), chosen.ranges
+        return kept, self._stated.news(kept, gone), ranges

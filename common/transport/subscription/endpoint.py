@@ -24,6 +24,7 @@ from common.core.events.ids import (
     persistence_id_problem,
     text_problem,
 )
+from common.core.events.leaving import has_marks
 from common.core.events.stated_range import StatedRange
 from common.core.filters.permission import within
 from common.core.filters.predicates import EVERY_ENTITY, Filter
@@ -330,7 +331,7 @@ class SubscriptionEndpoint:
         """One event."""
         query = query_codec.decode_event_request(request)
         found = await self._entity_events(query, caller.peer)
-        if found.events.seq_nr != [query.from_seq_nr] or found.begins_with_snapshot:
+        if found.events.seq_nr != [query.from_seq_nr] or found.begins_with_snapshot or has_marks(found.events):
             raise BackhaulError(
                 "subscription.no_such_event",
                 f"no event {query.from_seq_nr} of {query.persistence_id[:80]!r} is in this stream",

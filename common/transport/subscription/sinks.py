@@ -74,7 +74,7 @@ class JournalSink:
         events, place = taken.events, taken.place
         if not events and not taken.passed:
             return Effect()
-        found = event_rules.problems(events, self._event_max_bytes)
+        found = event_rules.problems(events, self._event_max_bytes, may_leave=True)
         poison = {index: code for index, (code, _) in found.items()}
         if taken.replaces:
             events = events.slice(0, len(events))

@@ -16,7 +16,7 @@ import trio.lowlevel
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.core.events.batch import NO_TAGS, EventBatch, predecessor_tags, split_tags
+from common.core.events.batch import LEFT_TAGS, NO_TAGS, EventBatch, predecessor_tags, split_tags
 from common.core.filters import selection as core_selection
 from common.core.filters.selection import Selection
 from common.journal.memory.log import MemoryLog
@@ -27,7 +27,17 @@ from tests.contract.journals import Storage, open_storage
 from tests.support.builders import FAR_US, Origin, appended, local, whole_log
 
 ENTITIES = ["Order|1", "Order|2", "Orders|1", "Sensor|ü", "Alarm|1"]
-TAGS = ["", "t:site/7", "t:site/7/a", "t:site/70", "t:site/7\x1fhot", "hot\x1ft:site/7", "hot", "t:\U0010ffff"]
+TAGS = [
+    "",
+    "t:site/7",
+    "t:site/7/a",
+    "t:site/70",
+    "t:site/7\x1fhot",
+    "hot\x1ft:site/7",
+    "hot",
+    "t:\U0010ffff",
+    LEFT_TAGS,
+]
 
 
 class TestPredecessorsTags:
@@ -43,6 +53,16 @@ class TestPredecessorsTags:
         before = [predecessor_tags(*tags) for tags in zip(log.tags, log.prev_tags, strict=True)]
         assert before == ["t:a", "t:a", "t:a", "t:b", "t:a", "t:b", "t:c\x1ft:a", ""]
         assert (await journal.log.read_entity("A|1", 2, 4, max_events=9)).prev_tags == ["t:a", "", "t:b"]
+
+    async def test_a_leaving_mark_has_none_and_is_not_like_an_event_without(self, journal: Journal) -> None:
+        edge = Origin()
+        await edge.dial(journal)
+        rows = [("A|1", number) for number in range(1, 7)]
+        await edge.push(journal, *rows, tags=["", LEFT_TAGS, "", "t:a", LEFT_TAGS, "t:a"])
+        await edge.push(journal, ("A|1", 7), tags=[LEFT_TAGS])
+        await edge.push(journal, ("A|1", 8), tags=[""])
+        log = await whole_log(journal)
+        assert log.prev_tags == ["", NO_TAGS, LEFT_TAGS, NO_TAGS, "t:a", LEFT_TAGS, "t:a", LEFT_TAGS]
 
     async def test_a_first_event_has_none_also_when_its_entity_was_only_parked_before(self, journal: Journal) -> None:
         edge = Origin()

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 
+from common.core.events.batch import predecessor_tags
 from common.core.filters.permission import Matched, Walled, match_batch, within
 from common.core.filters.predicates import EVERY_ENTITY, EntityPredicate, Filter, OnlyNew, parse_filter
 from tests.core.filters.test_predicates import histories, history_of, predicates
@@ -24,11 +25,15 @@ def test_nothing_that_a_wall_forbids_is_delivered(
     events = history_of(rows).events
     given_out, wished = match_batch(Walled(wall, wish), events), match_batch(wish, events)
     assert set(given_out.indexes) <= set(wished.indexes)
-    for index in given_out.indexes:
+    for index in set(given_out.indexes) - set(given_out.marks):
         assert wall.matches(events.persistence_id[index], events.tags[index])
     for index in set(wished.indexes) - set(wished.leaving):
         permitted = wall.matches(events.persistence_id[index], events.tags[index])
-        assert (index in given_out.indexes) == permitted
+        assert (index in given_out.indexes and index not in given_out.marks) == permitted
+    for index in given_out.marks:
+        name, before = events.persistence_id[index], predecessor_tags(events.tags[index], events.prev_tags[index])
+        assert wall.matches(name, before) and wish.matches(name, before)  # noqa: PT018
+        assert not Walled(wall, wish).permits(name, events.tags[index])
 
 
 @settings(max_examples=100)
@@ -38,7 +43,8 @@ def test_a_wall_within_a_wall_holds(
 ) -> None:
     events = history_of(rows).events
     for nested in (Walled(outer, Walled(inner, wish)), Walled(outer, OnlyNew(Walled(inner, wish), EVERY_ENTITY))):
-        for index in match_batch(nested, events).indexes:
+        matched = match_batch(nested, events)
+        for index in set(matched.indexes) - set(matched.marks):
             assert outer.matches(events.persistence_id[index], events.tags[index])
             assert inner.matches(events.persistence_id[index], events.tags[index])
 
@@ -46,8 +52,8 @@ def test_a_wall_within_a_wall_holds(
 def test_an_entity_is_seen_to_leave_a_wish_and_not_through_a_wall() -> None:
     events = history_of([("S|a", "red"), ("S|a", "blue"), ("S|a", "red")]).events
     assert match_batch(ONLY_RED, events) == Matched([0, 1, 2], [1], [2])
-    assert match_batch(within(ONLY_RED, EVERY_ENTITY), events) == Matched([0, 2], [], [2])
-    assert match_batch(within(NOT_BLUE, ONLY_RED), events) == Matched([0, 2], [], [2])
+    assert match_batch(within(ONLY_RED, EVERY_ENTITY), events) == Matched([0, 1, 2], [1], [2], [1])
+    assert match_batch(within(NOT_BLUE, ONLY_RED), events) == Matched([0, 1, 2], [1], [2], [1])
 
 
 def test_a_wall_costs_one_question_an_event_and_none_where_it_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,12 +208,12 @@ class History:
             now = predicate.matches(who, tags)
             before = predicate.matches(who, last[who]) if who in last else now
             last[who] = tags
-            if not predicate.permits(who, tags):
-                continue
             if now or before:
                 matched.indexes.append(index)
             if before and not now:
                 matched.leaving.append(index)
+                if not predicate.permits(who, tags):
+                    matched.marks.append(index)
             if now and not before:
                 matched.entering.append(index)
         return matched

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from common.core.events.batch import LEFT_TAGS
+from common.core.events.leaving import LEAVING_TYPE, mark_problem
 from common.core.filters.predicates import EntityPredicate
 from common.core.subscription.messages import Deliver, DeliveryLane, FromSource, Progress
 from tests.simulation.disks import Disk
@@ -49,7 +51,8 @@ class ReceivedIsServed(DownChecker):
                     self.complain(f"{commit.disk.name} has a snapshot {event.payload!r} that nobody took")
                 continue
             served = source.row(event.persistence_id, event.seq_nr)
-            if served is None or (served.payload, served.position) != (event.payload, event.position):
+            payload = b"" if event.event_type == LEAVING_TYPE else served and served.payload
+            if served is None or (payload, served.position) != (event.payload, event.position):
                 self.complain(f"{commit.disk.name} has {event.persistence_id} {event.seq_nr}, the source {served}")
 
 
@@ -123,6 +126,8 @@ class TenantsApart(DownChecker):
         for index, name in enumerate(events.persistence_id):
             row = watch.source.row(name, events.seq_nr[index])
             may_see = row is not None and watch.allowed.matches(name, row.tags)
+            if row is not None and events.tags[index] == LEFT_TAGS:
+                may_see = watch.allowed.matches(name, row.tags_before) and not mark_problem(events, index)
             if not may_see or not watch.is_of_stream(name):
                 self.complain(f"{watch.edge} is sent {row} over {watch.name}")
         for stated in message.ranges:
@@ -172,7 +177,8 @@ class EverythingSelected(DownChecker):
             stored = followed.accepted.get(entity, {}).get(row.seq_nr)
             if stored is not None or row.seq_nr in followed.passed.get(entity, ()):
                 snapshots = source.disk.snapshots.get((entity, row.seq_nr), ())
-                if stored is not None and stored != row.payload and stored not in snapshots:
+                shown = row.payload if wanted.permits(entity, row.tags) else b""
+                if stored is not None and stored != shown and stored not in snapshots:
                     self.complain(f"{disk.name} has {stored!r} as {row.seq_nr} of {entity}, it is {named(row.payload)}")
             elif not self._may_be_unknown(source, row, kept, wanted):
                 self.complain(f"{disk.name} lacks {row.seq_nr} of {entity} at {row.position} in {name}")

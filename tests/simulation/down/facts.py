@@ -51,8 +51,7 @@ class Row:
         name = self.persistence_id
         if self.seq_nr < predicate.from_seq_nr(name):
             return False
-        before = predicate.matches(name, self.tags_before) and predicate.permits(name, self.tags)
-        return before or predicate.matches(name, self.tags)
+        return predicate.matches(name, self.tags) or predicate.matches(name, self.tags_before)
 
 
 class History:

@@ -12,7 +12,7 @@ import trio
 import common.transport.subscription.replays
 from common.core.events.batch import EventBatch
 from common.core.filters.index import FilterIndex, Key
-from common.core.filters.permission import Matched
+from common.core.filters.permission import Matched, Walled
 from common.core.filters.predicates import EntityPredicate
 from common.core.firehose.ring import Ring
 from common.core.firehose.subscriber_cursor import SubscriberCursor
@@ -84,6 +84,19 @@ async def find_nothing_deleted(
 ) -> tuple[LogPage, list[object]]:
     """Nothing is told in place of deleted events."""
     return page, []
+
+
+def permit_everything(_self: Walled, _persistence_id: str, _tags: str) -> bool:
+    """A wall lets the event pass with which an entity leaves."""
+    return True
+
+
+_add_matched = Matched.add
+
+
+def add_without_marks(self: Matched, index: int, now: bool, before: bool, permitted: bool) -> None:
+    """Nothing goes in the place of the event that a wall forbids."""
+    _add_matched(self, index, now, before and permitted, permitted)
 
 
 _match = FilterIndex.match

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from trio.testing import MockClock
 
+from common.core.events.leaving import is_mark, mark_problem
 from common.core.filters.predicates import parse_filter
 from tests.component.transport.push.test_filters import ask, settled
 from tests.support.push import PushWorld, append, wait_for_head, whole_log
@@ -16,7 +17,7 @@ NAMES = [f"S|{i}" for i in range(5)]
 
 @pytest.mark.parametrize("forbidden_events", [1, 3])
 async def test_what_the_own_filter_forbids_is_not_pushed(autojump_clock: MockClock, forbidden_events: int) -> None:
-    """Not the event with which an entity comes under it, none that follows, and the way back is stated."""
+    """Not the event with which an entity comes under it, but a mark; none that follows; the way back is stated."""
     world = PushWorld()
     async with world.cloud() as (cloud, _), world.edge(own_filter=NO_SECRETS) as (edge, _):
         await append(edge, NAMES, tags="open")
@@ -28,8 +29,12 @@ async def test_what_the_own_filter_forbids_is_not_pushed(autojump_clock: MockClo
         forbidden = (await whole_log(edge)).payload[5:-5]
         assert not set(forbidden) & set(log.payload)
         assert "secret" not in log.tags
-        shown = [origin or own for origin, own in zip(log.origin_seq_nr, log.seq_nr, strict=True)]
-        assert sorted(shown) == [1] * 5 + [forbidden_events + 2] * 5
+        numbers = [origin or own for origin, own in zip(log.origin_seq_nr, log.seq_nr, strict=True)]
+        assert sorted(numbers) == [1] * 5 + [2] * 5 + [forbidden_events + 2] * 5
+        marks = [index for index in range(len(log)) if is_mark(log, index)]
+        assert [numbers[index] for index in marks] == [2] * 5
+        assert not any(mark_problem(log, index) for index in marks)
+        assert set(log.event_time_us[5:10]) == {0}
         assert await cloud.parked.rows() == []
 
 

@@ -11,8 +11,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from common.core.errors import BackhaulError
+from common.core.events.batch import LEFT_TAGS
+from common.core.events.leaving import LEAVING_TYPE
 from common.core.policy.parsing import parse_policy
-from common.core.subscription.messages import ENTITY_EVENTS_PATH, EntityEvents, EntityQuery
+from common.core.subscription.messages import ENTITY_EVENTS_PATH, EVENT_PATH, EntityEvents, EntityQuery
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import TrimLimit
 from common.journal.stores.subscriptions import InboxRow
@@ -62,13 +65,22 @@ def numbers(sites: Sequence[str]) -> list[int]:
     return [number for number, site in enumerate(sites, 1) if site == HERE]
 
 
+def leavings(sites: Sequence[str]) -> list[int]:
+    return [number for number in range(2, len(sites) + 1) if sites[number - 2] == HERE != sites[number - 1]]
+
+
 def check(rows: list[InboxRow], sites: Sequence[str]) -> None:
+    """Own events whole, marks where the entity left, in its order; nothing else."""
     for row in rows:
-        assert THERE not in row.event.tags
-        assert row.event.seq_nr in numbers(sites) or not row.event.payload
+        is_mark = row.event.event_type == LEAVING_TYPE
+        assert row.leaving == is_mark
+        assert row.event.tags == (() if is_mark else (HERE,))
+        if is_mark:
+            assert (row.event.payload, row.event.metadata, row.event.event_time_us) == (b"", {}, 0)
     for name in NAMES:
-        shown = [row.event.seq_nr for row in rows if row.event.persistence_id == name and row.event.payload]
-        assert shown == numbers(sites)
+        shown = [(row.event.seq_nr, row.leaving) for row in rows if row.event.persistence_id == name]
+        wanted = [(number, False) for number in numbers(sites)] + [(number, True) for number in leavings(sites)]
+        assert shown == sorted(wanted)
 
 
 @pytest.mark.parametrize("sites", STORIES.values(), ids=STORIES.keys())
@@ -106,12 +118,25 @@ async def test_a_question_is_answered_with_own_events(autojump_clock: MockClock,
     world = world_with_wall()
     async with told(world, sites):
         answer = await entity_events(world, NAMES[0])
-        assert [n for n, payload in zip(answer.events.seq_nr, answer.events.payload, strict=True) if payload] == (
-            numbers(sites)
-        )
+        assert answer.events.seq_nr == sorted([*numbers(sites), *leavings(sites)])
         assert THERE not in answer.events.tags
+        assert answer.events.tags.count(LEFT_TAGS) == len(leavings(sites))
+        for number in range(1, len(sites) + 1):
+            assert await is_shown(world, NAMES[0], number) == (number in numbers(sites))
         if not numbers(sites):
             assert answer == EntityEvents(type(answer.events)())
+
+
+async def is_shown(world: SubscriptionWorld, name: str, number: int) -> bool:
+    async with world.dial() as channel:
+        request = questions.encode_event_request(EntityQuery("orders", "edge-1", name, number, number))
+        try:
+            reply = await channel.unary(EVENT_PATH, request, 5.0)
+        except BackhaulError as error:
+            return error.code != "subscription.no_such_event"
+        event = questions.decode_event_reply(reply)
+        assert event.tags == [HERE]
+        return True
 
 
 async def entity_events(world: SubscriptionWorld, name: str) -> EntityEvents:
