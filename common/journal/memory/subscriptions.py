@@ -78,7 +78,7 @@ class MemorySubscriptions:
                 revision=entry.told.revision + 1,
                 updated_us=self._connections.now_us(),
             )
-            draft.subscriptions[name] = SubscriptionEntry(told, last_id=entry.last_id, acked_id=entry.last_id)
+            draft.subscriptions[name] = replace(entry, told=told, known={}, awaiting=frozenset())
             return True
 
     async def known(self, name: str, persistence_ids: Sequence[str]) -> dict[str, int]:

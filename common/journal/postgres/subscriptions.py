@@ -85,7 +85,8 @@ async def forget(connection: asyncpg.Connection, name: str) -> bool:
         number = await connection.fetchval("DELETE FROM subscription WHERE name = $1 RETURNING subscription_no", name)
         if number is None:
             return False
-        await _remove_received(connection, number)
+        await connection.execute("DELETE FROM inbox WHERE subscription_no = $1", number)
+        await connection.execute("DELETE FROM subscription_known WHERE subscription_no = $1", number)
     return True
 
 
@@ -94,20 +95,15 @@ async def restart(connection: asyncpg.Connection, name: str, lease: Lease, now_u
     async with connection.transaction():
         await leases.lock(connection, lease)
         number = await connection.fetchval(
-            "UPDATE subscription SET place = $2, revision = revision + 1, updated_us = $3,"
-            " inbox_acked_id = inbox_last_id, inbox_bytes = 0 WHERE name = $1 RETURNING subscription_no",
+            "UPDATE subscription SET place = $2, revision = revision + 1, updated_us = $3"
+            " WHERE name = $1 RETURNING subscription_no",
             *(name, place_as_text(NO_RESUME_POINT), now_us),
         )
         if number is None:
             return False
-        await _remove_received(connection, number)
+        await connection.execute("DELETE FROM subscription_known WHERE subscription_no = $1", number)
         fail_point("subscription.in_transaction")
     return True
-
-
-async def _remove_received(connection: asyncpg.Connection, number: int) -> None:
-    await connection.execute("DELETE FROM inbox WHERE subscription_no = $1", number)
-    await connection.execute("DELETE FROM subscription_known WHERE subscription_no = $1", number)
 
 
 async def known(connection: asyncpg.Connection, name: str, persistence_ids: Sequence[str]) -> dict[str, int]:

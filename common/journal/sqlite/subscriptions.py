@@ -99,7 +99,8 @@ def forget(writer: apsw.Connection, name: str) -> bool:
     number = _number(writer, name)
     if not number:
         return False
-    _remove_received(writer, number)
+    writer.execute("DELETE FROM inbox WHERE row_no BETWEEN ? AND ?", _rows(number, 0, _ROWS_EACH - 1))
+    writer.execute("DELETE FROM subscription_known WHERE subscription_no = ?", (number,))
     writer.execute("DELETE FROM subscription WHERE subscription_no = ?", (number,))
     return True
 
@@ -110,19 +111,13 @@ def restart(writer: apsw.Connection, name: str, lease: Lease, now_us: int) -> bo
     number = _number(writer, name)
     if not number:
         return False
-    _remove_received(writer, number)
+    writer.execute("DELETE FROM subscription_known WHERE subscription_no = ?", (number,))
     writer.execute(
-        "UPDATE subscription SET place = ?, revision = revision + 1, updated_us = ?,"
-        " inbox_acked_id = inbox_last_id, inbox_bytes = 0 WHERE subscription_no = ?",
+        "UPDATE subscription SET place = ?, revision = revision + 1, updated_us = ? WHERE subscription_no = ?",
         (place_as_text(NO_RESUME_POINT), now_us, number),
     )
     fail_point("subscription.in_transaction")
     return True
-
-
-def _remove_received(writer: apsw.Connection, number: int) -> None:
-    writer.execute("DELETE FROM inbox WHERE row_no BETWEEN ? AND ?", _rows(number, 0, _ROWS_EACH - 1))
-    writer.execute("DELETE FROM subscription_known WHERE subscription_no = ?", (number,))
 
 
 def known(reader: apsw.Connection, name: str, persistence_ids: Sequence[str]) -> dict[str, int]:

@@ -80,10 +80,11 @@ class SubscriptionStore(Protocol):
         """Remove state, known numbers, inbox and lease; a consumer that still runs is fenced. False when unknown."""
 
     async def restart(self, name: str, lease: Lease) -> bool:
-        """Have it begin anew, in one transaction: place, known numbers and the rows that wait go, all else stays.
+        """Have it begin anew, in one transaction: place and known numbers go, all else stays.
 
-        The wanted filter stays, and so do the count and the inbox's numbering, which programs go on from. The revision goes
-        up: a commit that was under way is out of step. False when unknown. Raises ``lease.fenced``
+        The wanted filter stays, and so do the count, the inbox's rows until they are acknowledged, and its numbering, which
+        programs go on from. The revision goes up: a commit that was under way is out of step. False when unknown. Raises
+        ``lease.fenced``.
         """
 
     async def known(self, name: str, persistence_ids: Sequence[str]) -> dict[str, int]:

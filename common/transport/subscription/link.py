@@ -104,14 +104,22 @@ async def _while_held(
 
 
 async def _begin_anew(error: BackhaulError, journal: Journal, lease: Lease, settings: SubscriptionSettings) -> bool:
-    """The source's history is another one now: forget what came of the old one if the operator has said so."""
+    """The source's history is another one now: forget the place in the old one if the operator has said so.
+
+    The inbox's rows of the old history stay until a program acknowledges them: nobody else has them any more.
+    """
     if error.code not in _OTHER_HISTORY or settings.on_diverged != "restart":
         return False
     stored = await journal.subscriptions.get(settings.name)
     if stored is None:
         return False
     await journal.subscriptions.restart(settings.name, lease)
-    _log.warning("subscription.restarted", code=error.code, position=stored.place.live.position)
+    _log.warning(
+        "subscription.restarted",
+        code=error.code,
+        position=stored.place.live.position,
+        inbox_rows=(await journal.subscriptions.inbox_stats(settings.name)).rows,
+    )
     return True
 
 

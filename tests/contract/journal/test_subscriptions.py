@@ -124,7 +124,7 @@ class TestState:
         assert await commit(journal, await take(journal), 0, brought("Order|1")) == 1
         assert await inbox_ids(journal) == [1]
 
-    async def test_beginning_anew_keeps_the_wanted_filter_and_the_inboxs_numbering(self, storage: Storage) -> None:
+    async def test_beginning_anew_keeps_the_wanted_filter_and_the_inbox(self, storage: Storage) -> None:
         async with storage.open() as journal:
             lease, other = await take(journal), await take(journal, name="other")
             assert not await journal.subscriptions.restart(NAME, lease)
@@ -134,6 +134,8 @@ class TestState:
             waiting = replace(brought("Order|1", "Order|2"), known=numbers, awaiting={"Order|3": True})
             await commit(journal, lease, 0, waiting)
             await commit(journal, other, 0, brought("Order|1"), "other")
+            assert await journal.subscriptions.ack_inbox(NAME, 1) == 1
+            before = await journal.subscriptions.inbox_stats(NAME)
             assert await journal.subscriptions.restart(NAME, lease)
             assert await refused(journal, lease, 1, brought("Order|1")) == "subscription.out_of_step"
         async with storage.open() as journal:
@@ -143,10 +145,13 @@ class TestState:
             assert state.received == 2
             assert await journal.subscriptions.known(NAME, list(numbers)) == {}
             assert await journal.subscriptions.awaiting(NAME, 10) == []
-            assert await journal.subscriptions.inbox_stats(NAME) == InboxStats(0, 0, 3, 2, 2)
+            assert await journal.subscriptions.inbox_stats(NAME) == before
+            assert (before.rows, before.acked_id) == (1, 1)
             assert await inbox_ids(journal, name="other") == [1]
             assert await commit(journal, await take(journal), 2, brought("Order|1")) == 3
-            assert await inbox_ids(journal) == [3]
+            assert await inbox_ids(journal) == [2, 3]
+            assert await journal.subscriptions.ack_inbox(NAME, 3) == 2
+            assert await journal.subscriptions.inbox_stats(NAME) == InboxStats(0, 0, 4, 3, 3)
 
     async def test_only_who_holds_the_lease_begins_anew(self, storage: Storage, journal: Journal) -> None:
         old = await take(journal, lease_s=0.05)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -175,6 +175,12 @@ def rows_of(rows: Sequence[InboxRow]) -> dict[str, list[int]]:
     for row in rows:
         found.setdefault(row.event.persistence_id, []).append(row.event.seq_nr)
     return found
+
+
+def parted(rows: Sequence[InboxRow], log: Mapping[str, Sequence[int]]) -> tuple[list[InboxRow], list[InboxRow]]:
+    """The rows of a history that was left, and those of the one that is followed since: as many as ``log`` holds."""
+    old = len(rows) - sum(map(len, log.values()))
+    return list(rows[:old]), list(rows[old:])
 
 
 def log_of(log: EventBatch, wanted: str = "") -> dict[str, list[int]]:
