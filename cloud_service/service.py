@@ -128,9 +128,11 @@ async def serve(
                 grpc_port=grpc_port,
             )
             task_status.started(Ports(grpc_port, http_port, running, node.subscriptions.states))
+            workers.start_soon(node.watch.stop_when_outdated, stop)
             await stop.wait()
             await node.drain(settings.drain_s / 2)
             workers.cancel_scope.cancel()
+        node.watch.check_not_outdated()
 
 
 class _Node:
@@ -186,7 +188,7 @@ class _Node:
             now_us=environment.now_us,
             metrics_edges=settings.metrics_edges,
         )
-        self._watch = JournalWatch(journal, commit)
+        self.watch = JournalWatch(journal, commit)
         self._known = LastKnown(self._refresh, environment.now_us)
 
     def http_app(self, stop: trio.Event) -> HttpApp:
@@ -212,7 +214,7 @@ class _Node:
                         journal, self._handlers, now_us=self._environment.now_us, progress=running.progress
                     ),
                     *subscription_routes(journal, self.subscriptions.states, stop, heartbeat_s=settings.heartbeat_s),
-                    *health_routes(new_readiness(self._watch, stop), self._status, metrics),
+                    *health_routes(new_readiness(self.watch, stop), self._status, metrics),
                     *log_level_routes(),
                 ]
             ),
@@ -272,7 +274,7 @@ class _Node:
             nursery.start_soon(self.endpoint.follow_filters, self._settings.poll_interval_s)
             nursery.start_soon(self.subscriptions.run)
             nursery.start_soon(self._retention.run)
-            nursery.start_soon(self._watch.run)
+            nursery.start_soon(self.watch.run)
             nursery.start_soon(self._policy.run)
             nursery.start_soon(self._known.run)
             nursery.start_soon(self._report.summarise, self._settings.summary_interval_s)

@@ -111,9 +111,11 @@ async def serve(
                 grpc_port=grpc_port,
             )
             task_status.started(Ports(grpc_port, http_port, running, edge.subscriptions.states))
+            workers.start_soon(edge.watch.stop_when_outdated, stop)
             await stop.wait()
             await edge.drain(settings.drain_s / 2)
             workers.cancel_scope.cancel()
+        edge.watch.check_not_outdated()
 
 
 class _Edge:
@@ -156,7 +158,7 @@ class _Edge:
             cap_bytes=cap_bytes,
             now_us=environment.now_us,
         )
-        self._watch = JournalWatch(journal, commit)
+        self.watch = JournalWatch(journal, commit)
         self._known = LastKnown(self._refresh, environment.now_us)
         self.subscriptions = Subscriptions(
             journal,
@@ -189,7 +191,7 @@ class _Edge:
                         journal, settings.event_max_bytes, settings.entity_id_prefix, running.application.admitted
                     ),
                     *subscription_routes(journal, self.subscriptions.states, stop, heartbeat_s=settings.heartbeat_s),
-                    *health_routes(new_readiness(self._watch, stop), self._status, self._metrics),
+                    *health_routes(new_readiness(self.watch, stop), self._status, self._metrics),
                     *log_level_routes(),
                 ]
             ),
@@ -238,7 +240,7 @@ class _Edge:
             )
             nursery.start_soon(self._retention.run)
             nursery.start_soon(_take_snapshots, settings, environment, self._journal)
-            nursery.start_soon(self._watch.run)
+            nursery.start_soon(self.watch.run)
             nursery.start_soon(self._policy.run)
             nursery.start_soon(self._known.run)
             nursery.start_soon(self._report.summarise, settings.summary_interval_s)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 
 from common.core.errors import ConfigurationError
@@ -29,6 +30,7 @@ class Migration:
     sql: str
 
 
+@cache
 def load_migrations(database: str) -> tuple[Migration, ...]:
     """The steps shipped for ``database`` (``"sqlite"`` or ``"postgres"``), in order."""
     folder = files("common.journal") / "sql" / database

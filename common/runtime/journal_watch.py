@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 import trio
 
-from common.core.errors import BackhaulError
+from common.core.errors import BackhaulError, ConfigurationError
 from common.journal.group_commit import GroupCommit
 from common.journal.stores.journal import Journal
 
@@ -34,6 +34,9 @@ class JournalWatch:
     def __init__(self, journal: Journal, commit: GroupCommit) -> None:
         self._journal = journal
         self._commit = commit
+        self.outdated = trio.Event()
+        """Set when a later version has changed the tables: this process is to drain and end."""
+        self._outdated: BackhaulError | None = None
         self._looking_since_s: float | None = None
         self._unreadable: BackhaulError | None = None
         self._unwritable: BackhaulError | None = None
@@ -50,6 +53,17 @@ class JournalWatch:
     def unwritable(self) -> str | None:
         """Why nothing can be appended."""
         return _reason(self._unwritable) if self._unwritable is not None else None
+
+    async def stop_when_outdated(self, stop: trio.Event) -> None:
+        """Ask the service to drain, should this version of it be outdated."""
+        await self.outdated.wait()
+        stop.set()
+
+    def check_not_outdated(self) -> None:
+        """Raise ConfigurationError ``journal.schema_newer`` after such a drain: only another version can go on."""
+        error = self._outdated
+        if error is not None:
+            raise ConfigurationError(error.code, error.message, error.hint, details=error.details)
 
     async def run(self) -> None:
         """Look every two seconds, until cancelled; what changes is logged.
@@ -74,6 +88,12 @@ class JournalWatch:
 
     async def _look(self) -> None:
         before, self._unreadable = self._unreadable, await _failure(self._journal.log.stats)
+        if self._unreadable is not None and self._unreadable.code == "journal.schema_newer":
+            if self._outdated is None:
+                self._outdated = error = self._unreadable
+                _log.error("service.outdated", code=error.code, reason=error.message, hint=error.hint)
+                self.outdated.set()
+            return
         if self._unreadable is not None:
             error = self._unreadable
             _log.warning(

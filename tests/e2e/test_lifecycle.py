@@ -41,6 +41,40 @@ def test_a_node_that_is_asked_to_stop_sends_its_edges_on_and_ends_well(
         stage.end()
 
 
+def test_a_node_under_which_a_later_version_changes_the_tables_drains_and_says_why(
+    stage: Stage, relays: Relays, postgres: Databases
+) -> None:
+    with postgres.fresh() as url:
+        outdated = stage.cloud("outdated", journal=url).start()
+        line = relays.open(outdated)
+        edge = stage.edge(cloud=line.address).start()
+        edge.wait_for("push.started")
+        edge.append(5)
+        outdated.delivered(5)
+        mark = edge.mark()
+        Databases(url).run(
+            "ALTER FUNCTION backhaul.append_batch RENAME TO append_batch_2;"
+            " INSERT INTO backhaul.schema_version SELECT max(version) + 1, 'next' FROM backhaul.schema_version"
+        )
+        status, body = outdated.try_append(1)
+        assert (status, body["error"]["code"]) == (503, "journal.schema_newer")
+        edge.append(5)
+        outdated.wait_for("service.outdated", code="journal.schema_newer")
+        edge.wait_for("link.disconnected", after=mark)
+        outdated.wait_for("service.refused", code="journal.schema_newer")
+        assert outdated.exit_status() == 2
+        for service in (outdated, edge):
+            assert "journal.broken" not in str(service.lines)
+        # Another node, of a version that knows the tables, goes on with what this one has not taken.
+        Databases(url).run(
+            "ALTER FUNCTION backhaul.append_batch_2 RENAME TO append_batch;"
+            " DELETE FROM backhaul.schema_version WHERE name = 'next'"
+        )
+        following = stage.cloud("following", journal=url, grpc_port=outdated.grpc_port).start()
+        following.delivered(10)
+        stage.end()
+
+
 def test_an_edge_that_is_asked_to_stop_answers_what_it_was_asked_before(stage: Stage) -> None:
     cloud, edge = stage.pair()
     event = {"entity_type": "Sensor", "entity_id": "temp1", "event_type": "Read", "payload": 1}

@@ -17,6 +17,7 @@ from common import border
 from common.core.errors import BackhaulError, ConfigurationError, ErrorKind
 from common.core.journal.url import parse_journal_url
 from common.journal.fast_lock import FastLock
+from common.journal.migrations import check_not_newer, load_migrations
 
 import asyncpg  # isort: skip  # after border, which prepares asyncio
 
@@ -207,7 +208,20 @@ class OwnedConnection:
             usable = isinstance(error, asyncpg.PostgresError | BackhaulError) and not connection.is_closed()
             if not usable or connection.is_in_transaction():
                 connection.terminate()
+            if isinstance(error, asyncpg.PostgresError) and not is_passing(error):
+                await self._check_schema()
             raise
+
+    async def _check_schema(self) -> None:
+        """Name a later version's tables as the reason why a statement failed, if they are; on a session of its own."""
+        try:
+            connection = await self._server.connect("schema", {})
+            try:
+                await finish(connection, self._server.limits, check_schema, connection)
+            finally:
+                connection.terminate()
+        except (*_PASSING, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return  # the statement's own error says more
 
     def cut(self) -> None:
         """Drop the session at once; the next use opens another."""
@@ -220,6 +234,30 @@ class OwnedConnection:
         connection, self._connection = self._connection, None
         if connection is not None:
             await say_goodbye(connection)
+
+
+async def check_schema(connection: asyncpg.Connection) -> None:
+    """Refuse tables that a later version has changed under this running one; asyncio-flavoured.
+
+    Raises:
+        BackhaulError: ``journal.schema_newer``; another node may do what this one cannot.
+    """
+    refuse_newer(await connection.fetchval("SELECT max(version) FROM schema_version"))
+
+
+def refuse_newer(stored_version: int) -> None:
+    """As ``check_schema``, of a version that was read already."""
+    known = len(load_migrations("postgres"))
+    try:
+        check_not_newer("the journal", stored_version, known)
+    except ConfigurationError as error:
+        raise BackhaulError(
+            "journal.schema_newer",
+            error.message,
+            "a later version has changed the tables while this node ran: it drains, and its work is another node's",
+            details=error.details,
+            retry_after_s=_RETRY_AFTER_S,
+        ) from error
 
 
 async def say_goodbye(connection: asyncpg.Connection) -> None:

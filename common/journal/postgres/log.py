@@ -20,9 +20,8 @@ from common.fail_points import fail_point
 from common.journal.commit_feed import CommitFeed
 from common.journal.postgres import opening, selected
 from common.journal.postgres.append import APPEND_SQL, AppendCall, answers, only_asks
-from common.journal.postgres.connection import SCHEMA
+from common.journal.postgres.connection import SCHEMA, refuse_newer
 from common.journal.postgres.offsets import run_statements
-from common.journal.postgres.probe import probe
 from common.journal.postgres.sessions import EntityNameCache, PostgresSessions
 from common.journal.stores.log import JournalStats, LogPage, TrimLimit
 
@@ -188,14 +187,16 @@ async def entity_head(connection: asyncpg.Connection, persistence_id: str) -> En
 
 async def stats(connection: asyncpg.Connection) -> tuple[JournalStats, str]:
     """See ``LogStore.stats``; and the generations as they are stored now."""
-    *row, generations = await connection.fetchrow(
+    *row, generations, schema_version = await connection.fetchrow(
         "SELECT head.position, head.timestamp_us, deleted_through,"
         " coalesce((SELECT min(position) FROM event), head.position + 1),"
         " (SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class"
         "  WHERE relnamespace = to_regnamespace($1) AND relkind = 'r'), 0,"
-        " (SELECT coalesce(sum(parked), 0)::bigint FROM origin), generations FROM head, journal",
+        " (SELECT coalesce(sum(parked), 0)::bigint FROM origin), generations,"
+        " (SELECT max(version) FROM schema_version) FROM head, journal",
         SCHEMA,
     )
+    refuse_newer(schema_version)
     return JournalStats(*row), generations
 
 
@@ -453,7 +454,7 @@ class PostgresLog:
 
     async def probe(self, append_bytes: int) -> None:
         """See ``LogStore.probe``. On the session that appends: others may be on another server."""
-        await self._sessions.writer.run(probe, append_bytes)
+        await self._sessions.writer.run(opening.probe, append_bytes)
 
     async def stats(self) -> JournalStats:
         """See ``LogStore.stats``."""

@@ -1,4 +1,4 @@
-"""What is done with a database before a journal in it may be used: look at it, migrate it, settle whose log it is.
+"""What is done with a database before a journal in it is used: look at it, migrate it, settle whose log it is, try it.
 
 Asyncio-flavoured functions on a session. Several nodes may open one database at once; each step takes the lock it needs.
 """
@@ -112,6 +112,22 @@ async def shares_session(first: asyncpg.Connection, second: asyncpg.Connection) 
         if await second.fetchval("SELECT current_setting('backhaul.probe', true)") == "first":
             return True
         return bool(await first.fetchval("SELECT current_setting('backhaul.probe', true)") != "first")
+
+
+async def probe(connection: asyncpg.Connection, append_bytes: int) -> None:
+    """See ``LogStore.probe``: the head is written as an append would; a table of ``append_bytes`` is made and undone."""
+    await connection.execute("UPDATE head SET position = position")
+    if append_bytes:
+        undone = connection.transaction()
+        await undone.start()
+        try:
+            await connection.execute("CREATE TEMP TABLE probe (bytes bytea) ON COMMIT DROP")
+            await connection.execute("ALTER TABLE probe ALTER bytes SET STORAGE EXTERNAL")
+            await connection.execute("INSERT INTO probe VALUES (convert_to(repeat('x', $1), 'UTF8'))", append_bytes)
+        except asyncpg.InsufficientPrivilegeError:
+            pass  # a role without TEMPORARY: the head's write must do
+        finally:
+            await undone.rollback()
 
 
 async def migrate(connection: asyncpg.Connection, server: str) -> None:

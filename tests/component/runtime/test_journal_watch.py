@@ -11,7 +11,7 @@ import trio.testing
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from common.core.errors import BackhaulError, ErrorKind
+from common.core.errors import BackhaulError, ConfigurationError, ErrorKind
 from common.core.events.batch import new_events
 from common.core.journal.append import Appended, LocalAppend
 from common.journal.group_commit import open_group_commit
@@ -140,6 +140,30 @@ async def test_a_look_that_hangs_is_a_reason(autojump_clock: MockClock) -> None:
         journal.takes_s = math.inf
         await trio.sleep(9)
         assert watch.unreadable() == "the journal has not answered for 8 s"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_later_versions_tables_make_the_service_drain(autojump_clock: MockClock) -> None:
+    journal = FakeJournal()
+    stop = trio.Event()
+    async with open_group_commit(cast(Journal, journal).log) as commit, trio.open_nursery() as nursery:
+        watch = JournalWatch(cast(Journal, journal), commit)
+        readiness = new_readiness(watch, stop)
+        nursery.start_soon(watch.run)
+        nursery.start_soon(watch.stop_when_outdated, stop)
+        await trio.sleep(10)
+        watch.check_not_outdated()
+        assert not stop.is_set()
+        journal.reading = BackhaulError("journal.schema_newer", "version 10, not 9", retry_after_s=1.0)
+        with capture_logs() as lines:
+            await trio.sleep(10)
+        assert [line["event"] for line in lines] == ["service.outdated"]
+        assert stop.is_set()
+        assert readiness.reasons()["journal"] == "version 10, not 9 [journal.schema_newer]"
+        journal.reading = AWAY
+        await trio.sleep(10)
+        with pytest.raises(ConfigurationError, match="version 10, not 9"):
+            watch.check_not_outdated()
         nursery.cancel_scope.cancel()
 
 
