@@ -7,7 +7,6 @@ paused or dead projection holds back is reported; ``projections forget`` lets go
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NoReturn
@@ -65,6 +64,11 @@ class CloudRetentionSettings:
         )
 
     @property
+    def kept_s(self) -> tuple[float | None, ...]:
+        """The ages asked for."""
+        return (self.age_s, self.least_age_s if self.is_on else None, self.keep_keys_s)
+
+    @property
     def is_on(self) -> bool:
         """Whether any event ever goes."""
         return self.age_s is not None or self.max_bytes is not None
@@ -73,12 +77,9 @@ class CloudRetentionSettings:
 class CloudRetention:
     """The task that removes, and what it last did and saw."""
 
-    def __init__(
-        self, journal: Journal, settings: CloudRetentionSettings, now_us: Callable[[], int], *, owner: str
-    ) -> None:
+    def __init__(self, journal: Journal, settings: CloudRetentionSettings, *, owner: str) -> None:
         self._journal = journal
         self._settings = settings
-        self._now_us = now_us
         self._owner = owner
         self._sizes = LogSizes()
         self._lease: Lease | None = None
@@ -121,11 +122,11 @@ class CloudRetention:
 
     async def round(self) -> None:
         """Remove all that may go now."""
-        settings, now_us = self._settings, self._now_us()
-        keys_before_us = now_us - round(settings.keep_keys_s * 1e6)
+        settings, age = self._settings, await self._journal.ages.load()
+        keys_through = age.older_than(settings.keep_keys_s)
         forgotten = _KEYS_CHUNK
         while forgotten == _KEYS_CHUNK:
-            forgotten = await self._journal.log.forget_append_ids(keys_before_us, _KEYS_CHUNK)
+            forgotten = await self._journal.log.forget_append_ids(keys_through, _KEYS_CHUNK)
             await trio.sleep(_BREATH_S)
         if not settings.is_on:
             return
@@ -135,26 +136,26 @@ class CloudRetention:
         through = stats.head_position if slowest is None else min(slowest.position, stats.head_position)
         wanted = through
         if settings.age_s is not None:
-            before_us = now_us - round(max(settings.age_s, settings.least_age_s) * 1e6)
-            await self._remove(through, before_us)
-            wanted = stats.head_position if await self._is_older(through, before_us) else wanted
+            old = min(age.older_than(max(settings.age_s, settings.least_age_s)), stats.head_position)
+            await self._remove(min(through, old))
+            wanted = max(wanted, old)
         if settings.max_bytes is not None:
             floor = await self._measure(stats, settings.max_bytes)
-            await self._remove(min(through, floor), now_us - round(settings.least_age_s * 1e6))
+            await self._remove(min(through, floor, age.older_than(settings.least_age_s)))
             wanted = max(wanted, floor)
         self._tell_held(slowest, through, wanted)
 
-    async def _remove(self, through: int, before_us: int) -> None:
-        """Remove events up to ``through`` that are old enough, stretch by stretch."""
+    async def _remove(self, through: int) -> None:
+        """Remove events up to ``through``, stretch by stretch."""
         after, removed_at_all = 0, 0
         while after < through and await self._is_ours():
             # From where something is: a long deleted beginning is no stretch.
             page = await self._journal.log.read(after, max_events=1, max_bytes=1)
-            if not page.events or page.events.stored_us[0] >= before_us:
+            if not page.events or page.events.position[0] > through:
                 break
             first = page.events.position[0]
             end = min(through, first - 1 + _STRETCH_POSITIONS)
-            limit = TrimLimit(end, before_us, _CHUNK_EVENTS, covered_types=self._settings.covered_types, after=after)
+            limit = TrimLimit(end, _CHUNK_EVENTS, covered_types=self._settings.covered_types, after=after)
             removed = await self._journal.log.trim(limit)
             if removed:
                 removed_at_all += removed
@@ -171,11 +172,6 @@ class CloudRetention:
         for after, end in self._sizes.unmeasured(stats.first_position, stats.head_position):
             self._sizes.measured(after, await self._journal.log.event_bytes(after, end))
         return self._sizes.floor(max_bytes)
-
-    async def _is_older(self, after: int, before_us: int) -> bool:
-        """Whether the event behind a position should go too."""
-        page = await self._journal.log.read(after, max_events=1, max_bytes=1)
-        return bool(page.events) and page.events.stored_us[0] < before_us
 
     def _tell_held(self, slowest: ProjectionRow | None, through: int, wanted: int) -> None:
         self.held_by = slowest.name if slowest is not None and wanted > through else ""

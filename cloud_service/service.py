@@ -26,6 +26,7 @@ from common.journal.group_commit import GroupCommit, open_group_commit
 from common.projection.handlers import Handler
 from common.projection.progress import ProjectionSettings
 from common.projection.snapshot_rule import run_snapshot_rule
+from common.runtime.age_keeper import AgeKeeper
 from common.runtime.app.application import Application, Transformations, load_application
 from common.runtime.app.running import RunningApplication, built_in_handler, open_application
 from common.runtime.environment import Environment, tls_files
@@ -176,9 +177,9 @@ class _Node:
             sinks=running.handler_sinks(environment.plain_calls),
             parked_max=settings.parked_max_events,
         )
-        self._retention = CloudRetention(
-            journal, CloudRetentionSettings.of(settings, running.application), environment.now_us, owner=owner
-        )
+        retention = CloudRetentionSettings.of(settings, running.application)
+        self._retention = CloudRetention(journal, retention, owner=owner)
+        self._ages = AgeKeeper(journal, retention.kept_s, environment.now_us, owner=owner)
         self._report = CloudReport(
             journal,
             commit,
@@ -273,6 +274,7 @@ class _Node:
                 )
             nursery.start_soon(self.endpoint.follow_filters, self._settings.poll_interval_s)
             nursery.start_soon(self.subscriptions.run)
+            nursery.start_soon(self._ages.run)
             nursery.start_soon(self._retention.run)
             nursery.start_soon(self.watch.run)
             nursery.start_soon(self._policy.run)

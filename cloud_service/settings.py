@@ -78,7 +78,8 @@ class CloudSettings(StreamSettings):
     )
 
     retention_age_s: float | None = field(
-        default=None, metadata=about("Age at which events are removed; none keeps them for ever.", minimum=1)
+        default=None,
+        metadata=about("Age, in running time, at which events are removed; none keeps them for ever.", minimum=1),
     )
     retention_max_bytes: int | None = field(
         default=None,
@@ -92,7 +93,7 @@ class CloudSettings(StreamSettings):
         metadata=about("How often removable events are looked for.", minimum=0.05, maximum=86400),
     )
     idempotency_keep_s: float = field(
-        default=7 * 86400.0, metadata=about("How long idempotency keys are remembered.", minimum=1)
+        default=7 * 86400.0, metadata=about("How long idempotency keys are remembered, in running time.", minimum=1)
     )
 
     def check(self) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
 import trio
 
 from common.core.errors import BackhaulError
-from common.core.journal.retention import TIGHT_SHARE, deletable_through, must_drop, stored_before
+from common.core.journal.ages import EVERY_POSITION
+from common.core.journal.retention import TIGHT_SHARE, deletable_through, least_age_s, must_drop
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import JournalStats, TrimLimit
 from common.runtime.app.application import Application
@@ -42,6 +42,11 @@ class EdgeRetentionSettings:
     plain_types: frozenset[str]
     covered_types: frozenset[str] = frozenset()
 
+    @property
+    def kept_s(self) -> tuple[float | None, ...]:
+        """The ages asked for."""
+        return (self.keep_acked_s, self.keep_keys_s)
+
     @classmethod
     def of(cls, settings: EdgeSettings, cap_bytes: int | None, application: Application) -> EdgeRetentionSettings:
         """As an edge's settings say, for a journal with this cap and the application beside it."""
@@ -58,13 +63,10 @@ class EdgeRetentionSettings:
 class EdgeRetention:
     """The task that removes, and what it last saw."""
 
-    def __init__(
-        self, journal: Journal, link: LinkState, settings: EdgeRetentionSettings, now_us: Callable[[], int]
-    ) -> None:
+    def __init__(self, journal: Journal, link: LinkState, settings: EdgeRetentionSettings) -> None:
         self._journal = journal
         self._link = link
         self._settings = settings
-        self._now_us = now_us
         self._dropping = False
         self._refused = trio.Event()
         self._warned_share = 0.0
@@ -101,10 +103,11 @@ class EdgeRetention:
         self._warn(stats)
         acked = self._link.acked_position if self._link.acked_is_known else None
         through = deletable_through(acked, [row.position for row in await journal.projections.rows()])
-        before_us = stored_before(self._now_us(), settings.keep_acked_s, stats.used_bytes, settings.cap_bytes)
-        trimmed = await journal.log.trim(self._limit(through, before_us, "trimmed")) if through else 0
-        keys_before_us = self._now_us() - int(settings.keep_keys_s * 1e6)
-        forgotten = await journal.log.forget_append_ids(keys_before_us, _KEYS_CHUNK)
+        age = await journal.ages.load()
+        keep_s = least_age_s(settings.keep_acked_s, stats.used_bytes, settings.cap_bytes)
+        through = min(through, age.older_than(keep_s))
+        trimmed = await journal.log.trim(self._limit(through, "trimmed")) if through else 0
+        forgotten = await journal.log.forget_append_ids(age.older_than(settings.keep_keys_s), _KEYS_CHUNK)
         self.trimmed += trimmed
         if trimmed:
             _log.debug("journal.trimmed", events=trimmed, through=through)
@@ -135,14 +138,12 @@ class EdgeRetention:
                 _log.warning("journal.dropping_ended", used_bytes=stats.used_bytes, dropped=self.dropped)
         if not dropping:
             return 0
-        dropped = await self._journal.log.trim(self._limit(2**62, 2**62, "dropped", settings.plain_types))
+        dropped = await self._journal.log.trim(self._limit(EVERY_POSITION, "dropped", settings.plain_types))
         self.dropped += dropped
         return dropped
 
-    def _limit(
-        self, through: int, before_us: int, reason: str, entity_types: frozenset[str] = frozenset()
-    ) -> TrimLimit:
-        return TrimLimit(through, before_us, _CHUNK_EVENTS, reason, entity_types, self._settings.covered_types)
+    def _limit(self, through: int, reason: str, entity_types: frozenset[str] = frozenset()) -> TrimLimit:
+        return TrimLimit(through, _CHUNK_EVENTS, reason, entity_types, self._settings.covered_types)
 
     def _is_tight(self) -> bool:
         cap_bytes = self._settings.cap_bytes

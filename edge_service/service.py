@@ -21,6 +21,7 @@ from common.journal.group_commit import GroupCommit, open_group_commit
 from common.journal.stores.journal import Journal
 from common.projection.progress import ProjectionSettings
 from common.projection.snapshot_rule import SNAPSHOT_RULE, run_snapshot_rule
+from common.runtime.age_keeper import AgeKeeper
 from common.runtime.app.application import Application, Transformations, load_application
 from common.runtime.app.running import RunningApplication, open_application
 from common.runtime.environment import Environment, peer_dialler, tls_files
@@ -141,12 +142,9 @@ class _Edge:
         self._served: ServedStreams | None = None
         self._policy = PolicyKeeper(settings, environment.reloads)
         self._metrics = MetricsRegistry("backhaul_edge")
-        self._retention = EdgeRetention(
-            journal,
-            self._link,
-            EdgeRetentionSettings.of(settings, cap_bytes, running.application),
-            environment.now_us,
-        )
+        retention = EdgeRetentionSettings.of(settings, cap_bytes, running.application)
+        self._retention = EdgeRetention(journal, self._link, retention)
+        self._ages = AgeKeeper(journal, retention.kept_s, environment.now_us, owner=owner)
         commit.on_full = self._retention.wake
         self._report = EdgeReport(
             journal,
@@ -238,6 +236,7 @@ class _Edge:
                     project, running, firehose, running.handlers, environment, owner=self._owner, settings=projecting
                 )
             )
+            nursery.start_soon(self._ages.run)
             nursery.start_soon(self._retention.run)
             nursery.start_soon(_take_snapshots, settings, environment, self._journal)
             nursery.start_soon(self.watch.run)

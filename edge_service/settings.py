@@ -63,7 +63,7 @@ class EdgeSettings(StreamSettings):
         metadata=about("How often deletable events are looked for.", minimum=0.05, maximum=86400),
     )
     idempotency_keep_s: float = field(
-        default=7 * 86400.0, metadata=about("How long idempotency keys are remembered.", minimum=1)
+        default=7 * 86400.0, metadata=about("How long idempotency keys are remembered, in running time.", minimum=1)
     )
     entity_prefix: str = field(
         default="{edge_id}/",

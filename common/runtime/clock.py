@@ -13,7 +13,7 @@ def warn_if_ahead(head_timestamp_us: int, now_us: int) -> None:
     """Log ``clock.ahead`` when the log's order time (UTC microseconds) has run away from the clock.
 
     It happens when the clock stepped back, or once stood in the future: order times go on from the last one, so they
-    stay wrong until the clock has caught up. Lag and retention use the storing time and are not affected.
+    stay wrong until the clock has caught up. Lag uses the storing time, and retention elapsed time (``age_keeper``).
     """
     ahead_s = (head_timestamp_us - now_us) / 1e6
     if ahead_s > _AHEAD_S:

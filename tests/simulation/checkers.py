@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import trio
+
 from common.core.events.batch import Envelope
 from common.core.journal.append import Appended
 from tests.simulation.disks import Disk, State
@@ -259,6 +261,24 @@ class TrimmedIsStored(Checker):
             self.facts.removed_unsent.add(event.payload)
 
 
+class AgesAreElapsed(Checker):
+    """Nothing goes because it is old before that much time has passed, whatever the clocks are set to."""
+
+    def __init__(self, facts: Facts, complain: Complain) -> None:
+        super().__init__(facts, complain)
+        self._stored_at: dict[bytes, float] = {}
+
+    def edge_commit(self, disk: Disk, before: State, after: State, new: list[Envelope]) -> None:
+        for event in new:
+            self._stored_at.setdefault(event.payload, trio.current_time())
+
+    def edge_removed(self, disk: Disk, after: State, removed: list[Envelope]) -> None:
+        for event in removed:
+            age_s = trio.current_time() - self._stored_at[event.payload]
+            if age_s < self.facts.kept_s:
+                self.complain(f"{disk.name} removed {named(event.payload)} {age_s:.1f} s after it was stored")
+
+
 class OldestGoFirst(Checker):
     """What is removed of an entity is always its oldest events, so that one number says what is gone."""
 
@@ -343,6 +363,7 @@ CHECKERS: Final[tuple[type[Checker], ...]] = (
     AckIsDurable,
     FencedAreSilent,
     TrimmedIsStored,
+    AgesAreElapsed,
     OldestGoFirst,
     NothingParked,
     NothingLost,

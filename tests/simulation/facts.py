@@ -36,7 +36,9 @@ class Submission:
 class Facts:
     """``disks`` are the edges' disks that are in use or may come back; ``cloud_disk`` is the cloud's."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept_s: float) -> None:
+        self.kept_s = kept_s
+        """Least time that edges keep what the cloud has; 0 where room may get short."""
         self.submissions: dict[bytes, Submission] = {}
         self.order: dict[bytes, int] = {}
         """When an event was first committed on an edge, as a running number."""

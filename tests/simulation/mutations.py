@@ -32,6 +32,7 @@ from common.core.filters.index import FilterIndex
 from common.core.filters.permission import Matched, Walled
 from common.core.firehose.subscriber_cursor import SubscriberCursor
 from common.core.flow.window import AdaptiveWindow
+from common.core.journal.ages import AGE_LEASE
 from common.core.journal.append import Appended, AppendOutcome, AppendRefused, LocalAppend, PushedAppend
 from common.core.journal.history import Generation, History, Offset, OriginState, Resume, ResumeDecision, decide_resume
 from common.core.journal.statement import Statement
@@ -47,6 +48,7 @@ from common.journal.memory.projections import MemoryProjections
 from common.journal.memory.state import DraftHeads
 from common.journal.memory.subscriptions import MemorySubscriptions
 from common.journal.stores.projections import ProjectionLease
+from common.runtime.age_keeper import AgeKeeper
 from common.transport.push.endpoint_stream import EndpointStream
 from common.transport.push.producer import _PushStream
 from common.transport.push.source import PushSource
@@ -196,6 +198,17 @@ _REPLAYS_GO_ON = _all_patched(
     _patched(common.core.subscription.source, "MEET_WITHIN", 2),
 )
 
+
+async def _advance_by_the_wall(self: AgeKeeper) -> None:
+    """As much as the wall clock says has passed."""
+    lease = await self._journal.leases.acquire(AGE_LEASE, self._owner, self._lease_s)
+    if lease is not None:
+        head = (await self._journal.log.stats()).head_position
+        last_s, self._counted_at = self._counted_at, self._now_us() / 1e6
+        elapsed_us = round((self._counted_at - (last_s or self._counted_at)) * 1e6)
+        await self._journal.ages.advance(lease, elapsed_us, head, self._lease_s)
+
+
 MUTATIONS: Final[Mapping[str, Mutation]] = {
     "ack_before_commit": Mutation((9,), "AckIsDurable", _patched(EndpointStream, "_commit", _commit_after_ack)),
     "no_deduplication": Mutation(
@@ -235,6 +248,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         (592, 30, 79), "NothingTwice", _patched(common.journal.memory.log, "append_local", _append_without_id)
     ),
     "no_progress_watch": Mutation((83, 21, 122), "Converges", _patched(_PushStream, "_watch_progress", _watch_nothing)),
+    "clock_gives_age": Mutation((45, 496, 647), "AgesAreElapsed", _patched(AgeKeeper, "advance", _advance_by_the_wall)),
     "clock_gives_order": Mutation((35, 17, 9), "TimeMovesOn", _patched(append, "store", _store_by_the_clock)),
     "no_stated_ranges": Mutation((83, 8, 82), "NothingParked", _patched(StatedDeletions, "news", _state_nothing)),
     "drops_are_stated_late": Mutation(

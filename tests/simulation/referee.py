@@ -36,7 +36,7 @@ class Referee:
     """``stop`` is called at the first complaint."""
 
     def __init__(self, trace: Trace, sizes: Sizes, down: DownPlan | None, stop: Callable[[], None]) -> None:
-        self.facts = Facts()
+        self.facts = Facts(0.0 if sizes.drop_at_bytes else sizes.keep_acked_s)
         self.complaints: list[Complaint] = []
         self.on_edge_commit: list[Callable[[Disk], None]] = []
         self.on_cloud_commit: list[Callable[[State, State], None]] = []

@@ -11,6 +11,7 @@ from common.core.events.batch import EventBatch, new_events
 from common.core.events.stated_range import StatedRange
 from common.core.filters.selection import EVERYTHING, Selection
 from common.core.journal.admission import EntityHead
+from common.core.journal.ages import AGE_LEASE, JournalAge
 from common.core.journal.append import Appended, AppendOutcome, LocalAppend, Pushed, PushedAppend
 from common.core.journal.history import Generation, History, Offset, ResumeDecision
 from common.journal.stores.journal import Journal
@@ -147,6 +148,15 @@ async def appended(journal: Journal, request: LocalAppend) -> Appended:
     outcome = await append(journal, request)
     assert isinstance(outcome, Appended), outcome
     return outcome
+
+
+async def pass_age(journal: Journal, seconds: float) -> JournalAge:
+    """So much running time passes on the journal, as a service's keeper of ages would count it."""
+    lease = await journal.leases.acquire(AGE_LEASE, "keeper", 60)
+    assert lease is not None
+    head = (await journal.log.stats()).head_position
+    await journal.ages.advance(lease, 0, head, 60)
+    return await journal.ages.advance(lease, round(seconds * 1e6), head, 60)
 
 
 async def whole_log(

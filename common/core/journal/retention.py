@@ -7,7 +7,7 @@ of plain types instead of refusing new ones: that, and only that, removes what w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 # Between these parts of the cap old acknowledged events go early, and dropping begins and ends.
 TIGHT_SHARE = 0.80
@@ -22,26 +22,9 @@ def deletable_through(acked_position: int | None, projection_positions: Iterable
     return min([acked_position, *projection_positions])
 
 
-def stored_before(now_us: int, keep_s: float, used_bytes: int, cap_bytes: int | None) -> int:
-    """Events stored before this time (UTC microseconds) are old enough to go; when room is tight, all are."""
-    if cap_bytes and used_bytes >= cap_bytes * TIGHT_SHARE:
-        return 2**62
-    return now_us - int(keep_s * 1_000_000)
-
-
-def old_enough(stored_us: Sequence[int], before_us: int, now_us: int) -> int:
-    """How many events of a log's oldest, stored at these times by the clock, are old enough: those before the first that is not.
-
-    The clock may have stepped back between two events of an entity, so a young one keeps those behind it. One that was
-    stored later than now says nothing of its age, because the clock stood ahead then: it is at least as old as the next.
-    """
-    count = 0
-    for number, at_us in enumerate(stored_us, start=1):
-        if at_us < before_us:
-            count = number
-        elif at_us <= now_us:
-            break
-    return count
+def least_age_s(keep_s: float, used_bytes: int, cap_bytes: int | None) -> float:
+    """Age that acknowledged events reach before they go; when room is tight, none."""
+    return 0.0 if cap_bytes and used_bytes >= cap_bytes * TIGHT_SHARE else keep_s
 
 
 def must_drop(used_bytes: int, cap_bytes: int | None, dropping: bool) -> bool:

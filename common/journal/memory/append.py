@@ -40,7 +40,7 @@ def append_local(connections: MemoryConnections, draft: MemoryState, request: Lo
     heads.keep()
     connections.database.tables.run(request.statements)
     if request.append_id:
-        draft.append_ids[request.append_id] = AppendIdEntry(request.digest, appended, connections.now_us())
+        draft.append_ids[request.append_id] = AppendIdEntry(request.digest, appended)
     return appended
 
 

@@ -15,7 +15,7 @@ from common.core.journal.history import (
     begin_generation,
 )
 from common.journal.memory.connections import MemoryConnections
-from common.journal.memory.leases import MemoryLeases
+from common.journal.memory.leases import MemoryAges, MemoryLeases
 from common.journal.memory.log import MemoryLog
 from common.journal.memory.origins import MemoryOrigins
 from common.journal.memory.parked import MemoryParked
@@ -57,6 +57,7 @@ def compose(connections: MemoryConnections) -> Journal:
         parked=MemoryParked(connections),
         projections=MemoryProjections(connections),
         leases=MemoryLeases(connections),
+        ages=MemoryAges(connections),
         subscriptions=MemorySubscriptions(connections),
         snapshots=MemorySnapshots(connections),
         push_filters=MemoryPushFilters(connections),

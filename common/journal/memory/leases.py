@@ -1,9 +1,12 @@
-"""Leases in memory."""
+"""Leases in memory, and the age clock, which is advanced under one."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import trio
 
+from common.core.journal.ages import JournalAge
 from common.journal.memory.connections import MemoryConnections
 from common.journal.memory.state import LeaseEntry, MemoryState
 from common.journal.stores.leases import Lease, LeaseRow, lease_fenced
@@ -68,3 +71,23 @@ class MemoryLeases:
             LeaseRow(name, row.owner, row.epoch, max(0.0, (row.until_us - now_us) / _MICROSECONDS))
             for name, row in sorted(self._connections.database.state.leases.items())
         ]
+
+
+class MemoryAges:
+    """``AgeStore`` over a ``MemoryDatabase``."""
+
+    def __init__(self, connections: MemoryConnections) -> None:
+        self._connections = connections
+
+    async def load(self) -> JournalAge:
+        """See ``AgeStore.load``."""
+        await trio.lowlevel.checkpoint()
+        return self._connections.database.state.age
+
+    async def advance(self, lease: Lease, elapsed_us: int, head: int, lease_s: float) -> JournalAge:
+        """See ``AgeStore.advance``."""
+        async with self._connections.transaction() as draft:
+            row = held(draft, lease)
+            draft.leases[lease.name] = replace(row, until_us=lease_end(self._connections.now_us(), lease_s))
+            draft.age = draft.age.advanced(elapsed_us, head)
+            return draft.age

@@ -16,7 +16,6 @@ from common.core.filters.selection import EVERYTHING, Selection
 from common.core.journal.admission import EntityHead
 from common.core.journal.append import AppendOutcome, AppendRequest, LocalAppend
 from common.core.journal.history import History, Offset
-from common.core.journal.retention import old_enough
 from common.journal.memory.append import append_local, append_pushed
 from common.journal.memory.connections import MemoryConnections
 from common.journal.memory.snapshots import is_covered
@@ -136,10 +135,10 @@ class MemoryLog:
         heads.sort(key=lambda head: head.deleted_position)
         return [StatedRange(head.persistence_id, 1, head.deleted_to, head.deleted_reason) for head in heads[:max_rows]]
 
-    async def forget_append_ids(self, stored_before_us: int, max_rows: int) -> int:
+    async def forget_append_ids(self, through: int, max_rows: int) -> int:
         """See ``Journal.forget_append_ids``."""
         async with self._connections.transaction() as draft:
-            old = [key for key, row in draft.append_ids.items() if row.stored_us < stored_before_us]
+            old = [key for key, row in draft.append_ids.items() if row.outcome.first_position <= through]
             for key in old[:max_rows]:
                 del draft.append_ids[key]
             return len(old[:max_rows])
@@ -170,9 +169,7 @@ class MemoryLog:
                 for index in range(bisect_right(log.position, limit.after), bisect_right(log.position, limit.through))
                 if log.persistence_id[index] not in older and _may_go(draft, index, limit)
             ]
-            oldest = wanted[: limit.max_events]
-            times_us = [log.stored_us[index] for index in oldest]
-            removed = oldest[: old_enough(times_us, limit.stored_before_us, self._connections.now_us())]
+            removed = wanted[: limit.max_events]
             for index in removed:
                 head = heads[log.persistence_id[index]]
                 head.deleted_to = log.seq_nr[index]

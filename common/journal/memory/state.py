@@ -11,6 +11,7 @@ from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch
 from common.core.events.ids import SliceRange
 from common.core.events.stated_range import StatedRange
 from common.core.journal.admission import EntityHead, ParkedNumbers, cut_range
+from common.core.journal.ages import JournalAge
 from common.core.journal.append import Appended, PushedAppend
 from common.core.journal.history import Generation, Offset, OriginState
 from common.core.journal.slice_ranges import Ahead
@@ -31,7 +32,6 @@ class AppendIdEntry:
 
     digest: bytes
     outcome: Appended
-    stored_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,7 @@ class MemoryState:
     cursors: dict[str, Offset] = field(default_factory=dict)
     projections: dict[tuple[str, SliceRange], ProjectionEntry] = field(default_factory=dict)
     leases: dict[str, LeaseEntry] = field(default_factory=dict)
+    age: JournalAge = field(default_factory=JournalAge)
     migrated: dict[str, int] = field(default_factory=dict)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     subscriptions: dict[str, SubscriptionEntry] = field(default_factory=dict)

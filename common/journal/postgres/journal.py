@@ -20,7 +20,7 @@ from common.journal.postgres.connection import (
     pooler_refused,
     say_goodbye,
 )
-from common.journal.postgres.leases import PostgresLeases
+from common.journal.postgres.leases import PostgresAges, PostgresLeases
 from common.journal.postgres.log import PostgresLog
 from common.journal.postgres.origins import PostgresOrigins
 from common.journal.postgres.parked import PostgresParked
@@ -115,6 +115,7 @@ def _compose(sessions: PostgresSessions) -> Journal:
         parked=PostgresParked(sessions),
         projections=PostgresProjections(sessions),
         leases=PostgresLeases(sessions),
+        ages=PostgresAges(sessions),
         subscriptions=PostgresSubscriptions(sessions),
         snapshots=PostgresSnapshots(sessions),
         push_filters=PostgresPushFilters(sessions),

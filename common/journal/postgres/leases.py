@@ -1,4 +1,6 @@
-"""Leases. Asyncio-flavoured functions on a session; lease time is the database's.
+"""Leases, and the age clock, which is advanced under one.
+
+Asyncio-flavoured functions on a session; lease time is the database's.
 
 In the lock order of transactions a lease stands where a projection's row stands: after the rows of applications.
 """
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import asyncpg
 
+from common.core.journal.ages import AgeMark, JournalAge
 from common.journal.postgres.sessions import PostgresSessions
 from common.journal.stores.leases import Lease, LeaseRow, lease_fenced
 
@@ -86,3 +89,51 @@ class PostgresLeases:
     async def rows(self) -> list[LeaseRow]:
         """See ``LeaseStore.rows``."""
         return await self._sessions.read(rows)
+
+
+# Clock and marks in one statement, so that they are of one moment.
+_LOAD = """
+SELECT age.age_us, coalesce(m.ages, '{}'), coalesce(m.positions, '{}') FROM age, (
+    SELECT array_agg(age_us ORDER BY age_us) AS ages, array_agg(position ORDER BY age_us) AS positions FROM age_mark
+) AS m
+"""
+
+
+async def load_age(connection: asyncpg.Connection) -> JournalAge:
+    """See ``AgeStore.load``."""
+    age_us, ages, positions = await connection.fetchrow(_LOAD)
+    return JournalAge(age_us, tuple(map(AgeMark, ages, positions)))
+
+
+async def advance_age(
+    connection: asyncpg.Connection, lease: Lease, elapsed_us: int, head: int, lease_s: float
+) -> JournalAge:
+    """See ``AgeStore.advance``."""
+    async with connection.transaction():
+        await renew(connection, lease, lease_s)
+        before = await load_age(connection)
+        after = before.advanced(elapsed_us, head)
+        await connection.execute("UPDATE age SET age_us = $1", after.age_us)
+        gone, come = after.changes_from(before)
+        await connection.execute("DELETE FROM age_mark WHERE age_us = ANY ($1)", [mark.age_us for mark in gone])
+        await connection.execute(
+            "INSERT INTO age_mark SELECT * FROM unnest($1::bigint[], $2::bigint[])",
+            [mark.age_us for mark in come],
+            [mark.position for mark in come],
+        )
+    return after
+
+
+class PostgresAges:
+    """``AgeStore`` over an open database."""
+
+    def __init__(self, sessions: PostgresSessions) -> None:
+        self._sessions = sessions
+
+    async def load(self) -> JournalAge:
+        """See ``AgeStore.load``."""
+        return await self._sessions.read(load_age)
+
+    async def advance(self, lease: Lease, elapsed_us: int, head: int, lease_s: float) -> JournalAge:
+        """See ``AgeStore.advance``."""
+        return await self._sessions.state.run(advance_age, lease, elapsed_us, head, lease_s)

@@ -220,18 +220,12 @@ _COVERED = (
 # Whoever begins in the middle must not leave an entity's older events behind.
 _OLDEST_IS_AFTER = (
     " AND (SELECT oldest.position FROM event AS oldest WHERE oldest.entity_no = event.entity_no"
-    " ORDER BY oldest.seq_nr LIMIT 1) > $5"
+    " ORDER BY oldest.seq_nr LIMIT 1) > $4"
 )
 _TRIM = """
-WITH oldest AS (
-    SELECT position, entity_no, seq_nr, stored_us FROM event
-    WHERE position > $5 AND position <= $1 {condition} ORDER BY position LIMIT $3
-), doomed AS (  -- common.core.journal.retention.old_enough
-    SELECT position, entity_no, seq_nr FROM oldest
-    WHERE position <= (
-        SELECT max(position) FROM oldest WHERE stored_us < $2 AND position < coalesce(
-            (SELECT min(position) FROM oldest WHERE stored_us >= $2 AND stored_us <= $6), $1 + 1)
-    )
+WITH doomed AS MATERIALIZED (
+    SELECT position, entity_no, seq_nr FROM event
+    WHERE position > $4 AND position <= $1 {condition} ORDER BY position LIMIT $2
 ), gone AS (
     DELETE FROM event USING doomed WHERE event.position = doomed.position
     RETURNING event.position, tags || E'\\x1f' || prev_tags AS tags
@@ -241,7 +235,7 @@ WITH oldest AS (
     ) AS t WHERE event_tag.tag = t.tag AND event_tag.position = t.position
 ), kept AS (
     INSERT INTO entity_deleted AS d (entity_no, deleted_to, deleted_position, reason)
-    SELECT entity_no, max(seq_nr), max(position), $4 FROM doomed GROUP BY entity_no
+    SELECT entity_no, max(seq_nr), max(position), $3 FROM doomed GROUP BY entity_no
     ON CONFLICT (entity_no) DO UPDATE
     SET deleted_to = excluded.deleted_to, deleted_position = excluded.deleted_position, reason = excluded.reason
 ), floor AS (
@@ -273,9 +267,9 @@ WHERE b.entity_type = types.entity_type AND b.block = lost.block
 """
 
 
-async def trim(connection: asyncpg.Connection, limit: TrimLimit, now_us: int) -> int:
+async def trim(connection: asyncpg.Connection, limit: TrimLimit) -> int:
     """See ``LogStore.trim``. Never waits for appends, nor they for it: no row of theirs is touched."""
-    args: list[Any] = [limit.through, limit.stored_before_us, limit.max_events, limit.reason, limit.after, now_us]
+    args: list[Any] = [limit.through, limit.max_events, limit.reason, limit.after]
     condition = ""
     if limit.entity_types:
         args.append(sorted(limit.entity_types))
@@ -307,13 +301,13 @@ async def event_bytes(connection: asyncpg.Connection, after: int, through: int) 
     return size
 
 
-async def forget_append_ids(connection: asyncpg.Connection, stored_before_us: int, max_rows: int) -> int:
+async def forget_append_ids(connection: asyncpg.Connection, through: int, max_rows: int) -> int:
     """See ``LogStore.forget_append_ids``."""
     removed: int = await connection.fetchval(
-        "WITH old AS (SELECT append_id FROM append_id WHERE stored_us < $1 ORDER BY stored_us LIMIT $2),"
+        "WITH old AS (SELECT append_id FROM append_id WHERE first_position <= $1 ORDER BY first_position LIMIT $2),"
         " gone AS (DELETE FROM append_id USING old WHERE append_id.append_id = old.append_id RETURNING 1)"
         " SELECT count(*) FROM gone",
-        stored_before_us,
+        through,
         max_rows,
     )
     return removed
@@ -468,15 +462,15 @@ class PostgresLog:
 
     async def trim(self, limit: TrimLimit) -> int:
         """See ``LogStore.trim``."""
-        return await self._sessions.state.run(trim, limit, self._sessions.now_us())
+        return await self._sessions.state.run(trim, limit)
 
     async def event_bytes(self, after: int, through: int) -> int:
         """See ``LogStore.event_bytes``."""
         return await self._sessions.read(event_bytes, after, through)
 
-    async def forget_append_ids(self, stored_before_us: int, max_rows: int) -> int:
+    async def forget_append_ids(self, through: int, max_rows: int) -> int:
         """See ``LogStore.forget_append_ids``."""
-        return await self._sessions.state.run(forget_append_ids, stored_before_us, max_rows)
+        return await self._sessions.state.run(forget_append_ids, through, max_rows)
 
     async def deleted_of(self, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
         """See ``PushFilterStore.deleted_of``."""

@@ -18,7 +18,7 @@ from common.core.journal.history import Generation, History, begin_generation
 from common.journal.sqlite.connection import Runner, select, transaction
 from common.journal.sqlite.connections import SqliteConnections, store_generations
 from common.journal.sqlite.file import SqliteFile, drop_reserve_file, keep_reserve_file, open_file
-from common.journal.sqlite.leases import SqliteLeases
+from common.journal.sqlite.leases import SqliteAges, SqliteLeases
 from common.journal.sqlite.log import SqliteLog
 from common.journal.sqlite.origins import SqliteOrigins
 from common.journal.sqlite.parked import SqliteParked
@@ -112,6 +112,7 @@ def _compose(connections: SqliteConnections) -> Journal:
         parked=SqliteParked(connections),
         projections=SqliteProjections(connections),
         leases=SqliteLeases(connections),
+        ages=SqliteAges(connections),
         subscriptions=SqliteSubscriptions(connections),
         snapshots=SqliteSnapshots(connections),
         push_filters=SqlitePushFilters(connections),

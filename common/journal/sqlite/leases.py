@@ -1,4 +1,6 @@
-"""Leases in the journal's file. Lease time is this process's clock: one process has the file.
+"""Leases in the journal's file, and the age clock, which is advanced under one.
+
+Lease time is this process's clock: one process has the file.
 
 Runs in the storage's threads; callers of the functions hold transactions.
 """
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import apsw
 
+from common.core.journal.ages import AgeMark, JournalAge
 from common.journal.sqlite.connection import select
 from common.journal.sqlite.connections import SqliteConnections
 from common.journal.stores.leases import Lease, LeaseRow, lease_fenced
@@ -87,3 +90,38 @@ class SqliteLeases:
     async def rows(self) -> list[LeaseRow]:
         """See ``LeaseStore.rows``."""
         return await self._connections.read(rows, self._connections.now_us())
+
+
+def load_age(connection: apsw.Connection) -> JournalAge:
+    """See ``AgeStore.load``."""
+    age_us: int = connection.execute("SELECT age_us FROM age").get
+    marks = select(connection, "SELECT age_us, position FROM age_mark ORDER BY age_us")
+    return JournalAge(age_us, tuple(AgeMark(*row) for row in marks))
+
+
+def advance_age(writer: apsw.Connection, lease: Lease, elapsed_us: int, head: int, until_us: int) -> JournalAge:
+    """See ``AgeStore.advance``."""
+    renew(writer, lease, until_us)
+    before = load_age(writer)
+    after = before.advanced(elapsed_us, head)
+    writer.execute("UPDATE age SET age_us = ?", (after.age_us,))
+    gone, come = after.changes_from(before)
+    writer.executemany("DELETE FROM age_mark WHERE age_us = ?", [(mark.age_us,) for mark in gone])
+    writer.executemany("INSERT INTO age_mark VALUES (?, ?)", [(mark.age_us, mark.position) for mark in come])
+    return after
+
+
+class SqliteAges:
+    """``AgeStore`` over an open file."""
+
+    def __init__(self, connections: SqliteConnections) -> None:
+        self._connections = connections
+
+    async def load(self) -> JournalAge:
+        """See ``AgeStore.load``."""
+        return await self._connections.read(load_age)
+
+    async def advance(self, lease: Lease, elapsed_us: int, head: int, lease_s: float) -> JournalAge:
+        """See ``AgeStore.advance``."""
+        until_us = lease_end(self._connections.now_us(), lease_s)
+        return await self._connections.write(advance_age, lease, elapsed_us, head, until_us)

@@ -18,7 +18,6 @@ from common.core.filters.selection import EVERYTHING, Selection
 from common.core.journal.admission import EntityHead
 from common.core.journal.append import AppendOutcome, AppendRequest
 from common.core.journal.history import History, Offset
-from common.core.journal.retention import old_enough
 from common.fail_points import fail_point
 from common.journal.commit_feed import CommitFeed
 from common.journal.sqlite import indexes, selected
@@ -226,16 +225,15 @@ def _may_go(limit: TrimLimit) -> tuple[str, list[str]]:
     return (f"{wanted} AND {_OLDEST} > {limit.after}" if limit.after else wanted), args
 
 
-def trim(writer: apsw.Connection, limit: TrimLimit, now_us: int) -> int:
+def trim(writer: apsw.Connection, limit: TrimLimit) -> int:
     """See ``LogStore.trim``; the caller holds the transaction."""
     wanted, args = _may_go(limit)
-    oldest = select(
+    old = select(
         writer,
-        "SELECT position, stored_us, tags, prev_tags FROM event"
+        "SELECT position, tags, prev_tags FROM event"
         f" WHERE position > ? AND position <= ? AND {wanted} ORDER BY position LIMIT ?",
         (limit.after, limit.through, *args, limit.max_events),
     )
-    old = oldest[: old_enough([row[1] for row in oldest], limit.stored_before_us, now_us)]
     if not old:
         return 0
     last = old[-1][0]
@@ -247,7 +245,7 @@ def trim(writer: apsw.Connection, limit: TrimLimit, now_us: int) -> int:
         (limit.reason, limit.after, last, *args),
     )
     writer.execute(f"DELETE FROM event WHERE position > ? AND position <= ? AND {wanted}", (limit.after, last, *args))
-    indexes.remove_tags(writer, ((position, tags, prev_tags) for position, _, tags, prev_tags in old))
+    indexes.remove_tags(writer, old)
     indexes.remove_blocks(writer, (row[0] for row in old), head_position(writer))
     writer.execute("UPDATE journal SET deleted_through = max(deleted_through, ?)", (last,))
     free, pages = writer.execute("PRAGMA freelist_count").get, writer.execute("PRAGMA page_count").get
@@ -267,12 +265,12 @@ def event_bytes(reader: apsw.Connection, after: int, through: int) -> int:
     return size
 
 
-def forget_append_ids(writer: apsw.Connection, stored_before_us: int, max_rows: int) -> int:
+def forget_append_ids(writer: apsw.Connection, through: int, max_rows: int) -> int:
     """See ``LogStore.forget_append_ids``."""
     writer.execute(
         "DELETE FROM append_id WHERE append_id IN"
-        " (SELECT append_id FROM append_id WHERE stored_us < ? ORDER BY stored_us LIMIT ?)",
-        (stored_before_us, max_rows),
+        " (SELECT append_id FROM append_id WHERE first_position <= ? ORDER BY first_position LIMIT ?)",
+        (through, max_rows),
     )
     return writer.changes()
 
@@ -425,15 +423,15 @@ class SqliteLog:
 
     async def trim(self, limit: TrimLimit) -> int:
         """See ``LogStore.trim``."""
-        return await self._connections.write(trim, limit, self._connections.now_us())
+        return await self._connections.write(trim, limit)
 
     async def event_bytes(self, after: int, through: int) -> int:
         """See ``LogStore.event_bytes``."""
         return await self._connections.read(event_bytes, after, through)
 
-    async def forget_append_ids(self, stored_before_us: int, max_rows: int) -> int:
+    async def forget_append_ids(self, through: int, max_rows: int) -> int:
         """See ``LogStore.forget_append_ids``."""
-        return await self._connections.write(forget_append_ids, stored_before_us, max_rows)
+        return await self._connections.write(forget_append_ids, through, max_rows)
 
     async def deleted_of(self, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
         """See ``PushFilterStore.deleted_of``."""

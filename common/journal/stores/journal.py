@@ -16,6 +16,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from common.journal.stores.ages import AgeStore
 from common.journal.stores.leases import LeaseStore
 from common.journal.stores.log import LogStore
 from common.journal.stores.origins import OriginStore
@@ -35,6 +36,7 @@ class Journal:
     parked: ParkedStore
     projections: ProjectionStore
     leases: LeaseStore
+    ages: AgeStore
     subscriptions: SubscriptionStore
     snapshots: SnapshotStore
     push_filters: PushFilterStore

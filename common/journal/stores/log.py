@@ -56,7 +56,7 @@ class JournalStats:
 
 @dataclass(frozen=True, slots=True)
 class TrimLimit:
-    """What one chunk of retention may remove: events with position <= ``through`` and stored before ``stored_before_us``.
+    """What one chunk of retention may remove: events with position <= ``through``; an age is a position (``AgeStore``).
 
     ``reason`` is kept with the entities ("trimmed" or "dropped"); ``entity_types`` limits it when not empty. Entities of
     ``covered_types`` lose only what is at or below their latest snapshot: without it, nothing. Positions up to ``after``
@@ -64,7 +64,6 @@ class TrimLimit:
     """
 
     through: int
-    stored_before_us: int
     max_events: int
     reason: str = "trimmed"
     entity_types: frozenset[str] = field(default_factory=frozenset)
@@ -144,14 +143,14 @@ class LogStore(Protocol):
     async def trim(self, limit: TrimLimit) -> int:
         """Remove at most ``limit.max_events`` of the oldest events that ``limit`` allows; returns how many.
 
-        An entity always loses its oldest events first, whatever the clock did between them (``core.retention.old_enough``).
+        An entity always loses its oldest events first.
         """
 
     async def event_bytes(self, after: int, through: int) -> int:
         """What the events with ``after`` < position <= ``through`` weigh, as bounds count them (``EventBatch.byte_size``)."""
 
-    async def forget_append_ids(self, stored_before_us: int, max_rows: int) -> int:
-        """Remove append ids older than that; returns how many."""
+    async def forget_append_ids(self, through: int, max_rows: int) -> int:
+        """Remove append ids whose events begin at a position <= ``through``, the oldest first; returns how many."""
 
     async def load_cursor(self, name: str) -> Offset | None:
         """The place of a follower of this log, such as the push to the cloud, as the peer names it."""

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import new_events
+from common.core.journal.ages import JournalAge
 from common.core.journal.append import LocalAppend
 from common.journal.group_commit import open_group_commit
 from common.journal.stores.journal import Journal
@@ -27,7 +28,7 @@ class FullJournal:
     def __init__(self) -> None:
         self.used = [100]
         self.looks: list[float] = []
-        self.log = self.projections = self
+        self.log = self.projections = self.ages = self
 
     async def append_group(self, requests: object) -> object:
         raise BackhaulError("journal.full", "no room", kind=ErrorKind.FULL)
@@ -39,13 +40,16 @@ class FullJournal:
     async def rows(self) -> list[Any]:
         return []
 
-    async def forget_append_ids(self, before_us: int, most: int) -> int:
+    async def load(self) -> JournalAge:
+        return JournalAge()
+
+    async def forget_append_ids(self, through: int, most: int) -> int:
         return 0
 
 
 def retention(journal: FullJournal) -> EdgeRetention:
     settings = EdgeRetentionSettings(10.0, 60.0, 60.0, CAP, frozenset())
-    return EdgeRetention(cast(Journal, journal), LinkState(), settings, lambda: 0)
+    return EdgeRetention(cast(Journal, journal), LinkState(), settings)
 
 
 async def test_a_refused_append_wakes_retention(autojump_clock: MockClock) -> None:

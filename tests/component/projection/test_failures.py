@@ -155,7 +155,7 @@ async def test_a_start_behind_retention_says_so(autojump_clock: MockClock) -> No
     journal = staged_journal()
     await store(journal, Random(20), 10)
     await trio.sleep(1)
-    await journal.log.trim(TrimLimit(through=5, stored_before_us=clock_us(), max_events=100))
+    await journal.log.trim(TrimLimit(through=5, max_events=100))
     commits = Commits()
     with structlog.testing.capture_logs() as lines:
         async with running(journal, commits=commits):

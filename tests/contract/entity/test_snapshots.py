@@ -49,7 +49,7 @@ async def snapshot_number(journal: Journal, at_least: int, name: str = "Counter|
 
 
 async def delete_covered(journal: Journal) -> int:
-    return await journal.log.trim(TrimLimit(2**62, 2**62, 1_000, covered_types=TYPES))
+    return await journal.log.trim(TrimLimit(2**62, 1_000, covered_types=TYPES))
 
 
 async def test_events_below_the_snapshot_may_be_deleted_and_the_state_stays(
@@ -106,7 +106,7 @@ async def test_deleted_events_without_a_snapshot_are_told_and_nothing_is_decided
         for _ in range(5):
             await entities.ask("Counter", "a", Add(1))
     for deleted in (3, 2):
-        await journal.log.trim(TrimLimit(2**62, 2**62, deleted))
+        await journal.log.trim(TrimLimit(2**62, deleted))
         async with entities_over(journal, commit) as entities:
             with pytest.raises(BackhaulError) as raised:
                 await entities.ask("Counter", "a", Add(1))

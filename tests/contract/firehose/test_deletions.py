@@ -16,7 +16,7 @@ from common.firehose.settings import FirehoseSettings
 from common.journal.feeds import Feed
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import TrimLimit
-from tests.support.builders import FAR_US, appended, local
+from tests.support.builders import appended, local
 from tests.support.firehose import (
     ALL,
     KINDS,
@@ -73,7 +73,7 @@ async def test_what_retention_takes_from_under_a_reader_is_told(journal: Journal
                     nursery.start_soon(one.reach, feed, 700)
                 for number in range(30):
                     await store(journal, chance, 10)
-                    await journal.log.trim(TrimLimit(15 * number, FAR_US, 25))
+                    await journal.log.trim(TrimLimit(15 * number, 25))
     heads: dict[str, int] = {}
     for entity in {f"{kind}|{n}" for kind in ("Pump", "Valve") for n in range(6)}:
         head = await journal.log.entity_head(entity)
@@ -90,7 +90,7 @@ async def test_deleted_events_are_replaced_by_a_snapshot_or_a_stated_range(
     await appended(journal, local(*["Pump|1"] * 6, "Pump|2"))
     if taken_at:
         await journal.snapshots.put([NewSnapshot("Pump|1", taken_at, "state", "json", b"{}")])
-    await journal.log.trim(TrimLimit(3, FAR_US, 10))
+    await journal.log.trim(TrimLimit(3, 10))
     async with running(journal) as firehose:
         with firehose.subscribe("late", EVERY_ENTITY, PUMPS, 0) as feed:
             stretch = await feed.next(**NEXT, at_most_s=60)
@@ -111,7 +111,7 @@ async def test_deleted_events_are_replaced_by_a_snapshot_or_a_stated_range(
 async def test_what_is_gone_of_others_is_not_told(journal: Journal) -> None:
     await store(journal, Random(1), 50)
     await appended(journal, local("Tank|1", "Tank|2"))
-    await journal.log.trim(TrimLimit(52, FAR_US, 100))
+    await journal.log.trim(TrimLimit(52, 100))
     predicate = parse_filter('[{"exclude_all": true}, {"include_ids": ["Tank|1"]}]')
     async with running(journal) as firehose:
         with firehose.subscribe("tank", predicate, ALL, 0) as feed:
@@ -122,7 +122,7 @@ async def test_what_is_gone_of_others_is_not_told(journal: Journal) -> None:
 
 async def test_much_that_was_deleted_is_told_page_by_page(journal: Journal) -> None:
     await appended(journal, local(*[f"Pump|{n}" for n in range(40)]))
-    await journal.log.trim(TrimLimit(40, FAR_US, 100))
+    await journal.log.trim(TrimLimit(40, 100))
     settings = FirehoseSettings(deleted_max=7)
     told: list[str] = []
     async with running(journal, settings) as firehose:
@@ -142,7 +142,7 @@ async def test_what_is_deleted_before_the_ring_has_it_is_told_from_the_journal(j
             await to_the_tail(feed)
             away.fails = BackhaulError("journal.unavailable", "away", kind=ErrorKind.UNAVAILABLE)
             await appended(journal, local("Pump|1", "Pump|1", "Pump|2", "Pump|1"))
-            await journal.log.trim(TrimLimit(3, FAR_US, 10))
+            await journal.log.trim(TrimLimit(3, 10))
             away.fails = None
             consumer = Consumer()
             while consumer.position < 4:

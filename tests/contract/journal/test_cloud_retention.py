@@ -15,7 +15,7 @@ from common.core.journal.retention import STRETCH_POSITIONS
 from common.core.journal.snapshot import NewSnapshot
 from common.journal.stores.journal import Journal
 from tests.contract.journals import Storage
-from tests.support.builders import append, local
+from tests.support.builders import append, local, pass_age
 
 DAY_S = 86_400.0
 
@@ -32,7 +32,7 @@ def kept(
 def retention(
     storage: Storage, journal: Journal, settings: CloudRetentionSettings, owner: str = "node-1"
 ) -> CloudRetention:
-    return CloudRetention(journal, settings, storage.clock, owner=owner)
+    return CloudRetention(journal, settings, owner=owner)
 
 
 async def positions(journal: Journal) -> list[int]:
@@ -58,7 +58,7 @@ class TestAge:
 
     async def test_old_events_go_and_leave_a_floor(self, storage: Storage, journal: Journal) -> None:
         await append(journal, local(*["Order|1"] * 6))
-        storage.clock.advance(DAY_S)
+        await pass_age(journal, DAY_S)
         await append(journal, local("Order|1", "Order|1"))
         keeper = retention(storage, journal, kept(age_s=DAY_S / 2))
         await keeper.round()
@@ -72,7 +72,7 @@ class TestAge:
 
     async def test_without_a_limit_nothing_ever_goes(self, storage: Storage, journal: Journal) -> None:
         await append(journal, local("Order|1"))
-        storage.clock.advance(100 * DAY_S)
+        await pass_age(journal, 100 * DAY_S)
         await retention(storage, journal, kept()).round()
         assert await positions(journal) == [1]
 
@@ -83,7 +83,7 @@ class TestAge:
         await project(journal, "quick", 9)
         await project(journal, "slow", 4)
         await journal.projections.set_paused("slow", True)
-        storage.clock.advance(DAY_S)
+        await pass_age(journal, DAY_S)
         keeper = retention(storage, journal, kept(age_s=1, max_bytes=1))
         with structlog.testing.capture_logs() as logs:
             await keeper.round()
@@ -101,11 +101,11 @@ class TestAge:
         self, storage: Storage, journal: Journal
     ) -> None:
         await append(journal, local("Order|1"))
-        storage.clock.advance(10)
+        await pass_age(journal, 10)
         keeper = retention(storage, journal, kept(age_s=1, least_age_s=60))
         await keeper.round()
         assert await positions(journal) == [1]
-        storage.clock.advance(51)
+        await pass_age(journal, 51)
         await keeper.round()
         assert await positions(journal) == []
 
@@ -114,17 +114,17 @@ class TestAge:
     ) -> None:
         request = local("Order|1", append_id="k")
         await append(journal, request)
-        storage.clock.advance(DAY_S - 1)
+        await pass_age(journal, DAY_S - 1)
         await retention(storage, journal, kept()).round()
         assert await append(journal, request) == Appended(1, [1], repeated=True)
-        storage.clock.advance(2)
+        await pass_age(journal, 2)
         await retention(storage, journal, kept()).round()
         assert await append(journal, request) == Appended(2, [2])
 
     async def test_a_lease_that_is_no_projection_holds_nothing_back(self, storage: Storage, journal: Journal) -> None:
         await append(journal, local("Order|1"))
         assert await journal.leases.acquire("subscription:orders", "node-1", 60) is not None
-        storage.clock.advance(DAY_S)
+        await pass_age(journal, DAY_S)
         await retention(storage, journal, kept(age_s=1)).round()
         assert await positions(journal) == []
 
@@ -136,7 +136,7 @@ class TestAge:
         monkeypatch.setattr("cloud_service.retention._CHUNK_EVENTS", 2)
         await append(journal, local(*["Order|1", "Sensor|1", "Order|2"] * 5))
         await journal.snapshots.put([NewSnapshot("Order|1", 3, "State", "json", b"{}")])
-        storage.clock.advance(DAY_S)
+        await pass_age(journal, DAY_S)
         keeper = retention(storage, journal, kept(age_s=1, covered_types=frozenset({"Order"})))
         await keeper.round()
         assert await positions(journal) == [3, 6, 9, 10, 12, 13, 15]
@@ -156,22 +156,22 @@ class TestSize:
         weight = await journal.log.event_bytes(0, STRETCH_POSITIONS)
         assert weight == (await journal.log.read(0, max_events=STRETCH_POSITIONS, max_bytes=10**8)).events.byte_size()
         keeper = retention(storage, journal, kept(max_bytes=2 * weight + 1_000))
-        storage.clock.advance(1)
+        await pass_age(journal, 1)
         await keeper.round()
         assert (await journal.log.stats()).first_position == 2 * STRETCH_POSITIONS + 1
         await append(journal, local(*stretch))
-        storage.clock.advance(1)
+        await pass_age(journal, 1)
         await keeper.round()
         assert (await journal.log.stats()).first_position == 3 * STRETCH_POSITIONS + 1
 
     async def test_what_is_too_young_stays_whatever_it_weighs(self, storage: Storage, journal: Journal) -> None:
         for _ in range(3):
             await append(journal, local(*["Order|1"] * STRETCH_POSITIONS))
-        storage.clock.advance(10)
+        await pass_age(journal, 10)
         keeper = retention(storage, journal, kept(max_bytes=1, least_age_s=60))
         await keeper.round()
         assert (await journal.log.stats()).first_position == 1
-        storage.clock.advance(60)
+        await pass_age(journal, 60)
         await keeper.round()
         assert (await journal.log.stats()).first_position == 2 * STRETCH_POSITIONS + 1
 
@@ -181,7 +181,7 @@ class TestSize:
         for _ in range(2):
             await append(journal, local(*["Order|1"] * STRETCH_POSITIONS))
         await project(journal, "slow", 4)
-        storage.clock.advance(1)
+        await pass_age(journal, 1)
         await retention(storage, journal, kept(max_bytes=1)).round()
         assert (await journal.log.stats()).first_position == 5
 
@@ -191,7 +191,7 @@ class TestSize:
         for _ in range(2):
             await append(journal, local(*["Order|1", "Order|2"] * (STRETCH_POSITIONS // 2)))
         await journal.snapshots.put([NewSnapshot("Order|1", 3, "State", "json", b"{}")])
-        storage.clock.advance(1)
+        await pass_age(journal, 1)
         await retention(storage, journal, kept(max_bytes=1, covered_types=frozenset({"Order"}))).round()
         assert (await positions(journal))[:3] == [2, 4, 6]
 
@@ -210,7 +210,7 @@ class TestOneNode:
 
     async def test_a_node_waits_while_another_holds_the_lease(self, storage: Storage, journal: Journal) -> None:
         await append(journal, local("Order|1"))
-        storage.clock.advance(DAY_S)
+        await pass_age(journal, DAY_S)
         other = await journal.leases.acquire(LEASE, "node-2", 10)
         assert other is not None
         keeper = retention(storage, journal, kept(age_s=1))

@@ -12,7 +12,7 @@ from common.journal.stores.journal import Journal
 from common.transport.push.producer import LinkState
 from edge_service.retention import EdgeRetention, EdgeRetentionSettings
 from tests.contract.journals import Storage
-from tests.support.builders import append, appended, local, whole_log
+from tests.support.builders import append, appended, local, pass_age, whole_log
 
 DAY_S = 86_400.0
 
@@ -31,7 +31,7 @@ def retention(
     """One that knows of this ack, if any; a cap of one byte is one that was reached long ago."""
     link = LinkState(acked_position=acked or 0, acked_is_known=acked is not None)
     settings = EdgeRetentionSettings(interval_s, keep_acked_s, DAY_S, cap_bytes, frozenset(plain), frozenset(covered))
-    return EdgeRetention(journal, link, settings, storage.clock)
+    return EdgeRetention(journal, link, settings)
 
 
 async def positions(journal: Journal) -> list[int]:
@@ -43,7 +43,7 @@ class TestAcknowledged:
 
     async def test_what_is_not_acknowledged_stays(self, storage: Storage, journal: Journal) -> None:
         await appended(journal, local(*["Sensor|1"] * 4))
-        storage.clock.advance(1)
+        await pass_age(journal, 1)
         await retention(storage, journal, acked=3).round()
         assert await positions(journal) == [4]
         assert await journal.log.deleted_ranges(0, 9) == [StatedRange("Sensor|1", 1, 3, "trimmed")]
@@ -52,7 +52,7 @@ class TestAcknowledged:
         self, storage: Storage, journal: Journal
     ) -> None:
         await appended(journal, local("Sensor|1"))
-        storage.clock.advance(1)
+        await pass_age(journal, 1)
         keeper = retention(storage, journal, acked=None)
         keeper._link.acked_position = 1
         await keeper.round()
@@ -60,7 +60,7 @@ class TestAcknowledged:
 
     async def test_what_a_projection_has_not_seen_stays(self, storage: Storage, journal: Journal) -> None:
         await appended(journal, local(*["Sensor|1"] * 4))
-        storage.clock.advance(1)
+        await pass_age(journal, 1)
         lease = await journal.projections.acquire("totals", ALL_SLICES, "edge", 60)
         assert lease is not None
         await journal.projections.commit(lease, 2, [], 60)
@@ -71,9 +71,9 @@ class TestAcknowledged:
         self, storage: Storage, journal: Journal
     ) -> None:
         await appended(journal, local("Sensor|1"))
-        storage.clock.advance(59)
+        await pass_age(journal, 59)
         await appended(journal, local("Sensor|1"))
-        storage.clock.advance(2)
+        await pass_age(journal, 2)
         await retention(storage, journal, acked=2, keep_acked_s=60).round()
         assert await positions(journal) == [2]
         await retention(storage, journal, acked=2, keep_acked_s=60, cap_bytes=1).round()
@@ -83,7 +83,7 @@ class TestAcknowledged:
         self, storage: Storage, journal: Journal
     ) -> None:
         await appended(journal, local(*["Order|1", "Sensor|1", "Order|2"] * 2))
-        storage.clock.advance(1)
+        await pass_age(journal, 1)
         keeper = retention(storage, journal, acked=6, covered=("Order",))
         await keeper.round()
         assert await positions(journal) == [1, 3, 4, 6]
@@ -95,10 +95,10 @@ class TestAcknowledged:
         request = local("Sensor|1", append_id="k")
         await appended(journal, request)
         keeper = retention(storage, journal, acked=None)
-        storage.clock.advance(DAY_S - 1)
+        await pass_age(journal, DAY_S - 1)
         await keeper.round()
         assert await append(journal, request) == Appended(1, [1], repeated=True)
-        storage.clock.advance(2)
+        await pass_age(journal, 2)
         await keeper.round()
         assert await append(journal, request) == Appended(2, [2])
 

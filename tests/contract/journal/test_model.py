@@ -282,7 +282,7 @@ class Both:
             case Discard():
                 await self.same(lambda journal: discard(journal, step.index))
             case Trim():
-                limit = TrimLimit(EVERYTHING, 2**60, step.max_events, entity_types=step.types)
+                limit = TrimLimit(EVERYTHING, step.max_events, entity_types=step.types)
                 await self.same(lambda journal: journal.log.trim(limit))
 
     def local_append(self, step: Append) -> LocalAppend:

@@ -24,7 +24,7 @@ from common.journal.sqlite import selected as sqlite_selected
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import TrimLimit
 from tests.contract.journals import Storage, open_storage
-from tests.support.builders import FAR_US, Origin, appended, local, whole_log
+from tests.support.builders import Origin, appended, local, whole_log
 
 ENTITIES = ["Order|1", "Order|2", "Orders|1", "Sensor|ü", "Alarm|1"]
 TAGS = [
@@ -98,7 +98,7 @@ class TestPredecessorsTags:
     ) -> None:
         async with storage.open() as journal:
             await appended(journal, local("A|1", tags=["t:a"]))
-            await journal.log.trim(TrimLimit(10, FAR_US, 10))
+            await journal.log.trim(TrimLimit(10, 10))
         async with storage.open() as journal:
             await appended(journal, local("A|1", tags=["t:b"]))
             assert (await whole_log(journal)).prev_tags == ["t:a"]
@@ -212,7 +212,7 @@ class TestSelections:
         for _ in range(3):
             await appended(journal, local(*["A|1", "A|2"] * 50, tags=["t:a", "t:b\x1ft:a", "t:c"]))
             await appended(journal, local("B|1", tags=["t:b"]))
-        while await journal.log.trim(TrimLimit(10**9, FAR_US, 70, entity_types=types)):
+        while await journal.log.trim(TrimLimit(10**9, 70, entity_types=types)):
             pass
         left = await journal.projections.query("SELECT DISTINCT tag FROM event_tag ORDER BY tag")
         assert left == ([("t:b",)] if types else [])
@@ -276,7 +276,7 @@ async def play(
                 await appended(journal, local(*first, tags=second))  # type: ignore[misc,arg-type]
                 ever.extend((await journal.log.read(len(ever), max_events=1_000, max_bytes=10**9)).events)
             else:
-                await journal.log.trim(TrimLimit(10**9, FAR_US, first, entity_types=second))  # type: ignore[arg-type]
+                await journal.log.trim(TrimLimit(10**9, first, entity_types=second))  # type: ignore[arg-type]
         stored = set((await whole_log(journal)).position)
         assert ever.position == list(range(1, len(ever) + 1))
         for wanted, page, through in asked:

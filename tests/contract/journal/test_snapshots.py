@@ -30,7 +30,7 @@ async def positions(journal: Journal) -> list[int]:
 
 
 def covering(*entity_types: str, through: int = 2**62, max_events: int = 1_000, after: int = 0) -> TrimLimit:
-    return TrimLimit(through, LATER_US, max_events, covered_types=frozenset(entity_types), after=after)
+    return TrimLimit(through, max_events, covered_types=frozenset(entity_types), after=after)
 
 
 class TestPut:
@@ -82,7 +82,7 @@ class TestPut:
 
     async def test_of_a_deleted_event_it_keeps_what_it_is_given(self, storage: Storage, journal: Journal) -> None:
         await journal.log.append_group([local(*["Order|1"] * 4)])
-        await journal.log.trim(TrimLimit(2, LATER_US, 10))
+        await journal.log.trim(TrimLimit(2, 10))
         assert await journal.snapshots.put([taken("Order|1", 1), taken("Order|1", 2, tags="t:a")]) == [False, True]
         found = await journal.snapshots.get("Order|1")
         assert found is not None
@@ -164,7 +164,7 @@ class TestCover:
 
     async def test_deleted_events_count_as_covered(self, journal: Journal) -> None:
         await journal.log.append_group([local("Order|1", "Order|2", "Order|1")])
-        await journal.log.trim(TrimLimit(2, LATER_US, 10))
+        await journal.log.trim(TrimLimit(2, 10))
         assert await journal.snapshots.uncovered_after(3) == 2
 
     async def test_types_are_told_apart(self, journal: Journal) -> None:
@@ -210,9 +210,7 @@ class TestDeletion:
     async def test_covered_and_wanted_types_meet(self, journal: Journal) -> None:
         await journal.log.append_group([local("Order|1", "Sensor|1", "Order|1", "Site|1")])
         await journal.snapshots.put([taken("Order|1", 1)])
-        limit = TrimLimit(
-            9, LATER_US, 9, entity_types=frozenset({"Order", "Site"}), covered_types=frozenset({"Order", "Sensor"})
-        )
+        limit = TrimLimit(9, 9, entity_types=frozenset({"Order", "Site"}), covered_types=frozenset({"Order", "Sensor"}))
         assert await journal.log.trim(limit) == 2
         assert await positions(journal) == [2, 3]
 
@@ -224,6 +222,6 @@ class TestDeletion:
 
     async def test_a_stretch_from_the_middle_leaves_no_older_event_behind(self, journal: Journal) -> None:
         await journal.log.append_group([local("Order|1", "Order|2", "Order|1", "Order|3", "Order|3")])
-        assert await journal.log.trim(TrimLimit(9, LATER_US, 9, after=1)) == 3
+        assert await journal.log.trim(TrimLimit(9, 9, after=1)) == 3
         assert await positions(journal) == [1, 3]
-        assert await journal.log.trim(TrimLimit(9, LATER_US, 9)) == 2
+        assert await journal.log.trim(TrimLimit(9, 9)) == 2

@@ -1,13 +1,21 @@
-"""What every journal promises about events that retention deletes, and what is left of them."""
+"""What every journal promises about events that retention deletes, what is left of them, and what makes them old."""
 
 from __future__ import annotations
 
+import pytest
+
+from common.core.errors import BackhaulError
 from common.core.events.stated_range import StatedRange
+from common.core.journal.ages import AGE_LEASE, AgeMark
 from common.core.journal.append import Appended
 from common.journal.stores.journal import Journal
+from common.journal.stores.leases import Lease
 from common.journal.stores.log import TrimLimit
 from tests.contract.journals import Storage
-from tests.support.builders import FAR_US, appended, local, whole_log
+from tests.support.builders import appended, local, pass_age, whole_log
+
+YEAR_S = 365 * 86_400
+SECOND = 1_000_000
 
 
 class TestTrimming:
@@ -15,54 +23,16 @@ class TestTrimming:
 
     async def test_the_oldest_go_first_in_chunks(self, journal: Journal) -> None:
         await appended(journal, local(*["A|1", "A|2"] * 3))
-        limit = TrimLimit(through=5, stored_before_us=FAR_US, max_events=2)
+        limit = TrimLimit(through=5, max_events=2)
         assert [await journal.log.trim(limit) for _ in range(4)] == [2, 2, 1, 0]
         assert (await whole_log(journal)).position == [6]
         stats = await journal.log.stats()
         assert (stats.head_position, stats.deleted_through, stats.first_position) == (6, 5, 6)
 
-    async def test_young_events_stay(self, storage: Storage, journal: Journal) -> None:
-        await appended(journal, local("A|1"))
-        storage.clock.advance(60)
-        await appended(journal, local("A|1"))
-        before_us = storage.clock.us
-        assert await journal.log.trim(TrimLimit(through=2, stored_before_us=before_us, max_events=9)) == 1
-        assert (await whole_log(journal)).position == [2]
-        assert await journal.log.trim(TrimLimit(through=2, stored_before_us=before_us + 1, max_events=9)) == 1
-
-    async def test_a_clock_that_stepped_back_does_not_cost_an_entity_its_middle(
-        self, storage: Storage, journal: Journal
-    ) -> None:
-        await appended(journal, local("A|1"))
-        storage.clock.advance(86_400)
-        await appended(journal, local("A|1"))
-        storage.clock.advance(-86_400)
-        await appended(journal, local("A|1"))
-        limit = TrimLimit(through=3, stored_before_us=storage.clock.us + 1, max_events=9)
-        storage.clock.advance(2 * 86_400)
-        assert await journal.log.trim(limit) == 1
-        assert (await whole_log(journal)).position == [2, 3]
-
-    async def test_what_was_stored_while_the_clock_stood_ahead_goes_with_the_next_that_is_old_enough(
-        self, storage: Storage, journal: Journal
-    ) -> None:
-        day_s = 86_400
-        await appended(journal, local("A|1"))
-        storage.clock.advance(365 * day_s)
-        await appended(journal, local("A|1", "A|2"))
-        storage.clock.advance(-364 * day_s)
-        await appended(journal, local("A|1"))
-        young_us = storage.clock.us
-        assert await journal.log.trim(TrimLimit(through=4, stored_before_us=young_us, max_events=9)) == 1
-        storage.clock.advance(day_s)
-        await appended(journal, local("A|1"))
-        assert await journal.log.trim(TrimLimit(through=5, stored_before_us=young_us + 1, max_events=9)) == 3
-        assert (await whole_log(journal)).position == [5]
-
     async def test_only_the_named_types_go(self, journal: Journal) -> None:
         await appended(journal, local("A|1", "B|1", "C|1", "AB|1"))
         types = frozenset({"A", "C"})
-        limit = TrimLimit(4, FAR_US, 10, reason="dropped", entity_types=types)
+        limit = TrimLimit(4, 10, reason="dropped", entity_types=types)
         assert await journal.log.trim(limit) == 2
         assert (await whole_log(journal)).persistence_id == ["B|1", "AB|1"]
         assert await journal.log.deleted_ranges(0, 4) == [
@@ -74,7 +44,7 @@ class TestTrimming:
         async with storage.open() as journal:
             await appended(journal, local("A|1", "A|1", "A|2"))
             head_us = (await journal.log.stats()).head_timestamp_us
-            assert await journal.log.trim(TrimLimit(3, FAR_US, 10)) == 3
+            assert await journal.log.trim(TrimLimit(3, 10)) == 3
         storage.clock.advance(-3_600)
         async with storage.open() as journal:
             stats = await journal.log.stats()
@@ -86,7 +56,7 @@ class TestTrimming:
 
     async def test_reading_passes_over_what_was_deleted(self, journal: Journal) -> None:
         await appended(journal, local("A|1", "B|1", "A|1", "B|1"))
-        await journal.log.trim(TrimLimit(4, FAR_US, 10, entity_types=frozenset({"B"})))
+        await journal.log.trim(TrimLimit(4, 10, entity_types=frozenset({"B"})))
         page = await journal.log.read(0, max_events=10, max_bytes=1_000_000)
         assert (page.events.position, page.through, page.head) == ([1, 3], 4, 4)
         page = await journal.log.read(0, max_events=1, max_bytes=1_000_000)
@@ -96,7 +66,7 @@ class TestTrimming:
 
     async def test_deleted_ranges_name_each_entity_at_its_last_removed_position(self, journal: Journal) -> None:
         await appended(journal, local("A|1", "A|2", "A|1", "A|3"))
-        await journal.log.trim(TrimLimit(3, FAR_US, 10))
+        await journal.log.trim(TrimLimit(3, 10))
         assert await journal.log.deleted_ranges(0, 4) == [
             StatedRange("A|2", 1, 1, "trimmed"),
             StatedRange("A|1", 1, 2, "trimmed"),
@@ -111,7 +81,74 @@ class TestTrimming:
 
     async def test_a_later_trim_moves_an_entitys_range_on(self, journal: Journal) -> None:
         await appended(journal, local("A|1", "A|1"))
-        await journal.log.trim(TrimLimit(1, FAR_US, 10))
-        await journal.log.trim(TrimLimit(2, FAR_US, 10, reason="dropped"))
+        await journal.log.trim(TrimLimit(1, 10))
+        await journal.log.trim(TrimLimit(2, 10, reason="dropped"))
         assert await journal.log.deleted_ranges(0, 1) == []
         assert await journal.log.deleted_ranges(0, 2) == [StatedRange("A|1", 1, 2, "dropped")]
+
+
+async def leased(journal: Journal, owner: str = "node-1", lease_s: float = 60) -> Lease:
+    lease = await journal.leases.acquire(AGE_LEASE, owner, lease_s)
+    assert lease is not None
+    return lease
+
+
+async def test_a_new_journal_is_of_no_age(journal: Journal) -> None:
+    assert (await journal.ages.load()).age_us == 0
+
+
+async def test_running_time_adds_up_and_marks_the_head_when_it_has_moved(storage: Storage) -> None:
+    async with storage.open() as journal:
+        lease = await leased(journal)
+        for events in (2, 0, 3):
+            await appended(journal, local(*["A|1"] * events)) if events else None
+            head = (await journal.log.stats()).head_position
+            advanced = await journal.ages.advance(lease, SECOND, head, 60)
+            assert await journal.ages.load() == advanced
+    async with storage.open() as journal:
+        age = await journal.ages.load()
+        assert age.age_us == 3 * SECOND
+        assert [mark for mark in age.marks if mark.position] == [AgeMark(SECOND, 2), AgeMark(3 * SECOND, 5)]
+        assert (age.older_than(2), age.older_than(3)) == (2, 0)
+
+
+async def test_marks_are_thinned_where_they_are_stored(journal: Journal) -> None:
+    lease, expected = await leased(journal), await journal.ages.load()
+    for head in range(1, 120):
+        expected = expected.advanced(SECOND, head)
+        assert await journal.ages.advance(lease, SECOND, head, 60) == expected
+    assert len(expected.marks) < 119
+    assert await journal.ages.load() == expected
+
+
+async def test_one_owner_at_a_time_advances_it(journal: Journal) -> None:
+    first = await leased(journal)
+    await journal.leases.release(first)
+    second = await leased(journal, "node-2")
+    with pytest.raises(BackhaulError) as fenced:
+        await journal.ages.advance(first, SECOND, 0, 60)
+    assert fenced.value.code == "lease.fenced"
+    await journal.ages.advance(second, 2 * SECOND, 0, 60)
+    assert (await journal.ages.load()).age_us == 2 * SECOND
+
+
+async def test_advancing_renews_the_lease(storage: Storage, journal: Journal) -> None:
+    lease = await leased(journal, lease_s=0.3)
+    await journal.ages.advance(lease, SECOND, 0, 60)
+    await storage.pass_time(0.4)
+    assert await journal.leases.acquire(AGE_LEASE, "node-2", 60) is None
+
+
+async def test_the_wall_clock_ages_nothing(storage: Storage) -> None:
+    """A start in 1970, a step to the right year, one back, and a restart in a wrong year."""
+    for step_s in (50 * YEAR_S, -2 * YEAR_S, YEAR_S):
+        async with storage.open() as journal:
+            await appended(journal, local("A|1", append_id=f"before {step_s}"))
+            await pass_age(journal, 10)
+            storage.clock.advance(step_s)
+            await appended(journal, local("A|1", append_id=f"after {step_s}"))
+            head = (await journal.log.stats()).head_position
+            age = await pass_age(journal, 1)
+            assert (age.older_than(11), age.older_than(1)) == (head - 1, head)
+            assert age.older_than(34) == 0
+        storage.clock.advance(-step_s / 3)

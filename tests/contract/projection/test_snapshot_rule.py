@@ -72,7 +72,7 @@ class TestTheRule:
         self, journal: Journal
     ) -> None:
         await journal.log.append_group([local(*["Order|1"] * 5)])
-        limit = TrimLimit(100, 2**62, 100, covered_types=frozenset({"Order"}))
+        limit = TrimLimit(100, 100, covered_types=frozenset({"Order"}))
         assert await journal.log.trim(limit) == 0
         async with ruled(journal, Order=2):
             await until_snapshot(journal, "Order|1", 4)

@@ -4,9 +4,8 @@ from common.core.journal.retention import (
     STRETCH_POSITIONS,
     LogSizes,
     deletable_through,
+    least_age_s,
     must_drop,
-    old_enough,
-    stored_before,
 )
 
 
@@ -20,9 +19,9 @@ def test_the_slowest_reader_decides() -> None:
 
 
 def test_age_decides_while_there_is_room() -> None:
-    assert stored_before(10_000_000, 4, used_bytes=1, cap_bytes=100) == 6_000_000
-    assert stored_before(10_000_000, 4, used_bytes=1, cap_bytes=None) == 6_000_000
-    assert stored_before(10_000_000, 4, used_bytes=80, cap_bytes=100) > 10_000_000
+    assert least_age_s(4, used_bytes=1, cap_bytes=100) == 4
+    assert least_age_s(4, used_bytes=1, cap_bytes=None) == 4
+    assert least_age_s(4, used_bytes=80, cap_bytes=100) == 0
 
 
 def test_dropping_begins_late_and_goes_on_until_there_is_room_to_spare() -> None:
@@ -74,12 +73,3 @@ class TestLogSizes:
     def test_an_empty_log_has_one_stretch_and_no_floor(self) -> None:
         sizes = self.of(0, {0: 0})
         assert sizes.floor(1) == 0
-
-
-def test_the_oldest_go_up_to_the_first_that_is_too_young_and_a_time_to_come_says_nothing() -> None:
-    assert old_enough([], 50, 100) == 0
-    assert old_enough([1, 2, 60, 3], 50, 100) == 2
-    assert old_enough([1, 900, 900, 3, 60], 50, 100) == 4
-    assert old_enough([1, 900, 900, 60, 3], 50, 100) == 1
-    assert old_enough([900, 900], 50, 100) == 0
-    assert old_enough([900, 60], 2**62, 100) == 2

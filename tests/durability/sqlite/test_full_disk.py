@@ -141,7 +141,7 @@ async def test_the_reserve_is_given_up_for_a_start_and_made_again_when_there_is_
             patched.setattr("common.journal.sqlite.file.free_bytes", lambda _: 100_000)
             async with opening(path) as journal:
                 assert not reserve.exists()
-                assert await journal.log.trim(TrimLimit(2, START_US + 1, 10)) == 2
+                assert await journal.log.trim(TrimLimit(2, 10)) == 2
                 generations = journal.log.history.generations
         assert lines == []
         disk.is_full = False
@@ -169,7 +169,7 @@ async def test_a_full_disk_does_not_keep_housekeeping_from_making_room(tmp_path:
             for _ in range(5):
                 await append(journal, local(*["Sensor|a"] * 200))
             disk.limit = (tmp_path / "journal.db-wal").stat().st_size
-            while await journal.log.trim(TrimLimit(1_000, START_US + 1, 50)):
+            while await journal.log.trim(TrimLimit(1_000, 50)):
                 pass
             stats = await journal.log.stats()
             assert stats.first_position == 1_001

@@ -11,7 +11,7 @@ from common.core.journal.append import LocalAppend
 from common.journal.sqlite import open_sqlite_journal
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import TrimLimit
-from tests.support.builders import FAR_US, START_US, append, ids, local
+from tests.support.builders import START_US, append, ids, local
 from tests.support.internals import sqlite_file
 
 KIB = 1024
@@ -32,7 +32,7 @@ async def test_a_page_of_large_events_behind_a_long_hole_takes_few_steps(tmp_pat
     async with open_sqlite_journal(path, now_us=lambda: START_US, new_id=ids("id").__next__) as journal:
         for _ in range(5):
             await append(journal, local(*["Sensor|a"] * 1_000))
-        await journal.log.trim(TrimLimit(5_000, FAR_US, 5_000))
+        await journal.log.trim(TrimLimit(5_000, 5_000))
         sizes = [900 * KIB, 10, 10] + [600 * KIB] * 20
         request = LocalAppend(new_events(["Sensor|a"] * len(sizes), ["happened"] * len(sizes), list(map(bytes, sizes))))
         await append(journal, request)

@@ -61,7 +61,7 @@ async def test_events_dropped_unsent_are_stated_and_nothing_is_parked(autojump_c
     world = PushWorld()
     async with open_memory_journal(world.edge_disk, now_us=now_us, new_id=world.ids) as edge:
         await append(edge, NAMES)
-        assert await edge.log.trim(TrimLimit(123, 2**62, 1000, "dropped")) == 123
+        assert await edge.log.trim(TrimLimit(123, 1000, "dropped")) == 123
     async with world.cloud() as (cloud, _), world.edge() as (edge, _link):
         await wait_for_head(cloud, 377)
         await append(edge, NAMES)
@@ -102,7 +102,7 @@ async def test_what_neither_the_cloud_nor_the_edge_has_any_more_is_an_error(auto
             await append(edge, NAMES)
             await wait_for_head(cloud, 1000)
             await trio.sleep(2)
-        assert await edge.log.trim(TrimLimit(600, 2**62, 1000)) == 600
+        assert await edge.log.trim(TrimLimit(600, 1000)) == 600
         world.cloud_disk = backup
         with structlog.testing.capture_logs() as logs:
             async with world.cloud() as (cloud, _):
@@ -117,7 +117,7 @@ async def test_ranges_of_many_entities_are_stated_in_messages_of_bounded_size(au
     async with open_memory_journal(world.edge_disk, now_us=now_us, new_id=world.ids) as edge:
         await append(edge, names)
         await append(edge, names[:7])
-        assert await edge.log.trim(TrimLimit(11_990, 2**62, 20_000, "dropped")) == 11_990
+        assert await edge.log.trim(TrimLimit(11_990, 20_000, "dropped")) == 11_990
     async with world.cloud() as (cloud, _), world.edge() as (edge, link):
         await wait_for_head(cloud, 17)
         await append(edge, names[:3])
@@ -141,7 +141,7 @@ async def test_events_dropped_while_earlier_ones_are_in_flight_park_nothing(
         with monkeypatch.context() as patch:  # the sender looks only after the trim
             patch.setattr(edge.log.head_signal, "raise_to", lambda _: None)
             await append(edge, ["Sensor|a"] * 60)
-            assert await edge.log.trim(TrimLimit(70, 2**62, 1_000, "dropped")) == 70
+            assert await edge.log.trim(TrimLimit(70, 1_000, "dropped")) == 70
         await trio.sleep(100)
         assert (await cloud.log.stats()).parked == 0
         assert (await whole_log(cloud)).origin_seq_nr == [*range(1, 26), *range(71, 86)]

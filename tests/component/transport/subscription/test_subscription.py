@@ -175,7 +175,7 @@ async def test_a_new_consumer_starts_from_snapshots_also_where_events_are_gone(
         await publish(source, NAMES)
         log = await whole_log(source)
         await source.snapshots.put([snapshot_of(log.persistence_id[i], log.seq_nr[i]) for i in range(150, 157)])
-        await source.log.trim(TrimLimit(trimmed, 2**62, 140))
+        await source.log.trim(TrimLimit(trimmed, 140))
         async with world.consumer(start=Begin.SNAPSHOTS) as (consumer, state):
             await wait_for_position(state, 200)
             rows = await whole_inbox(consumer)
@@ -197,7 +197,7 @@ async def test_a_trimmed_consumer_goes_on_with_snapshots_or_stops_as_it_was_told
         await publish(source, NAMES)
         log = await whole_log(source)
         await source.snapshots.put([snapshot_of(log.persistence_id[i], log.seq_nr[i]) for i in range(150, 154)])
-        await source.log.trim(TrimLimit(140, 2**62, 140))
+        await source.log.trim(TrimLimit(140, 140))
         async with world.consumer(on_trimmed=Begin.STOP) as (_, state):
             await trio.sleep(5)
             assert state.last_code == "subscription.trimmed"

@@ -173,7 +173,7 @@ async def test_of_an_entity_without_permitted_events_not_the_name_is_said(autoju
     async with world.source() as (source, _):
         await publish(source, ["Order|hidden"] * 3, tags=[tags])
         await publish(source, ["Order|open"], tags=["open"])
-        await source.log.trim(TrimLimit(3, FAR_US, 100))
+        await source.log.trim(TrimLimit(3, 100))
         passed = Passed()
         async with world.consumer(stream_id="orders", sink=passed) as (_, state):
             await wait_for_position(state, 4)
