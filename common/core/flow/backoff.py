@@ -7,6 +7,8 @@ the caller says ``progressed`` when something was really achieved. Source of ful
 
 from __future__ import annotations
 
+_HINTS_MAX = 8
+
 
 class Backoff:
     """Delays in seconds between ``min_s`` and ``max_s``; chance (0 <= c < 1) is passed in."""
@@ -19,10 +21,13 @@ class Backoff:
 
     def next_delay(self, chance: float, *, at_least_s: float = 0.0) -> float:
         """The next delay; ``at_least_s`` honours a peer's hint, up to the longest of the long delays, spread by a quarter
-        so that a fleet does not return as one.
+        so that a fleet does not return as one. A short hint also bounds the delay: the peer answers and says that it will
+        soon be of use again, so a long absence of its database is not followed by half a minute of nobody asking.
         """
         self.failures += 1  # the first delay is jittered too: a whole fleet may have been cut at once
         ceiling = min(self._max_s, self._min_s * 2.0 ** min(self.failures, 60))
+        if at_least_s > 0:
+            ceiling = max(self._min_s, min(ceiling, _HINTS_MAX * at_least_s))
         jittered = self._min_s + chance * (ceiling - self._min_s)
         return max(jittered, min(at_least_s, 10 * self._max_s) * (1 + chance / 4))
 

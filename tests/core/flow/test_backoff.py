@@ -51,6 +51,14 @@ def test_no_hint_keeps_away_for_ever(hint_s: float) -> None:
     assert Backoff(0.5, 30).next_delay(0.0, at_least_s=hint_s) == 300
 
 
+def test_a_peer_that_soon_answers_again_is_not_left_alone_for_long() -> None:
+    backoff = Backoff(0.5, 30)
+    for _ in range(20):
+        backoff.next_delay(0.9, at_least_s=1.0)
+    assert backoff.next_delay(0.999, at_least_s=1.0) < 8.0
+    assert backoff.next_delay(0.999, at_least_s=20.0) > 29.0
+
+
 def test_a_hint_below_the_own_delay_changes_nothing() -> None:
     assert Backoff(0.5, 30).next_delay(0.0, at_least_s=0.1) == 0.5
 
