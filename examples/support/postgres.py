@@ -8,6 +8,8 @@ PostgreSQL refuses to run as root. Started by root it runs as `postgres`, else `
 no permission outside its own directory is changed. It ends when the process that started it does, however.
 """
 
+from __future__ import annotations
+
 import contextlib
 import importlib.util
 import os
@@ -108,8 +110,11 @@ class Databases:
 class PostgresServer(Databases):
     """A server in a directory of its own. Made by `postgres_server`."""
 
-    def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
-        self._password = secrets.token_hex(12)
+    def __init__(
+        self, directory: Path, settings: Mapping[str, str] | None = None, *, primary: PostgresServer | None = None
+    ) -> None:
+        self._password: str = primary._password if primary else secrets.token_hex(12)
+        self._primary = primary
         self.port = _free_port()
         super().__init__(f"postgresql://{ROLE}:{self._password}@127.0.0.1:{self.port}/postgres")
         self.directory = directory
@@ -126,6 +131,11 @@ class PostgresServer(Databases):
     def superuser_url(self) -> str:
         """For what the ordinary role may not do. Same password."""
         return self.url.replace(f"//{ROLE}:", "//postgres:", 1)
+
+    @property
+    def superuser(self) -> Databases:
+        """For what the ordinary role may not do."""
+        return Databases(self.superuser_url)
 
     @property
     def log(self) -> str:
@@ -148,15 +158,10 @@ class PostgresServer(Databases):
 
     def create_cluster(self) -> None:
         """Make the data directory and the role, and start. Raises `PostgresUnavailable`."""
-        if self._uid is not None and self._gid is not None:
-            os.chown(self.directory, self._uid, self._gid)
-            self.directory.chmod(0o700)
-            if self._as_user(["test", "-w", str(self.directory)], cwd=Path("/")).returncode != 0:
-                raise PostgresUnavailable(
-                    f"{self.directory} cannot be reached by the user that PostgreSQL runs as when root starts it "
-                    f"(uid {self._uid}); choose a directory whose parents everybody may enter"
-                )
-            self._bin = self._reachable_binaries()
+        self._prepare_directory()
+        if self._primary is not None:
+            self.follow(self._primary)
+            return
         password_file = self.directory / "password"
         password_file.write_text(self._password)
         password_file.chmod(0o644)  # the directory itself is closed to others
@@ -167,8 +172,18 @@ class PostgresServer(Databases):
         if done.returncode != 0:
             raise PostgresUnavailable(f"initdb failed: {done.stderr.strip() or done.stdout.strip()}")
         self.start()
-        superuser = Databases(self.superuser_url)
-        superuser.run(f"CREATE ROLE {ROLE} LOGIN CREATEDB PASSWORD '{self._password}'")
+        self.superuser.run(f"CREATE ROLE {ROLE} LOGIN CREATEDB PASSWORD '{self._password}'")
+
+    def _prepare_directory(self) -> None:
+        if self._uid is not None and self._gid is not None:
+            os.chown(self.directory, self._uid, self._gid)
+            self.directory.chmod(0o700)
+            if self._as_user(["test", "-w", str(self.directory)], cwd=Path("/")).returncode != 0:
+                raise PostgresUnavailable(
+                    f"{self.directory} cannot be reached by the user that PostgreSQL runs as when root starts it "
+                    f"(uid {self._uid}); choose a directory whose parents everybody may enter"
+                )
+            self._bin = self._reachable_binaries()
 
     def start(self) -> None:
         """Start on the same port and data, recovering if need be. Raises `PostgresUnavailable`."""
@@ -195,6 +210,40 @@ class PostgresServer(Databases):
                 log_tail = "\n".join(self.log.splitlines()[-15:])
                 raise PostgresUnavailable(f"PostgreSQL did not start; its log ends:\n{log_tail}")
             time.sleep(0.02)
+
+    def follow(self, primary: PostgresServer, *, rewind: bool = False) -> None:
+        """Become a streaming standby of ``primary``: from a copy of it, or of what is here, rewound to where they part.
+
+        Raises `PostgresUnavailable`, also when the programs that do it are missing.
+        """
+        if self._process is not None:
+            self.stop()
+        source = f"host=127.0.0.1 port={primary.port} user=postgres password={primary._password} dbname=postgres"
+        if rewind:
+            primary.superuser.run("CHECKPOINT")  # only then do the files say that it is of a new timeline
+            program = ["pg_rewind", f"--target-pgdata={self._data}", f"--source-server={source}", "--no-sync"]
+            program += ["--write-recovery-conf"]
+        else:
+            shutil.rmtree(self._data, ignore_errors=True)
+            program = ["pg_basebackup", f"--pgdata={self._data}", f"--dbname={source}", "--no-sync"]
+            program += ["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast"]
+        if not (self._bin / program[0]).exists():
+            raise PostgresUnavailable(f"{program[0]} is missing beside {self._bin / 'postgres'}")
+        done = self._as_user([str(self._bin / program[0]), *program[1:]], cwd=self.directory)
+        if done.returncode != 0:
+            raise PostgresUnavailable(f"{program[0]} failed: {done.stderr.strip()}")
+        self.start()
+
+    def promote(self) -> None:
+        """Make a standby the primary of its own timeline; returns when it takes writes."""
+        self.superuser.run("SELECT pg_promote(true, 60)")
+
+    def pause(self, *, resume: bool = False) -> None:
+        """SIGSTOP every process of it, or let them go on: connections stay, and nothing is answered."""
+        postmaster = self._postmaster()
+        assert postmaster is not None
+        for process in (postmaster, *postmaster.children(recursive=True)):
+            process.send_signal(signal.SIGCONT if resume else signal.SIGSTOP)
 
     def stop(self) -> None:
         """Disconnect everybody, write everything down, end. Nothing happens if it is not running."""
@@ -224,7 +273,7 @@ class PostgresServer(Databases):
         self._as_user(["mv", str(replica), str(self._data)], cwd=self.directory).check_returncode()
         self._as_user(["touch", str(self._data / "standby.signal")], cwd=self.directory).check_returncode()
         self.start()
-        Databases(self.superuser_url).run("SELECT pg_promote(true, 60)")
+        self.promote()
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is None:
@@ -290,16 +339,20 @@ class PostgresServer(Databases):
 
 @contextlib.contextmanager
 def postgres_server(
-    directory: Path | None = None, *, settings: Mapping[str, str] | None = None
+    directory: Path | None = None,
+    *,
+    settings: Mapping[str, str] | None = None,
+    primary: PostgresServer | None = None,
 ) -> Iterator[PostgresServer]:
     """A running server with an empty cluster in ``directory`` (kept), or in a temporary one (removed).
 
+    With a ``primary`` it is a streaming standby of that.
     ``settings`` override postgresql.conf, and also the durable defaults, for tests of what happens then.
     Blocking: under trio, run it in a thread or before the loop. Raises `PostgresUnavailable`.
     """
     place = directory or Path(tempfile.mkdtemp(prefix="backhaul-postgres-"))
     place.mkdir(parents=True, exist_ok=True)
-    server = PostgresServer(place.resolve(), settings)
+    server = PostgresServer(place.resolve(), settings, primary=primary)
     try:
         server.create_cluster()
         yield server

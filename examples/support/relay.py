@@ -5,7 +5,8 @@
 prints `{"port": ...}` and then reads commands from standard input, one a line, answering each with the
 relay's state as one JSON line: `pass`, `reset` (both sides of every connection get a reset now; new ones
 pass), `black-hole` (connections are accepted and kept, nothing is forwarded; `pass` lets what was held go
-on), `refuse` (nobody listens), `rate BYTES_PER_S` and `delay SECONDS` (0 is off). It ends with its input.
+on), `refuse` (nobody listens), `to HOST:PORT` (new connections go there), `rate BYTES_PER_S` and
+`delay SECONDS` (0 is off). It ends with its input.
 Several upstreams take turns, one connection each, as behind a load balancer.
 """
 
@@ -73,6 +74,10 @@ class Relay:
             self.reset()
         else:
             self._listening.set()
+
+    def lead_to(self, upstream: Address) -> None:
+        """Forward new connections there; those that are up stay where they are."""
+        self._upstreams = itertools.cycle([upstream])
 
     def reset(self) -> None:
         """Send a reset to both sides of every connection, now."""
@@ -184,6 +189,8 @@ class Relay:
             case "reset":
                 self.set_mode("pass")
                 self.reset()
+            case "to":
+                self.lead_to(_address(argument))
             case "rate":
                 self.set_rate(float(argument))
             case "delay":
