@@ -39,6 +39,8 @@ _KEYWORDS: Final = frozenset(
         "gssencmode", "krbsrvname", "require_auth",
     }
 )  # fmt: skip
+# Of several hosts. A journal is written, so each of these means the one that may be.
+_SERVERS: Final = frozenset({"read-write", "primary", "any"})
 _FIRST_KEYWORD: Final = re.compile(r"\s*([a-z_]+)\s*=")
 _QUOTED: Final = re.compile(r"'((?:[^'\\]|\\.)*)'(?=\s|$)", re.DOTALL)
 _BARE: Final = re.compile(r"(?:[^\s'\\]|\\.)*(?=\s|$)", re.DOTALL)
@@ -186,6 +188,8 @@ def _compose(hosts: tuple[str, ...], database: str, pairs: dict[str, str]) -> Jo
     hosts = hosts or _named_hosts(pairs.pop("host", ""), pairs.pop("port", ""))
     database = database or pairs.pop("dbname", "") or pairs.pop("database", "")
     user, password = pairs.pop("user", ""), pairs.pop("password", None)
+    if pairs.get("target_session_attrs", "read-write") not in _SERVERS:
+        raise ValueError("a journal is written: leave target_session_attrs out, or write read-write")
     return JournalUrl(
         "postgresql",
         _written(hosts, database, user, password, pairs),

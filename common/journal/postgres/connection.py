@@ -1,11 +1,13 @@
 """One owned connection to PostgreSQL: opened when needed, used by one caller at a time, cut rather than cancelled.
 
 A statement in flight is never cancelled: its caller waits for it, and past a deadline the connection is terminated and
-the next use opens another. What asyncpg and the server raise becomes one of our codes here (``map_errors``).
+the next use opens another. Whether a new session stands where it should is decided in ``server_group``. What asyncpg and
+the server raise becomes one of our codes here (``map_errors``).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -27,11 +29,18 @@ T = TypeVar("T")
 SCHEMA = "backhaul"
 _RETRY_AFTER_S = 1.0
 _GOODBYE_S = 2.0
+
+
+class NoWritableServerError(Exception):
+    """No server that the URL names is the one to stand on now; the message has each with its reason."""
+
+
 # What passes by itself: the server restarts, fails over, is full of connections, or somebody else held a lock too long.
 _PASSING = (
     OSError,
     trio.TooSlowError,
     TimeoutError,
+    NoWritableServerError,
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
@@ -44,6 +53,15 @@ _PASSING = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
 )
+# The server is leaving: it shuts down, crashed beside us, or does not let anybody in yet (57P01 to 57P05).
+_LEAVING = (
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.DatabaseDroppedError,
+    asyncpg.IdleSessionTimeoutError,
+)
+_SOCKET_OR_HOST = re.compile(r"(?P<host>/.*|\[[^\]]*\]|[^:\[]*)(?::(?P<port>[0-9]+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +103,16 @@ class Server:
         """Host, port and database for messages, without user and password."""
         return parse_journal_url(self.url).place
 
-    async def connect(self, purpose: str, settings: Mapping[str, str]) -> asyncpg.Connection:
-        """A new session. Trio-flavoured; raises what asyncpg raises. Not cancelled either: bounded by its timeout."""
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """Each host that the URL names, as it stands there; one empty text for none: the driver's default."""
+        return parse_journal_url(self.url).hosts or ("",)
+
+    async def connect(self, purpose: str, settings: Mapping[str, str], host: str = "") -> asyncpg.Connection:
+        """A new session with ``host``, one of ``hosts``. Trio-flavoured; raises what asyncpg raises.
+
+        Not cancelled either: bounded by its timeout. Whether the server may be written is for the caller to find out.
+        """
         session = {
             "application_name": f"backhaul {purpose}",
             "search_path": f"{SCHEMA}, public",
@@ -97,9 +123,15 @@ class Server:
             **settings,
         }
 
+        at = _SOCKET_OR_HOST.fullmatch(host)
+        assert at is not None, host
+
         async def connect() -> asyncpg.Connection:
             return await asyncpg.connect(
                 self.url,
+                host=at["host"].strip("[]") or None,
+                port=int(at["port"]) if at["port"] else None,
+                target_session_attrs="any" if host else "read-write",
                 server_settings=session,
                 timeout=self.limits.connect_timeout_s,
                 max_cached_statement_lifetime=0,
@@ -121,19 +153,34 @@ class Call(Protocol):
     ) -> T: ...
 
 
+class Sessions(Protocol):
+    """Where owned connections get their sessions, and what hears that a session's server is read-only."""
+
+    server: Server
+
+    async def dial(self, purpose: str, settings: Mapping[str, str]) -> asyncpg.Connection:
+        """A new session, with the server that all stand on; trio-flavoured. Raises as ``Server.connect``, and
+        ``NoWritableServerError``.
+        """
+
+    def refused_to_write(self, connection: asyncpg.Connection) -> None:
+        """The server of this session takes no writes: sessions with it are of no use."""
+
+
 class OwnedConnection:
     """A connection for one purpose. ``prepare`` is run on each new session before its first use; asyncio-flavoured."""
 
     def __init__(
         self,
-        server: Server,
+        sessions: Sessions,
         purpose: str,
         *,
         settings: Mapping[str, str] | None = None,
         prepare: Callable[[asyncpg.Connection], Awaitable[None]] | None = None,
     ) -> None:
-        self._server = server
-        self._name = server.name
+        self._sessions = sessions
+        self._server = sessions.server
+        self._name = sessions.server.name
         self._purpose = purpose
         self._settings = settings or {}
         self._prepare = prepare
@@ -189,7 +236,7 @@ class OwnedConnection:
     async def _ready(self) -> asyncpg.Connection:
         connection = self._connection
         if connection is None or connection.is_closed():
-            connection = self._connection = await self._server.connect(self._purpose, self._settings)
+            connection = self._connection = await self._dial()
             if self._prepare:
                 try:
                     await self._finish(connection, self._prepare, connection)
@@ -198,6 +245,14 @@ class OwnedConnection:
                     raise
         return connection
 
+    async def _dial(self) -> asyncpg.Connection:
+        try:
+            return await self._sessions.dial(self._purpose, self._settings)
+        except asyncpg.PostgresError as error:
+            if not is_passing(error):
+                await self._check_schema()
+            raise
+
     async def _finish(
         self, connection: asyncpg.Connection, fn: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
@@ -205,9 +260,11 @@ class OwnedConnection:
             return await finish(connection, self._server.limits, fn, *args, **kwargs)
         except BaseException as error:
             # A refused statement leaves a usable session; after anything else its state is not known.
-            usable = isinstance(error, asyncpg.PostgresError | BackhaulError) and not connection.is_closed()
-            if not usable or connection.is_in_transaction():
+            usable = isinstance(error, asyncpg.PostgresError | BackhaulError) and not isinstance(error, _LEAVING)
+            if not usable or connection.is_closed() or connection.is_in_transaction():
                 connection.terminate()
+            if isinstance(error, asyncpg.ReadOnlySQLTransactionError):
+                self._sessions.refused_to_write(connection)
             if isinstance(error, asyncpg.PostgresError) and not is_passing(error):
                 await self._check_schema()
             raise
@@ -300,7 +357,7 @@ def map_errors(server: str) -> Iterator[None]:
     except asyncpg.DiskFullError as error:
         raise BackhaulError(
             "journal.disk_full",
-            f"{server}: {_reason(error)}",
+            f"{server}: {reason_of(error)}",
             "free disk space on the database server",
             kind=ErrorKind.FULL,
         ) from error
@@ -319,7 +376,7 @@ def is_passing(error: BaseException) -> bool:
 def _unavailable(server: str, error: BaseException) -> BackhaulError:
     return BackhaulError(
         "journal.unavailable",
-        f"{server}: {_reason(error)}",
+        f"{server}: {reason_of(error)}",
         "the same request may succeed when the database answers again",
         retry_after_s=_RETRY_AFTER_S,
     )
@@ -328,13 +385,16 @@ def _unavailable(server: str, error: BaseException) -> BackhaulError:
 def _broken(server: str, error: BaseException) -> BackhaulError:
     return BackhaulError(
         "journal.broken",
-        f"{server}: {_reason(error)}",
+        f"{server}: {reason_of(error)}",
         "the tables are not as this version left them; see the database's log",
         kind=ErrorKind.INTERNAL,
     )
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
+    """The error in one line."""
+    if isinstance(error, NoWritableServerError):
+        return str(error)
     # asyncpg appends DETAIL and HINT, and a detail may quote a row: the first line is enough to look it up.
     first_line = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
@@ -350,17 +410,17 @@ def map_start_errors(server: str) -> Iterator[None]:
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InsufficientPrivilegeError) as error:
         raise ConfigurationError(
             "postgres.access_denied",
-            f"{server}: {_reason(error)}",
+            f"{server}: {reason_of(error)}",
             "correct user, password or privileges; the role needs CREATE on the database",
         ) from error
     except asyncpg.InvalidCatalogNameError as error:
         raise ConfigurationError(
-            "postgres.no_database", f"{server}: {_reason(error)}", "create the database, or correct its name"
+            "postgres.no_database", f"{server}: {reason_of(error)}", "create the database, or correct its name"
         ) from error
     except (asyncpg.ClientConfigurationError, ValueError) as error:
         raise ConfigurationError(
             "postgres.invalid_url",
-            f"{server}: {_reason(error)}",
+            f"{server}: {reason_of(error)}",
             "write postgresql://user:password@host:port/database",
         ) from error
     except (asyncpg.ProtocolViolationError, asyncpg.FeatureNotSupportedError) as error:
@@ -376,8 +436,8 @@ def map_start_errors(server: str) -> Iterator[None]:
 def _unreachable(server: str, error: BaseException) -> BackhaulError:
     return BackhaulError(
         "postgres.unreachable",
-        f"{server}: {_reason(error)}",
-        "start the database, or correct host and port",
+        f"{server}: {reason_of(error)}",
+        "start the database, or correct host and port; of a database and its standbys the primary must answer",
         retry_after_s=_RETRY_AFTER_S,
     )
 

@@ -10,25 +10,25 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.journal.head_signal import HeadSignal
-from common.journal.postgres.connection import OwnedConnection, Server
+from common.journal.postgres.connection import OwnedConnection, Sessions
 
 _CHANNEL = "backhaul_head"
 # A hint costs the server a commit: under load one now and then says as much as one for each append.
 _SPACING_S = 0.01
 # PostgreSQL tells nobody that a LISTEN session's line is dead; asking does.
 _ALIVE_EVERY_S = 10.0
-_BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 10.0)
+_BACKOFF_S = (0.5, 1.0, 2.0, 5.0)
 
 
 class Hints:
     """One session that listens and notifies; ``committed`` is called by the node's own appends."""
 
-    def __init__(self, server: Server, head_signal: HeadSignal) -> None:
+    def __init__(self, sessions: Sessions, head_signal: HeadSignal) -> None:
         self._head_signal = head_signal
         self._newest = head_signal.position
         self._news = trio.Event()
         self._connection = OwnedConnection(
-            server, "hints", settings={"synchronous_commit": "off"}, prepare=self._listen
+            sessions, "hints", settings={"synchronous_commit": "off"}, prepare=self._listen
         )
 
     def committed(self, position: int) -> None:

@@ -26,6 +26,7 @@ from common.journal.postgres.origins import PostgresOrigins
 from common.journal.postgres.parked import PostgresParked
 from common.journal.postgres.projections import PostgresProjections
 from common.journal.postgres.push_filters import PostgresPushFilters
+from common.journal.postgres.server_group import ServerGroup
 from common.journal.postgres.sessions import PostgresSessions
 from common.journal.postgres.snapshots import PostgresSnapshots
 from common.journal.postgres.subscriptions import PostgresSubscriptions
@@ -53,11 +54,13 @@ async def open_postgres_journal(
             ``journal.not_durable``, ``journal.not_a_journal``, ``journal.schema_newer``.
         BackhaulError: ``postgres.unreachable``: it may answer later.
     """
-    server = Server(url, limits or SessionLimits())
-    history = await _look_and_migrate(server, new_id, notify)
-    sessions = PostgresSessions(server, history, now_us, new_id)
+    with map_start_errors("the journal's URL"):
+        group = ServerGroup(Server(url, limits or SessionLimits()), new_id)
+    history = await _look_and_migrate(group, new_id, notify)
+    sessions = PostgresSessions(group, history, now_us)
     try:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(sessions.watch_address)
             if notify:
                 nursery.start_soon(sessions.run_hints)
             yield _compose(sessions)
@@ -71,18 +74,18 @@ async def open_postgres_journal(
         await sessions.aclose()
 
 
-async def _look_and_migrate(server: Server, new_id: Callable[[], str], notify: bool) -> History:
-    with map_start_errors("the journal's URL"):
-        name = server.name
-    with map_start_errors(name):
-        first = await server.connect("start", {})
+async def _look_and_migrate(group: ServerGroup, new_id: Callable[[], str], notify: bool) -> History:
+    server = group.server
+    with map_start_errors(server.name):
+        first = await group.dial("start", {})
         try:
             if not await finish(first, server.limits, opening.has_own_session, first):
-                await _refuse_shared_session(server, first)
+                await _refuse_shared_session(group, first)
             await finish(first, server.limits, opening.check_server, first, server.name)
             _check_sessions(server, await finish(first, server.limits, opening.count_sessions, first), notify)
             await finish(first, opening.MIGRATION_LIMITS, opening.migrate, first, server.name)
-            return await finish(first, server.limits, opening.settle_history, first, new_id, None)
+            seen = await finish(first, server.limits, opening.look, first)
+            return await finish(first, server.limits, opening.settle_history, first, new_id, None, seen)
         finally:
             await say_goodbye(first)
 
@@ -99,11 +102,11 @@ def _check_sessions(server: Server, found: ServerSessions, notify: bool) -> None
         )
 
 
-async def _refuse_shared_session(server: Server, first: asyncpg.Connection) -> None:
-    second = await server.connect("start", {})
+async def _refuse_shared_session(group: ServerGroup, first: asyncpg.Connection) -> None:
+    second = await group.dial("start", {})
     try:
-        if await finish(first, server.limits, opening.shares_session, first, second):
-            raise pooler_refused(server.name)
+        if await finish(first, group.server.limits, opening.shares_session, first, second):
+            raise pooler_refused(group.server.name)
     finally:
         await say_goodbye(second)
 

@@ -361,17 +361,19 @@ class PostgresLog:
         if all(map(only_asks, requests)):
             return await self._answer(requests)
         call = AppendCall.of(requests, self._sessions.now_us(), self._sessions.entity_no, wants_all=self.feed.is_wanted)
+        before = self.history
         outcomes, stored, head = await self._sessions.writer.run(self._append, call, self._sessions.writer_sessions)
+        self._sessions.saw_answer(self._sessions.writer, before, head)
         self.feed.give(stored)
-        self._sessions.saw_head(head)
         self._sessions.hints.committed(head)
         return outcomes
 
     async def _answer(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
         # The server function would write, and sync, what has not changed.
         names = {name for request in requests if isinstance(request, LocalAppend) for name in request.expected}
+        before = self.history
         position, heads = await self._sessions.writer.run(entity_numbers, names)
-        self._sessions.saw_head(position)
+        self._sessions.saw_answer(self._sessions.writer, before, position)
         return answers(requests, position, heads)
 
     async def _append(
@@ -414,6 +416,7 @@ class PostgresLog:
         self.read_counts["log" if selection.is_all else "selected"] += 1
         lane = self._sessions.readers if selection.is_all else self._sessions.searchers
         async with lane.reader() as reader:
+            before = self.history
             found = await reader.connection.run(
                 read,
                 reader.names,
@@ -424,7 +427,7 @@ class PostgresLog:
                 slices=slices,
                 selection=selection,
             )
-        self._sessions.saw_head(found.head)
+            self._sessions.saw_answer(reader.connection, before, found.head)
         return found
 
     async def read_entity(
@@ -452,8 +455,12 @@ class PostgresLog:
 
     async def stats(self) -> JournalStats:
         """See ``LogStore.stats``."""
-        found, generations = await self._sessions.read(stats)
-        self._sessions.saw_generations(opening.load_generations(generations), found.head_position)
+        async with self._sessions.readers.reader() as reader:
+            before = self.history
+            found, generations = await reader.connection.run(stats)
+            # Another node may have begun a generation, below what was seen here of the one before.
+            self._sessions.saw_generations(opening.load_generations(generations), found.head_position)
+            self._sessions.saw_answer(reader.connection, before, found.head_position)
         return found
 
     async def deleted_ranges(self, after: int, through: int, *, max_rows: int | None = None) -> list[StatedRange]:

@@ -13,6 +13,7 @@ import asyncpg
 
 from common.core.errors import ConfigurationError
 from common.core.journal.history import Generation, History, begin_generation, has_gone_back
+from common.core.journal.server_choice import FoundServer, ServerIdentity
 from common.core.journal.session_budget import ServerSessions
 from common.fail_points import fail_point
 from common.journal.migrations import load_functions, load_migrations, pending
@@ -23,13 +24,21 @@ _OLDEST_VERSION = 15
 _LOCK = "SELECT pg_advisory_xact_lock(22254285)"
 # A step may go through the whole log: a statement of it may take as long as that takes.
 MIGRATION_LIMITS = SessionLimits(statement_timeout_s=6 * 3_600)
-# The control file knows of a new timeline only after the checkpoint that follows a promotion; the log has it at once.
-_CLUSTER = """
-SELECT system_identifier,
-       CASE WHEN pg_is_in_recovery() THEN timeline_id::bigint
-            ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint END
-FROM pg_control_system(), pg_control_checkpoint()
+# One statement says all that a new session must know first. The control file knows of a new timeline only after the
+# checkpoint that follows a promotion; the log has it at once.
+_SERVER = """
+SELECT pg_is_in_recovery() AS is_in_recovery,
+       current_setting('transaction_read_only')::bool OR current_setting('default_transaction_read_only')::bool
+           AS is_read_only,
+       (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint AS started_us,
+       (SELECT oid::bigint FROM pg_database WHERE datname = current_database()) AS here,
+       {cluster}{journal}
 """
+_CLUSTER = """(SELECT system_identifier FROM pg_control_system()) AS system,
+       CASE WHEN pg_is_in_recovery() THEN (SELECT timeline_id::bigint FROM pg_control_checkpoint())
+            ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint END AS line"""
+_UNKNOWN_CLUSTER = "0::bigint AS system, 0::bigint AS line"
+_JOURNAL = ", head.position, journal.* FROM head LEFT JOIN journal ON true"
 # Whoever holds a lease may have taken pages from the log that is gone. It may be of an epoch that is gone too: the new
 # ones lie beyond any that can have been reached since the copy was made.
 _TAKE_LEASES_AWAY = (
@@ -37,6 +46,7 @@ _TAKE_LEASES_AWAY = (
     "UPDATE lease SET epoch = epoch + $1, owner = '', until = '-infinity'",
 )
 _EPOCHS = 1_000_000
+_NOT_ON_THE_STANDBY = ("local", "remote_write")
 _DURABLE = {"fsync": "on", "full_page_writes": "on"}
 
 
@@ -53,7 +63,7 @@ async def check_server(connection: asyncpg.Connection, server: str) -> None:
             f"{server} is PostgreSQL {version.major}",
             f"use PostgreSQL {_OLDEST_VERSION} or later",
         )
-    names = ("fsync", "full_page_writes", "synchronous_commit", "server_encoding")
+    names = ("fsync", "full_page_writes", "synchronous_commit", "synchronous_standby_names", "server_encoding")
     values = {name: await connection.fetchval(f"SHOW {name}") for name in names}
     if values["server_encoding"] != "UTF8":
         raise ConfigurationError(
@@ -70,6 +80,13 @@ async def check_server(connection: asyncpg.Connection, server: str) -> None:
             "journal.not_durable",
             f"{server} does not sync its commits: {told}",
             "turn these settings on: an acknowledged event must survive a power cut",
+        )
+    if values["synchronous_standby_names"] and values["synchronous_commit"] in _NOT_ON_THE_STANDBY:
+        raise ConfigurationError(
+            "journal.not_durable",
+            f"{server} names synchronous standbys, and does not wait until one has synced a commit:"
+            f" synchronous_commit = {values['synchronous_commit']}",
+            "set synchronous_commit = on: an acknowledged event must survive a failover to the standby; or name none",
         )
 
 
@@ -167,20 +184,41 @@ async def migrate(connection: asyncpg.Connection, server: str) -> None:
                 await connection.execute(function)
 
 
-async def settle_history(connection: asyncpg.Connection, new_id: Callable[[], str], known: History | None) -> History:
-    """The journal's history; a new generation begins when the log may have gone another way.
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a session's first statement found: the server, and the journal's row with the log's head, if asked for."""
+
+    server: FoundServer
+    row: asyncpg.Record
+    knows_cluster: bool
+
+
+async def look_at_server(connection: asyncpg.Connection) -> FoundServer:
+    """Before there are tables."""
+    return (await _look(connection, "")).server
+
+
+async def look(connection: asyncpg.Connection) -> Look:
+    """The first step of every session of an open journal: one statement."""
+    return await _look(connection, _JOURNAL)
+
+
+async def settle_history(
+    connection: asyncpg.Connection, new_id: Callable[[], str], known: History | None, seen: Look
+) -> History:
+    """The journal's history, after ``look`` has ``seen`` it; a new generation begins when the log may have gone another way.
 
     That is: another system identifier or database (a dump restored, a directory copied to a new cluster), another
     timeline (recovery to a point in time, a promoted standby that may lack commits), or a log older than ``known``, what
     this process has seen (a disk put back to an older state). Nodes agree by taking turns. Every lease falls then.
     """
-    found = await _look(connection, new_id, known)
+    found = _found(seen, new_id, known)
     if not found.is_begun:
         return found.history
     async with connection.transaction():
         await connection.execute(_LOCK)
         # Another node may have seen the same and begun a generation already.
-        found = await _look(connection, new_id, known)
+        found = _found(await _look(connection, _JOURNAL, knows_cluster=seen.knows_cluster), new_id, known)
         if found.is_begun:
             await connection.execute(
                 "INSERT INTO journal (journal_id, generations, system_identifier, timeline, database_oid)"
@@ -204,9 +242,9 @@ class _Found:
     identity: tuple[int, int, int]
 
 
-async def _look(connection: asyncpg.Connection, new_id: Callable[[], str], known: History | None) -> _Found:
-    identity = await _identity(connection)
-    row = await connection.fetchrow("SELECT head.position, journal.* FROM head LEFT JOIN journal ON true")
+def _found(seen: Look, new_id: Callable[[], str], known: History | None) -> _Found:
+    row, server = seen.row, seen.server.identity
+    identity = (server.system_identifier, server.timeline, server.database_oid)
     head = row["position"]
     if row["journal_id"] is None:
         return _Found(History(new_id(), begin_generation((), new_id(), head), head), True, identity)
@@ -219,15 +257,19 @@ async def _look(connection: asyncpg.Connection, new_id: Callable[[], str], known
     return _Found(History(row["journal_id"], generations, head), begins, identity)
 
 
-async def _identity(connection: asyncpg.Connection) -> tuple[int, int, int]:
-    """System identifier, timeline, database; 0 = this role may not know."""
-    database = await connection.fetchval("SELECT oid::bigint FROM pg_database WHERE datname = current_database()")
+async def _look(connection: asyncpg.Connection, journal: str, *, knows_cluster: bool = True) -> Look:
     try:
-        async with connection.transaction():
-            row = await connection.fetchrow(_CLUSTER)
+        row = await connection.fetchrow(
+            _SERVER.format(cluster=_CLUSTER if knows_cluster else _UNKNOWN_CLUSTER, journal=journal)
+        )
     except asyncpg.InsufficientPrivilegeError:
-        return 0, 0, database
-    return row[0], row[1], database
+        if not knows_cluster:
+            raise
+        return await _look(connection, journal, knows_cluster=False)
+    identity = ServerIdentity(row["system"], row["line"], row["here"], row["started_us"])
+    journal_id = (row["journal_id"] if journal else None) or ""
+    found = FoundServer(identity, row["is_in_recovery"], row["is_read_only"], journal_id)
+    return Look(found, row, knows_cluster)
 
 
 def dump_generations(generations: Sequence[Generation]) -> str:

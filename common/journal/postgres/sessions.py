@@ -15,12 +15,13 @@ import asyncpg
 import trio
 
 from common.core.journal.history import Generation, History
+from common.core.journal.server_choice import is_behind
 from common.core.journal.session_budget import COMMITTERS, HANDLER_TRANSACTIONS, READERS, SEARCHERS
 from common.journal.head_signal import HeadSignal
-from common.journal.postgres import opening
-from common.journal.postgres.connection import OwnedConnection, Server
+from common.journal.postgres.connection import NoWritableServerError, OwnedConnection, map_errors
 from common.journal.postgres.exchange import PreparedStatements
 from common.journal.postgres.hints import Hints
+from common.journal.postgres.server_group import ServerGroup
 from common.journal.snapshot_watermark import SnapshotWatermark
 
 P = ParamSpec("P")
@@ -39,10 +40,6 @@ _WRITER_SETTINGS = {
 
 # A page of the log is a walk along an index, whatever a new table's statistics say: they have it sorted as a whole.
 _READER_SETTINGS = {"enable_seqscan": "off", "enable_bitmapscan": "off"}
-
-
-Settle = Callable[[asyncpg.Connection], Awaitable[None]]
-"""What each new session does first."""
 
 
 class EntityNameCache:
@@ -72,16 +69,14 @@ class EntityNameCache:
 class _Reader:
     """A session for reading, with the names of entities it has met."""
 
-    def __init__(self, server: Server, purpose: str, covered: SnapshotWatermark, settle: Settle) -> None:
+    def __init__(self, group: ServerGroup, purpose: str, covered: SnapshotWatermark) -> None:
         self.names = EntityNameCache()
         self._covered = covered
-        self._settle = settle
-        self.connection = OwnedConnection(server, purpose, settings=_READER_SETTINGS, prepare=self._begin)
+        self.connection = OwnedConnection(group, purpose, settings=_READER_SETTINGS, prepare=self._begin)
 
-    async def _begin(self, connection: asyncpg.Connection) -> None:
+    async def _begin(self, _: asyncpg.Connection) -> None:
         self.names.clear()
         self._covered.clear()
-        await self._settle(connection)
 
 
 class _Lane:
@@ -91,8 +86,8 @@ class _Lane:
     bounded look at a time, and neither a push nor a projection.
     """
 
-    def __init__(self, server: Server, purpose: str, count: int, covered: SnapshotWatermark, settle: Settle) -> None:
-        self.readers = [_Reader(server, f"{purpose} {number}", covered, settle) for number in range(1, count + 1)]
+    def __init__(self, group: ServerGroup, purpose: str, count: int, covered: SnapshotWatermark) -> None:
+        self.readers = [_Reader(group, f"{purpose} {number}", covered) for number in range(1, count + 1)]
         self._free = list(self.readers)
         self._turns = trio.Semaphore(len(self._free))
 
@@ -111,43 +106,39 @@ class _Lane:
 class Committer:
     """A session for projections' commits, with the statements it has prepared."""
 
-    def __init__(self, server: Server, purpose: str, settle: Settle) -> None:
+    def __init__(self, group: ServerGroup, purpose: str) -> None:
         self.prepared = PreparedStatements()
-        self._settle = settle
-        self.connection = OwnedConnection(server, purpose, prepare=self._begin)
+        self.connection = OwnedConnection(group, purpose, prepare=self._begin)
 
-    async def _begin(self, connection: asyncpg.Connection) -> None:
+    async def _begin(self, _: asyncpg.Connection) -> None:
         self.prepared.clear()
-        await self._settle(connection)
 
 
 class PostgresSessions:
     """The sessions, opened when they are first used.
 
-    A session never outlives a failover, or a restore of its database. So each new one compares the log with what this
-    process has seen of it before it answers anything: no consumer or edge is told of a history that is gone.
+    A new one is judged, and compares the log with what this process has seen of it, before it answers anything
+    (``server_group``): no consumer or edge is told of a history that is gone.
     """
 
-    def __init__(self, server: Server, history: History, now_us: Callable[[], int], new_id: Callable[[], str]) -> None:
+    def __init__(self, group: ServerGroup, history: History, now_us: Callable[[], int]) -> None:
         self.now_us = now_us
-        self._new_id = new_id
+        self._group = group
         self._history = history
         self.entity_no: dict[str, int] = {}
         self.writer_sessions = 0
         self.head_signal = HeadSignal(history.head_position)
-        self.hints = Hints(server, self.head_signal)
-        self.writer = OwnedConnection(server, "writer", settings=_WRITER_SETTINGS, prepare=self._new_writer)
+        group.open(self)
+        self.hints = Hints(group, self.head_signal)
+        self.writer = OwnedConnection(group, "writer", settings=_WRITER_SETTINGS, prepare=self._new_writer)
         self.watermark = SnapshotWatermark()
-        self.readers = _Lane(server, "reader", READERS, self.watermark, self._settle)
-        self.searchers = _Lane(server, "search", SEARCHERS, self.watermark, self._settle)
-        self.state = OwnedConnection(server, "state", prepare=self._settle)
-        self._projections = [
-            Committer(server, f"projections {number}", self._settle) for number in range(1, COMMITTERS + 1)
-        ]
+        self.readers = _Lane(group, "reader", READERS, self.watermark)
+        self.searchers = _Lane(group, "search", SEARCHERS, self.watermark)
+        self.state = OwnedConnection(group, "state")
+        self._projections = [Committer(group, f"projections {number}") for number in range(1, COMMITTERS + 1)]
         # Apart: an application's function may keep its transaction open for seconds.
         self.in_transaction = [
-            OwnedConnection(server, f"inside projections {number}", prepare=self._settle)
-            for number in range(1, HANDLER_TRANSACTIONS + 1)
+            OwnedConnection(group, f"inside projections {number}") for number in range(1, HANDLER_TRANSACTIONS + 1)
         ]
 
     @property
@@ -168,19 +159,33 @@ class PostgresSessions:
             self._history = History(self._history.journal_id, generations, head_position)
             self.head_signal.put_back(head_position)
 
-    async def _settle(self, connection: asyncpg.Connection) -> None:
-        found = await opening.settle_history(connection, self._new_id, self._history)
-        if found.journal_id != self._history.journal_id:
-            self._history = found
-            self.head_signal.put_back(found.head_position)
-        else:
-            self.saw_generations(found.generations, found.head_position)
+    def saw_history(self, found: History) -> None:
+        """A new session has settled that this is the journal's history."""
+        self.saw_generations(found.generations, found.head_position)
         self.saw_head(found.head_position)
 
-    async def _new_writer(self, connection: asyncpg.Connection) -> None:
+    def saw_answer(self, connection: OwnedConnection, before: History, head_position: int) -> None:
+        """A session has answered with the log's head, to a question that was sent when ``before`` was known.
+
+        Raises:
+            BackhaulError: ``journal.unavailable``: the head is behind what this node has seen, so the session is with
+                another server or another log; it is closed, and the next one settles what has happened.
+        """
+        if is_behind(before, self._history, head_position):
+            connection.cut()
+            with map_errors(self._group.server.name):
+                raise NoWritableServerError(
+                    f"the log ends at {head_position}, before {before.head_position}, which this node has seen"
+                )
+        self.saw_head(head_position)
+
+    async def _new_writer(self, _: asyncpg.Connection) -> None:
         self.entity_no.clear()
         self.writer_sessions += 1
-        await self._settle(connection)
+
+    async def watch_address(self) -> None:
+        """Find out in time that the address leads to another server, until cancelled."""
+        await self._group.watch_address()
 
     async def run_hints(self) -> None:
         """Tell other nodes of commits and hear of theirs, until cancelled."""

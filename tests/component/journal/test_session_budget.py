@@ -11,6 +11,7 @@ from common.core.journal import session_budget
 from common.core.journal.history import Generation, History
 from common.core.journal.session_budget import ServerSessions, check_sessions, is_short, sessions_of_node
 from common.journal.postgres.connection import Server, SessionLimits
+from common.journal.postgres.server_group import ServerGroup
 from common.journal.postgres.sessions import PostgresSessions
 
 DEFAULT = ServerSessions(100, 3, -1, -1, 0, 0)
@@ -18,7 +19,8 @@ DEFAULT = ServerSessions(100, 3, -1, -1, 0, 0)
 
 def test_the_formula_counts_every_session_that_a_node_opens() -> None:
     history = History("j", (Generation("g", 1),), 0)
-    sessions = PostgresSessions(Server("postgresql://h/d", SessionLimits()), history, lambda: 0, lambda: "")
+    group = ServerGroup(Server("postgresql://h/d", SessionLimits()), lambda: "")
+    sessions = PostgresSessions(group, history, lambda: 0)
     lanes = (sessions.readers, sessions.searchers)
     opened = [sessions.writer, sessions.state, *sessions._projections, *sessions.in_transaction, sessions.hints]
     assert sum(len(lane.readers) for lane in lanes) + len(opened) == sessions_of_node(notify=True) == 11

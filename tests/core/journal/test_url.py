@@ -128,6 +128,7 @@ def test_a_path_is_a_path_whatever_it_is_called(path: str) -> None:
         ("postgresql://me:secret@host:x/db", "a host or port of it cannot be read"),
         ("postgresql://host/db?sslmode", "key=value"),
         ("host=a port=x", "no number from 1 to 65535"),
+        ("postgresql://me:secret@a,b/db?target_session_attrs=standby", "leave target_session_attrs out"),
         ("host=a port=1,2", "not as many ports as hosts"),
         ("host=a password='b", "keywords must be key=value"),
         ("", "the path of a SQLite file"),
