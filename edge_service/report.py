@@ -103,6 +103,7 @@ class EdgeReport:
                 "clock_skew_s": round(link.clock_skew_s, 3),
                 "connects": link.connects,
                 "parked": link.parked,
+                "withheld": link.withheld,
                 "filter_version": link.filter_version,
                 "backfill_left": link.backfill_left,
                 "last_code": link.last_code,
@@ -174,6 +175,9 @@ class EdgeReport:
         metrics.histogram("link_ack_seconds", "From sending a batch to its ack.", lambda: link.acks)
         metrics.counter("link_connects_total", "Links made.", lambda: link.connects)
         metrics.counters("link_ends_total", "Links that ended and tries that failed.", "code", link.ends.read)
+        metrics.counter(
+            "link_withheld_events_total", "Events that filters and on_push have kept here.", lambda: link.withheld
+        )
         metrics.counter("link_parked_events_total", "Events the cloud has set aside.", lambda: link.parked)
         metrics.gauge("link_clock_skew_seconds", "Cloud clock minus own clock.", lambda: link.clock_skew_s)
         metrics.gauge(

@@ -45,6 +45,7 @@ from common.runtime.stream_serving import ServedStreams, open_firehose, open_str
 from common.runtime.subscriptions import Subscriptions, all_followed
 from common.transport.push.link import keep_push_link
 from common.transport.push.producer import LinkState, PushSettings
+from edge_service.event_trace import EventTrace
 from edge_service.report import EdgeReport
 from edge_service.retention import EdgeRetention, EdgeRetentionSettings
 from edge_service.settings import EdgeSettings
@@ -175,11 +176,12 @@ class _Edge:
     def http_app(self, stop: trio.Event) -> HttpApp:
         """Every HTTP route of the service."""
         journal, settings, running = self._journal, self._settings, self._running
+        on_push = self._transformations.pushed if self._transformations.on_push else None
         app = HttpApp(
             running.routes(
                 [
                     events_route(running.intake),
-                    *read_routes(journal, self._link.whereabouts),
+                    *read_routes(journal, EventTrace(journal.log, self._link, on_push)),
                     *parked_routes(journal),
                     *policy_routes(self._policy),
                     *projection_routes(

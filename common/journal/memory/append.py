@@ -77,8 +77,9 @@ def append_pushed(
     if request.through.position == request.after_position:
         pass  # ranges alone: the last event stored stays the one it is
     elif request.lane is PushLane.LIVE:
-        draft.origins[request.origin_id] = replace(origin, stored=request.through)
+        draft.origins[request.origin_id] = replace(origin, stored=request.through, last_seen_us=connections.now_us())
     else:
+        draft.origins[request.origin_id] = replace(origin, last_seen_us=connections.now_us())
         draft.push_filter_states[request.origin_id] = replace(place, backfill_position=request.through.position)
     told = tuple(parked for _, parked in admission.parked)
     return Pushed(request.through.position, len(accepted), told)

@@ -54,14 +54,15 @@ class Origins:
         if through.position == request.after_position:
             return  # ranges alone: the last event stored stays the one it is
         if request.lane is PushLane.BACKFILL:
+            self._writer.execute("UPDATE origin SET last_seen_us = ? WHERE origin_id = ?", (self._now_us, origin_id))
             self._writer.execute(
                 "UPDATE push_place SET backfill_position = ? WHERE origin_id = ?", (through.position, origin_id)
             )
             return
         self._writer.execute(
             "UPDATE origin SET journal_id = ?, generation_id = ?, position = ?, timestamp_us = ?, persistence_id = ?,"
-            " seq_nr = ? WHERE origin_id = ?",
-            (*astuple(through), origin_id),
+            " seq_nr = ?, last_seen_us = ? WHERE origin_id = ?",
+            (*astuple(through), self._now_us, origin_id),
         )
 
     def parked_to(self, request: PushedAppend) -> dict[str, int]:

@@ -142,14 +142,19 @@ def _tailed(question: Question) -> Iterator[dict[str, Any]]:
 
 def _where_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("event", metavar="TYPE|ID:SEQ", help="an entity and the number of one of its events")
+    parser.add_argument("--origin", metavar="EDGE", help="the number is the one that the event has at this edge")
     json_flag(parser)
+
+
+def _origin(question: Question) -> dict[str, str]:
+    return {"origin": question.args.origin} if question.args.origin else {}
 
 
 def _where(question: Question) -> int:
     entity, colon, seq_nr = question.args.event.rpartition(":")
     if not colon or not seq_nr.isdecimal():
         raise BackhaulError("cli.usage", f"{question.args.event!r} is not TYPE|ID:SEQ", "for example 'Sensor|temp1:7'")
-    answer = question.client.get("/v1/where", entity=entity, seq_nr=seq_nr)
+    answer = question.client.get("/v1/where", entity=entity, seq_nr=seq_nr, **_origin(question))
     show(question, answer, fields(answer))
     return 1 if answer.get("state") in ("unknown", "missing") else 0
 

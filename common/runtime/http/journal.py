@@ -7,7 +7,7 @@ the journal that is asked; `origin_seq_nr` is the number at the origin. What an 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -36,19 +36,19 @@ _ROWS_A_READ: Final = 20
 # How long an answer may wait for news: shorter than what a stopping service gives its requests to end.
 _WAIT_MAX_S: Final = 2
 
-About = Callable[[int], Mapping[str, object]]
+About = Callable[[int], Awaitable[Mapping[str, object]]]
 
 
 def read_routes(journal: Journal, about: About | None = None) -> list[BaseRoute]:
     """`GET /v1/where` and `GET /v1/events`. `about` adds what the service knows of the event at a position."""
 
     async def where(request: Request) -> Response:
-        check_query(request, {"entity", "seq_nr"})
+        check_query(request, {"entity", "seq_nr", "origin"})
         persistence_id = entity(request.query_params.get("entity"))
         seq_nr = query_number(request, "seq_nr", None, minimum=1)
-        found = await find_event(journal, persistence_id, seq_nr)
+        found = await find_event(journal, persistence_id, seq_nr, request.query_params.get("origin", ""))
         position = found.get("position")
-        more = about(position) if about is not None and isinstance(position, int) else {}
+        more = await about(position) if about is not None and isinstance(position, int) else {}
         return json_response({**found, **more})
 
     async def events(request: Request) -> Response:

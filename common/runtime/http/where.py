@@ -1,15 +1,17 @@
 """Where one event is, for the operator who asks: stored, deleted, stated as never to come, parked, or not known.
 
-The number asked for is this journal's own. A pushed entity's number at its origin is the same unless numbers were
-withheld or the origin's history forked; the answer then shows both, and the entity's head, so that it can be seen.
-Parked events and stated ranges have no number here yet: they are found by the origin's.
+Without an origin the number asked for is this journal's own; with one, it is the number at that origin. The two are the same
+unless numbers were withheld or the origin's history forked. The answer shows both where the event is stored. Parked
+events and stated ranges have no number here yet: they are found by the origin's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Final
 
+from common.core.events.batch import Envelope
 from common.core.journal.admission import EntityHead
 from common.journal.stores.journal import Journal
 from common.journal.stores.parked import ParkedRow
@@ -17,50 +19,114 @@ from common.runtime.http.event_json import event_place_as_json
 
 # Parked rows come with their payloads: few at a time.
 _PARKED_PAGE: Final = 50
+# Origins whose prefix is tried.
+_HINTED_MAX: Final = 100
+_STATES: Final[Mapping[str, str]] = {"withheld": "withheld", "dropped": "dropped", "trimmed": "deleted"}
+"""By the reason of a stated range; any other is ``never``."""
 
 
-async def find_event(journal: Journal, persistence_id: str, seq_nr: int) -> dict[str, object]:
-    """The answer of `GET /v1/where`; `state` is stored, deleted, never, parked, missing or unknown.
+async def find_event(journal: Journal, persistence_id: str, seq_nr: int, origin_id: str = "") -> dict[str, object]:
+    """The answer of `GET /v1/where`.
 
-    `position`, `stored_us`, `origin_seq_nr` … are there when it is stored; `range` says what was stated (deleted and
-    never); `parked` has the row. `missing` is a number below the head that is neither stored nor stated: a fault.
+    `state` is stored, deleted, withheld, dropped, never, parked, missing or unknown. `position`, `stored_us`,
+    `origin_seq_nr` … are there when it is stored; `range` says what was stated; `parked` has the row. `missing` is a
+    number below the head that is neither stored nor stated: a fault. With ``origin_id``, `seq_nr` is the number there, and
+    `asked` repeats what was asked.
     """
     head = await journal.log.entity_head(persistence_id)
-    if head is None:
-        return {"entity": persistence_id, "seq_nr": seq_nr, "state": "unknown", "head": None}
+    asked = {"asked": {"origin_id": origin_id, "seq_nr": seq_nr}} if origin_id else {}
+    found = await (
+        _at_origin(journal, persistence_id, head, seq_nr, origin_id)
+        if origin_id
+        else _here(journal, persistence_id, head, seq_nr)
+    )
+    hint = {} if head or found["state"] != "unknown" else await _hint(journal, persistence_id, origin_id)
+    number = {} if origin_id else {"seq_nr": seq_nr}
+    return {"entity": persistence_id, **number, **asked, **found, "head": asdict(head) if head else None, **hint}
+
+
+async def _here(journal: Journal, persistence_id: str, head: EntityHead | None, seq_nr: int) -> dict[str, object]:
+    """By this journal's own number; one that it has not given yet can only be an origin's."""
+    if head is not None:
+        stored = await journal.log.read_entity(persistence_id, seq_nr, seq_nr, max_events=1)
+        if len(stored):
+            return _stored(head, stored.envelope(0))
+        if seq_nr <= head.deleted_to:
+            return _deleted(head)
+    expected = await _expected(journal, persistence_id, head, seq_nr, head.owner if head else "")
+    if expected is None and head is not None and seq_nr <= head.seq_nr:
+        return {"state": "missing"}
+    return expected or {"state": "unknown"}
+
+
+async def _at_origin(
+    journal: Journal, persistence_id: str, head: EntityHead | None, seq_nr: int, origin_id: str
+) -> dict[str, object]:
+    """By the number that the event has at its origin."""
+    owned = head if head is not None and head.owner == origin_id else None
+    event = await _by_origin_number(journal, owned, seq_nr) if owned else None
+    if owned is not None and event is not None and event.origin_seq_nr == seq_nr:
+        return _stored(owned, event)
+    expected = await _expected(journal, persistence_id, owned, seq_nr, origin_id)
+    if expected is not None or owned is None:
+        return expected or {"state": "unknown"}
+    # What retention deleted here has lost its number at the origin: it lay below the first that is kept.
+    if owned.deleted_to and seq_nr <= owned.origin_seq_nr and (event is None or event.seq_nr == owned.deleted_to + 1):
+        return _deleted(owned)
+    return {"state": "missing" if seq_nr <= owned.origin_seq_nr else "unknown"}
+
+
+async def _by_origin_number(journal: Journal, head: EntityHead, origin_seq_nr: int) -> Envelope | None:
+    """The first stored event whose number at the origin is not below this one. They rise together, but at forks."""
+    low, high, found = head.deleted_to + 1, head.seq_nr, None
+    while low <= high:
+        middle = (low + high) // 2
+        page = await journal.log.read_entity(head.persistence_id, middle, high, max_events=1)
+        if not len(page) or page.origin_seq_nr[0] >= origin_seq_nr:
+            found = page.envelope(0) if len(page) else found
+            high = middle - 1
+        else:
+            low = page.seq_nr[0] + 1
+    return found
+
+
+def _stored(head: EntityHead, event: Envelope) -> dict[str, object]:
+    return {"state": "stored", "origin_id": head.owner, **event_place_as_json(event)}
+
+
+def _deleted(head: EntityHead) -> dict[str, object]:
     return {
-        "entity": persistence_id,
-        "seq_nr": seq_nr,
-        **await _found(journal, head, seq_nr),
-        "head": asdict(head),
+        "state": "deleted",
+        "range": {"from_seq_nr": 1, "to_seq_nr": head.deleted_to, "reason": head.deleted_reason},
     }
 
 
-async def _found(journal: Journal, head: EntityHead, seq_nr: int) -> dict[str, object]:
-    stored = await journal.log.read_entity(head.persistence_id, seq_nr, seq_nr, max_events=1)
-    if len(stored):
-        return {"state": "stored", "origin_id": head.owner, **event_place_as_json(stored.envelope(0))}
-    if seq_nr <= head.deleted_to:
-        return {
-            "state": "deleted",
-            "range": {"from_seq_nr": 1, "to_seq_nr": head.deleted_to, "reason": head.deleted_reason},
-        }
-    for kept in await journal.origins.stored_ranges(head.persistence_id):
-        if kept.stated.from_seq_nr <= seq_nr <= kept.stated.to_seq_nr:
-            return {"state": "never", "range": {**asdict(kept.stated), "received_us": kept.received_us}}
+async def _expected(
+    journal: Journal, persistence_id: str, head: EntityHead | None, seq_nr: int, origin_id: str
+) -> dict[str, object] | None:
+    """What is known of a number at an origin that has no event here: stated, or parked."""
+    for kept in await journal.origins.stored_ranges(persistence_id):
+        is_asked = not origin_id or kept.origin_id == origin_id
+        if is_asked and kept.stated.from_seq_nr <= seq_nr <= kept.stated.to_seq_nr:
+            return {
+                "state": _STATES.get(kept.stated.reason, "never"),
+                "origin_id": kept.origin_id,
+                "range": {**asdict(kept.stated), "received_us": kept.received_us},
+            }
     parked = await _parked(journal, head, seq_nr)
-    if parked is not None:
-        return {
-            "state": "parked",
-            "parked": {"id": parked.id, "code": parked.code, "parked_us": parked.parked_us},
-        }
-    return {"state": "missing" if seq_nr <= head.seq_nr else "unknown"}
+    if parked is None:
+        return None
+    return {
+        "state": "parked",
+        "origin_id": parked.origin_id,
+        "parked": {"id": parked.id, "code": parked.code, "parked_us": parked.parked_us},
+    }
 
 
-async def _parked(journal: Journal, head: EntityHead, seq_nr: int) -> ParkedRow | None:
+async def _parked(journal: Journal, head: EntityHead | None, seq_nr: int) -> ParkedRow | None:
     """The owner's parked event with this number; other origins' are not the entity's events."""
     after = 0
-    while head.parked:
+    while head is not None and head.parked:
         rows = await journal.parked.rows(origin_id=head.owner, after_id=after, max_rows=_PARKED_PAGE)
         for row in rows:
             if (row.event.persistence_id, row.event.seq_nr) == (head.persistence_id, seq_nr):
@@ -69,3 +135,14 @@ async def _parked(journal: Journal, head: EntityHead, seq_nr: int) -> ParkedRow 
             break
         after = rows[-1].id
     return None
+
+
+async def _hint(journal: Journal, persistence_id: str, origin_id: str) -> dict[str, object]:
+    """The entity with an edge's prefix (``{edge_id}/``), if that is one: what an edge's programs call it is without."""
+    entity_type, _, entity_id = persistence_id.partition("|")
+    origins = [origin_id] if origin_id else [row.origin_id for row in await journal.origins.rows()]
+    for one in origins[:_HINTED_MAX]:
+        prefixed = f"{entity_type}|{one}/{entity_id}"
+        if await journal.log.entity_head(prefixed):
+            return {"hint": f"there is {prefixed}: an edge puts its prefix before the ids of its entities"}
+    return {}

@@ -8,7 +8,7 @@ the journal, the stream and the clock.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -21,7 +21,7 @@ from common.core.flow.measures import CodeCounts, LatencyHistogram
 from common.core.flow.messages import Drain, Heartbeat
 from common.core.journal.append import PushLane
 from common.core.journal.history import Offset
-from common.core.push.filter_transition import EVERYTHING, PushFilterApplied
+from common.core.push.filter_transition import EVERYTHING, UNFILTERED, PushFilterApplied, PushFilterState
 from common.core.push.messages import Ack, Hello, PushFilterUpdate, PushLimits, Start
 from common.core.push.producer import Producer, StartVerdict, check_start
 from common.journal.stores.journal import Journal
@@ -79,6 +79,11 @@ class LinkState:
     parked: int = 0
     filter_version: int = 0
     """Of what the cloud asked for and is in force."""
+    filters: PushFilterState = UNFILTERED
+    """Which filters are in force, and up to where."""
+    withheld: int = 0
+    """Events that filters and ``on_push`` have withheld since this process began."""
+    withheld_through: int = 0
     backfill_left: int = 0
     """Positions still to be looked through for what only that filter selects."""
     last_code: str = ""
@@ -99,9 +104,11 @@ class LinkState:
         """The cloud is dialled."""
         self.resumed_position = self.acked_position
 
-    def whereabouts(self, position: int) -> dict[str, bool]:
-        """How far the event at ``position`` has come, as far as this process knows."""
-        return {"sent": position <= self.sent_position, "acked": position <= self.acked_position}
+    def passed(self, looked_at: Sequence[int], sent: Sequence[int]) -> None:
+        """Live has come past these positions and sent some of them; those that an earlier link has passed are counted."""
+        before = bisect_right(looked_at, self.withheld_through)
+        self.withheld += len(looked_at) - before - (len(sent) - bisect_right(sent, self.withheld_through))
+        self.withheld_through = max(self.withheld_through, looked_at[-1] if looked_at else 0)
 
 
 async def push(
@@ -248,9 +255,14 @@ class _PushStream:
         await self._stream.end()
 
     async def _send_page(self, events: EventBatch, through: int) -> None:
-        producer = self._producer
-        batch = await self._source.batch_of(events, through)
+        producer, source = self._producer, self._source
+        after, is_live = source.looked_through, producer.lanes.lane is PushLane.LIVE
+        looked_at: Sequence[int] = events.position
+        batch = await source.batch_of(events, through)
+        if not source.has_holes:  # what an index left out is withheld
+            looked_at = range(after + 1, through + 1)
         if batch is None:
+            self._state.passed(looked_at, ())
             return
         message = codec.encode_from_edge(batch)
         if len(message) > producer.message_bytes and through - producer.cursor > 1:
@@ -258,7 +270,9 @@ class _PushStream:
             middle = (producer.cursor + through) // 2
             await self._send_page(events.slice(0, bisect_right(events.position, middle)), middle)
             return
-        self._source.sent(batch)
+        source.sent(batch)
+        if is_live and batch.through_position > batch.after_position:
+            self._state.passed(looked_at, batch.events.position)
         # Counted before the bytes leave: the ack may be there before `send` returns.
         producer.sent(batch, len(message), trio.current_time())
         self._state.sent_position = producer.position
@@ -277,7 +291,7 @@ class _PushStream:
         await self._send(codec.encode_from_edge(change))
 
     def _tell_filter(self) -> None:
-        place = self._producer.lanes.place
+        self._state.filters = place = self._producer.lanes.place
         self._state.filter_version = place.new.version
         self._state.backfill_left = place.change_position - place.backfill_position
 

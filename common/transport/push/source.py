@@ -52,6 +52,8 @@ class PushSource:
         self._stated = StatedDeletions()
         self._holes_to = 0
         """Up to here events may be gone that no page has told of yet: the log is read, also where commits are at hand."""
+        self.has_holes = False
+        """Whether something ahead of the last page is deleted: a position that it lacks may be either."""
         self._withheld_to = 0
         """Live: up to here nothing is sent, and that is not told yet."""
         self._told_s = trio.current_time()
@@ -108,6 +110,11 @@ class PushSource:
             self._must_look or self._journal.log.head_signal.position <= known
         )  # a hint may have been lost
 
+    @property
+    def looked_through(self) -> int:
+        """Up to here the lane has been looked through."""
+        return max(self._producer.cursor, self._withheld_to)
+
     def wake(self) -> None:
         """End a ``wait``: something else is to be looked at."""
         if self._waiting:
@@ -124,7 +131,8 @@ class PushSource:
         gone: list[StatedRange] = []
         ranges: tuple[StatedRange, ...] = ()
         if lanes.sends_everything:
-            if len(events) < through - after:
+            self.has_holes = len(events) < through - after
+            if self.has_holes:
                 gone = await self._deleted(events, after)
         else:
             events, gone, ranges = await self._choose(events, after)
@@ -154,6 +162,7 @@ class PushSource:
         """What is gone ahead of the stream and not stated yet: all of it, how far on it may lie."""
         self._holes_to = (await self._journal.log.stats()).deleted_through
         ahead = await self._journal.log.deleted_ranges(after, _ANYWHERE)
+        self.has_holes = bool(ahead)
         self._stated.keep(stated.persistence_id for stated in ahead)
         return self._stated.news(events, ahead)
 
@@ -168,6 +177,7 @@ class PushSource:
         kept, ranges = lanes.chosen_of(events)
         first = dict(zip(reversed(kept.persistence_id), reversed(kept.seq_nr), strict=True))
         ahead = {stated.persistence_id for stated in await self._journal.log.deleted_ranges(after, _ANYWHERE)}
+        self.has_holes = bool(ahead)
         self._stated.keep(ahead)
         asked = ahead.union(name for name, seq_nr in first.items() if seq_nr > 1)
         deleted = await self._journal.log.deleted_of(asked) if asked else []

@@ -97,3 +97,16 @@ class TestSessions:
             ("edge-a", 1),
             ("edge-b", 1),
         ]
+
+
+async def test_an_origin_was_last_seen_when_it_last_made_progress(storage: Storage, journal: Journal) -> None:
+    edge = Origin()
+    await edge.dial(journal)
+    for number in (1, 2):
+        storage.clock.advance(60)
+        await edge.push(journal, ("A|1", number))
+        [state] = await journal.origins.rows()
+        assert state.last_seen_us == storage.clock.us
+    storage.clock.advance(60)
+    [state] = await journal.origins.rows()
+    assert state.last_seen_us == storage.clock.us - 60_000_000

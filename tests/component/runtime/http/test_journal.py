@@ -35,7 +35,7 @@ class World:
     client: httpx.AsyncClient
     acked: int = 0
 
-    def about(self, position: int) -> dict[str, object]:
+    async def about(self, position: int) -> dict[str, object]:
         return {"acked": position <= self.acked}
 
     async def get(self, path: str, **query: str | int) -> dict[str, Any]:
@@ -117,8 +117,57 @@ async def test_a_pushed_event_is_found_with_its_origin_and_its_number_there() ->
         stated = await world.get("/v1/where", entity="A|x", seq_nr=3)
 
         assert (found["state"], found["origin_id"], found["origin_seq_nr"]) == ("stored", "edge-1", 5)
-        assert (stated["state"], stated["range"]["reason"]) == ("never", "withheld")
+        assert (stated["state"], stated["range"]["reason"]) == ("withheld", "withheld")
         assert (stated["range"]["from_seq_nr"], stated["range"]["to_seq_nr"]) == (1, 4)
+
+
+async def test_with_an_origin_the_number_is_the_one_there_and_both_are_shown() -> None:
+    async with serving() as world:
+        edge = Origin()
+        await edge.dial(world.journal)
+        await edge.push(world.journal, ("A|x", 2, 1), ranges=[StatedRange("A|x", 1, 1, "withheld")])
+        await edge.push(world.journal, ("A|x", 3, 2), ("A|x", 4, 3))
+        await edge.push(world.journal, ("A|x", 7, 6), ranges=[StatedRange("A|x", 5, 6, "dropped")])
+        await edge.push(world.journal, ranges=[StatedRange("A|gone", 1, 9, "trimmed")])
+
+        async def asked(seq_nr: int, name: str = "A|x") -> tuple[object, object, object]:
+            found = await world.get("/v1/where", entity=name, seq_nr=seq_nr, origin="edge-1")
+            assert found["asked"] == {"origin_id": "edge-1", "seq_nr": seq_nr}
+            return found["state"], found.get("seq_nr"), found.get("origin_seq_nr")
+
+        assert [await asked(number) for number in range(1, 9)] == [
+            ("withheld", None, None),
+            ("stored", 1, 2),
+            ("stored", 2, 3),
+            ("stored", 3, 4),
+            ("dropped", None, None),
+            ("dropped", None, None),
+            ("stored", 4, 7),
+            ("unknown", None, None),
+        ]
+        assert await asked(3, "A|gone") == ("deleted", None, None)
+        assert (await world.get("/v1/where", entity="A|gone", seq_nr=3))["state"] == "deleted"
+        assert (await world.get("/v1/where", entity="A|x", seq_nr=2, origin="edge-2"))["state"] == "unknown"
+
+        await world.journal.log.trim(TrimLimit(2, 100))
+        assert [await asked(number) for number in (1, 2, 3, 4)] == [
+            ("withheld", None, None),
+            ("deleted", None, None),
+            ("deleted", None, None),
+            ("stored", 3, 4),
+        ]
+
+
+async def test_an_entity_asked_for_without_its_edges_prefix_is_hinted_at() -> None:
+    async with serving() as world:
+        edge = Origin()
+        await edge.dial(world.journal)
+        await edge.push(world.journal, ("A|edge-1/x", 1))
+        for more in ({}, {"origin": "edge-1"}):
+            found = await world.get("/v1/where", entity="A|x", seq_nr=1, **more)
+            assert found["state"] == "unknown"
+            assert "A|edge-1/x" in found["hint"]
+        assert "hint" not in await world.get("/v1/where", entity="A|y", seq_nr=1)
 
 
 async def test_a_deleted_event_is_a_stated_range() -> None:

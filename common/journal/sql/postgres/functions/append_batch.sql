@@ -573,7 +573,7 @@ BEGIN
     IF has_pushed THEN
         UPDATE origin AS o
         SET journal_id = u.journal, generation_id = u.generation, position = u.position, timestamp_us = u.timestamp,
-            persistence_id = u.entity, seq_nr = u.seq, parked = u.parked
+            persistence_id = u.entity, seq_nr = u.seq, parked = u.parked, last_seen_us = now_us
         FROM (
             SELECT unnest(s_origin) AS id, unnest(s_code) AS code, unnest(t_journal) AS journal,
                    unnest(t_generation) AS generation, unnest(t_position) AS position,
@@ -584,11 +584,11 @@ BEGIN
     END IF;
     IF has_backfill THEN
         UPDATE origin AS o
-        SET parked = u.parked
+        SET parked = u.parked, last_seen_us = now_us
         FROM (
             SELECT unnest(s_origin) AS id, unnest(s_code) AS code, unnest(s_lane) AS lane, unnest(s_parked) AS parked
         ) AS u
-        WHERE o.origin_id = u.id AND u.lane = 1 AND u.code = stored AND o.parked <> u.parked;
+        WHERE o.origin_id = u.id AND u.lane = 1 AND u.code = stored;
         UPDATE push_place AS l
         SET backfill_position = u.position
         FROM (

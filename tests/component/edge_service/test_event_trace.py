@@ -1,0 +1,141 @@
+"""What `where` says of an edge's event is true at the cloud, under filters that withhold, change and are narrowed by the edge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import trio
+from trio.testing import MockClock
+
+from common.core.events.batch import EventBatch
+from common.core.events.transformations import Transformed
+from common.core.push.filter_transition import EVERYTHING, PushFilter, PushFilterState
+from common.journal.stores.journal import Journal
+from common.journal.stores.log import TrimLimit
+from common.transport.push.producer import LinkState
+from edge_service.event_trace import EventTrace
+from tests.component.transport.push.test_filters import A_AND_B, NOT_B, ONLY_A, RED, ask, settled, stories
+from tests.support.push import PushWorld, append
+
+
+async def answers(edge: Journal, link: LinkState, count: int) -> list[object]:
+    """By position: "sent" (and acknowledged), "waits", or what withholds it."""
+    trace, found = EventTrace(edge.log, link, None), list[object]()
+    for position in range(1, count + 1):
+        answer = await trace(position)
+        if "withheld" in answer:
+            assert (answer["sent"], answer["acked"]) == (False, False)
+            found.append(answer["withheld"]["by"])  # type: ignore[index]
+        else:
+            found.append("sent" if answer["sent"] and answer["acked"] else "waits")
+    return found
+
+
+async def stored(edge: Journal, cloud: Journal) -> list[bool]:
+    """By position: whether the cloud has the event."""
+    there = await stories(cloud)
+    log = (await edge.log.read(0, max_events=1_000, max_bytes=10**6)).events
+    return [seq_nr in there.get(name, []) for name, seq_nr in zip(log.persistence_id, log.seq_nr, strict=True)]
+
+
+def as_sent(found: Sequence[object]) -> list[bool]:
+    return [one == "sent" for one in found]
+
+
+async def test_what_a_filter_withholds_is_neither_sent_nor_acknowledged(autojump_clock: MockClock) -> None:
+    world = PushWorld()
+    async with world.cloud() as (cloud, endpoint), world.edge(own_filter=NOT_B) as (edge, link):
+        await cloud.push_filters.ask("edge-*", ONLY_A)
+        await endpoint.refresh_filters()
+        await trio.sleep(1)
+        await append(edge, ["S|a", "S|b", "S|c"])
+        await settled(cloud, 3)
+        await trio.sleep(5)
+        found = await answers(edge, link, 3)
+        assert found == ["sent", "push_filter", "requested_filter"]
+        assert as_sent(found) == await stored(edge, cloud)
+        assert link.withheld == 2
+
+
+async def test_a_wider_filter_sends_what_was_withheld_and_a_narrower_one_does_not_unsend(
+    autojump_clock: MockClock,
+) -> None:
+    world = PushWorld()
+    async with world.cloud() as (cloud, endpoint), world.edge() as (edge, link):
+        for criteria in (ONLY_A, A_AND_B, EVERYTHING, ONLY_A):
+            await ask(cloud, endpoint, criteria)
+            await append(edge, ["S|a", "S|b", "S|c"] * 2)
+            await settled(cloud, edge.log.history.head_position)
+            await trio.sleep(5)
+            head = edge.log.history.head_position
+            assert as_sent(await answers(edge, link, head)) == await stored(edge, cloud)
+        # The first of each change came while its backfill was under way, or live right behind it.
+        assert link.withheld >= 4
+
+
+async def test_an_event_that_only_its_predecessor_selects_is_sent(autojump_clock: MockClock) -> None:
+    world = PushWorld()
+    async with world.cloud() as (cloud, endpoint), world.edge() as (edge, link):
+        await ask(cloud, endpoint, RED)
+        for tags in ("", "red", "red", "blue", "", "red"):
+            await append(edge, ["S|a"], tags=tags)
+        await settled(cloud, 6)
+        await trio.sleep(5)
+        found = await answers(edge, link, 6)
+        assert as_sent(found) == await stored(edge, cloud)
+        assert link.withheld == 2
+
+
+async def test_what_is_counted_once_is_not_counted_again_on_the_next_link(autojump_clock: MockClock) -> None:
+    link = LinkState()
+    link.passed(range(1, 11), [2, 3])
+    link.passed(range(5, 13), [12])
+    link.passed([], [])
+    assert (link.withheld, link.withheld_through) == (9, 12)
+
+
+async def test_before_the_first_link_nothing_is_known_and_what_waits_is_not_sent(autojump_clock: MockClock) -> None:
+    world = PushWorld()
+    async with world.edge() as (edge, link):
+        await append(edge, ["S|a"])
+        assert await EventTrace(edge.log, link, None)(1) == {"sent": None, "acked": None}
+        link.acked_is_known = True
+        assert await EventTrace(edge.log, link, None)(1) == {"sent": False, "acked": False}
+
+
+async def test_what_the_edges_own_code_withholds_is_said(autojump_clock: MockClock) -> None:
+    world = PushWorld()
+
+    def keep_a(events: EventBatch) -> Transformed:
+        return Transformed(events.select([i for i, name in enumerate(events.persistence_id) if name == "S|a"]))
+
+    async with world.edge() as (edge, _):
+        await append(edge, ["S|a", "S|b"])
+        trace = EventTrace(edge.log, LinkState(acked_is_known=True, sent_position=2, acked_position=2), keep_a)
+        assert await trace(1) == {"sent": True, "acked": True}
+        assert await trace(2) == {"sent": False, "acked": False, "withheld": {"by": "on_push"}}
+
+
+async def test_what_a_backfill_has_not_come_to_is_not_sent(autojump_clock: MockClock) -> None:
+    world = PushWorld()
+    async with world.edge() as (edge, _):
+        await append(edge, ["S|a", "S|b", "S|b"])
+        for looked_through, found in ((1, ["sent", "waits", "waits"]), (2, ["sent", "sent", "waits"])):
+            place = PushFilterState(
+                PushFilter(1, ONLY_A), PushFilter(2), change_position=3, backfill_position=looked_through
+            )
+            link = LinkState(acked_is_known=True, sent_position=3, acked_position=3, filters=place)
+            assert await answers(edge, link, 3) == found
+
+
+async def test_what_retention_took_is_not_counted_as_withheld(autojump_clock: MockClock) -> None:
+    world = PushWorld()
+    async with world.edge() as (edge, link):
+        await append(edge, ["S|a", "S|b"] * 5)
+        await edge.log.trim(TrimLimit(4, 100, "dropped"))
+        async with world.cloud() as (cloud, endpoint):
+            await ask(cloud, endpoint, ONLY_A)
+            await settled(cloud, 10)
+            await trio.sleep(5)
+            assert await stories(cloud) == {"S|a": [3, 4, 5]}
+            assert link.withheld <= 3
