@@ -54,7 +54,7 @@ test-images: images ## run the images and send events through them from outside
 newest: ## border, carriers and codec on the newest versions that pyproject.toml allows (needs a package index)
 	@.ci/newest $(ARGS)
 
-proto: setup ## generate common/generated from protos/
+proto: setup ## generate the message classes from protos/
 	@$(BIN)/python .ci/generate_messages.py
 
 lock: setup ## write requirements/*.txt (UPGRADE=1 takes newer versions; needs a package index)

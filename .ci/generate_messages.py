@@ -1,8 +1,10 @@
-"""Write common/generated from protos/: betterproto's message classes, without its service stubs.
+"""Write the message classes of protos/: our own, which the codec uses, and betterproto's, their reference.
 
-Streams are grpclib's (common/transport/grpc), so services are taken out of the descriptors before the
-plugin sees them, and what remains is data only. Everything it runs is in requirements/dev.txt: no network, no
-protoc of the machine. `--to DIR` writes elsewhere; a test compares that with what is committed.
+Ours go to common/transport/codec/wire (wire_messages.py). betterproto's, in common/generated, are what ours are tested
+against, and what large event batches are read and written by. Streams are grpclib's (common/transport/grpc), so services
+are taken out of the descriptors before the plugin sees them, and what remains is data only. Everything it runs is in
+requirements/dev.txt: no network, no protoc of the machine. `--to DIR` and `--wire-to DIR` write elsewhere; a test
+compares that with what is committed.
 """
 
 import argparse
@@ -12,13 +14,17 @@ import tempfile
 from pathlib import Path
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from wire_messages import write_messages
 
 ROOT = Path(__file__).resolve().parent.parent
 PLUGIN = Path(sys.executable).parent / "protoc-gen-python_betterproto"
 
 
-def generate(protos: Path, target: Path) -> None:
-    """Every .proto below ``protos`` into packages below ``target``. Raises `SystemExit` in protoc's words."""
+def generate(protos: Path, target: Path, wire: Path) -> None:
+    """Every .proto below ``protos`` into packages below ``target``, and into modules of ours in ``wire``.
+
+    Raises `SystemExit` in protoc's words.
+    """
     sources = sorted(str(path.relative_to(protos)) for path in protos.rglob("*.proto"))
     if not sources:
         raise SystemExit(f"no .proto file below {protos}")
@@ -35,6 +41,7 @@ def generate(protos: Path, target: Path) -> None:
         for file in files.file:
             del file.service[:]
         descriptors.write_bytes(files.SerializeToString())
+        write_messages(files, wire)
 
         output = Path(scratch) / "output"
         output.mkdir()
@@ -75,8 +82,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--protos", type=Path, default=ROOT / "protos")
     parser.add_argument("--to", type=Path, default=ROOT / "common" / "generated")
+    parser.add_argument("--wire-to", type=Path, default=ROOT / "common" / "transport" / "codec" / "wire")
     arguments = parser.parse_args()
-    generate(arguments.protos, arguments.to)
+    generate(arguments.protos, arguments.to, arguments.wire_to)
 
 
 if __name__ == "__main__":

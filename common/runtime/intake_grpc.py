@@ -16,7 +16,7 @@ from common.core.errors import BackhaulError
 from common.core.journal.append import Appended, AppendOutcome
 from common.journal.group_commit import Submitted
 from common.runtime.intake import Intake, appended, stored
-from common.transport.codec import push as codec
+from common.transport.codec import intake as codec
 from common.transport.stream import Answer, Caller, MessageStream, Methods, PeerClosed, StreamMethod, UnaryMethod
 
 APPEND_PATH = "/backhaul.v1.Intake/Append"

@@ -17,7 +17,7 @@ from common.journal.stores.journal import Journal
 from common.runtime.environment import Environment
 from common.runtime.metrics import MetricsRegistry
 from common.runtime.settings.streams import StreamSettings
-from common.transport.codec.push import encode_batch
+from common.transport.codec.events import encode_batch
 from common.transport.stream import Methods
 from common.transport.subscription.catalogue import Transform
 from common.transport.subscription.endpoint import SourceSettings, SubscriptionEndpoint

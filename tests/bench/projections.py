@@ -17,7 +17,7 @@ from common.projection.handlers import Handler
 from common.projection.progress import ProjectionProgress, ProjectionSettings
 from common.projection.projection import run_projections
 from common.runtime.environment import utc_now_us
-from common.transport.codec.push import encode_batch
+from common.transport.codec.events import encode_batch
 from tests.bench.place import Place
 from tests.bench.table import Table
 from tests.crash.projections import open_log

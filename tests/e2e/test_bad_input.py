@@ -26,6 +26,7 @@ from common.generated.backhaul import v1 as wire
 from common.journal.sqlite import open_sqlite_journal
 from common.runtime.intake_grpc import APPEND_PATH, APPEND_STREAM_PATH
 from common.transport.codec import push as codec
+from common.transport.codec.intake import encode_append_request
 from tests.e2e import strangers
 from tests.e2e.processes import Service, open_stage
 
@@ -241,7 +242,7 @@ class TestNoise:
 
 
 def test_a_refused_request_on_a_stream_ends_nothing(running: Running) -> None:
-    good = codec.encode_append_request(LocalAppend(new_events(["Sensor|s"], ["Read"], [b"1"])))
+    good = encode_append_request(LocalAppend(new_events(["Sensor|s"], ["Read"], [b"1"])))
     bad = append_request(payload=[])
     answers = strangers.answers_of(running.edge.grpc_port, APPEND_STREAM_PATH, good, bad, good)
     assert [wire.AppendReply().parse(answer).error_code for answer in answers] == ["", "events.ragged", ""]

@@ -32,7 +32,7 @@ from common.projection.handlers import Handler
 from common.projection.progress import ProjectionProgress, ProjectionSettings
 from common.projection.projection import run_projections
 from common.projection.tally import TALLY, Tally, fold_all, tally_statements
-from common.transport.codec.push import encode_batch
+from common.transport.codec.events import encode_batch
 from common.watchdog import Watchdog
 
 SMALL_PAGES = ProjectionSettings(page_max_events=10)

@@ -1,8 +1,8 @@
 """A subscription's messages to bytes and back (protos/backhaul/v1/subscribe.proto).
 
-Deliver is the hot one: a source sends the same events to a thousand consumers. It is framed by hand around event bytes
+Deliver is the hot one: a source sends the same events to a thousand consumers. It is put together around event bytes
 that are ready, which were encoded once, whole or one event at a time and joined. Messages carry no number of their own,
-so equal ones are equal bytes. Decoding trusts nothing, as in ``codec``.
+so equal ones are equal bytes. Decoding trusts nothing, as in ``push``.
 """
 
 from __future__ import annotations
@@ -29,51 +29,51 @@ from common.core.subscription.messages import (
     Subscribed,
 )
 from common.core.subscription.place import FilterState, LogCursor, ResumePoint, SnapshotScan
-from common.generated.backhaul import v1 as wire
-from common.transport.codec import fast_protobuf as small_messages
-from common.transport.codec.decode import malformed, one_of
-from common.transport.codec.framing import length_delimited, varint
-from common.transport.codec.push import batch_from_wire, encode_batch, encode_ranges, ranges_from_wire
+from common.transport.codec.events import decode_batch, encode_batch, ranges_from_wire, ranges_to_wire
+from common.transport.codec.framing import delimited, malformed
+from common.transport.codec.wire import events, push
+from common.transport.codec.wire import subscribe as wire
 
-# Field numbers and keys of what is framed by hand (protos/backhaul/v1); a test compares them with the generated messages.
-_FROM_SOURCE_DELIVER = 2
-_FROM_SOURCE_PROGRESS = 3
-_EVENTS = 6
-_LANE, _AFTER, _THROUGH, _TIMESTAMP, _DIGEST = 1, b"\x10", b"\x18", b"\x20", 5
 _LANES = {lane.value: lane for lane in DeliveryLane}
 
 
 def encode_from_consumer(message: FromConsumer) -> bytes:
     """A message of the consumer's end."""
+    return wire.FromConsumer(_from_consumer_to_wire(message)).encode()
+
+
+def _from_consumer_to_wire(
+    message: FromConsumer,
+) -> wire.ConsumerAck | push.Heartbeat | wire.Replay | wire.FilterUpdate | wire.Subscribe:
     match message:
         case ConsumerAck():
-            ack = small_messages.write(wire.ConsumerAck, deliveries=message.deliveries)
-            return small_messages.write(wire.FromConsumer, ack=ack)
+            return wire.ConsumerAck(message.deliveries)
         case Heartbeat():
-            return small_messages.write(wire.FromConsumer, heartbeat=_heartbeat_bytes(message))
+            return push.Heartbeat(message.bytes_received, message.clock_us)
         case Replay():
-            return bytes(wire.FromConsumer(replay=wire.Replay(message.persistence_id, message.from_seq_nr)))
+            return wire.Replay(message.persistence_id, message.from_seq_nr)
         case FilterUpdate():
-            return bytes(wire.FromConsumer(filter_update=wire.FilterUpdate(message.version, message.criteria)))
+            return wire.FilterUpdate(message.version, message.criteria)
         case Subscribe():
-            return bytes(wire.FromConsumer(subscribe=_subscribe_to_wire(message)))
+            return _subscribe_to_wire(message)
 
 
 def decode_from_consumer(data: bytes) -> FromConsumer:
     """Raises ``link.malformed``."""
-    kind, content = one_of(wire.FromConsumer, data)
-    match kind:
-        case "ack":
+    content = wire.FromConsumer.decode(data).message
+    match content:
+        case wire.ConsumerAck():
             return ConsumerAck(content.deliveries)
-        case "heartbeat":
+        case push.Heartbeat():
             return Heartbeat(content.bytes_received, content.clock_us)
-        case "replay":
+        case wire.Replay():
             return Replay(content.persistence_id, content.from_seq_nr)
-        case "filter_update":
+        case wire.FilterUpdate():
             return FilterUpdate(content.version, content.criteria)
-        case "subscribe":
+        case wire.Subscribe():
             return _subscribe_from_wire(content)
-    raise malformed(f"unknown content {kind!r}")
+        case None:
+            raise malformed("a message of the consumer without known content")
 
 
 def encode_from_source(message: FromSource) -> bytes:
@@ -83,32 +83,53 @@ def encode_from_source(message: FromSource) -> bytes:
             return encode_deliver(message, encode_batch(message.events) if message.events else b"")
         case Progress():
             moved = _moved(message.lane, message.after, message.through, message.timestamp_us, message.digest)
-            return length_delimited(_FROM_SOURCE_PROGRESS, moved)
+            return delimited(wire.FROM_SOURCE_PROGRESS, moved)
+    return wire.FromSource(_from_source_to_wire(message)).encode()
+
+
+def _from_source_to_wire(
+    message: Heartbeat | Drain | BackfillDone | FilterApplied | Subscribed,
+) -> push.Heartbeat | push.Drain | wire.BackfillDone | wire.FilterApplied | wire.Subscribed:
+    match message:
         case Heartbeat():
-            return small_messages.write(wire.FromSource, heartbeat=_heartbeat_bytes(message))
+            return push.Heartbeat(message.bytes_received, message.clock_us)
         case Drain():
-            return bytes(wire.FromSource(drain=wire.Drain(retry_after_s=message.retry_after_s, reason=message.reason)))
+            return push.Drain(message.retry_after_s, message.reason)
         case BackfillDone():
-            return bytes(wire.FromSource(backfill_done=wire.BackfillDone(message.version, message.position)))
+            return wire.BackfillDone(message.version, message.position)
         case FilterApplied():
             begin = _cursor_to_wire(message.begin or LogCursor(0))
-            applied = wire.FilterApplied(message.version, message.change_position, message.begin is not None, begin)
-            return bytes(wire.FromSource(filter_applied=applied))
+            return wire.FilterApplied(message.version, message.change_position, message.begin is not None, begin)
         case Subscribed():
-            return bytes(wire.FromSource(subscribed=_subscribed_to_wire(message)))
+            return _subscribed_to_wire(message)
 
 
-def _heartbeat_bytes(message: Heartbeat) -> bytes:
-    """By hand: thousands of idle streams say little else."""
-    return small_messages.write(wire.Heartbeat, bytes_received=message.bytes_received, clock_us=message.clock_us)
-
-
-def encode_deliver(message: Deliver, events: bytes) -> bytes:
+def encode_deliver(message: Deliver, encoded: bytes) -> bytes:
     """A Deliver around the bytes of its events; ``message.events`` is not looked at."""
-    moved = _moved(message.lane, message.after, message.through, message.timestamp_us, message.digest)
-    beside = b"" if _is_plain(message) else _beside(message)
-    content = length_delimited(_EVENTS, events) if events else b""
-    return length_delimited(_FROM_SOURCE_DELIVER, moved + beside + content)
+    if _is_plain(message):
+        moved = _moved(message.lane, message.after, message.through, message.timestamp_us, message.digest)
+        content = moved + delimited(wire.DELIVER_EVENTS, encoded) if encoded else moved
+        return delimited(wire.FROM_SOURCE_DELIVER, content)
+    scan = message.scan
+    full = wire.Deliver(
+        message.lane.value,
+        message.after,
+        message.through,
+        message.timestamp_us,
+        message.digest,
+        encoded,
+        ranges_to_wire(message.ranges),
+        list(message.leaving),
+        message.snapshots,
+        scan is not None,
+        scan.head if scan else 0,
+        scan.low if scan else 0,
+        scan.after if scan else "",
+        message.replay_of,
+        message.replay_done,
+        message.reached,
+    )
+    return delimited(wire.FROM_SOURCE_DELIVER, full.encode())
 
 
 def _is_plain(message: Deliver) -> bool:
@@ -120,40 +141,17 @@ def _is_plain(message: Deliver) -> bool:
 
 @lru_cache(1024)
 def _moved(lane: DeliveryLane, after: int, through: int, timestamp_us: int, digest: str) -> bytes:
-    """The fields that Deliver and Progress begin with; many consumers are at one place."""
-    parts = [length_delimited(_LANE, lane.value.encode())] if lane.value else []
-    for key, number in ((_AFTER, after), (_THROUGH, through), (_TIMESTAMP, timestamp_us)):
-        if number:
-            parts += (key, varint(number))
-    if digest:
-        parts.append(length_delimited(_DIGEST, digest.encode()))
-    return b"".join(parts)
-
-
-def _beside(message: Deliver) -> bytes:
-    scan = message.scan
-    return small_messages.write(
-        wire.Deliver,
-        ranges=encode_ranges(message.ranges),
-        leaving=message.leaving,
-        snapshots=message.snapshots,
-        in_snapshots=scan is not None,
-        scan_head=scan.head if scan else 0,
-        scan_low=scan.low if scan else 0,
-        scan_after=scan.after if scan else "",
-        replay_of=message.replay_of,
-        replay_done=message.replay_done,
-        reached_position=message.reached,
-    )
+    """A Progress, whose fields Deliver begins with too; many consumers are at one place."""
+    return wire.Progress(lane.value, after, through, timestamp_us, digest).encode()
 
 
 def decode_from_source(data: bytes) -> FromSource:
     """Raises ``link.malformed``, ``events.ragged`` or ``events.invalid``."""
-    kind, content = one_of(wire.FromSource, data)
-    match kind:
-        case "deliver":
+    content = wire.FromSource.decode(data).message
+    match content:
+        case wire.Deliver():
             return _deliver_from_wire(content)
-        case "progress":
+        case wire.Progress():
             return Progress(
                 _lane(content.lane),
                 content.after_position,
@@ -161,18 +159,19 @@ def decode_from_source(data: bytes) -> FromSource:
                 content.timestamp_us,
                 content.digest,
             )
-        case "heartbeat":
+        case push.Heartbeat():
             return Heartbeat(content.bytes_received, content.clock_us)
-        case "drain":
+        case push.Drain():
             return Drain(content.retry_after_s, content.reason)
-        case "filter_applied":
+        case wire.FilterApplied():
             begin = _cursor_from_wire(content.begin) if content.backfill else None
             return FilterApplied(content.version, content.change_position, begin)
-        case "backfill_done":
+        case wire.BackfillDone():
             return BackfillDone(content.version, content.position)
-        case "subscribed":
+        case wire.Subscribed():
             return _subscribed_from_wire(content)
-    raise malformed(f"unknown content {kind!r}")
+        case None:
+            raise malformed("a message of the source without known content")
 
 
 def _deliver_from_wire(message: wire.Deliver) -> Deliver:
@@ -183,7 +182,7 @@ def _deliver_from_wire(message: wire.Deliver) -> Deliver:
         message.through_position,
         message.timestamp_us,
         message.digest,
-        batch_from_wire(message.events),
+        decode_batch(message.events),
         ranges_from_wire(message.ranges),
         tuple(message.leaving),
         message.snapshots,
@@ -295,7 +294,7 @@ def _subscribe_from_wire(message: wire.Subscribe) -> Subscribe:
 def _subscribed_to_wire(message: Subscribed) -> wire.Subscribed:
     return wire.Subscribed(
         journal_id=message.history.journal_id,
-        generation=[wire.Generation(entry.id, entry.first_position) for entry in message.history.generations],
+        generation=[events.Generation(entry.id, entry.first_position) for entry in message.history.generations],
         head_position=message.history.head_position,
         floor_position=message.floor_position,
         resume=message.resume,

@@ -19,7 +19,7 @@ from common.core.subscription.messages import Deliver, DeliveryLane, FromSource,
 from common.core.subscription.place import SnapshotScan
 from common.core.subscription.source import Serving
 from common.core.subscription.withheld import served_parts
-from common.transport.codec.push import encode_batch
+from common.transport.codec.events import encode_batch
 from common.transport.codec.subscription import encode_deliver, encode_from_source
 from common.transport.stream import MessageStream
 from common.transport.subscription.catalogue import Transform

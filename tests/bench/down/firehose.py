@@ -34,7 +34,7 @@ from common.journal.postgres import open_postgres_journal
 from common.journal.sqlite import open_sqlite_journal
 from common.journal.stores.journal import Journal
 from common.runtime.environment import utc_now_us
-from common.transport.codec.push import encode_batch
+from common.transport.codec.events import encode_batch
 from tests.bench.place import Place
 from tests.bench.table import Table, middle_ratio, spread
 from tests.bench.workload import BATCH, events

@@ -106,7 +106,7 @@ class _Round:
         self.note(_DRAIN, "ours, no projections", drained.rate)
 
     async def _schedule(self, kind: str, edge: str, cloud: str) -> list[float]:
-        told = await drive(
+        measured = await drive(
             self.tools,
             kind="schedule",
             peer=kind,
@@ -116,12 +116,12 @@ class _Round:
             seconds=self._seconds,
             warm_up=self._warm_up_s,
         )
-        self.note("driver behind its schedule at worst", "driver", float(told["late_s"]))
-        return list(told.get("delays_s", ()))
+        self.note("driver behind its schedule at worst", "driver", float(measured["late_s"]))
+        return list(measured.get("delays_s", ()))
 
     async def _appends(self, product: str, kind: str, edge: str) -> None:
         for measure, callers in ((_ONE, 1), (_MANY, _CALLERS)):
-            told = await drive(
+            measured = await drive(
                 self.tools,
                 kind="appends",
                 peer=kind,
@@ -130,7 +130,7 @@ class _Round:
                 seconds=self.place.sized(5, 1),
                 warm_up=self.place.sized(1, 0) or 0.3,
             )
-            self.note(measure, product, float(told["rate"]))
+            self.note(measure, product, float(measured["rate"]))
 
     def _note_delays(self, product: str, delays: list[float]) -> None:
         for measure, share in ((_P50, 0.5), (_P99, 0.99)):

@@ -95,10 +95,10 @@ class Nats:
             await drive(self.tools, kind="prepare", peer="nats", edge=pair.edge_address)
             await drive(self.tools, kind="fill", peer="nats", edge=pair.edge_address, count=count)
         async with self._servers(folder, is_synced=self.is_synced) as pair:
-            told = await drive(
+            measured = await drive(
                 self.tools, kind="drain", peer="nats", edge=pair.edge_address, cloud=pair.cloud_address, count=count
             )
-        return float(told["rate"])
+        return float(measured["rate"])
 
     @asynccontextmanager
     async def _servers(self, folder: Path, *, is_synced: bool) -> AsyncIterator[Pair]:

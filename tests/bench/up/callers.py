@@ -19,7 +19,7 @@ from common import border
 from common.core.addresses import Address
 from common.core.journal.append import LocalAppend
 from common.runtime.intake_grpc import APPEND_PATH, APPEND_STREAM_PATH
-from common.transport.codec import push as codec
+from common.transport.codec import intake as codec
 from common.transport.grpc import GrpcChannel, open_channel
 from tests.bench.processes import answer
 from tests.bench.table import percentile

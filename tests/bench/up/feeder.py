@@ -16,7 +16,7 @@ from common.core.addresses import Address
 from common.core.journal.append import LocalAppend
 from common.runtime.environment import utc_now_us
 from common.runtime.intake_grpc import APPEND_STREAM_PATH
-from common.transport.codec import push as codec
+from common.transport.codec import intake as codec
 from common.transport.grpc import open_channel
 from tests.bench.processes import answer
 from tests.bench.timer import Timer, open_timer

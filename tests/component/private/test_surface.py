@@ -18,7 +18,6 @@ MODULES = sorted(path.stem for path in PRIVATE.glob("*.py") if path.stem not in 
 # Takes one of the touched parts away before our module looks.
 TAKEN_AWAY = {
     "asyncio": "import asyncio.sslproto; del asyncio.sslproto.SSLProtocol.max_size",
-    "betterproto": "import betterproto; del betterproto.Message._betterproto",
     "grpclib": (
         "from common import border; from grpclib.protocol import EventsProcessor as E;"
         "E.process_stream_reset = lambda self, event: None"

@@ -24,7 +24,7 @@ from common.runtime.http.subscriptions import subscription_routes
 from common.runtime.intake import Intake
 from common.runtime.intake_grpc import APPEND_PATH, intake_methods
 from common.testing.http_in_memory import HttpAnswer, http_request
-from common.transport.codec import push as codec
+from common.transport.codec import intake as codec
 from common.transport.stream import Caller, PeerInfo, UnaryMethod
 from tests.support.builders import Origin, append
 from tests.support.subscription.received import NAME, take

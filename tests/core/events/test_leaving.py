@@ -12,8 +12,7 @@ from common.core.events.rules import problems
 from common.core.events.transformations import transform
 from common.core.filters.predicates import EVERY_ENTITY, parse_filter
 from common.core.journal.snapshot import due_snapshots
-from common.generated.backhaul import v1 as wire
-from common.transport.codec.push import batch_from_wire, encode_batch
+from common.transport.codec.events import decode_batch, encode_batch
 
 SECRET = "t:patient/7"
 
@@ -46,7 +45,7 @@ def test_a_mark_keeps_the_entity_its_number_and_its_place() -> None:
 
 def test_a_mark_comes_off_the_wire_as_it_went() -> None:
     found = marked(story(), [1])
-    assert batch_from_wire(wire.EventBatch().parse(encode_batch(found))) == found
+    assert decode_batch(encode_batch(found)) == found
 
 
 def test_a_mark_matches_no_filter_and_what_follows_it_enters() -> None:

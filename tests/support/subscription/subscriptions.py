@@ -22,7 +22,7 @@ from common.journal.memory.journal import open_memory_journal
 from common.journal.memory.state import MemoryDatabase
 from common.journal.stores.journal import Journal
 from common.journal.stores.subscriptions import InboxRow
-from common.transport.codec.push import encode_batch
+from common.transport.codec.events import encode_batch
 from common.transport.memory.network import MemoryNetwork
 from common.transport.stream import Channel, PeerInfo
 from common.transport.subscription.catalogue import StreamCatalogue

@@ -14,8 +14,9 @@ from common.core.journal.append import LocalAppend, ParkedEvent
 from common.core.journal.history import Generation, History, Offset, Resume
 from common.core.push.messages import Ack, FromCloud, FromEdge, Hello, PushBatch, PushLimits, Start
 from common.generated.backhaul import v1 as wire
+from common.transport.codec import intake
 from common.transport.codec import push as codec
-from common.transport.codec.framing import varint
+from common.transport.codec.events import FEW_EVENTS, decode_batch, encode_batch
 from tests.support.paths import GOLDEN
 
 INT64 = st.integers(0, 2**63 - 1)
@@ -82,32 +83,57 @@ def test_what_the_cloud_says_is_heard(kind: str) -> None:
 
 @given(batches())
 def test_any_batch_comes_back(batch: EventBatch) -> None:
-    assert codec.batch_from_wire(wire.EventBatch().parse(codec.encode_batch(batch))) == batch
+    assert decode_batch(encode_batch(batch)) == batch
 
 
 @given(st.lists(batches(), max_size=4))
 def test_encoded_batches_may_be_joined_byte_by_byte(parts: list[EventBatch]) -> None:
-    joined = b"".join(map(codec.encode_batch, parts))
-    assert codec.batch_from_wire(wire.EventBatch().parse(joined)) == concat(parts)
+    joined = b"".join(map(encode_batch, parts))
+    assert decode_batch(joined) == concat(parts)
 
 
-def test_the_hand_written_framing_is_what_the_generator_would_write() -> None:
+def large_batch(n: int, *, is_uniform: bool) -> EventBatch:
+    """So many events that another codec writes and reads some of their columns."""
+    batch = new_events([f"Sensor|{i % 7}" for i in range(n)], ["Read"] * n, [bytes(600)] * n)
+    batch.position = list(range(1, n + 1))
+    batch.timestamp_us = [1_700_000_000_000_000 + i for i in range(n)]
+    batch.stored_us = [1_700_000_000_000_000] * n
+    batch.seq_nr, batch.prev_seq_nr = [i // 7 + 1 for i in range(n)], [i // 7 for i in range(n)]
+    if not is_uniform:
+        batch.event_type[-1], batch.codec[-1], batch.event_time_us[-1] = "Other", "bytes", 5
+        batch.tags[0], batch.metadata[-1] = join_tags(["a", "b"]), join_metadata({"k": "v"})
+    return batch
+
+
+@pytest.mark.parametrize("is_uniform", [True, False])
+@pytest.mark.parametrize("n", [FEW_EVENTS, FEW_EVENTS + 1, 300])
+def test_a_large_batch_comes_back(n: int, is_uniform: bool) -> None:
+    batch = large_batch(n, is_uniform=is_uniform)
+    encoded = encode_batch(batch)
+    assert decode_batch(encoded) == batch
+    assert wire.EventBatch().parse(encoded) == wire.EventBatch().parse(bytes(wire.EventBatch().parse(encoded)))
+    damaged = encoded[:-1] + b"\xff"
+    with pytest.raises(BackhaulError) as refused:
+        decode_batch(damaged)
+    assert refused.value.code in ("link.malformed", "events.ragged")
+    assert (
+        intake.decode_append_reply(intake.encode_append_reply(1, batch.position, repeated=False))[1] == batch.position
+    )
+
+
+def test_messages_are_what_the_reference_would_write() -> None:
     batch = sample_batch()
-    slow = wire.EventBatch().parse(codec.encode_batch(batch))
-    assert slow == wire.EventBatch().parse(bytes(slow))
+    encoded = encode_batch(batch)
+    slow = wire.EventBatch().parse(encoded)
+    assert encoded == bytes(slow)
     assert wire.FromEdge().parse(codec.encode_from_edge(FROM_EDGE["batch"])).batch.events == slow
     request = LocalAppend(batch, {"Sensor|a": 3}, "key")
-    assert wire.AppendRequest().parse(codec.encode_append_request(request)).events == slow
-
-
-@pytest.mark.parametrize(("number", "encoded"), [(0, b"\0"), (127, b"\x7f"), (128, b"\x80\x01"), (300, b"\xac\x02")])
-def test_varints(number: int, encoded: bytes) -> None:
-    assert varint(number) == encoded
+    assert wire.AppendRequest().parse(intake.encode_append_request(request)).events == slow
 
 
 @given(st.binary(max_size=200))
 def test_garbage_is_refused_with_a_code_or_is_harmless(data: bytes) -> None:
-    for decode in (codec.decode_from_edge, codec.decode_from_cloud, codec.decode_append_request):
+    for decode in (codec.decode_from_edge, codec.decode_from_cloud, intake.decode_append_request):
         try:
             decode(data)
         except BackhaulError as error:
@@ -125,7 +151,7 @@ def test_garbage_is_refused_with_a_code_or_is_harmless(data: bytes) -> None:
     ],
 )
 def test_a_ragged_batch_is_refused_whole(spoil: object) -> None:
-    message = wire.EventBatch().parse(codec.encode_batch(sample_batch()))
+    message = wire.EventBatch().parse(encode_batch(sample_batch()))
     spoil(message)  # type: ignore[operator]
     with pytest.raises(BackhaulError) as refused:
         codec.decode_from_edge(bytes(wire.FromEdge(batch=wire.PushBatch(through_position=9, events=message))))
@@ -133,22 +159,22 @@ def test_a_ragged_batch_is_refused_whole(spoil: object) -> None:
 
 
 def test_a_separator_hidden_in_a_tag_is_refused() -> None:
-    message = wire.EventBatch().parse(codec.encode_batch(sample_batch()))
+    message = wire.EventBatch().parse(encode_batch(sample_batch()))
     message.tag[0] = "a\x1fb"
     with pytest.raises(BackhaulError, match=r"events\.invalid"):
-        codec.batch_from_wire(message)
+        decode_batch(bytes(message))
 
 
 def test_an_intake_request_may_leave_columns_out() -> None:
     events = wire.EventBatch(persistence_id=["Sensor|a"], event_type=["Read"], payload=[b"1"])
-    request = codec.decode_append_request(bytes(wire.AppendRequest(events=events)))
+    request = intake.decode_append_request(bytes(wire.AppendRequest(events=events)))
     assert request.events == new_events(["Sensor|a"], ["Read"], [b"1"])
 
 
 def test_replies_and_refusals_of_the_intake() -> None:
-    assert codec.decode_append_reply(codec.encode_append_reply(5, [1, 2], repeated=True)) == (5, [1, 2], True)
+    assert intake.decode_append_reply(intake.encode_append_reply(5, [1, 2], repeated=True)) == (5, [1, 2], True)
     with pytest.raises(BackhaulError, match=r"journal\.full"):
-        codec.decode_append_reply(codec.encode_append_error(BackhaulError("journal.full", "no room", "wait")))
+        intake.decode_append_reply(intake.encode_append_error(BackhaulError("journal.full", "no room", "wait")))
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in GOLDEN.glob("*.bin")))

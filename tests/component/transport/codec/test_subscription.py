@@ -36,7 +36,7 @@ from common.core.subscription.place import NO_RESUME_POINT, FilterState, LogCurs
 from common.generated.backhaul import v1 as wire
 from common.transport.codec import query as query_codec
 from common.transport.codec import subscription as codec
-from common.transport.codec.push import encode_batch
+from common.transport.codec.events import encode_batch
 from tests.support import questions
 from tests.support.paths import GOLDEN
 

@@ -24,7 +24,7 @@ from common.core.subscription.messages import (
     Subscribed,
 )
 from common.core.subscription.place import NO_FILTER, NO_RESUME_POINT, LogCursor, ResumePoint
-from common.transport.codec.push import encode_batch
+from common.transport.codec.events import encode_batch
 from common.transport.codec.subscription import (
     decode_from_consumer,
     decode_from_source,

@@ -1,0 +1,1 @@
+"""Generated message classes, a module a file of protos/ (.ci/wire_messages.py)."""
