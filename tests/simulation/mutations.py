@@ -297,5 +297,5 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "no_snapshots_of_deleted": Mutation(
         (108,), "EverythingSelected", _patched(common.firehose.catch_ups, "find_deleted", down.find_nothing_deleted)
     ),
-    "no_poll": Mutation((30, 83, 93), "Converges", _patched(HeadSignal, "wait_above", _wait_for_the_prompt)),
+    "no_poll": Mutation((30, 16), "Converges", _patched(HeadSignal, "wait_above", _wait_for_the_prompt)),
 }

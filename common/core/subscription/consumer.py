@@ -13,7 +13,7 @@ for a replay while all others flow on. Nothing is ever taken in out of an entity
     in order     previous number > known                          Replay from known + 1             awaiting
     awaiting     another lane: all but snapshots                  drop: the replay brings it        awaiting
     awaiting     event or range of the replay that continues      take effect, known = number       awaiting
-    awaiting     replay_done, everything replayed is known        nothing                            in order
+    awaiting     replay_done, everything replayed is known       nothing                            in order
     awaiting     replay_done, a gap is left                       keep waiting, log it              awaiting
 """
 

@@ -37,6 +37,9 @@ class MemoryConnections:
             before, database.state = database.state, draft
             if self.feed.is_wanted:
                 self.feed.give(draft.log.slice(bisect_right(draft.log.position, before.head_position), len(draft.log)))
-            for head_signal in database.head_signals:
-                head_signal.raise_to(draft.head_position)
+            if (
+                draft.head_position != before.head_position
+            ):  # as elsewhere: a renewed lease reveals no other node's commit
+                for head_signal in database.head_signals:
+                    head_signal.raise_to(draft.head_position)
         await trio.lowlevel.checkpoint()
