@@ -172,6 +172,11 @@ class Subscriptions:
             metrics.gauges(name, help_text, "subscription", of_each(read))
         for name, help_text, read in (
             ("subscription_received_events_total", "Events received.", lambda one: states[one].received),
+            (
+                "subscription_deleted_events_total",
+                "Events the source had deleted before they came.",
+                lambda one: states[one].deleted,
+            ),
             ("subscription_connects_total", "Links made.", lambda one: states[one].connects),
             ("subscription_ends_total", "Links that ended and tries that failed.", lambda one: states[one].ends.total),
         ):
@@ -192,6 +197,7 @@ class Subscriptions:
                 "lag_s": self._lag_s(state),
                 "received": state.received,
                 "repeated": state.repeated,
+                "deleted": state.deleted,
                 "awaiting_replay": state.awaiting,
                 "filter": {"applied": state.applied_version, "requested": state.requested_version},
                 "backfill": state.backfill_position if state.backfill_position >= 0 else None,

@@ -13,6 +13,8 @@ import structlog
 import trio
 
 from common.core.errors import BackhaulError, ErrorKind
+from common.core.events.stated_range import StatedRange
+from common.core.journal.admission import GONE_REASONS
 from common.core.subscription.consumer import admit_received, effect_of
 from common.core.subscription.messages import Deliver
 from common.core.subscription.place import ResumePoint, Subscription
@@ -139,6 +141,7 @@ class ReceiveCommitter:
         await self._commit(commit)
         if taken:
             self._state.received += len(taken.events)
+            self._tell_deleted([stated for stated in taken.passed if stated.reason in GONE_REASONS])
         self._tell_gaps(awaiting)
         self._tell()
         return [message.replay_of for message in deliveries if message.replay_done]
@@ -191,6 +194,23 @@ class ReceiveCommitter:
                 known=self._known.get(name, 0),
                 repeat_key=name,
             )
+
+    def _tell_deleted(self, ranges: Sequence[StatedRange]) -> None:
+        if not ranges:
+            return
+        count = sum(stated.to_seq_nr - stated.from_seq_nr + 1 for stated in ranges)
+        self._state.deleted += count
+        first = ranges[0]
+        _log.warning(
+            "subscription.deleted",
+            events=count,
+            entities=len({stated.persistence_id for stated in ranges}),
+            persistence_id=first.persistence_id,
+            from_seq_nr=first.from_seq_nr,
+            to_seq_nr=first.to_seq_nr,
+            reason=first.reason,
+            repeat_key=first.reason,
+        )
 
     def _tell_gaps(self, awaiting: dict[str, bool]) -> None:
         begun = sum(awaiting.values())

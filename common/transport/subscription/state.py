@@ -61,6 +61,8 @@ class SubscriptionState:
     requested_version: int = 0
     received: int = 0
     repeated: int = 0
+    deleted: int = 0
+    """Events that the source had deleted before they came here: stated, and led over."""
     awaiting: int = 0
     timestamp_us: int = 0
     """Order time of the last event or place heard of, for the lag in seconds."""

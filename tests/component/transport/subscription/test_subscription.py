@@ -210,6 +210,22 @@ async def test_a_trimmed_consumer_goes_on_with_snapshots_or_stops_as_it_was_told
                 assert numbers[-1] == log_of(log)[name][-1]
 
 
+async def test_what_the_source_deleted_before_it_came_is_counted_and_said(autojump_clock: MockClock) -> None:
+    world = SubscriptionWorld()
+    async with world.source() as (source, _):
+        await publish(source, ["Order|a", "Order|gone", "Order|gone", "Order|a", "Order|b"])
+        await source.log.trim(TrimLimit(3, 10))
+        with structlog.testing.capture_logs() as logs:
+            async with world.consumer() as (consumer, state):
+                await wait_for_position(state, 5)
+                await trio.sleep(5)
+                assert rows_of(await whole_inbox(consumer)) == {"Order|a": [2], "Order|b": [1]}
+                assert state.deleted == 3
+        lines = [line for line in logs if line["event"] == "subscription.deleted"]
+        assert sum(line["events"] for line in lines) == 3
+        assert {line["reason"] for line in lines} == {"trimmed"}
+
+
 async def test_a_source_that_lost_history_stops_its_consumer_or_is_followed_anew(autojump_clock: MockClock) -> None:
     world = SubscriptionWorld()
     async with world.source() as (source, _):
