@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 
+from common.core.errors import BackhaulError
 from common.core.flow.backoff import Backoff
 from common.core.flow.messages import Drain
 from common.core.push.messages import PUSH_PATH
 from common.journal.stores.journal import Journal
 from common.transport.link.keep import Dial, keep_link
-from common.transport.push.producer import LinkState, PushSettings, push
+from common.transport.push.producer import CURSOR, LinkState, PushSettings, push
 from common.transport.stream import DialledStream
 
 
@@ -31,4 +33,17 @@ async def keep_push_link(
     ) -> Drain | None:
         return await push(stream, journal, settings, state, now_us=now_us, on_start=on_start, on_progress=on_progress)
 
+    await _recall(journal, state)
     await keep_link(dial, PUSH_PATH, converse, state, backoff=backoff, chance=chance, now_us=now_us)
+
+
+async def _recall(journal: Journal, state: LinkState) -> None:
+    """Begin with what the cloud had when an earlier process looked last, so that the lag is true before the first link.
+
+    It is no ack: nothing is trimmed by it (``acked_is_known``).
+    """
+    with suppress(BackhaulError):  # the journal's watch reports it
+        cursor = await journal.log.load_cursor(CURSOR)
+        if cursor is not None and cursor.journal_id == journal.log.history.journal_id:
+            head = journal.log.history.head_position
+            state.acked_position = state.sent_position = min(cursor.position, head)

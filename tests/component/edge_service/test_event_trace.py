@@ -139,3 +139,16 @@ async def test_what_retention_took_is_not_counted_as_withheld(autojump_clock: Mo
             await trio.sleep(5)
             assert await stories(cloud) == {"S|a": [3, 4, 5]}
             assert link.withheld <= 3
+
+
+async def test_after_a_restart_off_line_the_lag_is_what_the_cloud_lacks(autojump_clock: MockClock) -> None:
+    world = PushWorld()
+    async with world.cloud() as (cloud, _), world.edge() as (edge, _):
+        await append(edge, ["S|a"] * 10)
+        await settled(cloud, 10)
+        await trio.sleep(10)
+    async with world.edge() as (edge, link):
+        await append(edge, ["S|a"] * 2)
+        await trio.sleep(1)
+        assert (link.acked_position, link.sent_position, link.acked_is_known) == (10, 10, False)
+        assert await EventTrace(edge.log, link, None)(1) == {"sent": None, "acked": None}
