@@ -88,3 +88,50 @@ async def test_what_has_taken_the_files_place_is_not_gone_on_with(tmp_path: Path
                     await append(journal, local("Sensor|a"))
                 with pytest.raises(BackhaulError, match="ended at 2"):
                     await journal.log.stats()
+
+
+async def test_another_file_system_at_the_same_place_is_not_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    with in_use(Dying()) as disk:
+        assert isinstance(disk, Dying)
+        async with open_sqlite_journal(
+            path, now_us=lambda: START_US, new_id=ids().__next__, runner=run_inline, vfs=disk.name
+        ) as journal:
+            await append(journal, local("Sensor|a"))
+            disk.is_dead = True
+            with pytest.raises(BackhaulError, match=r"journal\.io_error"):
+                await append(journal, local("Sensor|a"))
+            disk.is_dead = False
+            put_another_lock(path)
+            with pytest.raises(BackhaulError, match="another file system"):
+                await append(journal, local("Sensor|a"))
+
+
+def put_another_lock(path: Path) -> None:
+    """What is found at the lock's path after a mount: a file that this process does not hold."""
+    another = path.with_name("another")
+    another.touch()
+    os.replace(another, f"{path}.lock")
+
+
+async def test_what_a_killed_process_left_in_the_wal_is_in_the_file_before_anything_is_built_on_it(
+    tmp_path: Path,
+) -> None:
+    async with open_sqlite_journal(tmp_path / "j.db", now_us=lambda: START_US, new_id=ids().__next__) as journal:
+        await append(journal, local("Sensor|a", "Sensor|b"))
+        left = copied(tmp_path, tmp_path / "left")
+    new_ids = ids("next")
+    async with open_sqlite_journal(left / "j.db", now_us=lambda: START_US, new_id=new_ids.__next__):
+        (left / "j.db-wal").unlink()
+        alone = copied(left, tmp_path / "alone")
+        async with open_sqlite_journal(alone / "j.db", now_us=lambda: START_US, new_id=new_ids.__next__) as journal:
+            assert len(await whole_log(journal)) == 2
+
+
+def copied(folder: Path, to: Path) -> Path:
+    """The journal's files as a killed process leaves them."""
+    to.mkdir()
+    for name in ("j.db", "j.db-wal"):
+        if (folder / name).exists():
+            shutil.copy(folder / name, to)
+    return to

@@ -150,6 +150,23 @@ async def test_the_reserve_is_given_up_for_a_start_and_made_again_when_there_is_
             assert reserve.exists()
 
 
+async def test_housekeeping_that_comes_first_stores_the_generation(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    with in_use(Full()) as disk:
+        assert isinstance(disk, Full)
+        opening = opener(disk)
+        async with opening(path) as journal:
+            await append(journal, local("Sensor|a"))
+        disk.is_full = True
+        async with opening(path) as journal:
+            disk.is_full = False
+            await journal.log.forget_append_ids(START_US, 10)
+            await append(journal, local("Sensor|a"))
+            generations = journal.log.history.generations
+        async with opening(path) as journal:
+            assert journal.log.history.generations[:-1] == generations
+
+
 class FullButForReserve(Full):
     """Has room for a little once the reserve file is gone."""
 
