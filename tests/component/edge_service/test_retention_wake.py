@@ -27,11 +27,12 @@ class FullJournal:
 
     def __init__(self) -> None:
         self.used = [100]
+        self.code = "journal.full"
         self.looks: list[float] = []
         self.log = self.projections = self.ages = self
 
     async def append_group(self, requests: object) -> object:
-        raise BackhaulError("journal.full", "no room", kind=ErrorKind.FULL)
+        raise BackhaulError(self.code, "no room", kind=ErrorKind.FULL)
 
     async def stats(self) -> object:
         self.looks.append(trio.current_time())
@@ -52,8 +53,10 @@ def retention(journal: FullJournal) -> EdgeRetention:
     return EdgeRetention(cast(Journal, journal), LinkState(), settings)
 
 
-async def test_a_refused_append_wakes_retention(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("code", ["journal.full", "journal.disk_full"])
+async def test_a_refused_append_wakes_retention(autojump_clock: MockClock, code: str) -> None:
     journal = FullJournal()
+    journal.code = code
     task = retention(journal)
     async with open_group_commit(cast(Journal, journal).log) as commit, trio.open_nursery() as nursery:
         commit.on_full = task.wake
