@@ -27,11 +27,11 @@ async def find_deleted(
         gone = gone[:max_entities]
         page = _cut(page, await _deleted_position(journal, gone[-1]))
     capped = cap_to_stored(gone, page.events)
-    last_tags = {
-        stated.persistence_id: tags
-        for stated, tags in await journal.log.deleted_of([one.persistence_id for one in capped])
-    }
-    return page, [await _what_is_left(journal, stated, last_tags[stated.persistence_id]) for stated in capped]
+    names = [one.persistence_id for one in capped]
+    last_tags = {stated.persistence_id: tags for stated, tags in await journal.log.deleted_of(names)}
+    tag_sets = await journal.log.tag_sets(names)
+    left = [await _what_is_left(journal, stated, last_tags[stated.persistence_id]) for stated in capped]
+    return page, [replace(one, tag_sets=tag_sets.get(one.gone.persistence_id)) for one in left]
 
 
 async def _deleted_position(journal: Journal, stated: StatedRange) -> int:

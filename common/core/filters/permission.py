@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from common.core.events.batch import EventBatch, predecessor_tags
-from common.core.filters.predicates import EVERY_ENTITY, EntityPredicate, Keys, fewest_keys
+from common.core.events.batch import LEFT_TAGS, EventBatch, predecessor_tags
+from common.core.filters.predicates import EVERY_ENTITY, EntityPredicate, Filter, Keys, fewest_keys
 from common.core.filters.selection import Selection
 
 
@@ -33,6 +33,10 @@ class Walled:
             return False
         return self.wish is EVERY_ENTITY or self.wish.matches(persistence_id, tags)
 
+    @property
+    def permits_by_tags(self) -> bool:
+        return not (isinstance(self.wall, Filter) and not self.wall.asks_tags) or self.wish.permits_by_tags
+
     def permits(self, persistence_id: str, tags: str) -> bool:
         return self.wall.matches(persistence_id, tags) and self.wish.permits(persistence_id, tags)
 
@@ -50,6 +54,18 @@ class Walled:
 def within(wall: EntityPredicate, wish: EntityPredicate) -> EntityPredicate:
     """``wish`` as far as ``wall`` permits; a wall that permits everything is not asked."""
     return wish if wall.is_everything else Walled(wall, EVERY_ENTITY if wish.is_everything else wish)
+
+
+def may_see_folded(predicate: EntityPredicate, persistence_id: str, tag_sets: frozenset[str] | None) -> bool:
+    """Whether a snapshot may be seen: all events that it folds may be, whose distinct tags are ``tag_sets`` (None = unknown).
+
+    The sets may be of later events too: then less is seen than could be. A leaving mark that it folds has no content.
+    """
+    if not predicate.permits_by_tags:
+        return predicate.permits(persistence_id, "")
+    return tag_sets is not None and all(
+        tags == LEFT_TAGS or predicate.permits(persistence_id, tags) for tags in tag_sets
+    )
 
 
 @dataclass(slots=True)

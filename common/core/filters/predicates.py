@@ -59,6 +59,10 @@ class EntityPredicate(Protocol):
     def matches(self, persistence_id: str, tags: str) -> bool:
         """Whether an entity whose last event has ``tags`` is selected."""
 
+    @property
+    def permits_by_tags(self) -> bool:
+        """Whether what may be seen depends on tags."""
+
     def permits(self, persistence_id: str, tags: str) -> bool:
         """Whether an event with ``tags`` may be seen at all, selected or not (``core.filters.permission``)."""
 
@@ -136,6 +140,16 @@ class Filter:
         topics = (part.removeprefix(TOPIC_PREFIX) for part in parts if part.startswith(TOPIC_PREFIX))
         return any(map(self._topics.matches, topics))
 
+    @property
+    def permits_by_tags(self) -> bool:
+        return False
+
+    @property
+    def asks_tags(self) -> bool:
+        """Whether tags can make a difference to it."""
+        meaning = self._meaning
+        return bool(meaning.exclude_tags or meaning.include_tags or meaning.include_topics)
+
     def permits(self, persistence_id: str, tags: str) -> bool:
         return True
 
@@ -211,6 +225,10 @@ class AllOf:
     def matches(self, persistence_id: str, tags: str) -> bool:
         return all(part.matches(persistence_id, tags) for part in self.parts)
 
+    @property
+    def permits_by_tags(self) -> bool:
+        return any(part.permits_by_tags for part in self.parts)
+
     def permits(self, persistence_id: str, tags: str) -> bool:
         return all(part.permits(persistence_id, tags) for part in self.parts)
 
@@ -244,6 +262,10 @@ class OnlyNew:
 
     def matches(self, persistence_id: str, tags: str) -> bool:
         return self.new.matches(persistence_id, tags) and not self.old.matches(persistence_id, tags)
+
+    @property
+    def permits_by_tags(self) -> bool:
+        return self.new.permits_by_tags
 
     def permits(self, persistence_id: str, tags: str) -> bool:
         return self.new.permits(persistence_id, tags)

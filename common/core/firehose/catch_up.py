@@ -17,6 +17,7 @@ from common.core.errors import BackhaulError
 from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch
 from common.core.events.ids import entity_type_of
 from common.core.events.stated_range import StatedRange
+from common.core.filters.permission import may_see_folded
 from common.core.filters.predicates import EntityPredicate
 from common.core.filters.selection import EVERYTHING, Selection
 from common.core.firehose.fetch_builder import Stated
@@ -34,13 +35,14 @@ class DeletedEntity:
     """An entity of which events were removed within a page: what is gone, and what is left to judge and to tell.
 
     ``tags`` are those of its last removed event, as far as they can be known. ``snapshot`` is one event, or none;
-    ``reached`` the highest position of what it stands for.
+    ``reached`` the highest position of what it stands for, ``tag_sets`` the tags that the entity's events had, if known.
     """
 
     gone: StatedRange
     tags: str
     snapshot: EventBatch
     reached: int = 0
+    tag_sets: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,8 +297,8 @@ def stated_for(
 ) -> Stated:
     """What one cursor gets in place of what was deleted: only of entities it selects.
 
-    A snapshot stands for everything up to its number; without one that reaches so far, and is selected itself, the numbers
-    are stated: an entity may have left the filter before it was taken.
+    A snapshot stands for everything up to its number; without one that reaches so far, is selected itself, and folds nothing
+    that is forbidden, the numbers are stated: an entity may have left the filter before it was taken.
     """
     stated = Stated()
     for one in deleted:
@@ -306,7 +308,8 @@ def stated_for(
         if not predicate.matches(gone.persistence_id, one.tags):
             continue
         reaches = snapshot and snapshot.seq_nr[0] >= gone.to_seq_nr
-        if reaches and predicate.matches(gone.persistence_id, snapshot.tags[0]):
+        is_wanted = reaches and predicate.matches(gone.persistence_id, snapshot.tags[0])
+        if is_wanted and may_see_folded(predicate, gone.persistence_id, one.tag_sets):
             stated.snapshots.extend(snapshot)
             stated.reached = max(stated.reached, one.reached)
         else:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from common.core.events.batch import EventBatch
 from common.core.events.leaving import marked
 from common.core.events.stated_range import StatedRange
-from common.core.filters.permission import match_batch
+from common.core.filters.permission import match_batch, may_see_folded
 from common.core.filters.predicates import EntityPredicate
 from common.core.journal.snapshot import Snapshot, reached_by_snapshots, snapshot_batch
 
@@ -40,10 +40,11 @@ def beginning(
     snapshot: Snapshot | None,
     wanted: EntityPredicate,
     deleted_position: int,
+    tag_sets: frozenset[str] | None,
 ) -> ReplayPart | None:
     """What stands for the numbers from ``from_seq_nr`` on that are deleted, the last one at ``deleted_position``.
 
-    ``first_stored`` is the first number that is not.
+    ``first_stored`` is the first number that is not; ``tag_sets`` are the tags that the entity's events had, if known.
     """
     if from_seq_nr >= first_stored:
         return None
@@ -51,6 +52,7 @@ def beginning(
         snapshot is not None
         and snapshot.seq_nr >= max(from_seq_nr, first_stored - 1)
         and wanted.matches(persistence_id, snapshot.tags)
+        and may_see_folded(wanted, persistence_id, tag_sets)
     ):
         return ReplayPart(snapshot_batch([snapshot]), snapshots=1, reached=reached_by_snapshots([snapshot]))
     trimmed = StatedRange(persistence_id, 1, first_stored - 1, TRIMMED)

@@ -20,6 +20,7 @@ from common.core.journal.append import (
     PushedAppend,
     PushLane,
 )
+from common.core.journal.tag_sets import TAG_SETS_MAX, begun_tag_sets
 from common.core.push.filter_transition import UNFILTERED
 from common.journal.memory.connections import MemoryConnections
 from common.journal.memory.state import AppendIdEntry, DraftHeads, MemoryState, ParkedEntry
@@ -91,16 +92,19 @@ def store(connections: MemoryConnections, draft: MemoryState, heads: DraftHeads,
     now_us = connections.now_us()
     first = draft.head_position + 1
     first_us = max(now_us, draft.head_timestamp_us + 1)
-    draft.log.extend(
-        replace(
-            events,
-            position=list(range(first, first + n)),
-            timestamp_us=list(range(first_us, first_us + n)),
-            stored_us=[now_us] * n,
-            prev_seq_nr=[number - 1 for number in events.seq_nr],
-            prev_tags=link_tags(events, heads),
-        )
+    events = replace(
+        events,
+        position=list(range(first, first + n)),
+        timestamp_us=list(range(first_us, first_us + n)),
+        stored_us=[now_us] * n,
+        prev_seq_nr=[number - 1 for number in events.seq_nr],
+        prev_tags=link_tags(events, heads),
     )
+    draft.log.extend(events)
+    for name, tags in sorted(begun_tag_sets(events)):
+        noted = draft.tag_sets.get(name, frozenset())
+        if len(noted) <= TAG_SETS_MAX:
+            draft.tag_sets[name] = noted | {tags}
     if n:
         draft.head_position = first + n - 1
         draft.head_timestamp_us = first_us + n - 1

@@ -16,6 +16,7 @@ from common.core.filters.selection import EVERYTHING, Selection
 from common.core.journal.admission import EntityHead
 from common.core.journal.append import AppendOutcome, AppendRequest, LocalAppend
 from common.core.journal.history import History, Offset
+from common.core.journal.tag_sets import known_tag_sets
 from common.journal.memory.append import append_local, append_pushed
 from common.journal.memory.connections import MemoryConnections
 from common.journal.memory.snapshots import is_covered
@@ -191,6 +192,12 @@ class MemoryLog:
             for head in known
             if head.deleted_to
         ]
+
+    async def tag_sets(self, persistence_ids: Collection[str]) -> dict[str, frozenset[str] | None]:
+        """See ``LogStore.tag_sets``."""
+        await trio.lowlevel.checkpoint()
+        state = self._connections.database.state
+        return {name: known_tag_sets(state.tag_sets.get(name, ())) for name in persistence_ids if name in state.heads}
 
 
 def _may_go(state: MemoryState, index: int, limit: TrimLimit) -> bool:

@@ -108,6 +108,7 @@ class MemoryState:
     head_timestamp_us: int = 0
     deleted_through: int = 0
     heads: dict[str, EntityHead] = field(default_factory=dict)
+    tag_sets: dict[str, frozenset[str]] = field(default_factory=dict)
     append_ids: dict[str, AppendIdEntry] = field(default_factory=dict)
     origins: dict[str, OriginState] = field(default_factory=dict)
     ranges: list[tuple[int, StoredRange]] = field(default_factory=list)
@@ -130,6 +131,7 @@ class MemoryState:
             self,
             log=self.log.slice(0, len(self.log)),
             heads=dict(self.heads),
+            tag_sets=dict(self.tag_sets),
             append_ids=dict(self.append_ids),
             origins=dict(self.origins),
             ranges=list(self.ranges),

@@ -16,6 +16,7 @@ from common.core.filters.selection import BLOCK_BITS, EVERYTHING, Selection
 from common.core.journal.admission import EntityHead, Heads
 from common.core.journal.append import AppendOutcome, AppendRequest, LocalAppend
 from common.core.journal.history import History, Offset
+from common.core.journal.tag_sets import known_tag_sets
 from common.fail_points import fail_point
 from common.journal.commit_feed import CommitFeed
 from common.journal.postgres import opening, selected
@@ -323,6 +324,18 @@ async def deleted_of(connection: asyncpg.Connection, persistence_ids: Collection
     return [(StatedRange(*row[:4]), row[4]) for row in rows]
 
 
+async def tag_sets(
+    connection: asyncpg.Connection, persistence_ids: Collection[str]
+) -> dict[str, frozenset[str] | None]:
+    """See ``LogStore.tag_sets``."""
+    rows = await connection.fetch(
+        "SELECT persistence_id, array(SELECT tags FROM entity_tags AS noted WHERE noted.entity_no = entity.entity_no)"
+        " FROM entity WHERE persistence_id = ANY ($1)",
+        sorted(set(persistence_ids)),
+    )
+    return {name: known_tag_sets(noted) for name, noted in rows}
+
+
 async def load_cursor(connection: asyncpg.Connection, name: str) -> Offset | None:
     """See ``LogStore.load_cursor``."""
     row = await connection.fetchrow(f"SELECT {_CURSOR_COLUMNS} FROM cursor_in_log WHERE name = $1", name)
@@ -482,6 +495,10 @@ class PostgresLog:
     async def deleted_of(self, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
         """See ``PushFilterStore.deleted_of``."""
         return await self._sessions.read(deleted_of, persistence_ids)
+
+    async def tag_sets(self, persistence_ids: Collection[str]) -> dict[str, frozenset[str] | None]:
+        """See ``LogStore.tag_sets``."""
+        return await self._sessions.read(tag_sets, persistence_ids)
 
     async def load_cursor(self, name: str) -> Offset | None:
         """See ``LogStore.load_cursor``."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import apsw
 import orjson
 
 from common.core.events.batch import EventBatch, tags_to_find_by
 from common.core.filters.selection import BLOCK_BITS, BLOCK_POSITIONS, block_of, blocks_by_type
+from common.core.journal.tag_sets import TAG_SETS_MAX, begun_tag_sets, known_tag_sets
 from common.journal.sqlite.connection import insert_rows, select
+
+_NOTED = "SELECT count(*) FROM entity_tags AS known WHERE known.entity_no = entity.entity_no"
 
 
 def add(writer: apsw.Connection, events: EventBatch) -> None:
@@ -19,6 +22,27 @@ def add(writer: apsw.Connection, events: EventBatch) -> None:
     entries = _tag_entries(zip(events.position, events.tags, events.prev_tags, strict=True))
     if entries:
         insert_rows(writer, "event_tag", 2, zip(*entries, strict=True))
+    begun = begun_tag_sets(events)
+    if begun:
+        writer.execute(
+            "INSERT INTO entity_tags SELECT entity_no, value ->> 1 FROM json_each(?) CROSS JOIN entity"
+            f" ON persistence_id = value ->> 0 WHERE ({_NOTED}) <= {TAG_SETS_MAX} ON CONFLICT DO NOTHING",
+            (orjson.dumps(sorted(begun)).decode(),),
+        )
+
+
+def tag_sets(reader: apsw.Connection, persistence_ids: Collection[str]) -> dict[str, frozenset[str] | None]:
+    """See ``LogStore.tag_sets``."""
+    rows = select(
+        reader,
+        "SELECT persistence_id, tags FROM json_each(?) CROSS JOIN entity ON persistence_id = value"
+        " LEFT JOIN entity_tags USING (entity_no)",
+        (orjson.dumps(sorted(set(persistence_ids))).decode(),),
+    )
+    noted: dict[str, list[str]] = {}
+    for name, tags in rows:
+        noted.setdefault(name, []).extend([] if tags is None else [tags])
+    return {name: known_tag_sets(each) for name, each in noted.items()}
 
 
 def remove_tags(writer: apsw.Connection, removed: Iterable[tuple[int, str, str]]) -> None:

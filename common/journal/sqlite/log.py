@@ -437,6 +437,10 @@ class SqliteLog:
         """See ``PushFilterStore.deleted_of``."""
         return await self._connections.read(deleted_of, persistence_ids)
 
+    async def tag_sets(self, persistence_ids: Collection[str]) -> dict[str, frozenset[str] | None]:
+        """See ``LogStore.tag_sets``."""
+        return await self._connections.read(indexes.tag_sets, persistence_ids)
+
     async def load_cursor(self, name: str) -> Offset | None:
         """See ``LogStore.load_cursor``."""
         return await self._connections.read(load_cursor, name)

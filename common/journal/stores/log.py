@@ -140,6 +140,9 @@ class LogStore(Protocol):
     async def deleted_of(self, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
         """For those of these entities that lost events to retention: 1 … deleted_to, and the tags of their last event."""
 
+    async def tag_sets(self, persistence_ids: Collection[str]) -> dict[str, frozenset[str] | None]:
+        """The distinct tags, joined, that events of these entities ever had; None where not all are known or too many."""
+
     async def trim(self, limit: TrimLimit) -> int:
         """Remove at most ``limit.max_events`` of the oldest events that ``limit`` allows; returns how many.
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from common.core.events.batch import EventBatch, predecessor_tags
 from common.core.events.ids import entity_type_of
 from common.core.events.stated_range import StatedRange
+from common.core.filters.permission import may_see_folded
 from common.core.filters.predicates import EntityPredicate
 from common.core.journal.snapshot import reached_by_snapshots, snapshot_batch
 from common.core.subscription.messages import Deliver, DeliveryLane
@@ -24,12 +25,16 @@ _TO_THE_LAST = 2**62
 async def send_snapshot_page(
     lane: DeliveryLane,
     predicate: EntityPredicate,
+    wanted: EntityPredicate,
     serving: Serving,
     sender: Sender,
     journal: Journal,
     served: StreamDefinition,
 ) -> bool:
-    """Send the lane's next snapshots; when there are none left put it where the log is to be read from. False: no scan."""
+    """Send the lane's next snapshots; when there are none left put it where the log is to be read from. False: no scan.
+
+    Of an entity whose snapshot folds what is forbidden the events that are ``wanted`` go, up to there.
+    """
     cursor = serving.place.backfill if lane is DeliveryLane.BACKFILL else serving.place.live
     if cursor is None or cursor.scan is None:
         return False
@@ -40,15 +45,63 @@ async def send_snapshot_page(
         entity_types=served.entity_types,
     )
     chosen = [one for one in page if predicate.matches(one.persistence_id, one.tags)]
+    withheld: list[str] = []
+    unseen: set[str] = set()
+    if predicate.permits_by_tags:
+        sets = await journal.log.tag_sets([one.persistence_id for one in page])
+        withheld = [
+            one.persistence_id
+            for one in page
+            if not may_see_folded(predicate, one.persistence_id, sets.get(one.persistence_id))
+        ]
+        unseen = {name for name in withheld if not _may_select(wanted, name, sets.get(name))}
+        chosen = [one for one in chosen if one.persistence_id not in withheld]
     through, scan = cursor.position, None
     if page:
         scan = replace(cursor.scan, after=page[-1].persistence_id)
     else:
         through = max(cursor.scan.low, cursor.position)
+    for name in withheld:
+        if name not in unseen:
+            await _send_instead(name, cursor.scan.low, wanted, serving, sender, journal)
     async with sender.send_lock:
         await sender.send_snapshots(lane, snapshot_batch(chosen), through, scan, reached_by_snapshots(chosen))
         fail_point("serving.in_snapshots")
     return True
+
+
+def _may_select(wanted: EntityPredicate, name: str, tag_sets: frozenset[str] | None) -> bool:
+    return tag_sets is None or any(wanted.matches(name, tags) for tags in tag_sets)
+
+
+async def _send_instead(
+    name: str, through: int, wanted: EntityPredicate, serving: Serving, sender: Sender, journal: Journal
+) -> None:
+    """Send the events that may be seen of an entity whose snapshot may not, up to where the log is to be read from."""
+    first = 1
+    while first:
+        batch_bytes = min(await sender.room(), serving.limits.batch_bytes)
+        parts, first = await entity_page(
+            journal, name, first, wanted, through, serving.limits.batch_events, batch_bytes
+        )
+        async with sender.send_lock:
+            position = serving.place.live.position
+            for part in parts:
+                await sender.send_replayed(_replayed(name, position, part))
+
+
+def _replayed(name: str, position: int, part: ReplayPart) -> Deliver:
+    return Deliver(
+        DeliveryLane.REPLAY,
+        0,
+        position,
+        events=part.events,
+        ranges=part.ranges,
+        leaving=part.leaving,
+        snapshots=part.snapshots,
+        replay_of=name,
+        reached=part.reached,
+    )
 
 
 async def send_replay_page(
@@ -75,19 +128,7 @@ async def send_replay_page(
         )
         parts += found
     for part in parts:
-        await sender.send_replayed(
-            Deliver(
-                DeliveryLane.REPLAY,
-                0,
-                position,
-                events=part.events,
-                ranges=part.ranges,
-                leaving=part.leaving,
-                snapshots=part.snapshots,
-                replay_of=name,
-                reached=part.reached,
-            )
-        )
+        await sender.send_replayed(_replayed(name, position, part))
     fail_point("serving.in_replay")
     if next_seq_nr:
         serving.replay_goes_on(next_seq_nr, parts)
@@ -120,7 +161,9 @@ async def entity_page(
         snapshot = await journal.snapshots.get(name)
         last_tags = predecessor_tags(found.tags[0], found.prev_tags[0]) if found else head.tags if head else ""
         if parts or any(wanted.matches(name, tags) for tags in {last_tags, snapshot.tags if snapshot else last_tags}):
-            instead = beginning(name, first, first_stored, snapshot, wanted, head.deleted_position if head else 0)
+            sets = (await journal.log.tag_sets([name])).get(name) if snapshot and wanted.permits_by_tags else None
+            deleted_position = head.deleted_position if head else 0
+            instead = beginning(name, first, first_stored, snapshot, wanted, deleted_position, sets)
             parts = [instead, *parts] if instead else parts
     is_cut = len(page) < len(found) and bool(page) and found.position[len(page)] <= through_position
     goes_on = is_cut or (len(page) == len(found) == max_events)

@@ -339,7 +339,7 @@ class SourceStream:
     # -- beside the log --------------------------------------------------------------------------------------------
     async def _serve_snapshots(self, lane: DeliveryLane, predicate: EntityPredicate) -> None:
         while self._drain is None and await send_snapshot_page(
-            lane, predicate, self._serving, self._sender, self._journal, self._served
+            lane, predicate, self._wanted, self._serving, self._sender, self._journal, self._served
         ):
             pass
 

@@ -126,7 +126,10 @@ class TenantsApart(DownChecker):
         for index, name in enumerate(events.persistence_id):
             row = watch.source.row(name, events.seq_nr[index])
             may_see = row is not None and watch.allowed.matches(name, row.tags)
-            if row is not None and events.tags[index] == LEFT_TAGS:
+            if index < message.snapshots:
+                folded = [one for one in watch.source.of_entity(name) if one.seq_nr <= events.seq_nr[index]]
+                may_see = may_see and all(watch.allowed.matches(name, one.tags) for one in folded)
+            elif row is not None and events.tags[index] == LEFT_TAGS:
                 may_see = watch.allowed.matches(name, row.tags_before) and not mark_problem(events, index)
             if not may_see or not watch.is_of_stream(name):
                 self.complain(f"{watch.edge} is sent {row} over {watch.name}")

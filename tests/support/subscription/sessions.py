@@ -235,7 +235,9 @@ class Session:
         parts: list[ReplayPart] = []
         deleted = self.source.deleted_to.get(name)
         if deleted is not None and deleted.seq_nr >= replay.from_seq_nr:
-            first = beginning(name, replay.from_seq_nr, deleted.seq_nr + 1, self.source.snapshots[name], wanted, 0)
+            first = beginning(
+                name, replay.from_seq_nr, deleted.seq_nr + 1, self.source.snapshots[name], wanted, 0, None
+            )
             assert first is not None
             parts.append(first)
         parts += replay_parts(columns(page), wanted)

@@ -14,8 +14,9 @@ from trio.testing import MockClock
 from common.core.errors import BackhaulError
 from common.core.events.batch import LEFT_TAGS
 from common.core.events.leaving import LEAVING_TYPE
+from common.core.journal.snapshot import NewSnapshot
 from common.core.policy.parsing import parse_policy
-from common.core.subscription.messages import ENTITY_EVENTS_PATH, EVENT_PATH, EntityEvents, EntityQuery
+from common.core.subscription.messages import ENTITY_EVENTS_PATH, EVENT_PATH, Begin, EntityEvents, EntityQuery
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import TrimLimit
 from common.journal.stores.subscriptions import InboxRow
@@ -146,7 +147,39 @@ async def entity_events(world: SubscriptionWorld, name: str) -> EntityEvents:
         return questions.decode_entity_events(reply)
 
 
-FAR_US = 2**60
+async def snapshots_of(source: Journal, seq_nr: int, tags: str) -> None:
+    await source.snapshots.put([NewSnapshot(name, seq_nr, "State", "json", b'"all"', tags) for name in NAMES])
+
+
+@pytest.mark.parametrize("sites", [[HERE, HERE, HERE], [HERE, THERE, HERE], [THERE, HERE, HERE, HERE]])
+@pytest.mark.parametrize("is_trimmed", [False, True])
+@pytest.mark.parametrize("start", [Begin.LOG, Begin.SNAPSHOTS])
+async def test_a_snapshot_that_folds_a_forbidden_event_does_not_pass(
+    autojump_clock: MockClock, sites: list[str], *, is_trimmed: bool, start: Begin
+) -> None:
+    """Its own tags are permitted. What is stored and permitted comes in its place, the rest is stated."""
+    world = world_with_wall()
+    async with told(world, sites) as source:
+        await snapshots_of(source, len(sites), HERE)
+        if is_trimmed:
+            await source.log.trim(TrimLimit(2 * len(NAMES), 100))
+        may_pass = set(sites) == {HERE}
+        async with world.consumer(stream_id="orders", start=start) as (consumer, state):
+            await wait_for_position(state, len(NAMES) * len(sites))
+            await trio.sleep(5)
+            rows = await whole_inbox(consumer)
+            assert state.awaiting == 0
+        snapshots = [row for row in rows if row.replaces]
+        assert len(snapshots) == (len(NAMES) if may_pass and (is_trimmed or start is Begin.SNAPSHOTS) else 0)
+        if not may_pass and not is_trimmed:
+            check(rows, sites)
+        elif not may_pass:
+            stored = [number for number in numbers(sites) if number > 2]
+            for name in NAMES:
+                assert [row.event.seq_nr for row in rows if row.event.persistence_id == name] == stored
+        answer = await entity_events(world, NAMES[0])
+        assert answer.begins_with_snapshot == (is_trimmed and may_pass)
+        assert b'"all"' not in answer.events.payload or may_pass
 
 
 class Passed(InboxSink):
