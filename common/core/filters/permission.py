@@ -11,6 +11,7 @@ here.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from hashlib import blake2b
 
 from common.core.events.batch import LEFT_TAGS, EventBatch, predecessor_tags
 from common.core.filters.predicates import EVERY_ENTITY, EntityPredicate, Filter, Keys, fewest_keys
@@ -54,6 +55,16 @@ class Walled:
 def within(wall: EntityPredicate, wish: EntityPredicate) -> EntityPredicate:
     """``wish`` as far as ``wall`` permits; a wall that permits everything is not asked."""
     return wish if wall.is_everything else Walled(wall, EVERY_ENTITY if wish.is_everything else wish)
+
+
+def wall_version(wall: Filter) -> str:
+    """A name of what a wall permits, that says nothing of it; '' for one that permits everything."""
+    return "" if wall.is_everything else blake2b(wall.criteria.encode(), digest_size=8).hexdigest()
+
+
+def widens(before: str, after: str) -> bool:
+    """Whether a wall of version ``after`` may permit what one of version ``before`` did not."""
+    return bool(before) and before != after
 
 
 def may_see_folded(predicate: EntityPredicate, persistence_id: str, tag_sets: frozenset[str] | None) -> bool:

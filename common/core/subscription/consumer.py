@@ -141,10 +141,11 @@ class Receiving:
             BackhaulError: ``link.protocol``.
         """
         start = subscribed.place
-        known = {self.place.applied, *self._asked.values()}
+        known = [self.place.applied, *self._asked.values()]
         if self.place.next is not None:
-            known.add(self.place.next)
-        wrong_filter = start.applied not in known or (start.next is not None and start.next not in known)
+            known.append(self.place.next)
+        named = [start.applied] if start.next is None else [start.applied, start.next]
+        wrong_filter = not all(any(map(one.is_asked_as, known)) for one in named)
         if wrong_filter or (start.next is None) != (start.backfill is None):
             raise _broken("Subscribed names filters that were not asked for")
         # What this side knows is for it to say: the source has kept nothing of it.
@@ -223,6 +224,7 @@ class Receiving:
         if asked is None or place.next is not None or message.change_position != place.live.position:
             raise _broken(f"filter {message.version} applied at {message.change_position}")
         self._asked = {version: one for version, one in self._asked.items() if version >= message.version}
+        asked = replace(asked, wall=message.wall)
         if message.begin is None:
             self.place = replace(place, applied=asked)
         else:

@@ -133,11 +133,15 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class FilterApplied:
-    """From ``change_position`` on the live lane serves both filters; ``begin`` is where backfill does, None without."""
+    """From ``change_position`` on the live lane serves both filters; ``begin`` is where backfill does, None without.
+
+    ``wall`` names what the consumer may see at most from then on.
+    """
 
     version: int
     change_position: int
     begin: LogCursor | None
+    wall: str = ""
 
 
 @dataclass(frozen=True, slots=True)

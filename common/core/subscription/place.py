@@ -19,10 +19,19 @@ from common.core.journal.history import History
 
 @dataclass(frozen=True, slots=True)
 class FilterState:
-    """A filter as canonical JSON of ``core.filters`` and its version; 0 and '' = none, everything passes."""
+    """A filter as canonical JSON of ``core.filters`` and its version; 0 and '' = none, everything passes.
+
+    ``wall`` names what the source let the consumer see at most while it served the filter (``wall_version``); '' = all,
+    and in what a consumer asks for.
+    """
 
     version: int
     criteria: str
+    wall: str = ""
+
+    def is_asked_as(self, other: FilterState) -> bool:
+        """Whether a consumer asked for both with the same words."""
+        return (self.version, self.criteria) == (other.version, other.criteria)
 
 
 NO_FILTER = FilterState(0, "")

@@ -53,8 +53,16 @@ class Serving:
     """One consumer's session. Times in seconds."""
 
     def __init__(
-        self, place: ResumePoint, requested: FilterState, limits: StreamLimits, *, ack_target_s: float, now_s: float
+        self,
+        place: ResumePoint,
+        requested: FilterState,
+        limits: StreamLimits,
+        *,
+        ack_target_s: float,
+        now_s: float,
+        wall: str = "",
     ) -> None:
+        self._wall = wall
         self._place = place
         self._moved: tuple[int, str, int, SnapshotScan | None] | None = None
         self._live_position = place.live.position
@@ -68,7 +76,8 @@ class Serving:
             ack_target_s=ack_target_s,
         )
         newest = place.next or place.applied
-        self.pending: FilterState | None = requested if requested.version != newest.version else None
+        is_other = requested.version != newest.version or wall != newest.wall
+        self.pending: FilterState | None = replace(requested, wall=wall) if is_other else None
         self._updates_left = float(UPDATES_AT_ONCE)
         self._updated_s = now_s
         self._replays = ReplayQueue()
@@ -186,7 +195,7 @@ class Serving:
             self._place = replace(self.place, applied=following)
         else:
             self._place = replace(self.place, next=following, backfill=begin, change_position=position)
-        return FilterApplied(following.version, position, begin)
+        return FilterApplied(following.version, position, begin, following.wall)
 
     def end_change(self) -> BackfillDone:
         """Backfill has met live: the next filter is the applied one."""
@@ -237,7 +246,7 @@ class Serving:
         newest = self.pending or self.place.next or self.place.applied
         if update.version <= newest.version:
             raise _broken(f"filter version {update.version} after {newest.version}")
-        self.pending = FilterState(update.version, update.criteria)
+        self.pending = FilterState(update.version, update.criteria, self._wall)
 
     def ask_replay(self, wanted: Replay) -> None:
         """Events of an entity are missing at the consumer.

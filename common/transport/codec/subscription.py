@@ -34,6 +34,7 @@ from common.transport.codec.framing import delimited, malformed
 from common.transport.codec.wire import events, push
 from common.transport.codec.wire import subscribe as wire
 
+_WALL_MAX_CHARS = 64
 _LANES = {lane.value: lane for lane in DeliveryLane}
 
 
@@ -99,7 +100,9 @@ def _from_source_to_wire(
             return wire.BackfillDone(message.version, message.position)
         case FilterApplied():
             begin = _cursor_to_wire(message.begin or LogCursor(0))
-            return wire.FilterApplied(message.version, message.change_position, message.begin is not None, begin)
+            return wire.FilterApplied(
+                message.version, message.change_position, message.begin is not None, begin, message.wall
+            )
         case Subscribed():
             return _subscribed_to_wire(message)
 
@@ -165,7 +168,7 @@ def decode_from_source(data: bytes) -> FromSource:
             return Drain(content.retry_after_s, content.reason)
         case wire.FilterApplied():
             begin = _cursor_from_wire(content.begin) if content.backfill else None
-            return FilterApplied(content.version, content.change_position, begin)
+            return FilterApplied(content.version, content.change_position, begin, _wall(content.wall))
         case wire.BackfillDone():
             return BackfillDone(content.version, content.position)
         case wire.Subscribed():
@@ -230,6 +233,16 @@ def _place_to_wire(place: ResumePoint) -> wire.StreamPlace:
     return decoded
 
 
+def _filter_from_wire(message: wire.StreamFilter) -> FilterState:
+    return FilterState(message.version, message.criteria, _wall(message.wall))
+
+
+def _wall(name: str) -> str:
+    if len(name) > _WALL_MAX_CHARS or not name.isascii() or not (name.isalnum() or not name):
+        raise malformed("a wall's name that is none")
+    return name
+
+
 def _place_from_wire(message: wire.StreamPlace) -> ResumePoint:
     if message.reached_position < 0:
         raise malformed("a place before the beginning")
@@ -237,7 +250,7 @@ def _place_from_wire(message: wire.StreamPlace) -> ResumePoint:
         message.journal_id,
         message.generation_id,
         _cursor_from_wire(message.live),
-        FilterState(message.applied.version, message.applied.criteria),
+        _filter_from_wire(message.applied),
         reached=message.reached_position,
     )
     if not message.next.version:
@@ -245,7 +258,7 @@ def _place_from_wire(message: wire.StreamPlace) -> ResumePoint:
     return replace(
         place,
         backfill=_cursor_from_wire(message.backfill),
-        next=FilterState(message.next.version, message.next.criteria),
+        next=_filter_from_wire(message.next),
         change_position=message.change_position,
     )
 

@@ -26,7 +26,7 @@ from common.core.events.ids import (
 )
 from common.core.events.leaving import has_marks
 from common.core.events.stated_range import StatedRange
-from common.core.filters.permission import within
+from common.core.filters.permission import wall_version, within
 from common.core.filters.predicates import EVERY_ENTITY, Filter
 from common.core.journal.history import History
 from common.core.journal.place_digest import place_digest
@@ -145,7 +145,7 @@ class SubscriptionEndpoint:
             consumer_id=asked.consumer_id, stream_id=asked.stream_id, peer=stream.peer.address
         ):
             served, allowed = self._authorise(asked.stream_id, asked.consumer_id, stream.peer)
-            subscribed, serving = await self._open(asked, served)
+            subscribed, serving = await self._open(asked, served, wall_version(allowed))
             state = ConsumerStream(
                 asked.consumer_id,
                 asked.stream_id,
@@ -258,7 +258,7 @@ class SubscriptionEndpoint:
                 live.end(_policy_changed(stream_id))
 
     # -- from where ------------------------------------------------------------------------------------------------
-    async def _open(self, asked: Subscribe, served: StreamDefinition) -> tuple[Subscribed, Serving]:
+    async def _open(self, asked: Subscribe, served: StreamDefinition, wall: str) -> tuple[Subscribed, Serving]:
         for wanted in (asked.requested, asked.place.applied, asked.place.next):
             if wanted is not None:
                 filter_of(wanted.criteria)
@@ -271,7 +271,7 @@ class SubscriptionEndpoint:
         behind = history.head_position - place.live.position
         if verdict is PlaceVerdict.FIRST:
             scan = await self._scan(served, history) if asked.start is Begin.SNAPSHOTS else None
-            place = ResumePoint(history.journal_id, "", LogCursor(0, scan=scan), asked.requested)
+            place = ResumePoint(history.journal_id, "", LogCursor(0, scan=scan), replace(asked.requested, wall=wall))
         elif verdict is not PlaceVerdict.RESUME and not (
             verdict is PlaceVerdict.TRIMMED and asked.on_trimmed is not Begin.STOP
         ):
@@ -286,6 +286,7 @@ class SubscriptionEndpoint:
             limits,
             ack_target_s=self._settings.progress_timeout_s / 3,
             now_s=trio.current_time(),
+            wall=wall,
         )
         subscribed = Subscribed(
             history, stats.deleted_through, resume, place, limits.window_bytes, REPLAYS_MAX, self._now_us()

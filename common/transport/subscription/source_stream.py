@@ -17,7 +17,7 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.core.events.ids import SEPARATOR
-from common.core.filters.permission import within
+from common.core.filters.permission import widens, within
 from common.core.filters.predicates import EVERY_ENTITY, EntityPredicate, Filter, OnlyNew, all_of, parse_filter
 from common.core.firehose.fetch_result import FetchResult
 from common.core.flow.messages import Drain, Heartbeat
@@ -170,7 +170,10 @@ class SourceStream:
     def _backfill_predicate(self) -> EntityPredicate:
         place = self._serving.place
         assert place.next is not None
-        return within(self._allowed, OnlyNew(filter_of(place.next.criteria), filter_of(place.applied.criteria)))
+        following, applied = filter_of(place.next.criteria), filter_of(place.applied.criteria)
+        if widens(place.applied.wall, place.next.wall):  # what the applied filter had brought behind it is not known
+            return within(self._allowed, following)
+        return within(self._allowed, OnlyNew(following, applied))
 
     # -- live ------------------------------------------------------------------------------------------------------
     async def _serve_live(self) -> None:
@@ -256,6 +259,7 @@ class SourceStream:
         assert pending is not None
         following, applied = filter_of(pending.criteria), filter_of(serving.place.applied.criteria)
         is_wider = not applied.is_everything and applied != following
+        is_wider = is_wider or widens(serving.place.applied.wall, pending.wall)
         begin = await self._beginning() if is_wider else None
         async with self._sender.send_lock:
             if serving.pending is not pending:

@@ -381,6 +381,10 @@ class StreamFilter(betterproto.Message):
 
     version: int = betterproto.int64_field(1)
     criteria: str = betterproto.string_field(2)
+    wall: str = betterproto.string_field(3)
+    """
+    In a place: names what the source let the consumer see at most. Empty: everything.
+    """
 
 
 @dataclass(eq=False, repr=False)
@@ -563,6 +567,9 @@ class FilterApplied(betterproto.Message):
 
     begin: "StreamCursor" = betterproto.message_field(4)
     """Where the backfill lane begins."""
+
+    wall: str = betterproto.string_field(5)
+    """Names what the consumer may see at most from then on."""
 
 
 @dataclass(eq=False, repr=False)

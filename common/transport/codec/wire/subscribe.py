@@ -123,7 +123,7 @@ class StreamCursor:
         return StreamCursor(position, digest, timestamp_us, in_snapshots, scan_head, scan_low, scan_after)
 
 
-_STREAM_FILTER_KEYS: Final = frozenset({8, 18})
+_STREAM_FILTER_KEYS: Final = frozenset({8, 18, 26})
 
 
 @dataclass(slots=True)
@@ -132,6 +132,7 @@ class StreamFilter:
 
     version: int = 0
     criteria: str = ""
+    wall: str = ""
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -140,6 +141,8 @@ class StreamFilter:
             out.append(number(b"\x08", self.version))
         if self.criteria:
             out.append(delimited(b"\x12", self.criteria.encode()))
+        if self.wall:
+            out.append(delimited(b"\x1a", self.wall.encode()))
         return b"".join(out)
 
     @staticmethod
@@ -147,6 +150,7 @@ class StreamFilter:
         """The message that these bytes are; fields that it does not know are left out."""
         version = 0
         criteria = ""
+        wall = ""
         at, end = 0, len(data)
         try:
             while at < end:
@@ -161,15 +165,20 @@ class StreamFilter:
                     if at == end:
                         break
                     key = data[at]
+                if key == 26:
+                    wall, at = read_text(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
                 if key not in _STREAM_FILTER_KEYS:
                     number, wire_type, at = read_key(data, at)
-                    if number in {1, 2}:
+                    if number in {1, 2, 3}:
                         raise unfit(number, wire_type)
                     else:
                         at = skip(data, at, wire_type)
         except (IndexError, ValueError) as error:
             raise undecoded("StreamFilter", error) from error
-        return StreamFilter(version, criteria)
+        return StreamFilter(version, criteria, wall)
 
 
 _STREAM_PLACE_KEYS: Final = frozenset({10, 18, 26, 34, 42, 50, 56, 64})
@@ -1032,7 +1041,7 @@ class Progress:
         return Progress(lane, after_position, through_position, timestamp_us, digest)
 
 
-_FILTER_APPLIED_KEYS: Final = frozenset({8, 16, 24, 34})
+_FILTER_APPLIED_KEYS: Final = frozenset({8, 16, 24, 34, 42})
 
 
 @dataclass(slots=True)
@@ -1043,6 +1052,7 @@ class FilterApplied:
     change_position: int = 0
     backfill: bool = False
     begin: StreamCursor = field(default_factory=StreamCursor)
+    wall: str = ""
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -1055,6 +1065,8 @@ class FilterApplied:
             out.append(b"\x18\x01")
         if begin := self.begin.encode():
             out.append(delimited(b"\x22", begin))
+        if self.wall:
+            out.append(delimited(b"\x2a", self.wall.encode()))
         return b"".join(out)
 
     @staticmethod
@@ -1064,6 +1076,7 @@ class FilterApplied:
         change_position = 0
         backfill = False
         begin: list[bytes] = []
+        wall = ""
         at, end = 0, len(data)
         try:
             while at < end:
@@ -1089,16 +1102,21 @@ class FilterApplied:
                     if at == end:
                         break
                     key = data[at]
+                if key == 42:
+                    wall, at = read_text(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
                 if key not in _FILTER_APPLIED_KEYS:
                     number, wire_type, at = read_key(data, at)
-                    if number in {1, 2, 3, 4}:
+                    if number in {1, 2, 3, 4, 5}:
                         raise unfit(number, wire_type)
                     else:
                         at = skip(data, at, wire_type)
         except (IndexError, ValueError) as error:
             raise undecoded("FilterApplied", error) from error
         return FilterApplied(
-            version, change_position, backfill, StreamCursor.decode(b"".join(begin)) if begin else StreamCursor()
+            version, change_position, backfill, StreamCursor.decode(b"".join(begin)) if begin else StreamCursor(), wall
         )
 
 

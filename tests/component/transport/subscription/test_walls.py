@@ -16,6 +16,7 @@ from common.core.events.batch import LEFT_TAGS
 from common.core.events.leaving import LEAVING_TYPE
 from common.core.journal.snapshot import NewSnapshot
 from common.core.policy.parsing import parse_policy
+from common.core.policy.rules import Policy
 from common.core.subscription.messages import ENTITY_EVENTS_PATH, EVENT_PATH, Begin, EntityEvents, EntityQuery
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import TrimLimit
@@ -27,6 +28,7 @@ from tests.support.subscription.subscriptions import (
     SOURCE,
     SubscriptionWorld,
     publish,
+    rows_of,
     wait_for_position,
     wait_until,
     whole_inbox,
@@ -145,6 +147,45 @@ async def entity_events(world: SubscriptionWorld, name: str) -> EntityEvents:
         query = EntityQuery("orders", "edge-1", name, 1)
         reply = await channel.unary(ENTITY_EVENTS_PATH, questions.encode_entity_events_request(query), 5.0)
         return questions.decode_entity_events(reply)
+
+
+def policy_of(sites: Sequence[str]) -> Policy:
+    topics = [site.removeprefix("t:") for site in sites]
+    wall = json.dumps([{"exclude_all": True}, {"include_topics": topics}])
+    return parse_policy(f"[[rule]]\nwho = '*'\nread = {{stream = 'orders', filter = '{wall}'}}", "policy")
+
+
+OPEN = parse_policy("[[rule]]\nwho = '*'\nread = 'orders'", "policy")
+
+
+@pytest.mark.parametrize("wider", [policy_of([HERE, THERE]), OPEN], ids=["wider", "open"])
+@pytest.mark.parametrize("asked", ["", f'[{{"exclude_all":true}},{{"include_tags":["{HERE}","{THERE}"]}}]'])
+async def test_what_a_wider_wall_permits_is_fetched(autojump_clock: MockClock, wider: Policy, asked: str) -> None:
+    """A change of the policy is a change of the filter, also while the consumer is away and where nothing else happens."""
+    held = {"policy": policy_of([HERE])}
+    world = world_with_wall()
+    world.source_settings = replace(SOURCE, policy=lambda: held["policy"])
+    async with world.source() as (source, _):
+        await publish(source, ["Order|here"] * 3, tags=[HERE])
+        await publish(source, ["Order|there"] * 3, tags=[THERE])
+        async with world.consumer(stream_id="orders", criteria=asked) as (consumer, state):
+            await wait_for_position(state, 6)
+            assert rows_of(await whole_inbox(consumer)) == {"Order|here": [1, 2, 3]}
+        held["policy"] = wider
+        async with world.consumer(stream_id="orders", criteria=asked) as (consumer, state):
+            await wait_until(lambda: state.position == 6 and state.state == "connected")
+            await trio.sleep(5)
+            assert rows_of(await whole_inbox(consumer)) == {"Order|here": [1, 2, 3], "Order|there": [1, 2, 3]}
+            received = state.received
+        held["policy"] = policy_of([THERE])
+        async with world.consumer(stream_id="orders", criteria=asked) as (consumer, state):
+            await publish(source, ["Order|here"], tags=[HERE])
+            await publish(source, ["Order|there"], tags=[THERE])
+            await wait_for_position(state, 8)
+            await trio.sleep(5)
+            assert rows_of(await whole_inbox(consumer)) == {"Order|here": [1, 2, 3], "Order|there": [1, 2, 3, 4]}
+            assert state.awaiting == 0
+        assert received
 
 
 async def snapshots_of(source: Journal, seq_nr: int, tags: str) -> None:
