@@ -237,7 +237,7 @@ class Firehose:
 
     # -- for its parts -------------------------------------------------------------------------------------------
     def _source(self) -> LogSource:
-        return LogSource(self._journal.log.history.journal_id, self._encode, generation_of(self._journal))
+        return LogSource(self._journal.log.place_key, self._encode, generation_of(self._journal))
 
     def _limit_ring(self) -> None:
         """Consumers may be a while behind; ranges take at once, or are far behind."""

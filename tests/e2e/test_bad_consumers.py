@@ -125,7 +125,7 @@ def test_places_that_are_none_of_this_log_are_told_apart(running: Running) -> No
     assert asked(journal_id="another") == "subscription.other_journal"
     assert asked(live=LogCursor(10**9)) == "subscription.beyond_head"
     assert asked(generation_id="another") == "subscription.diverged"
-    assert asked(live=LogCursor(1, digest="made-up")) == "subscription.diverged"
+    assert asked(live=LogCursor(1, digest="kmade-up")) == "subscription.diverged"
     assert asked(journal_id="") == "subscription.other_journal"
 
 

@@ -35,9 +35,12 @@ _FEW = 8
 
 @dataclass(frozen=True, slots=True)
 class LogSource:
-    """The log that pages come from, and how its events become bytes. ``generation``: which history of it (its newest)."""
+    """The log that pages come from, and how its events become bytes. ``generation``: which history of it (its newest).
 
-    journal_id: str
+    ``place_key`` is the journal's secret for the digests of places.
+    """
+
+    place_key: str
     encode: Encode
     generation: str = ""
 
@@ -101,7 +104,7 @@ class LogStretch:
         events = self.events
         timestamp_us = events.timestamp_us[index]
         identity = (timestamp_us, events.persistence_id[index], events.seq_nr[index])
-        return timestamp_us, place_digest(self._source.journal_id, *identity)
+        return timestamp_us, place_digest(self._source.place_key, *identity)
 
     def index_after(self, position: int) -> int:
         """The index of the first event beyond ``position``."""

@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from common.core.journal.history import History
+from common.core.journal.place_digest import are_different
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,7 @@ def decide_resume_point(
         return PlaceVerdict.DIVERGED
     if reached > history.head_position:
         return PlaceVerdict.BEYOND_HEAD
-    if digest_here and live.digest and digest_here != live.digest:
+    if are_different(digest_here, live.digest):
         return PlaceVerdict.DIVERGED
     # A consumer that is in its snapshots has been informed of the trimming before.
     if live.position < floor_position and live.scan is None:

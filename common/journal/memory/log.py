@@ -39,6 +39,11 @@ class MemoryLog:
         state = self._connections.database.state
         return History(state.journal_id, self._connections.generations, state.head_position)
 
+    @property
+    def place_key(self) -> str:
+        """See ``LogStore.place_key``; what is in memory alone is no secret of anybody's."""
+        return f"key of {self._connections.database.state.journal_id}"[:64]
+
     async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
         """See ``Journal.append_group``."""
         async with self._connections.transaction() as draft:

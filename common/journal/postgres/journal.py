@@ -56,8 +56,8 @@ async def open_postgres_journal(
     """
     with map_start_errors("the journal's URL"):
         group = ServerGroup(Server(url, limits or SessionLimits()), new_id)
-    history = await _look_and_migrate(group, new_id, notify)
-    sessions = PostgresSessions(group, history, now_us)
+    history, place_key = await _look_and_migrate(group, new_id, notify)
+    sessions = PostgresSessions(group, history, place_key, now_us)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sessions.watch_address)
@@ -74,7 +74,7 @@ async def open_postgres_journal(
         await sessions.aclose()
 
 
-async def _look_and_migrate(group: ServerGroup, new_id: Callable[[], str], notify: bool) -> History:
+async def _look_and_migrate(group: ServerGroup, new_id: Callable[[], str], notify: bool) -> tuple[History, str]:
     server = group.server
     with map_start_errors(server.name):
         first = await group.dial("start", {})
@@ -85,7 +85,8 @@ async def _look_and_migrate(group: ServerGroup, new_id: Callable[[], str], notif
             _check_sessions(server, await finish(first, server.limits, opening.count_sessions, first), notify)
             await finish(first, opening.MIGRATION_LIMITS, opening.migrate, first, server.name)
             seen = await finish(first, server.limits, opening.look, first)
-            return await finish(first, server.limits, opening.settle_history, first, new_id, None, seen)
+            history = await finish(first, server.limits, opening.settle_history, first, new_id, None, seen)
+            return history, await finish(first, server.limits, opening.read_place_key, first)
         finally:
             await say_goodbye(first)
 

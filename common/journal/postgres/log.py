@@ -16,7 +16,6 @@ from common.core.filters.selection import BLOCK_BITS, EVERYTHING, Selection
 from common.core.journal.admission import EntityHead, Heads
 from common.core.journal.append import AppendOutcome, AppendRequest, LocalAppend
 from common.core.journal.history import History, Offset
-from common.core.journal.tag_sets import known_tag_sets
 from common.fail_points import fail_point
 from common.journal.commit_feed import CommitFeed
 from common.journal.postgres import opening, selected
@@ -314,28 +313,6 @@ async def forget_append_ids(connection: asyncpg.Connection, through: int, max_ro
     return removed
 
 
-async def deleted_of(connection: asyncpg.Connection, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
-    """See ``PushFilterStore.deleted_of``."""
-    rows = await connection.fetch(
-        "SELECT persistence_id, 1, deleted_to, reason, tags FROM entity_deleted JOIN entity USING (entity_no)"
-        " WHERE persistence_id = ANY ($1) ORDER BY persistence_id",
-        sorted(set(persistence_ids)),
-    )
-    return [(StatedRange(*row[:4]), row[4]) for row in rows]
-
-
-async def tag_sets(
-    connection: asyncpg.Connection, persistence_ids: Collection[str]
-) -> dict[str, frozenset[str] | None]:
-    """See ``LogStore.tag_sets``."""
-    rows = await connection.fetch(
-        "SELECT persistence_id, array(SELECT tags FROM entity_tags AS noted WHERE noted.entity_no = entity.entity_no)"
-        " FROM entity WHERE persistence_id = ANY ($1)",
-        sorted(set(persistence_ids)),
-    )
-    return {name: known_tag_sets(noted) for name, noted in rows}
-
-
 async def load_cursor(connection: asyncpg.Connection, name: str) -> Offset | None:
     """See ``LogStore.load_cursor``."""
     row = await connection.fetchrow(f"SELECT {_CURSOR_COLUMNS} FROM cursor_in_log WHERE name = $1", name)
@@ -365,6 +342,11 @@ class PostgresLog:
     def history(self) -> History:
         """Journal id; generations as of the last ``stats`` or new session, head as last known here."""
         return self._sessions.history
+
+    @property
+    def place_key(self) -> str:
+        """See ``LogStore.place_key``."""
+        return self._sessions.place_key
 
     async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
         """See ``LogStore.append_group``: one call of the server function ``append_batch``.
@@ -494,11 +476,11 @@ class PostgresLog:
 
     async def deleted_of(self, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
         """See ``PushFilterStore.deleted_of``."""
-        return await self._sessions.read(deleted_of, persistence_ids)
+        return await self._sessions.read(selected.deleted_of, persistence_ids)
 
     async def tag_sets(self, persistence_ids: Collection[str]) -> dict[str, frozenset[str] | None]:
         """See ``LogStore.tag_sets``."""
-        return await self._sessions.read(tag_sets, persistence_ids)
+        return await self._sessions.read(selected.tag_sets, persistence_ids)
 
     async def load_cursor(self, name: str) -> Offset | None:
         """See ``LogStore.load_cursor``."""

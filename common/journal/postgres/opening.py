@@ -233,6 +233,12 @@ async def settle_history(
         return found.history
 
 
+async def read_place_key(connection: asyncpg.Connection) -> str:
+    """See ``LogStore.place_key``."""
+    key: str = await connection.fetchval("SELECT key FROM place_key")
+    return key
+
+
 @dataclass(frozen=True, slots=True)
 class _Found:
     """A journal's history, which may just have been thought of: ``is_begun`` = it is to be stored first."""

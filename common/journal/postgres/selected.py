@@ -7,11 +7,12 @@ Every part is a walk along one index, so that no statistics can make it anything
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import asyncpg
 
 from common.core.events.ids import NAME_MAX_BYTES
+from common.core.events.stated_range import StatedRange
 from common.core.filters.selection import (
     BLOCK_BITS,
     BLOCK_POSITIONS,
@@ -21,6 +22,7 @@ from common.core.filters.selection import (
     stretches,
     widths,
 )
+from common.core.journal.tag_sets import known_tag_sets
 
 # With a condition a look goes through at most so many positions, however few events it finds.
 POSITIONS_PER_LOOK = 50_000
@@ -117,3 +119,25 @@ async def _keys(connection: asyncpg.Connection, selection: Selection) -> tuple[S
     find = "SELECT entity_no FROM entity WHERE persistence_id = ANY ($1::text[])"
     rows = await connection.fetch(find, names) if names else []
     return sorted(tags), [row[0] for row in rows]
+
+
+async def tag_sets(
+    connection: asyncpg.Connection, persistence_ids: Collection[str]
+) -> dict[str, frozenset[str] | None]:
+    """See ``LogStore.tag_sets``."""
+    rows = await connection.fetch(
+        "SELECT persistence_id, array(SELECT tags FROM entity_tags AS noted WHERE noted.entity_no = entity.entity_no)"
+        " FROM entity WHERE persistence_id = ANY ($1)",
+        sorted(set(persistence_ids)),
+    )
+    return {name: known_tag_sets(noted) for name, noted in rows}
+
+
+async def deleted_of(connection: asyncpg.Connection, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
+    """See ``PushFilterStore.deleted_of``."""
+    rows = await connection.fetch(
+        "SELECT persistence_id, 1, deleted_to, reason, tags FROM entity_deleted JOIN entity USING (entity_no)"
+        " WHERE persistence_id = ANY ($1) ORDER BY persistence_id",
+        sorted(set(persistence_ids)),
+    )
+    return [(StatedRange(*row[:4]), row[4]) for row in rows]

@@ -121,8 +121,9 @@ class PostgresSessions:
     (``server_group``): no consumer or edge is told of a history that is gone.
     """
 
-    def __init__(self, group: ServerGroup, history: History, now_us: Callable[[], int]) -> None:
+    def __init__(self, group: ServerGroup, history: History, place_key: str, now_us: Callable[[], int]) -> None:
         self.now_us = now_us
+        self.place_key = place_key
         self._group = group
         self._history = history
         self.entity_no: dict[str, int] = {}

@@ -38,6 +38,7 @@ class SqliteConnections:
     ) -> None:
         self.file = file
         self.run = run
+        self.place_key: str = file.reader.execute("SELECT key FROM place_key").get
         self.now_us = now_us
         self._opened_with = history
         self._unstored = None if is_stored else history.generations

@@ -314,6 +314,11 @@ class SqliteLog:
         """Journal id and generations as of opening, head as last known here."""
         return self._connections.history
 
+    @property
+    def place_key(self) -> str:
+        """See ``LogStore.place_key``."""
+        return self._connections.place_key
+
     async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
         """See ``LogStore.append_group``."""
 

@@ -87,6 +87,10 @@ class LogStore(Protocol):
     def history(self) -> History:
         """Journal id and generations as of opening, head as last known here."""
 
+    @property
+    def place_key(self) -> str:
+        """The journal's secret for the digests of places (``core.journal.place_digest``); it is never sent."""
+
     async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
         """Judge and store all requests in one synced transaction; one outcome a request, in order.
 

@@ -306,7 +306,8 @@ class SubscriptionEndpoint:
         events = page.events
         if events.position != [position]:
             return ""
-        return place_digest(place.journal_id, events.timestamp_us[0], events.persistence_id[0], events.seq_nr[0])
+        identity = (events.timestamp_us[0], events.persistence_id[0], events.seq_nr[0])
+        return place_digest(self._journal.log.place_key, *identity)
 
     # -- asked once ------------------------------------------------------------------------------------------------
     async def latest_offset(self, request: bytes, caller: Caller) -> bytes:

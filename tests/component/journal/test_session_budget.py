@@ -20,7 +20,7 @@ DEFAULT = ServerSessions(100, 3, -1, -1, 0, 0)
 def test_the_formula_counts_every_session_that_a_node_opens() -> None:
     history = History("j", (Generation("g", 1),), 0)
     group = ServerGroup(Server("postgresql://h/d", SessionLimits()), lambda: "")
-    sessions = PostgresSessions(group, history, lambda: 0)
+    sessions = PostgresSessions(group, history, "", lambda: 0)
     lanes = (sessions.readers, sessions.searchers)
     opened = [sessions.writer, sessions.state, *sessions._projections, *sessions.in_transaction, sessions.hints]
     assert sum(len(lane.readers) for lane in lanes) + len(opened) == sessions_of_node(notify=True) == 11

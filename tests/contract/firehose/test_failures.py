@@ -155,7 +155,7 @@ async def test_a_log_that_was_replaced_ends_every_feed_and_is_followed_from_then
                     assert stretch is not None
                     log = await log_of(restored)
                     place = (log.timestamp_us[-1], log.persistence_id[-1], log.seq_nr[-1])
-                    assert stretch.digest == place_digest(restored.log.history.journal_id, *place)
+                    assert stretch.digest == place_digest(restored.log.place_key, *place)
     assert [line["event"] for line in lines].count("firehose.log_changed") == 1
 
 

@@ -141,7 +141,7 @@ async def test_progress_is_told_when_nothing_concerns_one(journal: Journal) -> N
     log = await log_of(journal)
     place = (log.timestamp_us[-1], log.persistence_id[-1], log.seq_nr[-1])
     assert stretch.is_empty
-    assert (stretch.timestamp_us, stretch.digest) == (place[0], place_digest(journal.log.history.journal_id, *place))
+    assert (stretch.timestamp_us, stretch.digest) == (place[0], place_digest(journal.log.place_key, *place))
 
 
 async def test_many_who_catch_up_share_the_reads(journal: Journal) -> None:

@@ -37,8 +37,8 @@ def at(position: int, generation: str = "g2", **cursor: object) -> ResumePoint:
         (at(0, ""), PlaceVerdict.TRIMMED),
         (at(51, "g1"), PlaceVerdict.DIVERGED),
         (at(60, "g0"), PlaceVerdict.DIVERGED),
-        (at(60, digest="x"), PlaceVerdict.DIVERGED),
-        (at(60, digest="here"), PlaceVerdict.RESUME),
+        (at(60, digest="kx"), PlaceVerdict.DIVERGED),
+        (at(60, digest="khere"), PlaceVerdict.RESUME),
         (at(101), PlaceVerdict.BEYOND_HEAD),
         # Snapshots have brought numbers: what it knows is from there, not only from its live lane's place.
         (replace(at(40), reached=100), PlaceVerdict.RESUME),
@@ -52,7 +52,7 @@ def at(position: int, generation: str = "g2", **cursor: object) -> ResumePoint:
     ],
 )
 def test_each_case_has_its_verdict(place: ResumePoint, verdict: PlaceVerdict) -> None:
-    assert decide_resume_point(place, HISTORY, 20, "here") is verdict
+    assert decide_resume_point(place, HISTORY, 20, "khere") is verdict
 
 
 def test_a_place_older_than_the_kept_generations_is_not_taken_for_another_history() -> None:
