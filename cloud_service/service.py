@@ -37,7 +37,7 @@ from common.runtime.http.health import health_routes
 from common.runtime.http.journal import origin_routes, parked_routes, read_routes
 from common.runtime.http.log_level import log_level_routes
 from common.runtime.http.owners import owner_routes
-from common.runtime.http.policy import policy_routes
+from common.runtime.http.policy import identity_routes, policy_routes
 from common.runtime.http.projections import projection_routes
 from common.runtime.http.snapshots import snapshot_routes
 from common.runtime.http.subscriptions import subscription_routes
@@ -49,6 +49,7 @@ from common.runtime.service_parts import REDIAL_S, Ports, new_door, new_intake, 
 from common.runtime.shared_metrics import register_http, register_running
 from common.runtime.stream_serving import ServedStreams, open_firehose, open_streams
 from common.runtime.subscriptions import Subscriptions, all_followed
+from common.runtime.trust import TrustKeeper
 from common.transport.push.endpoint import EndpointSettings, PushEndpoint
 from common.transport.stream import StreamMethod
 
@@ -96,11 +97,12 @@ async def serve(
             environment,
             on_serve,
             policy=policy,
+            trust=(trust := TrustKeeper(settings, environment, journal.identities)),
             hello_timeout_s=settings.hello_timeout_s,
         ) as streams,
     ):
         node = _Node(
-            settings, environment, running, commit, firehose, streams, built_in, policy, name=name, owner=owner
+            settings, environment, running, commit, firehose, streams, built_in, policy, trust, name=name, owner=owner
         )
         async with (
             environment.serve_grpc(
@@ -149,6 +151,7 @@ class _Node:
         streams: ServedStreams,
         built_in: Sequence[Handler],
         policy: PolicyKeeper,
+        trust: TrustKeeper,
         *,
         name: str,
         owner: str,
@@ -160,12 +163,14 @@ class _Node:
         self._feeds = feeds
         self._streams = streams
         self._policy = policy
+        self._trust = trust
         self._owner = owner
         self._handlers = [*built_in, *running.handlers]
         app = running.application.app
         self.endpoint = PushEndpoint(
-            journal, commit.submit, _endpoint_settings(settings, app.transformations, policy), environment.now_us
+            journal, commit.submit, _endpoint_settings(settings, app.transformations, policy, trust), environment.now_us
         )
+        trust.watch(self.endpoint.live_peers)
         self.subscriptions = Subscriptions(
             journal,
             settings,
@@ -196,7 +201,7 @@ class _Node:
         """Every HTTP route of the service."""
         journal, settings, running = self._journal, self._settings, self._running
         metrics = MetricsRegistry("backhaul_cloud")
-        for part in (self._report, self._streams, self.subscriptions):
+        for part in (self._report, self._streams, self.subscriptions, self._trust):
             part.register(metrics)
         register_running(metrics, running, settings.journal)
         app = HttpApp(
@@ -211,6 +216,7 @@ class _Node:
                     *origin_routes(journal),
                     *filter_routes(journal.push_filters, self.endpoint.refresh_filters),
                     *policy_routes(self._policy),
+                    *identity_routes(journal.identities, self._trust),
                     *projection_routes(
                         journal, self._handlers, now_us=self._environment.now_us, progress=running.progress
                     ),
@@ -238,6 +244,7 @@ class _Node:
                 "consumers": self._streams.status(),
                 "subscriptions": self.subscriptions.status(),
                 "retention": self._retention.status(),
+                "trust": self._trust.status(),
             }
         )
 
@@ -279,6 +286,7 @@ class _Node:
             nursery.start_soon(self.watch.run)
             nursery.start_soon(self._policy.run)
             nursery.start_soon(self._known.run)
+            nursery.start_soon(self._trust.run)
             nursery.start_soon(self._report.summarise, self._settings.summary_interval_s)
 
     async def drain(self, at_most_s: float) -> None:
@@ -290,7 +298,7 @@ class _Node:
 
 
 def _endpoint_settings(
-    settings: CloudSettings, transformations: Transformations, policy: PolicyKeeper
+    settings: CloudSettings, transformations: Transformations, policy: PolicyKeeper, trust: TrustKeeper
 ) -> EndpointSettings:
     return EndpointSettings(
         push_limits(settings),
@@ -301,4 +309,5 @@ def _endpoint_settings(
         require_identity=settings.uses_tls,
         on_receive=transformations.received if transformations.on_receive else None,
         policy=policy,
+        trust=trust,
     )

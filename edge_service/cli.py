@@ -11,6 +11,7 @@ from common.runtime.cli import main as cli
 from common.runtime.cli.append import APPEND
 from common.runtime.cli.commands import ASKING, PARKED
 from common.runtime.cli.entities import ENTITIES
+from common.runtime.cli.identities import IDENTITIES
 from common.runtime.cli.log_level import LOG_LEVEL
 from common.runtime.cli.policy import POLICY
 from common.runtime.cli.projections import PROJECTIONS
@@ -38,7 +39,18 @@ EDGE = cli.Program(
     data_folder=lambda settings: settings.journal.data_folder,
     instance=lambda settings: settings.id,
     load_serve=_load_serve,
-    commands=(*ASKING, *LOG_LEVEL, APPEND, *PARKED, *POLICY, *PROJECTIONS, *ENTITIES, *SUBSCRIPTIONS, *INBOX),
+    commands=(
+        *ASKING,
+        *LOG_LEVEL,
+        APPEND,
+        *PARKED,
+        *POLICY,
+        *IDENTITIES,
+        *PROJECTIONS,
+        *ENTITIES,
+        *SUBSCRIPTIONS,
+        *INBOX,
+    ),
     stand_ins=("--id=asking", "--cloud=localhost"),
 )
 

@@ -30,7 +30,7 @@ from common.runtime.http.append import events_route
 from common.runtime.http.health import health_routes
 from common.runtime.http.journal import parked_routes, read_routes
 from common.runtime.http.log_level import log_level_routes
-from common.runtime.http.policy import policy_routes
+from common.runtime.http.policy import identity_routes, policy_routes
 from common.runtime.http.projections import projection_routes
 from common.runtime.http.snapshots import snapshot_routes
 from common.runtime.http.subscriptions import subscription_routes
@@ -43,6 +43,7 @@ from common.runtime.service_parts import REDIAL_S, Ports, new_door, new_intake, 
 from common.runtime.shared_metrics import register_http, register_running
 from common.runtime.stream_serving import ServedStreams, open_firehose, open_streams
 from common.runtime.subscriptions import Subscriptions, all_followed
+from common.runtime.trust import TrustKeeper
 from common.transport.push.link import keep_push_link
 from common.transport.push.producer import LinkState, PushSettings
 from edge_service.event_trace import EventTrace
@@ -142,6 +143,7 @@ class _Edge:
         self._link = LinkState()
         self._served: ServedStreams | None = None
         self._policy = PolicyKeeper(settings, environment.reloads)
+        self._trust = TrustKeeper(settings, environment, journal.identities)
         self._metrics = MetricsRegistry("backhaul_edge")
         retention = EdgeRetentionSettings.of(settings, cap_bytes, running.application)
         self._retention = EdgeRetention(journal, self._link, retention)
@@ -172,6 +174,7 @@ class _Edge:
         self._report.register(self._metrics)
         self.subscriptions.register(self._metrics)
         register_running(self._metrics, running, settings.journal)
+        self._trust.register(self._metrics)
 
     def http_app(self, stop: trio.Event) -> HttpApp:
         """Every HTTP route of the service."""
@@ -184,6 +187,7 @@ class _Edge:
                     *read_routes(journal, EventTrace(journal.log, self._link, on_push)),
                     *parked_routes(journal),
                     *policy_routes(self._policy),
+                    *identity_routes(journal.identities, self._trust),
                     *projection_routes(
                         journal, running.handlers, now_us=self._environment.now_us, progress=running.progress
                     ),
@@ -213,6 +217,7 @@ class _Edge:
             | {
                 "subscriptions": self.subscriptions.status(),
                 "consumers": self._served.status() if self._served else [],
+                "trust": self._trust.status(),
             }
         )
 
@@ -229,7 +234,12 @@ class _Edge:
             nursery.start_soon(self.subscriptions.run)
             if settings.serve is not None:
                 self._served = await nursery.start(
-                    _serve_streams, settings, environment, self._journal, firehose, self._transformations, self._policy
+                    partial(_serve_streams, policy=self._policy, trust=self._trust),
+                    settings,
+                    environment,
+                    self._journal,
+                    firehose,
+                    self._transformations,
                 )
                 self._served.register(self._metrics)
             projecting = ProjectionSettings(poll_s=settings.poll_interval_s, summary_s=settings.summary_interval_s)
@@ -244,6 +254,7 @@ class _Edge:
             nursery.start_soon(self.watch.run)
             nursery.start_soon(self._policy.run)
             nursery.start_soon(self._known.run)
+            nursery.start_soon(self._trust.run)
             nursery.start_soon(self._report.summarise, settings.summary_interval_s)
             task_status.started()
 
@@ -259,8 +270,9 @@ async def _serve_streams(
     journal: Journal,
     firehose: Firehose,
     transformations: Transformations,
-    policy: PolicyKeeper,
     *,
+    policy: PolicyKeeper,
+    trust: TrustKeeper,
     task_status: trio.TaskStatus[ServedStreams] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """This edge's own streams, on a port of their own, for consumers that may follow them."""
@@ -273,6 +285,7 @@ async def _serve_streams(
             environment,
             transformations.served if transformations.on_serve else None,
             policy=policy,
+            trust=trust,
         ) as streams,
         environment.serve_grpc(
             streams.methods,

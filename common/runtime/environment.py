@@ -28,6 +28,7 @@ from common.runtime.settings.service import ServiceSettings
 from common.runtime.settings.streams import StreamSettings
 from common.transport.grpc.tls import TlsFiles
 from common.transport.link.dialler import PeerDialler
+from common.transport.link.live_peers import DialledPeers
 from common.transport.stream import Channel, Methods
 
 
@@ -92,6 +93,8 @@ class Environment:
     """What an application's plain functions are called by."""
     reloads: Reloads = field(default_factory=Reloads)
     """What is read again at SIGHUP; a part of the service that keeps a file of its own adds itself."""
+    dialled: DialledPeers = field(default_factory=DialledPeers)
+    """The connections that this service has dialled; who may stay connected is set by the watch over certificates."""
     on_projected: OnCommit | None = None
     """Watches projections: called at each commit with its events, right after it."""
 
@@ -108,13 +111,14 @@ def peer_dialler(settings: StreamSettings, environment: Environment, peer: PeerA
     tls = tls_files(settings)
 
     def dial(address: Address) -> AbstractAsyncContextManager[Channel]:
-        return environment.dial(
+        dialled = environment.dial(
             address,
             tls=tls,
             connect_timeout_s=settings.connect_timeout_s,
             message_max_bytes=2 * settings.window_max_bytes,
             user_timeout_s=settings.user_timeout_s,
         )
+        return environment.dialled.watched(dialled, str(address), environment.now_us) if tls else dialled
 
     return PeerDialler(peer, dial, environment.chance)
 

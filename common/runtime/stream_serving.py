@@ -17,6 +17,7 @@ from common.journal.stores.journal import Journal
 from common.runtime.environment import Environment
 from common.runtime.metrics import MetricsRegistry
 from common.runtime.settings.streams import StreamSettings
+from common.runtime.trust import TrustKeeper
 from common.transport.codec.events import encode_batch
 from common.transport.stream import Methods
 from common.transport.subscription.catalogue import Transform
@@ -115,6 +116,7 @@ async def open_streams(
     on_serve: Transform | None = None,
     *,
     policy: Callable[[], Policy],
+    trust: TrustKeeper,
     hello_timeout_s: float = _HELLO_TIMEOUT_S,
 ) -> AsyncIterator[ServedStreams]:
     """The streams, over the service's firehose. ``on_serve`` is what an application makes of events."""
@@ -131,9 +133,11 @@ async def open_streams(
             progress_timeout_s=settings.progress_timeout_s,
             require_identity=settings.uses_tls,
             policy=policy,
+            trust=trust,
         ),
         environment.now_us,
     )
+    trust.watch(endpoint.live_peers)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(endpoint.run)
         yield ServedStreams(endpoint, firehose)

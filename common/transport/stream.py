@@ -24,6 +24,7 @@ from typing import NamedTuple, Protocol
 
 from common import audit
 from common.core.errors import BackhaulError, ErrorKind
+from common.core.policy.credentials import Credential
 from common.core.policy.identity import Identity, IdentityRule
 from common.transport.metadata import NO_METADATA
 
@@ -95,6 +96,8 @@ class PeerInfo:
     address: str
     identities: tuple[str, ...] = ()
     certificate: Identity | None = None
+    credential: Credential | None = None
+    """What is looked at again while the peer is connected."""
 
     def must_be(self, name: str, what: str) -> None:
         """Refuse a peer that may not go by this id: `auth.identity_mismatch`, `auth.identity_ambiguous`."""

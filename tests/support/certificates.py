@@ -82,7 +82,24 @@ class Authority:
         )
         return files
 
+    def revoke(self, path: Path, *serials: int, next_update: datetime.datetime | None = None) -> Path:
+        """Write the authority's revocation list with these serial numbers."""
+        authority = x509.load_pem_x509_certificate(self.ca.cert_pem.bytes())
+        signer = serialization.load_pem_private_key(self.ca.private_key_pem.bytes(), None)
+        assert isinstance(signer, ec.EllipticCurvePrivateKey)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(authority.subject)
+            .last_update(day(-1))
+            .next_update(next_update or day(1))
+        )
+        for serial in serials:
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(day(-1)).build()
+            builder = builder.add_revoked_certificate(entry)
+        path.write_bytes(builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        return path
 
-def day(offset: int) -> datetime.datetime:
+
+def day(offset: float) -> datetime.datetime:
     """A day relative to the clock that OpenSSL looks at."""
     return datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=offset)

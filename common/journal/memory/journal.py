@@ -15,6 +15,7 @@ from common.core.journal.history import (
     begin_generation,
 )
 from common.journal.memory.connections import MemoryConnections
+from common.journal.memory.identities import MemoryIdentities
 from common.journal.memory.leases import MemoryAges, MemoryLeases
 from common.journal.memory.log import MemoryLog
 from common.journal.memory.origins import MemoryOrigins
@@ -61,4 +62,5 @@ def compose(connections: MemoryConnections) -> Journal:
         subscriptions=MemorySubscriptions(connections),
         snapshots=MemorySnapshots(connections),
         push_filters=MemoryPushFilters(connections),
+        identities=MemoryIdentities(connections),
     )

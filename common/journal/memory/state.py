@@ -21,6 +21,7 @@ from common.core.push.requested_filter import RequestedFilter
 from common.core.subscription.place import Subscription
 from common.journal.head_signal import HeadSignal
 from common.journal.memory.tables import TablesInMemory
+from common.journal.stores.identities import BlockedIdentity
 from common.journal.stores.origins import StoredRange
 from common.journal.stores.parked import ParkedRow
 from common.journal.stores.subscriptions import InboxRow
@@ -124,6 +125,7 @@ class MemoryState:
     requested_filters: dict[str, RequestedFilter] = field(default_factory=dict)
     last_filter_version: int = 0
     push_filter_states: dict[str, PushFilterState] = field(default_factory=dict)
+    blocked: dict[str, BlockedIdentity] = field(default_factory=dict)
 
     def draft(self) -> MemoryState:
         """A copy to change; entity heads are copied one by one when they are touched (``DraftHeads``)."""
@@ -144,6 +146,7 @@ class MemoryState:
             subscriptions=dict(self.subscriptions),
             requested_filters=dict(self.requested_filters),
             push_filter_states=dict(self.push_filter_states),
+            blocked=dict(self.blocked),
         )
 
     def ranges_of(self, request: PushedAppend, persistence_id: str) -> list[StatedRange]:

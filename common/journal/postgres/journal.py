@@ -20,6 +20,7 @@ from common.journal.postgres.connection import (
     pooler_refused,
     say_goodbye,
 )
+from common.journal.postgres.identities import PostgresIdentities
 from common.journal.postgres.leases import PostgresAges, PostgresLeases
 from common.journal.postgres.log import PostgresLog
 from common.journal.postgres.origins import PostgresOrigins
@@ -123,4 +124,5 @@ def _compose(sessions: PostgresSessions) -> Journal:
         subscriptions=PostgresSubscriptions(sessions),
         snapshots=PostgresSnapshots(sessions),
         push_filters=PostgresPushFilters(sessions),
+        identities=PostgresIdentities(sessions),
     )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from common.journal.stores.ages import AgeStore
+from common.journal.stores.identities import IdentityStore
 from common.journal.stores.leases import LeaseStore
 from common.journal.stores.log import LogStore
 from common.journal.stores.origins import OriginStore
@@ -40,6 +41,7 @@ class Journal:
     subscriptions: SubscriptionStore
     snapshots: SnapshotStore
     push_filters: PushFilterStore
+    identities: IdentityStore
 
 
 class OpenJournal(Protocol):

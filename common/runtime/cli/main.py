@@ -43,6 +43,7 @@ _GROUPS: Final = {
     "parked": "events that were set aside",
     "origins": "the edges whose journals are stored here",
     "entities": "decide about events that an entity of the application cannot take",
+    "identities": "peers that are shut out",
     "policy": "what ids may do",
     "projections": "what is derived from the journal",
     "subscriptions": "streams of other services that are followed here",

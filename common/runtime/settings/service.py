@@ -45,6 +45,10 @@ class ServiceSettings:
     tls_key: Path | None = field(
         default=None, metadata=about("PEM file with the private key of this service's certificate.")
     )
+    tls_crl: Path | None = field(
+        default=None,
+        metadata=about("PEM file with revocation lists of those authorities; read again when it changes."),
+    )
     tls_identities: tuple[str, ...] = field(
         default=(PLAIN_NAME,),
         metadata=about(
@@ -174,6 +178,13 @@ class ServiceSettings:
                 f"{missing} not set while other TLS files are",
                 "set tls_ca, tls_cert and tls_key together, or none of them",
                 keys=tls_keys,
+            )
+        if self.tls_crl and not self.tls_ca:
+            raise SettingsConflict(
+                "settings.conflict",
+                "tls_crl is set and tls_ca is not: without TLS nothing is revoked",
+                "set tls_ca, tls_cert and tls_key too",
+                keys=("tls_crl", *tls_keys),
             )
         for pattern in self.tls_identities:
             if problem := pattern_problem(pattern):

@@ -17,9 +17,11 @@ from h2.errors import ErrorCodes
 
 from common.border import Transport
 from common.core.errors import BackhaulError
+from common.core.policy.credentials import credential_of
 from common.core.policy.identity import IdentityRule
 from common.private import grpclib, h2
 from common.private.grpclib import Connection, Wrapper
+from common.private.ssl import verified_chain
 from common.transport.grpc import tcp
 from common.transport.grpc.inbound import PREFIX, InboundMessages
 from common.transport.grpc.status import Headers, outcome_of_headers, outcome_of_trailers
@@ -74,7 +76,7 @@ class WireConnection(Connection):
         self.peer = PeerInfo(address)
         if tls is not None:
             certificate = identity.identify(names_of(tls.getpeercert()))
-            self.peer = PeerInfo(address, certificate.ids, certificate)
+            self.peer = PeerInfo(address, certificate.ids, certificate, credential_of(verified_chain(tls)))
 
     def create_stream(self, *, stream_id: int | None = None, wrapper: Wrapper | None = None) -> WireStream:
         return WireStream(self, stream_id)

@@ -23,6 +23,7 @@ from common.core.push.requested_filter import RequestedFilter, filter_for
 from common.journal.group_commit import Submitted
 from common.journal.stores.journal import Journal
 from common.transport.codec import push as codec
+from common.transport.link.live_peers import LivePeer, check_trusted
 from common.transport.link.live_streams import LiveStreams
 from common.transport.push.endpoint_stream import EndpointSettings, EndpointStream, OriginStream, protocol_error
 from common.transport.stream import MessageStream
@@ -58,6 +59,10 @@ class PushEndpoint:
     def streams(self) -> list[OriginStream]:
         """What is connected to this node now."""
         return [live.state for live in self._live.values()]
+
+    def live_peers(self) -> list[LivePeer]:
+        """The edges that are connected to this node now, for the watch over their certificates."""
+        return [LivePeer(origin_id, live.peer, live.end) for origin_id, live in self._live.items()]
 
     async def refresh_filters(self) -> None:
         """Look at what is asked of the edges, and tell those on this node for whom it is news."""
@@ -161,6 +166,7 @@ class PushEndpoint:
             raise BackhaulError("push.invalid_origin", f"the edge id {problem}", "set EDGE_ID to a short name")
         if self._settings.require_identity:
             stream.peer.must_be(hello.origin_id, "edge")
+        check_trusted(self._settings.trust, hello.origin_id, stream.peer, self._now_us() / 1e6)
         problem = history_problem(hello.history) or text_problem(hello.instance, NAME_MAX_BYTES)
         if problem:
             raise protocol_error(f"Hello {problem}")

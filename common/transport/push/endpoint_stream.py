@@ -20,6 +20,7 @@ from common.core.events.transformations import Transformed
 from common.core.flow.measures import CodeCounts
 from common.core.flow.messages import Drain, Heartbeat
 from common.core.journal.append import NOT_ALLOWED, AppendRequest, PushedAppend, PushLane
+from common.core.policy.credentials import TrustNow, always_trusted
 from common.core.policy.rules import EVERYTHING, Policy
 from common.core.push.filter_transition import NO_FILTER, PushFilter, PushFilterApplied
 from common.core.push.messages import FromCloud, Hello, PushBatch, PushFilterUpdate, PushLimits, Start
@@ -28,7 +29,7 @@ from common.fail_points import fail_point
 from common.journal.group_commit import AHEAD_MIN_EVENTS, GROUP_MAX_BYTES, GROUP_MAX_EVENTS, Submitted
 from common.journal.stores.push_filters import PushFilterStore
 from common.transport.codec import push as codec
-from common.transport.stream import MessageStream, PeerClosed, PeerGone
+from common.transport.stream import MessageStream, PeerClosed, PeerGone, PeerInfo
 
 _log = structlog.get_logger()
 
@@ -48,6 +49,8 @@ class EndpointSettings:
     """What an application makes of events before they are judged and stored."""
     policy: Callable[[], Policy] = lambda: EVERYTHING
     """The policy that holds now; looked at for every commit."""
+    trust: TrustNow = always_trusted
+    """Who may be connected now; looked at when a stream begins, and by the watch over live ones."""
 
 
 @dataclass(slots=True)
@@ -99,6 +102,7 @@ class EndpointStream:
         self._taking = trio.Lock()
         self._submitted: deque[tuple[PushedAppend, Submitted]] = deque()
         self._fenced_by = 0
+        self._end: BackhaulError | None = None
         self._requested = self._told = NO_FILTER
         self._drain_told = False
         self._last_sent_s = trio.current_time()
@@ -112,6 +116,16 @@ class EndpointStream:
         """A newer stream of the same origin has come to this node."""
         self._fenced_by = session
         self.wake()
+
+    def end(self, reason: BackhaulError) -> None:
+        """Refuse the edge what is still to come."""
+        self._end = self._end or reason
+        self.wake()
+
+    @property
+    def peer(self) -> PeerInfo:
+        """The edge's end of the connection."""
+        return self._stream.peer
 
     def ask(self, requested: PushFilter) -> None:
         """Have the edge told what is asked of it now, unless it has been; of what comes quickly only the last is told."""
@@ -128,6 +142,8 @@ class EndpointStream:
             nursery.start_soon(self._receive)
             nursery.start_soon(self._watch_progress)
             while not (self._peer_ended and self._is_idle):
+                if self._end:
+                    raise self._end
                 if self._fenced_by:
                     raise fenced(self._endpoint.origin_id, self._fenced_by)
                 drain = draining()

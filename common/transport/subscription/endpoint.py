@@ -30,6 +30,7 @@ from common.core.filters.permission import wall_version, within
 from common.core.filters.predicates import EVERY_ENTITY, Filter
 from common.core.journal.history import History
 from common.core.journal.place_digest import place_digest
+from common.core.policy.credentials import TrustNow, always_trusted
 from common.core.policy.rules import EVERYTHING, Policy
 from common.core.subscription.messages import (
     ENTITY_EVENTS_PATH,
@@ -62,6 +63,7 @@ from common.journal.feeds import Feeds
 from common.journal.stores.journal import Journal
 from common.transport.codec import query as query_codec
 from common.transport.codec.subscription import decode_from_consumer
+from common.transport.link.live_peers import LivePeer, check_trusted
 from common.transport.link.live_streams import LiveStreams
 from common.transport.stream import Caller, MessageStream, Methods, PeerInfo, StreamMethod, UnaryMethod
 from common.transport.subscription.catalogue import StreamCatalogue, StreamDefinition, invalid_consumer, no_such_stream
@@ -87,6 +89,8 @@ class SourceSettings:
     """Whether the consumer id must be a name in the peer's certificate (always, with TLS)."""
     policy: Callable[[], Policy] = lambda: EVERYTHING
     """The policy that holds now."""
+    trust: TrustNow = always_trusted
+    """Who may be connected now; looked at for every call, and by the watch over live streams."""
 
 
 class SubscriptionEndpoint:
@@ -122,6 +126,10 @@ class SubscriptionEndpoint:
     def streams(self) -> list[ConsumerStream]:
         """Who is connected to this node now."""
         return [live.state for live in self._live.values()]
+
+    def live_peers(self) -> list[LivePeer]:
+        """The consumers that are connected to this node now, for the watch over their certificates."""
+        return [LivePeer(live.state.consumer_id, live.peer, live.end) for live in self._live.values()]
 
     async def run(self) -> NoReturn:
         """Watch over all streams, until cancelled. Started by its owner."""
@@ -230,6 +238,7 @@ class SubscriptionEndpoint:
             raise invalid_consumer(problem)
         if self._settings.require_identity:
             peer.must_be(consumer_id, "consumer")
+        check_trusted(self._settings.trust, consumer_id, peer, self._now_us() / 1e6)
         rights = self._settings.policy().rights_of(consumer_id)
         wall = rights.wall_of(stream_id)
         if wall is None:

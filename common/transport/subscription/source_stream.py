@@ -28,7 +28,7 @@ from common.fail_points import fail_point
 from common.journal.feeds import Feed, Feeds
 from common.journal.stores.journal import Journal
 from common.transport.codec.subscription import decode_from_consumer
-from common.transport.stream import MessageStream, PeerClosed, PeerGone
+from common.transport.stream import MessageStream, PeerClosed, PeerGone, PeerInfo
 from common.transport.subscription.catalogue import StreamDefinition
 from common.transport.subscription.replays import send_replay_page, send_snapshot_page
 from common.transport.subscription.sender import ConsumerStream, Sender
@@ -102,6 +102,11 @@ class SourceStream:
                 "if two services subscribe under one name, stop one; else nothing is to be done",
             )
         )
+
+    @property
+    def peer(self) -> PeerInfo:
+        """The consumer's end of the connection."""
+        return self._stream.peer
 
     def end(self, reason: BackhaulError) -> None:
         """Refuse the consumer what is still to come."""

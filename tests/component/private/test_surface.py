@@ -25,6 +25,10 @@ TAKEN_AWAY = {
     "h2": "import h2.connection; h2.connection.H2Connection._receive_frame = lambda self, frame: []",
     "hpack": "import hpack.hpack; del hpack.hpack.log",
     "hypercorn": "from hypercorn.protocol.h11 import H11Protocol; del H11Protocol._create_stream",
+    "ssl": (
+        "import ssl; ssl.SSLObject.getpeercert = lambda self: None;"
+        "[delattr(ssl.SSLObject, name) for name in ('get_verified_chain',) if hasattr(ssl.SSLObject, name)]"
+    ),
     "trio_asyncio": (
         "import warnings; warnings.simplefilter('ignore'); import trio_asyncio._base as b;"
         "del b.BaseTrioEventLoop._main_loop_one"
