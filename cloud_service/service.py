@@ -29,6 +29,7 @@ from common.projection.snapshot_rule import run_snapshot_rule
 from common.runtime.age_keeper import AgeKeeper
 from common.runtime.app.application import Application, Transformations, load_application
 from common.runtime.app.running import RunningApplication, built_in_handler, open_application
+from common.runtime.doors import load_tokens, open_doors
 from common.runtime.environment import Environment, tls_files
 from common.runtime.http.app import HttpApp
 from common.runtime.http.append import events_route
@@ -70,6 +71,7 @@ async def serve(
     """
     application = application or load_application(settings.app, data_folder=settings.journal.data_folder)
     # Refused before anything is opened.
+    tokens = load_tokens(settings.token_files, environment.new_id)
     all_followed(settings, application.app.follows, None)
     policy = PolicyKeeper(settings, environment.reloads)
     built_in = [built_in_handler(name) for name in settings.projections]
@@ -114,11 +116,8 @@ async def serve(
                 connections_max=settings.links_max,
                 user_timeout_s=settings.user_timeout_s,
             ) as grpc_port,
-            environment.serve_http(
-                node.http_app(stop),
-                settings.http_host,
-                settings.http_port,
-                connections_max=settings.connections_max,
+            open_doors(
+                environment, node.http_app(stop), settings, settings.http_host, settings.http_port, tokens
             ) as http_port,
             trio.open_nursery() as workers,
         ):

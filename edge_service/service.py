@@ -16,6 +16,7 @@ from common import VERSION
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.filters.predicates import parse_filter
 from common.core.flow.backoff import Backoff
+from common.core.policy.rights import Access
 from common.firehose.firehose import Firehose
 from common.journal.group_commit import GroupCommit, open_group_commit
 from common.journal.stores.journal import Journal
@@ -24,6 +25,7 @@ from common.projection.snapshot_rule import SNAPSHOT_RULE, run_snapshot_rule
 from common.runtime.age_keeper import AgeKeeper
 from common.runtime.app.application import Application, Transformations, load_application
 from common.runtime.app.running import RunningApplication, open_application
+from common.runtime.doors import load_tokens, open_doors
 from common.runtime.environment import Environment, peer_dialler, tls_files
 from common.runtime.http.app import HttpApp
 from common.runtime.http.append import events_route
@@ -67,6 +69,7 @@ async def serve(
     ``application`` is the one that the settings name, unless it is given.
     """
     application = application or load_application(settings.app, data_folder=settings.journal.data_folder)
+    tokens = load_tokens(settings.token_files, environment.new_id)
     all_followed(settings, application.app.follows, settings.cloud)  # refused before anything is opened
     cap_bytes = settings.journal_max_bytes if settings.journal.is_file else None
     # A file has one process at a time: what it held before it was killed is its own, and needs no waiting.
@@ -89,7 +92,7 @@ async def serve(
         edge = _Edge(settings, environment, running, commit, owner=owner, cap_bytes=cap_bytes)
         async with (
             environment.serve_grpc(
-                intake_methods(running.intake),
+                intake_methods(running.intake, Access(tokens=tokens)),
                 host=settings.grpc_host,
                 port=settings.grpc_port,
                 tls=None,
@@ -97,11 +100,8 @@ async def serve(
                 connections_max=settings.connections_max,
                 user_timeout_s=settings.user_timeout_s,
             ) as grpc_port,
-            environment.serve_http(
-                edge.http_app(stop),
-                settings.http_host,
-                settings.http_port,
-                connections_max=settings.connections_max,
+            open_doors(
+                environment, edge.http_app(stop), settings, settings.http_host, settings.http_port, tokens
             ) as http_port,
             trio.open_nursery() as workers,
         ):

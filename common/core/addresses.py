@@ -19,6 +19,7 @@ _PORT: Final = re.compile(r"[0-9]{1,5}")
 _HOST: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 _WORD: Final = re.compile(r"[A-Za-z0-9_-]+")
 ADDRESSES_MAX: Final = 16
+SOCKET_PATH_MAX_BYTES: Final = 100  # sun_path has 108
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,26 @@ class PeerAddress:
 
     def __str__(self) -> str:
         return ",".join(map(str, self.addresses))
+
+
+@dataclass(frozen=True, slots=True)
+class SocketPath:
+    """A Unix socket, by its absolute path."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+def parse_door(text: str) -> Address | SocketPath:
+    """`host:port`, or `unix:` and an absolute path. Raises ValueError as `parse_address` does."""
+    kind, _, path = text.partition(":")
+    if kind != "unix":
+        return parse_address(text)
+    if not path.startswith("/") or not path.isprintable() or len(path.encode()) > SOCKET_PATH_MAX_BYTES:
+        raise ValueError(f"the path must begin with / and have at most {SOCKET_PATH_MAX_BYTES} bytes")
+    return SocketPath(path)
 
 
 def is_loopback(host: str) -> bool:

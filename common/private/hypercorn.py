@@ -49,16 +49,24 @@ class HttpConnection(TCPServer):
     """
 
     def __init__(
-        self, app: AppWrapper, config: Config, context: WorkerContext, stream: trio.SocketStream, refuse: Refuse
+        self,
+        app: AppWrapper,
+        config: Config,
+        context: WorkerContext,
+        stream: trio.SocketStream,
+        refuse: Refuse,
+        client: tuple[str, int] | None = None,
     ) -> None:
+        """`client` is who is at the other end of a Unix socket, which has no address."""
         super().__init__(app, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]  # without TLS
         self._refuse = refuse
+        self.client = client
         self._reading = trio.CancelScope()
         self._is_idle = True
 
     async def run(self) -> None:
         socket = self.stream.socket
-        client, server = socket.getpeername()[:2], socket.getsockname()[:2]
+        client, server = self.client or socket.getpeername()[:2], socket.getsockname()[:2]
         self._reading = trio.CancelScope(deadline=trio.current_time() + KEEP_ALIVE_S)
         async with TaskGroup() as task_group:
             self.protocol = _Protocol(  # type: ignore[assignment]  # no wrapper: there is one protocol

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from starlette.types import ASGIApp
@@ -70,6 +71,14 @@ class ServeHttp(Protocol):
     ) -> AbstractAsyncContextManager[int]: ...
 
 
+class ServeSocket(Protocol):
+    """Serve an ASGI application on a Unix socket while the block runs."""
+
+    def __call__(
+        self, app: ASGIApp, path: Path, *, mode: int, uids: frozenset[int], connections_max: int
+    ) -> AbstractAsyncContextManager[None]: ...
+
+
 class JournalOpener(Protocol):
     """Open the journal a URL or path names; ``max_bytes`` caps one in a file, ``notified`` allows notifications."""
 
@@ -93,6 +102,8 @@ class Environment:
     """What an application's plain functions are called by."""
     reloads: Reloads = field(default_factory=Reloads)
     """What is read again at SIGHUP; a part of the service that keeps a file of its own adds itself."""
+    serve_socket: ServeSocket | None = None
+    """None: there are no Unix sockets."""
     dialled: DialledPeers = field(default_factory=DialledPeers)
     """The connections that this service has dialled; who may stay connected is set by the watch over certificates."""
     on_projected: OnCommit | None = None
@@ -127,7 +138,7 @@ def peer_dialler(settings: StreamSettings, environment: Environment, peer: PeerA
 async def real_environment(reloads: Reloads | None = None) -> AsyncIterator[Environment]:
     """The real world, with the asyncio loop that grpclib and asyncpg need."""
     from common.border import open_loop
-    from common.runtime.http.server import serve_http
+    from common.runtime.http.server import serve_http, serve_http_socket
     from common.transport.grpc.client import open_channel
     from common.transport.grpc.server import serve_grpc
 
@@ -140,6 +151,7 @@ async def real_environment(reloads: Reloads | None = None) -> AsyncIterator[Envi
             dial=open_channel,
             serve_grpc=serve_grpc,
             serve_http=serve_http,
+            serve_socket=serve_http_socket,
             reloads=reloads or Reloads(),
         )
 

@@ -7,30 +7,53 @@ nothing.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 
 import outcome
 import trio
 
+from common import audit
 from common.core.errors import BackhaulError
 from common.core.journal.append import Appended, AppendOutcome
+from common.core.policy.rights import Access, Right
 from common.journal.group_commit import Submitted
 from common.runtime.intake import Intake, appended, stored
 from common.transport.codec import intake as codec
-from common.transport.stream import Answer, Caller, MessageStream, Methods, PeerClosed, StreamMethod, UnaryMethod
+from common.transport.stream import (
+    Answer,
+    Caller,
+    MessageStream,
+    Methods,
+    PeerClosed,
+    PeerInfo,
+    ServedStream,
+    StreamMethod,
+    UnaryMethod,
+)
 
 APPEND_PATH = "/backhaul.v1.Intake/Append"
 APPEND_STREAM_PATH = "/backhaul.v1.Intake/AppendStream"
 _WAITING_MAX = 64
 
 
-def intake_methods(intake: Intake) -> Methods:
-    """The gRPC methods of the intake, by path."""
+def intake_methods(intake: Intake, access: Access | None = None) -> Methods:
+    """The gRPC methods of the intake, by path; `access` has the programs' token, which comes as metadata."""
+    door = access or Access()
 
-    async def append(request: bytes, _caller: Caller) -> bytes:
+    def let_in(metadata: Mapping[str, str], peer: PeerInfo) -> None:
+        refusal = door.refusal(Right.PROGRAMS, metadata.get("authorization", ""))
+        if refusal is not None:
+            audit.refused(who=peer.address, source=peer.address, what="append", rule="door", result=refusal.code)
+            raise refusal
+
+    async def append(request: bytes, caller: Caller) -> bytes:
+        let_in(caller.metadata, caller.peer)
         return _reply(await intake.append(codec.decode_append_request(request)))
 
-    def append_promptly(request: bytes, _caller: Caller, answer: Answer) -> bool:
+    def append_promptly(request: bytes, caller: Caller, answer: Answer) -> bool:
+        let_in(caller.metadata, caller.peer)
+
         def settled(result: outcome.Outcome[AppendOutcome]) -> None:
             try:
                 reply = _reply(appended(result.unwrap()))
@@ -41,7 +64,8 @@ def intake_methods(intake: Intake) -> Methods:
 
         return intake.submit_nowait(codec.decode_append_request(request), settled)
 
-    async def append_stream(stream: MessageStream) -> None:
+    async def append_stream(stream: ServedStream) -> None:
+        let_in(stream.metadata, stream.peer)
         to_answer, answers = trio.open_memory_channel[Submitted | BackhaulError](_WAITING_MAX)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_answer, answers, stream)

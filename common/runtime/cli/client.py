@@ -10,13 +10,16 @@ from __future__ import annotations
 import http.client
 import json
 import select
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
+from common.core.addresses import Address, SocketPath
 from common.core.errors import CODE_PATTERN, BackhaulError, ErrorKind
 from common.core.events import json_text
+from common.core.policy.rights import Right, right_for
 
 # Where to find a service that listens on every address.
 # Payloads are printed as they came: big numbers, long decimals and repeated keys included.
@@ -33,22 +36,44 @@ class Answer:
     body: dict[str, Any]
 
 
-class ServiceClient:
-    """One connection to one service, opened again when the service has closed it."""
+@dataclass(frozen=True, slots=True)
+class WayIn:
+    """Where requests of one right are asked: the door, and the token's text if there is one."""
 
-    def __init__(self, host: str, port: int, timeout_s: float) -> None:
-        if port == 0:
+    door: Address | SocketPath
+    token: str = ""
+
+
+class ServiceClient:
+    """A service as a command asks it: each request at the door of its right, with that right's token.
+
+    One connection a door, opened when it is needed, and again when the service has closed it.
+    """
+
+    def __init__(
+        self, host: str, port: int, timeout_s: float, ways: Callable[[Right], WayIn | None] = lambda _: None
+    ) -> None:
+        """`ways` says where a right is asked for if it is not at the HTTP port alone without a token."""
+        self._http = Address(host, port)
+        self._ways = ways
+        self._timeout_s = timeout_s
+        self._connections: dict[Address | SocketPath, http.client.HTTPConnection] = {}
+
+    def close(self) -> None:
+        """Hang up."""
+        for connection in self._connections.values():
+            connection.close()
+
+    def _open(self, door: Address | SocketPath) -> http.client.HTTPConnection:
+        if isinstance(door, SocketPath):
+            return _SocketConnection(door.path, self._timeout_s)
+        if door.port == 0:
             raise BackhaulError(
                 "cli.port_unknown",
                 "http_port is 0, so the service took a free port",
                 "name it with --http-port; the service's log line service.ready has it",
             )
-        self._where = f"{host}:{port}"
-        self._connection = http.client.HTTPConnection(_LOOPBACK_OF.get(host, host), port, timeout=timeout_s)
-
-    def close(self) -> None:
-        """Hang up."""
-        self._connection.close()
+        return http.client.HTTPConnection(_LOOPBACK_OF.get(door.host, door.host), door.port, timeout=self._timeout_s)
 
     def get(self, path: str, **query: str | int | None) -> dict[str, Any]:
         """The answer's JSON object; query parameters that are None are left out. Raises what the service refused with."""
@@ -75,38 +100,38 @@ class ServiceClient:
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> Answer:
         """Any answer in JSON, errors included."""
-        self._leave_closed_connection()
+        way = self._ways(right_for(path.partition("?")[0])) or WayIn(self._http)
+        where = str(way.door)
+        connection = self._connections.get(way.door) or self._open(way.door)
+        self._connections[way.door] = connection
+        _leave_closed(connection)
         headers = {"content-type": "application/json"} if body is not None else {}
+        if way.token:
+            headers["authorization"] = f"Bearer {way.token}"
         try:
-            self._connection.request(method, path, body, headers)
-            response = self._connection.getresponse()
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
             content = response.read()
         except http.client.HTTPException as error:
-            self._connection.close()
+            connection.close()
             if isinstance(error, ConnectionError):  # closed without an answer
-                raise self._unreachable(error) from error
-            raise self._unexpected(type(error).__name__) from error
+                raise _unreachable(where, error) from error
+            raise _unexpected(where, type(error).__name__) from error
         except OSError as error:
-            self._connection.close()
-            raise self._unreachable(error) from error
+            connection.close()
+            raise _unreachable(where, error) from error
         try:
             parsed = json_text.keep_raw(content, json_text.read(content, _ANSWER_LEVELS_MAX), _ANSWER_VISITS)
         except json_text.UnfitJson:
             parsed = None
         if not isinstance(parsed, dict):
-            raise self._unexpected(f"HTTP status {response.status} without a JSON object")
+            raise _unexpected(where, f"HTTP status {response.status} without a JSON object")
         return Answer(response.status, parsed)
-
-    def _leave_closed_connection(self) -> None:
-        """A kept connection has nothing to read, unless the service closed it while it was idle."""
-        socket = self._connection.sock
-        if socket is not None and select.select([socket], [], [], 0)[0]:
-            self._connection.close()
 
     def _told(self, answer: Answer) -> BackhaulError:
         error = answer.body.get("error")
         if not isinstance(error, Mapping) or not CODE_PATTERN.fullmatch(str(error.get("code"))):
-            return self._unexpected(f"HTTP status {answer.status} without an error code")
+            return _unexpected(str(self._http), f"HTTP status {answer.status} without an error code")
         details = error.get("details")
         return BackhaulError(
             str(error["code"]),
@@ -115,20 +140,47 @@ class ServiceClient:
             details=details if isinstance(details, Mapping) else None,
         )
 
-    def _unreachable(self, error: OSError) -> BackhaulError:
-        return BackhaulError(
-            "cli.service_unreachable",
-            f"no service answers on {self._where}: {error.strerror or error}",
-            "is it running? this command asks it at http_host and http_port",
-            kind=ErrorKind.UNAVAILABLE,
-        )
 
-    def _unexpected(self, what: str) -> BackhaulError:
-        return BackhaulError(
-            "cli.unexpected_answer",
-            f"what answers on {self._where} is not this service: {what}",
-            "look at http_host and http_port, and at what else uses the port",
-        )
+class _SocketConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: str, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.settimeout(self.timeout)
+        try:
+            sock.connect(self._path)
+        except OSError:
+            sock.close()
+            raise
+        self.sock = sock
+
+
+def _leave_closed(connection: http.client.HTTPConnection) -> None:
+    """A kept connection has nothing to read, unless the service closed it while it was idle."""
+    sock = connection.sock
+    if sock is not None and select.select([sock], [], [], 0)[0]:
+        connection.close()
+
+
+def _unreachable(where: str, error: OSError) -> BackhaulError:
+    return BackhaulError(
+        "cli.service_unreachable",
+        f"no service answers on {where}: {error.strerror or error}",
+        "is it running? this command asks it at http_host and http_port, or at the door of its right",
+        kind=ErrorKind.UNAVAILABLE,
+    )
+
+
+def _unexpected(where: str, what: str) -> BackhaulError:
+    return BackhaulError(
+        "cli.unexpected_answer",
+        f"what answers on {where} is not this service: {what}",
+        "look at http_host and http_port, and at what else uses the port",
+    )
 
 
 def path_segment(text: str) -> str:

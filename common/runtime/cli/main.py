@@ -18,10 +18,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
 from common import VERSION
+from common.core.addresses import Address
 from common.core.errors import BackhaulError, ConfigurationError
-from common.runtime.cli.client import ServiceClient
+from common.core.policy.rights import Right
+from common.runtime.cli.client import ServiceClient, WayIn
 from common.runtime.cli.commands import Command, Question
 from common.runtime.cli.output import complain, json_line, say, table
+from common.runtime.settings.doors import read_token
 from common.runtime.settings.loading import Loaded, defaults_of, describe, fields_of, load
 from common.runtime.settings.service import ServiceSettings
 
@@ -109,8 +112,18 @@ def _dispatch(program: Program[S], words: Sequence[str], environ: Mapping[str, s
     command: Command = args.command
     settings = load_from([*program.stand_ins, *flags]).settings
     host, port = program.http_address(settings)
-    with closing(ServiceClient(host, port, command.timeout_s)) as client:
+    with closing(
+        ServiceClient(host, port, command.timeout_s, partial(_way_in, settings, Address(host, port)))
+    ) as client:
         return command.run(Question(args, settings, client))
+
+
+def _way_in(settings: ServiceSettings, http: Address, right: Right) -> WayIn | None:
+    """Where a right is asked for, and its token; None at the HTTP port without one."""
+    door, file = settings.doors.get(right), settings.token_files.get(right)
+    if door is None and file is None:
+        return None
+    return WayIn(door or http, read_token(file) if file else "")
 
 
 def _check_config(loaded: Loaded[S], *, as_json: bool) -> int:

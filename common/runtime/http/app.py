@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from typing import Final
 
 import orjson
@@ -25,8 +26,8 @@ from common.core.events import json_text
 from common.core.events.json_text import TOP_ONLY, Visits
 from common.core.flow.measures import CodeCounts
 from common.core.policy.doors import Door
-from common.core.policy.rights import is_audited
-from common.runtime.http.audited import Record, audited
+from common.core.policy.rights import Access, is_audited, right_for
+from common.runtime.http.audited import TOKEN_KEY, Record, audited
 from common.runtime.logs.fields import leaf_errors
 from common.runtime.logs.setup import get_logger
 
@@ -43,7 +44,12 @@ _STATUS: Final = {
     ErrorKind.INTERNAL: 500,
 }
 # Where HTTP has a more telling status than the kind's.
-_STATUS_OF_CODE: Final = {"http.method_not_allowed": 405, "http.body_too_slow": 408, "http.body_type_refused": 415}
+_STATUS_OF_CODE: Final = {
+    "http.method_not_allowed": 405,
+    "http.body_too_slow": 408,
+    "http.body_type_refused": 415,
+    "auth.token_refused": 401,
+}
 
 # A client that is still sending when it is refused reads the answer only if we go on taking in the rest.
 _LINGER_S: Final = 2.0
@@ -102,6 +108,7 @@ class HttpApp:
     """An ASGI application over `routes`; bodies have at most `body_max_bytes` and `body_timeout_s`.
 
     `door` decides from a request's head whether a route sees it; without one, requests under loopback names do.
+    `access` says which rights are asked for here, and by which tokens; without it all are, without tokens.
     """
 
     def __init__(
@@ -111,12 +118,20 @@ class HttpApp:
         body_max_bytes: int,
         body_timeout_s: float = 30.0,
         door: Door | None = None,
+        access: Access | None = None,
     ) -> None:
         self._router = Router(routes, redirect_slashes=False)
         self._door = door or Door()
+        self._access = access or Access()
         self._body_max_bytes = body_max_bytes
         self._body_timeout_s = body_timeout_s
         self.refusals = CodeCounts()
+
+    def behind(self, access: Access) -> HttpApp:
+        """The same application at a door that gives these rights."""
+        other = copy(self)
+        other._access = access
+        return other
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -132,7 +147,7 @@ class HttpApp:
     async def _answer(self, exchange: _Exchange, scope: Scope) -> None:
         scope["app"] = self  # so that the router raises for what it does not know, instead of answering itself
         try:
-            exchange.check_head(self._door, scope["method"], scope["path"])
+            exchange.check_head(self._door, self._access, scope)
             await self._router(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             return
@@ -206,10 +221,15 @@ class _Exchange:
         self.is_answering = False
         self.record = Record()
 
-    def check_head(self, door: Door, method: str, path: str) -> None:
+    def check_head(self, door: Door, access: Access, scope: Scope) -> None:
         """Refuse what the door does not let in, and a body that says it is too large, before any of it is read."""
+        method, path = scope["method"], scope["path"]
+        right = right_for(path)
         refusal = door.refusal(method, path, self._headers, has_body=not self._is_body_over)
-        if refusal is not None:
+        refusal = refusal or access.refusal(right, self._headers.get(b"authorization", b"").decode("latin-1"))
+        if refusal is None:
+            scope[TOKEN_KEY] = access.token_name(right)
+        else:
             self.record.is_turned_away = True
             raise refusal
         if self._announced is not None and int(self._announced) > self._body_max_bytes:

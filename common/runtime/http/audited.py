@@ -16,6 +16,8 @@ from starlette.types import Scope
 
 from common import audit
 
+# In a request's scope: the name of the token by which it was let in, or ''.
+TOKEN_KEY: Final = "backhaul.token"
 # More of a body is not looked at: the members that name what is done are short.
 _BODY_MAX_BYTES: Final = 64 * 1024
 _PATH_MAX_CHARS: Final = 300
@@ -75,5 +77,5 @@ def requester(scope: Scope) -> tuple[str, str]:
     """Who asks (the token's name, else the user id at a Unix socket, else the address), and from where."""
     client = scope.get("client") or ("", 0)
     source = str(client[0])
-    token = scope.get("backhaul.token")
+    token = scope.get(TOKEN_KEY)
     return (f"token {token}" if token else source, source)

@@ -8,9 +8,14 @@ Plain HTTP/1.1 on purpose: no upgrade to HTTP/2 or WebSocket reaches the applica
 
 from __future__ import annotations
 
+import os
+import socket
+import stat
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import orjson
@@ -18,6 +23,7 @@ import trio
 from hypercorn.config import Config
 from starlette.types import ASGIApp
 
+from common import audit
 from common.core.errors import BackhaulError, ConfigurationError
 from common.private.hypercorn import ASGIWrapper, HttpConnection, WorkerContext
 from common.runtime.logs.fields import leaf_errors
@@ -25,6 +31,7 @@ from common.runtime.logs.setup import get_logger
 
 log = get_logger()
 
+_PEER: Final = struct.Struct("3i")  # pid, uid, gid
 _HEADERS_MAX_BYTES: Final = 16 * 1024
 _GONE: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
 
@@ -38,11 +45,38 @@ async def serve_http(
     Raises `ConfigurationError` when the address cannot be listened on.
     """
     listeners = await _listen(host, port)
-    server = _Server(app, connections_max)
+    async with _serving(listeners, _Server(app, connections_max), drain_s):
+        yield listeners[0].socket.getsockname()[1]
+
+
+@asynccontextmanager
+async def serve_http_socket(
+    app: ASGIApp,
+    path: Path,
+    *,
+    mode: int,
+    uids: frozenset[int],
+    connections_max: int = 256,
+    drain_s: float = 3.0,
+) -> AsyncIterator[None]:
+    """As `serve_http`, on a Unix socket of this file mode; with `uids`, only processes of these users are answered.
+
+    A socket that a process left behind is replaced; one that is listened on, and any other file, is not.
+    """
+    listener = await _listen_on(path, mode)
+    try:
+        async with _serving([listener], _Server(app, connections_max, uids), drain_s):
+            yield
+    finally:
+        os.unlink(path)
+
+
+@asynccontextmanager
+async def _serving(listeners: list[trio.SocketListener], server: _Server, drain_s: float) -> AsyncIterator[None]:
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
             accepting.start_soon(partial(trio.serve_listeners, server.handle, listeners, handler_nursery=connections))
-            yield listeners[0].socket.getsockname()[1]
+            yield
             accepting.cancel_scope.cancel()
         await server.drain()
         connections.cancel_scope.deadline = trio.current_time() + drain_s
@@ -64,10 +98,42 @@ async def _listen(host: str, port: int) -> list[trio.SocketListener]:
     return listeners
 
 
-class _Server:
-    """What the connections of one listener share."""
+async def _listen_on(path: Path, mode: int) -> trio.SocketListener:
+    name = str(path)
+    sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
+    try:
+        await _remove_what_was_left(name)
+        await sock.bind(name)
+        os.chmod(name, mode)  # nobody can have connected: it is not listened on yet
+        sock.listen(128)
+    except OSError as error:
+        sock.close()
+        raise ConfigurationError(
+            "http.cannot_listen",
+            f"cannot listen on {name}: {error.strerror or error}",
+            "does another process listen there? the folder must exist, and the path have at most 100 characters",
+        ) from error
+    return trio.SocketListener(sock)
 
-    def __init__(self, app: ASGIApp, connections_max: int) -> None:
+
+async def _remove_what_was_left(name: str) -> None:
+    """Unlink a socket that nobody listens on; whatever else is there stays, and is in the way."""
+    try:
+        stream = await trio.open_unix_socket(name)
+    except ConnectionRefusedError:
+        if stat.S_ISSOCK(os.lstat(name).st_mode):
+            os.unlink(name)
+    except OSError:
+        pass  # there is none: binding says what else is wrong
+    else:
+        await stream.aclose()
+
+
+class _Server:
+    """What the connections of one listener share. `uids`: the users that a Unix socket answers; empty for all."""
+
+    def __init__(self, app: ASGIApp, connections_max: int, uids: frozenset[int] = frozenset()) -> None:
+        self._uids = uids
         self._context = WorkerContext(None)
         self._app = ASGIWrapper(app)  # type: ignore[arg-type]  # hypercorn types ASGI messages one by one
         self._connections_max = connections_max
@@ -83,7 +149,14 @@ class _Server:
         if len(self._open) >= self._connections_max:
             log.warning("http.connection_refused", connections_max=self._connections_max, repeat_key="")
             return
-        connection = HttpConnection(self._app, self._config, self._context, stream, _refuse)
+        client = None
+        if stream.socket.family == trio.socket.AF_UNIX:
+            uid = _uid_of(stream)
+            client = (f"uid {uid}", 0)
+            if self._uids and uid not in self._uids:
+                audit.refused(who=client[0], source=client[0], what="connect", rule="door", result="auth.uid_refused")
+                return
+        connection = HttpConnection(self._app, self._config, self._context, stream, _refuse, client)
         self._open.add(connection)
         try:
             await connection.run()
@@ -98,6 +171,13 @@ class _Server:
         await self._context.terminated.set()
         for connection in self._open:
             connection.end_when_idle()
+
+
+def _uid_of(stream: trio.SocketStream) -> int:
+    """The user of the process that connected, from the kernel."""
+    told = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    uid: int = _PEER.unpack(told)[1]
+    return uid
 
 
 def _refuse(peer: str, status: int, is_two_lengths: bool) -> bytes:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
-from common.core.addresses import is_loopback
+from common.core.addresses import Address, SocketPath, is_loopback, parse_door
 from common.core.events.ids import NAME_MAX_BYTES, text_problem
 from common.core.journal.url import JournalUrl
 from common.core.policy.identity import PLAIN_NAME, IdentityRule, pattern_problem
+from common.core.policy.rights import Right
 from common.runtime.settings.loading import SettingsConflict, about
 
 # Of an application: a module and the name it gives its App.
@@ -95,6 +96,35 @@ class ServiceSettings:
             "Names beside loopback under which the HTTP port may be asked (the Host header), without a port; * is any."
         ),
     )
+    programs_door: str = field(
+        default="",
+        metadata=about(
+            "Door of local programs (events, inbox, entities), host:port or unix:/path; empty: the HTTP port is.",
+            may_be_empty=True,
+        ),
+    )
+    operators_door: str = field(
+        default="",
+        metadata=about(
+            "Door of operators (status, parked, origins, projections, policy), host:port or unix:/path; empty: the HTTP port is.",
+            may_be_empty=True,
+        ),
+    )
+    programs_token: Path | None = field(
+        default=None,
+        metadata=about(
+            "File with the token that programs send, also to the gRPC intake; made (0600) if it is missing."
+        ),
+    )
+    operators_token: Path | None = field(
+        default=None, metadata=about("File with the token that operators send; made (0600) if it is missing.")
+    )
+    socket_mode: str = field(
+        default="600", metadata=about("File mode of Unix sockets, in octal digits.", pattern=r"0?[0-7]{3}")
+    )
+    socket_uids: tuple[str, ...] = field(
+        default=(), metadata=about("User ids whose processes a Unix socket answers; none: all that may open it.")
+    )
     connections_max: int = field(default=256, metadata=about("Most open HTTP connections.", minimum=1, maximum=100_000))
 
     snapshot_every: tuple[str, ...] = field(
@@ -164,6 +194,30 @@ class ServiceSettings:
         return rule
 
     @property
+    def doors(self) -> dict[Right, Address | SocketPath]:
+        """The doors of their own, by right."""
+        named = {Right.PROGRAMS: self.programs_door, Right.OPERATORS: self.operators_door}
+        found: dict[Right, Address | SocketPath] = {}
+        for right, text in named.items():
+            try:
+                if text:
+                    found[right] = parse_door(text)
+            except ValueError as error:
+                raise SettingsConflict(
+                    "settings.invalid_value",
+                    f"{right.value}_door = {text}: {error}",
+                    "write for example 127.0.0.1:7581 or unix:/run/backhaul/operators.sock",
+                    keys=(f"{right.value}_door",),
+                ) from None
+        return found
+
+    @property
+    def token_files(self) -> dict[Right, Path]:
+        """The file of each right's token, if it has one."""
+        files = {Right.PROGRAMS: self.programs_token, Right.OPERATORS: self.operators_token}
+        return {right: path for right, path in files.items() if path is not None}
+
+    @property
     def identity_rule(self) -> IdentityRule:
         """How a peer's id is read from its certificate."""
         return IdentityRule(self.tls_identities, one_id=not self.tls_many_ids)
@@ -203,9 +257,28 @@ class ServiceSettings:
                     "write names without scheme and port, such as cloud.example, 10.0.0.5 or *",
                     keys=("http_hosts",),
                 )
+        self._check_doors()
         self._check_order("event_max_bytes", "batch_max_bytes")
         self._check_order("batch_max_bytes", "window_max_bytes")
         self._check_order("heartbeat_s", "progress_timeout_s")
+
+    def _check_doors(self) -> None:
+        for right, door in self.doors.items():
+            if isinstance(door, Address) and not self.insecure_local and not door.is_loopback:
+                raise SettingsConflict(
+                    "settings.plaintext_refused",
+                    f"{right.value}_door = {door} can be reached from elsewhere, and this door is plaintext",
+                    "listen on 127.0.0.1 or a Unix socket, or allow plaintext with insecure_local = true",
+                    keys=(f"{right.value}_door", "insecure_local"),
+                )
+        for uid in self.socket_uids:
+            if not uid.isdecimal():
+                raise SettingsConflict(
+                    "settings.invalid_value",
+                    f"socket_uids has {uid!r}, which is no user id",
+                    "write numbers, as `id -u` shows them",
+                    keys=("socket_uids",),
+                )
 
     def check_door(self, key: str) -> None:
         """Refuse a plaintext door that can be reached from elsewhere, unless that is wanted (`SettingsConflict`)."""

