@@ -18,10 +18,9 @@ from common.core.journal.history import Generation, History, begin_generation
 from common.journal.sqlite.connection import Runner, select, transaction
 from common.journal.sqlite.connections import SqliteConnections, store_generations
 from common.journal.sqlite.file import SqliteFile, drop_reserve_file, keep_reserve_file, open_file
-from common.journal.sqlite.identities import SqliteIdentities
 from common.journal.sqlite.leases import SqliteAges, SqliteLeases
 from common.journal.sqlite.log import SqliteLog
-from common.journal.sqlite.origins import SqliteOrigins
+from common.journal.sqlite.origins import SqliteIdentities, SqliteOrigins
 from common.journal.sqlite.parked import SqliteParked
 from common.journal.sqlite.projections import SqliteProjections
 from common.journal.sqlite.push_filters import SqlitePushFilters

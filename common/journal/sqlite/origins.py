@@ -21,6 +21,7 @@ from common.core.journal.history import Generation, History, Offset, OriginState
 from common.journal.sqlite.connection import insert_rows, select
 from common.journal.sqlite.connections import SqliteConnections
 from common.journal.sqlite.push_filters import load_place, write_place
+from common.journal.stores.identities import BlockedIdentity
 from common.journal.stores.origins import StoredRange
 
 _GONE = orjson.dumps(sorted(GONE_REASONS)).decode()
@@ -241,3 +242,47 @@ class SqliteOrigins:
     async def stored_ranges(self, persistence_id: str) -> list[StoredRange]:
         """See ``LogStore.stored_ranges``."""
         return [kept for _, kept in await self._connections.read(stored_ranges, persistence_id)]
+
+
+# -- peers that are shut out ---------------------------------------------------------------------------------------
+
+
+def blocked_identities(reader: apsw.Connection) -> list[BlockedIdentity]:
+    """See ``IdentityStore.blocked``."""
+    rows = select(reader, "SELECT id, reason, blocked_us FROM blocked_identity ORDER BY id")
+    return [BlockedIdentity(*row) for row in rows]
+
+
+def block(writer: apsw.Connection, identity: str, reason: str, now_us: int) -> BlockedIdentity:
+    """See ``IdentityStore.block``; the caller holds the transaction."""
+    row = writer.execute(
+        "INSERT INTO blocked_identity VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET reason = excluded.reason"
+        " RETURNING id, reason, blocked_us",
+        (identity, reason, now_us),
+    ).get
+    return BlockedIdentity(*row)
+
+
+def allow(writer: apsw.Connection, identity: str) -> bool:
+    """See ``IdentityStore.allow``; the caller holds the transaction."""
+    writer.execute("DELETE FROM blocked_identity WHERE id = ?", (identity,))
+    return writer.changes() > 0
+
+
+class SqliteIdentities:
+    """``IdentityStore`` over an open file."""
+
+    def __init__(self, connections: SqliteConnections) -> None:
+        self._connections = connections
+
+    async def blocked(self) -> list[BlockedIdentity]:
+        """See ``IdentityStore.blocked``."""
+        return await self._connections.read(blocked_identities)
+
+    async def block(self, identity: str, reason: str) -> BlockedIdentity:
+        """See ``IdentityStore.block``."""
+        return await self._connections.write(block, identity, reason, self._connections.now_us())
+
+    async def allow(self, identity: str) -> bool:
+        """See ``IdentityStore.allow``."""
+        return await self._connections.write(allow, identity)
