@@ -12,7 +12,7 @@ N ?= 20
 SEEDS ?= 100
 WORKERS ?= 3
 
-.PHONY: help setup demo demo-drones test check bench crash sim images test-images newest proto lock format clean
+.PHONY: help setup demo demo-drones test check bench crash sim images test-images newest advisories proto lock format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -53,6 +53,9 @@ test-images: images ## run the images and send events through them from outside
 
 newest: ## border, carriers and codec on the newest versions that pyproject.toml allows (needs a package index)
 	@.ci/newest $(ARGS)
+
+advisories: ## the locked requirements against public advisories, not part of check (needs a package index and the network)
+	@.ci/advisories
 
 proto: setup ## generate the message classes from protos/
 	@$(BIN)/python .ci/generate_messages.py

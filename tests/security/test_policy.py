@@ -116,3 +116,35 @@ def test_a_retry_settles_what_the_policy_allows_now(tmp_path: Path) -> None:
         cloud.wait_for("policy.changed")
         assert cloud.ask(*retry)[1] == {"entity": "Sensor|g2/x", "stored": 2, "left": None}
         assert stored(cloud) == {"Sensor|g2/x"}
+
+
+def test_an_edge_takes_no_entity_of_the_clouds_own_stream(tmp_path: Path) -> None:
+    with open_stage(tmp_path) as stage:
+        cloud = stage.cloud().start()
+        rogue = stage.edge("g7", cloud=cloud, entity_prefix="").start()
+        rogue.append(1, entity="order-1", entity_type="Order")
+        rogue.until("/status", lambda body: body["link"]["acked"] == 1)
+        cloud.wait_for("audit.refused", who="g7", what="write Order|order-1", result="parked.not_allowed")
+        event = {
+            "entity_type": "Order",
+            "entity_id": "order-1",
+            "event_type": "Placed",
+            "payload": 1,
+            "expected_seq_nr": 0,
+        }
+        assert cloud.ask("POST", "/v1/events", event)[0] == 201
+        assert stored(cloud) == {"Order|order-1"}
+
+
+def test_a_quota_of_the_policy_bounds_what_one_id_parks(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text("[[rule]]\nwho = 'g7'\nquota = {parked_events = 3}\n[[rule]]\nwho = '*'\nwrite = '*|{id}/*'\n")
+    with open_stage(tmp_path) as stage:
+        cloud = stage.cloud(policy=file).start()
+        greedy = stage.edge("g7", cloud=cloud, batch_max_events=1).start()
+        for _ in range(10):
+            greedy.append(1)
+        greedy.wait_for("link.needs_operator", code="push.blocked")
+        stage.edge("g8", cloud=cloud).start().append(1)
+        cloud.until("/status", lambda body: body["journal"]["head"] == 1)
+        assert len(cloud.get("/v1/parked")["parked"]) == 3
