@@ -15,10 +15,9 @@ from common.core.journal.history import (
     begin_generation,
 )
 from common.journal.memory.connections import MemoryConnections
-from common.journal.memory.identities import MemoryIdentities
 from common.journal.memory.leases import MemoryAges, MemoryLeases
 from common.journal.memory.log import MemoryLog
-from common.journal.memory.origins import MemoryOrigins
+from common.journal.memory.origins import MemoryIdentities, MemoryOrigins
 from common.journal.memory.parked import MemoryParked
 from common.journal.memory.projections import MemoryProjections
 from common.journal.memory.push_filters import MemoryPushFilters

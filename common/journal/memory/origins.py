@@ -8,6 +8,7 @@ import trio
 
 from common.core.journal.history import History, OriginState, Resume, ResumeDecision, decide_resume
 from common.journal.memory.connections import MemoryConnections
+from common.journal.stores.identities import BlockedIdentity
 from common.journal.stores.origins import StoredRange
 
 
@@ -47,3 +48,31 @@ class MemoryOrigins:
         await trio.lowlevel.checkpoint()
         ranges = self._connections.database.state.ranges
         return [kept for _, kept in ranges if kept.stated.persistence_id == persistence_id]
+
+
+# -- peers that are shut out ---------------------------------------------------------------------------------------
+
+
+class MemoryIdentities:
+    """``IdentityStore`` over a ``MemoryDatabase``."""
+
+    def __init__(self, connections: MemoryConnections) -> None:
+        self._connections = connections
+
+    async def blocked(self) -> list[BlockedIdentity]:
+        """See ``IdentityStore.blocked``."""
+        await trio.lowlevel.checkpoint()
+        return [row for _, row in sorted(self._connections.database.state.blocked.items())]
+
+    async def block(self, identity: str, reason: str) -> BlockedIdentity:
+        """See ``IdentityStore.block``."""
+        async with self._connections.transaction() as draft:
+            known = draft.blocked.get(identity)
+            row = BlockedIdentity(identity, reason, known.blocked_us if known else self._connections.now_us())
+            draft.blocked[identity] = row
+            return row
+
+    async def allow(self, identity: str) -> bool:
+        """See ``IdentityStore.allow``."""
+        async with self._connections.transaction() as draft:
+            return draft.blocked.pop(identity, None) is not None

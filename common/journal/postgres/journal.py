@@ -20,10 +20,9 @@ from common.journal.postgres.connection import (
     pooler_refused,
     say_goodbye,
 )
-from common.journal.postgres.identities import PostgresIdentities
 from common.journal.postgres.leases import PostgresAges, PostgresLeases
 from common.journal.postgres.log import PostgresLog
-from common.journal.postgres.origins import PostgresOrigins
+from common.journal.postgres.origins import PostgresIdentities, PostgresOrigins
 from common.journal.postgres.parked import PostgresParked
 from common.journal.postgres.projections import PostgresProjections
 from common.journal.postgres.push_filters import PostgresPushFilters

@@ -15,6 +15,7 @@ from common.core.journal.history import History, Offset, OriginState, Resume, Re
 from common.journal.postgres.opening import dump_generations, load_generations
 from common.journal.postgres.push_filters import load_place, write_place
 from common.journal.postgres.sessions import PostgresSessions
+from common.journal.stores.identities import BlockedIdentity
 from common.journal.stores.origins import StoredRange
 
 _COLUMNS = (
@@ -125,3 +126,48 @@ class PostgresOrigins:
     async def stored_ranges(self, persistence_id: str) -> list[StoredRange]:
         """See ``OriginStore.stored_ranges``."""
         return await self._sessions.read(stored_ranges, persistence_id)
+
+
+# -- peers that are shut out ---------------------------------------------------------------------------------------
+
+
+async def blocked_identities(connection: asyncpg.Connection) -> list[BlockedIdentity]:
+    """See ``IdentityStore.blocked``."""
+    rows = await connection.fetch("SELECT id, reason, blocked_us FROM blocked_identity ORDER BY id")
+    return [BlockedIdentity(*row) for row in rows]
+
+
+async def block(connection: asyncpg.Connection, identity: str, reason: str, now_us: int) -> BlockedIdentity:
+    """See ``IdentityStore.block``."""
+    row = await connection.fetchrow(
+        "INSERT INTO blocked_identity VALUES ($1, $2, $3) ON CONFLICT (id) DO UPDATE SET reason = excluded.reason"
+        " RETURNING id, reason, blocked_us",
+        identity,
+        reason,
+        now_us,
+    )
+    return BlockedIdentity(*row)
+
+
+async def allow(connection: asyncpg.Connection, identity: str) -> bool:
+    """See ``IdentityStore.allow``."""
+    return bool(await connection.execute("DELETE FROM blocked_identity WHERE id = $1", identity) == "DELETE 1")
+
+
+class PostgresIdentities:
+    """``IdentityStore`` over an open database."""
+
+    def __init__(self, sessions: PostgresSessions) -> None:
+        self._sessions = sessions
+
+    async def blocked(self) -> list[BlockedIdentity]:
+        """See ``IdentityStore.blocked``."""
+        return await self._sessions.read(blocked_identities)
+
+    async def block(self, identity: str, reason: str) -> BlockedIdentity:
+        """See ``IdentityStore.block``."""
+        return await self._sessions.state.run(block, identity, reason, self._sessions.now_us())
+
+    async def allow(self, identity: str) -> bool:
+        """See ``IdentityStore.allow``."""
+        return await self._sessions.state.run(allow, identity)
