@@ -21,6 +21,9 @@ TOKEN_KEY: Final = "backhaul.token"
 # More of a body is not looked at: the members that name what is done are short.
 _BODY_MAX_BYTES: Final = 64 * 1024
 _PATH_MAX_CHARS: Final = 300
+# A line is bounded, whatever a request says.
+_MEMBERS_MAX: Final = 20
+_MEMBER_MAX_CHARS: Final = 300
 # What a member carries instead of naming: it may be large, or private.
 _CONTENTS: Final = frozenset({"payload", "payload_base64", "metadata", "value"})
 # Nothing was there to be done.
@@ -55,7 +58,22 @@ class Record:
             body = orjson.loads(self.body)
         except orjson.JSONDecodeError:
             return {}
-        return {name: value for name, value in body.items() if name not in _CONTENTS} if isinstance(body, dict) else {}
+        if not isinstance(body, dict):
+            return {}
+        named = [(name, value) for name, value in body.items() if name not in _CONTENTS]
+        return {name[:_MEMBER_MAX_CHARS]: _shown(value) for name, value in named[:_MEMBERS_MAX]}
+
+
+def _shown(value: object) -> object:
+    """A member's value, bounded: a number as it is, a text cut, anything else as the beginning of its JSON."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return value[:_MEMBER_MAX_CHARS]
+    try:
+        return orjson.dumps(value)[:_MEMBER_MAX_CHARS].decode(errors="ignore")
+    except orjson.JSONEncodeError:  # nested deeper than is written
+        return "nested too deep"
 
 
 @contextmanager
