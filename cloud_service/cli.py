@@ -16,6 +16,7 @@ from common.runtime.cli.entities import ENTITIES, TRANSFERS
 from common.runtime.cli.filters import FILTERS
 from common.runtime.cli.identities import IDENTITIES
 from common.runtime.cli.log_level import LOG_LEVEL
+from common.runtime.cli.nodes import NODES
 from common.runtime.cli.policy import POLICY
 from common.runtime.cli.projections import PROJECTIONS
 from common.runtime.cli.subscriptions import INBOX, SUBSCRIPTIONS
@@ -47,6 +48,7 @@ CLOUD = cli.Program(
         APPEND,
         *PARKED,
         *ORIGINS,
+        *NODES,
         *FILTERS,
         *POLICY,
         *IDENTITIES,

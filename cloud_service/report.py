@@ -11,6 +11,7 @@ import structlog
 import trio
 
 from common.core.errors import BackhaulError
+from common.core.members.member import node_of
 from common.journal.group_commit import GroupCommit
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import JournalStats
@@ -74,6 +75,7 @@ class CloudReport:
                     "position": status.row.position,
                     "epoch": status.row.epoch,
                     "owner": status.row.owner,
+                    "node": node_of(status.row.owner),
                     "paused": status.row.paused,
                     "lag_events": status.lag.events,
                     "lag_s": round(status.lag.seconds, 3),

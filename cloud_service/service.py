@@ -10,21 +10,28 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import structlog
 import trio
 
+from cloud_service.edge_spread import EdgeSpread
+from cloud_service.node_routes import node_as_json, node_routes
 from cloud_service.queries import projection_query_routes
 from cloud_service.report import CloudReport
 from cloud_service.retention import CloudRetention, CloudRetentionSettings
 from cloud_service.settings import CloudSettings
 from common import VERSION
+from common.core.errors import BackhaulError
+from common.core.journal.session_budget import sessions_of_node
+from common.core.members.member import MemberReport, instance_name
 from common.core.push.messages import PUSH_PATH
 from common.journal.feeds import RangeFeeds
 from common.journal.group_commit import GroupCommit, open_group_commit
+from common.journal.membership import Membership, MembershipSettings
 from common.projection.handlers import Handler
 from common.projection.progress import ProjectionSettings
+from common.projection.range_assignment import AssignmentSettings, RangeAssignment
 from common.projection.snapshot_rule import run_snapshot_rule
 from common.runtime.age_keeper import AgeKeeper
 from common.runtime.app.application import Application, Transformations, load_application
@@ -56,6 +63,8 @@ from common.transport.stream import StreamMethod
 
 _log = structlog.get_logger()
 
+_LEAVE_S: Final = 2.0
+
 
 async def serve(
     settings: CloudSettings,
@@ -77,7 +86,7 @@ async def serve(
     built_in = [built_in_handler(name) for name in settings.projections]
     on_serve = application.app.transformations.served if application.app.transformations.on_serve else None
     name = settings.node or socket.gethostname()
-    owner = f"{name}/{environment.new_id()[:8]}"
+    owner = instance_name(name, environment.new_id())
     async with (
         environment.open_journal(settings.journal, max_bytes=None, notified=not settings.poll_only) as journal,
         open_group_commit(journal.log) as commit,
@@ -132,6 +141,7 @@ async def serve(
             task_status.started(Ports(grpc_port, http_port, running, node.subscriptions.states))
             workers.start_soon(node.watch.stop_when_outdated, stop)
             await stop.wait()
+            await node.leave()
             await node.drain(settings.drain_s / 2)
             workers.cancel_scope.cancel()
         node.watch.check_not_outdated()
@@ -195,6 +205,33 @@ class _Node:
         )
         self.watch = JournalWatch(journal, commit)
         self._known = LastKnown(self._refresh, environment.now_us)
+        self._started_us = environment.now_us()
+        self._name = name
+        self._membership = Membership(
+            journal.members, self._as_member, MembershipSettings(lease_s=settings.member_lease_s)
+        )
+        self._assignment = RangeAssignment(
+            journal.projections, self._membership, AssignmentSettings(lease_s=settings.lease_s)
+        )
+        self._projecting = trio.CancelScope()
+        self._spread = EdgeSpread(
+            self.endpoint,
+            self._membership,
+            redial_s=REDIAL_S,
+            age_max_s=settings.link_age_max_s,
+            now_us=environment.now_us,
+        )
+
+    def _as_member(self) -> MemberReport:
+        return MemberReport(
+            self._owner,
+            self._name,
+            self._started_us,
+            self._settings.node_weight,
+            frozenset(handler.name for handler in self._handlers),
+            sessions_of_node(notify=not self._settings.poll_only),
+            self.endpoint.staying,
+        )
 
     def http_app(self, stop: trio.Event) -> HttpApp:
         """Every HTTP route of the service."""
@@ -203,6 +240,10 @@ class _Node:
         for part in (self._report, self._streams, self.subscriptions, self._trust):
             part.register(metrics)
         register_running(metrics, running, settings.journal)
+        metrics.gauge("nodes_live", "Nodes of this cloud that are alive.", lambda: len(self._membership.live))
+        metrics.gauge(
+            "node_ranges", "Ranges of projections of this node.", lambda: self._assignment.ranges_of(self._owner)
+        )
         app = HttpApp(
             running.routes(
                 [
@@ -213,6 +254,7 @@ class _Node:
                     *owner_routes(journal, self._policy),
                     *snapshot_routes(journal, settings.event_max_bytes, admitted=running.application.admitted),
                     *origin_routes(journal),
+                    *node_routes(journal, self._environment.now_us),
                     *filter_routes(journal.push_filters, self.endpoint.refresh_filters),
                     *policy_routes(self._policy),
                     *identity_routes(journal.identities, self._trust),
@@ -244,6 +286,10 @@ class _Node:
                 "subscriptions": self.subscriptions.status(),
                 "retention": self._retention.status(),
                 "trust": self._trust.status(),
+                "nodes": [
+                    node_as_json(one, self._assignment.ranges_of(one.instance), self._environment.now_us())
+                    for one in self._membership.seen.members
+                ],
             }
         )
 
@@ -256,17 +302,10 @@ class _Node:
             summary_s=self._settings.summary_interval_s,
         )
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(
-                partial(
-                    project,
-                    self._running,
-                    self._feeds,
-                    self._handlers,
-                    self._environment,
-                    owner=self._owner,
-                    settings=projecting,
-                )
-            )
+            nursery.start_soon(self._membership.run)
+            nursery.start_soon(self._spread.run)
+            nursery.start_soon(self._assignment.run)
+            nursery.start_soon(self._project, projecting)
             if self._settings.snapshot_rule:
                 nursery.start_soon(
                     partial(
@@ -287,6 +326,27 @@ class _Node:
             nursery.start_soon(self._known.run)
             nursery.start_soon(self._trust.run)
             nursery.start_soon(self._report.summarise, self._settings.summary_interval_s)
+
+    async def _project(self, settings: ProjectionSettings) -> None:
+        with self._projecting:
+            await project(
+                self._running,
+                self._feeds,
+                self._handlers,
+                self._environment,
+                owner=self._owner,
+                settings=settings,
+                holder=self._assignment,
+            )
+
+    async def leave(self) -> None:
+        """Hand all ranges over to the other nodes, before anything that takes time."""
+        with trio.move_on_after(_LEAVE_S):
+            try:
+                await self._assignment.leave()
+            except BackhaulError as error:
+                _log.warning("member.not_left", code=error.code, reason=error.message)
+        self._projecting.cancel()
 
     async def drain(self, at_most_s: float) -> None:
         """Ask edges and consumers to leave, and wait for those that still have something in flight."""

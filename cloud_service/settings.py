@@ -24,6 +24,20 @@ class CloudSettings(StreamSettings):
         default="",
         metadata=about("Name of this node in its logs; the host's name if empty.", may_be_empty=True),
     )
+    node_weight: int = field(
+        default=1,
+        metadata=about(
+            "Share of the ranges of projections beside other nodes' shares; 0 runs none.", minimum=0, maximum=100
+        ),
+    )
+    member_lease_s: float = field(
+        default=3.0,
+        metadata=about(
+            "Time after which what a silent node held is taken over; one that was killed is noticed sooner.",
+            minimum=1,
+            maximum=60,
+        ),
+    )
     consumer_id: str = field(
         default="cloud",
         metadata=about(
@@ -48,6 +62,12 @@ class CloudSettings(StreamSettings):
     )
     links_max: int = field(
         default=10_000, metadata=about("Most edges connected to this node.", minimum=1, maximum=1_000_000)
+    )
+    link_age_max_s: float | None = field(
+        default=None,
+        metadata=about(
+            "Age at which a connected edge is asked to dial again, maybe another node; none sets no limit.", minimum=60
+        ),
     )
     hello_timeout_s: float = field(
         default=10.0,

@@ -28,6 +28,7 @@ from common.projection.handler_executor import HandlerExecutor, ThreadExecutor
 from common.projection.handler_invoker import Decode, HandlerInvoker, undecoded
 from common.projection.handlers import Handler
 from common.projection.progress import OnCommit, ProjectionProgress, ProjectionSettings
+from common.projection.range_holder import LoneHolder, RangeHolder
 from common.projection.range_log import RangeReporter
 from common.projection.range_task import RangeTask
 from common.watchdog import Watchdog
@@ -41,6 +42,7 @@ async def run_projections(
     handlers: Sequence[Handler],
     *,
     owner: str,
+    holder: RangeHolder | None = None,
     settings: ProjectionSettings,
     now_us: Callable[[], int],
     random: Random,
@@ -53,7 +55,8 @@ async def run_projections(
 ) -> None:
     """Run every range of all ``handlers``, each on its own, until cancelled; starts with their progress.
 
-    They read the log through ``feeds``, which the node's ranges share.
+    They read the log through ``feeds``, which the node's ranges share. ``holder`` says which are this node's; without it
+    each takes a lease for itself.
     ``decode`` gives handlers of single events what a payload means; ``plain_calls`` makes what plain functions are
     called by, one a range; ``watchdog`` names async ones that hold the loop; ``shown`` is filled with their progress. The
     rest is as in ``run_projection``.
@@ -72,6 +75,7 @@ async def run_projections(
             new_work,
             shown=shown,
             owner=owner,
+            holder=holder or lone_holder(journal, owner, settings, random),
             settings=settings,
             now_us=now_us,
             random=random,
@@ -97,6 +101,7 @@ class _Projection:
         *,
         shown: list[ProjectionProgress],
         owner: str,
+        holder: RangeHolder,
         settings: ProjectionSettings,
         now_us: Callable[[], int],
         random: Random,
@@ -108,6 +113,7 @@ class _Projection:
         self._new_work = new_work
         self._shown = shown
         self._owner = owner
+        self._holder = holder
         self._settings = settings
         self._now_us = now_us
         self._random = random
@@ -154,6 +160,7 @@ class _Projection:
                     self._new_work(self.handler),
                     progress.slices,
                     owner=self._owner,
+                    holder=self._holder,
                     settings=self._settings,
                     now_us=self._now_us,
                     random=self._random,
@@ -180,6 +187,13 @@ class _Projection:
         self._shown[at : at + len(own)] = self._progress_of(ranges)
 
 
+def lone_holder(journal: Journal, owner: str, settings: ProjectionSettings, random: Random) -> LoneHolder:
+    """Leases for each range by itself."""
+    return LoneHolder(
+        journal.projections, owner, lease_s=settings.lease_s, standby_poll_s=settings.standby_poll_s, random=random
+    )
+
+
 async def run_projection(
     journal: Journal,
     feeds: RangeFeeds,
@@ -187,6 +201,7 @@ async def run_projection(
     slices: SliceRange,
     *,
     owner: str,
+    holder: RangeHolder | None = None,
     settings: ProjectionSettings,
     now_us: Callable[[], int],
     random: Random,
@@ -207,6 +222,7 @@ async def run_projection(
         work=work,
         slices=slices,
         owner=owner,
+        holder=holder or lone_holder(journal, owner, settings, random),
         settings=settings,
         now_us=now_us,
         random=random,

@@ -40,8 +40,8 @@ class RangeReporter:
         self._known_holder: tuple[str, int] | None = None
         self._load = SliceLoad()
 
-    def not_ours(self, row: ProjectionRow) -> None:
-        """The lease was refused: the range is paused, or another node holds it."""
+    def not_ours(self, row: ProjectionRow, names_holder: bool) -> None:
+        """The range is paused, or another node holds it."""
         self.progress.position, self.progress.epoch = row.position, row.epoch
         if row.paused:
             if self.progress.state is not ProjectionState.PAUSED:
@@ -49,7 +49,7 @@ class RangeReporter:
             self.progress.state = ProjectionState.PAUSED
             return
         self.progress.state = ProjectionState.WAITING
-        if row.owner and self._known_holder != (row.owner, row.epoch):
+        if names_holder and row.owner and self._known_holder != (row.owner, row.epoch):
             self._known_holder = (row.owner, row.epoch)
             self._log.info(
                 "projection.waiting",

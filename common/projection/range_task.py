@@ -10,29 +10,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Final, NoReturn
+from typing import Final
 
 import trio
 
-from common.core.errors import BackhaulError, ErrorKind
+from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch
 from common.core.events.ids import SliceRange
 from common.core.flow.backoff import Backoff
 from common.core.journal.statement import Statement
 from common.journal.feeds import RangeFeeds
 from common.journal.stores.journal import Journal
-from common.journal.stores.projections import ProjectionLease, ProjectionRow
+from common.journal.stores.projections import ProjectionLease
 from common.projection import parking, skips
 from common.projection.handler_invoker import HandlerInvoker, PreparedEffects
 from common.projection.handlers import OnFailure
 from common.projection.pages import PAGE_FAULTS, Pages, ProjectionPage, place_of
 from common.projection.parked_entities import ParkedEntities
 from common.projection.progress import OnCommit, ProjectionSettings
+from common.projection.range_holder import RangeHolder
 from common.projection.range_log import RangeReporter
 from common.projection.skips import Skips
 
-# Also a cancelled range finishes taking a lease, so that it knows what to give back, and gives it back.
-_ACQUIRE_DEADLINE_S: Final = 3.0
 _RELEASE_DEADLINE_S: Final = 2.0
 
 
@@ -55,6 +54,7 @@ class RangeTask:
         work: HandlerInvoker,
         slices: SliceRange,
         owner: str,
+        holder: RangeHolder,
         settings: ProjectionSettings,
         now_us: Callable[[], int],
         random: Random,
@@ -69,6 +69,7 @@ class RangeTask:
         self._skips = Skips(handler.name)
         self._pages = Pages(feeds, work, slices, settings, self._parked_entities, self._skips, now_us)
         self._owner = owner
+        self._holder = holder
         self._settings = settings
         self._random = random
         self._story = story
@@ -90,6 +91,7 @@ class RangeTask:
                         await parking.make_tables(self._journal.projections)
                     has_tables = True
                 await self._hold()
+                continue
             except BackhaulError as error:
                 if error.code == "projection.ranges_changed":
                     return
@@ -101,7 +103,7 @@ class RangeTask:
         """Seconds to wait before beginning again."""
         if error.code == "projection.fenced":
             self._story.fenced(self._lease)
-            return self._settings.standby_poll_s
+            return self._holder.fenced_wait_s
         is_last_chance = False
         if error.code in PAGE_FAULTS:
             self._pages.narrow()
@@ -132,8 +134,10 @@ class RangeTask:
         return self._handler.on_failure is not OnFailure.RETRY and self._fault[1] >= self._handler.attempts
 
     # -- the lease -----------------------------------------------------------------------------------------------
-    async def _hold(self) -> NoReturn:
-        self._lease = await self._acquire()
+    async def _hold(self) -> None:
+        """Run the range for as long as it is ours; returns when it is to be another node's."""
+        self._lease = await self._holder.acquire((self._handler.name, self._slices), self._story.not_ours)
+        is_kept = False
         try:
             self._story.started(self._lease, self._owner, await self._journal.log.stats())
             await self._skips.load(self._journal.projections, self._lease.position)
@@ -142,44 +146,22 @@ class RangeTask:
                 await self._retry_wanted(self._parked_entities)
             with self._pages.following():
                 await self._follow()
+        except BackhaulError as error:
+            is_kept = self._holder.keeps_failing and error.code != "projection.fenced"
+            raise
         finally:
-            with trio.move_on_after(_RELEASE_DEADLINE_S, shield=True):
-                await self._release()
-
-    async def _acquire(self) -> ProjectionLease:
-        """Wait until the range is ours."""
-        while True:
-            # Shielded: a lease that was taken unheard would keep others out until it lapses.
-            with trio.move_on_after(_ACQUIRE_DEADLINE_S, shield=True) as asking:
-                lease = await self._journal.projections.acquire(
-                    self._handler.name, self._slices, self._owner, self._settings.lease_s
-                )
-                if lease is not None:
-                    return lease
-            if asking.cancelled_caught:
-                raise BackhaulError(
-                    "projection.acquire_timeout",
-                    f"the store did not answer within {_ACQUIRE_DEADLINE_S:g} s",
-                    hint="look at the database's load and locks",
-                    kind=ErrorKind.UNAVAILABLE,
-                )
-            row = self._own_row(await self._journal.projections.rows())
-            if row is not None:
-                self._story.not_ours(row)
-            await trio.sleep(self._settings.standby_poll_s * (0.5 + self._random.random() / 2))
-
-    def _own_row(self, rows: Sequence[ProjectionRow]) -> ProjectionRow | None:
-        wanted = (self._handler.name, self._slices)
-        return next((row for row in rows if (row.name, row.slices) == wanted), None)
+            if not is_kept:
+                with trio.move_on_after(_RELEASE_DEADLINE_S, shield=True):
+                    await self._release()
 
     async def _release(self) -> None:
         try:
-            await self._journal.projections.release(self._lease)
+            await self._holder.release(self._lease)
         except BackhaulError as error:
             self._story.release_failed(error)
 
     # -- the log -------------------------------------------------------------------------------------------------
-    async def _follow(self) -> NoReturn:
+    async def _follow(self) -> None:
         idle_s = min(self._settings.poll_s, self._settings.lease_s / 3)
         self._renew_at = trio.current_time() + self._settings.lease_s / 3
         page = await self._prepare(self._lease.position)
@@ -187,14 +169,22 @@ class RangeTask:
             if page.is_full:
                 self._story.behind()
                 page = await self._commit_and_prepare(page)
-                continue
-            if page.events or page.parked or page.skipped or trio.current_time() >= self._renew_at:
-                # Without events this renews the lease, and moves the offset over what other ranges have.
-                await self._commit(page)
-            self._story.at_end_of_log()
-            await self._pages.feed.wait_beyond(page.through, idle_s)
-            await self._let_group_fill(page.through)
-            page = await self._prepare(page.through)
+            else:
+                if page.events or page.parked or page.skipped or self._is_offset_due(page.through):
+                    await self._commit(page)
+                self._story.at_end_of_log()
+                with self._holder.interrupting(self._lease):
+                    await self._pages.feed.wait_beyond(page.through, idle_s)
+                    await self._let_group_fill(page.through)
+                page = await self._prepare(page.through)
+            self._holder.check(self._lease)
+            if self._holder.successor(self._lease) is not None:
+                return
+
+    def _is_offset_due(self, through: int) -> bool:
+        """Whether to commit without events: that moves the offset over what other ranges have, and renews the lease."""
+        is_time = trio.current_time() >= self._renew_at
+        return is_time and (self._holder.is_renewing or through > self._lease.position)
 
     async def _let_group_fill(self, after: int) -> None:
         wait_s = min(self._handler.group_wait_s, self._settings.lease_s / 3)

@@ -49,4 +49,14 @@ async def measure_lag(journal: Journal, position: int, slices: SliceRange, now_u
 async def projection_status(journal: Journal, now_us: Callable[[], int]) -> list[ProjectionStatus]:
     """All ranges of all projections that ever ran on this journal, by name and slices."""
     rows = sorted(await journal.projections.rows(), key=lambda row: (row.name, row.slices))
-    return [ProjectionStatus(row, await measure_lag(journal, row.position, row.slices, now_us())) for row in rows]
+    head = (await journal.log.stats()).head_position
+    return [
+        ProjectionStatus(
+            row,
+            # At the end of the log there is nothing to look for, in however many ranges.
+            Lag(head, 0, 0.0)
+            if row.position >= head
+            else await measure_lag(journal, row.position, row.slices, now_us()),
+        )
+        for row in rows
+    ]

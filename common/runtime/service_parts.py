@@ -18,6 +18,7 @@ from common.journal.group_commit import GroupCommit
 from common.projection.handlers import Handler
 from common.projection.progress import ProjectionSettings
 from common.projection.projection import run_projections
+from common.projection.range_holder import RangeHolder
 from common.runtime.app.application import Application
 from common.runtime.app.running import RunningApplication
 from common.runtime.environment import Environment
@@ -93,6 +94,7 @@ async def project(
     *,
     owner: str,
     settings: ProjectionSettings,
+    holder: RangeHolder | None = None,
 ) -> None:
     """Run the service's projections until cancelled."""
     await run_projections(
@@ -100,6 +102,7 @@ async def project(
         feeds,
         handlers,
         owner=owner,
+        holder=holder,
         settings=settings,
         now_us=environment.now_us,
         random=environment.chance,

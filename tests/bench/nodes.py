@@ -23,6 +23,7 @@ from common.core.journal.append import LocalAppend
 from common.journal.postgres import open_postgres_journal
 from common.runtime.environment import utc_now_us
 from examples.support.processes import Program
+from tests.bench import moves
 from tests.bench.place import Place
 from tests.bench.processes import BenchFailure, cloud, cpu_s, edge
 from tests.bench.table import Table, middle_ratio
@@ -86,7 +87,7 @@ async def run(place: Place) -> list[Table]:
                 found[shape].append(await _measure(place, shape, total, journals))
         tables.append(_table(situation, total, found))
     shutil.rmtree(folder)
-    return tables
+    return [*tables, await moves.measure(place)]
 
 
 def _table(situation: str, total: int, found: dict[_Shape, list[_Cost]]) -> Table:

@@ -113,8 +113,10 @@ class Mount(MemoryDatabase):
         self.is_severed = False
         self.tables = _MountedTables(self)
         self.lock = disk.lock
+        self.member_locks = disk.member_locks
         if notified:
             self.head_signals = disk.head_signals
+            self.member_signals = disk.member_signals
 
     @property
     def state(self) -> State:

@@ -18,8 +18,8 @@ HANDLER_TRANSACTIONS: Final = 2
 
 
 def sessions_of_node(*, notify: bool) -> int:
-    """The most sessions that one node has open: one writes, one keeps state, and one sends and receives notifications."""
-    return 2 + READERS + SEARCHERS + COMMITTERS + HANDLER_TRANSACTIONS + notify
+    """The most sessions that one node has open: one writes, one keeps state, one is its membership, one tells of commits."""
+    return 3 + READERS + SEARCHERS + COMMITTERS + HANDLER_TRANSACTIONS + notify
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,17 @@ def check_ranges(name: str, wanted: SliceRange, stored: Iterable[SliceRange]) ->
             )
 
 
+def range_gone(name: str, slices: SliceRange) -> BackhaulError:
+    """The ranges of a projection were changed, and this is no longer one of them."""
+    return BackhaulError(
+        "projection.ranges_changed",
+        f"projection {name} has no range {slices} any more",
+        hint="nothing to do: the present ranges are looked up, and run",
+        kind=ErrorKind.CONFLICT,
+        details={"projection": name, "slices": str(slices)},
+    )
+
+
 def missing_ranges(stored: Iterable[SliceRange], wanted: Iterable[SliceRange]) -> list[SliceRange]:
     """The parts of ``wanted`` that no stored range covers: where offsets are still to be made."""
     missing = list(wanted)

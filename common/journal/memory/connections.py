@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from common.journal.change_signal import ChangeSignal
 from common.journal.commit_feed import CommitFeed
 from common.journal.head_signal import HeadSignal
 from common.journal.memory.state import MemoryDatabase, MemoryState
@@ -24,6 +25,9 @@ class MemoryConnections:
         """As of opening, or as last read."""
         self.head_signal = HeadSignal(database.state.head_position)
         self.feed = CommitFeed()
+        self.members_changed = ChangeSignal()
+        self.member_locks: set[str] = set()
+        """Members that these connections renew."""
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[MemoryState]:
@@ -37,9 +41,19 @@ class MemoryConnections:
             before, database.state = database.state, draft
             if self.feed.is_wanted:
                 self.feed.give(draft.log.slice(bisect_right(draft.log.position, before.head_position), len(draft.log)))
-            if (
-                draft.head_position != before.head_position
-            ):  # as elsewhere: a renewed lease reveals no other node's commit
+            if draft.head_position != before.head_position:  # as elsewhere: another commit reveals no other node's
                 for head_signal in database.head_signals:
                     head_signal.raise_to(draft.head_position)
+            if _owners(before) != _owners(draft):
+                for signal in database.member_signals:
+                    signal.fire()
         await trio.lowlevel.checkpoint()
+
+
+def _owners(state: MemoryState) -> tuple[object, ...]:
+    """What a prompt to members is about."""
+    return (
+        [(key, row.owner, row.paused, row.epoch, row.is_directed) for key, row in state.projections.items()],
+        [(entry.report.instance, entry.report.weight, entry.report.runs) for entry in state.members.values()],
+        state.drained,
+    )

@@ -14,9 +14,11 @@ from contextlib import asynccontextmanager
 from common.core.journal.history import (
     begin_generation,
 )
+from common.journal.memory import members
 from common.journal.memory.connections import MemoryConnections
 from common.journal.memory.leases import MemoryAges, MemoryLeases
 from common.journal.memory.log import MemoryLog
+from common.journal.memory.members import MemoryMembers
 from common.journal.memory.origins import MemoryIdentities, MemoryOrigins
 from common.journal.memory.parked import MemoryParked
 from common.journal.memory.projections import MemoryProjections
@@ -43,10 +45,12 @@ async def open_memory_journal(
         database.state = draft
     connections = MemoryConnections(database, now_us, commit_delay_s)
     database.head_signals.append(connections.head_signal)
+    journal = compose(connections)
     try:
-        yield compose(connections)
+        yield journal
     finally:
         database.head_signals.remove(connections.head_signal)
+        members.disconnect(connections)
 
 
 def compose(connections: MemoryConnections) -> Journal:
@@ -58,6 +62,7 @@ def compose(connections: MemoryConnections) -> Journal:
         projections=MemoryProjections(connections),
         leases=MemoryLeases(connections),
         ages=MemoryAges(connections),
+        members=MemoryMembers(connections),
         subscriptions=MemorySubscriptions(connections),
         snapshots=MemorySnapshots(connections),
         push_filters=MemoryPushFilters(connections),

@@ -8,6 +8,7 @@ import trio
 
 from common.core.journal.ages import JournalAge
 from common.journal.memory.connections import MemoryConnections
+from common.journal.memory.members import is_held, left_s
 from common.journal.memory.state import LeaseEntry, MemoryState
 from common.journal.stores.leases import Lease, LeaseRow, lease_fenced
 
@@ -50,7 +51,7 @@ class MemoryLeases:
             now_us = self._connections.now_us()
             row = draft.leases.get(name) or LeaseEntry("", 0, 0)
             until_us = lease_end(now_us, lease_s)
-            if row.owner not in {"", owner} and now_us < row.until_us <= until_us:
+            if row.owner != owner and is_held(draft, row.owner, row.until_us, now_us, until_us):
                 return None
             epoch = row.epoch + (row.owner != owner)
             draft.leases[name] = LeaseEntry(owner, epoch, until_us)
@@ -66,10 +67,10 @@ class MemoryLeases:
     async def rows(self) -> list[LeaseRow]:
         """See ``LeaseStore.rows``."""
         await trio.lowlevel.checkpoint()
-        now_us = self._connections.now_us()
+        now_us, state = self._connections.now_us(), self._connections.database.state
         return [
-            LeaseRow(name, row.owner, row.epoch, max(0.0, (row.until_us - now_us) / _MICROSECONDS))
-            for name, row in sorted(self._connections.database.state.leases.items())
+            LeaseRow(name, row.owner, row.epoch, left_s(state, row.owner, row.until_us, now_us))
+            for name, row in sorted(state.leases.items())
         ]
 
 

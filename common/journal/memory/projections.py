@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import trio
@@ -19,8 +20,10 @@ from common.core.journal.slice_ranges import (
     projection_in_use,
 )
 from common.core.journal.statement import Statement
+from common.core.members.assignment import RangeKey
 from common.journal.memory.connections import MemoryConnections
 from common.journal.memory.leases import lease_end
+from common.journal.memory.members import handed, is_held, left_s
 from common.journal.memory.state import MemoryState, ProjectionEntry
 from common.journal.stores.projections import ProjectionLease, ProjectionRow, fenced, moved_to
 from common.journal.tables import Tables
@@ -63,10 +66,10 @@ class MemoryProjections:
             now_us = self._connections.now_us()
             row = draft.projections.get((name, slices)) or ProjectionEntry(0, 0, "", 0, False, now_us)
             until_us = lease_end(now_us, lease_s)
-            if row.paused or (row.owner not in {"", owner} and now_us < row.lease_until_us <= until_us):
+            if row.paused or (row.owner != owner and is_held(draft, row.owner, row.lease_until_us, now_us, until_us)):
                 return None
             epoch = row.epoch + (row.owner != owner)
-            row = replace(row, epoch=epoch, owner=owner, lease_until_us=until_us)
+            row = replace(row, epoch=epoch, owner=owner, lease_until_us=until_us, is_directed=False)
             draft.projections[name, slices] = row
             return ProjectionLease(name, slices, row.epoch, row.position, row.ahead)
 
@@ -75,7 +78,39 @@ class MemoryProjections:
         async with self._connections.transaction() as draft:
             row = draft.projections.get((lease.name, lease.slices))
             if row and row.epoch == lease.epoch:
-                draft.projections[lease.name, lease.slices] = replace(row, owner="", lease_until_us=0)
+                draft.projections[lease.name, lease.slices] = replace(
+                    row, owner="", lease_until_us=0, is_directed=False
+                )
+
+    async def take_all(self, owner: str, keys: Collection[RangeKey], lease_s: float) -> list[RangeKey]:
+        """See ``ProjectionStore.take_all``."""
+        async with self._connections.transaction() as draft:
+            now_us = self._connections.now_us()
+            until_us = lease_end(now_us, lease_s)
+            taken = []
+            for key in keys:
+                row = draft.projections.get(key)
+                if row is None or row.paused or row.owner == owner:
+                    continue
+                if not is_held(draft, row.owner, row.lease_until_us, now_us, until_us):
+                    moved_us = now_us if row.owner else row.moved_us
+                    draft.projections[key] = replace(
+                        row,
+                        epoch=row.epoch + 1,
+                        owner=owner,
+                        lease_until_us=until_us,
+                        is_directed=False,
+                        moved_us=moved_us,
+                    )
+                    taken.append(key)
+            return taken
+
+    async def hand_over(self, lease: ProjectionLease, successor: str) -> None:
+        """See ``ProjectionStore.hand_over``."""
+        async with self._connections.transaction() as draft:
+            row = draft.projections.get((lease.name, lease.slices))
+            if row and row.epoch == lease.epoch and not row.paused:
+                draft.projections[lease.name, lease.slices] = handed(row, successor, self._connections.now_us())
 
     async def commit(
         self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
@@ -124,7 +159,9 @@ class MemoryProjections:
                 row = draft.projections[key]
                 if restart:
                     row = replace(row, position=0, ahead=())
-                draft.projections[key] = replace(row, epoch=row.epoch + 1, owner="", lease_until_us=0)
+                draft.projections[key] = replace(
+                    row, epoch=row.epoch + 1, owner="", lease_until_us=0, is_directed=False
+                )
             return len(keys)
 
     async def declare(self, name: str, ranges: Sequence[SliceRange]) -> list[SliceRange]:
@@ -158,7 +195,7 @@ class MemoryProjections:
         async with self._connections.transaction() as draft:
             stored = {key: row for key, row in draft.projections.items() if key[0] == name}
             for row in stored.values():
-                if row.owner and row.lease_until_us > self._connections.now_us():
+                if left_s(draft, row.owner, row.lease_until_us, self._connections.now_us()):
                     raise projection_in_use(name, row.owner)
             self._connections.database.tables.run(statements)
             for key in stored:
@@ -168,7 +205,7 @@ class MemoryProjections:
     async def rows(self) -> list[ProjectionRow]:
         """See ``ProjectionStore.rows``."""
         await trio.lowlevel.checkpoint()
-        now_us = self._connections.now_us()
+        now_us, state = self._connections.now_us(), self._connections.database.state
         return [
             ProjectionRow(
                 name=name,
@@ -176,12 +213,14 @@ class MemoryProjections:
                 position=row.position,
                 epoch=row.epoch,
                 owner=row.owner,
-                lease_left_s=max(0.0, (row.lease_until_us - now_us) / _MICROSECONDS),
+                lease_left_s=left_s(state, row.owner, row.lease_until_us, now_us),
                 paused=row.paused,
                 updated_us=row.updated_us,
                 ahead=row.ahead,
+                is_directed=row.is_directed,
+                stayed_s=inf if row.moved_us is None else (now_us - row.moved_us) / _MICROSECONDS,
             )
-            for (name, slices), row in sorted(self._connections.database.state.projections.items())
+            for (name, slices), row in sorted(state.projections.items())
         ]
 
     async def set_paused(self, name: str, paused: bool) -> int:

@@ -16,9 +16,11 @@ from common.core.journal.append import Appended, PushedAppend
 from common.core.journal.history import Generation, Offset, OriginState
 from common.core.journal.slice_ranges import Ahead
 from common.core.journal.snapshot import Snapshot
+from common.core.members.member import MemberReport
 from common.core.push.filter_transition import PushFilterState
 from common.core.push.requested_filter import RequestedFilter
 from common.core.subscription.place import Subscription
+from common.journal.change_signal import ChangeSignal
 from common.journal.head_signal import HeadSignal
 from common.journal.memory.tables import TablesInMemory
 from common.journal.stores.identities import BlockedIdentity
@@ -71,6 +73,8 @@ class ProjectionEntry:
     paused: bool
     updated_us: int
     ahead: tuple[Ahead, ...] = ()
+    is_directed: bool = False
+    moved_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,16 @@ class LeaseEntry:
 
     owner: str
     epoch: int
+    until_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemberEntry:
+    """A node's row."""
+
+    report: MemberReport
+    renewals: int
+    renewed_us: int
     until_us: int
 
 
@@ -119,6 +133,8 @@ class MemoryState:
     projections: dict[tuple[str, SliceRange], ProjectionEntry] = field(default_factory=dict)
     leases: dict[str, LeaseEntry] = field(default_factory=dict)
     age: JournalAge = field(default_factory=JournalAge)
+    members: dict[str, MemberEntry] = field(default_factory=dict)
+    drained: frozenset[str] = frozenset()
     migrated: dict[str, int] = field(default_factory=dict)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     subscriptions: dict[str, SubscriptionEntry] = field(default_factory=dict)
@@ -141,6 +157,7 @@ class MemoryState:
             cursors=dict(self.cursors),
             projections=dict(self.projections),
             leases=dict(self.leases),
+            members=dict(self.members),
             migrated=dict(self.migrated),
             snapshots=dict(self.snapshots),
             subscriptions=dict(self.subscriptions),
@@ -206,6 +223,9 @@ class MemoryDatabase:
         self.lock = trio.Lock()
         self.head_signals: list[HeadSignal] = []
         """Of the journals that are open on it."""
+        self.member_signals: list[ChangeSignal] = []
+        self.member_locks: set[str] = set()
+        """Members whose session is open."""
 
     def copy(self) -> MemoryDatabase:
         """A backup of what is durable now: opened in place of the original it is a rewound or a cloned disk."""

@@ -71,7 +71,7 @@ class SessionLimits:
     connect_timeout_s: float = 5.0
     lock_timeout_s: float = 5.0
     statement_timeout_s: float = 15.0
-    idle_in_transaction_timeout_s: float = 10.0
+    idle_in_transaction_timeout_s: float = 3.0
 
     @property
     def deadline_s(self) -> float:

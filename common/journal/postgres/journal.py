@@ -22,6 +22,7 @@ from common.journal.postgres.connection import (
 )
 from common.journal.postgres.leases import PostgresAges, PostgresLeases
 from common.journal.postgres.log import PostgresLog
+from common.journal.postgres.nodes.members import PostgresMembers
 from common.journal.postgres.origins import PostgresIdentities, PostgresOrigins
 from common.journal.postgres.parked import PostgresParked
 from common.journal.postgres.projections import PostgresProjections
@@ -120,6 +121,7 @@ def _compose(sessions: PostgresSessions) -> Journal:
         projections=PostgresProjections(sessions),
         leases=PostgresLeases(sessions),
         ages=PostgresAges(sessions),
+        members=PostgresMembers(sessions),
         subscriptions=PostgresSubscriptions(sessions),
         snapshots=PostgresSnapshots(sessions),
         push_filters=PostgresPushFilters(sessions),

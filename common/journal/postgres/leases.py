@@ -17,7 +17,7 @@ _ACQUIRE = """
 INSERT INTO lease AS held VALUES ($1, $2, 1, clock_timestamp() + make_interval(secs => $3))
 ON CONFLICT (name) DO UPDATE
 SET epoch = held.epoch + (held.owner <> excluded.owner)::int, owner = excluded.owner, until = excluded.until
-WHERE held.owner IN ('', excluded.owner) OR held.until <= clock_timestamp() OR held.until > excluded.until
+WHERE held.owner = excluded.owner OR NOT is_held(held.owner, held.until, $3)
 RETURNING epoch
 """
 
@@ -66,8 +66,7 @@ async def take_away(connection: asyncpg.Connection, name: str) -> None:
 async def rows(connection: asyncpg.Connection) -> list[LeaseRow]:
     """See ``LeaseStore.rows``."""
     stored = await connection.fetch(
-        "SELECT name, owner, epoch, CASE WHEN owner = '' THEN 0"
-        " ELSE greatest(0, extract(epoch FROM until - clock_timestamp())) END::float8 FROM lease ORDER BY name"
+        "SELECT name, owner, epoch, extract(epoch FROM lease_left(owner, until))::float8 FROM lease ORDER BY name"
     )
     return [LeaseRow(*row) for row in stored]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -14,6 +14,7 @@ from common.core.events.ids import SliceRange
 from common.core.journal.slice_ranges import ahead_as_text, ahead_of_text, check_ranges
 from common.core.journal.sql_text import read_sql
 from common.core.journal.statement import Statement, check_rows, statement_failed
+from common.core.members.assignment import RangeKey
 from common.fail_points import fail_point, is_aimed_at
 from common.journal.migrations import check_not_newer
 from common.journal.postgres.connection import is_passing
@@ -53,10 +54,9 @@ async def acquire(
     """See ``ProjectionStore.acquire``."""
     key = (name, slices.first, slices.last)
     take = (
-        "UPDATE projection SET epoch = epoch + (owner <> $4)::int, owner = $4,"
+        "UPDATE projection SET epoch = epoch + (owner <> $4)::int, owner = $4, directed = false,"
         " lease_until = clock_timestamp() + make_interval(secs => $5)"
-        f" WHERE {_RANGE} AND NOT paused AND (owner IN ('', $4)"
-        " OR lease_until <= clock_timestamp() OR lease_until > clock_timestamp() + make_interval(secs => $5))"
+        f" WHERE {_RANGE} AND NOT paused AND (owner = $4 OR NOT is_held(owner, lease_until, $5))"
         " RETURNING epoch, position, ahead"
     )
     async with connection.transaction():
@@ -84,7 +84,48 @@ async def lock_ranges(connection: asyncpg.Connection, name: str) -> None:
 async def release(connection: asyncpg.Connection, lease: ProjectionLease) -> None:
     """See ``ProjectionStore.release``."""
     await connection.execute(
-        f"UPDATE projection SET owner = '', lease_until = '-infinity' WHERE {_RANGE} AND epoch = $4", *_key(lease)[:4]
+        f"UPDATE projection SET owner = '', directed = false, lease_until = '-infinity' WHERE {_RANGE} AND epoch = $4",
+        *_key(lease)[:4],
+    )
+
+
+# Rows that a stopped node's open transaction has locked are left for the next time: the server ends it within seconds.
+_TAKE_ALL = """
+WITH free AS (
+    SELECT projection.name, projection.first_slice
+    FROM projection JOIN unnest($2::text[], $3::int[], $4::int[]) AS wanted (name, first_slice, last_slice)
+        USING (name, first_slice, last_slice)
+    WHERE NOT paused AND owner <> $1 AND NOT is_held(owner, lease_until, $5)
+    ORDER BY name, first_slice FOR UPDATE OF projection SKIP LOCKED
+)
+UPDATE projection SET epoch = epoch + 1, owner = $1, directed = false,
+    moved_at = CASE WHEN owner = '' THEN moved_at ELSE clock_timestamp() END,
+    lease_until = clock_timestamp() + make_interval(secs => $5)
+FROM free WHERE projection.name = free.name AND projection.first_slice = free.first_slice
+RETURNING projection.name, projection.first_slice, projection.last_slice
+"""
+
+
+async def take_all(
+    connection: asyncpg.Connection, owner: str, keys: Collection[RangeKey], lease_s: float
+) -> list[RangeKey]:
+    """See ``ProjectionStore.take_all``."""
+    taken = await connection.fetch(_TAKE_ALL, owner, *key_columns(keys), lease_s)
+    return [(name, SliceRange(first, last)) for name, first, last in taken]
+
+
+def key_columns(keys: Collection[RangeKey]) -> tuple[list[str], list[int], list[int]]:
+    """Ranges as columns: names, first and last slices."""
+    return [name for name, _ in keys], [slices.first for _, slices in keys], [slices.last for _, slices in keys]
+
+
+async def hand_over(connection: asyncpg.Connection, lease: ProjectionLease, successor: str) -> None:
+    """See ``ProjectionStore.hand_over``."""
+    await connection.execute(
+        "UPDATE projection SET epoch = epoch + 1, owner = $5, directed = true, lease_until = '-infinity',"
+        f" moved_at = clock_timestamp() WHERE {_RANGE} AND epoch = $4 AND NOT paused",
+        *_key(lease)[:4],
+        successor,
     )
 
 
@@ -227,15 +268,24 @@ async def rows(connection: asyncpg.Connection) -> list[ProjectionRow]:
     """See ``ProjectionStore.rows``."""
     stored = await connection.fetch(
         "SELECT name, first_slice, last_slice, position, epoch, owner,"
-        " CASE WHEN owner = '' THEN 0"
-        " ELSE greatest(0, extract(epoch FROM lease_until - clock_timestamp())) END::float8, paused, updated_us, ahead"
+        " extract(epoch FROM lease_left(owner, lease_until))::float8, paused, updated_us, ahead, directed,"
+        " CASE WHEN moved_at > 'epoch' THEN extract(epoch FROM clock_timestamp() - moved_at)::float8 ELSE 'infinity' END"
         " FROM projection ORDER BY name, first_slice, last_slice",
     )
     return [
         ProjectionRow(
-            name, SliceRange(first, last), position, epoch, owner, left_s, paused, updated_us, ahead_of_text(ahead)
+            name,
+            SliceRange(first, last),
+            position,
+            epoch,
+            owner,
+            left_s,
+            paused,
+            updated_us,
+            ahead_of_text(ahead),
+            *moved,
         )
-        for name, first, last, position, epoch, owner, left_s, paused, updated_us, ahead in stored
+        for name, first, last, position, epoch, owner, left_s, paused, updated_us, ahead, *moved in stored
     ]
 
 

@@ -42,11 +42,16 @@ _JOURNAL = ", head.position, journal.* FROM head LEFT JOIN journal ON true"
 # Whoever holds a lease may have taken pages from the log that is gone. It may be of an epoch that is gone too: the new
 # ones lie beyond any that can have been reached since the copy was made.
 _TAKE_LEASES_AWAY = (
-    "UPDATE projection SET epoch = epoch + $1, owner = '', lease_until = '-infinity'",
+    "UPDATE projection SET epoch = epoch + $1, owner = '', directed = false, lease_until = '-infinity'",
     "UPDATE lease SET epoch = epoch + $1, owner = '', until = '-infinity'",
 )
 _EPOCHS = 1_000_000
 _NOT_ON_THE_STANDBY = ("local", "remote_write")
+# The members of a copy may be long gone, and those of today are not in it yet: nothing is assigned for as long as a lease.
+_CLEAR_MEMBERS = """
+WITH gone AS (DELETE FROM member RETURNING lease_until - renewed_at AS lease)
+UPDATE membership SET settles_at = clock_timestamp() + (SELECT max(lease) FROM gone) WHERE EXISTS (SELECT FROM gone)
+"""
 _DURABLE = {"fsync": "on", "full_page_writes": "on"}
 
 
@@ -230,6 +235,7 @@ async def settle_history(
             )
             for statement in _TAKE_LEASES_AWAY:
                 await connection.execute(statement, _EPOCHS)
+            await connection.execute(_CLEAR_MEMBERS)
         return found.history
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 import trio
@@ -11,6 +11,7 @@ from common.core.errors import BackhaulError
 from common.core.events.ids import SliceRange
 from common.core.journal.slice_ranges import RangeOffset
 from common.core.journal.statement import Statement
+from common.core.members.assignment import RangeKey
 from common.journal.postgres import offsets
 from common.journal.postgres import ranges as range_changes
 from common.journal.postgres.connection import Call, OwnedConnection
@@ -99,6 +100,14 @@ class PostgresProjections:
     async def release(self, lease: ProjectionLease) -> None:
         """See ``ProjectionStore.release``."""
         await self._sessions.committer().connection.run(offsets.release, lease)
+
+    async def take_all(self, owner: str, keys: Collection[RangeKey], lease_s: float) -> list[RangeKey]:
+        """See ``ProjectionStore.take_all``."""
+        return await self._sessions.committer().connection.run(offsets.take_all, owner, keys, lease_s)
+
+    async def hand_over(self, lease: ProjectionLease, successor: str) -> None:
+        """See ``ProjectionStore.hand_over``."""
+        await self._sessions.committer().connection.run(offsets.hand_over, lease, successor)
 
     async def commit(
         self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float

@@ -78,7 +78,7 @@ async def forget(connection: asyncpg.Connection, name: str, statements: Sequence
         await run_statements(connection, statements)
         await lock_ranges(connection, name)
         rows = await connection.fetch(
-            "SELECT owner, owner <> '' AND lease_until > clock_timestamp() AS is_held FROM projection"
+            "SELECT owner, lease_left(owner, lease_until) > interval '0' AS is_held FROM projection"
             " WHERE name = $1 ORDER BY first_slice FOR UPDATE",
             name,
         )
@@ -94,7 +94,7 @@ async def intervene(connection: asyncpg.Connection, name: str, statements: Seque
     async with connection.transaction():
         await run_statements(connection, statements)
         done: str = await connection.execute(
-            "UPDATE projection SET epoch = epoch + 1, owner = '', lease_until = '-infinity',"
+            "UPDATE projection SET epoch = epoch + 1, owner = '', directed = false, lease_until = '-infinity',"
             " position = CASE WHEN $2 THEN 0 ELSE position END, ahead = CASE WHEN $2 THEN '' ELSE ahead END WHERE name = $1",
             name,
             restart,

@@ -17,10 +17,11 @@ import trio
 from common.core.journal.history import Generation, History
 from common.core.journal.server_choice import is_behind
 from common.core.journal.session_budget import COMMITTERS, HANDLER_TRANSACTIONS, READERS, SEARCHERS
+from common.journal.change_signal import ChangeSignal
 from common.journal.head_signal import HeadSignal
 from common.journal.postgres.connection import NoWritableServerError, OwnedConnection, map_errors
 from common.journal.postgres.exchange import PreparedStatements
-from common.journal.postgres.hints import Hints
+from common.journal.postgres.nodes.hints import Hints
 from common.journal.postgres.server_group import ServerGroup
 from common.journal.snapshot_watermark import SnapshotWatermark
 
@@ -39,6 +40,11 @@ _WRITER_SETTINGS = {
 }
 
 # A page of the log is a walk along an index, whatever a new table's statistics say: they have it sorted as a whole.
+# Any number that others do not use; the second key of a member's lock is the process id of its session.
+MEMBER_LOCK = 22254286
+# A renewal that takes longer comes too late.
+_MEMBERS_SETTINGS = {"statement_timeout": "2s", "lock_timeout": "2s", "synchronous_commit": "off"}
+_IN_TRANSACTION_SETTINGS = {"idle_in_transaction_session_timeout": "10s"}
 _READER_SETTINGS = {"enable_seqscan": "off", "enable_bitmapscan": "off"}
 
 
@@ -114,6 +120,10 @@ class Committer:
         self.prepared.clear()
 
 
+async def _lock_member(connection: asyncpg.Connection) -> None:
+    await connection.execute("SELECT pg_advisory_lock($1, pg_backend_pid())", MEMBER_LOCK)
+
+
 class PostgresSessions:
     """The sessions, opened when they are first used.
 
@@ -130,16 +140,20 @@ class PostgresSessions:
         self.writer_sessions = 0
         self.head_signal = HeadSignal(history.head_position)
         group.open(self)
-        self.hints = Hints(group, self.head_signal)
+        self.members_changed = ChangeSignal()
+        self.hints = Hints(group, self.head_signal, self.members_changed)
         self.writer = OwnedConnection(group, "writer", settings=_WRITER_SETTINGS, prepare=self._new_writer)
         self.watermark = SnapshotWatermark()
         self.readers = _Lane(group, "reader", READERS, self.watermark)
         self.searchers = _Lane(group, "search", SEARCHERS, self.watermark)
         self.state = OwnedConnection(group, "state")
         self._projections = [Committer(group, f"projections {number}") for number in range(1, COMMITTERS + 1)]
-        # Apart: an application's function may keep its transaction open for seconds.
+        # It keeps the lock of this node's member row while it is open.
+        self.members = OwnedConnection(group, "members", settings=_MEMBERS_SETTINGS, prepare=_lock_member)
+        # Apart: an application's function may keep its transaction open for seconds. No row of a range is locked meanwhile.
         self.in_transaction = [
-            OwnedConnection(group, f"inside projections {number}") for number in range(1, HANDLER_TRANSACTIONS + 1)
+            OwnedConnection(group, f"inside projections {number}", settings=_IN_TRANSACTION_SETTINGS)
+            for number in range(1, HANDLER_TRANSACTIONS + 1)
         ]
 
     @property
@@ -198,6 +212,7 @@ class PostgresSessions:
             self.writer,
             *(reader.connection for lane in (self.readers, self.searchers) for reader in lane.readers),
             self.state,
+            self.members,
             *(committer.connection for committer in self._projections),
             *self.in_transaction,
         ):

@@ -14,6 +14,7 @@ import structlog
 
 from common.core.errors import BackhaulError
 from common.core.journal.history import Generation, History
+from common.journal.change_signal import ChangeSignal
 from common.journal.fast_lock import FastLock
 from common.journal.head_signal import HeadSignal
 from common.journal.sqlite.connection import Runner, transaction
@@ -48,6 +49,7 @@ class SqliteConnections:
         self._reader_lock = FastLock()
         self._search_lock = FastLock()
         self.head_signal = HeadSignal(history.head_position)
+        self.members_changed = ChangeSignal()
 
     @property
     def history(self) -> History:

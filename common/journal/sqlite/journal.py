@@ -18,7 +18,7 @@ from common.core.journal.history import Generation, History, begin_generation
 from common.journal.sqlite.connection import Runner, select, transaction
 from common.journal.sqlite.connections import SqliteConnections, store_generations
 from common.journal.sqlite.file import SqliteFile, drop_reserve_file, keep_reserve_file, open_file
-from common.journal.sqlite.leases import SqliteAges, SqliteLeases
+from common.journal.sqlite.leases import SqliteAges, SqliteLeases, SqliteMembers
 from common.journal.sqlite.log import SqliteLog
 from common.journal.sqlite.origins import SqliteIdentities, SqliteOrigins
 from common.journal.sqlite.parked import SqliteParked
@@ -89,6 +89,9 @@ def _begin_generation(file: SqliteFile, new_id: Callable[[], str]) -> tuple[Hist
         with file.coded_errors(), file.reserve(), transaction(file.writer):
             file.writer.execute("INSERT OR IGNORE INTO journal VALUES (1, ?, 0, 0, 0)", (journal_id,))
             store_generations(file.writer, history.generations, head)
+            # One process has the file, so whoever had a lease is gone.
+            file.writer.execute("UPDATE projection SET lease_until_us = 0")
+            file.writer.execute("UPDATE lease SET until_us = 0")
 
     try:
         try:
@@ -113,6 +116,7 @@ def _compose(connections: SqliteConnections) -> Journal:
         projections=SqliteProjections(connections),
         leases=SqliteLeases(connections),
         ages=SqliteAges(connections),
+        members=SqliteMembers(connections),
         subscriptions=SqliteSubscriptions(connections),
         snapshots=SqliteSnapshots(connections),
         push_filters=SqlitePushFilters(connections),

@@ -1,4 +1,4 @@
-"""Leases in the journal's file, and the age clock, which is advanced under one.
+"""Leases in the journal's file, the age clock, which is advanced under one, and the one member that a file has.
 
 Lease time is this process's clock: one process has the file.
 
@@ -7,9 +7,16 @@ Runs in the storage's threads; callers of the functions hold transactions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import apsw
+import trio
 
 from common.core.journal.ages import AgeMark, JournalAge
+from common.core.members.assignment import RangeKey
+from common.core.members.member import Member, MemberList, MemberReport, lease_left
+from common.journal.change_signal import ChangeSignal
+from common.journal.sqlite import projections
 from common.journal.sqlite.connection import select
 from common.journal.sqlite.connections import SqliteConnections
 from common.journal.stores.leases import Lease, LeaseRow, lease_fenced
@@ -125,3 +132,76 @@ class SqliteAges:
         """See ``AgeStore.advance``."""
         until_us = lease_end(self._connections.now_us(), lease_s)
         return await self._connections.write(advance_age, lease, elapsed_us, head, until_us)
+
+
+class SqliteMembers:
+    """``MemberStore`` of an open file. Leases are renewed one by one here: a synced commit for each look would cost more."""
+
+    holds_leases = False
+
+    def __init__(self, connections: SqliteConnections) -> None:
+        self._connections = connections
+        self._rows: dict[str, tuple[MemberReport, int, int, int]] = {}
+        self._drained: set[str] = set()
+
+    @property
+    def changed(self) -> ChangeSignal:
+        """See ``MemberStore.changed``."""
+        return self._connections.members_changed
+
+    async def renew(self, report: MemberReport, lease_s: float) -> MemberList:
+        """See ``MemberStore.renew``."""
+        now_us = self._connections.now_us()
+        if report.instance not in self._rows:
+            self.changed.fire()
+        _, renewals, _, _ = self._rows.get(report.instance, (report, 0, 0, 0))
+        until_us = now_us + round(lease_s * _MICROSECONDS)
+        self._rows[report.instance] = (report, renewals + 1, now_us, until_us)
+        return await self.look()
+
+    async def look(self) -> MemberList:
+        """See ``MemberStore.look``."""
+        await trio.lowlevel.checkpoint()
+        now_us = self._connections.now_us()
+        return MemberList(
+            [
+                Member(
+                    report,
+                    lease_left(now_us, until_us, renewed_us) / _MICROSECONDS,
+                    max(0.0, (now_us - renewed_us) / _MICROSECONDS),
+                    renewals,
+                    is_drained=report.node in self._drained,
+                )
+                for _, (report, renewals, renewed_us, until_us) in sorted(self._rows.items())
+            ]
+        )
+
+    async def declare_dead(self, member: Member) -> bool:
+        """See ``MemberStore.declare_dead``."""
+        await trio.lowlevel.checkpoint()
+        report, renewals, renewed_us, _ = self._rows.get(member.instance, (member.report, -1, 0, 0))
+        if renewals != member.renewals:
+            return False
+        self._rows[member.instance] = (report, renewals, renewed_us, 0)
+        return True
+
+    async def leave(self, instance: str, successors: Mapping[RangeKey, str]) -> int:
+        """See ``MemberStore.leave``."""
+        self._rows.pop(instance, None)
+        left = await self._connections.write(projections.leave, instance, successors)
+        self.changed.fire()
+        return left
+
+    async def forget(self, instance: str) -> None:
+        """See ``MemberStore.forget``."""
+        await trio.lowlevel.checkpoint()
+        if instance in self._rows and self._rows[instance][3] <= self._connections.now_us():
+            del self._rows[instance]
+
+    async def set_drained(self, node: str, is_drained: bool) -> bool:
+        """See ``MemberStore.set_drained``. Kept until the process ends."""
+        await trio.lowlevel.checkpoint()
+        was_drained = node in self._drained
+        (self._drained.add if is_drained else self._drained.discard)(node)
+        self.changed.fire()
+        return was_drained != is_drained

@@ -5,8 +5,8 @@ Lease time is this process's clock: one process has the file. Runs in the storag
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import apsw
 import trio
@@ -14,6 +14,7 @@ import trio
 from common.core.events.ids import SliceRange
 from common.core.journal.slice_ranges import RangeOffset, ahead_as_text, ahead_of_text, check_ranges
 from common.core.journal.statement import Statement
+from common.core.members.assignment import RangeKey
 from common.fail_points import fail_point
 from common.journal.migrations import check_not_newer
 from common.journal.sqlite import ranges as range_changes
@@ -23,6 +24,9 @@ from common.journal.sqlite.handler_transaction import HandlerTransaction
 from common.journal.sqlite_tables import run_query, run_statements
 from common.journal.stores.projections import ProjectionLease, ProjectionRow, fenced, moved_to
 from common.journal.tables import Tables
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _MICROSECONDS = 1_000_000
 _RANGE = "name = ? AND first_slice = ? AND last_slice = ?"
@@ -67,6 +71,42 @@ def release(writer: apsw.Connection, lease: ProjectionLease) -> None:
         f"UPDATE projection SET owner = '', lease_until_us = 0 WHERE {_RANGE} AND epoch = ?",
         (lease.name, lease.slices.first, lease.slices.last, lease.epoch),
     )
+
+
+def take_all(
+    writer: apsw.Connection, owner: str, keys: Collection[RangeKey], *, lease_s: float, now_us: int
+) -> list[RangeKey]:
+    """See ``ProjectionStore.take_all``."""
+    until_us, taken = _lease_end(now_us, lease_s), []
+    for name, slices in keys:
+        writer.execute(
+            f"UPDATE projection SET epoch = epoch + 1, owner = ?, lease_until_us = ? WHERE {_RANGE} AND NOT paused"
+            " AND owner <> ? AND (owner = '' OR lease_until_us <= ? OR lease_until_us > ?)",
+            (owner, until_us, name, slices.first, slices.last, owner, now_us, until_us),
+        )
+        if writer.changes():
+            taken.append((name, slices))
+    return taken
+
+
+def hand_over(writer: apsw.Connection, lease: ProjectionLease, successor: str) -> None:
+    """See ``ProjectionStore.hand_over``."""
+    writer.execute(
+        f"UPDATE projection SET epoch = epoch + 1, owner = ?, lease_until_us = 0 WHERE {_RANGE} AND epoch = ?"
+        " AND NOT paused",
+        (successor, lease.name, lease.slices.first, lease.slices.last, lease.epoch),
+    )
+
+
+def leave(writer: apsw.Connection, instance: str, successors: Mapping[RangeKey, str]) -> int:
+    """See ``MemberStore.leave``."""
+    held = select(writer, "SELECT name, first_slice, last_slice FROM projection WHERE owner = ?", (instance,))
+    for name, first, last in held:
+        writer.execute(
+            f"UPDATE projection SET epoch = epoch + 1, owner = ?, lease_until_us = 0 WHERE {_RANGE}",
+            (successors.get((name, SliceRange(first, last)), ""), name, first, last),
+        )
+    return len(held)
 
 
 def commit(
@@ -163,6 +203,14 @@ class SqliteProjections:
         """See ``ProjectionStore.release``."""
         await self._connections.write(release, lease)
 
+    async def take_all(self, owner: str, keys: Collection[RangeKey], lease_s: float) -> list[RangeKey]:
+        """See ``ProjectionStore.take_all``."""
+        return await self._changed(take_all, owner, keys, lease_s=lease_s, now_us=self._connections.now_us())
+
+    async def hand_over(self, lease: ProjectionLease, successor: str) -> None:
+        """See ``ProjectionStore.hand_over``."""
+        await self._changed(hand_over, lease, successor)
+
     async def commit(
         self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float
     ) -> ProjectionLease:
@@ -201,19 +249,26 @@ class SqliteProjections:
 
     async def intervene(self, name: str, statements: Sequence[Statement], *, restart: bool = False) -> int:
         """See ``ProjectionStore.intervene``."""
-        return await self._connections.write(range_changes.intervene, name, statements, restart=restart)
+        return await self._changed(range_changes.intervene, name, statements, restart=restart)
 
     async def declare(self, name: str, ranges: Sequence[SliceRange]) -> list[SliceRange]:
         """See ``ProjectionStore.declare``."""
-        return await self._connections.write(range_changes.declare, name, ranges, self._connections.now_us())
+        return await self._changed(range_changes.declare, name, ranges, self._connections.now_us())
 
     async def reshape(self, name: str, ranges: Sequence[SliceRange]) -> list[RangeOffset]:
         """See ``ProjectionStore.reshape``."""
-        return await self._connections.write(range_changes.reshape, name, ranges, self._connections.now_us())
+        return await self._changed(range_changes.reshape, name, ranges, self._connections.now_us())
 
     async def forget(self, name: str, statements: Sequence[Statement]) -> int:
         """See ``ProjectionStore.forget``."""
-        return await self._connections.write(range_changes.forget, name, statements, self._connections.now_us())
+        return await self._changed(range_changes.forget, name, statements, self._connections.now_us())
+
+    async def _changed(self, fn: Callable[Concatenate[apsw.Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """A change of ranges, or of who has them: the node looks at once."""
+        try:
+            return await self._connections.write(fn, *args, **kwargs)
+        finally:
+            self._connections.members_changed.fire()
 
     async def rows(self) -> list[ProjectionRow]:
         """See ``ProjectionStore.rows``."""
@@ -221,7 +276,7 @@ class SqliteProjections:
 
     async def set_paused(self, name: str, paused: bool) -> int:
         """See ``ProjectionStore.set_paused``."""
-        return await self._connections.write(set_paused, name, paused)
+        return await self._changed(set_paused, name, paused)
 
     async def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """See ``ProjectionStore.query``."""

@@ -20,6 +20,7 @@ from common.journal.stores.ages import AgeStore
 from common.journal.stores.identities import IdentityStore
 from common.journal.stores.leases import LeaseStore
 from common.journal.stores.log import LogStore
+from common.journal.stores.members import MemberStore
 from common.journal.stores.origins import OriginStore
 from common.journal.stores.parked import ParkedStore
 from common.journal.stores.projections import ProjectionStore
@@ -38,6 +39,7 @@ class Journal:
     projections: ProjectionStore
     leases: LeaseStore
     ages: AgeStore
+    members: MemberStore
     subscriptions: SubscriptionStore
     snapshots: SnapshotStore
     push_filters: PushFilterStore

@@ -32,6 +32,8 @@ class LeaseStore(Protocol):
     async def acquire(self, name: str, owner: str, lease_s: float) -> Lease | None:
         """Take or renew a lease, made when it is new; None while another owner holds it.
 
+        An owner that is a member holds it as long as it is one (``MemberStore``), whatever ``lease_s``.
+
         Taking it over from another owner, or after a release, raises the epoch; renewing by the same owner does not.
         Times are the database's. A lease that lasts longer than ``lease_s`` from now is of a clock that has stepped back
         since: it is not respected.

@@ -7,14 +7,16 @@ its owner (another node, a pause, an operator's change) raises the epoch: what t
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Protocol
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.ids import SliceRange
 from common.core.journal.slice_ranges import Ahead, RangeOffset, still_ahead
 from common.core.journal.statement import Statement
+from common.core.members.assignment import RangeKey
 from common.journal.tables import Tables
 
 
@@ -46,7 +48,11 @@ def fenced(lease: ProjectionLease) -> BackhaulError:
 
 @dataclass(frozen=True, slots=True)
 class ProjectionRow:
-    """A projection's range as stored. ``owner`` is '' when nobody holds the lease."""
+    """A projection's range as stored. ``owner`` is '' when nobody holds the lease.
+
+    ``is_directed``: the owner was named by the one before, and has not taken it yet. ``stayed_s`` is the time since it was
+    last moved from one owner to another, infinite when it never was.
+    """
 
     name: str
     slices: SliceRange
@@ -57,6 +63,13 @@ class ProjectionRow:
     paused: bool
     updated_us: int
     ahead: tuple[Ahead, ...] = ()
+    is_directed: bool = False
+    stayed_s: float = inf
+
+    @property
+    def key(self) -> RangeKey:
+        """Projection and slices."""
+        return self.name, self.slices
 
 
 class ProjectionStore(Protocol):
@@ -71,10 +84,22 @@ class ProjectionStore(Protocol):
     async def acquire(self, name: str, slices: SliceRange, owner: str, lease_s: float) -> ProjectionLease | None:
         """Take or renew the lease of a range (created at position 0 when new); None while another owner's holds or paused.
 
+        An owner that is a member holds it as long as it is one (``MemberStore``), whatever ``lease_s``.
+
         Taking it over from another owner bumps the epoch; renewing by the same owner does not. Times are the database's.
         A lease that lasts longer than ``lease_s`` from now is of a clock that has stepped back since: it is not respected.
         Raises ``projection.ranges_changed`` (``core.ranges``) when it would cut across another range with an offset.
         """
+
+    async def take_all(self, owner: str, keys: Collection[RangeKey], lease_s: float) -> list[RangeKey]:
+        """Take those of ``keys`` that are free, in one statement, each with a new epoch; returns which.
+
+        Rows that another transaction has locked are left out: one of a stopped node may be open for seconds. Paused ones
+        are not taken, nor those that ``owner`` has already.
+        """
+
+    async def hand_over(self, lease: ProjectionLease, successor: str) -> None:
+        """Give the range to another owner, with a new epoch: the last statement under this one, whatever its answer."""
 
     async def declare(self, name: str, ranges: Sequence[SliceRange]) -> list[SliceRange]:
         """The ranges that a projection has, in one step for all nodes: those stored, and ``ranges`` where there are none.

@@ -45,6 +45,7 @@ and docs/errors.md has every code. Settings come from defaults < TOML file (--co
 _GROUPS: Final = {
     "parked": "events that were set aside",
     "origins": "the edges whose journals are stored here",
+    "nodes": "the nodes of this cloud",
     "entities": "decide about events that an entity of the application cannot take",
     "identities": "peers that are shut out",
     "policy": "what ids may do",

@@ -18,6 +18,7 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.ids import slice_ranges
 from common.core.journal.slice_ranges import unknown_projection
 from common.core.journal.statement import Statement
+from common.core.members.member import node_of
 from common.journal.stores.journal import Journal
 from common.projection import parking, skips
 from common.projection.handlers import Handler
@@ -225,6 +226,8 @@ def projection_as_json(status: ProjectionStatus) -> dict[str, object]:
         "lag_s": round(lag.seconds, 3),
         "epoch": row.epoch,
         "owner": row.owner,
+        "node": node_of(row.owner),
+        "directed": row.is_directed,
         "lease_left_s": round(row.lease_left_s, 3),
         "paused": row.paused,
         "updated_us": row.updated_us,

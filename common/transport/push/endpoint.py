@@ -15,6 +15,7 @@ import trio
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.ids import NAME_MAX_BYTES, invisible_problem, text_problem
 from common.core.flow.measures import CodeCounts
+from common.core.flow.messages import Drain
 from common.core.journal.append import AppendRequest
 from common.core.journal.history import Resume, history_problem
 from common.core.push.messages import PROTOCOL_VERSION, Hello, Start
@@ -85,6 +86,18 @@ class PushEndpoint:
     async def drain(self, retry_after_s: float) -> None:
         """Ask every edge, also those that still come, to finish and dial another node; returns when none is left."""
         await self._live.leave(retry_after_s, lambda live, _: live.wake())
+
+    @property
+    def staying(self) -> int:
+        """Edges that are connected and were not asked to leave."""
+        return sum(not live.is_leaving for live in self._live.values())
+
+    def drain_some(self, count: int, retry_after_s: float, reason: str) -> int:
+        """Ask so many edges, those that came first, to finish and dial another node; returns how many were asked."""
+        staying = [live for live in self._live.values() if not live.is_leaving][:count]
+        for live in staying:
+            live.drain(Drain(retry_after_s, reason))
+        return len(staying)
 
     async def serve(self, stream: MessageStream) -> None:
         """One stream, from Hello to its end. Raises BackhaulError for what the peer must be told."""

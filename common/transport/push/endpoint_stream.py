@@ -104,6 +104,7 @@ class EndpointStream:
         self._fenced_by = 0
         self._end: BackhaulError | None = None
         self._requested = self._told = NO_FILTER
+        self._drain: Drain | None = None
         self._drain_told = False
         self._last_sent_s = trio.current_time()
         self._policy = EVERYTHING
@@ -111,6 +112,16 @@ class EndpointStream:
     def wake(self) -> None:
         """Have the stream look around: something was told to the whole node."""
         self._work.unpark_all()
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the edge was asked to dial another node."""
+        return self._drain is not None or self._drain_told
+
+    def drain(self, drain: Drain) -> None:
+        """Have the edge finish and dial another node."""
+        self._drain = drain
+        self.wake()
 
     def fence(self, session: int) -> None:
         """A newer stream of the same origin has come to this node."""
@@ -146,7 +157,7 @@ class EndpointStream:
                     raise self._end
                 if self._fenced_by:
                     raise fenced(self._endpoint.origin_id, self._fenced_by)
-                drain = draining()
+                drain = self._drain or draining()
                 if drain and not self._drain_told:
                     self._drain_told = True
                     await self._send(drain)

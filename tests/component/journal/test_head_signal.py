@@ -8,9 +8,10 @@ import pytest
 import trio
 import trio.testing
 
+from common.journal.change_signal import ChangeSignal
 from common.journal.head_signal import HeadSignal
-from common.journal.postgres import hints
 from common.journal.postgres.connection import Sessions
+from common.journal.postgres.nodes import hints
 
 
 class Session:
@@ -35,7 +36,7 @@ async def test_a_head_that_is_lower_than_before_is_told_too(
 ) -> None:
     """After a failover that lost commits: or the others would only hear again when the old head is passed."""
     monkeypatch.setattr(hints, "OwnedConnection", Session)
-    node = hints.Hints(cast(Sessions, None), HeadSignal(0))
+    node = hints.Hints(cast(Sessions, None), HeadSignal(0), ChangeSignal())
     nursery.start_soon(node.run)
     await trio.testing.wait_all_tasks_blocked()
     for position in (4, 9, 6, 7):

@@ -1,5 +1,7 @@
 """Hints between nodes: who commits tells the others the new head over a session that no append waits for.
 
+The same session hears of changes of members and of the owners of ranges, which the database tells (triggers).
+
 A hint may be lost at any time (the session breaks, the service stops); who follows the log also looks without one.
 """
 
@@ -9,10 +11,12 @@ import asyncpg
 import trio
 
 from common.core.errors import BackhaulError
+from common.journal.change_signal import ChangeSignal
 from common.journal.head_signal import HeadSignal
 from common.journal.postgres.connection import OwnedConnection, Sessions
 
 _CHANNEL = "backhaul_head"
+_MEMBERS_CHANNEL = "backhaul_members"
 # A hint costs the server a commit: under load one now and then says as much as one for each append.
 _SPACING_S = 0.01
 # PostgreSQL tells nobody that a LISTEN session's line is dead; asking does.
@@ -23,8 +27,9 @@ _BACKOFF_S = (0.5, 1.0, 2.0, 5.0)
 class Hints:
     """One session that listens and notifies; ``committed`` is called by the node's own appends."""
 
-    def __init__(self, sessions: Sessions, head_signal: HeadSignal) -> None:
+    def __init__(self, sessions: Sessions, head_signal: HeadSignal, members_changed: ChangeSignal) -> None:
         self._head_signal = head_signal
+        self._members_changed = members_changed
         self._newest = head_signal.position
         self._news = trio.Event()
         self._connection = OwnedConnection(
@@ -60,13 +65,18 @@ class Hints:
 
     async def _listen(self, connection: asyncpg.Connection) -> None:
         await connection.add_listener(_CHANNEL, self._heard)
+        await connection.add_listener(_MEMBERS_CHANNEL, self._heard_of_members)
         connection.add_termination_listener(lambda _: self._news.set())
-        # What was committed while nobody listened.
+        # What happened while nobody listened.
+        self._members_changed.fire()
         self._head_signal.raise_to(await connection.fetchval("SELECT position FROM head"))
 
     def _heard(self, _connection: object, _pid: int, _channel: str, payload: str) -> None:
         if payload.isdecimal():
             self._head_signal.raise_to(int(payload))
+
+    def _heard_of_members(self, _connection: object, _pid: int, _channel: str, _payload: str) -> None:
+        self._members_changed.fire()
 
 
 async def _notify(connection: asyncpg.Connection, position: int) -> None:

@@ -1,0 +1,1 @@
+"""Admission, history, snapshots, retention, recent commits, slice ranges."""

@@ -1,0 +1,97 @@
+"""Real nodes on one PostgreSQL: ranges go where members are, whatever ends a node, and every event takes effect once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.e2e.processes import Service, Stage
+
+RANGES = 8
+ALL = 2 * RANGES  # of both built-in projections
+
+
+def node(stage: Stage, url: str, name: str) -> Service:
+    return stage.cloud(name, journal=url, projection_ranges=RANGES).start()
+
+
+def held(asked: Service) -> Counter[str]:
+    """Ranges by node, those on their way and those of nobody apart."""
+    rows = asked.get("/v1/projections")["projections"]
+    return Counter("directed" if row["directed"] else row["node"] if row["lease_left_s"] else "nobody" for row in rows)
+
+
+def until_held(asked: Service, wanted: dict[str, int], *, at_most_s: float) -> float:
+    began_s = time.monotonic()
+    while (now := held(asked)) != wanted:
+        assert time.monotonic() - began_s < at_most_s, now
+        time.sleep(0.02)
+    return time.monotonic() - began_s
+
+
+@contextmanager
+def load(asked: Service) -> Iterator[list[int]]:
+    """Events of several entities, until the block is left."""
+    stop, sent = threading.Event(), [0]
+
+    def append() -> None:
+        while not stop.wait(0.02):
+            asked.append(3, entity=f"temp{sent[0] % 40}")
+            sent[0] += 3
+
+    thread = threading.Thread(target=append)
+    thread.start()
+    try:
+        yield sent
+    finally:
+        stop.set()
+        thread.join()
+
+
+def assert_exact(asked: Service, sent: int) -> None:
+    """The tally has every event once, in order."""
+    asked.until("/v1/projections", lambda body: all(row["behind"] == 0 for row in body["projections"]))
+    tallies = [asked.ask("GET", f"/v1/tally/Sensor/temp{number}") for number in range(40)]
+    assert sum(tally["events"] for status, tally in tallies if status == 200) == sent
+    assert all(tally["out_of_order"] == 0 for status, tally in tallies if status == 200)
+
+
+def test_a_node_that_joins_has_its_share_soon_and_one_that_leaves_hands_it_over(
+    postgres_url: str, stage: Stage
+) -> None:
+    first = node(stage, postgres_url, "n1")
+    until_held(first, {"n1": ALL}, at_most_s=10)
+    with load(first) as sent:
+        second = node(stage, postgres_url, "n2")
+        assert until_held(first, {"n1": RANGES, "n2": RANGES}, at_most_s=10) < 4
+        mark = first.mark()
+        second.send(signal.SIGTERM)
+        assert until_held(first, {"n1": ALL}, at_most_s=10) < 2
+        assert first.said("member.dead", after=mark) == []
+        assert second.exit_status() == 0
+    assert second.said("member.left", ranges=RANGES)
+    assert second.said("projection.fenced") == []
+    assert_exact(first, sent[0])
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_what_a_dead_node_had_runs_elsewhere_in_time(postgres_url: str, stage: Stage, end: signal.Signals) -> None:
+    first, second = node(stage, postgres_url, "n1"), node(stage, postgres_url, "n2")
+    until_held(first, {"n1": RANGES, "n2": RANGES}, at_most_s=20)
+    with load(first) as sent:
+        second.send(end)
+        took_s = until_held(first, {"n1": ALL}, at_most_s=20)
+        assert took_s < (4 if end is signal.SIGKILL else 8)
+        assert first.wait_for("member.dead")["reason"] == (
+            "its session is gone" if end is signal.SIGKILL else "its lease lapsed"
+        )
+        if end is signal.SIGSTOP:
+            second.send(signal.SIGCONT)
+            until_held(first, {"n1": RANGES, "n2": RANGES}, at_most_s=20)
+    assert_exact(first, sent[0])
