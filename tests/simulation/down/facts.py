@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from common.core.events.ids import entity_type_of
 from common.core.filters.permission import within
@@ -183,7 +183,7 @@ class StreamWatch:
                 self._step([])
             case FilterApplied():
                 assert place is not None
-                asked = self._asked[message.version]
+                asked = replace(self._asked[message.version], wall=message.wall)
                 if message.begin is None:
                     self.place = _with(place, applied=asked)
                 else:

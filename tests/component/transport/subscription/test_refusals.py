@@ -108,7 +108,7 @@ async def test_each_bad_beginning_has_its_own_code_and_others_do_not_feel_it(aut
             (elsewhere("other", "g", 5), "subscription.other_journal"),
             (elsewhere(journal_id, generation_id, 201), "subscription.beyond_head"),
             (elsewhere(journal_id, "gone", 100), "subscription.diverged"),
-            (elsewhere(journal_id, generation_id, 100, "0123456789abcdef"), "subscription.diverged"),
+            (elsewhere(journal_id, generation_id, 100, "k0123456789abcdef"), "subscription.diverged"),
             (with_filter("{"), "filter.invalid"),
             (with_filter('[{"include_regex":["("]}]'), "filter.bad_regex"),
             (with_filter('[{"include_topics":["#/a"]}]'), "filter.bad_topic"),
