@@ -14,6 +14,7 @@ from common.runtime.cli.append import APPEND
 from common.runtime.cli.commands import ASKING, ORIGINS, PARKED
 from common.runtime.cli.entities import ENTITIES, TRANSFERS
 from common.runtime.cli.filters import FILTERS
+from common.runtime.cli.fleet import FLEET
 from common.runtime.cli.identities import IDENTITIES
 from common.runtime.cli.log_level import LOG_LEVEL
 from common.runtime.cli.nodes import NODES
@@ -49,6 +50,7 @@ CLOUD = cli.Program(
         *PARKED,
         *ORIGINS,
         *NODES,
+        *FLEET,
         *FILTERS,
         *POLICY,
         *IDENTITIES,

@@ -16,6 +16,8 @@ import structlog
 import trio
 
 from cloud_service.edge_spread import EdgeSpread
+from cloud_service.fleet import FleetKeeper
+from cloud_service.fleet_view import FleetView
 from cloud_service.node_routes import node_as_json, node_routes
 from cloud_service.queries import projection_query_routes
 from cloud_service.report import CloudReport
@@ -204,6 +206,7 @@ class _Node:
             metrics_edges=settings.metrics_edges,
         )
         self.watch = JournalWatch(journal, commit)
+        self._fleet = FleetKeeper(journal.fleet, self.endpoint, environment.now_us, node=name)
         self._known = LastKnown(self._refresh, environment.now_us)
         self._started_us = environment.now_us()
         self._name = name
@@ -255,6 +258,7 @@ class _Node:
                     *snapshot_routes(journal, settings.event_max_bytes, admitted=running.application.admitted),
                     *origin_routes(journal),
                     *node_routes(journal, self._environment.now_us),
+                    *FleetView(journal, self._environment.now_us).routes(),
                     *filter_routes(journal.push_filters, self.endpoint.refresh_filters),
                     *policy_routes(self._policy),
                     *identity_routes(journal.identities, self._trust),
@@ -322,6 +326,7 @@ class _Node:
             nursery.start_soon(self._ages.run)
             nursery.start_soon(self._retention.run)
             nursery.start_soon(self.watch.run)
+            nursery.start_soon(self._fleet.run)
             nursery.start_soon(self._policy.run)
             nursery.start_soon(self._known.run)
             nursery.start_soon(self._trust.run)

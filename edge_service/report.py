@@ -12,11 +12,14 @@ import structlog
 import trio
 
 from common.core.errors import BackhaulError
+from common.core.flow.messages import EdgeHealth
+from common.core.journal.url import JournalUrl
 from common.journal.group_commit import GroupCommit
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import JournalStats
 from common.projection.status import ProjectionStatus, projection_status
 from common.runtime.clock import warn_if_ahead
+from common.runtime.disk_space import volume_free_bytes
 from common.runtime.http.projections import projection_as_json
 from common.runtime.last_known import journal_status
 from common.runtime.metrics import MetricsRegistry
@@ -43,6 +46,7 @@ class EdgeReport:
         edge_id: str,
         version: str,
         cap_bytes: int | None,
+        url: JournalUrl,
         now_us: Callable[[], int],
     ) -> None:
         self._journal = journal
@@ -52,6 +56,7 @@ class EdgeReport:
         self._edge_id = edge_id
         self._version = version
         self._cap_bytes = cap_bytes
+        self._url = url
         self._now_us = now_us
         self._stats: JournalStats | None = None
         self._lag_s = 0.0
@@ -118,6 +123,18 @@ class EdgeReport:
         head = self._stats.head_position if self._stats else self._head()
         events = max(0, head - self._link.acked_position)
         return {"events": events, "seconds": round(self._lag_s, 3), "bytes_estimated": self._lag_bytes}
+
+    def health(self) -> EdgeHealth:
+        """What the cloud is told in heartbeats; what the journal says is as of the last refresh."""
+        return EdgeHealth(
+            self._head(),
+            round(self._lag_s * 1e6),
+            self._lag_bytes,
+            self._of("used_bytes"),
+            self._cap_bytes or 0,
+            volume_free_bytes(self._url) or 0,
+            self._version,
+        )
 
     async def summarise(self, interval_s: float) -> None:
         """Log ``link.summary`` and ``journal.summary`` until cancelled."""

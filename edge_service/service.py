@@ -6,6 +6,7 @@ other way: the link lets go, the doors finish their requests, the writer commits
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from common import VERSION
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.filters.predicates import parse_filter
 from common.core.flow.backoff import Backoff
+from common.core.flow.messages import EdgeHealth
 from common.core.policy.rights import Access
 from common.firehose.firehose import Firehose
 from common.journal.group_commit import GroupCommit, open_group_commit
@@ -157,6 +159,7 @@ class _Edge:
             edge_id=settings.id,
             version=VERSION,
             cap_bytes=cap_bytes,
+            url=settings.journal,
             now_us=environment.now_us,
         )
         self.watch = JournalWatch(journal, commit)
@@ -230,7 +233,9 @@ class _Edge:
             ) as firehose,
             trio.open_nursery() as nursery,
         ):
-            nursery.start_soon(_push, settings, environment, self._journal, self._link, self._transformations)
+            nursery.start_soon(
+                _push, settings, environment, self._journal, self._link, self._transformations, self._report.health
+            )
             nursery.start_soon(self.subscriptions.run)
             if settings.serve is not None:
                 self._served = await nursery.start(
@@ -308,6 +313,7 @@ async def _push(
     journal: Journal,
     link: LinkState,
     transformations: Transformations,
+    health: Callable[[], EdgeHealth],
 ) -> None:
     await keep_push_link(
         peer_dialler(settings, environment, settings.cloud),
@@ -323,6 +329,7 @@ async def _push(
             poll_interval_s=settings.poll_interval_s,
             own_filter=parse_filter(settings.push_filter).criteria,
             on_push=transformations.pushed if transformations.on_push else None,
+            health=health,
         ),
         link,
         backoff=Backoff(settings.backoff_min_s, settings.backoff_max_s),

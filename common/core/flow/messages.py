@@ -6,11 +6,25 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class EdgeHealth:
+    """How an edge says that it is. Sizes in bytes, 0 for what is not known; ``lag_us`` is the age of what waits longest."""
+
+    head_position: int = 0
+    lag_us: int = 0
+    lag_bytes: int = 0
+    used_bytes: int = 0
+    cap_bytes: int = 0
+    free_bytes: int = 0
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A sign of life that says how many bytes have come so far."""
+    """A sign of life that says how many bytes have come so far; an edge's may also say how it is."""
 
     bytes_received: int
     clock_us: int
+    health: EdgeHealth | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from common.core.journal.history import (
 )
 from common.journal.memory import members
 from common.journal.memory.connections import MemoryConnections
+from common.journal.memory.fleet import MemoryFleet
 from common.journal.memory.leases import MemoryAges, MemoryLeases
 from common.journal.memory.log import MemoryLog
 from common.journal.memory.members import MemoryMembers
@@ -67,4 +68,5 @@ def compose(connections: MemoryConnections) -> Journal:
         snapshots=MemorySnapshots(connections),
         push_filters=MemoryPushFilters(connections),
         identities=MemoryIdentities(connections),
+        fleet=MemoryFleet(connections),
     )

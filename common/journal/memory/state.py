@@ -23,6 +23,7 @@ from common.core.subscription.place import Subscription
 from common.journal.change_signal import ChangeSignal
 from common.journal.head_signal import HeadSignal
 from common.journal.memory.tables import TablesInMemory
+from common.journal.stores.fleet import FleetNote, FleetRow
 from common.journal.stores.identities import BlockedIdentity
 from common.journal.stores.origins import StoredRange
 from common.journal.stores.parked import ParkedRow
@@ -142,6 +143,9 @@ class MemoryState:
     last_filter_version: int = 0
     push_filter_states: dict[str, PushFilterState] = field(default_factory=dict)
     blocked: dict[str, BlockedIdentity] = field(default_factory=dict)
+    fleet_rows: dict[str, FleetRow] = field(default_factory=dict)
+    fleet_notes: dict[str, tuple[FleetNote, ...]] = field(default_factory=dict)
+    fleet_nodes: dict[str, int] = field(default_factory=dict)
 
     def draft(self) -> MemoryState:
         """A copy to change; entity heads are copied one by one when they are touched (``DraftHeads``)."""
@@ -164,6 +168,8 @@ class MemoryState:
             requested_filters=dict(self.requested_filters),
             push_filter_states=dict(self.push_filter_states),
             blocked=dict(self.blocked),
+            fleet_rows=dict(self.fleet_rows),
+            fleet_notes=dict(self.fleet_notes),
         )
 
     def ranges_of(self, request: PushedAppend, persistence_id: str) -> list[StatedRange]:

@@ -20,6 +20,7 @@ from common.journal.postgres.connection import (
     pooler_refused,
     say_goodbye,
 )
+from common.journal.postgres.fleet.store import PostgresFleet
 from common.journal.postgres.leases import PostgresAges, PostgresLeases
 from common.journal.postgres.log import PostgresLog
 from common.journal.postgres.nodes.members import PostgresMembers
@@ -126,4 +127,5 @@ def _compose(sessions: PostgresSessions) -> Journal:
         snapshots=PostgresSnapshots(sessions),
         push_filters=PostgresPushFilters(sessions),
         identities=PostgresIdentities(sessions),
+        fleet=PostgresFleet(sessions),
     )

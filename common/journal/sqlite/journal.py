@@ -18,6 +18,7 @@ from common.core.journal.history import Generation, History, begin_generation
 from common.journal.sqlite.connection import Runner, select, transaction
 from common.journal.sqlite.connections import SqliteConnections, store_generations
 from common.journal.sqlite.file import SqliteFile, drop_reserve_file, keep_reserve_file, open_file
+from common.journal.sqlite.fleet.store import SqliteFleet
 from common.journal.sqlite.leases import SqliteAges, SqliteLeases, SqliteMembers
 from common.journal.sqlite.log import SqliteLog
 from common.journal.sqlite.origins import SqliteIdentities, SqliteOrigins
@@ -121,4 +122,5 @@ def _compose(connections: SqliteConnections) -> Journal:
         snapshots=SqliteSnapshots(connections),
         push_filters=SqlitePushFilters(connections),
         identities=SqliteIdentities(connections),
+        fleet=SqliteFleet(connections),
     )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from common.journal.stores.ages import AgeStore
+from common.journal.stores.fleet import FleetStore
 from common.journal.stores.identities import IdentityStore
 from common.journal.stores.leases import LeaseStore
 from common.journal.stores.log import LogStore
@@ -44,6 +45,7 @@ class Journal:
     snapshots: SnapshotStore
     push_filters: PushFilterStore
     identities: IdentityStore
+    fleet: FleetStore
 
 
 class OpenJournal(Protocol):

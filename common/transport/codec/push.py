@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import astuple
 
-from common.core.flow.messages import Drain, Heartbeat
+from common.core.events.ids import text_problem
+from common.core.flow.messages import Drain, EdgeHealth, Heartbeat
 from common.core.journal.append import ParkedEvent, PushLane
 from common.core.journal.history import Generation, History, Offset, Resume
 from common.core.push.filter_transition import (
@@ -34,6 +35,8 @@ from common.transport.codec.framing import malformed
 from common.transport.codec.wire import events
 from common.transport.codec.wire import push as wire
 
+_VERSION_MAX_BYTES = 64
+
 
 def encode_from_edge(message: FromEdge) -> bytes:
     """A message of the edge's end of a push stream."""
@@ -52,7 +55,8 @@ def _from_edge_to_wire(message: FromEdge) -> wire.PushBatch | wire.Heartbeat | w
                 message.lane is PushLane.BACKFILL,
             )
         case Heartbeat():
-            return wire.Heartbeat(message.bytes_received, message.clock_us)
+            health = wire.EdgeHealth(*astuple(message.health)) if message.health else wire.EdgeHealth()
+            return wire.Heartbeat(message.bytes_received, message.clock_us, health)
         case Hello():
             return _hello_to_wire(message)
         case PushFilterApplied():
@@ -73,7 +77,7 @@ def decode_from_edge(data: bytes) -> FromEdge:
                 _lane(content.backfill),
             )
         case wire.Heartbeat():
-            return Heartbeat(content.bytes_received, content.clock_us)
+            return Heartbeat(content.bytes_received, content.clock_us, _health_from_wire(content.health))
         case wire.Hello():
             return _hello_from_wire(content)
         case wire.PushFilterApplied():
@@ -271,3 +275,12 @@ def _filter_to_wire(filter_: PushFilter) -> wire.PushFilter:
 
 def _filter_from_wire(message: wire.PushFilter) -> PushFilter:
     return PushFilter(message.version, message.criteria or EVERYTHING, message.producer or EVERYTHING)
+
+
+def _health_from_wire(said: wire.EdgeHealth) -> EdgeHealth | None:
+    """What an edge says of itself is stored and shown, so it is looked at: a version is a short plain text."""
+    sizes = (said.head_position, said.lag_us, said.lag_bytes, said.used_bytes, said.cap_bytes, said.free_bytes)
+    if min(sizes) < 0 or text_problem(said.version, _VERSION_MAX_BYTES):
+        raise malformed("an edge's health has a number below 0, or a version that is no short plain text")
+    health = EdgeHealth(*sizes, said.version)
+    return None if health == EdgeHealth() else health

@@ -53,6 +53,8 @@ class PushEndpoint:
         """By live origin: versions of all that was asked when it was last told what is asked of it."""
         self.ends = CodeCounts()
         """Streams that are over."""
+        self.on_end: Callable[[OriginStream, str, str], object] = lambda state, code, reason: None
+        """Called with the code and reason when a stream is over; must be quick."""
         self.parked = CodeCounts()
         """Events that were set aside."""
 
@@ -115,6 +117,7 @@ class PushEndpoint:
                 received_position=endpoint.received,
                 stored_position=endpoint.stored,
                 clock_skew_s=(hello.clock_us - start.clock_us) / 1e6,
+                journal_id=hello.history.journal_id,
             )
             live = EndpointStream(
                 stream,
@@ -142,6 +145,7 @@ class PushEndpoint:
 
             def ended(code: str, reason: str) -> None:
                 self.ends.add(code)
+                self.on_end(state, code, reason)
                 if origin_id not in self._live:
                     self._seen.pop(origin_id, None)
                 _log.info(

@@ -18,7 +18,7 @@ from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch
 from common.core.events.transformations import Transformed
 from common.core.flow.measures import CodeCounts
-from common.core.flow.messages import Drain, Heartbeat
+from common.core.flow.messages import Drain, EdgeHealth, Heartbeat
 from common.core.journal.append import NOT_ALLOWED, AppendRequest, PushedAppend, PushLane
 from common.core.policy.credentials import TrustNow, always_trusted
 from common.core.policy.rules import EVERYTHING, Policy
@@ -72,6 +72,9 @@ class OriginStream:
     """Of the filter that is in force, or comes into force with the backfill."""
     backfill_left: int = 0
     """Positions still to be looked through for what only that filter selects."""
+    health: EdgeHealth | None = None
+    """What the edge said of itself last, if it does."""
+    journal_id: str = ""
 
 
 class EndpointStream:
@@ -295,12 +298,19 @@ class EndpointStream:
                         endpoint.receive_change(message)
                         self._work.unpark_all()
                     case Heartbeat():
-                        pass
+                        self._hear(message)
                     case Hello():
                         raise protocol_error("a second Hello came")
         except PeerClosed:
             self._peer_ended = True
             self._work.unpark_all()
+
+    def _hear(self, heartbeat: Heartbeat) -> None:
+        state, health = self.state, heartbeat.health
+        state.clock_skew_s = (heartbeat.clock_us - self._now_us()) / 1e6
+        if health is not None:
+            state.health = health
+            state.head_position = max(state.head_position, health.head_position)
 
     async def _watch_progress(self) -> None:
         """Leave an edge from which no byte has come for the timeout, unless it is we who owe it an ack."""

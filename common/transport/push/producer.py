@@ -18,7 +18,7 @@ from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch
 from common.core.events.transformations import Transformed
 from common.core.flow.measures import CodeCounts, LatencyHistogram
-from common.core.flow.messages import Drain, Heartbeat
+from common.core.flow.messages import Drain, EdgeHealth, Heartbeat
 from common.core.journal.append import PushLane
 from common.core.journal.history import Offset
 from common.core.push.filter_transition import EVERYTHING, UNFILTERED, PushFilterApplied, PushFilterState
@@ -52,6 +52,8 @@ class PushSettings:
     """Criteria (canonical JSON) of what this edge ever pushes, whatever the cloud asks for."""
     on_push: Callable[[EventBatch], Transformed] | None = None
     """What an application makes of events before they are sent."""
+    health: Callable[[], EdgeHealth] | None = None
+    """How this edge is, for heartbeats."""
 
 
 @dataclass(slots=True)
@@ -218,6 +220,7 @@ class _PushStream:
         self._drain: Drain | None = None
         self._peer_received = 0
         self._last_sent_s = trio.current_time()
+        self._health_due_s = trio.current_time()
 
     async def run(self) -> Drain | None:
         """The stream's whole life; whichever child's end means "over" cancels the rest."""
@@ -278,6 +281,9 @@ class _PushStream:
         self._state.sent_position = producer.position
         self._state.in_flight_bytes = producer.window.in_flight_bytes
         await self._send(message)
+        if self._settings.health and trio.current_time() >= self._health_due_s:
+            # Behind a batch only: on a line that stands still nothing small may look like progress.
+            await self._send_heartbeat()
 
     async def _send_change(self, change: PushFilterApplied) -> None:
         self._source.restart()
@@ -299,8 +305,13 @@ class _PushStream:
         # Silent while data is in flight: then whatever growth the cloud reports was made by data.
         idle_s = trio.current_time() - self._last_sent_s
         if self._producer.window.is_empty and idle_s >= self._settings.heartbeat_s:
-            heartbeat = Heartbeat(self._stream.bytes_received, self._now_us())
-            await self._send(codec.encode_from_edge(heartbeat))
+            await self._send_heartbeat()
+
+    async def _send_heartbeat(self) -> None:
+        health = self._settings.health() if self._settings.health else None
+        self._health_due_s = trio.current_time() + self._settings.heartbeat_s
+        heartbeat = Heartbeat(self._stream.bytes_received, self._now_us(), health)
+        await self._send(codec.encode_from_edge(heartbeat))
 
     async def _send(self, message: bytes) -> None:
         try:

@@ -320,6 +320,32 @@ class Heartbeat(betterproto.Message):
     clock_us: int = betterproto.int64_field(2)
     """Sender's clock, microseconds since 1970 UTC."""
 
+    health: "EdgeHealth" = betterproto.message_field(3)
+    """
+    An edge's: how it is. Left out by a cloud and by edges that do not say it.
+    """
+
+
+@dataclass(eq=False, repr=False)
+class EdgeHealth(betterproto.Message):
+    """
+    How an edge is, for the cloud's view of the fleet; nothing depends on it. 0 and "" = not known.
+    """
+
+    head_position: int = betterproto.int64_field(1)
+    lag_us: int = betterproto.int64_field(2)
+    """
+    Age of the oldest event that is not acknowledged, microseconds; and an estimate of the bytes of all of these.
+    """
+
+    lag_bytes: int = betterproto.int64_field(3)
+    used_bytes: int = betterproto.int64_field(4)
+    """Of the journal: in use and at most; and what is free on its volume."""
+
+    cap_bytes: int = betterproto.int64_field(5)
+    free_bytes: int = betterproto.int64_field(6)
+    version: str = betterproto.string_field(7)
+
 
 @dataclass(eq=False, repr=False)
 class Drain(betterproto.Message):

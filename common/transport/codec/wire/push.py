@@ -233,7 +233,101 @@ class PushBatch:
         )
 
 
-_HEARTBEAT_KEYS: Final = frozenset({8, 16})
+_EDGE_HEALTH_KEYS: Final = frozenset({8, 16, 24, 32, 40, 48, 58})
+
+
+@dataclass(slots=True)
+class EdgeHealth:
+    """How an edge is, for the cloud's view of the fleet; nothing depends on it. 0 and '' = not known."""
+
+    head_position: int = 0
+    lag_us: int = 0
+    lag_bytes: int = 0
+    used_bytes: int = 0
+    cap_bytes: int = 0
+    free_bytes: int = 0
+    version: str = ""
+
+    def encode(self) -> bytes:
+        """Its bytes, fields in the order of their numbers."""
+        out: list[bytes] = []
+        if self.head_position:
+            out.append(number(b"\x08", self.head_position))
+        if self.lag_us:
+            out.append(number(b"\x10", self.lag_us))
+        if self.lag_bytes:
+            out.append(number(b"\x18", self.lag_bytes))
+        if self.used_bytes:
+            out.append(number(b"\x20", self.used_bytes))
+        if self.cap_bytes:
+            out.append(number(b"\x28", self.cap_bytes))
+        if self.free_bytes:
+            out.append(number(b"\x30", self.free_bytes))
+        if self.version:
+            out.append(delimited(b"\x3a", self.version.encode()))
+        return b"".join(out)
+
+    @staticmethod
+    def decode(data: bytes) -> EdgeHealth:
+        """The message that these bytes are; fields that it does not know are left out."""
+        head_position = 0
+        lag_us = 0
+        lag_bytes = 0
+        used_bytes = 0
+        cap_bytes = 0
+        free_bytes = 0
+        version = ""
+        at, end = 0, len(data)
+        try:
+            while at < end:
+                key = data[at]
+                if key == 8:
+                    head_position, at = read_int64(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
+                if key == 16:
+                    lag_us, at = read_int64(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
+                if key == 24:
+                    lag_bytes, at = read_int64(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
+                if key == 32:
+                    used_bytes, at = read_int64(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
+                if key == 40:
+                    cap_bytes, at = read_int64(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
+                if key == 48:
+                    free_bytes, at = read_int64(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
+                if key == 58:
+                    version, at = read_text(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
+                if key not in _EDGE_HEALTH_KEYS:
+                    number, wire_type, at = read_key(data, at)
+                    if number in {1, 2, 3, 4, 5, 6, 7}:
+                        raise unfit(number, wire_type)
+                    else:
+                        at = skip(data, at, wire_type)
+        except (IndexError, ValueError) as error:
+            raise undecoded("EdgeHealth", error) from error
+        return EdgeHealth(head_position, lag_us, lag_bytes, used_bytes, cap_bytes, free_bytes, version)
+
+
+_HEARTBEAT_KEYS: Final = frozenset({8, 16, 26})
 
 
 @dataclass(slots=True)
@@ -242,6 +336,7 @@ class Heartbeat:
 
     bytes_received: int = 0
     clock_us: int = 0
+    health: EdgeHealth = field(default_factory=EdgeHealth)
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -250,6 +345,8 @@ class Heartbeat:
             out.append(number(b"\x08", self.bytes_received))
         if self.clock_us:
             out.append(number(b"\x10", self.clock_us))
+        if health := self.health.encode():
+            out.append(delimited(b"\x1a", health))
         return b"".join(out)
 
     @staticmethod
@@ -257,6 +354,7 @@ class Heartbeat:
         """The message that these bytes are; fields that it does not know are left out."""
         bytes_received = 0
         clock_us = 0
+        health: list[bytes] = []
         at, end = 0, len(data)
         try:
             while at < end:
@@ -271,15 +369,21 @@ class Heartbeat:
                     if at == end:
                         break
                     key = data[at]
+                if key == 26:
+                    part, at = read_blob(data, at + 1)
+                    health.append(part)
+                    if at == end:
+                        break
+                    key = data[at]
                 if key not in _HEARTBEAT_KEYS:
                     number, wire_type, at = read_key(data, at)
-                    if number in {1, 2}:
+                    if number in {1, 2, 3}:
                         raise unfit(number, wire_type)
                     else:
                         at = skip(data, at, wire_type)
         except (IndexError, ValueError) as error:
             raise undecoded("Heartbeat", error) from error
-        return Heartbeat(bytes_received, clock_us)
+        return Heartbeat(bytes_received, clock_us, EdgeHealth.decode(b"".join(health)) if health else EdgeHealth())
 
 
 _PUSH_FILTER_KEYS: Final = frozenset({8, 18, 26})

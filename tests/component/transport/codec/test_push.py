@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from common.core.errors import BackhaulError
 from common.core.events.batch import EVENT_COLUMNS, EventBatch, concat, join_metadata, join_tags, new_events
 from common.core.events.stated_range import StatedRange
-from common.core.flow.messages import Drain, Heartbeat
+from common.core.flow.messages import Drain, EdgeHealth, Heartbeat
 from common.core.journal.append import LocalAppend, ParkedEvent
 from common.core.journal.history import Generation, History, Offset, Resume
 from common.core.push.messages import Ack, FromCloud, FromEdge, Hello, PushBatch, PushLimits, Start
@@ -62,6 +62,7 @@ FROM_EDGE: dict[str, FromEdge] = {
     "hello": Hello("edge-1", "i1", History("j1", (Generation("g1", 1), Generation("g2", 5)), 9), 123, ("Sensor",)),
     "batch": PushBatch(6, 9, "g2", sample_batch(), (StatedRange("Sensor|edge-1/x", 1, 4, "dropped"),)),
     "heartbeat": Heartbeat(12345, 678),
+    "heartbeat_with_health": Heartbeat(5, 678, EdgeHealth(9, 2_500_000, 4096, 10, 20, 30, "1.2.3")),
 }
 FROM_CLOUD: dict[str, FromCloud] = {
     "start": Start(3, Offset("j1", "g2", 6, 5, "Sensor|a", 2), Resume.REWOUND, "c1", "cg", PushLimits(1, 2, 3, 4), 99),

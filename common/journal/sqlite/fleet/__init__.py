@@ -1,0 +1,1 @@
+"""The fleet's state in a file."""
