@@ -13,13 +13,11 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.core.flow.messages import EdgeHealth
-from common.core.journal.url import JournalUrl
 from common.journal.group_commit import GroupCommit
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import JournalStats
 from common.projection.status import ProjectionStatus, projection_status
 from common.runtime.clock import warn_if_ahead
-from common.runtime.disk_space import volume_free_bytes
 from common.runtime.http.projections import projection_as_json
 from common.runtime.last_known import journal_status
 from common.runtime.metrics import MetricsRegistry
@@ -46,7 +44,7 @@ class EdgeReport:
         edge_id: str,
         version: str,
         cap_bytes: int | None,
-        url: JournalUrl,
+        volume_free: Callable[[], int | None],
         now_us: Callable[[], int],
     ) -> None:
         self._journal = journal
@@ -56,7 +54,7 @@ class EdgeReport:
         self._edge_id = edge_id
         self._version = version
         self._cap_bytes = cap_bytes
-        self._url = url
+        self._volume_free = volume_free
         self._now_us = now_us
         self._stats: JournalStats | None = None
         self._lag_s = 0.0
@@ -132,7 +130,7 @@ class EdgeReport:
             self._lag_bytes,
             self._of("used_bytes"),
             self._cap_bytes or 0,
-            volume_free_bytes(self._url) or 0,
+            self._volume_free() or 0,
             self._version,
         )
 

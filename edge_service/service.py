@@ -159,7 +159,7 @@ class _Edge:
             edge_id=settings.id,
             version=VERSION,
             cap_bytes=cap_bytes,
-            url=settings.journal,
+            volume_free=partial(environment.volume_free_bytes, settings.journal),
             now_us=environment.now_us,
         )
         self.watch = JournalWatch(journal, commit)

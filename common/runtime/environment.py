@@ -24,6 +24,7 @@ from common.core.journal.url import JournalUrl
 from common.journal.stores.journal import Journal
 from common.projection.handler_executor import HandlerExecutor, ThreadExecutor
 from common.projection.progress import OnCommit
+from common.runtime.disk_space import volume_free_bytes
 from common.runtime.reload import Reloads
 from common.runtime.settings.service import ServiceSettings
 from common.runtime.settings.streams import StreamSettings
@@ -108,6 +109,8 @@ class Environment:
     """The connections that this service has dialled; who may stay connected is set by the watch over certificates."""
     on_projected: OnCommit | None = None
     """Watches projections: called at each commit with its events, right after it."""
+    volume_free_bytes: Callable[[JournalUrl], int | None] = volume_free_bytes
+    """Room on the volume of a journal file; None for a database elsewhere."""
 
 
 def tls_files(settings: ServiceSettings) -> TlsFiles | None:

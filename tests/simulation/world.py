@@ -259,6 +259,7 @@ class World:
             serve_grpc=serve_grpc,
             serve_http=serve_http,
             plain_calls=lambda: call_inline,
+            volume_free_bytes=lambda _url: 2**30,
         )
 
     def _dialled_ears(self, disk: Disk, source: Disk, edge: str, path: str) -> tuple[Told, Told]:

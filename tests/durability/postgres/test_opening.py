@@ -305,12 +305,12 @@ async def test_a_node_for_which_there_are_no_sessions_left_is_refused_at_start(p
                 await first.log.stats()
                 sessions = "SELECT application_name FROM pg_stat_activity WHERE datname = current_database()"
                 await until(lambda: "backhaul hints" in run(postgres, url, sessions))
-                run(postgres, url, f'ALTER DATABASE "{database}" CONNECTION LIMIT 21')
+                run(postgres, url, f'ALTER DATABASE "{database}" CONNECTION LIMIT 23')
                 with pytest.raises(ConfigurationError) as refused:
                     async with open_postgres_journal(url, now_us=lambda: START_US, new_id=FRESH_IDS.__next__):
                         pass
                 assert refused.value.code == "postgres.too_few_connections"
-                assert "2 node(s) of this journal need 22 sessions" in refused.value.message
-                run(postgres, url, f'ALTER DATABASE "{database}" CONNECTION LIMIT 22')
+                assert "2 node(s) of this journal need 24 sessions" in refused.value.message
+                run(postgres, url, f'ALTER DATABASE "{database}" CONNECTION LIMIT 24')
                 async with open_postgres_journal(url, now_us=lambda: START_US, new_id=FRESH_IDS.__next__) as second:
                     await second.log.stats()
