@@ -20,7 +20,9 @@ from common.core.journal.url import JournalUrl, parse_journal_url
 from common.journal.stores.journal import Journal
 from common.journal.stores.subscriptions import InboxRow
 from common.runtime.environment import Environment, real_environment
+from common.runtime.reload import Reloads
 from common.transport.grpc import TlsFiles
+from common.transport.link.live_peers import DialledPeers
 from edge_service.service import serve as serve_edge
 from edge_service.settings import EdgeSettings
 from tests.durability.test_cancels import free_port
@@ -54,7 +56,7 @@ class Stage:
                 self.opened[name] = journal
                 yield journal
 
-        return replace(self.environment, open_journal=open_journal)
+        return replace(self.environment, open_journal=open_journal, reloads=Reloads(), dialled=DialledPeers())
 
     @asynccontextmanager
     async def cloud(self, name: str = "cloud", **settings: object) -> AsyncIterator[Running]:

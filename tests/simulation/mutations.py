@@ -294,7 +294,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         (7, 4), "PlaceBehindEffect", _patched(MemorySubscriptions, "commit", down.commit_place_first)
     ),
     "progress_before_hand_over": Mutation(
-        (29, 45), "PlaceBehindEffect", _patched(SubscriberCursor, "seen", down.seen_whatever_waits)
+        (28, 153), "PlaceBehindEffect", _patched(SubscriberCursor, "seen", down.seen_whatever_waits)
     ),
     "no_snapshots_of_deleted": Mutation(
         (108,), "EverythingSelected", _patched(common.firehose.catch_ups, "find_deleted", down.find_nothing_deleted)
