@@ -71,6 +71,11 @@ class RangeAssignment:
         """See ``RangeHolder.is_renewing``."""
         return not self._membership.holds_leases
 
+    @property
+    def has_left(self) -> bool:
+        """See ``RangeHolder.has_left``."""
+        return self._membership.has_left
+
     def ranges_of(self, instance: str) -> int:
         """How many ranges a member had at the last look."""
         return sum(row.owner == instance for row in self._rows.values())

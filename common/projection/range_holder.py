@@ -38,6 +38,10 @@ class RangeHolder(Protocol):
     def fenced_wait_s(self) -> float:
         """How long a range that was fenced waits before it looks who has it."""
 
+    @property
+    def has_left(self) -> bool:
+        """Whether this node has handed everything over, so that a commit still under way is fenced by design."""
+
     async def acquire(self, key: RangeKey, not_ours: NotOurs) -> ProjectionLease:
         """Wait until the range is ours. Raises ``projection.ranges_changed`` when it is no more."""
 
@@ -77,6 +81,7 @@ class LoneHolder:
 
     is_renewing = True
     keeps_failing = False
+    has_left = False
 
     def __init__(
         self, projections: ProjectionStore, owner: str, *, lease_s: float, standby_poll_s: float, random: Random

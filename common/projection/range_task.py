@@ -102,7 +102,8 @@ class RangeTask:
     async def _after(self, error: BackhaulError) -> float:
         """Seconds to wait before beginning again."""
         if error.code == "projection.fenced":
-            self._story.fenced(self._lease)
+            if not self._holder.has_left:
+                self._story.fenced(self._lease)
             return self._holder.fenced_wait_s
         is_last_chance = False
         if error.code in PAGE_FAULTS:

@@ -98,7 +98,7 @@ def test_an_edge_that_is_asked_to_stop_answers_what_it_was_asked_before(stage: S
             line.sendall(body[50:])
         answers = [line.recv(65536).split(b"\r\n", 1)[0] for line in asking]
     assert edge.exit_status() == 0
-    assert time.monotonic() - began_s < 8.0
+    assert time.monotonic() - began_s < 20.0
     assert answers == [b"HTTP/1.1 201 "] * 5
     assert edge.start().get("/status")["journal"]["head"] == 100
     cloud.delivered(100)
@@ -117,7 +117,7 @@ def test_a_second_signal_ends_a_service_at_once(stage: Stage) -> None:
         began_s = time.monotonic()
         cloud.send(signal.SIGINT)
         assert cloud.exit_status() == 1
-    assert time.monotonic() - began_s < 3.0
+    assert time.monotonic() - began_s < 20.0
     cloud.wait_for("service.killed", signal="SIGINT")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from random import Random
 
 import trio
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from common.core.events.ids import slice_ranges
@@ -107,6 +108,20 @@ async def test_a_node_that_leaves_hands_everything_over_at_once(autojump_clock: 
         assert [one.instance for one in (await second_journal.members.look()).members] == ["n2/1"]
         await store(second_journal, random, 100)
         await until(lambda: is_tallied(second), 10)
+
+
+async def test_a_commit_that_is_under_way_while_its_node_leaves_is_refused_and_is_no_warning(
+    autojump_clock: MockClock,
+) -> None:
+    database, random = MemoryDatabase(), Random(4)
+    first_journal, second_journal = staged_journal(database), staged_journal(database)
+    with capture_logs() as lines:
+        async with node(second_journal, "n2") as second, node(first_journal, "n1") as first:
+            await until(shares(first, second, of=(4, 4)), 5)
+            await first.assignment.leave()
+            await store(first_journal, random, 100)  # its ranges run on until they are cancelled
+            await until(lambda: is_tallied(second), 10)
+    assert [line for line in lines if line["event"] == "projection.fenced"] == []
 
 
 async def test_a_drained_node_gives_its_ranges_away_and_gets_them_back(autojump_clock: MockClock) -> None:
