@@ -27,10 +27,7 @@ def draw(console: Console, outcome: Outcome) -> None:
     console.print(draw_sites(outcome.orders))
     console.print(draw_order_facts(outcome.orders))
     if outcome.holds:
-        console.print(
-            f"\n [bold green]✔ It holds.[/] {outcome.cloud_events:,} events in the cloud, each once and in order; "
-            f"{outcome.seconds:.0f} s.\n"
-        )
+        console.print(f"\n [bold green]✔ It holds[/] ({outcome.seconds:.0f} s). {outcome.account}\n", highlight=False)
         return
     console.print(f"\n [bold red]✘ It does not hold.[/] {outcome.seconds:.0f} s.")
     problems = Table.grid(padding=(0, 1, 0, 0))

@@ -74,6 +74,19 @@ class Outcome:
         """Whether everything that was promised is so."""
         return not self.problems
 
+    @property
+    def account(self) -> str:
+        """Where every reading that went in is, in one sentence; only for an outcome that holds."""
+        given, stored = sum(edge.given for edge in self.edges), sum(edge.in_cloud for edge in self.edges)
+        lost = sum(len(edge.lost_with_disk) for edge in self.edges)
+        if not lost:
+            return f"Of {given:,} readings all are in the cloud, each once and in order."
+        were = "was" if lost == 1 else "were"
+        return (
+            f"Of {given:,} readings {stored:,} are in the cloud, each once and in order; "
+            f"{lost:,} {were} only on the disk that we destroyed, named above."
+        )
+
     def as_json(self) -> dict[str, Any]:
         """The same facts for `json.dumps`; readings are [file, row, content]."""
-        return {"holds": self.holds, **asdict(self)}
+        return {"holds": self.holds, "account": self.account if self.holds else "", **asdict(self)}

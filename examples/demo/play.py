@@ -114,11 +114,16 @@ async def play(plan: Plan, show: Show) -> Outcome:
     story, acts = _Story(show, plan.nodes), Acts()
     for folder in (plan.logs, plan.place / "cloud", *map(plan.volume, (*EDGE_IDS, LATE_ID))):
         folder.mkdir(parents=True)
+    where = "one PostgreSQL" if plan.postgres_url else "a SQLite file"
+    cloud = f"{'one cloud node' if plan.nodes == 1 else f'{plan.nodes} cloud nodes'} over {where}"
+    story.tell("demo", f"starting {cloud} and three edges: each a process of its own, over real sockets and disks")
+    story.tell(
+        "demo", "lines will be cut, processes killed and a disk destroyed; then every store is compared with the input"
+    )
     async with open_cast(plan.logs, story.heard) as cast:
         nodes = [_node(plan, number) for number in range(1, plan.nodes + 1)]
         await _start(cast, nodes)
-        where = "one PostgreSQL" if plan.postgres_url else "a SQLite file"
-        story.tell("demo", f"{'one cloud node' if len(nodes) == 1 else f'{len(nodes)} cloud nodes'} over {where}")
+        story.tell("demo", f"{cloud} {'is' if plan.nodes == 1 else 'are'} up")
         async with _lines(nodes) as lines:
             edges = [_edge(plan, edge_id, series[edge_id], *lines[edge_id]) for edge_id in EDGE_IDS]
             down = _down(plan, nodes[0], chance)

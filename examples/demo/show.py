@@ -28,6 +28,9 @@ _CELLS_MAX: Final = 24
 _CELLS_OF_TEXT: Final = 48
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 _PLAIN_EVERY: Final = 10
+# Log lines stand to the right of the story's, so that either can be read alone.
+_LOG_MARGIN: Final = " " * 20
+_LOG_MARK: Final = {"log": "│", "alarm": "│ !"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +74,29 @@ class SilentShow:
 
 
 class PlainShow:
-    """Lines, and now and then one about the progress."""
+    """The story's lines, below each what the services logged, and now and then one about the progress."""
 
     def __init__(self) -> None:
         self._updates = 0
+        self._shown = ""
 
     def tell(self, line: StoryLine) -> None:
-        mark = {"act": "*", "log": " ", "alarm": "!"}[line.kind]
-        print(f"{line.at_s:6.1f} s  {line.who:8} {mark} {line.what}", flush=True)
+        if line.kind == "act":
+            print(f"{line.at_s:6.1f} s  {line.who:8} {line.what}", flush=True)
+        else:
+            print(f"{_LOG_MARGIN}{_LOG_MARK[line.kind]} {line.who}: {line.what}", flush=True)
 
     def progress(self, rows: Sequence[EdgeProgress]) -> None:
         self._updates += 1
         if self._updates % _PLAIN_EVERY == 0:
-            told = ", ".join(
-                f"{row.edge_id} {row.answered}/{row.total} {row.state}"
-                + ("" if row.waiting is None else f" ({row.waiting} waiting)")
+            told = ";  ".join(
+                f"{row.edge_id} {row.answered:,} of {row.total:,} stored, {row.state}"
+                + ("" if row.waiting is None else f", {row.waiting} to send")
                 for row in rows
             )
-            print(f"            progress   {told}", flush=True)
+            if told != self._shown:
+                print(f"{_LOG_MARGIN}… {told}", flush=True)
+            self._shown = told
 
 
 class LiveShow(AbstractContextManager["LiveShow"]):
@@ -133,11 +141,16 @@ class LiveShow(AbstractContextManager["LiveShow"]):
 
 
 def story_line(line: StoryLine) -> Table:
-    """A line of the story: when, who, what; long ones go on below their beginning."""
-    styles = {"act": "", "log": "bright_black", "alarm": "bright_yellow"}
+    """A line of the story: when, who, what; log lines stand to its right. Long ones go on below their beginning."""
+    is_act = line.kind == "act"
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(width=7, justify="right", style="bright_black", no_wrap=True)
     grid.add_column(width=8, style=colour_of(line.who), no_wrap=True)
-    grid.add_column(ratio=1, style=styles[line.kind])
-    grid.add_row(f"{line.at_s:.1f} s", line.who, escape(line.what))
+    if is_act:
+        grid.add_column(ratio=1)
+        grid.add_row(f"{line.at_s:.1f} s", line.who, escape(line.what))
+        return grid
+    grid.add_column(width=3, justify="right", style="bright_black", no_wrap=True)
+    grid.add_column(ratio=1, style="bright_yellow" if line.kind == "alarm" else "bright_black")
+    grid.add_row("", "", "!" if line.kind == "alarm" else "│", escape(f"{line.who}: {line.what}"))
     return grid

@@ -4,26 +4,56 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from examples.demo.__main__ import main
+from examples.demo.series import EXCERPT
 
 DEMO = [sys.executable, "-m", "examples.demo"]
 TIMEOUT_S = 100
 
 
-def test_the_demo_holds_and_its_json_has_every_fact_of_the_tables() -> None:
+def check_account(facts: dict[str, Any], tmp_path: Path) -> None:
+    """The last sentence against the truth: the input files and the cloud's database, read without the demo's own code."""
+    given = sum(len(path.read_text().splitlines()) - 1 for path in EXCERPT.glob("*.csv"))
+    [database] = tmp_path.glob("*/cloud/journal.db")
+    with closing(sqlite3.connect(database)) as opened:
+        [(rows, distinct)] = opened.execute(
+            "SELECT count(*), count(DISTINCT entity.persistence_id || ' ' || event.payload)"
+            " FROM event JOIN entity USING (entity_no) WHERE entity.persistence_id LIKE 'Sensor|%'"
+        )
+    assert rows == distinct  # each once
+    numbers = [int(found.replace(",", "")) for found in re.findall(r"\d[\d,]*", facts["account"])]
+    assert numbers == [given, rows, given - rows], facts["account"]
+    # What is said to be gone is named in the line about the disk, and each of it was in the input.
+    [lost] = [edge["lost_with_disk"] for edge in facts["edges"] if edge["lost_with_disk"]]
+    assert len(lost) == given - rows
+    for file, row, content in lost:
+        assert (EXCERPT / file).read_text().splitlines()[row] == content
+
+
+def test_the_demo_holds_and_its_json_has_every_fact_of_the_tables(tmp_path: Path) -> None:
     done = subprocess.run(
-        [*DEMO, "--json", "--pace", "7"], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        [*DEMO, "--json", "--keep", "--pace", "7"],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr
     facts = json.loads(done.stdout)
+    check_account(facts, tmp_path)
     assert facts["holds"] is True
     assert facts["problems"] == []
     a, b, c = facts["edges"]
@@ -66,6 +96,7 @@ def test_a_signal_ends_every_process_and_leaves_no_files(tmp_path: Path) -> None
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as demo:
         assert demo.stdout is not None
+        assert "starting one cloud node" in demo.stdout.readline()
         for line in demo.stdout:
             if "three edges are up" in line:
                 break

@@ -47,6 +47,7 @@ def test_a_signal_ends_every_process_and_leaves_no_files(tmp_path: Path) -> None
         env=environment,
     ) as flight:
         assert flight.stdout is not None
+        assert "starting a cloud" in flight.stdout.readline()
         assert "are up" in flight.stdout.readline()
         children = psutil.Process(flight.pid).children(recursive=True)
         assert len(children) == 3

@@ -90,6 +90,7 @@ class _Stage:
 async def play(place: Path, view: View, *, pace_s: float, seed: int) -> Outcome:
     """Fly for ``pace_s`` seconds, wait for quiet, stop everybody and compare. Raises DemoFailure, alone or in a group."""
     began_s, chance = trio.current_time(), Random(seed)
+    view.tell(0.0, f"starting a cloud and the sites {' and '.join(town.site for town in TOWNS)}, a process each")
     logs = place / "logs"
     for folder in (logs, *(place / town.site for town in TOWNS)):
         folder.mkdir(parents=True)
@@ -111,7 +112,7 @@ async def play(place: Path, view: View, *, pace_s: float, seed: int) -> Outcome:
                 await _fly(stage, chance, pace_s)
                 problems = await _quiet(stage)
                 watching.cancel_scope.cancel()
-            stage.tell("quiet; stopping everybody")
+            stage.tell("everything has come; stopping the services and reading their stores")
             for service in (*edges.values(), cloud):
                 if await cast.stop(service):
                     problems.append(f"{service.name} did not stop in order")
@@ -179,12 +180,12 @@ async def _fly(stage: _Stage, chance: Random, pace_s: float) -> None:
             await trio.sleep(_WATCH_S)
         stage.lines[_CUT_SITE].set_mode("pass")
         stage.tell(
-            f"the line is up again: the cloud had {stage.outage.drones_outdated} drones elsewhere,"
-            f" {stage.outage.orders_waiting} orders had not come"
+            f"the line is up again; at the worst the cloud's map had {stage.outage.drones_outdated} of {len(DRONES)}"
+            f" drones in an old place, and {stage.outage.orders_waiting} orders waited in the cloud"
         )
         await trio.sleep(pace_s * 5 / 12)
         nursery.cancel_scope.cancel()
-    stage.tell("everybody has landed; waiting until nothing is on its way")
+    stage.tell("all drones have landed; waiting until the cloud and the sites have everything")
 
 
 async def _watch(stage: _Stage) -> None:

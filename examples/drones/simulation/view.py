@@ -35,8 +35,17 @@ class TownNow:
 
     @property
     def outdated(self) -> int:
-        """Drones that are not where the cloud has them."""
+        """Drones that the cloud's map shows in an old place, or not at all."""
         return sum(self.overview.get(drone) != position.cell for drone, position in self.positions.items())
+
+    @property
+    def summary(self) -> str:
+        """The town in a line: what the cloud knows of it, and what it has of the cloud."""
+        drones = len(self.positions)
+        return (
+            f"{self.reports:,} reports; the cloud's map is right for {drones - self.outdated} of {drones} drones;"
+            f" {self.queued} of {self.ordered} orders have come"
+        )
 
 
 class View(Protocol):
@@ -69,7 +78,8 @@ class PlainView:
     def show(self, towns: Sequence[TownNow]) -> None:
         self._shown += 1
         if self._shown % _PLAIN_EVERY == 0:
-            print("         " + ";  ".join(map(_line, towns)), flush=True)
+            for now in towns:
+                print(f"{'':9}│ {now.town.site}{'' if now.is_up else ' (line down)'}: {now.summary}", flush=True)
 
 
 class MapView(AbstractContextManager["MapView"]):
@@ -109,17 +119,9 @@ def town_map(now: TownNow) -> RenderableType:
             drawn.append(*cells.get((row, column), ("·", "grey23")))
             drawn.append(" ")
         drawn.append("\n")
-    drawn.append(f"{now.reports:,} reports   {now.queued} of {now.ordered} orders in the queue")
+    drawn.append(f"{now.reports:,} reports   {now.queued} of {now.ordered} orders have come")
     title = f"{now.town.site}{'' if now.is_up else ': the line is down'}"
     return Panel(drawn, title=title, border_style="cyan" if now.is_up else "red", expand=False)
-
-
-def _line(now: TownNow) -> str:
-    line = "" if now.is_up else " (line down)"
-    return (
-        f"{now.town.site}{line}: {now.reports} reports, {now.outdated} drones not where the cloud has them,"
-        f" {now.queued} of {now.ordered} orders in the queue"
-    )
 
 
 def draw(console: Console, facts: Facts, seconds: float) -> None:
@@ -128,10 +130,10 @@ def draw(console: Console, facts: Facts, seconds: float) -> None:
     for name in (
         "site",
         "reports",
-        "fine events here",
-        "coarse here",
-        "in the overview",
-        "orders of its topic",
+        "positions in its journal",
+        "changes of cell",
+        "of them on the cloud's map",
+        "orders for it",
         "in its queue",
     ):
         table.add_column(name, justify="left" if name == "site" else "right")
@@ -144,7 +146,8 @@ def draw(console: Console, facts: Facts, seconds: float) -> None:
         console.print(f"[red]✗ {problem}[/]", highlight=False)
     if not facts.problems:
         console.print(
-            "[green]✓[/] the overview is the fold of the edges' journals; each queue is the orders of its topic"
-            f"  ({seconds:.0f} s)",
+            f"[green]✔ It holds[/] ({seconds:.0f} s). The cloud's map is what the sites' journals say of"
+            f" {sum(line.drones for line in facts.sites)} drones; each site has its own orders and no other site's:"
+            f" {sum(line.queued for line in facts.sites):,} of {sum(line.ordered for line in facts.sites):,}.",
             highlight=False,
         )
