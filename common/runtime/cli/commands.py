@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from common.core.errors import BackhaulError
+from common.core.log_analysis.record import parse_since
 from common.runtime.cli.client import Answer, ServiceClient, path_segment
-from common.runtime.cli.output import complain, fields, json_line, say, table
+from common.runtime.cli.output import complain, complain_of, fields, json_line, say, table
 from common.runtime.settings.service import ServiceSettings
 
 _PAGE: Final = 500
@@ -109,10 +110,17 @@ def _asked_until_it_is(client: ServiceClient, page: str, wait_s: int) -> Answer:
 
 def _tail_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--entity", metavar="TYPE|ID", help="only this entity's events")
+    parser.add_argument("--type", metavar="TYPE", help="only events of entities of this type")
+    parser.add_argument("--tag", metavar="TAG", help="only events with this tag")
+    parser.add_argument("--topic", metavar="TOPIC", help="only events with a topic that this MQTT expression matches")
+    parser.add_argument(
+        "--since", metavar="TIME", help="stored from then on: 90s, 15m, 2h, 3d ago, or an ISO time (UTC)"
+    )
+    parser.add_argument("--until", metavar="TIME", help="stored before then, in the same form")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--after", type=number, metavar="P", help="begin behind this position (or number, of an entity)")
     where.add_argument(
-        "--last", type=number, metavar="N", default=10, help="begin with the last N events (default: 10)"
+        "--last", type=number, metavar="N", help="begin with the last N events (default: 10, with --since all)"
     )
     parser.add_argument("--follow", "-f", action="store_true", help="go on with new events until interrupted")
 
@@ -124,20 +132,39 @@ def _tail(question: Question) -> int:
 
 
 def _tailed(question: Question) -> Iterator[dict[str, Any]]:
-    """Events up to the head as it was at the beginning, or without end. One page is held at a time."""
+    """Events up to the end as it was at the beginning, or without end. One page is held at a time."""
     args, client = question.args, question.client
-    suffix = "_seq_nr" if args.entity else ""
-    place = {f"after{suffix}": args.after} if args.after is not None else {"last": args.last}
-    page = client.get("/v1/events", entity=args.entity, max=_PAGE, **place)
-    head = page[f"head{suffix}"]
+    conditions = {name: getattr(args, name) for name in ("type", "tag", "topic")}
+    conditions |= {name: _time_us(name, getattr(args, name)) for name in ("since", "until")}
+    if args.follow and args.until:
+        raise BackhaulError("cli.usage", "--follow has no end, --until is one", "leave one of them out")
+    suffix = "_seq_nr" if args.entity and not any(value is not None for value in conditions.values()) else ""
+    place = {f"after{suffix}": args.after} if args.after is not None else {}
+    if args.last is not None or not (place or args.since):
+        place = {"last": 10 if args.last is None else args.last}
+    asked: dict[str, str | int | None] = {"entity": args.entity, "max": _PAGE, **conditions}
+    page = client.get("/v1/events", **asked, **place)
+    end = page.get("end", page[f"head{suffix}"])
+    if page.get("searched_after") and len(page["events"]) < place["last"]:
+        complain_of(
+            f"the log up to position {page['searched_after']} was not looked through; --after 0 reads all of it"
+        )
     while True:
         yield from page["events"]
         through = page[f"through{suffix}"]
-        if through >= head and not args.follow:
+        if through >= end and not args.follow:
             return
-        after = {f"after{suffix}": through}
         wait_s = _FOLLOW_S if args.follow else None
-        page = client.get("/v1/events", entity=args.entity, max=_PAGE, wait_s=wait_s, **after)
+        page = client.get("/v1/events", **asked, wait_s=wait_s, **{f"after{suffix}": through})
+
+
+def _time_us(name: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    found = parse_since(text, time.time_ns() // 1000)  # noqa: TID251  a command has no service around it
+    if found is None or found < 0:
+        raise BackhaulError("cli.usage", f"--{name} {text} is no time", "90s, 15m, 2h, 3d or 2026-01-31T03:00")
+    return found
 
 
 def _where_arguments(parser: ArgumentParser) -> None:

@@ -31,6 +31,11 @@ def complain(error: BackhaulError) -> None:
     sys.stderr.write("".join(printable(line) + "\n" for line in lines))
 
 
+def complain_of(text: str) -> None:
+    """A note on standard error, beside what is on standard output."""
+    sys.stderr.write(printable(text) + "\n")
+
+
 def json_line(value: object) -> str:
     """A value as one line of JSON."""
     return printable(orjson.dumps(value, default=_raw).decode())

@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from starlette.requests import Request
@@ -27,6 +26,7 @@ from common.core.events.ids import persistence_id
 from common.core.events.json_text import PAYLOAD_LEVELS_MAX, RawJson, UnfitJson, Visits, check_levels
 from common.core.journal.append import LocalAppend
 from common.runtime.http.app import json_response, parse_json, unfit_json
+from common.runtime.http.fields import time_us
 from common.runtime.intake import Intake
 
 _EVENT_KEYS = frozenset(
@@ -45,7 +45,6 @@ _EVENT_KEYS = frozenset(
 )
 _REQUEST_KEYS = frozenset({"events", "idempotency_key"})
 EVENT_VISITS = Visits(raw="payload", within=frozenset({"events"}), unique=frozenset({"metadata"}))
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def events_route(intake: Intake) -> Route:
@@ -111,7 +110,7 @@ def _columns(rows: list[Any], key: str) -> LocalAppend:
         payload, codec = _payload(row, place)
         payloads.append(payload)
         codecs.append(codec)
-        times.append(_time_us(row["event_time"], place) if "event_time" in row else 0)
+        times.append(_event_time_us(row["event_time"], place) if "event_time" in row else 0)
         tags.append(join_tags(_texts(row["tags"], place)) if "tags" in row else "")
         metadata.append(_metadata(row["metadata"], place) if "metadata" in row else "")
         if "expected_seq_nr" in row:
@@ -145,16 +144,12 @@ def _payload(row: dict[str, Any], place: str) -> tuple[bytes, str]:
     return bytes(payload), "json"
 
 
-def _time_us(value: object, place: str) -> int:
-    try:
-        time = datetime.fromisoformat(value)  # type: ignore[arg-type]
-        if time.tzinfo is None:
-            raise ValueError
-        delta = time - _EPOCH
-    except (TypeError, ValueError):
+def _event_time_us(value: object, place: str) -> int:
+    found = time_us(value)
+    if found is None:
         got = None if isinstance(value, str) else value
-        raise _invalid(f"{place}.event_time", "must be RFC 3339 with a zone, like 2026-05-04T03:02:01Z", got) from None
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+        raise _invalid(f"{place}.event_time", "must be RFC 3339 with a zone, like 2026-05-04T03:02:01Z", got)
+    return found
 
 
 def _metadata(value: object, place: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from datetime import UTC, datetime
 from typing import Final
 
 from starlette.requests import Request
@@ -49,6 +50,34 @@ def query_number(
     if default is None:
         raise invalid(field, "is missing")
     return default
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def time_us(text: object) -> int | None:
+    """UTC microseconds of an RFC 3339 time with a zone; None if it is none."""
+    try:
+        time = datetime.fromisoformat(text)  # type: ignore[arg-type]
+        if time.tzinfo is None:
+            return None
+        delta = time - _EPOCH
+    except (TypeError, ValueError):
+        return None
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
+
+
+def query_time_us(request: Request, field: str) -> int | None:
+    """A time in the query, in RFC 3339 with a zone or as microseconds; None where it is missing."""
+    text = request.query_params.get(field)
+    if text is None:
+        return None
+    if _DIGITS.fullmatch(text):
+        return whole_number(field, text, 0)
+    found = time_us(text)
+    if found is None:
+        raise invalid(field, "must be RFC 3339 with a zone (2026-05-04T03:02:01Z), or microseconds in UTC")
+    return found
 
 
 def entity(value: object) -> str:

@@ -17,30 +17,26 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.events.batch import EventBatch
 from common.core.journal.history import OriginState
 from common.journal.stores.journal import Journal
 from common.journal.stores.parked import ParkedRow
 from common.runtime.http.app import json_response
 from common.runtime.http.event_json import event_as_json, event_place_as_json
+from common.runtime.http.events.reading import ROWS_MAX, read_events
 from common.runtime.http.fields import check_query, entity, invalid, json_object, query_number, whole_number
 from common.runtime.http.where import find_event
 
 _log = structlog.get_logger()
 
-ROWS_MAX: Final = 1_000
 _ROWS_DEFAULT: Final = 100
-_ANSWER_BYTES_MAX: Final = 1024 * 1024
 # The journal does not bound these reads in bytes, and an event may have a MiB or more.
 _ROWS_A_READ: Final = 20
-# How long an answer may wait for news: shorter than what a stopping service gives its requests to end.
-_WAIT_MAX_S: Final = 2
 
 About = Callable[[int], Awaitable[Mapping[str, object]]]
 
 
 def read_routes(journal: Journal, about: About | None = None) -> list[BaseRoute]:
-    """`GET /v1/where` and `GET /v1/events`. `about` adds what the service knows of the event at a position."""
+    """`GET /v1/where` and `GET /v1/events` (`events.reading`). `about` adds what the service knows of the event at a position."""
 
     async def where(request: Request) -> Response:
         check_query(request, {"entity", "seq_nr", "origin"})
@@ -52,66 +48,9 @@ def read_routes(journal: Journal, about: About | None = None) -> list[BaseRoute]
         return json_response({**found, **more})
 
     async def events(request: Request) -> Response:
-        if "entity" in request.query_params:
-            check_query(request, {"entity", "after_seq_nr", "last", "max", "wait_s"})
-            return json_response(await _events_of_entity(journal, request))
-        check_query(request, {"after", "last", "max", "wait_s"})
-        return json_response(await _events_of_log(journal, request))
+        return json_response(await read_events(journal, request))
 
     return [Route("/v1/where", where, methods=["GET"]), Route("/v1/events", events, methods=["GET"])]
-
-
-async def _events_of_log(journal: Journal, request: Request) -> dict[str, object]:
-    """Events behind a position, and `through`, the position to go on after."""
-    wanted = query_number(request, "max", _ROWS_DEFAULT, minimum=1, maximum=ROWS_MAX)
-    wait_s = query_number(request, "wait_s", 0, maximum=_WAIT_MAX_S)
-    head = (await journal.log.stats()).head_position if "last" in request.query_params else 0
-    after = _after(request, "after", head)
-    page = await journal.log.read(after, max_events=wanted, max_bytes=_ANSWER_BYTES_MAX)
-    if wait_s and not len(page.events):
-        await journal.log.head_signal.wait_above(max(after, page.head), wait_s)
-        page = await journal.log.read(after, max_events=wanted, max_bytes=_ANSWER_BYTES_MAX)
-    # Never below what was asked: to go on from there would show events again.
-    return {"events": _shown(page.events), "through": max(after, page.through), "head": page.head}
-
-
-async def _events_of_entity(journal: Journal, request: Request) -> dict[str, object]:
-    """Events of one entity behind a number, and `through_seq_nr`, the number to go on after."""
-    wanted = query_number(request, "max", _ROWS_DEFAULT, minimum=1, maximum=ROWS_MAX)
-    wait_s = query_number(request, "wait_s", 0, maximum=_WAIT_MAX_S)
-    persistence_id = entity(request.query_params.get("entity"))
-    heard = journal.log.head_signal.position
-    last = await _last_seq_nr(journal, persistence_id)
-    after = _after(request, "after_seq_nr", last)
-    if wait_s and after >= last:
-        await journal.log.head_signal.wait_above(heard, wait_s)
-        last = await _last_seq_nr(journal, persistence_id)
-    found = EventBatch()
-    through = after
-    while through < last and len(found) < wanted and found.byte_size() < _ANSWER_BYTES_MAX:
-        page_max = min(_ROWS_A_READ, wanted - len(found))
-        page = await journal.log.read_entity(persistence_id, through + 1, last, max_events=page_max)
-        found.extend(page)
-        through = page.seq_nr[-1] if len(page) == page_max else last
-    return {"events": _shown(found), "through_seq_nr": through, "head_seq_nr": last}
-
-
-async def _last_seq_nr(journal: Journal, persistence_id: str) -> int:
-    head = await journal.log.entity_head(persistence_id)
-    return head.seq_nr if head else 0
-
-
-def _after(request: Request, field: str, head: int) -> int:
-    """Where to begin: behind a number, or so that the `last` n before the head are shown."""
-    if "last" not in request.query_params:
-        return query_number(request, field, 0)
-    if field in request.query_params:
-        raise invalid("last", f"excludes {field}")
-    return max(0, head - query_number(request, "last", 0))
-
-
-def _shown(events: EventBatch) -> list[dict[str, object]]:
-    return [event_as_json(event) for event in events.envelopes()]
 
 
 MayWrite = Callable[[str, str], bool]

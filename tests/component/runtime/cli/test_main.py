@@ -243,6 +243,29 @@ def test_tail_reads_pages_up_to_the_head_it_found(
     assert [path for _, path, _ in service.requests] == ["/v1/events?max=500&after=0", "/v1/events?max=500&after=1"]
 
 
+def test_tail_hands_conditions_on_and_goes_to_the_end_of_what_is_asked_for(
+    service: AnsweringService, edge: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages = [
+        {"events": [{"n": 1}], "through": 3, "head": 9, "end": 5, "searched_after": 2},
+        {"events": [], "through": 5, "head": 9, "end": 5},
+    ]
+    service.answer("GET", "/v1/events", *pages)
+    since, until = "2026-01-31T03:00:00Z", "2026-01-31T04:00"
+    assert edge("tail", "--type", "A", "--topic", "a/#", "--since", since, "--until", until, "--last", "5") == 0
+    asked = "/v1/events?max=500&type=A&topic=a%2F%23&since=1769828400000000&until=1769832000000000"
+    assert [path for _, path, _ in service.requests] == [f"{asked}&last=5", f"{asked}&after=3"]
+    told = capsys.readouterr()
+    assert told.out == '{"n":1}\n'
+    assert told.err == "the log up to position 2 was not looked through; --after 0 reads all of it\n"
+
+    service.answer("GET", "/v1/events", {"events": [], "through": 5, "head": 5, "end": 5})
+    assert edge("tail", "--since", "2h") == 0
+    assert "last" not in service.requests[-1][1]
+    assert edge("tail", "--since", "yesterday") == 2
+    assert edge("tail", "--until", since, "--follow") == 2
+
+
 def test_an_error_of_the_service_is_told_as_it_came(
     service: AnsweringService, cloud: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,1 @@
+"""Reading events over HTTP: which are asked for, and in which pages they are answered."""
