@@ -17,6 +17,7 @@ class AnsweringService:
         self.requests: list[tuple[str, str, Any]] = []
         self.connections = 0
         self.closes_after_answer = False
+        self.unanswered = 0  # so many requests are taken, and the connection ends
         self.has_hung_up = threading.Event()
         self.judge: Callable[[dict[str, Any]], tuple[int, object]] | None = None
         service = self
@@ -40,6 +41,10 @@ class AnsweringService:
                 body = self.rfile.read(int(self.headers.get("content-length", 0)))
                 parsed = json.loads(body) if body else {}
                 service.requests.append((self.command, self.path, parsed))
+                if service.unanswered:
+                    service.unanswered -= 1
+                    self.close_connection = True
+                    return
                 status, content = service.answer_to(self.command, self.path, parsed)
                 self.send_response(status)
                 self.send_header("content-length", str(len(content)))

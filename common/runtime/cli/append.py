@@ -4,26 +4,37 @@ Lines go to the running service in batches, one at a time, and are held no longe
 batch and one line. A batch is stored whole or not at all. With `--idempotency-prefix` the batches are cut by count
 and size alone and each has a key made of the prefix and its first line, so the same input can be sent again from
 the beginning: what was stored is answered, not stored twice. Without it, lines are sent as they come.
+
+With `--retry` a batch that the service cannot take now, or does not answer, is sent again with the same key until it is
+acknowledged; a command without a prefix makes one of its own. Standard input is not read meanwhile: a pipe's writer waits.
 """
 
 from __future__ import annotations
 
 import json
+import random
+import secrets
 import sys
+import time
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Final, Protocol, cast
 
-from common.core.errors import BackhaulError
+from common.core.errors import BackhaulError, ErrorKind
 from common.core.events import json_text
 from common.core.events.batch import EVENT_OVERHEAD_BYTES
 from common.runtime.cli.commands import Command, Question, number
-from common.runtime.cli.output import say
+from common.runtime.cli.output import complain_of, say
 
 _BATCH_EVENTS: Final = 500
 _BATCH_BYTES: Final = 1024 * 1024
 _READ_BYTES: Final = 256 * 1024
+# Between two tries of `--retry`.
+_AGAIN_MIN_S: Final = 0.1
+_AGAIN_MAX_S: Final = 5.0
+_KNOWN_OF: Final = {"cli.no_answer": "whether these are stored is not known, and the same key stores nothing twice"}
 # What a request weighs beside its lines.
 _ENVELOPE_BYTES: Final = 4096
 
@@ -127,6 +138,11 @@ def _bad_line(number: int, what: str, batch: LineBatch | None = None) -> Backhau
 
 def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
+        "--retry",
+        action="store_true",
+        help="wait for a service that is away or full, and repeat what it did not answer, by idempotency keys",
+    )
+    parser.add_argument(
         "--idempotency-prefix",
         metavar="TEXT",
         help="a text that names this input; sending the same input with it again stores nothing twice",
@@ -146,15 +162,42 @@ def _append(question: Question) -> int:
         line_max=settings.request_max_bytes - _ENVELOPE_BYTES,
         is_eager=prefix is None,
     )
+    if args.retry and prefix is None:
+        prefix = f"append-{secrets.token_hex(8)}"
     acknowledged = repeated = 0
     try:
         for batch in batches:
-            was_repeat = _send(question, batch, prefix)
+            was_repeat = _send_until_stored(question, batch, prefix) if args.retry else _send(question, batch, prefix)
             acknowledged += len(batch.lines)
             repeated += len(batch.lines) if was_repeat else 0
     finally:
         say(f"{acknowledged} events acknowledged" + (f", {repeated} of them were stored before" if repeated else ""))
     return 0
+
+
+def _send_until_stored(question: Question, batch: LineBatch, prefix: str) -> bool:
+    """As `_send`, again and again until the batch is stored or refused for good; a new reason is said once."""
+    reason, since_s = "", time.monotonic()  # noqa: TID251  a command has no loop
+    for attempt in count():
+        try:
+            was_repeat = _send(question, batch, prefix)
+        except BackhaulError as error:
+            if error.kind not in (ErrorKind.UNAVAILABLE, ErrorKind.FULL):
+                raise
+            if error.code != reason:
+                reason = error.code
+                known = _KNOWN_OF.get(reason, "none of these is stored")
+                complain_of(f"{error.code}: {error.message}; {known}; trying again until they are")
+            most_s = min(_AGAIN_MAX_S, _AGAIN_MIN_S * 2 ** min(attempt, 10))
+            wait_s = random.uniform(most_s / 2, most_s)  # noqa: TID251  nothing repeats a command from a seed
+            time.sleep(max(wait_s, min(error.retry_after_s or 0, _AGAIN_MAX_S)))  # noqa: TID251
+        else:
+            if reason:
+                waited_s = time.monotonic() - since_s  # noqa: TID251
+                before = "was stored before: the answer was lost" if was_repeat else "acknowledged"
+                complain_of(f"{batch.place}: {before}, after {waited_s:.1f} s")
+            return was_repeat
+    raise AssertionError
 
 
 def _send(question: Question, batch: LineBatch, prefix: str | None) -> bool:
@@ -179,9 +222,18 @@ def _of_lines(error: BackhaulError, batch: LineBatch, prefix: str | None) -> Bac
     place = f"line {batch.numbers[index]}" if index is not None and is_known else batch.place
     hint = error.hint
     if error.code == "cli.service_unreachable":
+        hint = f"nothing of these was sent or stored; {error.hint}, or let --retry wait for it"
+    elif error.code == "cli.no_answer":
         again = "send all of it again with the same prefix" if prefix else "look with `tail` before sending them again"
-        hint = f"whether these were stored is not known: {again}"
-    return BackhaulError(error.code, f"{place}: {error.message}", hint, details=error.details)
+        hint = f"whether these were stored is not known: {again}, or use --retry from the beginning"
+    return BackhaulError(
+        error.code,
+        f"{place}: {error.message}",
+        hint,
+        kind=error.kind,
+        details=error.details,
+        retry_after_s=error.retry_after_s,
+    )
 
 
 def _index_in(error: BackhaulError) -> int | None:

@@ -1,8 +1,9 @@
 """How a command asks the running service: JSON over HTTP on the address the service's own settings name.
 
 Synchronous and light, so that `healthcheck` costs little more than starting Python. An error the service answers with
-comes out as the same `BackhaulError`; a service that cannot be reached is `cli.service_unreachable`, and something
-else on the port `cli.unexpected_answer`.
+comes out as the same `BackhaulError`; a service that cannot be connected to is `cli.service_unreachable` (nothing was
+asked), one that goes away with a request `cli.no_answer` (whether it was done is not known), and something else on the
+port `cli.unexpected_answer`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from common.core.policy.rights import Right, right_for
 # Payloads are printed as they came: big numbers, long decimals and repeated keys included.
 _ANSWER_VISITS: Final = json_text.Visits(raw="payload", within=frozenset({"events", "event"}))
 _ANSWER_LEVELS_MAX: Final = 1_000
+_KIND_OF_STATUS: Final = {503: ErrorKind.UNAVAILABLE, 507: ErrorKind.FULL}
 _LOOPBACK_OF: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -108,18 +110,24 @@ class ServiceClient:
         headers = {"content-type": "application/json"} if body is not None else {}
         if way.token:
             headers["authorization"] = f"Bearer {way.token}"
+        if connection.sock is None:
+            try:
+                connection.connect()
+            except OSError as error:
+                connection.close()
+                raise _unreachable(where, error) from error
         try:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
             content = response.read()
         except http.client.HTTPException as error:
             connection.close()
-            if isinstance(error, ConnectionError):  # closed without an answer
-                raise _unreachable(where, error) from error
+            if isinstance(error, ConnectionError | http.client.IncompleteRead):
+                raise _unanswered(where, error) from error
             raise _unexpected(where, type(error).__name__) from error
         except OSError as error:
             connection.close()
-            raise _unreachable(where, error) from error
+            raise _unanswered(where, error) from error
         try:
             parsed = json_text.keep_raw(content, json_text.read(content, _ANSWER_LEVELS_MAX), _ANSWER_VISITS)
         except json_text.UnfitJson:
@@ -132,12 +140,14 @@ class ServiceClient:
         error = answer.body.get("error")
         if not isinstance(error, Mapping) or not CODE_PATTERN.fullmatch(str(error.get("code"))):
             return _unexpected(str(self._http), f"HTTP status {answer.status} without an error code")
-        details = error.get("details")
+        details, retry_after_s = error.get("details"), error.get("retry_after_s")
         return BackhaulError(
             str(error["code"]),
             str(error.get("message", "")),
             str(error.get("hint", "")),
+            kind=_KIND_OF_STATUS.get(answer.status),
             details=details if isinstance(details, Mapping) else None,
+            retry_after_s=retry_after_s if isinstance(retry_after_s, int | float) else None,
         )
 
 
@@ -171,6 +181,15 @@ def _unreachable(where: str, error: OSError) -> BackhaulError:
         "cli.service_unreachable",
         f"no service answers on {where}: {error.strerror or error}",
         "is it running? this command asks it at http_host and http_port, or at the door of its right",
+        kind=ErrorKind.UNAVAILABLE,
+    )
+
+
+def _unanswered(where: str, error: Exception) -> BackhaulError:
+    return BackhaulError(
+        "cli.no_answer",
+        f"{where} took the request and did not answer: {getattr(error, 'strerror', None) or error}",
+        "whether it was done is not known: look before asking again",
         kind=ErrorKind.UNAVAILABLE,
     )
 

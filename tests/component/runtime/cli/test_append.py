@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -84,14 +85,66 @@ def test_append_names_a_line_that_is_no_event(
     assert len(service.requests) == 1
 
 
-def test_append_says_that_it_does_not_know(
+def test_append_says_that_nothing_was_stored_where_it_could_not_connect(
     append: Callable[..., int], closed_port: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert append(lines(1, 2), "--http-port", closed_port, "--idempotency-prefix", "p") == 1
+    assert append(lines(1, 2), "--http-port", closed_port) == 1
     told = capsys.readouterr()
     assert told.out == "0 events acknowledged\n"
-    assert "lines 1 to 2: no service answers" in told.err
-    assert "send all of it again with the same prefix" in told.err
+    assert told.err.startswith("cli.service_unreachable: lines 1 to 2: no service answers")
+    assert "nothing of these was sent or stored" in told.err
+
+
+def test_append_says_that_it_does_not_know(
+    service: AnsweringService, append: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.unanswered = 2
+    for words, again in ([], "look with `tail`"), (["--idempotency-prefix", "p"], "again with the same prefix"):
+        assert append(lines(1, 2), *words) == 1
+        told = capsys.readouterr()
+        assert told.out == "0 events acknowledged\n"
+        assert told.err.startswith("cli.no_answer: lines 1 to 2: ")
+        assert "whether these were stored is not known" in told.err
+        assert again in told.err
+
+
+def test_retry_repeats_by_key_what_was_not_answered_or_could_not_be_taken(
+    service: AnsweringService,
+    append: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    full = {"error": {"code": "journal.full", "message": "the journal is full", "retry_after_s": 3.0}}
+    answers = iter([(507, full), (503, full | {"error": {"code": "service.draining", "message": "stops"}})])
+    service.judge = lambda body: next(answers, None) or store(body)
+    service.unanswered = 1
+
+    assert append(lines(1, 2), "--retry") == 0
+    told = capsys.readouterr()
+    assert told.out == "2 events acknowledged\n"
+    [first, second, third, last] = told.err.splitlines()
+    assert first.startswith("cli.no_answer: lines 1 to 2: ")
+    assert "whether these are stored is not known" in first
+    assert (
+        second
+        == "journal.full: lines 1 to 2: the journal is full; none of these is stored; trying again until they are"
+    )
+    assert third.startswith("service.draining: ")
+    assert last.startswith("lines 1 to 2: acknowledged, after ")
+    bodies = [body for _, _, body in service.requests]
+    assert len({body["idempotency_key"] for body in bodies}) == 1
+    assert len(bodies) == 4
+    assert slept[1] == 3.0
+
+
+def test_retry_ends_where_the_service_refuses_for_good(
+    service: AnsweringService, append: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.judge = lambda _: (400, {"error": {"code": "events.invalid", "message": "no"}})
+    assert append(lines(1), "--retry") == 1
+    assert capsys.readouterr().err == "events.invalid: line 1: no\n"
 
 
 def test_append_checks_that_all_events_were_answered(
