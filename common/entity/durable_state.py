@@ -8,11 +8,12 @@ read by anybody with ``Journal.query``.
 
 from __future__ import annotations
 
+import inspect
 import re
 from abc import ABC
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Generic, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Final, Generic, TypeGuard, TypeVar, get_args, get_origin
 
 from common.core.errors import FOREIGN, BackhaulError, ErrorKind
 from common.core.events.batch import split_tags
@@ -36,6 +37,9 @@ class StateDeleted:
     """What the change feed has for a value that was deleted."""
 
 
+Changes = Statement | Sequence[Statement] | None
+
+
 class DurableState(ABC, Generic[V]):
     """The definition of one type of values; the type argument is the value's class."""
 
@@ -46,6 +50,8 @@ class DurableState(ABC, Generic[V]):
     """Columns of later versions, a step each; rows of before have NULL there until they are written again."""
     table: str = ""
     """The table's name; made of the entity type when not given."""
+    migrations: ClassVar[Sequence[Sequence[str]]] = ()
+    """Steps, each a list of SQL, that make the tables which ``changed`` writes; steps are only ever added."""
 
     value_type: type
 
@@ -61,6 +67,14 @@ class DurableState(ABC, Generic[V]):
     def column_values(self, value: V) -> Mapping[str, ColumnValue]:
         """What the declared columns hold for a value."""
         return {}
+
+    def changed(self, now: Versioned[V]) -> Changes:
+        """Statements for tables of the application, committed in the transaction of the change; pure.
+
+        ``now`` is the value as it will stand, without one when it is deleted. Rows must belong to the entity: changes of
+        several entities share a transaction, in no order between them. A statement that fails refuses this change alone.
+        """
+        return None
 
 
 AnyState = DurableState[Any]
@@ -108,6 +122,7 @@ class StateDefinition:
         registry.add(state.value_type)
         registry.add(StateDeleted)
         self.migration_name = f"state {self.entity_type}"
+        self.own_tables_name = f"state {self.entity_type} tables"
 
     def _check(self) -> None:
         cls = type(self.state)
@@ -123,6 +138,11 @@ class StateDefinition:
             if name in _OWN or sql_type not in COLUMN_TYPES:
                 raise _bad(cls, f"has a column {name} {sql_type}",
                            f"not {', '.join(_OWN)}; its type one of {', '.join(sorted(COLUMN_TYPES))}")  # fmt: skip
+        if not _is_list(self.state.migrations) or not all(map(_is_list, self.state.migrations)):
+            raise _bad(cls, "has migrations that are no list of steps, each a list of SQL",
+                       'write [["CREATE TABLE …"]]')  # fmt: skip
+        if inspect.iscoroutinefunction(self.state.changed):
+            raise _bad(cls, "has an async function as changed", "write a plain one that returns statements")
 
     @property
     def migrations(self) -> list[list[str]]:
@@ -198,6 +218,34 @@ class StateDefinition:
                 )
         return given
 
+    def changes(self, now: Versioned[Any]) -> tuple[Statement, ...]:
+        """What the application has done to its own tables with this change; raises ``state.function_failed``."""
+        try:
+            returned: object = self.state.changed(now)
+        except FOREIGN as error:
+            raise _function_failed(self.state, "changed", error) from error
+        if returned is None:
+            return ()
+        if isinstance(returned, Statement):
+            return (returned,)
+        if _is_list(returned) and all(isinstance(one, Statement) for one in returned):
+            return tuple(returned)
+        raise BackhaulError(
+            "state.function_failed",
+            f"{place_of(type(self.state).changed)} returned {type(returned).__name__} instead of statements",
+            "return a Statement, a list of them, or None; nothing was changed",
+            kind=ErrorKind.INTERNAL,
+        )
+
+    def change_failed(self, error: BackhaulError) -> BackhaulError:
+        """The refusal of a change whose statements the database did not take."""
+        return BackhaulError(
+            "state.change_failed",
+            f"{place_of(type(self.state).changed)}: {error.message}",
+            "correct the statements that it returns, or its migrations; nothing was changed",
+            kind=ErrorKind.INTERNAL,
+        )
+
     def tags_of(self, value: object) -> list[str]:
         """The value's tags, each once."""
         try:
@@ -248,6 +296,10 @@ class StateDefinition:
             )
         entity_id = persistence_id.partition("|")[2].removeprefix(prefix)
         return Versioned(entity_id, value, revision, updated_us, split_tags(tags))
+
+
+def _is_list(given: object) -> TypeGuard[Sequence[Any]]:
+    return isinstance(given, Sequence) and not isinstance(given, str)
 
 
 def _fits(content: object, sql_type: str) -> bool:

@@ -57,6 +57,8 @@ class States:
         """Make or migrate the tables. Raises what ``ProjectionStore.migrate`` does."""
         for definition in self.definitions.values():
             await self._journal.projections.migrate(definition.migration_name, definition.migrations)
+            if definition.state.migrations:
+                await self._journal.projections.migrate(definition.own_tables_name, definition.state.migrations)
 
     # -- reading ---------------------------------------------------------------------------------------------------
     async def get(self, entity_type: str, entity_id: str) -> Versioned[Any]:
@@ -97,7 +99,7 @@ class States:
 
         Raises:
             BackhaulError: ``state.wrong_revision`` when ``expected`` is not the present one, ``state.wrong_value``,
-                ``entity.outcome_unknown``, ``append.foreign_owner``, and as ``get``.
+                ``state.change_failed``, ``entity.outcome_unknown``, ``append.foreign_owner``, and as ``get``.
         """
         definition = self._definition(entity_type)
         if type(value) is not definition.state.value_type:
@@ -111,9 +113,10 @@ class States:
         name = self._name(entity_type, entity_id)
 
         def statements(revision: int) -> tuple[Statement, ...]:
-            return definition.upserted(name, revision, self._now_us(), encoded, read, tags)
+            now = Versioned(entity_id, read, revision, now_us := self._now_us(), tuple(tags))
+            return *definition.upserted(name, revision, now_us, encoded, read, tags), *definition.changes(now)
 
-        return await self._change(name, encoded, tags, statements, expected)
+        return await self._change(definition, name, encoded, tags, statements, expected)
 
     async def delete(self, entity_type: str, entity_id: str, *, expected: int | None = None) -> int:
         """Remove the value; returns the revision of that change, or the present one when there was no value.
@@ -126,10 +129,16 @@ class States:
             return found.revision
         encoded, _ = definition.registry.encode_checked(StateDeleted())
         name = self._name(entity_type, entity_id)
-        return await self._change(name, encoded, list(found.tags), lambda _: definition.deleted(name), expected)
+
+        def statements(revision: int) -> tuple[Statement, ...]:
+            now: Versioned[Any] = Versioned(entity_id, None, revision, self._now_us(), found.tags)
+            return *definition.deleted(name), *definition.changes(now)
+
+        return await self._change(definition, name, encoded, list(found.tags), statements, expected)
 
     async def _change(
         self,
+        definition: StateDefinition,
         name: str,
         encoded: tuple[str, str, bytes, str],
         tags: Sequence[str],
@@ -148,7 +157,12 @@ class States:
             while True:
                 before = await self._revision(name) if expected is None else expected
                 request = LocalAppend(events, {name: before}, statements=statements(before + 1))
-                outcome = await self._append(request, name, before, mark)
+                try:
+                    outcome = await self._append(request, name, before, mark)
+                except BackhaulError as error:
+                    if error.code == "projection.statement_failed":
+                        raise definition.change_failed(error) from error
+                    raise
                 if outcome is None:
                     return before + 1
                 if outcome.code != "append.wrong_expected_seq_nr":

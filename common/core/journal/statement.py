@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Final
 
 from common.core.errors import BackhaulError, ErrorKind
@@ -38,12 +39,19 @@ class Statement:
     rows: Sequence[Sequence[Any]] = ((),)
 
 
-def merged(statements: Sequence[Statement]) -> list[Statement]:
-    """The same work with each text once, in order of first appearance: rows of one text stay in their order."""
-    rows: dict[str, list[Sequence[Any]]] = {}
-    for statement in statements:
-        rows.setdefault(statement.sql, []).extend(statement.rows)
-    return [Statement(sql, of_text) for sql, of_text in rows.items()]
+def merged(requests: Sequence[Sequence[Statement]]) -> list[Statement]:
+    """The work of several requests with few texts: the first statement of each, text by text, then the second of each …
+
+    So each request's statements run in their order. Between requests there is none: they must touch different rows.
+    """
+    found: list[Statement] = []
+    for turn in zip_longest(*requests):
+        rows: dict[str, list[Sequence[Any]]] = {}
+        for statement in turn:
+            if statement is not None:
+                rows.setdefault(statement.sql, []).extend(statement.rows)
+        found += [Statement(sql, of_text) for sql, of_text in rows.items()]
+    return found
 
 
 def check_rows(sql: str, rows: Sequence[Sequence[Any]], types: Sequence[str] = ()) -> None:

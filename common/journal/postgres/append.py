@@ -207,10 +207,9 @@ class AppendCall:
     def statements_of(self, outcomes: Sequence[AppendOutcome]) -> list[Statement]:
         """Those of the requests that were stored now."""
         return merged([
-            statement
+            request.statements
             for request, told in zip(self.requests, outcomes, strict=True)
             if isinstance(request, LocalAppend) and isinstance(told, Appended) and not told.repeated
-            for statement in request.statements
         ])  # fmt: skip
 
     def outcomes(self, answer: Mapping[str, Any]) -> list[AppendOutcome]:

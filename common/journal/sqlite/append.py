@@ -109,7 +109,7 @@ class _Group:
         self._touched: dict[str, None] = {}
         self._append_ids: dict[str, tuple[bytes, Appended]] = {}
         self._new_append_ids: list[str] = []
-        self._statements: list[Statement] = []
+        self._statements: list[Sequence[Statement]] = []
         self._head_position = head_position(writer)
 
     def run(
@@ -159,7 +159,8 @@ class _Group:
         if request.append_id:
             self._append_ids[request.append_id] = (request.digest, appended)
             self._new_append_ids.append(request.append_id)
-        self._statements += request.statements
+        if request.statements:
+            self._statements.append(request.statements)
         return appended
 
     def _pushed(self, request: PushedAppend) -> Pushed | Fenced | OutOfStep | OriginBlocked:

@@ -243,6 +243,101 @@ async def test_values_outlive_the_service_and_columns_can_be_added(storage: Stor
         assert raised.value.code == "journal.schema_newer"
 
 
+class Counted(Drones):
+    """Keeps a table of its own beside the value: at what site a drone is, and how often it was changed."""
+
+    migrations: ClassVar[Sequence[Sequence[str]]] = [
+        ["CREATE TABLE at_site (drone TEXT PRIMARY KEY, site TEXT NOT NULL, changes BIGINT NOT NULL)"]
+    ]
+
+    def changed(self, now: Versioned[Drone]) -> Statement | Sequence[Statement] | None:
+        if now.value is None:
+            return Statement("DELETE FROM at_site WHERE drone = $1", [(now.entity_id,)])
+        if now.value.site == "nowhere":
+            return None
+        gone = Statement("DELETE FROM at_site WHERE drone = $1", [(now.entity_id,)])
+        there = Statement(
+            "INSERT INTO at_site (drone, site, changes) VALUES ($1, $2, $3)",
+            [(now.entity_id, None if now.value.site == "bad" else now.value.site, now.revision)],
+        )
+        # Alternately the one or the other first: each request's statements run in their order.
+        if now.entity_id.endswith("!"):
+            return [there, Statement("UPDATE at_site SET changes = 100 WHERE drone = $1", [(now.entity_id,)])]
+        return [Statement("UPDATE at_site SET changes = 100 WHERE drone = $1", [(now.entity_id,)]), gone, there]
+
+
+AT_SITE = "SELECT drone, site, changes FROM at_site ORDER BY drone"
+
+
+async def test_tables_of_the_application_change_with_the_value_or_not_at_all(
+    journal: Journal, commit: GroupCommit
+) -> None:
+    states = await opened(journal, commit, Counted)
+    await states.upsert("DroneState", "d1", Drone("oslo", 80))
+    await states.upsert("DroneState", "d2", Drone("rome", 80))
+    await states.upsert("DroneState", "d1", Drone("bergen", 70), expected=1)
+    assert await journal.projections.query(AT_SITE) == [("d1", "bergen", 2), ("d2", "rome", 1)]
+    with pytest.raises(BackhaulError) as raised:
+        await states.upsert("DroneState", "d1", Drone("bad", 1))
+    assert raised.value.code == "state.change_failed"
+    assert "at_site" in raised.value.message
+    with pytest.raises(BackhaulError):
+        await states.upsert("DroneState", "d2", Drone("nice", 1), expected=9)
+    assert await journal.projections.query(AT_SITE) == [("d1", "bergen", 2), ("d2", "rome", 1)]
+    assert (await states.get("DroneState", "d1")).value == Drone("bergen", 70.0)
+    assert len(await whole_log(journal)) == 3
+    await states.delete("DroneState", "d2")
+    await states.upsert("DroneState", "d1", Drone("nowhere", 1))
+    assert await journal.projections.query(AT_SITE) == [("d1", "bergen", 2)]
+
+
+async def test_changes_of_one_commit_run_each_in_its_order_and_a_bad_one_fails_alone(
+    journal: Journal, commit: GroupCommit
+) -> None:
+    states = await opened(journal, commit, Counted)
+    refused: list[str] = []
+
+    async def change(entity_id: str, site: str) -> None:
+        try:
+            await states.upsert("DroneState", entity_id, Drone(site, 1))
+        except BackhaulError as error:
+            refused.append(f"{entity_id} {error.code}")
+
+    async with trio.open_nursery() as nursery:
+        for number in range(6):
+            nursery.start_soon(change, f"d{number}{'!' if number % 2 else ''}", "bad" if number == 2 else "oslo")
+    assert refused == ["d2 state.change_failed"]
+    # "!": inserted, then updated; the others: updated (there was no row), then inserted.
+    assert [row[::2] for row in await journal.projections.query(AT_SITE)] == [
+        ("d0", 1),
+        ("d1!", 100),
+        ("d3!", 100),
+        ("d4", 1),
+        ("d5!", 100),
+    ]
+
+
+class Raising(Drones):
+    def changed(self, now: Versioned[Drone]) -> Statement | Sequence[Statement] | None:
+        if now.entity_id == "d1":
+            raise LookupError(now.entity_id)
+        return cast(Statement, "UPDATE x")
+
+
+async def test_a_change_function_that_fails_changes_nothing_and_is_named(journal: Journal, commit: GroupCommit) -> None:
+    states = await opened(journal, commit, Raising)
+    for entity_id in ("d1", "d2"):
+        with pytest.raises(BackhaulError) as raised:
+            await states.upsert("DroneState", entity_id, Drone("oslo", 1))
+        assert raised.value.code == "state.function_failed"
+        assert "Raising.changed" in raised.value.message
+    assert len(await whole_log(journal)) == 0
+
+
+class OneStep(Drones):
+    migrations: ClassVar[Any] = ["CREATE TABLE x (a TEXT)"]
+
+
 class Unsaid(DurableState[Drone]):
     entity_type = "Unsaid"
     columns: ClassVar[Mapping[str, str]] = {"revision": "BIGINT"}
@@ -253,7 +348,7 @@ class Untyped(DurableState[Drone]):
     columns: ClassVar[Mapping[str, str]] = {"a": "JSONB"}
 
 
-@pytest.mark.parametrize("bad", [Unsaid, Untyped])
+@pytest.mark.parametrize("bad", [Unsaid, Untyped, OneStep])
 def test_a_definition_that_cannot_work_is_refused(bad: type[DurableState[Drone]]) -> None:
     with pytest.raises(BackhaulError) as raised:
         define_states([bad], EventTypes())

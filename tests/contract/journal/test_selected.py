@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from common.core.events.batch import LEFT_TAGS, NO_TAGS, EventBatch, predecessor_tags, split_tags
 from common.core.filters import selection as core_selection
+from common.core.filters.permission import match_batch
+from common.core.filters.predicates import parse_filter
 from common.core.filters.selection import Selection
 from common.journal.memory.log import MemoryLog
 from common.journal.sqlite import selected as sqlite_selected
@@ -140,6 +142,27 @@ class TestSelections:
         ):
             page = await journal.log.read(0, max_events=9, max_bytes=1_000, selection=selection)
             assert (len(page.events), page.through, page.head) == (0, 1, 1)
+
+    @pytest.mark.parametrize(
+        ("expression", "found"),
+        [
+            ("#", ["S|site", "S|empty"]),
+            ("+/7", ["S|site", "S|empty"]),
+            ("/#", ["S|empty"]),
+            ("$SYS/#", ["S|sys", "S|sys-door"]),
+            ("$SYS/+/7", ["S|sys-door"]),
+            ("+/+/7", []),
+        ],
+    )
+    async def test_a_leading_wildcard_matches_no_topic_that_begins_with_a_dollar_sign(
+        self, journal: Journal, expression: str, found: list[str]
+    ) -> None:
+        topics = {"site": "t:site/7", "empty": "t:/7", "sys": "t:$SYS/7", "sys-door": "t:$SYS/door/7", "none": "hot"}
+        await appended(journal, local(*(f"S|{name}" for name in topics), tags=list(topics.values())))
+        wanted = parse_filter(f'[{{"exclude_all":true}},{{"include_topics":["{expression}"]}}]')
+        log = await whole_log(journal, selection=wanted.selection(frozenset()))
+        chosen = [log.persistence_id[index] for index in match_batch(wanted, log).indexes]
+        assert chosen == found
 
     async def test_more_keys_than_are_looked_up_are_found_in_the_log_itself(self, journal: Journal) -> None:
         names = [f"A|{number}" for number in range(8)]

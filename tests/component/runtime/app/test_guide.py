@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from common.app import Envelope, Event
 from tests.support.guide import GUIDE, blocks, is_as_promised, page_module, pages, printed_by
 
 
@@ -42,3 +44,13 @@ def test_a_promise_that_is_not_kept_is_found() -> None:
     assert is_as_promised("a … c\n", "a b c")
     assert not is_as_promised("a b", "a b c")
     assert not is_as_promised("", "a")
+
+
+def test_the_page_on_projections_lists_all_that_an_event_has() -> None:
+    text = (GUIDE / "projections.md").read_text()
+    named = set(
+        re.findall(r"`((?:envelope\.)?\w+)`", text.partition("What an `Event` has:")[2].partition("A handler is")[0])
+    )
+    has = {name for name in dir(Event) if not name.startswith("_")}
+    has |= {f"envelope.{one.name}" for one in fields(Envelope)}
+    assert has - named == set()
