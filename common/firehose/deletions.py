@@ -13,20 +13,16 @@ from common.core.events.stated_range import StatedRange
 from common.core.firehose.catch_up import DeletedEntity, cap_to_stored
 from common.core.journal.snapshot import reached_by_snapshots, snapshot_batch
 from common.journal.stores.journal import Journal
-from common.journal.stores.log import LogPage
+from common.journal.stores.log import LogPage, LogStore
 
 
 async def find_deleted(
     journal: Journal, after: int, page: LogPage, *, max_entities: int
 ) -> tuple[LogPage, list[DeletedEntity]]:
     """What is gone of positions after ``after`` up to the page's end; the page is cut where there is too much of it."""
-    if len(page.events) == page.through - after:
+    page, capped = await ranges_gone(journal.log, after, page, max_entities=max_entities)
+    if not capped:
         return page, []
-    gone = await journal.log.deleted_ranges(after, page.through, max_rows=max_entities + 1)
-    if len(gone) > max_entities:
-        gone = gone[:max_entities]
-        page = _cut(page, await _deleted_position(journal, gone[-1]))
-    capped = cap_to_stored(gone, page.events)
     names = [one.persistence_id for one in capped]
     last_tags = {stated.persistence_id: tags for stated, tags in await journal.log.deleted_of(names)}
     tag_sets = await journal.log.tag_sets(names)
@@ -34,8 +30,21 @@ async def find_deleted(
     return page, [replace(one, tag_sets=tag_sets.get(one.gone.persistence_id)) for one in left]
 
 
-async def _deleted_position(journal: Journal, stated: StatedRange) -> int:
-    head = await journal.log.entity_head(stated.persistence_id)
+async def ranges_gone(
+    log: LogStore, after: int, page: LogPage, *, max_entities: int
+) -> tuple[LogPage, list[StatedRange]]:
+    """The numbers alone of what ``find_deleted`` finds."""
+    if len(page.events) == page.through - after:
+        return page, []
+    gone = await log.deleted_ranges(after, page.through, max_rows=max_entities + 1)
+    if len(gone) > max_entities:
+        gone = gone[:max_entities]
+        page = _cut(page, await _deleted_position(log, gone[-1]))
+    return page, cap_to_stored(gone, page.events)
+
+
+async def _deleted_position(log: LogStore, stated: StatedRange) -> int:
+    head = await log.entity_head(stated.persistence_id)
     assert head is not None, stated
     return head.deleted_position
 

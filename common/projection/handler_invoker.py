@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 from common.core.errors import FOREIGN, BackhaulError
 from common.core.events.batch import Envelope, EventBatch
+from common.core.events.deleted import stated_by
 from common.core.events.leaving import has_marks, is_mark
 from common.core.journal.statement import Statement
 from common.journal.tables import Tables
@@ -45,10 +46,12 @@ class PreparedEffects:
 
 @dataclass(frozen=True, slots=True)
 class EventFlags:
-    """What a stream says of its events beside them, by index: ``Event.leaving`` and ``Event.replaces``."""
+    """What a stream says of its events beside them, by index: the fields of ``Event`` of these names."""
 
     leaving: Collection[int] = ()
     replaces: Collection[int] = ()
+    deleted: Collection[int] = ()
+    """Deleted marks, which are no events."""
 
 
 NO_MARKS: Final = EventFlags()
@@ -102,6 +105,8 @@ class HandlerInvoker:
             return [
                 Event(None, envelope, leaving=True)
                 if is_mark(events, index)
+                else Event(None, envelope, deleted=stated_by(envelope))
+                if index in marks.deleted
                 else Event(self._decode(envelope), envelope, index in leaving, index in replaces)
                 for index, envelope in enumerate(events.envelopes())
             ]

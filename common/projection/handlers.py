@@ -26,6 +26,7 @@ from typing import Any
 from common.core.errors import ConfigurationError
 from common.core.events.batch import Envelope, EventBatch
 from common.core.events.ids import text_problem
+from common.core.events.stated_range import StatedRange
 from common.core.journal.statement import Statement
 from common.journal.tables import Tables
 
@@ -47,6 +48,8 @@ class Event:
     """With it its entity leaves the filter: nothing more comes of it until it is back."""
     replaces: bool = False
     """It is a snapshot: it stands for all events of its entity up to its number, and some of them never came."""
+    deleted: StatedRange | None = None
+    """It is no event but a mark (``value`` is None): these numbers were deleted at the source before they came."""
 
     @property
     def entity_id(self) -> str:
@@ -104,6 +107,8 @@ class Handler:
     """Most events of each range set aside; when so many are, the next one is retried instead."""
     reset: Sequence[str] = ()
     """SQL that empties the tables, for ``projections reset``; without it a reset is refused."""
+    sees_deleted: bool = False
+    """Over a stream: called also with ``Event.deleted`` for what the source's retention removed before it came."""
     is_quick: bool = False
     """Never long and never waiting: called where the service's own code runs, and not in a thread."""
 
@@ -145,6 +150,8 @@ def _problem(handler: Handler) -> str:
     given = [form for form in FORMS if getattr(handler, form) is not None]
     if len(given) != 1:
         return f"has {len(given)} functions ({', '.join(given) or 'none'})"
+    if handler.sees_deleted and handler.statements is not None:
+        return "sees_deleted, but the columns of statements= have no marks"
     if steps_problem(handler.migrations):
         return steps_problem(handler.migrations)
     if not _is_list(handler.reset):

@@ -10,6 +10,7 @@ from functools import lru_cache
 from hashlib import blake2b
 
 from common.core.events.batch import LEFT_TAGS, UNIT_SEPARATOR, EventBatch, split_metadata
+from common.core.events.deleted import DELETED_TYPE
 from common.core.events.ids import (
     NAME_MAX_BYTES,
     PERSISTENCE_ID_MAX_BYTES,
@@ -72,6 +73,10 @@ def problems(
                 problem = mark_problem(events, index) if may_leave else f"event_type {LEAVING_TYPE!r} is reserved"
                 if problem:
                     object_to(index, "events.invalid", problem)
+    if DELETED_TYPE in events.event_type:
+        for index, event_type in enumerate(events.event_type):
+            if event_type == DELETED_TYPE:
+                object_to(index, "events.invalid", f"event_type {DELETED_TYPE!r} is reserved")
     if any(events.metadata):
         for index, metadata in enumerate(events.metadata):
             if metadata and _metadata_problem(metadata):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,3 +14,15 @@ class StatedRange:
     from_seq_nr: int
     to_seq_nr: int
     reason: str
+
+
+def last_of_each(ranges: Iterable[StatedRange]) -> list[StatedRange]:
+    """One range an entity: the last one given, joined with those before it that it goes on from."""
+    found: dict[str, StatedRange] = {}
+    for stated in ranges:
+        before = found.get(stated.persistence_id)
+        goes_on = before is not None and before.reason == stated.reason and stated.from_seq_nr <= before.to_seq_nr + 1
+        found[stated.persistence_id] = (
+            replace(stated, from_seq_nr=min(before.from_seq_nr, stated.from_seq_nr)) if before and goes_on else stated
+        )
+    return list(found.values())

@@ -53,10 +53,14 @@ class EventQuery:
         wanted = [index for index, (name, tags) in enumerate(rows) if self._wants(name, split_tags(tags), tree)]
         return events if len(wanted) == len(events) else events.select(wanted)
 
-    def _wants(self, persistence_id: str, tags: tuple[str, ...], topics: TopicTree[bool]) -> bool:
+    def may_name(self, persistence_id: str) -> bool:
+        """Whether events of this entity may be among those asked for."""
         if self.entity and persistence_id != self.entity:
             return False
-        if self.entity_type and entity_type_of(persistence_id) != self.entity_type:
+        return not self.entity_type or entity_type_of(persistence_id) == self.entity_type
+
+    def _wants(self, persistence_id: str, tags: tuple[str, ...], topics: TopicTree[bool]) -> bool:
+        if not self.may_name(persistence_id):
             return False
         if self.tag and self.tag not in tags:
             return False

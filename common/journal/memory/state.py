@@ -104,6 +104,7 @@ class SubscriptionEntry:
     told: Subscription
     known: dict[str, int] = field(default_factory=dict)
     awaiting: frozenset[str] = frozenset()
+    deleted: dict[str, StatedRange] = field(default_factory=dict)
     inbox: list[InboxRow] = field(default_factory=list)
     last_id: int = 0
     acked_id: int = 0

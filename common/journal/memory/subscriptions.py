@@ -8,6 +8,7 @@ from dataclasses import replace
 import trio
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES
+from common.core.events.stated_range import StatedRange, last_of_each
 from common.core.journal.append import OriginBlocked, PushedAppend
 from common.core.journal.history import NOWHERE, OriginState
 from common.core.subscription.place import NO_FILTER, NO_RESUME_POINT, FilterState, Subscription
@@ -78,7 +79,7 @@ class MemorySubscriptions:
                 revision=entry.told.revision + 1,
                 updated_us=self._connections.now_us(),
             )
-            draft.subscriptions[name] = replace(entry, told=told, known={}, awaiting=frozenset())
+            draft.subscriptions[name] = replace(entry, told=told, known={}, awaiting=frozenset(), deleted={})
             return True
 
     async def known(self, name: str, persistence_ids: Sequence[str]) -> dict[str, int]:
@@ -93,6 +94,12 @@ class MemorySubscriptions:
         await trio.lowlevel.checkpoint()
         entry = self._connections.database.state.subscriptions.get(name)
         return [(key, entry.known[key]) for key in sorted(entry.awaiting)[:max_rows]] if entry else []
+
+    async def deleted_of(self, persistence_id: str) -> list[tuple[str, StatedRange]]:
+        """See ``SubscriptionStore.deleted_of``."""
+        await trio.lowlevel.checkpoint()
+        entries = sorted(self._connections.database.state.subscriptions.items())
+        return [(name, entry.deleted[persistence_id]) for name, entry in entries if persistence_id in entry.deleted]
 
     async def commit(
         self,
@@ -124,7 +131,14 @@ class MemorySubscriptions:
             known = {**entry.known, **commit.known}
             for persistence_id in awaiting:
                 known.setdefault(persistence_id, 0)
-            draft.subscriptions[name] = replace(entry, told=told, known=known, awaiting=awaiting)
+            deleted = last_of_each([*entry.deleted.values(), *commit.deleted]) if commit.deleted else ()
+            draft.subscriptions[name] = replace(
+                entry,
+                told=told,
+                known=known,
+                awaiting=awaiting,
+                deleted={one.persistence_id: one for one in deleted} or entry.deleted,
+            )
             if commit.append is not None:
                 self._append_received(draft, name, commit.append)
             self._connections.database.tables.run(commit.statements)

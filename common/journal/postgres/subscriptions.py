@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES, Envelope, EventBatch, split_metadata, split_tags
+from common.core.events.stated_range import StatedRange, last_of_each
 from common.core.journal.append import OriginBlocked, PushedAppend
 from common.core.subscription.place import NO_RESUME_POINT, FilterState, Subscription, place_as_text, place_of_text
 from common.fail_points import fail_point
@@ -20,6 +21,7 @@ from common.journal.postgres.offsets import run_statements
 from common.journal.postgres.sessions import PostgresSessions
 from common.journal.stores.leases import Lease
 from common.journal.stores.subscriptions import (
+    JOIN_DELETED,
     InboxRow,
     InboxStats,
     ReceivedCommit,
@@ -86,7 +88,8 @@ async def forget(connection: asyncpg.Connection, name: str) -> bool:
         if number is None:
             return False
         await connection.execute("DELETE FROM inbox WHERE subscription_no = $1", number)
-        await connection.execute("DELETE FROM subscription_known WHERE subscription_no = $1", number)
+        for table in ("subscription_known", "subscription_deleted"):
+            await connection.execute(f"DELETE FROM {table} WHERE subscription_no = $1", number)
     return True
 
 
@@ -101,7 +104,8 @@ async def restart(connection: asyncpg.Connection, name: str, lease: Lease, now_u
         )
         if number is None:
             return False
-        await connection.execute("DELETE FROM subscription_known WHERE subscription_no = $1", number)
+        for table in ("subscription_known", "subscription_deleted"):
+            await connection.execute(f"DELETE FROM {table} WHERE subscription_no = $1", number)
         fail_point("subscription.in_transaction")
     return True
 
@@ -126,6 +130,16 @@ async def awaiting(connection: asyncpg.Connection, name: str, max_rows: int) -> 
         max_rows,
     )
     return [(persistence_id, number) for persistence_id, number in rows]
+
+
+async def deleted_of(connection: asyncpg.Connection, persistence_id: str) -> list[tuple[str, StatedRange]]:
+    """See ``SubscriptionStore.deleted_of``."""
+    rows = await connection.fetch(
+        "SELECT name, persistence_id, from_seq_nr, to_seq_nr, reason FROM subscription_deleted"
+        " JOIN subscription USING (subscription_no) WHERE persistence_id = $1 ORDER BY name",
+        persistence_id,
+    )
+    return [(name, StatedRange(*values)) for name, *values in rows]
 
 
 async def commit_received(
@@ -178,6 +192,15 @@ async def _store_known(connection: asyncpg.Connection, number: int, commit: Rece
             " FROM unnest($2::text[], $3::boolean[]) AS u (name, awaiting)"
             " ON CONFLICT (subscription_no, persistence_id) DO UPDATE SET awaiting = excluded.awaiting",
             *(number, list(commit.awaiting), list(commit.awaiting.values())),
+        )
+    if commit.deleted:
+        await connection.executemany(
+            "INSERT INTO subscription_deleted AS t VALUES ($1, $2, $3, $4, $5)"
+            f" ON CONFLICT (subscription_no, persistence_id) DO UPDATE SET {JOIN_DELETED.format(least='least')}",
+            [
+                (number, one.persistence_id, one.from_seq_nr, one.to_seq_nr, one.reason)
+                for one in last_of_each(commit.deleted)
+            ],
         )
 
 
@@ -318,6 +341,10 @@ class PostgresSubscriptions:
     async def awaiting(self, name: str, max_rows: int) -> list[tuple[str, int]]:
         """See ``SubscriptionStore.awaiting``."""
         return await self._sessions.read(awaiting, name, max_rows)
+
+    async def deleted_of(self, persistence_id: str) -> list[tuple[str, StatedRange]]:
+        """See ``SubscriptionStore.deleted_of``."""
+        return await self._sessions.read(deleted_of, persistence_id)
 
     async def commit(
         self,

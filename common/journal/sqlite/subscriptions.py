@@ -11,6 +11,7 @@ import apsw
 import orjson
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES, Envelope, EventBatch, split_metadata, split_tags
+from common.core.events.stated_range import StatedRange, last_of_each
 from common.core.journal.append import OriginBlocked, PushedAppend
 from common.core.subscription.place import (
     NO_RESUME_POINT,
@@ -29,6 +30,7 @@ from common.journal.sqlite.entities import EntityRows
 from common.journal.sqlite_tables import run_statements
 from common.journal.stores.leases import Lease
 from common.journal.stores.subscriptions import (
+    JOIN_DELETED,
     InboxRow,
     InboxStats,
     ReceivedCommit,
@@ -100,7 +102,8 @@ def forget(writer: apsw.Connection, name: str) -> bool:
     if not number:
         return False
     writer.execute("DELETE FROM inbox WHERE row_no BETWEEN ? AND ?", _rows(number, 0, _ROWS_EACH - 1))
-    writer.execute("DELETE FROM subscription_known WHERE subscription_no = ?", (number,))
+    for table in ("subscription_known", "subscription_deleted"):
+        writer.execute(f"DELETE FROM {table} WHERE subscription_no = ?", (number,))
     writer.execute("DELETE FROM subscription WHERE subscription_no = ?", (number,))
     return True
 
@@ -111,7 +114,8 @@ def restart(writer: apsw.Connection, name: str, lease: Lease, now_us: int) -> bo
     number = _number(writer, name)
     if not number:
         return False
-    writer.execute("DELETE FROM subscription_known WHERE subscription_no = ?", (number,))
+    for table in ("subscription_known", "subscription_deleted"):
+        writer.execute(f"DELETE FROM {table} WHERE subscription_no = ?", (number,))
     writer.execute(
         "UPDATE subscription SET place = ?, revision = revision + 1, updated_us = ? WHERE subscription_no = ?",
         (place_as_text(NO_RESUME_POINT), now_us, number),
@@ -142,6 +146,17 @@ def awaiting(reader: apsw.Connection, name: str, max_rows: int) -> list[tuple[st
             (name, max_rows),
         )
     ]
+
+
+def deleted_of(reader: apsw.Connection, persistence_id: str) -> list[tuple[str, StatedRange]]:
+    """See ``SubscriptionStore.deleted_of``."""
+    rows = select(
+        reader,
+        "SELECT name, persistence_id, from_seq_nr, to_seq_nr, reason FROM subscription_deleted"
+        " JOIN subscription USING (subscription_no) WHERE persistence_id = ? ORDER BY name",
+        (persistence_id,),
+    )
+    return [(name, StatedRange(*values)) for name, *values in rows]
 
 
 def commit_received(
@@ -190,6 +205,14 @@ def _store_known(writer: apsw.Connection, number: int, commit: ReceivedCommit) -
         n = len(commit.awaiting)
         columns = (repeat(number, n), commit.awaiting, repeat(0, n), map(int, commit.awaiting.values()))
         insert_rows(writer, "subscription_known", 4, columns, "ON CONFLICT DO UPDATE SET awaiting = excluded.awaiting")
+    writer.executemany(
+        "INSERT INTO subscription_deleted AS t VALUES (?, ?, ?, ?, ?)"
+        f" ON CONFLICT DO UPDATE SET {JOIN_DELETED.format(least='min')}",
+        [
+            (number, one.persistence_id, one.from_seq_nr, one.to_seq_nr, one.reason)
+            for one in last_of_each(commit.deleted)
+        ],
+    )
 
 
 def _store_inbox(
@@ -321,6 +344,10 @@ class SqliteSubscriptions:
     async def awaiting(self, name: str, max_rows: int) -> list[tuple[str, int]]:
         """See ``SubscriptionStore.awaiting``."""
         return await self._connections.read(awaiting, name, max_rows)
+
+    async def deleted_of(self, persistence_id: str) -> list[tuple[str, StatedRange]]:
+        """See ``SubscriptionStore.deleted_of``."""
+        return await self._connections.read(deleted_of, persistence_id)
 
     async def commit(
         self,

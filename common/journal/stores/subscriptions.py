@@ -8,10 +8,19 @@ from typing import Protocol
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import Envelope, EventBatch
+from common.core.events.deleted import DELETED_TYPE
+from common.core.events.stated_range import StatedRange
 from common.core.journal.append import PushedAppend
 from common.core.journal.statement import Statement
 from common.core.subscription.place import FilterState, ResumePoint, Subscription
 from common.journal.stores.leases import Lease
+
+JOIN_DELETED = (
+    "from_seq_nr = CASE WHEN t.reason = excluded.reason AND excluded.from_seq_nr <= t.to_seq_nr + 1"
+    " THEN {least}(t.from_seq_nr, excluded.from_seq_nr) ELSE excluded.from_seq_nr END,"
+    " to_seq_nr = excluded.to_seq_nr, reason = excluded.reason"
+)
+"""SQL of ``last_of_each`` for the stored stretch ``t`` of an entity and a new one; ``least`` is the function's name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +43,13 @@ class ReceivedCommit:
     statements: Sequence[Statement] = ()
     received: int = 0
     """Events that take effect with this commit, for the count."""
+    deleted: Sequence[StatedRange] = ()
+    """Numbers that the source had deleted before they came; kept for ``deleted_of``."""
 
 
 @dataclass(frozen=True, slots=True)
 class InboxRow:
-    """An event that waits for a local program. ``id`` is the inbox's own number: 1, 2, 3 … without holes.
+    """An event, or a deleted mark, that waits for a local program. ``id`` is the inbox's own number: 1, 2, 3 … without holes.
 
     ``event`` keeps the source's numbers and positions. ``leaving``: its entity has left the filter with it.
     ``replaces``: it is a snapshot, in the place of all the entity's events up to its number.
@@ -48,6 +59,11 @@ class InboxRow:
     event: Envelope
     leaving: bool
     replaces: bool
+
+    @property
+    def is_deleted(self) -> bool:
+        """It is a deleted mark, no event."""
+        return self.event.event_type == DELETED_TYPE
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +108,9 @@ class SubscriptionStore(Protocol):
 
     async def awaiting(self, name: str, max_rows: int) -> list[tuple[str, int]]:
         """Entities that wait for a replay, each with its known number, by persistence id."""
+
+    async def deleted_of(self, persistence_id: str) -> list[tuple[str, StatedRange]]:
+        """What sources had deleted of an entity before it came, by subscription: of each the last stretch of numbers."""
 
     async def commit(
         self,

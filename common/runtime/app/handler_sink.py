@@ -8,6 +8,7 @@ into this service's own journal (`into_journal`) and run it there. A fault ends 
 from __future__ import annotations
 
 from common.core.errors import ConfigurationError
+from common.core.events.deleted import with_deleted
 from common.core.events.ids import entity_type_of
 from common.journal.stores.journal import Journal
 from common.projection.handler_invoker import EventFlags, HandlerInvoker
@@ -39,6 +40,14 @@ class HandlerSink:
         """See ``Sink.prepare``. Raises what the handler's function is refused with."""
         handler, events = self._work.handler, taken.events
         marks = EventFlags(taken.leaving, taken.replaces)
+        if handler.sees_deleted and taken.deleted:
+            events, moved = with_deleted(events, taken.deleted)
+            of_events = set(moved)
+            marks = EventFlags(
+                {moved[index] for index in taken.leaving},
+                {moved[index] for index in taken.replaces},
+                {index for index in range(len(events)) if index not in of_events},
+            )
         if not self._has_tables:
             await self._journal.projections.migrate(handler.name, handler.migrations)
             self._has_tables = True
@@ -56,4 +65,5 @@ def _of(marks: EventFlags, kept: list[int]) -> EventFlags:
     return EventFlags(
         [at for at, index in enumerate(kept) if index in marks.leaving],
         [at for at, index in enumerate(kept) if index in marks.replaces],
+        [at for at, index in enumerate(kept) if index in marks.deleted],
     )

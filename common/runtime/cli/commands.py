@@ -150,6 +150,7 @@ def _tailed(question: Question) -> Iterator[dict[str, Any]]:
             f"the log up to position {page['searched_after']} was not looked through; --after 0 reads all of it"
         )
     while True:
+        yield from ({"deleted": stated} for stated in page.get("deleted", ()))
         yield from page["events"]
         through = page[f"through{suffix}"]
         if through >= end and not args.follow:

@@ -14,6 +14,7 @@ import orjson
 from common.core.events.batch import Envelope
 from common.core.events.ids import SEPARATOR
 from common.core.events.json_text import is_readable
+from common.core.events.stated_range import StatedRange
 
 
 def event_as_json(event: Envelope) -> dict[str, object]:
@@ -42,6 +43,18 @@ def event_place_as_json(event: Envelope) -> dict[str, object]:
         "tags": list(event.tags),
         "metadata": dict(event.metadata),
         "codec": event.codec,
+    }
+
+
+def stated_as_json(stated: StatedRange) -> dict[str, object]:
+    """Numbers of an entity that are not here, and why."""
+    entity_type, _, entity_id = stated.persistence_id.partition(SEPARATOR)
+    return {
+        "entity_type": entity_type,
+        "entity_id": entity_id,
+        "from_seq_nr": stated.from_seq_nr,
+        "to_seq_nr": stated.to_seq_nr,
+        "reason": stated.reason,
     }
 
 

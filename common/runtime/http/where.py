@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Final
 
 from common.core.events.batch import Envelope
+from common.core.events.stated_range import StatedRange
 from common.core.journal.admission import EntityHead
 from common.journal.stores.journal import Journal
 from common.journal.stores.parked import ParkedRow
@@ -30,7 +31,8 @@ async def find_event(journal: Journal, persistence_id: str, seq_nr: int, origin_
 
     `state` is stored, deleted, withheld, dropped, never, parked, missing or unknown. `position`, `stored_us`,
     `origin_seq_nr` … are there when it is stored; `range` says what was stated; `parked` has the row. `missing` is a
-    number below the head that is neither stored nor stated: a fault. With ``origin_id``, `seq_nr` is the number there, and
+    number below the head that is neither stored nor stated: a fault. What the source of a subscription had deleted before it
+    came is deleted too, with the subscription's name. With ``origin_id``, `seq_nr` is the number there, and
     `asked` repeats what was asked.
     """
     head = await journal.log.entity_head(persistence_id)
@@ -41,6 +43,8 @@ async def find_event(journal: Journal, persistence_id: str, seq_nr: int, origin_
         else _here(journal, persistence_id, head, seq_nr)
     )
     hint = {} if head or found["state"] != "unknown" else await _hint(journal, persistence_id, origin_id)
+    if found["state"] == "unknown" and not origin_id:
+        found = await _deleted_at_source(journal, persistence_id, seq_nr) or found
     number = {} if origin_id else {"seq_nr": seq_nr}
     return {"entity": persistence_id, **number, **asked, **found, "head": asdict(head) if head else None, **hint}
 
@@ -57,6 +61,18 @@ async def _here(journal: Journal, persistence_id: str, head: EntityHead | None, 
     if expected is None and head is not None and seq_nr <= head.seq_nr:
         return {"state": "missing"}
     return expected or {"state": "unknown"}
+
+
+async def _deleted_at_source(journal: Journal, persistence_id: str, seq_nr: int) -> dict[str, object] | None:
+    """Of an entity that is followed, not stored here: the number is the source's."""
+    for name, stated in await journal.subscriptions.deleted_of(persistence_id):
+        if stated.from_seq_nr <= seq_nr <= stated.to_seq_nr:
+            return {"state": "deleted", "subscription": name, "range": _range_as_json(stated)}
+    return None
+
+
+def _range_as_json(stated: StatedRange) -> dict[str, object]:
+    return {"from_seq_nr": stated.from_seq_nr, "to_seq_nr": stated.to_seq_nr, "reason": stated.reason}
 
 
 async def _at_origin(
@@ -97,7 +113,7 @@ def _stored(head: EntityHead, event: Envelope) -> dict[str, object]:
 def _deleted(head: EntityHead) -> dict[str, object]:
     return {
         "state": "deleted",
-        "range": {"from_seq_nr": 1, "to_seq_nr": head.deleted_to, "reason": head.deleted_reason},
+        "range": _range_as_json(StatedRange(head.persistence_id, 1, head.deleted_to, head.deleted_reason)),
     }
 
 

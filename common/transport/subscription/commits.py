@@ -14,7 +14,6 @@ import trio
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.stated_range import StatedRange
-from common.core.journal.admission import GONE_REASONS
 from common.core.subscription.consumer import admit_received, effect_of
 from common.core.subscription.messages import Deliver
 from common.core.subscription.place import ResumePoint, Subscription
@@ -137,11 +136,12 @@ class ReceiveCommitter:
             effect.append,
             effect.statements,
             received=len(taken.events) if taken else 0,
+            deleted=taken.deleted if taken else (),
         )
         await self._commit(commit)
         if taken:
             self._state.received += len(taken.events)
-            self._tell_deleted([stated for stated in taken.passed if stated.reason in GONE_REASONS])
+            self._tell_deleted(taken.deleted)
         self._tell_gaps(awaiting)
         self._tell()
         return [message.replay_of for message in deliveries if message.replay_done]

@@ -11,7 +11,9 @@ from typing import Protocol
 
 from common.core.events import rules as event_rules
 from common.core.events.batch import EventBatch
+from common.core.events.deleted import with_deleted
 from common.core.events.stated_range import StatedRange
+from common.core.journal.admission import GONE_REASONS
 from common.core.journal.append import PushedAppend
 from common.core.journal.history import Offset
 from common.core.journal.statement import Statement
@@ -34,6 +36,11 @@ class Taken:
     passed: tuple[StatedRange, ...]
     place: ResumePoint
 
+    @property
+    def deleted(self) -> list[StatedRange]:
+        """Those of ``passed`` that the source had deleted."""
+        return [stated for stated in self.passed if stated.reason in GONE_REASONS]
+
 
 @dataclass(frozen=True, slots=True)
 class Effect:
@@ -53,10 +60,15 @@ class Sink(Protocol):
 
 
 class InboxSink:
-    """Events wait in the inbox for a local program."""
+    """Events wait in the inbox for a local program, with a mark for what the source had deleted."""
 
     async def prepare(self, taken: Taken) -> Effect:
-        return Effect(taken.events or None, taken.leaving, taken.replaces)
+        events, moved = with_deleted(taken.events, taken.deleted)
+        return Effect(
+            events or None,
+            frozenset(moved[index] for index in taken.leaving),
+            frozenset(moved[index] for index in taken.replaces),
+        )
 
 
 class JournalSink:

@@ -9,6 +9,7 @@ import trio
 import trio.lowlevel
 
 from common.core.errors import BackhaulError
+from common.core.events.stated_range import StatedRange
 from common.core.journal.statement import Statement
 from common.core.subscription.place import NO_FILTER, NO_RESUME_POINT, FilterState, LogCursor, ResumePoint, SnapshotScan
 from common.journal.stores.journal import Journal
@@ -86,6 +87,27 @@ class TestState:
         assert await journal.subscriptions.awaiting(NAME, 10) == [("Order|2", 0)]
         assert await journal.subscriptions.known(NAME, ["Order|1"]) == {"Order|1": 9}
         assert await journal.subscriptions.awaiting("other", 10) == []
+
+    async def test_what_sources_had_deleted_is_kept_by_entity(self, storage: Storage) -> None:
+        def gone(*ranges: tuple[str, int, int]) -> list[StatedRange]:
+            return [StatedRange(name, first, last, "trimmed") for name, first, last in ranges]
+
+        async with storage.open() as journal:
+            lease, other = await take(journal), await take(journal, name="other")
+            assert await journal.subscriptions.deleted_of("Order|1") == []
+            what = gone(("Order|1", 1, 2), ("Order|2", 1, 9), ("Order|1", 3, 3))
+            await commit(journal, lease, 0, ReceivedCommit(at(1), deleted=what))
+            await commit(journal, other, 0, ReceivedCommit(at(1), deleted=gone(("Order|1", 1, 7))), "other")
+        async with storage.open() as journal:
+            found = await journal.subscriptions.deleted_of("Order|1")
+            assert found == list(zip([NAME, "other"], gone(("Order|1", 1, 3), ("Order|1", 1, 7)), strict=True))
+            await commit(journal, lease, 1, ReceivedCommit(at(2), deleted=gone(("Order|1", 4, 5), ("Order|2", 12, 13))))
+            assert (await journal.subscriptions.deleted_of("Order|1"))[0] == (NAME, *gone(("Order|1", 1, 5)))
+            assert await journal.subscriptions.deleted_of("Order|2") == [(NAME, *gone(("Order|2", 12, 13)))]
+            assert await journal.subscriptions.restart(NAME, lease)
+            await journal.subscriptions.forget("other")
+            assert await journal.subscriptions.deleted_of("Order|1") == []
+            assert await journal.subscriptions.deleted_of("Order|2") == []
 
     async def test_a_wanted_filter_gets_a_version_when_it_is_another(self, journal: Journal) -> None:
         assert await journal.subscriptions.set_requested(NAME, "[1]") == FilterState(1, "[1]")

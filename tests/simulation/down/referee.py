@@ -152,7 +152,7 @@ class DownReferee:
     def _received(self, disk: Disk, name: str, old: SubscriptionEntry | None, new: SubscriptionEntry) -> None:
         followed = disk.followed.setdefault(name, Followed())
         last_id, known = (old.last_id, old.known) if old else (0, {})
-        rows = [row for row in new.inbox if row.id > last_id]
+        rows = [row for row in new.inbox if row.id > last_id and not row.is_deleted]
         passed = list(passed_by(known, new.known, rows))
         watch = self._watches.get((disk, name))
         self._trace.add(disk.name, f"{name} has {len(rows)} more, {len(passed)} passed, {_place(new)}")

@@ -170,9 +170,9 @@ async def wait_until(condition: Callable[[], bool], at_most_s: float = 600.0) ->
 
 
 def rows_of(rows: Sequence[InboxRow]) -> dict[str, list[int]]:
-    """The numbers that came, in their order, by entity."""
+    """The numbers of the events that came, in their order, by entity."""
     found: dict[str, list[int]] = {}
-    for row in rows:
+    for row in (row for row in rows if not row.is_deleted):
         found.setdefault(row.event.persistence_id, []).append(row.event.seq_nr)
     return found
 

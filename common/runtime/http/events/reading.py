@@ -13,11 +13,14 @@ from starlette.requests import Request
 
 from common.core.events.batch import EventBatch
 from common.core.events.ids import check_name
+from common.core.events.stated_range import StatedRange
 from common.core.filters.event_query import EventQuery
 from common.core.filters.topics import topic_problem
+from common.core.journal.admission import EntityHead
+from common.firehose.deletions import ranges_gone
 from common.journal.stores.journal import Journal
-from common.journal.stores.log import LogStore
-from common.runtime.http.event_json import event_as_json
+from common.journal.stores.log import LogPage, LogStore
+from common.runtime.http.event_json import event_as_json, stated_as_json
 from common.runtime.http.fields import check_query, entity, invalid, query_number, query_time_us
 
 ROWS_MAX: Final = 1_000
@@ -45,7 +48,10 @@ async def read_events(journal: Journal, request: Request) -> dict[str, object]:
 
 
 async def _events_of_log(log: LogStore, request: Request) -> dict[str, object]:
-    """Events behind a position, `through`, the position to go on after, and `end`, where what is asked for ends."""
+    """Events behind a position, `through`, the position to go on after, and `end`, where what is asked for ends.
+
+    Of an entity 1 … n is `deleted` in the page where the last removed event stood; a page is cut where that is too much.
+    """
     query = _query(request)
     wanted = query_number(request, "max", _ROWS_DEFAULT, minimum=1, maximum=ROWS_MAX)
     wait_s = query_number(request, "wait_s", 0, maximum=_WAIT_MAX_S)
@@ -62,19 +68,22 @@ async def _events_of_log(log: LogStore, request: Request) -> dict[str, object]:
     else:
         after = max(low, query_number(request, "after", 0))
     page = await _page(log, query, after, None if until_us is None else end, wanted)
-    if wait_s and until_us is None and not len(page[0]):
-        await log.head_signal.wait_above(max(after, page[2]), wait_s)
-        page = await _page(log, query, max(after, page[1]), None, wanted)
-    events, through, head = page
-    # Never below what was asked: to go on from there would show events again.
-    through = max(after, through)
-    end = head if until_us is None else end
-    return {"events": _shown(events), "through": through, "head": head, "end": end, **searched}
+    if wait_s and until_us is None and not len(page.events):
+        await log.head_signal.wait_above(max(after, page.head), wait_s)
+        page = await _page(log, query, max(after, page.through), None, wanted)
+    page, gone = await ranges_gone(log, after, page, max_entities=ROWS_MAX)
+    return {
+        "events": _shown(page.events),
+        "deleted": [stated_as_json(stated) for stated in gone if query.may_name(stated.persistence_id)],
+        # Never below what was asked: to go on from there would show events again.
+        "through": max(after, page.through),
+        "head": page.head,
+        "end": page.head if until_us is None else end,
+        **searched,
+    }
 
 
-async def _page(
-    log: LogStore, query: EventQuery, after: int, bound: int | None, wanted: int
-) -> tuple[EventBatch, int, int]:
+async def _page(log: LogStore, query: EventQuery, after: int, bound: int | None, wanted: int) -> LogPage:
     """At most ``wanted`` events behind ``after`` up to ``bound``, how far was looked, and the head."""
     found, through, head = EventBatch(), after, 0
     for _ in range(_READS_MAX):
@@ -90,7 +99,7 @@ async def _page(
         is_end = through >= (head if bound is None else min(bound, head))
         if is_end or query.is_all or len(found) >= wanted or found.byte_size() >= _ANSWER_BYTES_MAX:
             break
-    return found, through, head
+    return LogPage(found, through, head)
 
 
 async def _position_before(log: LogStore, time_us: int, head: int) -> int:
@@ -143,16 +152,17 @@ def _query(request: Request) -> EventQuery:
 
 
 async def _events_of_entity(journal: Journal, request: Request) -> dict[str, object]:
-    """Events of one entity behind a number, and `through_seq_nr`, the number to go on after."""
+    """Events of one entity behind a number, what retention removed of it, and `through_seq_nr`, where to go on after."""
     wanted = query_number(request, "max", _ROWS_DEFAULT, minimum=1, maximum=ROWS_MAX)
     wait_s = query_number(request, "wait_s", 0, maximum=_WAIT_MAX_S)
     persistence_id = entity(request.query_params.get("entity"))
     heard = journal.log.head_signal.position
-    last = await _last_seq_nr(journal, persistence_id)
-    after = _after(request, last)
-    if wait_s and after >= last:
+    head = await _head_of(journal, persistence_id)
+    after = _after(request, head.seq_nr)
+    if wait_s and after >= head.seq_nr:
         await journal.log.head_signal.wait_above(heard, wait_s)
-        last = await _last_seq_nr(journal, persistence_id)
+        head = await _head_of(journal, persistence_id)
+    last = head.seq_nr
     found = EventBatch()
     through = after
     while through < last and len(found) < wanted and found.byte_size() < _ANSWER_BYTES_MAX:
@@ -160,12 +170,19 @@ async def _events_of_entity(journal: Journal, request: Request) -> dict[str, obj
         page = await journal.log.read_entity(persistence_id, through + 1, last, max_events=page_max)
         found.extend(page)
         through = page.seq_nr[-1] if len(page) == page_max else last
-    return {"events": _shown(found), "through_seq_nr": through, "head_seq_nr": last}
+    head = await _head_of(journal, persistence_id)  # read after the events: what is in neither was never there
+    last_gone = min(head.deleted_to, found.seq_nr[0] - 1 if found else through)
+    gone = StatedRange(persistence_id, 1, last_gone, head.deleted_reason)
+    return {
+        "events": _shown(found),
+        "deleted": [stated_as_json(gone)] if gone.to_seq_nr > after else [],
+        "through_seq_nr": through,
+        "head_seq_nr": last,
+    }
 
 
-async def _last_seq_nr(journal: Journal, persistence_id: str) -> int:
-    head = await journal.log.entity_head(persistence_id)
-    return head.seq_nr if head else 0
+async def _head_of(journal: Journal, persistence_id: str) -> EntityHead:
+    return await journal.log.entity_head(persistence_id) or EntityHead(persistence_id)
 
 
 def _after(request: Request, head: int) -> int:

@@ -8,10 +8,12 @@ import pytest
 from trio.testing import MockClock
 
 from common.core.errors import ConfigurationError
+from common.core.events.stated_range import StatedRange
 from common.core.journal.snapshot import NewSnapshot
 from common.core.subscription.messages import Begin
 from common.core.subscription.place import NO_RESUME_POINT
 from common.journal.stores.journal import Journal
+from common.journal.stores.log import TrimLimit
 from common.projection.handler_executor import call_inline
 from common.projection.handler_invoker import HandlerInvoker
 from common.projection.handlers import Event, Handler
@@ -22,7 +24,7 @@ from common.watchdog import Watchdog
 from tests.support.builders import events
 from tests.support.ledgers import Ledger, decode, fold
 from tests.support.projections import Commits, log_of, running
-from tests.support.subscription.subscriptions import SubscriptionWorld, criteria, publish, wait_for_position
+from tests.support.subscription.subscriptions import SubscriptionWorld, criteria, publish, wait_for_position, wait_until
 
 NAMES = [f"Order|{number % 7}" for number in range(200)]
 
@@ -114,6 +116,36 @@ async def test_marks_stay_with_their_events_when_others_are_not_the_handlers(aut
     async with SubscriptionWorld().consumer() as (late.journal, _):
         await HandlerSink(HandlerInvoker(handler, decode, call_inline, Watchdog()), late).prepare(taken)  # type: ignore[arg-type]
     assert seen == [("a", False, True), ("b", True, False)]
+
+
+@pytest.mark.parametrize("sees_deleted", [True, False])
+async def test_a_handler_that_asks_for_it_is_called_for_what_the_source_had_deleted(
+    autojump_clock: MockClock, *, sees_deleted: bool
+) -> None:
+    seen: list[tuple[str, int, object, StatedRange | None]] = []
+
+    def note(event: Event) -> None:
+        seen.append((event.entity_id, event.envelope.seq_nr, event.value, event.deleted))
+
+    handler = Handler("notes", each=note, entity_types=frozenset({"Order"}), sees_deleted=sees_deleted)
+    world, late = SubscriptionWorld(), LateJournal()
+    sink = HandlerSink(HandlerInvoker(handler, lambda envelope: 1, call_inline, Watchdog()), late)  # type: ignore[arg-type]
+    async with world.source() as (source, _):
+        await publish(source, ["Order|a", "Order|gone", "Order|gone", "Order|a", "Order|b"])
+        await source.log.trim(TrimLimit(3, 10))
+        async with world.consumer(sink=sink) as (late.journal, state):
+            await wait_until(lambda: state.deleted == 3)
+            await wait_for_position(state, 5)
+    gone = [("a", 1, None, StatedRange("Order|a", 1, 1, "trimmed"))] if sees_deleted else []
+    assert [row for row in seen if row[0] == "a"] == [*gone, ("a", 2, 1, None)]
+    assert [row for row in seen if row[0] == "gone"] == (
+        [("gone", 2, None, StatedRange("Order|gone", 1, 2, "trimmed"))] if sees_deleted else []
+    )
+
+
+def test_columns_have_no_marks() -> None:
+    with pytest.raises(ConfigurationError, match="have no marks"):
+        Handler("notes", statements=lambda batch: [], sees_deleted=True)
 
 
 def test_what_cannot_run_over_a_stream_is_refused() -> None:

@@ -216,6 +216,34 @@ async def test_the_log_is_read_in_pages_that_say_where_to_go_on() -> None:
         assert (seqs(third), third["through"]) == ([], 3)
 
 
+async def test_lists_of_events_say_what_retention_removed() -> None:
+    def gone(page: dict[str, Any]) -> list[tuple[str, int, int]]:
+        return [(one["entity_id"], one["from_seq_nr"], one["to_seq_nr"]) for one in page["deleted"]]
+
+    async with serving() as world:
+        await appended(world.journal, local(*["A|x", "A|gone"] * 3, "A|y"))
+        assert (await world.get("/v1/events"))["deleted"] == []
+        assert (await world.get("/v1/events", entity="A|x"))["deleted"] == []
+        await world.journal.log.trim(TrimLimit(4, 100))
+        await world.journal.log.trim(TrimLimit(6, 100, entity_types=frozenset({"A"}), after=5))
+
+        first = await world.get("/v1/events", max=1)
+        rest = await world.get("/v1/events", after=first["through"])
+        assert seqs(first) + seqs(rest) == [("x", 3), ("y", 1)]
+        assert sorted(gone(first) + gone(rest)) == [("gone", 1, 3), ("x", 1, 2)]
+        assert {one["reason"] for one in first["deleted"] + rest["deleted"]} == {"trimmed"}
+
+        assert gone(await world.get("/v1/events", type="A", tag="red")) == sorted(
+            gone(first) + gone(rest), reverse=True
+        )
+        assert gone(await world.get("/v1/events", type="B")) == []
+
+        assert gone(await world.get("/v1/events", entity="A|x")) == [("x", 1, 2)]
+        assert gone(await world.get("/v1/events", entity="A|x", after_seq_nr=2)) == []
+        whole = await world.get("/v1/events", entity="A|gone")
+        assert (seqs(whole), gone(whole), whole["through_seq_nr"]) == ([], [("gone", 1, 3)], 3)
+
+
 async def test_a_place_beyond_the_head_stays_where_it_is() -> None:
     async with serving() as world:
         await appended(world.journal, local("A|x"))

@@ -11,11 +11,14 @@ from trio.testing import MockClock
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EventBatch, join_metadata
+from common.core.events.deleted import stated_by
+from common.core.events.stated_range import StatedRange
 from common.core.journal.snapshot import NewSnapshot
 from common.core.subscription.messages import Begin
 from common.journal.memory.state import MemoryDatabase
 from common.journal.memory.subscriptions import MemorySubscriptions
 from common.journal.stores.log import TrimLimit
+from common.runtime.http.where import find_event
 from common.transport.memory.line import Direction
 from common.transport.subscription.catalogue import StreamCatalogue
 from common.transport.subscription.sinks import JournalSink
@@ -219,8 +222,17 @@ async def test_what_the_source_deleted_before_it_came_is_counted_and_said(autoju
             async with world.consumer() as (consumer, state):
                 await wait_for_position(state, 5)
                 await trio.sleep(5)
-                assert rows_of(await whole_inbox(consumer)) == {"Order|a": [2], "Order|b": [1]}
+                rows = await whole_inbox(consumer)
+                assert rows_of(rows) == {"Order|a": [2], "Order|b": [1]}
                 assert state.deleted == 3
+                marks = [stated_by(row.event) for row in rows if row.is_deleted]
+                gone = [StatedRange("Order|a", 1, 1, "trimmed"), StatedRange("Order|gone", 1, 2, "trimmed")]
+                assert sorted(marks, key=repr) == gone
+                told = [row.event.seq_nr for row in rows if row.event.persistence_id == "Order|a"]
+                assert told == [1, 2]  # the mark comes first
+                found = [await find_event(consumer, "Order|gone", number) for number in (1, 2, 3)]
+                assert [one["state"] for one in found] == ["deleted", "deleted", "unknown"]
+                assert (await find_event(consumer, "Order|a", 1))["subscription"] == "orders"
         lines = [line for line in logs if line["event"] == "subscription.deleted"]
         assert sum(line["events"] for line in lines) == 3
         assert {line["reason"] for line in lines} == {"trimmed"}
