@@ -32,6 +32,12 @@ def _load_serve() -> Serve[CloudSettings]:
     return serve
 
 
+def _migrate(settings: CloudSettings) -> str:
+    from cloud_service.tables import migrate  # noqa: PLC0415 - heavy, and only for `migrate`
+
+    return migrate(settings)
+
+
 CLOUD = cli.Program(
     name="cloud-service",
     service="cloud",
@@ -43,6 +49,7 @@ CLOUD = cli.Program(
     data_folder=lambda settings: settings.journal.data_folder,
     instance=lambda settings: settings.node or socket.gethostname(),
     load_serve=_load_serve,
+    migrate=_migrate,
     commands=(
         *ASKING,
         *LOG_LEVEL,

@@ -23,6 +23,7 @@ from cloud_service.queries import projection_query_routes
 from cloud_service.report import CloudReport
 from cloud_service.retention import CloudRetention, CloudRetentionSettings
 from cloud_service.settings import CloudSettings
+from cloud_service.tables import make_tables
 from common import VERSION
 from common.core.errors import BackhaulError
 from common.core.journal.session_budget import sessions_of_node
@@ -90,7 +91,12 @@ async def serve(
     name = settings.node or socket.gethostname()
     owner = instance_name(name, environment.new_id())
     async with (
-        environment.open_journal(settings.journal, max_bytes=None, notified=not settings.poll_only) as journal,
+        environment.open_journal(
+            settings.journal,
+            max_bytes=None,
+            notified=not settings.poll_only,
+            migrates=settings.migrations == "apply",
+        ) as journal,
         open_group_commit(journal.log) as commit,
         open_application(
             application,
@@ -114,6 +120,8 @@ async def serve(
             hello_timeout_s=settings.hello_timeout_s,
         ) as streams,
     ):
+        if settings.migrations == "check":
+            await make_tables(journal, application, built_in)  # all are there, or the node refuses to start
         node = _Node(
             settings, environment, running, commit, firehose, streams, built_in, policy, trust, name=name, owner=owner
         )

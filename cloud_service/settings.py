@@ -7,6 +7,7 @@ them the same `postgresql://` URL; for edges elsewhere, an address to listen on 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from common.core.addresses import is_loopback
 from common.core.journal.url import JournalUrl, parse_journal_url
@@ -49,6 +50,12 @@ class CloudSettings(StreamSettings):
     journal: JournalUrl = field(
         default=parse_journal_url("cloud-journal.db"),
         metadata=about("postgresql:// URL, or the path of a SQLite file for a single node.", secrecy="url"),
+    )
+    migrations: Literal["apply", "check"] = field(
+        default="apply",
+        metadata=about(
+            "apply makes and changes tables at start; check refuses to start until `cloud-service migrate` has run."
+        ),
     )
 
     grpc_host: str = field(default="127.0.0.1", metadata=about("Address edges connect to."))
@@ -122,6 +129,13 @@ class CloudSettings(StreamSettings):
         self.check_streams(None)
         self.check_door("http_host")
         self.check_database(self.journal)
+        if self.migrations == "check" and self.journal.is_file:
+            raise SettingsConflict(
+                "settings.conflict",
+                f"migrations = check and journal = {self.journal}: a file is migrated when it is opened",
+                "leave migrations at apply; only a database has roles",
+                keys=("migrations", "journal"),
+            )
         if not self.insecure and not self.uses_tls and not is_loopback(self.grpc_host):
             raise SettingsConflict(
                 "settings.plaintext_refused",

@@ -66,6 +66,21 @@ def pending(known: Sequence[Migration], applied: Iterable[int]) -> Sequence[Migr
     return known[done:]
 
 
+def check_not_older(what: str, stored: int, known: int) -> None:
+    """Refuse tables that are still to be migrated, where this process may not do it.
+
+    Raises:
+        ConfigurationError: ``journal.schema_older``.
+    """
+    if stored < known:
+        raise ConfigurationError(
+            "journal.schema_older",
+            f"{what} has schema version {stored}, this program needs {known}, and migrations = check",
+            hint="run `cloud-service migrate` of this version, with its application, as the role that owns the tables",
+            details={"stored": stored, "known": known},
+        )
+
+
 def check_not_newer(what: str, stored: int, known: int) -> None:
     """Refuse tables that a later version has changed: this one cannot know what they mean.
 

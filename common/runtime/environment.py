@@ -81,10 +81,13 @@ class ServeSocket(Protocol):
 
 
 class JournalOpener(Protocol):
-    """Open the journal a URL or path names; ``max_bytes`` caps one in a file, ``notified`` allows notifications."""
+    """Open the journal a URL or path names; ``max_bytes`` caps one in a file, ``notified`` allows notifications.
+
+    Without ``migrates`` tables of a database must be as this version needs them; a file is always migrated.
+    """
 
     def __call__(
-        self, url: JournalUrl, *, max_bytes: int | None, notified: bool
+        self, url: JournalUrl, *, max_bytes: int | None, notified: bool, migrates: bool = True
     ) -> AbstractAsyncContextManager[Journal]: ...
 
 
@@ -169,7 +172,9 @@ def _new_id() -> str:
 
 
 @asynccontextmanager
-async def _open_journal(url: JournalUrl, *, max_bytes: int | None, notified: bool) -> AsyncIterator[Journal]:
+async def _open_journal(
+    url: JournalUrl, *, max_bytes: int | None, notified: bool, migrates: bool = True
+) -> AsyncIterator[Journal]:
     if url.is_file:
         from common.journal.sqlite import open_sqlite_journal
 
@@ -184,5 +189,7 @@ async def _open_journal(url: JournalUrl, *, max_bytes: int | None, notified: boo
             f"a PostgreSQL journal needs a package that is not installed: {error.name}",
             "install the extra: pip install 'backhaul[cloud]'",
         ) from error
-    async with open_postgres_journal(url.target, now_us=utc_now_us, new_id=_new_id, notify=notified) as stored:
+    async with open_postgres_journal(
+        url.target, now_us=utc_now_us, new_id=_new_id, notify=notified, migrates=migrates
+    ) as stored:
         yield stored

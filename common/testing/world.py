@@ -279,7 +279,7 @@ class World:
         """Clock, chance, storage and lines for one life of a service."""
 
         def open_journal(
-            url: JournalUrl, *, max_bytes: int | None, notified: bool
+            url: JournalUrl, *, max_bytes: int | None, notified: bool, migrates: bool = True
         ) -> AbstractAsyncContextManager[Journal]:
             return open_memory_journal(service.database, now_us=now_us, new_id=self._new_id)
 

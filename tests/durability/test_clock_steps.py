@@ -66,14 +66,18 @@ async def serving(service: str, path: Path, wall: Wall, keep_s: float = 7 * 86_4
     new_id = ids()
 
     @asynccontextmanager
-    async def open_journal(url: JournalUrl, *, max_bytes: int | None, notified: bool) -> AsyncIterator[Journal]:
+    async def open_journal(
+        url: JournalUrl, *, max_bytes: int | None, notified: bool, migrates: bool = True
+    ) -> AsyncIterator[Journal]:
         async with open_sqlite_journal(
             url.target, now_us=wall, new_id=lambda: f"{path.name}-{next(new_id)}", max_bytes=max_bytes
         ) as journal:
             opened.append(journal)
             yield journal
 
-    def opener(url: JournalUrl, *, max_bytes: int | None, notified: bool) -> AbstractAsyncContextManager[Journal]:
+    def opener(
+        url: JournalUrl, *, max_bytes: int | None, notified: bool, migrates: bool = True
+    ) -> AbstractAsyncContextManager[Journal]:
         return open_journal(url, max_bytes=max_bytes, notified=notified)
 
     async with real_environment() as world, trio.open_nursery() as nursery:

@@ -51,8 +51,12 @@ class Stage:
 
     def world(self, name: str) -> Environment:
         @asynccontextmanager
-        async def open_journal(url: JournalUrl, *, max_bytes: int | None, notified: bool) -> AsyncIterator[Journal]:
-            async with self.environment.open_journal(url, max_bytes=max_bytes, notified=notified) as journal:
+        async def open_journal(
+            url: JournalUrl, *, max_bytes: int | None, notified: bool, migrates: bool = True
+        ) -> AsyncIterator[Journal]:
+            async with self.environment.open_journal(
+                url, max_bytes=max_bytes, notified=notified, migrates=migrates
+            ) as journal:
                 self.opened[name] = journal
                 yield journal
 

@@ -194,7 +194,7 @@ class World:
         commit_s = self.plan.sizes.cloud_commit_s if is_node else self.plan.sizes.edge_commit_s
 
         def open_journal(
-            url: JournalUrl, *, max_bytes: int | None, notified: bool
+            url: JournalUrl, *, max_bytes: int | None, notified: bool, migrates: bool = True
         ) -> AbstractAsyncContextManager[Journal]:
             return open_memory_journal(mount, now_us=stored_us, new_id=self._new_id, commit_delay_s=commit_s)
 

@@ -411,7 +411,7 @@ def map_start_errors(server: str) -> Iterator[None]:
         raise ConfigurationError(
             "postgres.access_denied",
             f"{server}: {reason_of(error)}",
-            "correct user, password or privileges; the role needs CREATE on the database",
+            "correct user, password or privileges; docs/security.md has the least that roles need",
         ) from error
     except asyncpg.InvalidCatalogNameError as error:
         raise ConfigurationError(

@@ -44,28 +44,30 @@ async def open_postgres_journal(
     now_us: Callable[[], int],
     new_id: Callable[[], str],
     notify: bool = True,
+    migrates: bool = True,
     limits: SessionLimits | None = None,
 ) -> AsyncIterator[Journal]:
     """Open the journal in the database at ``url``, made or migrated when need be. Needs ``border.open_loop``.
 
-    Without ``notify`` nodes neither tell each other of commits nor listen: they only poll.
+    Without ``notify`` nodes neither tell each other of commits nor listen: they only poll. Without ``migrates`` no table
+    is made or changed, also not by ``ProjectionStore.migrate``: a role without rights to do so is enough.
 
     Raises:
         ConfigurationError: ``postgres.access_denied``, ``postgres.no_database``, ``postgres.invalid_url``,
             ``postgres.pooler``, ``postgres.too_old``, ``postgres.encoding``, ``postgres.too_few_connections``,
-            ``journal.not_durable``, ``journal.not_a_journal``, ``journal.schema_newer``.
+            ``journal.not_durable``, ``journal.not_a_journal``, ``journal.schema_newer``, ``journal.schema_older``.
         BackhaulError: ``postgres.unreachable``: it may answer later.
     """
     with map_start_errors("the journal's URL"):
         group = ServerGroup(Server(url, limits or SessionLimits()), new_id)
-    history, place_key = await _look_and_migrate(group, new_id, notify)
+    history, place_key = await _look_and_migrate(group, new_id, notify=notify, migrates=migrates)
     sessions = PostgresSessions(group, history, place_key, now_us)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(sessions.watch_address)
             if notify:
                 nursery.start_soon(sessions.run_hints)
-            yield _compose(sessions)
+            yield _compose(sessions, migrates=migrates)
             nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
         # The nursery is our affair: what the block raised comes out as it was.
@@ -76,7 +78,9 @@ async def open_postgres_journal(
         await sessions.aclose()
 
 
-async def _look_and_migrate(group: ServerGroup, new_id: Callable[[], str], notify: bool) -> tuple[History, str]:
+async def _look_and_migrate(
+    group: ServerGroup, new_id: Callable[[], str], *, notify: bool, migrates: bool
+) -> tuple[History, str]:
     server = group.server
     with map_start_errors(server.name):
         first = await group.dial("start", {})
@@ -85,7 +89,10 @@ async def _look_and_migrate(group: ServerGroup, new_id: Callable[[], str], notif
                 await _refuse_shared_session(group, first)
             await finish(first, server.limits, opening.check_server, first, server.name)
             _check_sessions(server, await finish(first, server.limits, opening.count_sessions, first), notify)
-            await finish(first, opening.MIGRATION_LIMITS, opening.migrate, first, server.name)
+            if migrates:
+                await finish(first, opening.MIGRATION_LIMITS, opening.migrate, first, server.name)
+            else:
+                await finish(first, server.limits, opening.check_migrated, first, server.name)
             seen = await finish(first, server.limits, opening.look, first)
             history = await finish(first, server.limits, opening.settle_history, first, new_id, None, seen)
             return history, await finish(first, server.limits, opening.read_place_key, first)
@@ -114,12 +121,12 @@ async def _refuse_shared_session(group: ServerGroup, first: asyncpg.Connection) 
         await say_goodbye(second)
 
 
-def _compose(sessions: PostgresSessions) -> Journal:
+def _compose(sessions: PostgresSessions, *, migrates: bool) -> Journal:
     return Journal(
         log=PostgresLog(sessions),
         origins=PostgresOrigins(sessions),
         parked=PostgresParked(sessions),
-        projections=PostgresProjections(sessions),
+        projections=PostgresProjections(sessions, migrates=migrates),
         leases=PostgresLeases(sessions),
         ages=PostgresAges(sessions),
         members=PostgresMembers(sessions),

@@ -16,7 +16,7 @@ from common.core.journal.sql_text import read_sql
 from common.core.journal.statement import Statement, check_rows, statement_failed
 from common.core.members.assignment import RangeKey
 from common.fail_points import fail_point, is_aimed_at
-from common.journal.migrations import check_not_newer
+from common.journal.migrations import check_not_newer, check_not_older
 from common.journal.postgres.connection import is_passing
 from common.journal.postgres.exchange import PreparedStatements
 from common.journal.postgres.shared_commits import RangeCommit
@@ -46,6 +46,13 @@ async def migrate(connection: asyncpg.Connection, name: str, steps: Sequence[Seq
         if done < len(steps):
             await connection.execute("UPDATE application_schema SET steps = $2 WHERE name = $1", name, len(steps))
             fail_point("migration.in_transaction")
+
+
+async def check_migrated(connection: asyncpg.Connection, name: str, steps: Sequence[Sequence[str]]) -> None:
+    """As ``migrate``, where no table may be changed. Raises ``journal.schema_older`` for what is still to be done."""
+    done = await connection.fetchval("SELECT steps FROM application_schema WHERE name = $1", name) or 0
+    check_not_newer(f"the application {name}", done, len(steps))
+    check_not_older(f"the application {name}", done, len(steps))
 
 
 async def acquire(

@@ -16,7 +16,7 @@ from common.core.journal.history import Generation, History, begin_generation, h
 from common.core.journal.server_choice import FoundServer, ServerIdentity
 from common.core.journal.session_budget import ServerSessions
 from common.fail_points import fail_point
-from common.journal.migrations import load_functions, load_migrations, pending
+from common.journal.migrations import check_not_older, load_functions, load_migrations, pending
 from common.journal.postgres.connection import SCHEMA, SessionLimits
 
 _OLDEST_VERSION = 15
@@ -51,6 +51,14 @@ _NOT_ON_THE_STANDBY = ("local", "remote_write")
 _CLEAR_MEMBERS = """
 WITH gone AS (DELETE FROM member RETURNING lease_until - renewed_at AS lease)
 UPDATE membership SET settles_at = clock_timestamp() + (SELECT max(lease) FROM gone) WHERE EXISTS (SELECT FROM gone)
+"""
+# has_table_privilege with a list asks for any of them.
+_CLOSED_TABLES = """
+SELECT relname FROM pg_class
+WHERE relnamespace = to_regnamespace($1) AND relkind IN ('r', 'p') AND relname <> 'schema_version'
+    AND NOT (SELECT bool_and(has_table_privilege(pg_class.oid, needed))
+             FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS needed)
+ORDER BY relname
 """
 _DURABLE = {"fsync": "on", "full_page_writes": "on"}
 
@@ -162,21 +170,10 @@ async def migrate(connection: asyncpg.Connection, server: str) -> None:
         await connection.execute(_LOCK)
         timeout = MIGRATION_LIMITS.settings()["statement_timeout"]
         await connection.execute(f"SET LOCAL statement_timeout = '{timeout}'")
-        tables = {
-            row[0]
-            for row in await connection.fetch(
-                "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace($1) AND relkind IN ('r', 'p')",
-                SCHEMA,
-            )
-        }
-        if tables and "schema_version" not in tables:
-            raise ConfigurationError(
-                "journal.not_a_journal",
-                f"the database {server} has a schema {SCHEMA} of another program; nothing in it was changed",
-                "give another database",
-            )
-        if not tables:
-            await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+        if not await _has_tables(connection, server):
+            # IF NOT EXISTS asks for CREATE on the database even where the schema exists.
+            if await connection.fetchval("SELECT to_regnamespace($1) IS NULL", SCHEMA):
+                await connection.execute(f"CREATE SCHEMA {SCHEMA}")
             await connection.execute("CREATE TABLE schema_version (version int PRIMARY KEY, name text NOT NULL)")
         applied = [row[0] for row in await connection.fetch("SELECT version FROM schema_version")]
         steps = pending(load_migrations("postgres"), applied)
@@ -187,6 +184,49 @@ async def migrate(connection: asyncpg.Connection, server: str) -> None:
         if steps:
             for function in load_functions("postgres"):
                 await connection.execute(function)
+
+
+async def check_migrated(connection: asyncpg.Connection, server: str) -> None:
+    """Refuse tables that are not as this version needs them, or that this role may not use; nothing is changed.
+
+    Raises:
+        ConfigurationError: ``journal.not_a_journal``, ``journal.schema_older``, ``journal.schema_newer``,
+            ``postgres.access_denied``.
+    """
+    known = load_migrations("postgres")
+    applied: list[int] = []
+    user = await connection.fetchval("SELECT current_user")
+    if await connection.fetchval("SELECT NOT has_schema_privilege(to_regnamespace($1), 'USAGE')", SCHEMA):
+        raise _closed(server, f"the role {user} may not use the schema {SCHEMA}")
+    if await _has_tables(connection, server):
+        applied = [row[0] for row in await connection.fetch("SELECT version FROM schema_version")]
+    pending(known, applied)
+    check_not_older(f"the journal in {server}", max(applied, default=0), len(known))
+    closed = [row[0] for row in await connection.fetch(_CLOSED_TABLES, SCHEMA)]
+    if closed:
+        raise _closed(server, f"the role {user} may not read and write {', '.join(closed)}")
+
+
+def _closed(server: str, what: str) -> ConfigurationError:
+    return ConfigurationError(
+        "postgres.access_denied", f"{server}: {what}", "docs/security.md has the grants, also of tables still to come"
+    )
+
+
+async def _has_tables(connection: asyncpg.Connection, server: str) -> bool:
+    tables = {
+        row[0]
+        for row in await connection.fetch(
+            "SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace($1) AND relkind IN ('r', 'p')", SCHEMA
+        )
+    }
+    if tables and "schema_version" not in tables:
+        raise ConfigurationError(
+            "journal.not_a_journal",
+            f"the database {server} has a schema {SCHEMA} of another program; nothing in it was changed",
+            "give another database",
+        )
+    return bool(tables)
 
 
 @dataclass(frozen=True, slots=True)

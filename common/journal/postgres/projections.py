@@ -84,13 +84,15 @@ async def _commit_in_transaction(
 class PostgresProjections:
     """``ProjectionStore`` over an open database."""
 
-    def __init__(self, sessions: PostgresSessions) -> None:
+    def __init__(self, sessions: PostgresSessions, *, migrates: bool) -> None:
         self._sessions = sessions
+        self._migrates = migrates
         self._shared_commits = SharedCommits(self._commit_together)
 
     async def migrate(self, name: str, steps: Sequence[Sequence[str]]) -> None:
         """See ``ProjectionStore.migrate``."""
-        await self._sessions.committer().connection.run(offsets.migrate, name, steps)
+        change = offsets.migrate if self._migrates else offsets.check_migrated
+        await self._sessions.committer().connection.run(change, name, steps)
 
     async def acquire(self, name: str, slices: SliceRange, owner: str, lease_s: float) -> ProjectionLease | None:
         """See ``ProjectionStore.acquire``."""

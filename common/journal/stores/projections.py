@@ -78,7 +78,8 @@ class ProjectionStore(Protocol):
     async def migrate(self, name: str, steps: Sequence[Sequence[str]]) -> None:
         """Bring an application's tables to ``len(steps)`` under a lock; step i is a list of SQL statements.
 
-        Raises ``journal.schema_newer`` when the database has more steps than given.
+        Raises ``journal.schema_newer`` when the database has more steps than given, ``journal.schema_older`` when it has
+        fewer and was opened for use only.
         """
 
     async def acquire(self, name: str, slices: SliceRange, owner: str, lease_s: float) -> ProjectionLease | None:

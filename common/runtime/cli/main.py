@@ -1,7 +1,7 @@
 """The command line both services have: their own commands, settings as flags, errors as `code: message`.
 
 A service describes itself as a `Program`. `run` starts it and `check-config` shows its settings; every other command
-asks the running service over HTTP (`cli.commands`) and so needs none of its packages: only `run` loads them.
+asks the running service over HTTP (`cli.commands`) and so needs none of its packages: `run` and `migrate` load them.
 Settings flags are accepted anywhere behind the command and go to `settings.load` as they are, known or not, so that
 a misspelt one is answered with the nearest name.
 """
@@ -61,6 +61,7 @@ class Program(Generic[S]):
 
     `load_serve` imports the composition root. `stand_ins` are flags for settings that have no default and that a
     question to the running service needs no value for, so that `status` works without naming the cloud.
+    `migrate` brings the journal's tables up, and is a command of a service whose tables another role may own.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Program(Generic[S]):
     load_serve: Callable[[], Serve[S]]
     commands: Sequence[Command]
     stand_ins: Sequence[str] = ()
+    migrate: Callable[[S], str] | None = None
 
 
 def main(program: Program[S], words: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -110,6 +112,9 @@ def _dispatch(program: Program[S], words: Sequence[str], environ: Mapping[str, s
 
             load_application(loaded.settings.app, data_folder=program.data_folder(loaded.settings))
         return _check_config(loaded, as_json=args.json)
+    if args.command == "migrate" and program.migrate is not None:
+        say(program.migrate(load_from(flags).settings))
+        return 0
     command: Command = args.command
     settings = load_from([*program.stand_ins, *flags]).settings
     host, port = program.http_address(settings)
@@ -167,7 +172,13 @@ def _parser(program: Program[Any]) -> _Parser:
     check.add_argument("--json", action="store_true", help="print one line of JSON")
     check.set_defaults(command="check-config")
     run.usage, check.usage = "%(prog)s [--SETTING VALUE ...]", "%(prog)s [--json] [--SETTING VALUE ...]"
-    for described in (run, check):
+    described_whole = [run, check]
+    if program.migrate is not None:
+        migrate = _add(commands, "migrate", "make or change the tables of `journal` and of the application, and end")
+        migrate.set_defaults(command="migrate")
+        migrate.usage = "%(prog)s [--SETTING VALUE ...]"
+        described_whole.append(migrate)
+    for described in described_whole:
         _add_settings(described, program, are_shown=True)
 
     groups: dict[str, argparse._SubParsersAction[_Parser]] = {}

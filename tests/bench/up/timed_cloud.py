@@ -39,8 +39,12 @@ def main() -> int:
 
     async def serve_watched(settings: CloudSettings, environment: Environment, stop: trio.Event) -> None:
         @asynccontextmanager
-        async def open_watched(url: JournalUrl, *, max_bytes: int | None, notified: bool) -> AsyncIterator[Journal]:
-            async with environment.open_journal(url, max_bytes=max_bytes, notified=notified) as journal:
+        async def open_watched(
+            url: JournalUrl, *, max_bytes: int | None, notified: bool, migrates: bool = True
+        ) -> AsyncIterator[Journal]:
+            async with environment.open_journal(
+                url, max_bytes=max_bytes, notified=notified, migrates=migrates
+            ) as journal:
                 with journal.log.feed.listen(lambda events: committed.extend(_delays(events))):
                     yield journal
 

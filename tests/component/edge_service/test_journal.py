@@ -32,7 +32,9 @@ async def test_a_database_has_none() -> None:
 
 
 async def opened(environ: Mapping[str, str]) -> tuple[str, int | None]:
-    def open_journal(url: JournalUrl, *, max_bytes: int | None, notified: bool) -> AbstractAsyncContextManager[Journal]:
+    def open_journal(
+        url: JournalUrl, *, max_bytes: int | None, notified: bool, migrates: bool = True
+    ) -> AbstractAsyncContextManager[Journal]:
         raise Opened(str(url), max_bytes)
 
     nothing: Any = None
