@@ -6,7 +6,8 @@ other way: the link lets go, the doors finish their requests, the writer commits
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ import structlog
 import trio
 
 from common import VERSION
-from common.core.errors import BackhaulError, ErrorKind
+from common.core.errors import BackhaulError, ConfigurationError, ErrorKind
 from common.core.filters.predicates import parse_filter
 from common.core.flow.backoff import Backoff
 from common.core.flow.messages import EdgeHealth
@@ -50,6 +51,7 @@ from common.runtime.subscriptions import Subscriptions, all_followed
 from common.runtime.trust import TrustKeeper
 from common.transport.push.link import keep_push_link
 from common.transport.push.producer import LinkState, PushSettings
+from common.transport.stream import Methods
 from edge_service.event_trace import EventTrace
 from edge_service.report import EdgeReport
 from edge_service.retention import EdgeRetention, EdgeRetentionSettings
@@ -93,15 +95,7 @@ async def serve(
     ):
         edge = _Edge(settings, environment, running, commit, owner=owner, cap_bytes=cap_bytes)
         async with (
-            environment.serve_grpc(
-                intake_methods(running.intake, Access(tokens=tokens)),
-                host=settings.grpc_host,
-                port=settings.grpc_port,
-                tls=None,
-                message_max_bytes=settings.request_max_bytes,
-                connections_max=settings.connections_max,
-                user_timeout_s=settings.user_timeout_s,
-            ) as grpc_port,
+            _open_intake(settings, environment, intake_methods(running.intake, Access(tokens=tokens))) as grpc_port,
             open_doors(
                 environment, edge.http_app(stop), settings, settings.http_host, settings.http_port, tokens
             ) as http_port,
@@ -121,6 +115,35 @@ async def serve(
             await edge.drain(settings.drain_s / 2)
             workers.cancel_scope.cancel()
         edge.watch.check_not_outdated()
+
+
+@asynccontextmanager
+async def _open_intake(settings: EdgeSettings, environment: Environment, methods: Methods) -> AsyncIterator[int]:
+    """The gRPC intake while the block runs; yields its port, 0 when it is a Unix socket."""
+    if settings.grpc_socket is None:
+        async with environment.serve_grpc(
+            methods,
+            host=settings.grpc_host,
+            port=settings.grpc_port,
+            tls=None,
+            message_max_bytes=settings.request_max_bytes,
+            connections_max=settings.connections_max,
+            user_timeout_s=settings.user_timeout_s,
+        ) as port:
+            yield port
+        return
+    if environment.serve_grpc_socket is None:
+        raise ConfigurationError("http.no_sockets", "there are no Unix sockets here", "use grpc_host and grpc_port")
+    async with environment.serve_grpc_socket(
+        methods,
+        path=settings.grpc_socket,
+        mode=int(settings.socket_mode, 8),
+        uids=frozenset(map(int, settings.socket_uids)),
+        message_max_bytes=settings.request_max_bytes,
+        connections_max=settings.connections_max,
+    ):
+        _log.info("grpc.door_open", address=f"unix:{settings.grpc_socket}")
+        yield 0
 
 
 class _Edge:

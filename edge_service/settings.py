@@ -7,9 +7,10 @@ working directory unless `EDGE_JOURNAL` names another place, and local programs 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
-from common.core.addresses import Address, PeerAddress
+from common.core.addresses import Address, PeerAddress, parse_door
 from common.core.errors import BackhaulError
 from common.core.filters.predicates import parse_filter
 from common.core.journal.url import JournalUrl, parse_journal_url
@@ -98,6 +99,10 @@ class EdgeSettings(StreamSettings):
     grpc_port: int = field(
         default=7543, metadata=about("Port of the gRPC intake; 0 takes a free one.", minimum=0, maximum=65535)
     )
+    grpc_socket: Path | None = field(
+        default=None,
+        metadata=about("Unix socket of the gRPC intake, by its absolute path; grpc_host and grpc_port then open none."),
+    )
 
     @property
     def entity_id_prefix(self) -> str:
@@ -109,7 +114,10 @@ class EdgeSettings(StreamSettings):
         super().check()
         self.check_streams(self.cloud)
         self.check_door("http_host")
-        self.check_door("grpc_host")
+        if self.grpc_socket is None:
+            self.check_door("grpc_host")
+        else:
+            self._check_socket(self.grpc_socket)
         self.check_database(self.journal)
         if self.serve and not self.uses_tls and not self.insecure and not self.serve.is_loopback:
             raise SettingsConflict(
@@ -145,3 +153,14 @@ class EdgeSettings(StreamSettings):
                 "name the entity types it may drop in plain_types, or leave on_full at refuse",
                 keys=("on_full", "plain_types"),
             )
+
+    def _check_socket(self, path: Path) -> None:
+        try:
+            parse_door(f"unix:{path}")
+        except ValueError as error:
+            raise SettingsConflict(
+                "settings.invalid_value",
+                f"grpc_socket = {path}: {error}",
+                "write for example /run/backhaul/intake.sock",
+                keys=("grpc_socket",),
+            ) from None

@@ -80,6 +80,21 @@ class ServeSocket(Protocol):
     ) -> AbstractAsyncContextManager[None]: ...
 
 
+class ServeGrpcSocket(Protocol):
+    """Serve methods on a Unix socket while the block runs."""
+
+    def __call__(
+        self,
+        methods: Methods,
+        *,
+        path: Path,
+        mode: int,
+        uids: frozenset[int],
+        message_max_bytes: int,
+        connections_max: int,
+    ) -> AbstractAsyncContextManager[None]: ...
+
+
 class JournalOpener(Protocol):
     """Open the journal a URL or path names; ``max_bytes`` caps one in a file, ``notified`` allows notifications.
 
@@ -108,6 +123,8 @@ class Environment:
     """What is read again at SIGHUP; a part of the service that keeps a file of its own adds itself."""
     serve_socket: ServeSocket | None = None
     """None: there are no Unix sockets."""
+    serve_grpc_socket: ServeGrpcSocket | None = None
+    """None, as ``serve_socket``."""
     dialled: DialledPeers = field(default_factory=DialledPeers)
     """The connections that this service has dialled; who may stay connected is set by the watch over certificates."""
     on_projected: OnCommit | None = None
@@ -146,7 +163,7 @@ async def real_environment(reloads: Reloads | None = None) -> AsyncIterator[Envi
     from common.border import open_loop
     from common.runtime.http.server import serve_http, serve_http_socket
     from common.transport.grpc.client import open_channel
-    from common.transport.grpc.server import serve_grpc
+    from common.transport.grpc.server import serve_grpc, serve_grpc_socket
 
     async with open_loop():
         yield Environment(
@@ -158,6 +175,7 @@ async def real_environment(reloads: Reloads | None = None) -> AsyncIterator[Envi
             serve_grpc=serve_grpc,
             serve_http=serve_http,
             serve_socket=serve_http_socket,
+            serve_grpc_socket=serve_grpc_socket,
             reloads=reloads or Reloads(),
         )
 

@@ -9,9 +9,6 @@ Plain HTTP/1.1 on purpose: no upgrade to HTTP/2 or WebSocket reaches the applica
 from __future__ import annotations
 
 import os
-import socket
-import stat
-import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -23,7 +20,7 @@ import trio
 from hypercorn.config import Config
 from starlette.types import ASGIApp
 
-from common import audit
+from common import unix_sockets
 from common.core.errors import BackhaulError, ConfigurationError
 from common.private.hypercorn import ASGIWrapper, HttpConnection, WorkerContext
 from common.runtime.logs.fields import leaf_errors
@@ -31,7 +28,6 @@ from common.runtime.logs.setup import get_logger
 
 log = get_logger()
 
-_PEER: Final = struct.Struct("3i")  # pid, uid, gid
 _HEADERS_MAX_BYTES: Final = 16 * 1024
 _GONE: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
 
@@ -99,34 +95,14 @@ async def _listen(host: str, port: int) -> list[trio.SocketListener]:
 
 
 async def _listen_on(path: Path, mode: int) -> trio.SocketListener:
-    name = str(path)
-    sock = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
     try:
-        await _remove_what_was_left(name)
-        await sock.bind(name)
-        os.chmod(name, mode)  # nobody can have connected: it is not listened on yet
-        sock.listen(128)
+        return await unix_sockets.listen_on(path, mode)
     except OSError as error:
-        sock.close()
         raise ConfigurationError(
             "http.cannot_listen",
-            f"cannot listen on {name}: {error.strerror or error}",
+            f"cannot listen on {path}: {error.strerror or error}",
             "does another process listen there? the folder must exist, and the path have at most 100 characters",
         ) from error
-    return trio.SocketListener(sock)
-
-
-async def _remove_what_was_left(name: str) -> None:
-    """Unlink a socket that nobody listens on; whatever else is there stays, and is in the way."""
-    try:
-        stream = await trio.open_unix_socket(name)
-    except ConnectionRefusedError:
-        if stat.S_ISSOCK(os.lstat(name).st_mode):
-            os.unlink(name)
-    except OSError:
-        pass  # there is none: binding says what else is wrong
-    else:
-        await stream.aclose()
 
 
 class _Server:
@@ -151,10 +127,9 @@ class _Server:
             return
         client = None
         if stream.socket.family == trio.socket.AF_UNIX:
-            uid = _uid_of(stream)
-            client = (f"uid {uid}", 0)
-            if self._uids and uid not in self._uids:
-                audit.refused(who=client[0], source=client[0], what="connect", rule="door", result="auth.uid_refused")
+            uid = unix_sockets.uid_of(stream.socket)
+            client = (unix_sockets.name_of(uid), 0)
+            if not unix_sockets.is_answered(uid, self._uids):
                 return
         connection = HttpConnection(self._app, self._config, self._context, stream, _refuse, client)
         self._open.add(connection)
@@ -171,13 +146,6 @@ class _Server:
         await self._context.terminated.set()
         for connection in self._open:
             connection.end_when_idle()
-
-
-def _uid_of(stream: trio.SocketStream) -> int:
-    """The user of the process that connected, from the kernel."""
-    told = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    uid: int = _PEER.unpack(told)[1]
-    return uid
 
 
 def _refuse(peer: str, status: int, is_two_lengths: bool) -> bytes:

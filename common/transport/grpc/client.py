@@ -14,7 +14,7 @@ from grpclib.metadata import encode_timeout
 from h2.errors import ErrorCodes
 from h2.exceptions import TooManyStreamsError
 
-from common.core.addresses import Address
+from common.core.addresses import Address, SocketPath
 from common.core.errors import BackhaulError
 from common.transport.grpc.dial import dial
 from common.transport.grpc.protocol import WireProtocol
@@ -31,7 +31,7 @@ _STREAMS_MAX = 100
 
 @asynccontextmanager
 async def open_channel(
-    address: Address,
+    address: Address | SocketPath,
     *,
     tls: TlsFiles | None,
     connect_timeout_s: float,
@@ -50,7 +50,8 @@ async def open_channel(
     protocol = await dial(address, tls, connect_timeout_s, limits)
     is_quiet = False
     try:
-        yield GrpcChannel(protocol, str(address), "https" if tls else "http")
+        authority = str(address) if isinstance(address, Address) else "localhost"
+        yield GrpcChannel(protocol, authority, "https" if tls else "http")
         is_quiet = True
     finally:
         if not is_quiet:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import trio
 
 from common import border
-from common.core.addresses import Address
+from common.core.addresses import Address, SocketPath
 from common.core.policy.identity import IdentityRule
 from common.private.grpclib import AbstractHandler
 from common.transport.grpc import tcp
@@ -37,7 +37,9 @@ class _NoCalls(AbstractHandler):
         """The connection is lost: its streams have been told."""
 
 
-async def dial(address: Address, tls: TlsFiles | None, timeout_s: float, limits: WireLimits) -> WireProtocol:
+async def dial(
+    address: Address | SocketPath, tls: TlsFiles | None, timeout_s: float, limits: WireLimits
+) -> WireProtocol:
     """Connect, shake hands, hear the peer's settings. Raises what `open_channel` says."""
     context = client_context(tls) if tls else None
     protocol = WireProtocol(_NoCalls(), limits, is_client=True, identity=tls.identity if tls else IdentityRule())
@@ -48,7 +50,11 @@ async def dial(address: Address, tls: TlsFiles | None, timeout_s: float, limits:
             step = "shaking hands"
             tcp.set_options(sock, user_timeout_s=limits.user_timeout_s)
             await border.adopt_socket(
-                lambda: protocol, sock, tls=context, server_hostname=address.host, handshake_timeout_s=timeout_s
+                lambda: protocol,
+                sock,
+                tls=context,
+                server_hostname=address.host if isinstance(address, Address) else "localhost",
+                handshake_timeout_s=timeout_s,
             )
             step = "waiting for its HTTP/2 settings"
             await protocol.settled.wait()
@@ -65,8 +71,11 @@ async def dial(address: Address, tls: TlsFiles | None, timeout_s: float, limits:
     return protocol
 
 
-async def _connect(address: Address) -> socket.socket:
-    stream = await trio.open_tcp_stream(address.host, address.port)
+async def _connect(address: Address | SocketPath) -> socket.socket:
+    if isinstance(address, SocketPath):
+        stream = await trio.open_unix_socket(address.path)
+    else:
+        stream = await trio.open_tcp_stream(address.host, address.port)
     sock = socket.socket(fileno=stream.socket.detach())
     sock.setblocking(False)
     return sock
@@ -77,7 +86,7 @@ def _abandon(protocol: WireProtocol) -> None:
         protocol.connection.abort(PeerGone("link.aborted", "this end gave up the dial"))
 
 
-def _dial_failure(error: OSError, address: Address, *, is_connected: bool) -> PeerGone:
+def _dial_failure(error: OSError, address: Address | SocketPath, *, is_connected: bool) -> PeerGone:
     if isinstance(error, ssl.SSLError):
         return tls_failure(error, str(address))
     if isinstance(error, socket.gaierror):
@@ -106,7 +115,7 @@ def _attempts(error: BaseException) -> Iterator[OSError]:
         yield error
 
 
-def _settle_failure(protocol: WireProtocol, address: Address, tls: TlsFiles | None) -> PeerGone:
+def _settle_failure(protocol: WireProtocol, address: Address | SocketPath, tls: TlsFiles | None) -> PeerGone:
     """Why a connection ended before its peer had sent HTTP/2 settings."""
     if isinstance(protocol.lost_by, ssl.SSLError):
         return tls_failure(protocol.lost_by, str(address))

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import contextvars
 import errno
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 import trio
 
-from common import border
+from common import border, unix_sockets
 from common.core.errors import ConfigurationError
 from common.core.policy.identity import IdentityRule
 from common.transport.grpc import tcp
@@ -55,28 +58,76 @@ async def serve_grpc(
     aborts whatever has not ended after `close_timeout_s`. Draining comes before that and is the
     application's. Raises ConfigurationError: `listen.failed`, `tls.files_unreadable`.
     """
-    limits = WireLimits(message_max_bytes, window_bytes, _STREAMS_MAX, user_timeout_s)
     context = ServerContext(tls, _log_reload) if tls else None
     listeners = await _listen(host, port)
+    limits = WireLimits(message_max_bytes, window_bytes, _STREAMS_MAX, user_timeout_s)
+    bounds = _Bounds(limits, connections_max, settle_timeout_s, close_timeout_s)
+    async with _serving(listeners, methods, bounds, tls=context, identity=tls.identity if tls else IdentityRule()):
+        yield listeners[0].socket.getsockname()[1]
+
+
+@asynccontextmanager
+async def serve_grpc_socket(
+    methods: Methods,
+    *,
+    path: Path,
+    mode: int,
+    uids: frozenset[int],
+    message_max_bytes: int,
+    connections_max: int,
+    window_bytes: int = 1024 * 1024,
+    settle_timeout_s: float = 10.0,
+    close_timeout_s: float = 2.0,
+) -> AsyncIterator[None]:
+    """As `serve_grpc`, on a Unix socket of this file mode; with `uids`, only processes of these users are answered."""
+    try:
+        listener = await unix_sockets.listen_on(path, mode)
+    except OSError as error:
+        raise ConfigurationError(
+            "listen.failed",
+            f"cannot listen on {path}: {error.strerror or error}",
+            "does another process listen there? the folder must exist, and the path have at most 100 characters",
+        ) from error
+    limits = WireLimits(message_max_bytes, window_bytes, _STREAMS_MAX, user_timeout_s=0)
+    bounds = _Bounds(limits, connections_max, settle_timeout_s, close_timeout_s)
+    try:
+        async with _serving([listener], methods, bounds, tls=None, identity=IdentityRule(), uids=uids):
+            yield
+    finally:
+        os.unlink(path)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """What a server holds its connections to."""
+
+    limits: WireLimits
+    connections_max: int
+    settle_timeout_s: float
+    close_timeout_s: float
+
+
+@asynccontextmanager
+async def _serving(
+    listeners: list[trio.SocketListener],
+    methods: Methods,
+    bounds: _Bounds,
+    *,
+    tls: ServerContext | None,
+    identity: IdentityRule,
+    uids: frozenset[int] = frozenset(),
+) -> AsyncIterator[None]:
     async with trio.open_nursery() as nursery:
-        server = _Server(
-            methods,
-            limits,
-            tls=context,
-            identity=tls.identity if tls else IdentityRule(),
-            connections_max=connections_max,
-            settle_timeout_s=settle_timeout_s,
-            start_soon=nursery.start_soon,
-        )
+        server = _Server(methods, bounds, tls=tls, identity=identity, uids=uids, start_soon=nursery.start_soon)
         try:
             for listener in listeners:
                 nursery.start_soon(server.accept, listener)
-            yield listeners[0].socket.getsockname()[1]
+            yield
         finally:
             for listener in listeners:
                 listener.socket.close()
             with trio.CancelScope(shield=True):
-                await server.close(close_timeout_s)
+                await server.close(bounds.close_timeout_s)
             nursery.cancel_scope.cancel()
 
 
@@ -102,19 +153,19 @@ class _Server:
     def __init__(
         self,
         methods: Methods,
-        limits: WireLimits,
+        bounds: _Bounds,
         *,
         tls: ServerContext | None,
         identity: IdentityRule,
-        connections_max: int,
-        settle_timeout_s: float,
+        uids: frozenset[int],
         start_soon: Callable[..., None],
     ) -> None:
-        self._limits = limits
+        self._limits = limits = bounds.limits
         self._tls = tls
         self._identity = identity
-        self._connections_max = connections_max
-        self._settle_timeout_s = settle_timeout_s
+        self._uids = uids
+        self._connections_max = bounds.connections_max
+        self._settle_timeout_s = bounds.settle_timeout_s
         self._start_soon = start_soon
         # Handlers start from connections' callbacks; their log context is the server's, not the callback's.
         self._context = contextvars.copy_context()
@@ -139,10 +190,14 @@ class _Server:
                 continue  # else the peer was gone before we looked
             sock = socket.socket(fileno=accepted.detach())
             sock.setblocking(False)
+            if sock.family == socket.AF_UNIX and not unix_sockets.is_answered(unix_sockets.uid_of(sock), self._uids):
+                sock.close()
+                continue
+            peer = tcp.peer_of(sock, name)
             if len(self._connections) + self._connecting >= self._connections_max:
                 log.warning(
                     "grpc.connection_refused",
-                    peer=tcp.address_of(name),
+                    peer=peer,
                     connections_max=self._connections_max,
                     repeat_key="connection",
                 )
@@ -150,7 +205,7 @@ class _Server:
                 sock.close()
                 continue
             self._connecting += 1
-            self._start_soon(self._settle, sock, tcp.address_of(name))
+            self._start_soon(self._settle, sock, peer)
 
     async def _settle(self, sock: socket.socket, address: str) -> None:
         """Bring one connection to the point where it has shown to speak HTTP/2, or drop it."""

@@ -12,7 +12,9 @@ import socket
 import struct
 import sys
 import termios
-from typing import Protocol
+from typing import Protocol, cast
+
+from common import unix_sockets
 
 # What the kernel may hold that is not on the wire yet. Small enough for a heartbeat not to wait behind much,
 # large enough that a fast line does not run dry between two wake-ups of ours.
@@ -32,7 +34,12 @@ class SocketLike(Protocol):
 
 
 def set_options(sock: socket.socket, *, user_timeout_s: float) -> None:
-    """Prepare a connected socket. Sent data unacknowledged for `user_timeout_s` ends the connection."""
+    """Prepare a connected socket. Sent data unacknowledged for `user_timeout_s` ends the connection.
+
+    A Unix socket has none of it: its peer cannot vanish without the kernel's notice.
+    """
+    if sock.family == socket.AF_UNIX:
+        return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if sys.platform == "linux":
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(user_timeout_s * 1000))
@@ -70,6 +77,16 @@ def bytes_unacknowledged(sock: SocketLike) -> int:
     except (OSError, ValueError):  # closed already: its number is -1
         return 0
     return queued
+
+
+def peer_of(sock: object, name: object) -> str:
+    """`host:port` of a peer by its socket name; of a Unix socket's, which has none, the user of its process."""
+    if isinstance(name, tuple) or getattr(sock, "family", None) != socket.AF_UNIX:
+        return address_of(name)
+    try:
+        return unix_sockets.name_of(unix_sockets.uid_of(cast(unix_sockets.PeerSocket, sock)))
+    except OSError:
+        return "unknown"  # gone already
 
 
 def address_of(name: object) -> str:

@@ -72,7 +72,7 @@ class WireConnection(Connection):
         self.write_ready = self.writable  # type: ignore[assignment]  # grpclib sets and clears it
         self.stream_close_waiter = self.stream_released  # type: ignore[assignment]  # grpclib sets it
         tls = transport.get_extra_info("ssl_object")
-        address = tcp.address_of(transport.get_extra_info("peername"))
+        address = tcp.peer_of(transport.get_extra_info("socket"), transport.get_extra_info("peername"))
         self.peer = PeerInfo(address)
         if tls is not None:
             certificate = identity.identify(names_of(tls.getpeercert()))
