@@ -17,6 +17,7 @@ from common.core.events.leaving import has_marks, is_mark
 from common.core.journal.statement import Statement
 from common.journal.tables import Tables
 from common.projection.handler_executor import HandlerExecutor, call_async, call_inline, raised, returned_wrong
+from common.projection.handler_life import HandlerLife
 from common.projection.handlers import Event, Handler
 from common.watchdog import Watchdog
 
@@ -60,8 +61,17 @@ NO_MARKS: Final = EventFlags()
 class HandlerInvoker:
     """One handler's function, ready to be called for one range."""
 
-    def __init__(self, handler: Handler, decode: Decode, plain_calls: HandlerExecutor, watchdog: Watchdog) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        decode: Decode,
+        plain_calls: HandlerExecutor,
+        watchdog: Watchdog,
+        life: HandlerLife | None = None,
+    ) -> None:
+        """``life`` is shared by all ranges of the handler; one of its own when not given."""
         self.handler = handler
+        self.life = life or HandlerLife(handler, watchdog)
         self._watchdog = watchdog
         self._decode = decode
         self._plain_calls = call_inline if handler.is_quick else plain_calls

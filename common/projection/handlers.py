@@ -109,6 +109,10 @@ class Handler:
     """SQL that empties the tables, for ``projections reset``; without it a reset is refused."""
     sees_deleted: bool = False
     """Over a stream: called also with ``Event.deleted`` for what the source's retention removed before it came."""
+    start: Callable[[], Awaitable[None]] | None = None
+    """Async; before this process gives the handler its first event, and again after a failure: opens what it needs."""
+    stop: Callable[[], Awaitable[None]] | None = None
+    """Async, within 2 s; behind the last event, also after a failure: closes what ``start`` opened."""
     is_quick: bool = False
     """Never long and never waiting: called where the service's own code runs, and not in a thread."""
 
@@ -161,6 +165,10 @@ def _problem(handler: Handler) -> str:
         return f"has an async function as {given[0]}=, which must be a plain one"
     if not is_async and given in _ASYNC_FORMS and inspect.isfunction(handler.function):
         return f"has a plain function as {given[0]}=, which must be async"
+    for hook in ("start", "stop"):
+        function = getattr(handler, hook)
+        if function is not None and not inspect.iscoroutinefunction(function):
+            return f"has a plain function as {hook}=, which must be async"
     if min(handler.attempts, handler.deadline_s, handler.group_events or 1) <= 0 or handler.group_wait_s < 0:
         return "has a bound that is not above 0"
     return ""

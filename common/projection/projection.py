@@ -26,6 +26,7 @@ from common.journal.feeds import RangeFeeds
 from common.journal.stores.journal import Journal
 from common.projection.handler_executor import HandlerExecutor, ThreadExecutor
 from common.projection.handler_invoker import Decode, HandlerInvoker, undecoded
+from common.projection.handler_life import HandlerLife
 from common.projection.handlers import Handler
 from common.projection.progress import OnCommit, ProjectionProgress, ProjectionSettings
 from common.projection.range_holder import LoneHolder, RangeHolder
@@ -64,8 +65,11 @@ async def run_projections(
     assert len({handler.name for handler in handlers}) == len(handlers), "two projections share a name"
     shown = [] if shown is None else shown
 
+    watchdog = watchdog or Watchdog()
+    lives = {handler.name: HandlerLife(handler, watchdog) for handler in handlers}
+
     def new_work(handler: Handler) -> HandlerInvoker:
-        return HandlerInvoker(handler, decode, plain_calls(), watchdog or Watchdog())
+        return HandlerInvoker(handler, decode, plain_calls(), watchdog, lives[handler.name])
 
     projections = [
         _Projection(

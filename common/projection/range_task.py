@@ -140,13 +140,8 @@ class RangeTask:
         self._lease = await self._holder.acquire((self._handler.name, self._slices), self._story.not_ours)
         is_kept = False
         try:
-            self._story.started(self._lease, self._owner, await self._journal.log.stats())
-            await self._skips.load(self._journal.projections, self._lease.position)
-            if self._parked_entities is not None:
-                await self._parked_entities.load(self._journal.projections)
-                await self._retry_wanted(self._parked_entities)
-            with self._pages.following():
-                await self._follow()
+            async with self._work.life.open():
+                await self._follow_from_place()
         except BackhaulError as error:
             is_kept = self._holder.keeps_failing and error.code != "projection.fenced"
             raise
@@ -162,6 +157,15 @@ class RangeTask:
             self._story.release_failed(error)
 
     # -- the log -------------------------------------------------------------------------------------------------
+    async def _follow_from_place(self) -> None:
+        self._story.started(self._lease, self._owner, await self._journal.log.stats())
+        await self._skips.load(self._journal.projections, self._lease.position)
+        if self._parked_entities is not None:
+            await self._parked_entities.load(self._journal.projections)
+            await self._retry_wanted(self._parked_entities)
+        with self._pages.following():
+            await self._follow()
+
     async def _follow(self) -> None:
         idle_s = min(self._settings.poll_s, self._settings.lease_s / 3)
         self._renew_at = trio.current_time() + self._settings.lease_s / 3

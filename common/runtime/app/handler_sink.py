@@ -7,6 +7,8 @@ into this service's own journal (`into_journal`) and run it there. A fault ends 
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
+
 from common.core.errors import ConfigurationError
 from common.core.events.deleted import with_deleted
 from common.core.events.ids import entity_type_of
@@ -35,6 +37,10 @@ class HandlerSink:
         self._work = work
         self._journal = journal
         self._has_tables = False
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """The handler's ``start`` and ``stop`` around each stream."""
+        return self._work.life.open()
 
     async def prepare(self, taken: Taken) -> Effect:
         """See ``Sink.prepare``. Raises what the handler's function is refused with."""

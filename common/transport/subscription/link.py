@@ -81,9 +81,11 @@ async def _while_held(
         stream: DialledStream, on_start: Callable[[], None], on_progress: Callable[[], None]
     ) -> Drain | None:
         try:
-            return await converse(
-                stream, journal, lease, sink, settings, state, now_us=now_us, on_start=on_start, on_progress=on_progress
-            )
+            async with sink.open():
+                return await converse(
+                    stream, journal, lease, sink, settings, state,
+                    now_us=now_us, on_start=on_start, on_progress=on_progress,
+                )  # fmt: skip
         except* BackhaulError as group:
             if await _begin_anew(first_refusal(group), journal, lease, settings):
                 nursery.cancel_scope.cancel()  # take the lease again, and dial at once

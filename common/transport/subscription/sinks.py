@@ -6,6 +6,7 @@ A sink says what is to be stored; the consumer stores it together with its place
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -56,11 +57,17 @@ class Effect:
 class Sink(Protocol):
     """Says what is to be stored of what was taken in."""
 
+    def open(self) -> AbstractAsyncContextManager[None]:
+        """Entered for each stream, around all of ``prepare``. Raises what the sink cannot begin with."""
+
     async def prepare(self, taken: Taken) -> Effect: ...
 
 
 class InboxSink:
     """Events wait in the inbox for a local program, with a mark for what the source had deleted."""
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
     async def prepare(self, taken: Taken) -> Effect:
         events, moved = with_deleted(taken.events, taken.deleted)
@@ -81,6 +88,9 @@ class JournalSink:
         self._origin_id = f"subscription:{subscription}"
         self._event_max_bytes = event_max_bytes
         self._parked_max = parked_max
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
     async def prepare(self, taken: Taken) -> Effect:
         events, place = taken.events, taken.place

@@ -156,3 +156,33 @@ def test_what_cannot_run_over_a_stream_is_refused() -> None:
     with pytest.raises(ConfigurationError) as refused:
         HandlerSink(work, LateJournal())  # type: ignore[arg-type]
     assert refused.value.code == "projection.not_remote"
+
+
+async def test_a_followed_streams_handler_is_started_and_stopped_with_each_connection(
+    autojump_clock: MockClock,
+) -> None:
+    world, story = SubscriptionWorld(), list[str]()
+
+    async def note(what: str) -> None:
+        story.append(what)
+
+    async def came(_event: Event) -> None:
+        if story[-1] != "event":
+            story.append("event")
+
+    async def start() -> None:
+        await note("start")
+
+    async def stop() -> None:
+        await note("stop")
+
+    late = LateJournal()
+    handler = Handler("sent", effect=came, start=start, stop=stop)
+    sink = HandlerSink(HandlerInvoker(handler, decode, call_inline, Watchdog()), late)  # type: ignore[arg-type]
+    async with world.source() as (source, _):
+        for lap in (1, 2):
+            async with world.consumer(sink=sink) as (consumer, state):
+                late.journal = consumer
+                await publish(source, NAMES[:10])
+                await wait_for_position(state, 10 * lap)
+            assert story == ["start", "event", "stop"] * lap

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
 from typing import NoReturn
 
@@ -185,6 +185,9 @@ async def test_of_both_ends_limits_the_narrower_hold(narrow: StreamLimits, autoj
 
 class StandingSink:
     """An application that takes nothing for a long time."""
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
     async def prepare(self, taken: Taken) -> Effect:
         await trio.sleep(25)

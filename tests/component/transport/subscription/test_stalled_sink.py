@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager, nullcontext
+
 import pytest
 import structlog
 import trio
@@ -27,6 +29,9 @@ class SlowSink:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
     async def prepare(self, taken: Taken) -> Effect:
         await trio.sleep(self._seconds)
