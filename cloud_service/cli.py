@@ -12,6 +12,7 @@ from cloud_service.settings import PREFIX, CloudSettings
 from common.runtime.cli import main as cli
 from common.runtime.cli.append import APPEND
 from common.runtime.cli.commands import ASKING, ORIGINS, PARKED
+from common.runtime.cli.diagnosis import diagnosis
 from common.runtime.cli.entities import ENTITIES, TRANSFERS
 from common.runtime.cli.filters import FILTERS
 from common.runtime.cli.fleet import FLEET
@@ -23,6 +24,7 @@ from common.runtime.cli.projections import PROJECTIONS
 from common.runtime.cli.subscriptions import INBOX, SUBSCRIPTIONS
 
 if TYPE_CHECKING:
+    from common.core.addresses import PeerAddress
     from common.runtime.cli.run import Serve
 
 
@@ -36,6 +38,10 @@ def _migrate(settings: CloudSettings) -> str:
     from cloud_service.tables import migrate  # noqa: PLC0415 - heavy, and only for `migrate`
 
     return migrate(settings)
+
+
+def _peers(settings: CloudSettings) -> list[tuple[str, PeerAddress, str]]:
+    return [(name, address, "") for address, name in {one.address: one.name for one in settings.followed(None)}.items()]
 
 
 CLOUD = cli.Program(
@@ -54,6 +60,7 @@ CLOUD = cli.Program(
         *ASKING,
         *LOG_LEVEL,
         APPEND,
+        *diagnosis(_peers),
         *PARKED,
         *ORIGINS,
         *NODES,

@@ -28,7 +28,7 @@ from common import VERSION
 from common.core.errors import BackhaulError
 from common.core.journal.session_budget import sessions_of_node
 from common.core.members.member import MemberReport, instance_name
-from common.core.push.messages import PUSH_PATH
+from common.core.push.messages import CHECK_PATH, PUSH_PATH
 from common.journal.feeds import RangeFeeds
 from common.journal.group_commit import GroupCommit, open_group_commit
 from common.journal.membership import Membership, MembershipSettings
@@ -62,7 +62,7 @@ from common.runtime.stream_serving import ServedStreams, open_firehose, open_str
 from common.runtime.subscriptions import Subscriptions, all_followed
 from common.runtime.trust import TrustKeeper
 from common.transport.push.endpoint import EndpointSettings, PushEndpoint
-from common.transport.stream import StreamMethod
+from common.transport.stream import StreamMethod, UnaryMethod
 
 _log = structlog.get_logger()
 
@@ -127,7 +127,11 @@ async def serve(
         )
         async with (
             environment.serve_grpc(
-                {PUSH_PATH: StreamMethod(node.endpoint.serve), **streams.methods},
+                {
+                    PUSH_PATH: StreamMethod(node.endpoint.serve),
+                    CHECK_PATH: UnaryMethod(node.endpoint.check),
+                    **streams.methods,
+                },
                 host=settings.grpc_host,
                 port=settings.grpc_port,
                 tls=tls_files(settings),

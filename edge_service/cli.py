@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from common.runtime.cli import main as cli
 from common.runtime.cli.append import APPEND
 from common.runtime.cli.commands import ASKING, PARKED
+from common.runtime.cli.diagnosis import diagnosis
 from common.runtime.cli.entities import ENTITIES
 from common.runtime.cli.identities import IDENTITIES
 from common.runtime.cli.log_level import LOG_LEVEL
@@ -19,6 +20,7 @@ from common.runtime.cli.subscriptions import INBOX, SUBSCRIPTIONS
 from edge_service.settings import PREFIX, EdgeSettings
 
 if TYPE_CHECKING:
+    from common.core.addresses import PeerAddress
     from common.runtime.cli.run import Serve
 
 
@@ -26,6 +28,11 @@ def _load_serve() -> Serve[EdgeSettings]:
     from edge_service.service import serve  # noqa: PLC0415 - heavy, and only for `run`
 
     return serve
+
+
+def _peers(settings: EdgeSettings) -> list[tuple[str, PeerAddress, str]]:
+    followed = {one.address: one.name for one in settings.followed(settings.cloud) if one.address != settings.cloud}
+    return [("cloud", settings.cloud, settings.id), *((name, address, "") for address, name in followed.items())]
 
 
 EDGE = cli.Program(
@@ -43,6 +50,7 @@ EDGE = cli.Program(
         *ASKING,
         *LOG_LEVEL,
         APPEND,
+        *diagnosis(_peers),
         *PARKED,
         *POLICY,
         *IDENTITIES,

@@ -4,6 +4,7 @@ Async tests are trio's (`trio_mode`). Ask for `autojump_clock` (from pytest-trio
 sleeping then costs nothing. Never with sockets, threads or processes, whose time the mock clock cannot know.
 """
 
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -41,3 +42,11 @@ def own_postgres() -> Iterator[PostgresServer]:
     with postgres_server() as server:
         server.require_durable()
         yield server
+
+
+@pytest.fixture
+def closed_port() -> str:
+    """A port nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])

@@ -16,6 +16,7 @@ class EdgeHealth:
     cap_bytes: int = 0
     free_bytes: int = 0
     version: str = ""
+    certificate_expires_us: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,19 @@ from common.core.push.filter_transition import NO_FILTER, UNFILTERED, PushFilter
 
 PROTOCOL_VERSION = 1
 PUSH_PATH = "/backhaul.v1.Push/Connect"
+CHECK_PATH = "/backhaul.v1.Push/Check"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReply:
+    """What a Hello would be answered: a refusal (code, message, hint), or what holds for the id."""
+
+    clock_us: int
+    refusal: tuple[str, str, str] | None = None
+    version: str = ""
+    rule: str = ""
+    may_write: bool = False
+    is_connected: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,13 +38,17 @@ def _no_arguments(_: ArgumentParser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command of one or two words. `run` returns the exit status and raises `BackhaulError`."""
+    """A command of one or two words. `run` returns the exit status and raises `BackhaulError`.
+
+    With `needs_settings` the settings must be whole; else stand-ins are taken for those that have no default.
+    """
 
     words: tuple[str, ...]
     help_text: str
     run: Callable[[Question], int]
     add_arguments: Callable[[ArgumentParser], None] = _no_arguments
     timeout_s: float = 30.0
+    needs_settings: bool = False
 
 
 def number(text: str) -> int:

@@ -116,7 +116,7 @@ def _dispatch(program: Program[S], words: Sequence[str], environ: Mapping[str, s
         say(program.migrate(load_from(flags).settings))
         return 0
     command: Command = args.command
-    settings = load_from([*program.stand_ins, *flags]).settings
+    settings = load_from([*(() if command.needs_settings else program.stand_ins), *flags]).settings
     host, port = program.http_address(settings)
     with closing(
         ServiceClient(host, port, command.timeout_s, partial(_way_in, settings, Address(host, port)))

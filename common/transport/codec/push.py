@@ -22,6 +22,7 @@ from common.core.push.filter_transition import (
 )
 from common.core.push.messages import (
     Ack,
+    CheckReply,
     FromCloud,
     FromEdge,
     Hello,
@@ -280,7 +281,34 @@ def _filter_from_wire(message: wire.PushFilter) -> PushFilter:
 def _health_from_wire(said: wire.EdgeHealth) -> EdgeHealth | None:
     """What an edge says of itself is stored and shown, so it is looked at: a version is a short plain text."""
     sizes = (said.head_position, said.lag_us, said.lag_bytes, said.used_bytes, said.cap_bytes, said.free_bytes)
-    if min(sizes) < 0 or text_problem(said.version, _VERSION_MAX_BYTES):
+    if min(*sizes, said.certificate_expires_us) < 0 or text_problem(said.version, _VERSION_MAX_BYTES):
         raise malformed("an edge's health has a number below 0, or a version that is no short plain text")
-    health = EdgeHealth(*sizes, said.version)
+    health = EdgeHealth(*sizes, said.version, said.certificate_expires_us)
     return None if health == EdgeHealth() else health
+
+
+# -- asked once, without a stream --------------------------------------------------------------------------------------
+def encode_check_request(protocol_version: int, origin_id: str) -> bytes:
+    """What would a Hello be answered?"""
+    return wire.CheckRequest(protocol_version, origin_id).encode()
+
+
+def decode_check_request(data: bytes) -> tuple[int, str]:
+    """Protocol version and origin id. Raises ``link.malformed``."""
+    message = wire.CheckRequest.decode(data)
+    return message.protocol_version, message.origin_id
+
+
+def encode_check_reply(reply: CheckReply) -> bytes:
+    """The answer to it."""
+    code, message, hint = reply.refusal or ("", "", "")
+    return wire.CheckReply(
+        reply.clock_us, code, message, hint, reply.version, reply.rule, reply.may_write, reply.is_connected
+    ).encode()
+
+
+def decode_check_reply(data: bytes) -> CheckReply:
+    """Raises ``link.malformed``."""
+    said = wire.CheckReply.decode(data)
+    refusal = (said.error_code, said.error_message, said.error_hint) if said.error_code else None
+    return CheckReply(said.clock_us, refusal, said.version, said.rule, said.may_write, said.connected)

@@ -12,13 +12,14 @@ from typing import NoReturn
 import structlog
 import trio
 
+from common import VERSION
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.ids import NAME_MAX_BYTES, invisible_problem, text_problem
 from common.core.flow.measures import CodeCounts
 from common.core.flow.messages import Drain
 from common.core.journal.append import AppendRequest
 from common.core.journal.history import Resume, history_problem
-from common.core.push.messages import PROTOCOL_VERSION, Hello, Start
+from common.core.push.messages import PROTOCOL_VERSION, CheckReply, Hello, Start
 from common.core.push.receiver import Endpoint
 from common.core.push.requested_filter import RequestedFilter, filter_for
 from common.journal.group_commit import Submitted
@@ -27,7 +28,7 @@ from common.transport.codec import push as codec
 from common.transport.link.live_peers import LivePeer, check_trusted
 from common.transport.link.live_streams import LiveStreams
 from common.transport.push.endpoint_stream import EndpointSettings, EndpointStream, OriginStream, protocol_error
-from common.transport.stream import MessageStream
+from common.transport.stream import Caller, MessageStream, PeerInfo
 
 __all__ = ["EndpointSettings", "OriginStream", "PushEndpoint"]
 
@@ -169,24 +170,40 @@ class PushEndpoint:
             return hello
         raise BackhaulError("link.timeout", "no Hello came", "send Hello at once after opening the stream")
 
+    async def check(self, data: bytes, caller: Caller) -> bytes:
+        """What a Hello by an id would be answered; opens no session, so that a running edge is not disturbed."""
+        version, name = codec.decode_check_request(data)
+        now_us = self._now_us()
+        try:
+            self._check_peer(version, name, caller.peer)
+        except BackhaulError as error:
+            return codec.encode_check_reply(CheckReply(now_us, (error.code, error.message, error.hint)))
+        rights = self._settings.policy().rights_of(name)
+        may_write = rights.may_write(f"Check|{name}/check")
+        return codec.encode_check_reply(
+            CheckReply(now_us, None, VERSION, rights.rule.name, may_write, name in self._live)
+        )
+
     def _check_hello(self, hello: Hello, stream: MessageStream) -> None:
+        self._check_peer(hello.protocol_version, hello.origin_id, stream.peer)
+        problem = history_problem(hello.history) or text_problem(hello.instance, NAME_MAX_BYTES)
+        if problem:
+            raise protocol_error(f"Hello {problem}")
+
+    def _check_peer(self, protocol_version: int, name: str, peer: PeerInfo) -> None:
         """Who is it? Asked before anything is looked up, so that a refusal reveals nothing."""
-        if hello.protocol_version != PROTOCOL_VERSION:
+        if protocol_version != PROTOCOL_VERSION:
             raise BackhaulError(
                 "push.version",
-                f"the edge speaks protocol {hello.protocol_version}, this node {PROTOCOL_VERSION}",
+                f"the edge speaks protocol {protocol_version}, this node {PROTOCOL_VERSION}",
                 "update the older side",
             )
-        name = hello.origin_id
         problem = (text_problem(name, NAME_MAX_BYTES) or invisible_problem(name)) if name else "is empty"
         if problem:
             raise BackhaulError("push.invalid_origin", f"the edge id {problem}", "set EDGE_ID to a short name")
         if self._settings.require_identity:
-            stream.peer.must_be(hello.origin_id, "edge")
-        check_trusted(self._settings.trust, hello.origin_id, stream.peer, self._now_us() / 1e6)
-        problem = history_problem(hello.history) or text_problem(hello.instance, NAME_MAX_BYTES)
-        if problem:
-            raise protocol_error(f"Hello {problem}")
+            peer.must_be(name, "edge")
+        check_trusted(self._settings.trust, name, peer, self._now_us() / 1e6)
 
     async def _open_session(self, hello: Hello) -> tuple[Endpoint, Start]:
         decision = await self._journal.origins.open_session(hello.origin_id, hello.instance, hello.history)

@@ -345,6 +345,8 @@ class EdgeHealth(betterproto.Message):
     cap_bytes: int = betterproto.int64_field(5)
     free_bytes: int = betterproto.int64_field(6)
     version: str = betterproto.string_field(7)
+    certificate_expires_us: int = betterproto.int64_field(8)
+    """When its certificate runs out, microseconds since 1970 UTC."""
 
 
 @dataclass(eq=False, repr=False)
@@ -355,6 +357,33 @@ class Drain(betterproto.Message):
 
     retry_after_s: float = betterproto.double_field(1)
     reason: str = betterproto.string_field(2)
+
+
+@dataclass(eq=False, repr=False)
+class CheckRequest(betterproto.Message):
+    protocol_version: int = betterproto.uint32_field(1)
+    origin_id: str = betterproto.string_field(2)
+
+
+@dataclass(eq=False, repr=False)
+class CheckReply(betterproto.Message):
+    clock_us: int = betterproto.int64_field(1)
+    """The cloud's clock, microseconds since 1970 UTC."""
+
+    error_code: str = betterproto.string_field(2)
+    """Set when a Hello would be refused; then nothing else is said."""
+
+    error_message: str = betterproto.string_field(3)
+    error_hint: str = betterproto.string_field(4)
+    version: str = betterproto.string_field(5)
+    rule: str = betterproto.string_field(6)
+    """
+    The policy's rule for this id, and whether it lets the id write below its own prefix.
+    """
+
+    may_write: bool = betterproto.bool_field(7)
+    connected: bool = betterproto.bool_field(8)
+    """Whether a stream of this id is open on this node."""
 
 
 @dataclass(eq=False, repr=False)

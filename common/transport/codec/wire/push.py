@@ -233,7 +233,7 @@ class PushBatch:
         )
 
 
-_EDGE_HEALTH_KEYS: Final = frozenset({8, 16, 24, 32, 40, 48, 58})
+_EDGE_HEALTH_KEYS: Final = frozenset({8, 16, 24, 32, 40, 48, 58, 64})
 
 
 @dataclass(slots=True)
@@ -247,6 +247,7 @@ class EdgeHealth:
     cap_bytes: int = 0
     free_bytes: int = 0
     version: str = ""
+    certificate_expires_us: int = 0
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -265,6 +266,8 @@ class EdgeHealth:
             out.append(number(b"\x30", self.free_bytes))
         if self.version:
             out.append(delimited(b"\x3a", self.version.encode()))
+        if self.certificate_expires_us:
+            out.append(number(b"\x40", self.certificate_expires_us))
         return b"".join(out)
 
     @staticmethod
@@ -277,6 +280,7 @@ class EdgeHealth:
         cap_bytes = 0
         free_bytes = 0
         version = ""
+        certificate_expires_us = 0
         at, end = 0, len(data)
         try:
             while at < end:
@@ -316,15 +320,22 @@ class EdgeHealth:
                     if at == end:
                         break
                     key = data[at]
+                if key == 64:
+                    certificate_expires_us, at = read_int64(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
                 if key not in _EDGE_HEALTH_KEYS:
                     number, wire_type, at = read_key(data, at)
-                    if number in {1, 2, 3, 4, 5, 6, 7}:
+                    if number in {1, 2, 3, 4, 5, 6, 7, 8}:
                         raise unfit(number, wire_type)
                     else:
                         at = skip(data, at, wire_type)
         except (IndexError, ValueError) as error:
             raise undecoded("EdgeHealth", error) from error
-        return EdgeHealth(head_position, lag_us, lag_bytes, used_bytes, cap_bytes, free_bytes, version)
+        return EdgeHealth(
+            head_position, lag_us, lag_bytes, used_bytes, cap_bytes, free_bytes, version, certificate_expires_us
+        )
 
 
 _HEARTBEAT_KEYS: Final = frozenset({8, 16, 26})
@@ -961,3 +972,155 @@ class FromCloud:
         if number == 5:
             return FromCloud(PushFilterUpdate.decode(content))
         return FromCloud()
+
+
+_CHECK_REQUEST_KEYS: Final = frozenset({8, 18})
+
+
+@dataclass(slots=True)
+class CheckRequest:
+    """The message CheckRequest."""
+
+    protocol_version: int = 0
+    origin_id: str = ""
+
+    def encode(self) -> bytes:
+        """Its bytes, fields in the order of their numbers."""
+        out: list[bytes] = []
+        if self.protocol_version:
+            out.append(number(b"\x08", self.protocol_version))
+        if self.origin_id:
+            out.append(delimited(b"\x12", self.origin_id.encode()))
+        return b"".join(out)
+
+    @staticmethod
+    def decode(data: bytes) -> CheckRequest:
+        """The message that these bytes are; fields that it does not know are left out."""
+        protocol_version = 0
+        origin_id = ""
+        at, end = 0, len(data)
+        try:
+            while at < end:
+                key = data[at]
+                if key == 8:
+                    protocol_version, at = read_uint32(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
+                if key == 18:
+                    origin_id, at = read_text(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
+                if key not in _CHECK_REQUEST_KEYS:
+                    number, wire_type, at = read_key(data, at)
+                    if number in {1, 2}:
+                        raise unfit(number, wire_type)
+                    else:
+                        at = skip(data, at, wire_type)
+        except (IndexError, ValueError) as error:
+            raise undecoded("CheckRequest", error) from error
+        return CheckRequest(protocol_version, origin_id)
+
+
+_CHECK_REPLY_KEYS: Final = frozenset({8, 18, 26, 34, 42, 50, 56, 64})
+
+
+@dataclass(slots=True)
+class CheckReply:
+    """The message CheckReply."""
+
+    clock_us: int = 0
+    error_code: str = ""
+    error_message: str = ""
+    error_hint: str = ""
+    version: str = ""
+    rule: str = ""
+    may_write: bool = False
+    connected: bool = False
+
+    def encode(self) -> bytes:
+        """Its bytes, fields in the order of their numbers."""
+        out: list[bytes] = []
+        if self.clock_us:
+            out.append(number(b"\x08", self.clock_us))
+        if self.error_code:
+            out.append(delimited(b"\x12", self.error_code.encode()))
+        if self.error_message:
+            out.append(delimited(b"\x1a", self.error_message.encode()))
+        if self.error_hint:
+            out.append(delimited(b"\x22", self.error_hint.encode()))
+        if self.version:
+            out.append(delimited(b"\x2a", self.version.encode()))
+        if self.rule:
+            out.append(delimited(b"\x32", self.rule.encode()))
+        if self.may_write:
+            out.append(b"\x38\x01")
+        if self.connected:
+            out.append(b"\x40\x01")
+        return b"".join(out)
+
+    @staticmethod
+    def decode(data: bytes) -> CheckReply:
+        """The message that these bytes are; fields that it does not know are left out."""
+        clock_us = 0
+        error_code = ""
+        error_message = ""
+        error_hint = ""
+        version = ""
+        rule = ""
+        may_write = False
+        connected = False
+        at, end = 0, len(data)
+        try:
+            while at < end:
+                key = data[at]
+                if key == 8:
+                    clock_us, at = read_int64(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
+                if key == 18:
+                    error_code, at = read_text(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
+                if key == 26:
+                    error_message, at = read_text(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
+                if key == 34:
+                    error_hint, at = read_text(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
+                if key == 42:
+                    version, at = read_text(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
+                if key == 50:
+                    rule, at = read_text(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
+                if key == 56:
+                    may_write, at = read_bool(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
+                if key == 64:
+                    connected, at = read_bool(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
+                if key not in _CHECK_REPLY_KEYS:
+                    number, wire_type, at = read_key(data, at)
+                    if number in {1, 2, 3, 4, 5, 6, 7, 8}:
+                        raise unfit(number, wire_type)
+                    else:
+                        at = skip(data, at, wire_type)
+        except (IndexError, ValueError) as error:
+            raise undecoded("CheckReply", error) from error
+        return CheckReply(clock_us, error_code, error_message, error_hint, version, rule, may_write, connected)

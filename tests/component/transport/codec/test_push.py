@@ -12,7 +12,7 @@ from common.core.events.stated_range import StatedRange
 from common.core.flow.messages import Drain, EdgeHealth, Heartbeat
 from common.core.journal.append import LocalAppend, ParkedEvent
 from common.core.journal.history import Generation, History, Offset, Resume
-from common.core.push.messages import Ack, FromCloud, FromEdge, Hello, PushBatch, PushLimits, Start
+from common.core.push.messages import Ack, CheckReply, FromCloud, FromEdge, Hello, PushBatch, PushLimits, Start
 from common.generated.backhaul import v1 as wire
 from common.transport.codec import intake
 from common.transport.codec import push as codec
@@ -203,3 +203,11 @@ def test_a_start_with_which_nothing_could_be_sent_is_refused(position: int, limi
     with pytest.raises(BackhaulError) as refused:
         codec.decode_from_cloud(codec.encode_from_cloud(start))
     assert refused.value.code == "link.malformed"
+
+
+@pytest.mark.parametrize(
+    "reply", [CheckReply(5, ("auth.identity_mismatch", "no", "do")), CheckReply(7, None, "1.2", "edges", True, True)]
+)
+def test_what_a_check_asks_and_answers_is_heard(reply: CheckReply) -> None:
+    assert codec.decode_check_request(codec.encode_check_request(1, "edge-1")) == (1, "edge-1")
+    assert codec.decode_check_reply(codec.encode_check_reply(reply)) == reply
