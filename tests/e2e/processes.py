@@ -285,7 +285,9 @@ class Stage:
             assert not service.noise, (service.name, service.noise[:20])
             raised = [line for line in service.lines if "exceptions" in line]
             assert self.expects_exceptions or not raised, (service.name, raised[:3])
-            assert len(service.lines) <= LINES_MAX, (service.name, len(service.lines), service.last_words())
+            # Summaries come by time, and a slow machine has more of that.
+            lines = sum(not line["event"].endswith(".summary") for line in service.lines)
+            assert lines <= LINES_MAX, (service.name, lines, service.last_words())
 
 
 @contextmanager

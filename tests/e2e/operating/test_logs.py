@@ -60,6 +60,8 @@ def test_the_story_of_a_chaotic_run_is_in_the_lines(stage: Stage, relays: Relays
     edge.append(40)
     other.append(10)
     cloud.delivered(50)
+    until_summary(edge, acked=40)
+    until_summary(other, acked=10)
 
     line.obey("refuse")
     edge.wait_for("link.disconnected")
@@ -76,6 +78,7 @@ def test_the_story_of_a_chaotic_run_is_in_the_lines(stage: Stage, relays: Relays
     edge.wait_for("push.started", process=edge.process.pid)
     edge.append(5)
     cloud.delivered(85)
+    until_summary(edge, acked=75)
 
     port = {"grpc_port": cloud.grpc_port, "http_port": cloud.http_port}
     cloud.kill()
