@@ -146,13 +146,13 @@ class FleetView:
                 for name, first, last in edge.facts.gone
             ],
             "timeline": [
-                {"at_us": note.at_us, "what": note.kind} | _told(from_json(note.facts))
+                {"at_us": note.at_us, "what": note.kind} | _shown(from_json(note.facts))
                 for note in await fleet.notes(edge.origin_id)
             ],
         }
 
 
-def _told(facts: EdgeFacts) -> dict[str, object]:
+def _shown(facts: EdgeFacts) -> dict[str, object]:
     return {
         "stored": facts.stored,
         "lag_events": facts.lag,

@@ -30,7 +30,7 @@ Ts = TypeVarTuple("Ts")
 async def open_loop() -> AsyncIterator[None]:
     """Run an asyncio loop in this trio task's scope; leaving it cancels what asyncio still runs.
 
-    An exception that an asyncio callback does not handle comes out of here: whoever gives the loop callbacks
+    An exception that an asyncio callback does not handle comes out of here: code that gives the loop callbacks
     that a peer can reach must contain their errors.
     """
     async with open_eager_loop() as loop:

@@ -123,7 +123,7 @@ class EdgeReport:
         return {"events": events, "seconds": round(self._lag_s, 3), "bytes_estimated": self._lag_bytes}
 
     def health(self) -> EdgeHealth:
-        """What the cloud is told in heartbeats; what the journal says is as of the last refresh."""
+        """The report of a heartbeat; what the journal says is as of the last refresh."""
         return EdgeHealth(
             self._head(),
             round(self._lag_s * 1e6),

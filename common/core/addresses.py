@@ -136,7 +136,7 @@ def _split(text: str) -> tuple[str, str | None]:
         if not bracket or (rest and not rest.startswith(":")):
             raise ValueError("the brackets do not fit; write [address]:port")
         return _v6(host), rest[1:] if rest else None
-    if text.count(":") > 1:  # a bare IPv6 address; its port cannot be told from its last group
+    if text.count(":") > 1:  # a bare IPv6 address; its port cannot be distinguished from its last group
         return _v6(text), None
     host, colon, port = text.partition(":")
     return host, port if colon else None

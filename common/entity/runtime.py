@@ -138,7 +138,7 @@ class Entities:
             # Nothing was stored with the key now, so it may be the state after the first time that says no.
             answer = await self._used_before(asked) or answer
         if isinstance(answer, Repeated):
-            return await self._told_again(definition, name, command, answer.seq_nrs)
+            return await self._repeat_of(definition, name, command, answer.seq_nrs)
         assert isinstance(answer, Accepted | Rejected)
         return answer
 
@@ -185,7 +185,7 @@ class Entities:
             raise refusals.refused(outcome)
         return None
 
-    async def _told_again(self, definition: Definition, name: str, command: object, seq_nrs: list[int]) -> Accepted:
+    async def _repeat_of(self, definition: Definition, name: str, command: object, seq_nrs: list[int]) -> Accepted:
         """The answer to the first use of a key: deciding is pure, so it is what the state of then leads to."""
         reply: object = None
         try:
@@ -259,13 +259,13 @@ class Entities:
                 return
             entity.refused(error)
         else:
-            self._told(entity, result.unwrap())
+            self._settle(entity, result.unwrap())
         if entity.waiting:
             # Not at once: callers that were just answered may have more for it.
             self._again.append(entity)
             self._more.unpark()
 
-    def _told(self, entity: LiveEntity, outcome: AppendOutcome) -> None:
+    def _settle(self, entity: LiveEntity, outcome: AppendOutcome) -> None:
         if isinstance(outcome, Appended):
             if outcome.repeated:
                 entity.repeats(outcome.seq_nr)
@@ -384,7 +384,7 @@ class Entities:
                     continue
                 entity.refused(error)
                 return
-            self._told(entity, outcome)
+            self._settle(entity, outcome)
             return
         entity.overtaken(entity.seq_nr)  # nobody waits for it: it is enough to read what there is
 

@@ -14,7 +14,7 @@ from common.core.events.batch import EventBatch
 
 
 class CommitFeed:
-    """Given to by the journal, listened to by whoever wants batches while they are in memory anyway."""
+    """Given to by the journal, read by followers of the same process while the batches are in memory anyway."""
 
     def __init__(self) -> None:
         self._listeners: list[Callable[[EventBatch], None]] = []

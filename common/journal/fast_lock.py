@@ -15,7 +15,7 @@ class FastLock:
 
     @property
     def is_taken(self) -> bool:
-        """Whether somebody has it now."""
+        """Whether a task holds it now."""
         return self._lock.locked()
 
     async def __aenter__(self) -> None:

@@ -47,7 +47,7 @@ class Feed(Protocol):
     serve: Callable[[float], bool] | None
     """With it, what is in memory is not for ``next`` to return: this is called instead, while a task waits there.
 
-    It is told the time, takes by ``next_nowait``, must not wait nor raise, and answers whether it is to be called again for
+    It gets the time, takes by ``next_nowait``, must not wait nor raise, and answers whether it is to be called again for
     what is left; if not, it has seen to it that the task gets on (cancelled its wait), unless nothing is left.
     """
 

@@ -172,7 +172,7 @@ class GroupCommit:
             raise _closing()
 
     def submit_nowait(self, request: AppendRequest, on_settled: OnSettled) -> bool:
-        """Take a place in the queue at once, or none when it is full; ``on_settled`` is told the outcome, once.
+        """Take a place in the queue at once, or none when it is full; ``on_settled`` gets the outcome, once.
 
         Raises ``journal.closing`` once the service stops.
         """
@@ -196,7 +196,7 @@ class GroupCommit:
             self._work.unpark()
 
     async def run(self) -> None:
-        """Commit groups until cancelled; callers left waiting then are told ``journal.closing``."""
+        """Commit groups until cancelled; callers left waiting then get ``journal.closing``."""
         try:
             async with trio.open_nursery() as nursery:
                 for _ in range(_GROUPS_AT_A_TIME):
@@ -250,9 +250,9 @@ class GroupCommit:
             self.commits += 1
             self.refused_bytes = None
             self.latency.add(trio.current_time() - began_s)
-            for submitted, told in zip(taken, outcomes, strict=True):
+            for submitted, answer in zip(taken, outcomes, strict=True):
                 self.events += len(submitted.request.events)
-                submitted.settle(outcome.Value(told))
+                submitted.settle(outcome.Value(answer))
         except BackhaulError as error:
             if error.code in {"journal.full", "journal.disk_full"}:
                 self.on_full()
@@ -312,7 +312,7 @@ def _overtaken() -> BackhaulError:
 
 @asynccontextmanager
 async def open_group_commit(log: LogStore) -> AsyncIterator[GroupCommit]:
-    """The one writer of ``journal`` while the block runs; whoever still waits then is told ``journal.closing``."""
+    """The one writer of ``journal`` while the block runs; callers that still wait then get ``journal.closing``."""
     commit = GroupCommit(log)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(commit.run)

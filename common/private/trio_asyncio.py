@@ -53,7 +53,7 @@ _EAGER_MAX = 100
 
 
 class EagerLoop(TrioEventLoop):  # type: ignore[misc]  # it has no types
-    """trio-asyncio's loop, with fewer turns of trio's between a socket and whoever waits for it.
+    """trio-asyncio's loop, with fewer turns of trio's between a socket and the task that waits for it.
 
     As it comes, each asyncio callback costs a turn of trio's own loop, with a system call, and a statement or a message
     takes six of them. Here the callbacks that an arrival brings about run at once, one after the other, in the order of
@@ -133,7 +133,7 @@ class EagerLoop(TrioEventLoop):  # type: ignore[misc]  # it has no types
                             raise
                     if not handle.cancelled():
                         self.run_eagerly(handle._run)
-            except Exception as error:  # noqa: BLE001  as asyncio's: told to the loop's exception handler
+            except Exception as error:  # noqa: BLE001  as asyncio's: handed to the loop's exception handler
                 handle._raise(error)
 
     async def _main_loop_one(self, no_wait: bool = False) -> None:

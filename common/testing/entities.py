@@ -1,8 +1,8 @@
 """Given events, when a command comes, then events, a reply or a rejection.
 
-    told = given(Counters, Added(5)).when(Take(2))
-    assert told.events == [Taken(2)]
-    assert told.reply == 3
+    outcome = given(Counters, Added(5)).when(Take(2))
+    assert outcome.events == [Taken(2)]
+    assert outcome.reply == 3
 
 Everything passes through its codec: given events are stored and read, the state is stored and read between any two commands,
 the command is written and read as if it came over HTTP. And what must be pure is called twice.

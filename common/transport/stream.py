@@ -1,4 +1,4 @@
-"""What a message stream is, whoever carries it: the words both ends of every link are written in.
+"""What a message stream is, on every carrier: the words both ends of every link are written in.
 
 Two carriers offer exactly this: `grpc` (over TCP and TLS) and `memory` (pipes, for
 simulation); one contract suite runs on both. A stream carries whole messages of bytes, in order, with

@@ -6,7 +6,7 @@ import trio
 
 
 class DemoFailure(Exception):
-    """The demo cannot go on; the message is for whoever started it."""
+    """The demo cannot go on; the message is for its user."""
 
 
 def first_failure(group: BaseExceptionGroup[BaseException]) -> DemoFailure | None:

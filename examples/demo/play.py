@@ -28,7 +28,7 @@ from examples.demo.orders.script import OrderActs, orders_arrived, start_late, s
 from examples.demo.outcome import Outcome, StoryLine
 from examples.demo.script import EDGE_FILE, Acts, Edge, break_the_line, kill_the_process, lose_the_disk
 from examples.demo.series import Series, read_folder
-from examples.demo.service_lines import told
+from examples.demo.service_lines import answer
 from examples.demo.show import EdgeProgress, Show
 from examples.support.http_client import HttpClient, Unanswered
 from examples.support.relay import Relay
@@ -82,7 +82,7 @@ class Plan:
 
 
 class _Story:
-    """Tells, and remembers what was told."""
+    """Prints the story, and remembers it."""
 
     def __init__(self, show: Show, nodes: int) -> None:
         self._show = show
@@ -102,7 +102,7 @@ class _Story:
 
     def heard(self, who: str, fields: Mapping[str, Any]) -> None:
         """A service's log line; those that matter are part of the story."""
-        found = told(fields, with_nodes=self._nodes > 1) if self.is_open else None
+        found = answer(fields, with_nodes=self._nodes > 1) if self.is_open else None
         if found:
             self.tell(who, found.text, "alarm" if found.is_alarm else "log")
 

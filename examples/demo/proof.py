@@ -105,12 +105,12 @@ def examine(account: EdgeAccount) -> EdgeFinding:
         problems.append(f"{repeats} readings were answered for twice")
 
     here = compare(account.in_file, set(account.answered) - account.on_lost_disk, account.given)
-    problems += _told("in its own file", here, here.missing)
+    problems += _problems("in its own file", here, here.missing)
 
     there = compare(account.in_cloud, account.answered, account.given)
     lost = tuple(reading for reading in there.missing if reading in account.unacked_at_loss)
     inexcusable = [reading for reading in there.missing if reading not in account.unacked_at_loss]
-    problems += _told("in the cloud", there, inexcusable)
+    problems += _problems("in the cloud", there, inexcusable)
     return EdgeFinding(
         edge_id=account.edge_id,
         given=len(account.given),
@@ -127,21 +127,21 @@ def examine(account: EdgeAccount) -> EdgeFinding:
     )
 
 
-def _told(where: str, found: Comparison, missing: Sequence[Reading]) -> list[str]:
-    told = []
+def _problems(where: str, found: Comparison, missing: Sequence[Reading]) -> list[str]:
+    answer = []
     if missing:
-        told.append(f"{len(missing)} answered readings are not {where}: {named(missing)}")
+        answer.append(f"{len(missing)} answered readings are not {where}: {named(missing)}")
     if found.duplicates:
-        told.append(f"{len(found.duplicates)} readings are more than once {where}: {named(found.duplicates)}")
+        answer.append(f"{len(found.duplicates)} readings are more than once {where}: {named(found.duplicates)}")
     if found.out_of_order:
-        told.append(f"{len(found.out_of_order)} readings are out of order {where}: {named(found.out_of_order)}")
+        answer.append(f"{len(found.out_of_order)} readings are out of order {where}: {named(found.out_of_order)}")
     if found.strangers:
         first = found.strangers[0]
-        told.append(
+        answer.append(
             f"{len(found.strangers)} events {where} are none of the input, or another sensor's: "
             f"{first.entity} holds {first.reading}"
         )
-    return told
+    return answer
 
 
 def named(readings: Collection[Reading], most: int = _NAMED_MAX) -> str:
@@ -152,11 +152,11 @@ def named(readings: Collection[Reading], most: int = _NAMED_MAX) -> str:
             stretches[-1] = (file, stretches[-1][1], row)
         else:
             stretches.append((file, row, row))
-    told: dict[str, list[str]] = {}
+    answer: dict[str, list[str]] = {}
     for file, first, last in stretches[:most]:
-        told.setdefault(file, []).append(str(first) if first == last else f"{first}-{last}")
+        answer.setdefault(file, []).append(str(first) if first == last else f"{first}-{last}")
     more = len(stretches) - most
-    return ", ".join(f"{file} rows {' and '.join(rows)}" for file, rows in told.items()) + (
+    return ", ".join(f"{file} rows {' and '.join(rows)}" for file, rows in answer.items()) + (
         f" and {more} more stretches" if more > 0 else ""
     )
 

@@ -13,7 +13,7 @@ class ServiceLine(NamedTuple):
     is_alarm: bool
 
 
-def told(fields: Mapping[str, Any], *, with_nodes: bool) -> ServiceLine | None:
+def answer(fields: Mapping[str, Any], *, with_nodes: bool) -> ServiceLine | None:
     """The line's place in the story, or None. ``with_nodes`` tells which cloud node took an edge."""
     event, is_alarm = str(fields["event"]), fields.get("level") in ("warning", "error", "critical")
     match event:

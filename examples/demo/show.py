@@ -89,14 +89,14 @@ class PlainShow:
     def progress(self, rows: Sequence[EdgeProgress]) -> None:
         self._updates += 1
         if self._updates % _PLAIN_EVERY == 0:
-            told = ";  ".join(
+            answer = ";  ".join(
                 f"{row.edge_id} {row.answered:,} of {row.total:,} stored, {row.state}"
                 + ("" if row.waiting is None else f", {row.waiting} to send")
                 for row in rows
             )
-            if told != self._shown:
-                print(f"{_LOG_MARGIN}… {told}", flush=True)
-            self._shown = told
+            if answer != self._shown:
+                print(f"{_LOG_MARGIN}… {answer}", flush=True)
+            self._shown = answer
 
 
 class LiveShow(AbstractContextManager["LiveShow"]):

@@ -99,14 +99,14 @@ async def _played(place: Path, view: View, args: argparse.Namespace) -> Outcome 
 
 def _tell(args: argparse.Namespace, console: Console, outcome: Outcome) -> None:
     if args.json:
-        told = {
+        answer = {
             "holds": outcome.holds,
             "problems": outcome.problems,
             "sites": [asdict(line) for line in outcome.facts.sites],
             "outage": asdict(outcome.outage),
             "seconds": round(outcome.seconds, 1),
         }
-        print(json.dumps(told, indent=2))
+        print(json.dumps(answer, indent=2))
         return
     draw(console, outcome.facts, outcome.seconds)
     for problem in outcome.problems[len(outcome.facts.problems) :]:

@@ -25,7 +25,7 @@ class Deliveries(DurableState[Delivery]):
 
 
 async def enqueue(running: Running, event: Event) -> None:
-    """A registered delivery waits here from now on. It may be told again after a crash: the value is then the same."""
+    """A registered delivery waits here from now on. It may be registered again after a crash: the value is then the same."""
     match event.value:
         case DeliveryRegistered(delivery_id, pick_up, to):
             await running.of(Deliveries).upsert(delivery_id, Delivery(event.entity_id, pick_up, to))

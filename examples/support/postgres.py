@@ -34,7 +34,7 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 
 # A shell stands between us and the server and holds the other end of a pipe of ours: when we are gone, however
-# we went, `read` returns and the server is told to drop everything. The shell ends when the server has ended.
+# we went, `read` returns and the server is ended without ceremony (immediate shutdown). The shell ends when the server has ended.
 _UNTIL_WE_ARE_GONE = """
 exec 3<&0
 "$@" 3<&- & server=$!

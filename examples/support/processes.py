@@ -237,14 +237,14 @@ class Programs:
         self._on_end(program)
 
     async def kill_all(self) -> None:
-        """SIGKILL whoever is left."""
+        """SIGKILL all that are left."""
         for program in tuple(self._running):
             await program.kill()
 
 
 @asynccontextmanager
 async def open_programs(on_end: Callable[[Program], None] = _nothing) -> AsyncIterator[Programs]:
-    """Run programs while the block runs; none outlives it. ``on_end`` is told of each that has ended, and may raise."""
+    """Run programs while the block runs; none outlives it. ``on_end`` is called with each that has ended, and may raise."""
     programs = Programs(on_end)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(programs.hear_all)

@@ -102,7 +102,7 @@ class Relay:
                 with trio.socket.socket() as listener:
                     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, _SEGMENT_BYTES)
-                    if self.bytes_per_s < math.inf:  # before the window is told to anyone
+                    if self.bytes_per_s < math.inf:  # before the window is announced
                         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SLOW_BUFFER_BYTES)
                     await listener.bind((host, port))
                     listener.listen(256)

@@ -65,15 +65,15 @@ def main() -> int:
         "names", nargs="*", metavar="name", help=f"one of {', '.join(BENCHMARKS)}; all if none is given"
     )
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that everything works, not how fast")
-    told = parser.parse_args()
-    unknown = sorted(set(told.names) - BENCHMARKS.keys())
+    result = parser.parse_args()
+    unknown = sorted(set(result.names) - BENCHMARKS.keys())
     if unknown:
         parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
     status = 1
     try:
-        with open_place(told.quick) as place:
+        with open_place(result.quick) as place:
             print("\n".join(describe(place)), flush=True)
-            status = trio.run(_run, told.names or list(BENCHMARKS), place)
+            status = trio.run(_run, result.names or list(BENCHMARKS), place)
     except* (NotDurable, PostgresUnavailable, ProcessFailure, BenchFailure) as failures:
         for failure in leaf_errors(failures):
             print(f"bench: {failure}", file=sys.stderr)

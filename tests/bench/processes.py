@@ -21,7 +21,7 @@ _STOP_S: Final = 12.0
 
 
 class BenchFailure(Exception):
-    """What a process did or told is not what the benchmark needs."""
+    """What a process did or printed is not what the benchmark needs."""
 
 
 def rss_bytes(program: Program) -> int:

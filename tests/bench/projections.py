@@ -43,9 +43,9 @@ async def run(place: Place) -> list[Table]:
             raw, projected = await _measure(target, place.sized(60_000, 4_000))
             table.add(f"{name}: the upserts alone", f"{raw:,.0f} events/s")
             at_least = 20_000 if name == "PostgreSQL" else 0
-            told = f">= {at_least:,}/s" if at_least else ""
+            result = f">= {at_least:,}/s" if at_least else ""
             if at_least:
-                table.judge(f"{name}: projected", f"{projected:,.0f} events/s", told, projected >= at_least)
+                table.judge(f"{name}: projected", f"{projected:,.0f} events/s", result, projected >= at_least)
             else:
                 table.add(f"{name}: projected", f"{projected:,.0f} events/s")
             share = projected / raw

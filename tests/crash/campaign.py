@@ -1,6 +1,6 @@
 """One campaign on one storage: start, die at every named fail point, die at random under load, settle, prove.
 
-Each kill is told with one line when its recovery is known: what, where, when, and how long until everything the edge
+Each kill is reported with one line when its recovery is known: what, where, when, and how long until everything the edge
 held was in the cloud and projected again. A kill may come before the one before it has been recovered from.
 """
 

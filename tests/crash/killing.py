@@ -1,4 +1,4 @@
-"""How services die in a campaign: at a named fail point, along several of them, at random; and how each death is told.
+"""How services die in a campaign: at a named fail point, along several of them, at random; and how each death is reported.
 
 What has to hold before a death counts as recovered from is the campaign's own: ``until_level``.
 """
@@ -77,7 +77,7 @@ class Killer:
         for point in points:
             await service.start(fail_point=point)
             died_s, load = await self._dies_at(service, point)
-            self._told(died_s, service.name, point, load, "started again")
+            self._report(died_s, service.name, point, load, "started again")
         await service.start()
 
     async def _dies_at(self, service: ServiceProcess, point: str) -> tuple[float, str]:
@@ -99,7 +99,7 @@ class Killer:
             await trio.sleep(pause_s)
             await self._stage.tend()
             if waiting is not None:
-                self._told(waiting[0], waiting[1], "at random", waiting[2], "killed again before it recovered")
+                self._report(waiting[0], waiting[1], "at random", waiting[2], "killed again before it recovered")
             died_s, load = trio.current_time(), self._load()
             name = await self._kill(victim)
             self._toll.kills[name] += 1
@@ -123,7 +123,7 @@ class Killer:
         await self._until_level()
         recovered_s = trio.current_time() - died_s
         self._toll.recovered_s.append(recovered_s)
-        self._told(died_s, name, how, load, f"recovered in {recovered_s:.2f} s")
+        self._report(died_s, name, how, load, f"recovered in {recovered_s:.2f} s")
 
-    def _told(self, died_s: float, name: str, how: str, load: str, after: str) -> None:
+    def _report(self, died_s: float, name: str, how: str, load: str, after: str) -> None:
         self._tell(f"  {died_s - self._began_s:7.2f} s  {name:<9} {how:<37} {load:<34}  {after}")

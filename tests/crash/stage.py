@@ -118,7 +118,7 @@ class Stage:
             await trio.sleep(_LOOK_S)
 
     async def end(self) -> None:
-        """SIGKILL whoever is left."""
+        """SIGKILL all that are left."""
         for client in self.clients.values():
             client.close()
         for service in self.services:

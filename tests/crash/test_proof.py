@@ -80,9 +80,9 @@ CLOUD_FAULTS: dict[str, tuple[list[Row], str]] = {
 
 @pytest.mark.parametrize("fault", CLOUD_FAULTS)
 def test_a_fault_of_the_cloud_is_found(fault: str) -> None:
-    rows, told = CLOUD_FAULTS[fault]
+    rows, answer = CLOUD_FAULTS[fault]
     finding = examine(requests(), journal(ROWS), cloud(numbered(rows)))
-    assert any(told in problem for problem in finding.problems), finding.problems
+    assert any(answer in problem for problem in finding.problems), finding.problems
 
 
 def test_a_hole_in_the_positions_is_found() -> None:

@@ -244,12 +244,12 @@ async def open_transactions(edge_file: Path, cloud_url: str, databases: Database
     found = sqlite_transactions(str(edge_file))
     if databases is None:
         return found + sqlite_transactions(cloud_url)
-    told = await trio.to_thread.run_sync(
+    result = await trio.to_thread.run_sync(
         databases.run,
         "SELECT count(*) FROM pg_stat_activity WHERE datname = "
         f"'{urlsplit(cloud_url).path.lstrip('/')}' AND xact_start IS NOT NULL AND pid <> pg_backend_pid()",
     )
-    return found + int(told)
+    return found + int(result)
 
 
 @pytest.mark.parametrize("storage", ["sqlite", "postgres"])

@@ -68,15 +68,15 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 async def test_acknowledged_appends_are_there_and_a_repeat_gets_the_same_answer(
     fail_point: str, stored: int, store: Store
 ) -> None:
-    told = store.kill_at(fail_point, "append")
-    assert len(told) == int(fail_point.partition(":")[2]) - 1
+    result = store.kill_at(fail_point, "append")
+    assert len(result) == int(fail_point.partition(":")[2]) - 1
     async with store.reopened() as journal:
         assert (await journal.log.stats()).head_position == 2 * stored
-        for line in told:
+        for line in result:
             number, position, *numbers = map(int, line)
             repeated = await appended(journal, local(*victim.request(number), append_id=f"key-{number}"))
             assert repeated == Appended(position, numbers, repeated=True)
-        for number in range(len(told) + 1, 21):
+        for number in range(len(result) + 1, 21):
             again = await appended(journal, local(*victim.request(number), append_id=f"key-{number}"))
             assert again == Appended(2 * number - 1, [number, 1], repeated=number <= stored)
         log = seq_nrs(await whole_log(journal))
@@ -84,8 +84,8 @@ async def test_acknowledged_appends_are_there_and_a_repeat_gets_the_same_answer(
 
 
 async def test_retention_that_is_killed_has_removed_nothing_yet(store: Store) -> None:
-    told = store.kill_at("trim.before_commit:2", "trim")
-    assert told[-1] == ["trimmed", "10"]
+    result = store.kill_at("trim.before_commit:2", "trim")
+    assert result[-1] == ["trimmed", "10"]
     async with store.reopened() as journal:
         stats = await journal.log.stats()
         assert (stats.first_position, stats.deleted_through, stats.head_position) == (11, 10, 40)
@@ -113,8 +113,8 @@ async def test_an_applications_migration_that_is_killed_has_made_no_table(store:
 
 
 async def test_a_projections_effect_and_offset_are_there_together_or_not_at_all(store: Store) -> None:
-    told = store.kill_at("projection.in_transaction:4", "project")
-    assert told[-1] == ["projected", "3"]
+    result = store.kill_at("projection.in_transaction:4", "project")
+    assert result[-1] == ["projected", "3"]
     async with store.reopened() as journal:
         [row] = await journal.projections.rows()
         assert row.position == 3
@@ -125,8 +125,8 @@ async def test_a_projections_effect_and_offset_are_there_together_or_not_at_all(
 
 
 async def test_what_a_subscription_brings_is_there_with_its_place_or_not_at_all(store: Store) -> None:
-    told = store.kill_at("subscription.in_transaction:4", "receive")
-    assert told[-1] == ["received", "3"]
+    result = store.kill_at("subscription.in_transaction:4", "receive")
+    assert result[-1] == ["received", "3"]
     async with store.reopened() as journal:
         await check_received(journal, 3)
 

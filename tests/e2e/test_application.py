@@ -63,9 +63,9 @@ def test_an_operator_sees_to_projections_by_command(stage: Stage, capsys: pytest
         return status, *capsys.readouterr()
 
     def command(*words: str) -> str:
-        status, told, error = run(*words)
+        status, answer, error = run(*words)
         assert status == 0, error
-        return told
+        return answer
 
     [first, behind] = edge.get("/v1/projections/highest/parked")["parked"]
     assert (first["position"], first["code"], behind["code"]) == (

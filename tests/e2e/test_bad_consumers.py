@@ -63,10 +63,10 @@ class Running:
     def say(self, *messages: FromConsumer | bytes) -> str:
         """The code with which a stream is refused that says this; the cloud's log must have it too."""
         sent = [one if isinstance(one, bytes) else encode_from_consumer(one) for one in messages]
-        told = strangers.refusal_of(self.cloud.grpc_port, SUBSCRIBE_PATH, *sent)
-        assert told.hint, told
-        self.cloud.wait_for("call.refused", code=told.code)  # said once in a while, as everything that comes again
-        return told.code
+        reported = strangers.refusal_of(self.cloud.grpc_port, SUBSCRIBE_PATH, *sent)
+        assert reported.hint, reported
+        self.cloud.wait_for("call.refused", code=reported.code)  # said once in a while, as everything that comes again
+        return reported.code
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +178,8 @@ def test_an_expression_that_would_take_other_engines_for_ever_takes_nothing(runn
     """Here it holds up nobody: `running` looks."""
     criteria = '[{"exclude_all": true}, {"include_regex": ["(a+)+(b|a+)*c", "(.*)*(.*)*x"]}]'
     running.cloud.append(5, entity="a" * 200, entity_type="Other")
-    told = running.say(replace(GOOD, requested=FilterState(1, criteria)), ConsumerAck(99))
-    assert told == "link.protocol"  # it got as far as the ack
+    reported = running.say(replace(GOOD, requested=FilterState(1, criteria)), ConsumerAck(99))
+    assert reported == "link.protocol"  # it got as far as the ack
 
 
 @pytest.mark.parametrize(
@@ -286,8 +286,8 @@ class TestPrograms:
     def test_are_told_what_is_wrong(
         self, running: Running, method: str, path: str, body: object, status: int, code: str
     ) -> None:
-        told, answer = running.edge.ask(method, path, body)
-        assert (told, answer["error"]["code"]) == (status, code), answer
+        reported, answer = running.edge.ask(method, path, body)
+        assert (reported, answer["error"]["code"]) == (status, code), answer
 
     def test_a_flood_of_filters_is_coalesced_and_the_last_one_counts(self, running: Running) -> None:
         everything = [{"include_topics": ["#"]}]
@@ -308,8 +308,8 @@ class TestPrograms:
 def test_an_edge_that_asks_for_a_stream_nobody_serves_says_so_and_follows_the_others(stage: Stage) -> None:
     cloud = stage.cloud(streams="orders=WorkOrder").start()
     edge = stage.edge(cloud=cloud, subscriptions="orders,nothing").start()
-    told = edge.wait_for("link.needs_operator", code="subscription.no_such_stream")
-    assert (told["subscription"], told["level"]) == ("nothing", "error")
+    reported = edge.wait_for("link.needs_operator", code="subscription.no_such_stream")
+    assert (reported["subscription"], reported["level"]) == ("nothing", "error")
     cloud.append(3, entity_type="WorkOrder")
     edge.until("/v1/inbox/orders", lambda body: body["inbox"]["last_id"] == 3)
     edge.append(1)

@@ -112,10 +112,10 @@ BODIES: dict[str, tuple[object, int, str]] = {
 def test_each_bad_body_is_refused_with_its_code_and_stores_nothing(running: Running) -> None:
     wrong = []
     for name, (body, status, code) in BODIES.items():
-        told, answer = running.edge.ask("POST", "/v1/events", body)
+        reported, answer = running.edge.ask("POST", "/v1/events", body)
         error = answer.get("error", {})
-        if (told, error.get("code")) != (status, code) or not error.get("hint") or "Traceback" in str(answer):
-            wrong.append((name, told, answer))
+        if (reported, error.get("code")) != (status, code) or not error.get("hint") or "Traceback" in str(answer):
+            wrong.append((name, reported, answer))
     assert wrong == []
     assert running.edge.get("/status")["journal"]["head"] == running.passed
     logged = {line["code"] for line in running.edge.said("http.refused")}
@@ -150,8 +150,8 @@ def test_wrong_questions_are_refused_by_both(running: Running, method: str, path
     for service in (running.edge, running.cloud):
         if service is running.cloud and method == "DELETE":
             continue
-        told, answer = service.ask(method, path, b"" if method == "POST" else None)
-        assert (told, answer["error"]["code"]) == (status, code), (service.name, answer)
+        reported, answer = service.ask(method, path, b"" if method == "POST" else None)
+        assert (reported, answer["error"]["code"]) == (status, code), (service.name, answer)
 
 
 def append_request(**columns: object) -> bytes:
@@ -179,8 +179,8 @@ def append_request(**columns: object) -> bytes:
     ],
 )
 def test_bad_columns_are_refused_over_grpc(running: Running, request_bytes: bytes, code: str) -> None:
-    told = strangers.refusal_of(running.edge.grpc_port, APPEND_PATH, request_bytes)
-    assert (told.code, bool(told.hint)) == (code, True)
+    reported = strangers.refusal_of(running.edge.grpc_port, APPEND_PATH, request_bytes)
+    assert (reported.code, bool(reported.hint)) == (code, True)
     running.edge.wait_for("call.refused", code=code)
 
 
@@ -205,8 +205,8 @@ def hello(**changes: object) -> bytes:
     ],
 )
 def test_what_is_no_edge_is_told_so_by_the_cloud(running: Running, path: str, messages: list[bytes], code: str) -> None:
-    told = strangers.refusal_of(running.cloud.grpc_port, path, *messages)
-    assert told.code in (code, "link.unknown_method"), told
+    reported = strangers.refusal_of(running.cloud.grpc_port, path, *messages)
+    assert reported.code in (code, "link.unknown_method"), reported
 
 
 class TestNoise:

@@ -115,8 +115,8 @@ def test_input_that_cannot_be_replayed_is_refused_in_one_line(
 ) -> None:
     (tmp_path / "one.csv").write_text("timestamp,value\n")
     assert main(["--data", str(tmp_path)]) == 1
-    told = capsys.readouterr()
-    assert told.err.splitlines() == [
+    answer = capsys.readouterr()
+    assert answer.err.splitlines() == [
         f"The demo could not be played: {tmp_path} holds 1 CSV files; at least 3 are needed, one for each edge"
     ]
-    assert told.out == ""
+    assert answer.out == ""

@@ -29,8 +29,8 @@ def ask(cloud: Service, criteria: list[object]) -> None:
 
 def in_force(cloud: Service, criteria: list[object]) -> None:
     def holds(answer: dict[str, object]) -> bool:
-        told = answer["in_force"]
-        return answer["backfilling"] is None and isinstance(told, dict) and told["criteria"] == criteria
+        reported = answer["in_force"]
+        return answer["backfilling"] is None and isinstance(reported, dict) and reported["criteria"] == criteria
 
     cloud.until("/v1/origins/e1/filter", holds)
 

@@ -42,7 +42,7 @@ def free_ports() -> dict[str, str]:
 def surroundings(ports: dict[str, str]) -> dict[str, str]:
     """The environment of what the page runs."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("EDGE_", "CLOUD_"))}
-    return environment | {PORTS[told]: port for told, port in ports.items()} | {"PYTHONPATH": str(ROOT)}
+    return environment | {PORTS[reported]: port for reported, port in ports.items()} | {"PYTHONPATH": str(ROOT)}
 
 
 @contextmanager
@@ -88,16 +88,18 @@ def asked(command: str, ports: dict[str, str]) -> str:
 def until_promised(command: str, promised: str, ports: dict[str, str]) -> None:
     """Ask until the answer is what the page says; a command that took effect must be right at once."""
     until_s = time.monotonic() + PATIENCE_S
-    while not is_as_promised(promised or "…", told := asked(command, ports)) or (not promised and '{"error"' in told):
-        is_final = told and ("--json " in command or not command.startswith("curl"))
-        assert not is_final, f"{command}\nanswered {told}\ninstead of {promised}"
-        assert time.monotonic() < until_s, f"{command}\nanswered {told}\ninstead of {promised}"
+    while not is_as_promised(promised or "…", reported := asked(command, ports)) or (
+        not promised and '{"error"' in reported
+    ):
+        is_final = reported and ("--json " in command or not command.startswith("curl"))
+        assert not is_final, f"{command}\nanswered {reported}\ninstead of {promised}"
+        assert time.monotonic() < until_s, f"{command}\nanswered {reported}\ninstead of {promised}"
         time.sleep(0.1)
 
 
 def conversation(block: Block, ports: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Commands of a console block, each with what it prints."""
-    text = re.sub("|".join(ports), lambda told: ports[told[0]], "\n" + block.text)
+    text = re.sub("|".join(ports), lambda reported: ports[reported[0]], "\n" + block.text)
     for part in text.split("\n$ ")[1:]:
         lines = part.split("\n")
         length = next(n for n in range(1, len(lines) + 1) if "\n".join(lines[:n]).count("'") % 2 == 0)

@@ -19,6 +19,6 @@ def test_a_stopped_consumer_is_let_go_and_says_itself_that_it_stood_still(stage:
     assert left["code"] == "subscription.not_acked"
     assert "the consumer was heard of" in left["reason"]
     edge.send(signal.SIGCONT)
-    told = edge.wait_for("link.disconnected", after=mark, subscription="WorkOrder")
-    assert "this process stood still for" in told["reason"], told
+    answer = edge.wait_for("link.disconnected", after=mark, subscription="WorkOrder")
+    assert "this process stood still for" in answer["reason"], answer
     edge.until("/v1/inbox/WorkOrder", lambda body: body["inbox"]["last_id"] == 6)

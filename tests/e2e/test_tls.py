@@ -70,10 +70,10 @@ def test_an_edge_is_known_by_its_certificate(guarded: Guarded, name: str) -> Non
 
 def test_an_id_that_the_certificate_does_not_name_is_refused_before_anything_is_revealed(guarded: Guarded) -> None:
     edge = guarded.edges["imposter"]
-    told = edge.wait_for("link.needs_operator", code="auth.identity_mismatch")
-    assert "imposter" in told["reason"]
-    assert "subject alternative name" in told["hint"]
-    assert told["next_try_s"] >= 1.5  # five times the longest backoff: nothing but an operator mends it
+    answer = edge.wait_for("link.needs_operator", code="auth.identity_mismatch")
+    assert "imposter" in answer["reason"]
+    assert "subject alternative name" in answer["hint"]
+    assert answer["next_try_s"] >= 1.5  # five times the longest backoff: nothing but an operator mends it
     guarded.cloud.wait_for("call.refused", code="auth.identity_mismatch")
     assert not guarded.cloud.said("push.connected", origin_id="imposter")
     assert not edge.said("push.started")
@@ -82,8 +82,8 @@ def test_an_id_that_the_certificate_does_not_name_is_refused_before_anything_is_
 
 
 def test_a_certificate_of_another_authority_is_refused_at_both_ends(guarded: Guarded) -> None:
-    told = guarded.edges["stranger"].wait_for("link.unreachable", code="link.tls_failed", level="warning")
-    assert "refused our certificate" in told["reason"]
+    answer = guarded.edges["stranger"].wait_for("link.unreachable", code="link.tls_failed", level="warning")
+    assert "refused our certificate" in answer["reason"]
     doubts = guarded.edges["doubter"].wait_for("link.unreachable", code="link.tls_failed", level="warning")
     assert "was not accepted" in doubts["reason"]
     reasons = {line["reason"] for line in guarded.cloud.said("grpc.handshake_failed")}
@@ -92,8 +92,8 @@ def test_a_certificate_of_another_authority_is_refused_at_both_ends(guarded: Gua
 
 def test_a_certificate_out_of_its_time_is_told_with_the_clock(guarded: Guarded) -> None:
     for name in ("late", "early"):
-        told = guarded.edges[name].wait_for("link.unreachable", code="link.tls_failed", level="warning")
-        assert "in its time? the local clock is" in told["hint"]
+        answer = guarded.edges[name].wait_for("link.unreachable", code="link.tls_failed", level="warning")
+        assert "in its time? the local clock is" in answer["hint"]
     guarded.cloud.wait_for("grpc.handshake_failed")
     reasons = [line["reason"] for line in guarded.cloud.said("grpc.handshake_failed")]
     for words in ("certificate has expired; the local clock is", "certificate is not yet valid; the local clock is"):
@@ -111,9 +111,9 @@ def test_certificates_replaced_on_disk_are_taken_without_a_restart(guarded: Guar
     mark = guarded.edges["doubter"].mark()
     edge.kill()
     edge.start()
-    told = edge.wait_for("link.unreachable", code="link.tls_failed", process=edge.process.pid)
-    assert "certificate has expired; the local clock is" in told["reason"]
-    assert "clock" in told["hint"]
+    answer = edge.wait_for("link.unreachable", code="link.tls_failed", process=edge.process.pid)
+    assert "certificate has expired; the local clock is" in answer["reason"]
+    assert "clock" in answer["hint"]
     guarded.ours.files("cloud", "127.0.0.1")
     edge.wait_for("push.started", process=edge.process.pid)
     assert not guarded.edges["doubter"].said("push.started", after=mark)
@@ -127,8 +127,8 @@ def test_nobody_comes_in_without_a_certificate_or_in_plaintext(guarded: Guarded)
         with contextlib.suppress(OSError), context.wrap_socket(plain, server_hostname="127.0.0.1") as encrypted:
             assert not encrypted.recv(1), "the cloud talks to a peer without a certificate"
     edge = guarded.edges["in-plaintext"]
-    told = edge.wait_for("link.unreachable")
-    assert told["code"] in ("link.lost", "link.not_backhaul")
+    answer = edge.wait_for("link.unreachable")
+    assert answer["code"] in ("link.lost", "link.not_backhaul")
     assert not edge.said("push.started")
 
 
@@ -136,12 +136,12 @@ def test_an_edge_with_tls_says_so_when_the_cloud_has_none(stage: Stage, tmp_path
     cloud = stage.cloud().start()
     files = Authority(tmp_path / "authority").files("e1", "e1")
     edge = stage.edge(cloud=cloud, **with_files(files)).start()
-    told = edge.wait_for("link.unreachable", code="link.tls_failed", level="warning")
-    assert "does not speak TLS" in told["reason"]
+    answer = edge.wait_for("link.unreachable", code="link.tls_failed", level="warning")
+    assert "does not speak TLS" in answer["reason"]
     cloud.wait_for("grpc.garbage")
     files.key.write_text("no key at all")
-    told = edge.wait_for("link.needs_operator", code="tls.files_unreadable")
-    assert str(files.key) in told["reason"]
+    answer = edge.wait_for("link.needs_operator", code="tls.files_unreadable")
+    assert str(files.key) in answer["reason"]
     edge.append(1)
 
 

@@ -9,7 +9,7 @@ import pytest
 from examples.demo.outcome import Orders, Outcome, StoryLine
 from examples.demo.proof import EdgeFinding
 from examples.demo.series import Reading
-from examples.demo.service_lines import told
+from examples.demo.service_lines import answer
 from examples.demo.show import EdgeProgress, PlainShow
 
 WHOLE = EdgeFinding(
@@ -92,5 +92,5 @@ def test_progress_is_shown_only_when_there_is_some(capsys: pytest.CaptureFixture
 
 
 def test_what_the_demo_itself_asks_for_is_no_part_of_the_story() -> None:
-    assert told({"event": "audit.action", "level": "warning", "who": "127.0.0.1"}, with_nodes=False) is None
-    assert told({"event": "parked.gap", "level": "warning", "entity": "A|1"}, with_nodes=False) is not None
+    assert answer({"event": "audit.action", "level": "warning", "who": "127.0.0.1"}, with_nodes=False) is None
+    assert answer({"event": "parked.gap", "level": "warning", "entity": "A|1"}, with_nodes=False) is not None

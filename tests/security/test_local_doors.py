@@ -83,9 +83,9 @@ def test_no_web_page_writes(pair: Pair) -> None:
     wrong = []
     for (name, (headers, status, code)), kind in itertools.product(ATTACKS.items(), WRITES):
         for path, body in WRITES[kind]:
-            told, answer = pair.services[kind].ask("POST", path, body, headers=headers)
-            if (told, answer["error"]["code"]) != (status, code):
-                wrong.append((name, kind, path, told, answer))
+            reported, answer = pair.services[kind].ask("POST", path, body, headers=headers)
+            if (reported, answer["error"]["code"]) != (status, code):
+                wrong.append((name, kind, path, reported, answer))
     assert not wrong
     assert pair.state() == before
     for service in pair.services.values():

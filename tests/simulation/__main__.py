@@ -21,22 +21,22 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="the first seed; chance decides without it")
     parser.add_argument("--mutation", choices=sorted(MUTATIONS), default="", help="remove this protection")
     parser.add_argument("-v", "--verbose", action="store_true", help="print every line of what happened")
-    told = parser.parse_args()
-    first = random.SystemRandom().randrange(10**9) if told.seed is None else told.seed
+    answer = parser.parse_args()
+    first = random.SystemRandom().randrange(10**9) if answer.seed is None else answer.seed
     began_s, failed, events, lost = time.monotonic(), [], 0, 0
-    for seed in range(first, first + told.seeds):
-        outcome = simulate(seed, told.mutation)
+    for seed in range(first, first + answer.seeds):
+        outcome = simulate(seed, answer.mutation)
         events, lost = events + outcome.events, lost + outcome.lost
         if outcome.complaints:
             failed.append(seed)
-            print(outcome.told(10**6 if told.verbose else 40), flush=True)
-        elif told.verbose:
-            print(outcome.told(10**6), flush=True)
+            print(outcome.story(10**6 if answer.verbose else 40), flush=True)
+        elif answer.verbose:
+            print(outcome.story(10**6), flush=True)
             print(f"seed {seed}: converged after {outcome.converged_s:.1f} s, digest {outcome.digest}", flush=True)
     took_s = time.monotonic() - began_s
     print(
-        f"{told.seeds} seeds from {first}: {len(failed)} failed {failed[:20]}; {events} events, {lost} lost with a disk;"
-        f" {took_s:.1f} s, {60 * told.seeds / took_s:.0f} seeds a minute"
+        f"{answer.seeds} seeds from {first}: {len(failed)} failed {failed[:20]}; {events} events, {lost} lost with a disk;"
+        f" {took_s:.1f} s, {60 * answer.seeds / took_s:.0f} seeds a minute"
     )
     return 1 if failed else 0
 

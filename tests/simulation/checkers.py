@@ -74,12 +74,12 @@ class NothingInvented(Checker):
                 )
 
     def _compare(self, event: Envelope, where: str) -> None:
-        told = self.facts.submissions.get(event.payload)
-        if told is None:
+        answer = self.facts.submissions.get(event.payload)
+        if answer is None:
             self.complain(f"{where} has {named(event.payload)}, which nobody handed in")
             return
         found = (event.persistence_id, event.event_type, event.event_time_us, event.tags, dict(event.metadata))
-        wanted = (told.persistence_id, told.event_type, told.event_time_us, told.tags, dict(told.metadata))
+        wanted = (answer.persistence_id, answer.event_type, answer.event_time_us, answer.tags, dict(answer.metadata))
         if found != wanted:
             self.complain(f"{where} has {named(event.payload)} as {found}, handed in as {wanted}")
 
@@ -339,10 +339,10 @@ class AppendsHonoured(Checker):
                 return
             at += appends[at].size
 
-    def told_stored(self, payloads: list[bytes], told: Appended) -> None:
+    def told_stored(self, payloads: list[bytes], answer: Appended) -> None:
         """An application was told that its events are stored."""
         for index, payload in enumerate(payloads):
-            wanted = (told.first_position + index, told.seq_nr[index])
+            wanted = (answer.first_position + index, answer.seq_nr[index])
             if self.facts.placed.get(payload) != wanted:
                 self.complain(f"{named(payload)} was told to be at {wanted}, it is at {self.facts.placed.get(payload)}")
 

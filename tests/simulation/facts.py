@@ -64,8 +64,8 @@ class Facts:
 
     def is_published(self, event: Envelope) -> bool:
         """Whether it began in the cloud, and no edge has ever stored it."""
-        told = self.submissions.get(event.payload)
-        return told is not None and told.edge == CLOUD
+        answer = self.submissions.get(event.payload)
+        return answer is not None and answer.edge == CLOUD
 
     def pushed(self, events: Iterable[Envelope]) -> list[Envelope]:
         """Those of a cloud's events that came from edges."""

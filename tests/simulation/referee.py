@@ -108,20 +108,20 @@ class Referee:
 
         def said(message: bytes) -> None:
             self._trace.add(disk.name, f"→ {len(message)} bytes", message)
-            told = codec.decode_from_edge(message)
-            if isinstance(told, PushBatch):
-                in_flight[told.through_position] = len(message)
-                self._check_bounds(disk.name, told, in_flight)
+            answer = codec.decode_from_edge(message)
+            if isinstance(answer, PushBatch):
+                in_flight[answer.through_position] = len(message)
+                self._check_bounds(disk.name, answer, in_flight)
 
         def heard(message: bytes) -> None:
-            told = codec.decode_from_cloud(message)
-            self._trace.add(disk.name, f"← {type(told).__name__}", message)
-            if isinstance(told, Ack):
-                for through in [through for through in in_flight if through <= told.position]:
+            answer = codec.decode_from_cloud(message)
+            self._trace.add(disk.name, f"← {type(answer).__name__}", message)
+            if isinstance(answer, Ack):
+                for through in [through for through in in_flight if through <= answer.position]:
                     del in_flight[through]
                 if self.facts.cloud_lives == cloud_life:
                     for checker in self._checkers:
-                        checker.ack_heard(disk, told.position)
+                        checker.ack_heard(disk, answer.position)
 
         return said, heard
 
@@ -143,19 +143,19 @@ class Referee:
 
         def said(message: bytes) -> None:
             nonlocal session
-            told = codec.decode_from_cloud(message)
-            if isinstance(told, Start):
-                session = told.session
-            if isinstance(told, Ack):
-                self._trace.add(CLOUD, f"acks {told.position} to {disk.name}, session {session}")
+            answer = codec.decode_from_cloud(message)
+            if isinstance(answer, Start):
+                session = answer.session
+            if isinstance(answer, Ack):
+                self._trace.add(CLOUD, f"acks {answer.position} to {disk.name}, session {session}")
                 for checker in self._checkers:
-                    checker.ack_said(disk, session, told.position)
+                    checker.ack_said(disk, session, answer.position)
 
         def heard(message: bytes) -> None:
             nonlocal is_new
-            told = codec.decode_from_edge(message) if is_new else None
+            answer = codec.decode_from_edge(message) if is_new else None
             is_new = False
-            if isinstance(told, Hello):
-                self._trace.add(CLOUD, f"hello of {told.origin_id} from {disk.name}")
+            if isinstance(answer, Hello):
+                self._trace.add(CLOUD, f"hello of {answer.origin_id} from {disk.name}")
 
         return said, heard

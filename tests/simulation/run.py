@@ -1,7 +1,7 @@
 """One run of the simulation: faults first, then calm, in which everybody must come to the same state and end cleanly.
 
 outcome = simulate(seed)            # or simulate_plan(plan) with a plan of your own
-assert not outcome.complaints, outcome.told()
+assert not outcome.complaints, outcome.story()
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Outcome:
     events: int
     lost: int
 
-    def told(self, last_lines: int = 60) -> str:
+    def story(self, last_lines: int = 60) -> str:
         """Why it failed, under which plan, and what came before."""
         plan = [f"  {field.name} = {getattr(self.plan, field.name)}" for field in fields(self.plan)[:-1]]
         faults = [f"  {fault}" for fault in self.plan.faults]

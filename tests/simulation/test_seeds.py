@@ -45,14 +45,14 @@ def _plan(seed: int, plan_seed: int) -> FaultPlan:
 @pytest.mark.parametrize("seed", sorted({*SEEDS, *ONCE_FAILED}))
 def test_every_promise_holds(seed: int) -> None:
     outcome = unharmed(seed)
-    assert not outcome.complaints, outcome.told()
+    assert not outcome.complaints, outcome.story()
 
 
 def test_a_clock_that_stepped_back_does_not_keep_a_dead_nodes_projections_from_the_next() -> None:
     step_back = Fault(8.0, Kind.STEP_CLOCK, DATABASE, amount=-3_600.0)
     power_cut = Fault(8.0, Kind.POWER_CUT, "node-1", for_s=1.0, how="now")
     outcome = simulate_plan(replace(draw_plan(1), nodes=("node-1",), down=None, faults=(step_back, power_cut)))
-    assert not outcome.complaints, outcome.told()
+    assert not outcome.complaints, outcome.story()
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
@@ -61,7 +61,7 @@ def test_a_removed_protection_is_missed(name: str) -> None:
     noticed = []
     for seed in mutation.seeds:
         unhurt = unharmed(seed, mutation.plan_seed)
-        assert not unhurt.complaints, unhurt.told()
+        assert not unhurt.complaints, unhurt.story()
         outcome = simulate_plan(_plan(seed, mutation.plan_seed), name)
         noticed += [complaint.checker for complaint in outcome.complaints[:1]]
         if mutation.checker in noticed:

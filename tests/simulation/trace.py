@@ -86,8 +86,8 @@ class Trace:
         failure = fields.pop("exc_info", None)
         if isinstance(failure, BaseException):
             failure = ", ".join(repr(error) + _where(error) for error in leaf_errors(failure))
-        told = " ".join(f"{key}={value}" for key, value in fields.items() if key != "repeat_key")
-        self.lines.append(f"{trio.current_time():9.4f} {who:12} [{method}] {event} {told}")
+        answer = " ".join(f"{key}={value}" for key, value in fields.items() if key != "repeat_key")
+        self.lines.append(f"{trio.current_time():9.4f} {who:12} [{method}] {event} {answer}")
         if event == "link.needs_operator" and fields.get("code") == "push.superseded":
             self.superseded.add(who)
         if event in _FAILURES or fields.get("code") in _NEVER_TOLD:

@@ -112,18 +112,18 @@ class Application:
     async def _see_through(self, request: _Request) -> None:
         """Send until the outcome is known; now and then once more, which must change nothing."""
         disk = self._host.disk
-        told: Appended | None = None
+        answer: Appended | None = None
         again = 1 if request.key and self._chance.random() < 0.2 else 0
         while True:
             ports = cast(Ports, await self._host.running())
             if self._host.disk is not disk:
-                self.unknown += told is None
+                self.unknown += answer is None
                 return
             try:
                 outcome = await ports.intake.append(request.made())
             except BackhaulError as error:
                 if error.code not in _UNKNOWN:
-                    self._refused(request, error, told)
+                    self._refused(request, error, answer)
                     return
                 if not request.key:
                     self.unknown += 1
@@ -131,10 +131,10 @@ class Application:
                 await trio.sleep(_RETRY_S)
                 continue
             if self._host.disk is disk:
-                self._stored(request, outcome, told)
+                self._stored(request, outcome, answer)
             if not again:
                 return
-            told, again = outcome, again - 1
+            answer, again = outcome, again - 1
             await trio.sleep(self._chance.uniform(0, 5))
 
     def _stored(self, request: _Request, outcome: Appended, before: Appended | None) -> None:

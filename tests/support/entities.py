@@ -139,7 +139,7 @@ class DoubtfulCommits:
         lost = BackhaulError("journal.unavailable", "cut", retry_after_s=0.01)
         if fault == "before":
             raise lost
-        told = await self._log.append_group(requests)
+        answer = await self._log.append_group(requests)
         if fault == "after":
             raise lost
-        return told
+        return answer

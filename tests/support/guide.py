@@ -72,6 +72,6 @@ def page_module(page: str) -> Iterator[ModuleType]:
 def printed_by(block: Block, page: str, module: ModuleType) -> str:
     """Run a block; what it prints, without log lines. Tracebacks name the page's lines."""
     code = compile("\n" * (block.line - 1) + block.text, str(GUIDE / page), "exec")
-    with structlog.testing.capture_logs(), redirect_stdout(io.StringIO()) as told:
+    with structlog.testing.capture_logs(), redirect_stdout(io.StringIO()) as answer:
         exec(code, module.__dict__)
-    return told.getvalue()
+    return answer.getvalue()

@@ -194,7 +194,7 @@ class LogStory:
 
     def _serving_end(self, link: LinkStory, record: LogRecord) -> list[TimelineNote]:
         side, at_us = link.serving, record.at_us
-        is_told = not link.dialling.last_us
+        is_shown = not link.dialling.last_us
         notes: list[TimelineNote] = []
         match record.event:
             case "push.connected" | "consumer.connected":
@@ -214,12 +214,12 @@ class LogStory:
                 notes = _note(link, at_us, f"lost: {_because(code, reason)}")
             case "event.parked":
                 text = f"parked {record.text('persistence_id')} {record.count('seq_nr')}: {record.text('code')}"
-                return _note(link, at_us, text) if link.park(record) and is_told else []
+                return _note(link, at_us, text) if link.park(record) and is_shown else []
             case "push.rebased" | "push.cloned":
                 return _note(link, at_us, f"{record.event}: {record.text('resume') or 'two services use this id'}")
             case _:
                 pass
-        return notes if is_told else []
+        return notes if is_shown else []
 
     # -- complaints and entities ----------------------------------------------------------------------------------
 

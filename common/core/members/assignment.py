@@ -34,7 +34,7 @@ def assign(owners: Mapping[RangeKey, str], candidates: Collection[Candidate]) ->
     """The member that is to run each range; ranges of projections that none of them runs are left out.
 
     ``owners`` has all ranges with their present owners, '' for none; owners that are no candidates count as none.
-    Without a candidate of any weight all weigh the same: somebody has to run them.
+    Without a candidate of any weight all weigh the same: one of them has to run the ranges.
     """
     assigned: dict[RangeKey, str] = {}
     runners: dict[frozenset[str], list[str]] = defaultdict(list)

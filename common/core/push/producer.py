@@ -33,7 +33,7 @@ from common.core.push.messages import Ack, PushBatch, PushLimits, Start
 
 
 class StartVerdict(Enum):
-    """What the producer thinks of the place it is told to go on from."""
+    """What the producer makes of the place that the cloud names."""
 
     GO_ON = auto()
     PEER_LOST_HISTORY = auto()
@@ -101,7 +101,7 @@ class Producer:
         self.draining = False
         self.lanes = FilterTransition(start.place, replace(start.requested, producer=own_filter))
         self._backfill_sent = start.place.backfill_position
-        self._change_is_told = False
+        self._change_is_sent = False
 
     @property
     def progress(self) -> tuple[int, ...]:
@@ -124,9 +124,9 @@ class Producer:
 
         It is acknowledged as its backfill lane's beginning (or end, when there is nothing to backfill).
         """
-        if self.draining or not self.lanes.is_change_wanted or self._change_is_told or not self.window.is_empty:
+        if self.draining or not self.lanes.is_change_wanted or self._change_is_sent or not self.window.is_empty:
             return None
-        self._change_is_told = True
+        self._change_is_sent = True
         applied = self.lanes.change(self.position)
         self._backfill_sent = self.lanes.place.backfill_position
         return applied
@@ -169,6 +169,6 @@ class Producer:
         if is_live:
             self.acked = ack.position
         else:
-            self._change_is_told = False
+            self._change_is_sent = False
             self.lanes.backfilled(ack.position)
         return self.window.acked(ack.position, now_s)

@@ -82,8 +82,8 @@ def append_pushed(
     else:
         draft.origins[request.origin_id] = replace(origin, last_seen_us=connections.now_us())
         draft.push_filter_states[request.origin_id] = replace(place, backfill_position=request.through.position)
-    told = tuple(parked for _, parked in admission.parked)
-    return Pushed(request.through.position, len(accepted), told)
+    answer = tuple(parked for _, parked in admission.parked)
+    return Pushed(request.through.position, len(accepted), answer)
 
 
 def store(connections: MemoryConnections, draft: MemoryState, heads: DraftHeads, events: EventBatch) -> None:

@@ -101,7 +101,7 @@ class MemberEntry:
 class SubscriptionEntry:
     """A subscription with its entities' numbers and its inbox; replaced as a whole, so none of it is ever changed."""
 
-    told: Subscription
+    current: Subscription
     known: dict[str, int] = field(default_factory=dict)
     awaiting: frozenset[str] = frozenset()
     deleted: dict[str, StatedRange] = field(default_factory=dict)

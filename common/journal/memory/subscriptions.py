@@ -39,21 +39,21 @@ class MemorySubscriptions:
         """See ``SubscriptionStore.subscription``."""
         await trio.lowlevel.checkpoint()
         entry = self._connections.database.state.subscriptions.get(name)
-        return entry.told if entry else None
+        return entry.current if entry else None
 
     async def rows(self) -> list[Subscription]:
         """See ``SubscriptionStore.subscriptions``."""
         await trio.lowlevel.checkpoint()
-        return [entry.told for _, entry in sorted(self._connections.database.state.subscriptions.items())]
+        return [entry.current for _, entry in sorted(self._connections.database.state.subscriptions.items())]
 
     async def set_requested(self, name: str, criteria: str, *, if_new: bool = False) -> FilterState:
         """See ``SubscriptionStore.set_requested``."""
         async with self._connections.transaction() as draft:
             entry = self._entry(draft, name)
-            requested = entry.told.requested
+            requested = entry.current.requested
             if requested.criteria != criteria and not (if_new and name in draft.subscriptions):
                 requested = FilterState(requested.version + 1, criteria)
-            draft.subscriptions[name] = replace(entry, told=replace(entry.told, requested=requested))
+            draft.subscriptions[name] = replace(entry, current=replace(entry.current, requested=requested))
             return requested
 
     def _entry(self, draft: MemoryState, name: str) -> SubscriptionEntry:
@@ -73,13 +73,13 @@ class MemorySubscriptions:
             entry = draft.subscriptions.get(name)
             if entry is None:
                 return False
-            told = replace(
-                entry.told,
+            current = replace(
+                entry.current,
                 place=NO_RESUME_POINT,
-                revision=entry.told.revision + 1,
+                revision=entry.current.revision + 1,
                 updated_us=self._connections.now_us(),
             )
-            draft.subscriptions[name] = replace(entry, told=told, known={}, awaiting=frozenset(), deleted={})
+            draft.subscriptions[name] = replace(entry, current=current, known={}, awaiting=frozenset(), deleted={})
             return True
 
     async def known(self, name: str, persistence_ids: Sequence[str]) -> dict[str, int]:
@@ -116,13 +116,13 @@ class MemorySubscriptions:
             now_us = self._connections.now_us()
             draft.leases[lease.name] = replace(held(draft, lease), until_us=lease_end(now_us, lease_s))
             entry = self._entry(draft, name)
-            check_revision(name, entry.told.revision, revision)
+            check_revision(name, entry.current.revision, revision)
             entry = _with_inbox(entry, commit, inbox_max_bytes)
-            told = replace(
-                entry.told,
+            current = replace(
+                entry.current,
                 place=commit.place,
                 revision=revision + 1,
-                received=entry.told.received + commit.received,
+                received=entry.current.received + commit.received,
                 updated_us=now_us,
             )
             awaiting = (entry.awaiting | {key for key, is_ in commit.awaiting.items() if is_}) - {
@@ -134,7 +134,7 @@ class MemorySubscriptions:
             deleted = last_of_each([*entry.deleted.values(), *commit.deleted]) if commit.deleted else ()
             draft.subscriptions[name] = replace(
                 entry,
-                told=told,
+                current=current,
                 known=known,
                 awaiting=awaiting,
                 deleted={one.persistence_id: one for one in deleted} or entry.deleted,
@@ -189,7 +189,7 @@ class MemorySubscriptions:
 def _with_inbox(entry: SubscriptionEntry, commit: ReceivedCommit, max_bytes: int | None) -> SubscriptionEntry:
     if not commit.inbox:
         return entry
-    check_room(entry.told.name, entry.inbox_bytes, commit.inbox.byte_size(), max_bytes)
+    check_room(entry.current.name, entry.inbox_bytes, commit.inbox.byte_size(), max_bytes)
     rows = [
         InboxRow(entry.last_id + 1 + index, event, index in commit.leaving, index in commit.replaces)
         for index, event in enumerate(commit.inbox.envelopes())

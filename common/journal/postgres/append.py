@@ -208,8 +208,8 @@ class AppendCall:
         """Those of the requests that were stored now."""
         return merged([
             request.statements
-            for request, told in zip(self.requests, outcomes, strict=True)
-            if isinstance(request, LocalAppend) and isinstance(told, Appended) and not told.repeated
+            for request, reported in zip(self.requests, outcomes, strict=True)
+            if isinstance(request, LocalAppend) and isinstance(reported, Appended) and not reported.repeated
         ])  # fmt: skip
 
     def outcomes(self, answer: Mapping[str, Any]) -> list[AppendOutcome]:
@@ -217,24 +217,24 @@ class AppendCall:
         numbers = self._numbers(answer)
         parked = list(zip(answer["parked_event"], answer["parked_code"], strict=True))
         seen_seq = iter(answer["seen_seq"])
-        told: list[AppendOutcome] = []
+        reported: list[AppendOutcome] = []
         start = 0
         for sub, request in enumerate(self.requests):
             stop = start + len(request.events)
             code, first, number = answer["s_code"][sub], answer["s_first"][sub], answer["s_number"][sub]
             if isinstance(request, PushedAppend):
                 mine = [(event - start - 1, why) for event, why in parked if start < event <= stop]
-                told.append(_pushed_outcome(request, code, number, mine))
+                reported.append(_pushed_outcome(request, code, number, mine))
             elif code == _SEEN:
                 stored = Appended(first, list(islice(seen_seq, number)))
-                told.append(admit_repeat(request, bytes.fromhex(answer["s_seen"][sub]), stored))
+                reported.append(admit_repeat(request, bytes.fromhex(answer["s_seen"][sub]), stored))
             elif code == _STORED:
-                told.append(Appended(first, numbers[start:stop]))
+                reported.append(Appended(first, numbers[start:stop]))
             else:
                 name = self.entities[answer["s_entity"][sub] - 1]
-                told.append(_refused(code, name, answer["s_owner"][sub], expected=first, actual=number))
+                reported.append(_refused(code, name, answer["s_owner"][sub], expected=first, actual=number))
             start = stop
-        return told
+        return reported
 
 
 def only_asks(request: AppendRequest) -> bool:
@@ -244,12 +244,12 @@ def only_asks(request: AppendRequest) -> bool:
 
 def answers(requests: Sequence[AppendRequest], head_position: int, heads: Heads) -> list[AppendOutcome]:
     """The outcomes of requests that only ask, from the heads of the entities they name."""
-    told: list[AppendOutcome] = []
+    reported: list[AppendOutcome] = []
     for request in requests:
         assert isinstance(request, LocalAppend)
         numbers = admit_local(request, heads)
-        told.append(numbers if isinstance(numbers, AppendRefused) else Appended(head_position + 1, numbers))
-    return told
+        reported.append(numbers if isinstance(numbers, AppendRefused) else Appended(head_position + 1, numbers))
+    return reported
 
 
 def _types(entities: _Entities) -> tuple[list[str], list[int]]:
@@ -269,8 +269,8 @@ def _pushed_outcome(request: PushedAppend, code: int, number: int, parked: Seque
     if code == _BLOCKED:
         return OriginBlocked(number, request.parked_max)
     events = request.events
-    told = (ParkedEvent(events.position[i], events.persistence_id[i], events.seq_nr[i], why) for i, why in parked)
-    return Pushed(request.through.position, number, tuple(told))
+    reported = (ParkedEvent(events.position[i], events.persistence_id[i], events.seq_nr[i], why) for i, why in parked)
+    return Pushed(request.through.position, number, tuple(reported))
 
 
 def _refused(code: int, name: str, owner: str, *, expected: int, actual: int) -> AppendRefused:

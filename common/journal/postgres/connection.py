@@ -35,7 +35,7 @@ class NoWritableServerError(Exception):
     """No server that the URL names is the one to stand on now; the message has each with its reason."""
 
 
-# What passes by itself: the server restarts, fails over, is full of connections, or somebody else held a lock too long.
+# What passes by itself: the server restarts, fails over, is full of connections, or another session held a lock too long.
 _PASSING = (
     OSError,
     trio.TooSlowError,
@@ -189,7 +189,7 @@ class OwnedConnection:
 
     @property
     def is_busy(self) -> bool:
-        """Whether somebody uses it now."""
+        """Whether a task uses it now."""
         return self._lock.is_taken
 
     async def run(

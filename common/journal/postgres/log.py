@@ -217,7 +217,7 @@ async def deleted_ranges(
 _COVERED = (
     "EXISTS (SELECT FROM snapshot WHERE snapshot.entity_no = event.entity_no AND snapshot.seq_nr >= event.seq_nr)"
 )
-# Whoever begins in the middle must not leave an entity's older events behind.
+# A reader that begins in the middle must not leave an entity's older events behind.
 _OLDEST_IS_AFTER = (
     " AND (SELECT oldest.position FROM event AS oldest WHERE oldest.entity_no = event.entity_no"
     " ORDER BY oldest.seq_nr LIMIT 1) > $4"

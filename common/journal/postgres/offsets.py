@@ -41,7 +41,7 @@ async def migrate(connection: asyncpg.Connection, name: str, steps: Sequence[Seq
         check_not_newer(f"the application {name}", done, len(steps))
         for step in steps[done:]:
             for sql in step:
-                with _told(connection, sql):
+                with _mapped_errors(connection, sql):
                     await connection.execute(sql)
         if done < len(steps):
             await connection.execute("UPDATE application_schema SET steps = $2 WHERE name = $1", name, len(steps))
@@ -143,7 +143,7 @@ _MOVE = (
 # Divides by zero unless the guarded row moved. Only "it failed" is wanted of it: the steps then find out why.
 _MOVE_OR_FAIL = f"WITH moved AS ({_MOVE} RETURNING 1) SELECT 1 / count(*) FROM moved"
 _IN_TRANSACTION = "projection.in_transaction"
-# Somebody else's lock on a row of one range, or two who wait for each other: the server gave up and has undone all of it.
+# A lock of another session on a row of one range, or a deadlock of two: the server gave up and has undone all of it.
 _HELD_UP = (asyncpg.LockNotAvailableError, asyncpg.TransactionRollbackError, asyncpg.QueryCanceledError)
 
 
@@ -227,7 +227,7 @@ async def run_statements(connection: asyncpg.Connection, statements: Sequence[St
         BackhaulError: ``projection.statement_failed``.
     """
     for statement in statements:
-        with _told(connection, statement.sql):
+        with _mapped_errors(connection, statement.sql):
             check_rows(statement.sql, statement.rows)
             check_rows(statement.sql, statement.rows, await _types(connection, statement.sql))
             await connection.executemany(statement.sql, statement.rows)
@@ -245,7 +245,7 @@ async def begin(connection: asyncpg.Connection, lease: ProjectionLease) -> async
 
 async def ask(connection: asyncpg.Connection, sql: str, args: Sequence[Any]) -> list[tuple[Any, ...]]:
     """One statement of such a function."""
-    with _told(connection, sql):
+    with _mapped_errors(connection, sql):
         check_rows(sql, (args,))
         check_rows(sql, (args,), await _types(connection, sql))
         return list(map(tuple, await connection.fetch(sql, *args)))
@@ -307,7 +307,7 @@ async def set_paused(connection: asyncpg.Connection, name: str, paused: bool) ->
 async def query(connection: asyncpg.Connection, sql: str, args: Sequence[Any]) -> list[tuple[Any, ...]]:
     """See ``ProjectionStore.query``."""
     try:
-        with _told(connection, sql):
+        with _mapped_errors(connection, sql):
             check_rows(sql, (args,))
             async with connection.transaction(readonly=True):
                 check_rows(sql, (args,), await _types(connection, sql))
@@ -317,7 +317,7 @@ async def query(connection: asyncpg.Connection, sql: str, args: Sequence[Any]) -
 
 
 @contextmanager
-def _told(connection: asyncpg.Connection, sql: str) -> Iterator[None]:
+def _mapped_errors(connection: asyncpg.Connection, sql: str) -> Iterator[None]:
     try:
         yield
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:

@@ -39,7 +39,7 @@ _CLUSTER = """(SELECT system_identifier FROM pg_control_system()) AS system,
             ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint END AS line"""
 _UNKNOWN_CLUSTER = "0::bigint AS system, 0::bigint AS line"
 _JOURNAL = ", head.position, journal.* FROM head LEFT JOIN journal ON true"
-# Whoever holds a lease may have taken pages from the log that is gone. It may be of an epoch that is gone too: the new
+# The holder of a lease may have taken pages from the log that is gone. It may be of an epoch that is gone too: the new
 # ones lie beyond any that can have been reached since the copy was made.
 _TAKE_LEASES_AWAY = (
     "UPDATE projection SET epoch = epoch + $1, owner = '', directed = false, lease_until = '-infinity'",
@@ -88,10 +88,10 @@ async def check_server(connection: asyncpg.Connection, server: str) -> None:
     if values["synchronous_commit"] == "off":
         weak.append("synchronous_commit")
     if weak:
-        told = ", ".join(f"{name} = {values[name]}" for name in weak)
+        answer = ", ".join(f"{name} = {values[name]}" for name in weak)
         raise ConfigurationError(
             "journal.not_durable",
-            f"{server} does not sync its commits: {told}",
+            f"{server} does not sync its commits: {answer}",
             "turn these settings on: an acknowledged event must survive a power cut",
         )
     if values["synchronous_standby_names"] and values["synchronous_commit"] in _NOT_ON_THE_STANDBY:

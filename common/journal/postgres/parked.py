@@ -187,7 +187,7 @@ async def discard(connection: asyncpg.Connection, row_id: int, now_us: int) -> b
             row_id,
         )
         if not rows:
-            return False  # somebody was quicker
+            return False  # another caller was quicker
         [first] = rows
         if first["id"] != row_id:
             raise BackhaulError(

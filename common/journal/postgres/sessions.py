@@ -128,7 +128,7 @@ class PostgresSessions:
     """The sessions, opened when they are first used.
 
     A new one is judged, and compares the log with what this process has seen of it, before it answers anything
-    (``server_group``): no consumer or edge is told of a history that is gone.
+    (``server_group``): no consumer or edge learns of a history that is gone.
     """
 
     def __init__(self, group: ServerGroup, history: History, place_key: str, now_us: Callable[[], int]) -> None:

@@ -34,7 +34,7 @@ class RangeCommit:
         self._done.set()
 
     async def was_shared(self) -> bool:
-        """Wait to be told. Not cancelled in between: it ends with a statement that has a deadline."""
+        """Wait for the outcome. Not cancelled in between: it ends with a statement that has a deadline."""
         with trio.CancelScope(shield=True):
             await self._done.wait()
         if self._error is not None:
@@ -58,7 +58,7 @@ class SharedCommits:
         self._gathered.append(mine)
         if len(self._gathered) > 1:
             return await mine.was_shared()
-        # Whoever was woken with us comes in this turn.
+        # Tasks that were woken with this one come in this turn.
         await trio.lowlevel.cancel_shielded_checkpoint()
         group, self._gathered = self._gathered, []
         if len(group) == 1:

@@ -45,7 +45,7 @@ async def put(connection: asyncpg.Connection, snapshots: Sequence[NewSnapshot], 
         heads = {name: (number, reached, deleted_to) for name, number, reached, deleted_to, _ in rows}
         stored = {row[0]: row[4] for row in rows}
         latest: dict[str, NewSnapshot] = {}
-        told = []
+        answer = []
         for new in snapshots:
             name = new.persistence_id
             _, reached, deleted_to = heads.get(name, (0, 0, 0))
@@ -53,9 +53,9 @@ async def put(connection: asyncpg.Connection, snapshots: Sequence[NewSnapshot], 
             if is_news:
                 stored[name] = new.seq_nr
                 latest[name] = new
-            told.append(is_news)
+            answer.append(is_news)
         written = await _write(connection, {name: row[0] for name, row in heads.items()}, latest, now_us)
-    return [is_news and new.persistence_id in written for is_news, new in zip(told, snapshots, strict=True)]
+    return [is_news and new.persistence_id in written for is_news, new in zip(answer, snapshots, strict=True)]
 
 
 async def _write(

@@ -46,7 +46,7 @@ _MAKE = (
 )
 
 
-def _told(row: asyncpg.Record) -> Subscription:
+def _subscription(row: asyncpg.Record) -> Subscription:
     name, place, version, criteria, revision, received, updated_us = row
     return Subscription(name, place_of_text(place), FilterState(version, criteria), revision, received, updated_us)
 
@@ -54,12 +54,12 @@ def _told(row: asyncpg.Record) -> Subscription:
 async def subscription(connection: asyncpg.Connection, name: str) -> Subscription | None:
     """See ``SubscriptionStore.subscription``."""
     row = await connection.fetchrow(f"SELECT {_STATE} FROM subscription WHERE name = $1", name)
-    return _told(row) if row else None
+    return _subscription(row) if row else None
 
 
 async def subscriptions(connection: asyncpg.Connection) -> list[Subscription]:
     """See ``SubscriptionStore.subscriptions``."""
-    return [_told(row) for row in await connection.fetch(f"SELECT {_STATE} FROM subscription ORDER BY name")]
+    return [_subscription(row) for row in await connection.fetch(f"SELECT {_STATE} FROM subscription ORDER BY name")]
 
 
 async def set_requested(
@@ -269,9 +269,9 @@ async def inbox(
 
 
 def _inbox_row(row_id: int, leaving: bool, replaces: bool, values: Sequence[Any]) -> InboxRow:
-    told = dict(zip(_EVENT, values, strict=True))
-    told["tags"], told["metadata"] = split_tags(told["tags"]), split_metadata(told["metadata"])
-    return InboxRow(row_id, Envelope(**told), leaving, replaces)
+    reported = dict(zip(_EVENT, values, strict=True))
+    reported["tags"], reported["metadata"] = split_tags(reported["tags"]), split_metadata(reported["metadata"])
+    return InboxRow(row_id, Envelope(**reported), leaving, replaces)
 
 
 async def ack_inbox(connection: asyncpg.Connection, name: str, through_id: int) -> int:

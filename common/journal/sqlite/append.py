@@ -187,8 +187,8 @@ class _Group:
         self._touched.update((name, None) for name in touched if name in self._heads)
         accepted = _accepted_events(request, admission)
         self._accept(accepted, admission.seq_nr, accepted.seq_nr)
-        told = tuple(parked for _, parked in admission.parked)
-        return Pushed(request.through.position, len(admission.accepted), told)
+        answer = tuple(parked for _, parked in admission.parked)
+        return Pushed(request.through.position, len(admission.accepted), answer)
 
     def _accept(self, events: EventBatch, seq_nr: list[int], origin_seq_nr: list[int]) -> None:
         """Take events into the group's batch; it gets their numbers when it is whole."""

@@ -124,7 +124,7 @@ def connect(
         writer.execute(f"PRAGMA wal_autocheckpoint = {budget.wal_bytes // PAGE_BYTES // 2}")
         writer.execute(f"PRAGMA journal_size_limit = {budget.wal_bytes}")
         writer.execute("PRAGMA cache_size = -8192")
-        # A statement of many rows keeps the pages it changes, to undo it alone: in a file once they are 16, unless told.
+        # A statement of many rows keeps the pages it changes, to undo it alone: in a file once they are 16, unless set otherwise.
         writer.execute("PRAGMA temp_store = MEMORY")
         writer.execute(f"PRAGMA max_page_count = {budget.append_pages}")
         reader = apsw.Connection(str(path), vfs=vfs)
@@ -228,7 +228,7 @@ def roll_back(writer: apsw.Connection) -> None:
 
 
 def begin_at_once(writer: apsw.Connection) -> bool:
-    """Begin a transaction, unless somebody else writes now: then it would have to be waited for."""
+    """Begin a transaction, unless another connection writes now: then it would have to be waited for."""
     writer.set_busy_timeout(0)
     try:
         writer.execute("BEGIN IMMEDIATE")

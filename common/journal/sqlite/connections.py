@@ -31,7 +31,7 @@ class SqliteConnections:
     """An open file and the locks of its connections; each piece of work goes through the runner.
 
     ``unstored`` is the generation that this process has begun and the full disk did not take at the start. It is stored
-    before the first event: until then the log is the one that its older generations tell of, whoever reads a copy of it.
+    before the first event: until then the log is the one that its older generations name, in every copy of the file.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class SqliteConnections:
 
     async def _renew(self) -> None:
         async with self._reader_lock:
-            if not self.file.is_suspect:  # somebody else has
+            if not self.file.is_suspect:  # another task has
                 return
             head = await self.run(self.file.renew, self._opened_with.journal_id, self.head_signal.position)
             self.entities.use(self.file.writer)

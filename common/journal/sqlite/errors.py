@@ -47,7 +47,7 @@ def is_damage(error: apsw.Error) -> bool:
 
 
 def coded_error(error: apsw.Error, path: Path, *, is_capped: bool) -> BackhaulError:
-    """What an error of SQLite means for whoever uses the journal."""
+    """What an error of SQLite means for users of the journal."""
     reason = f"{path.name}: {type(error).__name__}: {error}"
     if isinstance(error, apsw.FullError | apsw.IOError | apsw.CantOpenError) and is_disk_full(path):
         return disk_full(reason)

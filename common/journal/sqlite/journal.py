@@ -90,7 +90,7 @@ def _begin_generation(file: SqliteFile, new_id: Callable[[], str]) -> tuple[Hist
         with file.coded_errors(), file.reserve(), transaction(file.writer):
             file.writer.execute("INSERT OR IGNORE INTO journal VALUES (1, ?, 0, 0, 0)", (journal_id,))
             store_generations(file.writer, history.generations, head)
-            # One process has the file, so whoever had a lease is gone.
+            # One process has the file, so the last holder of a lease is gone.
             file.writer.execute("UPDATE projection SET lease_until_us = 0")
             file.writer.execute("UPDATE lease SET until_us = 0")
 

@@ -221,7 +221,7 @@ def _may_go(limit: TrimLimit) -> tuple[str, list[str]]:
         needs_cover, more = selected.of_types(limit.covered_types)
         wanted = f"{wanted} AND (NOT {needs_cover} OR coalesce({_COVERED}, false))"
         args = args + more
-    # Whoever begins in the middle must not leave an entity's older events behind.
+    # A reader that begins in the middle must not leave an entity's older events behind.
     return (f"{wanted} AND {_OLDEST} > {limit.after}" if limit.after else wanted), args
 
 

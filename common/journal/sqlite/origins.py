@@ -67,7 +67,7 @@ class Origins:
         )
 
     def parked_to(self, request: PushedAppend) -> dict[str, int]:
-        """The last number each entity of the origin has parked; asked for where repeats are to be told."""
+        """The last number each entity of the origin has parked; asked for where repeats are to be known."""
         if request.lane is PushLane.LIVE:
             return {}
         rows = select(

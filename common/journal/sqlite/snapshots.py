@@ -39,17 +39,17 @@ def put(writer: apsw.Connection, snapshots: Sequence[NewSnapshot], now_us: int) 
     heads = {name: numbers for name, *numbers in rows}
     stored = {name: seq_nr for name, *_, seq_nr in rows}
     latest: dict[str, NewSnapshot] = {}
-    told = []
+    answer = []
     for new in snapshots:
         _, reached, deleted_to, _ = heads.get(new.persistence_id, (0, 0, 0, 0))
         is_news = admit_snapshot(new, reached=reached, deleted_to=deleted_to, stored=stored.get(new.persistence_id, 0))
         if is_news:
             stored[new.persistence_id] = new.seq_nr
             latest[new.persistence_id] = new
-        told.append(is_news)
+        answer.append(is_news)
     if latest:
         _write(writer, list(latest.values()), {name: heads[name][0] for name in latest}, now_us)
-    return told
+    return answer
 
 
 def _write(writer: apsw.Connection, snapshots: list[NewSnapshot], entity_no: dict[str, int], now_us: int) -> None:

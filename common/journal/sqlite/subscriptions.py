@@ -51,20 +51,20 @@ _EVENT_COLUMNS = ", ".join(_EVENT)
 _SIZE = f"length(payload) + {EVENT_OVERHEAD_BYTES}"
 
 
-def _told(row: tuple[Any, ...]) -> Subscription:
+def _subscription(row: tuple[Any, ...]) -> Subscription:
     name, place, version, criteria, revision, received, updated_us = row
     return Subscription(name, place_of_text(place), FilterState(version, criteria), revision, received, updated_us)
 
 
 def subscriptions(reader: apsw.Connection) -> list[Subscription]:
     """See ``SubscriptionStore.subscriptions``."""
-    return [_told(row) for row in select(reader, f"SELECT {_STATE} FROM subscription ORDER BY name")]
+    return [_subscription(row) for row in select(reader, f"SELECT {_STATE} FROM subscription ORDER BY name")]
 
 
 def subscription(reader: apsw.Connection, name: str) -> Subscription | None:
     """See ``SubscriptionStore.subscription``."""
     row = reader.execute(f"SELECT {_STATE} FROM subscription WHERE name = ?", (name,)).get
-    return _told(row) if row else None
+    return _subscription(row) if row else None
 
 
 def _number(connection: apsw.Connection, name: str) -> int:
@@ -277,9 +277,9 @@ def inbox(reader: apsw.Connection, name: str, after_id: int, *, max_rows: int, m
 
 
 def _inbox_row(row_id: int, leaving: int, replaces: int, values: Sequence[Any]) -> InboxRow:
-    told = dict(zip(_EVENT, values, strict=True))
-    told["tags"], told["metadata"] = split_tags(told["tags"]), split_metadata(told["metadata"])
-    return InboxRow(row_id, Envelope(**told), bool(leaving), bool(replaces))
+    answer = dict(zip(_EVENT, values, strict=True))
+    answer["tags"], answer["metadata"] = split_tags(answer["tags"]), split_metadata(answer["metadata"])
+    return InboxRow(row_id, Envelope(**answer), bool(leaving), bool(replaces))
 
 
 def ack_inbox(writer: apsw.Connection, name: str, through_id: int) -> int:

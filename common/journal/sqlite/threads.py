@@ -1,7 +1,7 @@
 """The journal's own threads, each with a pipe by which it says that its work is done.
 
 trio's worker threads answer through the loop's entry queue, which takes two turns more of a loop that may be busy. Here
-whoever waits goes on in the turn in which the pipe is found readable: a commit at a busy edge is then answered sooner,
+the waiting task goes on in the turn in which the pipe is found readable: a commit at a busy edge is then answered sooner,
 and crossing over costs less than half.
 """
 

@@ -95,7 +95,7 @@ class LogStore(Protocol):
         """Judge and store all requests in one synced transaction; one outcome a request, in order.
 
         ``group_commit.Group`` says which requests may be in one group. It may be called again before it has returned:
-        groups are stored in the order of the calls, one after the other. On return everything told is durable. An
+        groups are stored in the order of the calls, one after the other. On return everything answered is durable. An
         error means nothing is known to be stored: repeating the same group is safe for requests with an append id or
         an origin.
         """

@@ -22,7 +22,7 @@ from common.journal.tables import Tables
 
 @dataclass(frozen=True, slots=True)
 class ProjectionLease:
-    """The right to commit for one projection's range until somebody takes it: ``epoch`` guards every commit."""
+    """The right to commit for one projection's range until another owner takes it: ``epoch`` guards every commit."""
 
     name: str
     slices: SliceRange
@@ -37,10 +37,10 @@ def moved_to(lease: ProjectionLease, position: int) -> ProjectionLease:
 
 
 def fenced(lease: ProjectionLease) -> BackhaulError:
-    """Somebody else has the lease, or it was paused: nothing is written any more under this one."""
+    """Another owner has the lease, or it was paused: nothing is written any more under this one."""
     return BackhaulError(
         "projection.fenced",
-        f"{lease.name} {lease.slices} is paused, or somebody else has gone on from {lease.position}",
+        f"{lease.name} {lease.slices} is paused, or another owner has gone on from {lease.position}",
         "nothing to do: the present owner goes on",
         kind=ErrorKind.CONFLICT,
     )

@@ -179,7 +179,7 @@ def check_room(name: str, waiting_bytes: int, more_bytes: int, max_bytes: int | 
 
 
 def check_ack(name: str, through_id: int, last_id: int) -> None:
-    """Refuse to acknowledge what was never there: it is somebody's mistake, and would free what comes later unseen.
+    """Refuse to acknowledge what was never there: it is a caller's mistake, and would free what comes later unseen.
 
     Raises:
         BackhaulError: ``inbox.ack_beyond``.

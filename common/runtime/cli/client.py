@@ -98,7 +98,7 @@ class ServiceClient:
         answer = self.ask(method, path, body)
         if answer.status < 400:
             return answer.body
-        raise self._told(answer)
+        raise self._refusal(answer)
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> Answer:
         """Any answer in JSON, errors included."""
@@ -136,7 +136,7 @@ class ServiceClient:
             raise _unexpected(where, f"HTTP status {response.status} without a JSON object")
         return Answer(response.status, parsed)
 
-    def _told(self, answer: Answer) -> BackhaulError:
+    def _refusal(self, answer: Answer) -> BackhaulError:
         error = answer.body.get("error")
         if not isinstance(error, Mapping) or not CODE_PATTERN.fullmatch(str(error.get("code"))):
             return _unexpected(str(self._http), f"HTTP status {answer.status} without an error code")

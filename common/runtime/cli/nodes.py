@@ -21,11 +21,11 @@ def _node_argument(parser: ArgumentParser) -> None:
     json_flag(parser)
 
 
-def _decide(word: str, told: str) -> Callable[[Question], int]:
+def _decide(word: str, reported: str) -> Callable[[Question], int]:
     def run(question: Question) -> int:
         node = question.args.node
         answer = question.client.post(f"/v1/nodes/{path_segment(node)}/{word}", {})
-        return show(question, answer, f"{node} {told}")
+        return show(question, answer, f"{node} {reported}")
 
     return run
 

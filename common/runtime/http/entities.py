@@ -53,7 +53,7 @@ def entity_routes(entities: Entities) -> list[BaseRoute]:
             raise refusals.unknown_command(request.path_params["command"], entity_type, definition.commands.names)
         answer = await entities.ask(entity_type, entity_id, await _body(request, cls), key=_key(request))
         if isinstance(answer, Accepted):
-            return _told(
+            return _answered(
                 request,
                 {
                     "reply": answer.reply,
@@ -67,7 +67,7 @@ def entity_routes(entities: Entities) -> list[BaseRoute]:
     async def state(request: Request) -> Response:
         check_query(request, set())
         found = await entities.look(request.path_params["entity_type"], request.path_params["entity_id"])
-        return _told(request, {"state": found.state, "seq_nr": found.seq_nr})
+        return _answered(request, {"state": found.state, "seq_nr": found.seq_nr})
 
     return [
         Route("/v1/entities/{entity_type}/{entity_id:path}/{command}", command, methods=["POST"]),
@@ -91,15 +91,15 @@ def state_routes(states: States) -> list[BaseRoute]:
                     kind=ErrorKind.NOT_FOUND,
                     details={"revision": found.revision},
                 )
-            return _told(request, _shown(found))
+            return _answered(request, _shown(found))
         check_query(request, {"expected"})
         text = request.query_params.get("expected")
         expected = None if text is None else whole_number("expected", text, 0)
         if request.method == "DELETE":
-            return _told(request, {"revision": await states.delete(entity_type, entity_id, expected=expected)})
+            return _answered(request, {"revision": await states.delete(entity_type, entity_id, expected=expected)})
         definition = _state_definition(states, entity_type)
         value = await _body(request, definition.state.value_type)
-        return _told(request, {"revision": await states.upsert(entity_type, entity_id, value, expected=expected)})
+        return _answered(request, {"revision": await states.upsert(entity_type, entity_id, value, expected=expected)})
 
     async def listed(request: Request) -> Response:
         entity_type = request.path_params["entity_type"]
@@ -113,7 +113,7 @@ def state_routes(states: States) -> list[BaseRoute]:
             after=request.query_params.get("after", ""),
             max_rows=query_number(request, "max", _ROWS_DEFAULT, minimum=1, maximum=ROWS_MAX),
         )  # fmt: skip
-        return _told(request, {"states": [_shown(value) for value in found]})
+        return _answered(request, {"states": [_shown(value) for value in found]})
 
     return [
         Route("/v1/states/{entity_type}", listed, methods=["GET"]),
@@ -179,7 +179,7 @@ async def _body(request: Request, cls: type) -> object:
         raise invalid(misfit.field or "body", misfit.what) from None
 
 
-def _told(request: Request, answer: dict[str, object]) -> Response:
+def _answered(request: Request, answer: dict[str, object]) -> Response:
     try:
         content = write_json(_plain(answer))
     except TypeError as error:

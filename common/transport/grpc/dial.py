@@ -1,7 +1,7 @@
 """From an address to a connection that speaks HTTP/2, or to the plain reason why not.
 
 A dial is finished when the peer has sent its HTTP/2 settings: so a wrong port, a proxy without a back end or a
-refused certificate is told apart from a service that is merely busy.
+refused certificate is distinguished from a service that is merely busy.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class _NoCalls(AbstractHandler):
         raise ConnectionError("a server does not open calls")
 
     def cancel(self, stream: object) -> None:
-        """A call that was reset: its stream has been told."""
+        """A call that was reset: its stream knows."""
 
     def close(self) -> None:
-        """The connection is lost: its streams have been told."""
+        """The connection is lost: its streams know."""
 
 
 async def dial(

@@ -54,7 +54,7 @@ async def serve_grpc(
 
     With `tls` the peer must show a certificate of the given CA. `window_bytes` is what a peer may send ahead
     of a handler's reading; a connection that has not spoken HTTP/2 after `settle_timeout_s` is dropped.
-    Leaving stops accepting, cancels what handlers still run (their peers are told `link.stopping`), and
+    Leaving stops accepting, cancels what handlers still run (their peers get `link.stopping`), and
     aborts whatever has not ended after `close_timeout_s`. Draining comes before that and is the
     application's. Raises ConfigurationError: `listen.failed`, `tls.files_unreadable`.
     """

@@ -111,7 +111,7 @@ def handshake_reason(error: ssl.SSLError) -> str:
 
 
 def local_clock() -> str:
-    """What time it is here, for whoever wonders about a certificate: the clock that OpenSSL looks at."""
+    """This host's time, for errors about a certificate's dates: the clock that OpenSSL looks at."""
     return f"the local clock is {time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())}"
 
 

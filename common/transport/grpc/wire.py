@@ -111,7 +111,7 @@ class WireConnection(Connection):
         h2.unlink(self.http2)
 
     def abort(self, fault: BackhaulError) -> None:
-        """Drop the connection with whatever is in its buffers. The first fault named is the one told."""
+        """Drop the connection with whatever is in its buffers. The first fault named is the one reported."""
         if self.fault is None:
             self.fault = fault
         if not self._is_aborted:

@@ -1,4 +1,4 @@
-"""Lines in memory: pipes that are bounded, in order, as slow as they are told, and can be cut or held.
+"""Lines in memory: pipes that are bounded, in order, as slow as they are set to be, and can be cut or held.
 
 A message is under way until its time has come (`delay_s`, `bytes_per_s`), one after the other. A cut loses what is
 under way, in both directions; what has arrived can still be read. A held line (a black hole) loses nothing and
@@ -217,7 +217,7 @@ class MemoryConnection:
 
 
 class MemoryCall:
-    """One stream of a connection: a pipe each way, and how each end was told that it is over."""
+    """One stream of a connection: a pipe each way, and how each end learned that it is over."""
 
     def __init__(self, connection: MemoryConnection, window_bytes: int, metadata: Mapping[str, str]) -> None:
         self.connection = connection

@@ -51,7 +51,7 @@ class PushEndpoint:
         self._now_us = now_us
         self._live: LiveStreams[str, EndpointStream] = LiveStreams("edge")
         self._seen: dict[str, tuple[int, ...]] = {}
-        """By live origin: versions of all that was asked when it was last told what is asked of it."""
+        """By live origin: versions of all requested filters when they were last sent to it."""
         self.ends = CodeCounts()
         """Streams that are over."""
         self.on_end: Callable[[OriginStream, str, str], object] = lambda state, code, reason: None
@@ -78,7 +78,7 @@ class PushEndpoint:
                 live.ask(filter_for(origin_id, asked))
 
     async def follow_filters(self, every_s: float) -> NoReturn:
-        """Refresh again and again: what was asked of another node is told here too."""
+        """Refresh again and again: filters requested of another node arrive here too."""
         while True:
             await trio.sleep(every_s)
             try:
@@ -103,7 +103,7 @@ class PushEndpoint:
         return len(staying)
 
     async def serve(self, stream: MessageStream) -> None:
-        """One stream, from Hello to its end. Raises BackhaulError for what the peer must be told."""
+        """One stream, from Hello to its end. Raises BackhaulError for what the peer must learn."""
         hello = await self._receive_hello(stream)
         origin_id = hello.origin_id
         with structlog.contextvars.bound_contextvars(origin_id=origin_id, peer=stream.peer.address):

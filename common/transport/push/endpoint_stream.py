@@ -106,20 +106,20 @@ class EndpointStream:
         self._submitted: deque[tuple[PushedAppend, Submitted]] = deque()
         self._fenced_by = 0
         self._end: BackhaulError | None = None
-        self._requested = self._told = NO_FILTER
+        self._requested = self._sent_request = NO_FILTER
         self._drain: Drain | None = None
-        self._drain_told = False
+        self._drain_sent = False
         self._last_sent_s = trio.current_time()
         self._policy = EVERYTHING
 
     def wake(self) -> None:
-        """Have the stream look around: something was told to the whole node."""
+        """Have the stream look around: the whole node's state has changed."""
         self._work.unpark_all()
 
     @property
     def is_leaving(self) -> bool:
         """Whether the edge was asked to dial another node."""
-        return self._drain is not None or self._drain_told
+        return self._drain is not None or self._drain_sent
 
     def drain(self, drain: Drain) -> None:
         """Have the edge finish and dial another node."""
@@ -142,14 +142,14 @@ class EndpointStream:
         return self._stream.peer
 
     def ask(self, requested: PushFilter) -> None:
-        """Have the edge told what is asked of it now, unless it has been; of what comes quickly only the last is told."""
+        """Send the edge the filter requested of it now, unless it has it; of quick changes only the last is sent."""
         if requested != self._requested:
             self._requested = requested
             self.wake()
 
     async def run(self, start: Start, draining: Callable[[], Drain | None]) -> None:
         """Until the peer ends the stream and everything it sent is stored."""
-        self._told = start.requested
+        self._sent_request = start.requested
         self._tell_place()
         await self._send(start)
         async with trio.open_nursery() as nursery:
@@ -161,13 +161,13 @@ class EndpointStream:
                 if self._fenced_by:
                     raise fenced(self._endpoint.origin_id, self._fenced_by)
                 drain = self._drain or draining()
-                if drain and not self._drain_told:
-                    self._drain_told = True
+                if drain and not self._drain_sent:
+                    self._drain_sent = True
                     await self._send(drain)
                     continue  # something may have come meanwhile
-                if self._requested != self._told:
-                    self._told = self._requested
-                    await self._send(PushFilterUpdate(self._told.version, self._told.criteria))
+                if self._requested != self._sent_request:
+                    self._sent_request = self._requested
+                    await self._send(PushFilterUpdate(self._sent_request.version, self._sent_request.criteria))
                 elif self._endpoint.change:
                     await self._change_filter(self._endpoint.change)
                 elif self._is_idle:
@@ -221,7 +221,7 @@ class EndpointStream:
             if not self._submitted:
                 await self._take()
             if not self._submitted:
-                return  # the writer is closing, and the receiver has been told
+                return  # the writer is closing, and the receiver knows
             request, submitted = self._submitted[0]
             outcome = await submitted.wait()
             self._submitted.popleft()

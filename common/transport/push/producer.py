@@ -1,4 +1,4 @@
-"""The edge's end of a push stream: from the local journal to the cloud, until the link breaks or is told to leave.
+"""The edge's end of a push stream: from the local journal to the cloud, until the link breaks or has to leave.
 
 One nursery a stream: this task sends, one child receives acks, one watches that something moves, one keeps the acked
 position on disk. What may be sent and what an ack means is decided by ``core.push.producer.Producer``; here are only
@@ -68,7 +68,7 @@ class LinkState:
     resumed_position: int = 0
     """What the cloud had when the present link, or the last one, began: what was acked since is this link's doing."""
     acked_is_known: bool = False
-    """Whether the cloud has told its position since this process began: before that nothing may be trimmed."""
+    """Whether the cloud has named its position since this process began: before that nothing may be trimmed."""
     in_flight_bytes: int = 0
     window_bytes: int = 0
     ack_age_s: float = 0.0
@@ -216,7 +216,7 @@ class _PushStream:
             on_push=settings.on_push,
         )
         self._tell_filter()
-        self._acked_or_told = trio.lowlevel.ParkingLot()
+        self._acked_or_asked = trio.lowlevel.ParkingLot()
         self._drain: Drain | None = None
         self._peer_received = 0
         self._last_sent_s = trio.current_time()
@@ -245,7 +245,7 @@ class _PushStream:
                 continue
             room = producer.room_bytes()
             if not room:
-                await self._acked_or_told.park()
+                await self._acked_or_asked.park()
                 continue
             page = await source.next(room)
             if page:
@@ -254,7 +254,7 @@ class _PushStream:
                 await source.wait(min(settings.poll_interval_s, settings.heartbeat_s))
                 await self._heartbeat_if_due()
         while not producer.window.is_empty:
-            await self._acked_or_told.park()
+            await self._acked_or_asked.park()
         await self._stream.end()
 
     async def _send_page(self, events: EventBatch, through: int) -> None:
@@ -339,7 +339,7 @@ class _PushStream:
                         self._producer.draining = True
                     case Start():
                         raise _protocol_error("a second Start came")
-                self._acked_or_told.unpark_all()
+                self._acked_or_asked.unpark_all()
         except PeerClosed:
             whole_stream.cancel()
 

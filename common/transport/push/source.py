@@ -47,16 +47,16 @@ class PushSource:
         self._batch_max_events = batch_max_events
         self._tail = RecentCommits(batch_max_events, batch_max_bytes)
         self._heard = 0
-        """The log was read after the prompt had told of this position."""
+        """The log was read after the prompt had named this position."""
         self._must_look = True
         self._stated = StatedDeletions()
         self._holes_to = 0
-        """Up to here events may be gone that no page has told of yet: the log is read, also where commits are at hand."""
+        """Up to here events may be gone that no page has stated yet: the log is read, also where commits are at hand."""
         self.has_holes = False
         """Whether something ahead of the last page is deleted: a position that it lacks may be either."""
         self._withheld_to = 0
-        """Live: up to here nothing is sent, and that is not told yet."""
-        self._told_s = trio.current_time()
+        """Live: up to here nothing is sent, and that is not stated yet."""
+        self._stated_s = trio.current_time()
         self._waiting: trio.CancelScope | None = None
 
     def listening(self) -> AbstractContextManager[None]:
@@ -101,7 +101,7 @@ class PushSource:
         """Until there may be something new, or ``wake``."""
         known = max(self._heard, self._producer.cursor, self._withheld_to)
         if self._withheld_to > self._producer.cursor:
-            due_s = self._told_s + WITHHELD_TOLD_S
+            due_s = self._stated_s + WITHHELD_TOLD_S
             at_most_s = min(at_most_s, max(_LEAST_WAIT_S, due_s - trio.current_time()))
         with trio.CancelScope() as self._waiting:
             await self._journal.log.head_signal.wait_above(known, at_most_s)
@@ -121,7 +121,7 @@ class PushSource:
             self._waiting.cancel()
 
     async def batch_of(self, events: EventBatch, through: int) -> PushBatch | None:
-        """What is sent of a page; None when it is nothing and need not be told yet.
+        """What is sent of a page; None when it is nothing and need not be stated yet.
 
         Raises:
             BackhaulError: ``transformation.failed``.
@@ -147,7 +147,7 @@ class PushSource:
         if self._on_push is not None and events:
             transformed = self._on_push(events)
             events, ranges = transformed.events, (*ranges, *transformed.ranges)
-        self._told_s = trio.current_time()
+        self._stated_s = trio.current_time()
         return PushBatch(after, through, self._journal.log.history.generation_at(through), events, ranges, lane)
 
     def sent(self, batch: PushBatch) -> None:
@@ -156,7 +156,7 @@ class PushSource:
 
     @property
     def _is_due(self) -> bool:
-        return trio.current_time() - self._told_s >= WITHHELD_TOLD_S
+        return trio.current_time() - self._stated_s >= WITHHELD_TOLD_S
 
     async def _deleted(self, events: EventBatch, after: int) -> list[StatedRange]:
         """What is gone ahead of the stream and not stated yet: all of it, how far on it may lie."""

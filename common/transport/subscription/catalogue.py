@@ -56,7 +56,7 @@ class StreamCatalogue:
 
 
 def no_such_stream(stream_id: str) -> BackhaulError:
-    """The refusal of a stream that is not there, or not for this consumer: the two are not told apart."""
+    """The refusal of a stream that is not there, or not for this consumer: the answer is the same for both."""
     return BackhaulError(
         "subscription.no_such_stream",
         f"no stream {stream_id[:80]!r} is served here",

@@ -163,7 +163,7 @@ class ReceiveCommitter:
         self._known |= await self._journal.subscriptions.known(self._settings.name, missing)
 
     async def _commit(self, commit: ReceivedCommit) -> None:
-        """Store it. What is full for a moment is tried again for a while: somebody may be about to make room."""
+        """Store it. What is full for a moment is tried again for a while: an acknowledgement may be about to make room."""
         settings, until_s = self._settings, trio.current_time() + self._settings.progress_timeout_s / 2
         while True:
             try:

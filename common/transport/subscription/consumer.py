@@ -322,7 +322,7 @@ class _Session:
             except PeerClosed:
                 self._peer_ended = True  # `_receive` meets the end too, behind what came before it
         if deadline.cancelled_caught:
-            raise self._stalled("the source does not read what it is told")
+            raise self._stalled("the source does not read what is sent to it")
         self._last_sent_s = trio.current_time()
         self._received_at_last_sent = self._stream.bytes_received
 

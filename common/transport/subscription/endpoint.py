@@ -147,7 +147,7 @@ class SubscriptionEndpoint:
         await self._live.leave(retry_after_s, SourceStream.drain)
 
     async def serve(self, stream: MessageStream) -> None:
-        """One stream, from Subscribe to its end. Raises BackhaulError for what the consumer must be told."""
+        """One stream, from Subscribe to its end. Raises BackhaulError for what the consumer must learn."""
         asked = await self._receive_subscribe(stream)
         with structlog.contextvars.bound_contextvars(
             consumer_id=asked.consumer_id, stream_id=asked.stream_id, peer=stream.peer.address

@@ -1,7 +1,7 @@
 """What leaves for one consumer: one message at a time, in turn, counted, and never larger than it may be.
 
-Lanes are tasks of their own; whoever holds the turn decides and sends in one step, so a lane's place moves exactly when
-its message goes. The window is one for all lanes: whoever has a delivery in the turn waits there until it fits.
+Lanes are tasks of their own; the holder of the lock decides and sends in one step, so a lane's place moves exactly when
+its message goes. The window is one for all lanes: a lane with a delivery waits there, under the lock, until it fits.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ConsumerStream:
 
 
 class Sender:
-    """The sending half of a consumer's stream. ``send_lock`` is held by whoever decides and sends."""
+    """The sending half of a consumer's stream. ``send_lock`` is held by the lane that decides and sends."""
 
     def __init__(
         self,

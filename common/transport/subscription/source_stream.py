@@ -114,17 +114,17 @@ class SourceStream:
         self._wake()
 
     async def run(self, subscribed: Subscribed) -> None:
-        """Until the consumer ends the stream. Raises what the consumer must be told."""
+        """Until the consumer ends the stream. Raises what the consumer must learn."""
         await self._sender.say(subscribed)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._receive)
             nursery.start_soon(self._serve_live)
-            is_drain_told = False
+            is_drain_sent = False
             while not self._peer_ended:
                 if self._end:
                     raise self._end
-                if self._drain and not is_drain_told:
-                    is_drain_told = True
+                if self._drain and not is_drain_sent:
+                    is_drain_sent = True
                     nursery.start_soon(self._sender.say, self._drain)  # a lane may wait in the turn for room
                 for lane, serve in (
                     (DeliveryLane.BACKFILL, self._serve_backfill),

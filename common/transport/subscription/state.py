@@ -55,7 +55,7 @@ class SubscriptionState:
     position: int = 0
     resumed_position: int = 0
     head_position: int = 0
-    """Of the source's log, as far as the source has told."""
+    """Of the source's log, as far as the source has named it."""
     backfill_position: int = -1
     applied_version: int = 0
     requested_version: int = 0

@@ -1,7 +1,7 @@
 """Whether a consumer's stream moves: what it shows of progress, and the verdict when that has stood still for too long.
 
 Progress is an ack, bytes its kernel has taken, or what its heartbeats say it has received: a slow line is not a dead one.
-One that owes nothing and has been told everything may be silent for as long as it likes.
+One that owes nothing and has received everything may be silent for as long as it likes.
 """
 
 from __future__ import annotations

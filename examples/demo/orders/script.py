@@ -94,7 +94,7 @@ async def widen_and_kill(edge: Edge, site: str, cast: Cast, acts: OrderActs, tel
 
 
 def _place_on_disk(path: str) -> tuple[dict[str, Any], int]:
-    """What a dead edge's file says, read by somebody who does not know the product."""
+    """What a dead edge's file says, read without the product."""
     with closing(sqlite3.connect(path)) as file:
         place, received = file.execute("SELECT place, received FROM subscription WHERE name = ?", (STREAM,)).fetchone()
     return json.loads(place), received

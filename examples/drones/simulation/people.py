@@ -23,7 +23,7 @@ _PATIENCE_S = 15.0
 _LOOK_EVERY = 5
 
 
-async def told(client: HttpClient, path: str, body: Mapping[str, object], key: str) -> Answer:
+async def reported(client: HttpClient, path: str, body: Mapping[str, object], key: str) -> Answer:
     """The answer to a command, however often it must be repeated; once begun it is not cancelled.
 
     Raises DemoFailure when it is refused, or not answered for long.
@@ -64,7 +64,7 @@ class Site:
             for position in flight(self.town, chance):
                 count += 1
                 body = {"position": asdict(position)}
-                await told(client, f"/v1/entities/Drone/{drone}/Report", body, f"{drone}-{count}")
+                await reported(client, f"/v1/entities/Drone/{drone}/Report", body, f"{drone}-{count}")
                 self.reports += 1
                 self.positions[drone] = position
                 if count % _LOOK_EVERY == 0:
@@ -87,7 +87,7 @@ class Site:
         client = HttpClient(cloud_port)
         for restaurant in self.town.restaurants:
             body = {"site": self.town.site, "position": asdict(self.town.somewhere(chance))}
-            await told(client, f"/v1/entities/Restaurant/{restaurant}/Open", body, f"open-{restaurant}")
+            await reported(client, f"/v1/entities/Restaurant/{restaurant}/Open", body, f"open-{restaurant}")
         client.close()
 
     async def order(self, cloud_port: Port, chance: Random, pace_s: float) -> None:
@@ -98,7 +98,7 @@ class Site:
                 restaurant = chance.choice(self.town.restaurants)
                 delivery_id = f"{self.town.site}-{len(self.ordered) + 1:04}"
                 body = {"delivery_id": delivery_id, "to": asdict(self.town.somewhere(chance))}
-                await told(client, f"/v1/entities/Restaurant/{restaurant}/Order", body, delivery_id)
+                await reported(client, f"/v1/entities/Restaurant/{restaurant}/Order", body, delivery_id)
                 self.ordered[delivery_id] = restaurant
                 await trio.sleep(pace_s * (0.5 + chance.random()))
         finally:

@@ -49,7 +49,7 @@ class TownNow:
 
 
 class View(Protocol):
-    """Where the story is told."""
+    """Where the story is printed."""
 
     def tell(self, at_s: float, what: str) -> None: ...
 

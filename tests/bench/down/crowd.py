@@ -23,7 +23,7 @@ _LOADS = 2
 
 
 class Crowd:
-    """Consumers in one process or several, told the same things."""
+    """Consumers in one process or several, with the same commands."""
 
     def __init__(self, loads: list[Program]) -> None:
         self._loads = loads
@@ -46,12 +46,12 @@ class Crowd:
 
     async def reach(self, position: int) -> Reached:
         """Wait until everybody is at that position."""
-        told = await self.ask(f"reach {position}", "load.reached")
+        result = await self.ask(f"reach {position}", "load.reached")
         return Reached(
-            sum(one["events"] for one in told),
-            sum(one["messages"] for one in told),
-            max(one["p50_s"] for one in told),
-            max(one["p99_s"] for one in told),
+            sum(one["events"] for one in result),
+            sum(one["messages"] for one in result),
+            max(one["p50_s"] for one in result),
+            max(one["p99_s"] for one in result),
         )
 
     @property
@@ -114,7 +114,7 @@ def _shares(first: int, count: int, parts: int) -> Iterator[tuple[int, int]]:
 
 
 class Publisher:
-    """Publishes when told."""
+    """Publishes on command."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
@@ -162,8 +162,8 @@ class Source:
     async def read_counts(self) -> tuple[int, int]:
         """Scans of the log's tables and rows they gave, as PostgreSQL counts them."""
         await trio.sleep(_STATISTICS_S)  # an idle session tells its counts after ten seconds
-        told = await trio.to_thread.run_sync(lambda: self.place.postgres.run(ROWS_SQL, database=_database(self.url)))
-        scans, rows = told.split("|")
+        result = await trio.to_thread.run_sync(lambda: self.place.postgres.run(ROWS_SQL, database=_database(self.url)))
+        scans, rows = result.split("|")
         return int(scans), int(rows)
 
 

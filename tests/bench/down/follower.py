@@ -1,7 +1,7 @@
 """Measuring program: an edge's end of a subscription, with a handler; its journal is an SQLite file of its own.
 
 It is the product's consumer as it is. The handler notes how long after it was due an event came to it; ``tell`` on
-standard input has it told.
+standard input asks for it.
 """
 
 from __future__ import annotations

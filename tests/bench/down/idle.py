@@ -39,10 +39,10 @@ def _issue(folder: Path, count: int) -> dict[str, object]:
 async def _measure(place: Place, count: int, seconds: int, certificates: Path | None) -> tuple[float, float]:
     """Kilobytes a connection, and the share of a core."""
     warm = min(_WARM, count // 5)
-    told = await trio.to_thread.run_sync(_issue, certificates, count + warm) if certificates else {}
+    result = await trio.to_thread.run_sync(_issue, certificates, count + warm) if certificates else {}
     folder = str(certificates or "")
     async with (
-        source(place, told) as node,
+        source(place, result) as node,
         publisher(node.http_port, entities=_ENTITIES) as publishing,
         crowd(node.grpc_port, warm, certificates=folder, loads=1) as early,
         crowd(node.grpc_port, count, certificates=folder, first=warm) as consumers,

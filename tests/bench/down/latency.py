@@ -33,8 +33,8 @@ async def run(place: Place) -> list[Table]:
         through = await publishing.begin(_RATE * (seconds + _WARM_UP_S), batch=1, rate=_RATE)
         late_s = float((await publishing.end())["late_s"])
         await follower.tell(str(through))
-        told = await follower.event("told")
-    ordered = sorted((due_us, delay_us) for due_us, delay_us in told["delays"])
+        result = await follower.event("result")
+    ordered = sorted((due_us, delay_us) for due_us, delay_us in result["delays"])
     assert len(ordered) == through, f"{len(ordered)} of {through} came to the handler"
     delays = [delay_us / 1e6 for _, delay_us in ordered][_RATE * _WARM_UP_S :]
     p50_s, p99_s = percentile(delays, 0.5), percentile(delays, 0.99)

@@ -2,7 +2,7 @@
 
 Every batch is decoded to columns, and each event's previous number compared with the last one known of its entity: what
 does not continue ends the program. Acks go out when some kilobytes have come, else a few times a second; heartbeats as a
-consumer's. It does what it is told line by line: ``connect``, ``mark``, ``reach`` a position, ``begun``, ``filter`` (of
+consumer's. It takes commands line by line: ``connect``, ``mark``, ``reach`` a position, ``begun``, ``filter`` (of
 all), and answers each.
 """
 
@@ -147,7 +147,7 @@ class _Consumer:
 
 
 class _Crowd:
-    """All of them, and what they are told."""
+    """All of them, and their commands."""
 
     def __init__(
         self, consumers: list[_Consumer], port: int, certificates: str, start_soon: Callable[..., None]
@@ -238,7 +238,7 @@ class _Crowd:
 async def _main(
     port: int, first: int, count: int, certificates: str, criteria: str, topics: int, batch_events: int, timed: int
 ) -> None:
-    told = trio.wrap_file(sys.stdin)
+    result = trio.wrap_file(sys.stdin)
     consumers = [
         _Consumer(
             number,
@@ -253,7 +253,7 @@ async def _main(
         nursery.start_soon(crowd.acknowledge)
         nursery.start_soon(crowd.beat)
         answer("load.ready")
-        async for line in told:
+        async for line in result:
             word, _, rest = line.strip().partition(" ")
             match word:
                 case "connect":

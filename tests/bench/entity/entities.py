@@ -39,21 +39,23 @@ async def run(place: Place) -> list[Table]:
 
 
 async def _commands(table: Table, place: Place, name: str, url: str, count: int) -> None:
-    told = await measured(_LOAD, kind="commands", url=url, entities=count, callers=_CALLERS, seconds=place.sized(8, 1))
-    if not told["is_right"]:
+    result = await measured(
+        _LOAD, kind="commands", url=url, entities=count, callers=_CALLERS, seconds=place.sized(8, 1)
+    )
+    if not result["is_right"]:
         raise BenchFailure(f"{name}: the states do not add up to the acknowledged commands")
-    rate, wanted = told["rate"], _RATES[name]
+    rate, wanted = result["rate"], _RATES[name]
     table.judge(f"{name}: commands in process", f"{rate:,.0f} a second", f"> {wanted:,}", rate > wanted)
-    table.add(f"{name}: processor time a command", f"{told['cpu_us']:.0f} us")
-    table.add(f"{name}: commands a commit", f"{told['each_commit']:.0f}")
-    table.add(f"{name}: all states read again, and they add up", f"{told['reread_s']:.2f} s")
+    table.add(f"{name}: processor time a command", f"{result['cpu_us']:.0f} us")
+    table.add(f"{name}: commands a commit", f"{result['each_commit']:.0f}")
+    table.add(f"{name}: all states read again, and they add up", f"{result['reread_s']:.2f} s")
 
 
 async def _recovery(table: Table, place: Place, name: str, url: str) -> None:
     events = place.sized(10_000, 1_000)
-    told = await measured(_LOAD, kind="recovery", url=url, events=events, rounds=5)
+    result = await measured(_LOAD, kind="recovery", url=url, events=events, rounds=5)
     for what, key, most_s in (("", "Counter", _RECOVERY_S), (", with a snapshot", "Snapped", _SNAPSHOT_S)):
-        took_s = told[key]
+        took_s = result[key]
         table.judge(
             f"{name}: recovery of {events:,} events{what}",
             f"{took_s * 1e3:.1f} ms",
@@ -81,7 +83,7 @@ async def _port(program: Program) -> Any:  # noqa: ANN401  as the log has it
 
 async def _http(table: Table, place: Place, journal: Path, count: int) -> None:
     async with running("edge", "edge_service", "run", variables=_edge(journal)) as program:
-        told = await measured(
+        result = await measured(
             _LOAD,
             kind="http",
             port=await _port(program),
@@ -89,31 +91,31 @@ async def _http(table: Table, place: Place, journal: Path, count: int) -> None:
             callers=_CALLERS,
             seconds=place.sized(8, 1),
         )
-    table.add("SQLite: commands over HTTP from another process", f"{told['rate']:,.0f} a second")
+    table.add("SQLite: commands over HTTP from another process", f"{result['rate']:,.0f} a second")
     async with running("edge", "edge_service", "run", variables=_edge(journal)) as program:
         states = await measured(_LOAD, kind="states", port=await _port(program), entities=count)
-    if states["total"] != told["acknowledged"]:
-        raise BenchFailure(f"HTTP: {told['acknowledged']} commands acknowledged, {states['total']} counted")
+    if states["total"] != result["acknowledged"]:
+        raise BenchFailure(f"HTTP: {result['acknowledged']} commands acknowledged, {states['total']} counted")
     table.add("SQLite: restarted, all states read over HTTP, and they add up", f"{states['took_s']:.2f} s")
 
 
 async def _touched(table: Table, place: Place, journal: Path) -> None:
     touched, cached = [place.sized(n, n // 200) for n in _TOUCHED], place.sized(10_000, 500)
-    told = await measured(_LOAD, kind="touch", url=str(journal), touched=touched, cached=cached)
-    if told["live"] > cached + _CALLERS:  # who is busy stays beyond the limit
-        raise BenchFailure(f"{told['live']} entities are in memory, the limit is {cached}")
-    table.add(f"memory with {cached:,} entities, as many as are kept", f"{told['before_mb']:.0f} MB")
-    for count, resident_mb in zip(touched, told["resident_mb"], strict=True):
+    result = await measured(_LOAD, kind="touch", url=str(journal), touched=touched, cached=cached)
+    if result["live"] > cached + _CALLERS:  # who is busy stays beyond the limit
+        raise BenchFailure(f"{result['live']} entities are in memory, the limit is {cached}")
+    table.add(f"memory with {cached:,} entities, as many as are kept", f"{result['before_mb']:.0f} MB")
+    for count, resident_mb in zip(touched, result["resident_mb"], strict=True):
         table.add(f"after {count:,} entities touched", f"{resident_mb:.0f} MB")
-    first_mb, last_mb = told["resident_mb"][0], told["resident_mb"][-1]
+    first_mb, last_mb = result["resident_mb"][0], result["resident_mb"][-1]
     table.judge(
         f"growth from {touched[0]:,} to {touched[-1]:,}",
         f"{last_mb - first_mb:+.0f} MB",
         f"< {_GROWTH_MB} MB",
         last_mb - first_mb < _GROWTH_MB,
     )
-    at_most_mb = told["peak_mb"] - told["before_mb"]
+    at_most_mb = result["peak_mb"] - result["before_mb"]
     table.judge(
-        f"at most, with {cached:,} kept", f"{told['peak_mb']:.0f} MB", f"+ < {_PEAK_MB} MB", at_most_mb < _PEAK_MB
+        f"at most, with {cached:,} kept", f"{result['peak_mb']:.0f} MB", f"+ < {_PEAK_MB} MB", at_most_mb < _PEAK_MB
     )
-    table.add("new entities, one command each", f"{told['rate']:,.0f} a second")
+    table.add("new entities, one command each", f"{result['rate']:,.0f} a second")

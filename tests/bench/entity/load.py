@@ -58,8 +58,8 @@ async def _entities(journal: Journal, commit: GroupCommit, cached_max: int = 10_
         yield found
 
 
-async def _commands(told: dict[str, Any]) -> dict[str, Any]:
-    entities_count, callers, seconds = told["entities"], told["callers"], told["seconds"]
+async def _commands(result: dict[str, Any]) -> dict[str, Any]:
+    entities_count, callers, seconds = result["entities"], result["callers"], result["seconds"]
     acknowledged, within, busy_s = 0, 0, 0.0
 
     async def call(entities: Entities, chance: Random, begin_s: float, end_s: float) -> None:
@@ -69,7 +69,7 @@ async def _commands(told: dict[str, Any]) -> dict[str, Any]:
             acknowledged += 1
             within += begin_s <= trio.current_time() <= end_s
 
-    async with _journal(told["url"]) as (journal, commit):
+    async with _journal(result["url"]) as (journal, commit):
         async with _entities(journal, commit) as entities, trio.open_nursery() as nursery:
             begin_s = trio.current_time() + _WARM_UP_S
             busy_s = -time.process_time()
@@ -107,10 +107,10 @@ async def _sum(entities: Entities, count: int) -> int:
     return total
 
 
-async def _recovery(told: dict[str, Any]) -> dict[str, Any]:
-    events, rounds = told["events"], told["rounds"]
+async def _recovery(result: dict[str, Any]) -> dict[str, Any]:
+    events, rounds = result["events"], result["rounds"]
     found: dict[str, Any] = {}
-    async with _journal(told["url"]) as (journal, commit):
+    async with _journal(result["url"]) as (journal, commit):
         for entity_type in ("Counter", "Snapped"):
             async with _entities(journal, commit) as entities:
                 for _ in range(events // 1_000):
@@ -131,21 +131,21 @@ async def _recovery(told: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-async def _touch(told: dict[str, Any]) -> dict[str, Any]:
+async def _touch(result: dict[str, Any]) -> dict[str, Any]:
     """One command to each of many entities; memory with a full cache, after so many touched each time, and at most."""
-    names = iter(range(told["touched"][-1]))
+    names = iter(range(result["touched"][-1]))
 
     async def call(entities: Entities, names: Iterator[int]) -> None:
         for name in names:
             await entities.ask("Counter", str(name), Add(1))
 
     resident_mb, took_s, live = [], 0.0, 0
-    async with _journal(told["url"]) as (journal, commit):
-        async with _entities(journal, commit, told["cached"]) as entities:
-            for number in range(told["cached"]):
+    async with _journal(result["url"]) as (journal, commit):
+        async with _entities(journal, commit, result["cached"]) as entities:
+            for number in range(result["cached"]):
                 await entities.ask("Snapped", str(number), Add(1))
             before_mb, _ = _held()
-            for more in (after - before for before, after in pairwise([0, *told["touched"]])):
+            for more in (after - before for before, after in pairwise([0, *result["touched"]])):
                 began_s = trio.current_time()
                 async with trio.open_nursery() as nursery:
                     some = islice(names, more)
@@ -155,12 +155,12 @@ async def _touch(told: dict[str, Any]) -> dict[str, Any]:
                 mb, live = _held()
                 resident_mb.append(mb)
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    rate = told["touched"][-1] / took_s
+    rate = result["touched"][-1] / took_s
     return {"rate": rate, "before_mb": before_mb, "resident_mb": resident_mb, "peak_mb": peak_mb, "live": live}
 
 
 def _held() -> tuple[float, int]:
-    """Resident MB, and how many entities there are in memory, whoever holds them."""
+    """Resident MB, and how many entities there are in memory, whichever store holds them."""
     gc.collect()
     return _rss_mb(), sum(type(one) is LiveEntity for one in gc.get_objects())
 
@@ -170,27 +170,27 @@ def _rss_mb() -> float:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-async def _http(told: dict[str, Any]) -> dict[str, Any]:
+async def _http(result: dict[str, Any]) -> dict[str, Any]:
     acknowledged, within = 0, 0
 
     async def call(door: HttpDoor, chance: Random, begin_s: float, end_s: float) -> None:
         nonlocal acknowledged, within
         while trio.current_time() < end_s:
-            await door.ask("POST", f"/v1/entities/Counter/{chance.randrange(told['entities'])}/Add", b'{"by":1}')
+            await door.ask("POST", f"/v1/entities/Counter/{chance.randrange(result['entities'])}/Add", b'{"by":1}')
             acknowledged += 1
             within += begin_s <= trio.current_time() <= end_s
 
     async with AsyncExitStack() as stack:
-        doors = [await stack.enter_async_context(open_http_door(told["port"])) for _ in range(told["callers"])]
+        doors = [await stack.enter_async_context(open_http_door(result["port"])) for _ in range(result["callers"])]
         begin_s = trio.current_time() + _WARM_UP_S
         async with trio.open_nursery() as nursery:
             for number, door in enumerate(doors):
-                nursery.start_soon(call, door, Random(number), begin_s, begin_s + told["seconds"])
-    return {"rate": within / told["seconds"], "acknowledged": acknowledged}
+                nursery.start_soon(call, door, Random(number), begin_s, begin_s + result["seconds"])
+    return {"rate": within / result["seconds"], "acknowledged": acknowledged}
 
 
-async def _states(told: dict[str, Any]) -> dict[str, Any]:
-    total, names = 0, iter(range(told["entities"]))
+async def _states(result: dict[str, Any]) -> dict[str, Any]:
+    total, names = 0, iter(range(result["entities"]))
 
     async def read(door: HttpDoor) -> None:
         nonlocal total
@@ -201,7 +201,7 @@ async def _states(told: dict[str, Any]) -> dict[str, Any]:
     began_s = trio.current_time()
     async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
         for _ in range(16):
-            nursery.start_soon(read, await stack.enter_async_context(open_http_door(told["port"])))
+            nursery.start_soon(read, await stack.enter_async_context(open_http_door(result["port"])))
     return {"total": total, "took_s": trio.current_time() - began_s}
 
 
@@ -210,8 +210,8 @@ _KINDS = {"commands": _commands, "recovery": _recovery, "touch": _touch, "http":
 
 def main() -> None:
     """Arguments as JSON: ``kind``, and those of the kind."""
-    told = json.loads(sys.argv[1])
-    answer("result", **trio.run(_KINDS[told["kind"]], told))
+    result = json.loads(sys.argv[1])
+    answer("result", **trio.run(_KINDS[result["kind"]], result))
 
 
 if __name__ == "__main__":

@@ -74,8 +74,8 @@ async def _append(url: str, calls: list[AppendCall]) -> float:
     )
     began_s = time.perf_counter()
     for call in calls:
-        told = await connection.fetchrow(APPEND_SQL, *call.arguments)
-        assert told["is_whole"], "the loop does not take the way the service takes"
+        result = await connection.fetchrow(APPEND_SQL, *call.arguments)
+        assert result["is_whole"], "the loop does not take the way the service takes"
     took_s = time.perf_counter() - began_s
     await connection.close()
     return took_s
@@ -93,10 +93,10 @@ async def _copy(url: str, pieces: list[bytes]) -> float:
 
 def main() -> None:
     """Arguments as JSON: ``url`` of an empty database, ``kind``, ``events``, ``batch``."""
-    told = json.loads(sys.argv[1])
-    total, batch = told["events"], told["batch"]
-    session = trio.run(_prepare, told["url"])
-    if told["kind"] == "append":
+    result = json.loads(sys.argv[1])
+    total, batch = result["events"], result["batch"]
+    session = trio.run(_prepare, result["url"])
+    if result["kind"] == "append":
         numbers = {name: number for number, name in enumerate(entity_names(ORIGIN, ENTITIES), start=1)}
         requests = pushed(ORIGIN, session, total, batch)
         known: dict[str, int] = {}
@@ -104,9 +104,9 @@ def main() -> None:
         for request in requests:
             calls.append(AppendCall.of([request], utc_now_us(), known))
             known.update((name, numbers[name]) for name in request.events.persistence_id)
-        took_s = asyncio.run(_append(told["url"], calls))
+        took_s = asyncio.run(_append(result["url"], calls))
     else:
-        took_s = asyncio.run(_copy(told["url"], _copy_data(total, batch)))
+        took_s = asyncio.run(_copy(result["url"], _copy_data(total, batch)))
     answer("result", rate=total / took_s)
 
 

@@ -1,7 +1,7 @@
 """Measuring program: local programs at an edge's doors, each with a connection of its own and one call at a time.
 
 ``unary`` calls a gRPC method again and again, ``http`` posts JSON, ``stream`` keeps one gRPC stream of appends full.
-The first two are closed loops: whoever waits for an answer asks nothing meanwhile.
+The first two are closed loops: a caller that waits for an answer asks nothing meanwhile.
 """
 
 from __future__ import annotations

@@ -94,8 +94,8 @@ async def drain(place: Place, journals: dict[str, Path], each: int, projections:
 
 async def _bare(place: Place, kind: str, total: int, batch: int) -> float:
     with place.postgres.fresh() as url:
-        told = await measured("tests.bench.up.bare_postgres", url=url, kind=kind, events=total, batch=batch)
-    return float(told["rate"])
+        result = await measured("tests.bench.up.bare_postgres", url=url, kind=kind, events=total, batch=batch)
+    return float(result["rate"])
 
 
 async def run(place: Place) -> list[Table]:

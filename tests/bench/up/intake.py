@@ -33,8 +33,10 @@ class _Round:
     async def without_service(self, kind: str, group: int) -> float:
         """apsw alone (``raw``) or the journal alone (``journal``), so many events a commit; events a second."""
         path = self.folder / f"{kind}-{group}.db"
-        told = await measured("tests.bench.up.raw_sqlite", path=str(path), kind=kind, group=group, seconds=self.seconds)
-        return float(told["rate"])
+        result = await measured(
+            "tests.bench.up.raw_sqlite", path=str(path), kind=kind, group=group, seconds=self.seconds
+        )
+        return float(result["rate"])
 
     async def edge(self, kind: str, callers: int, batch: int) -> tuple[float, float]:
         """An edge's answered events a second, and its events a commit."""
@@ -55,8 +57,10 @@ class _Round:
             return await self._calls("echo", ready["grpc_port"], _CALLERS, 1)
 
     async def _calls(self, kind: str, port: int, callers: int, batch: int) -> float:
-        told = await measured(_CALLERS_MODULE, kind=kind, port=port, callers=callers, batch=batch, seconds=self.seconds)
-        return float(told["rate"])
+        result = await measured(
+            _CALLERS_MODULE, kind=kind, port=port, callers=callers, batch=batch, seconds=self.seconds
+        )
+        return float(result["rate"])
 
 
 async def run(place: Place) -> list[Table]:

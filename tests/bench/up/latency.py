@@ -31,7 +31,7 @@ async def _delays(place: Place, kind: str, seconds: int) -> tuple[list[float], f
             async with edge("edge-1", folder / "edge.db", port) as program:
                 await program.event("push.started")
                 door = (await program.event("service.ready"))[f"{kind}_port"]
-                told = await measured(
+                result = await measured(
                     "tests.bench.up.feeder", kind=kind, port=door, rate=_RATE, seconds=seconds + _WARM_UP_S
                 )
                 await trio.sleep(_SETTLE_S)
@@ -44,7 +44,7 @@ async def _delays(place: Place, kind: str, seconds: int) -> tuple[list[float], f
     expected = _RATE * (seconds + _WARM_UP_S)
     if len(projections) != 2 or len(worst) != expected:
         raise BenchFailure(f"{len(worst)} of {expected} events went through {len(projections)} projections")
-    return [worst[due_us] / 1e6 for due_us in sorted(worst)][_RATE * _WARM_UP_S :], float(told["late_s"])
+    return [worst[due_us] / 1e6 for due_us in sorted(worst)][_RATE * _WARM_UP_S :], float(result["late_s"])
 
 
 async def run(place: Place) -> list[Table]:

@@ -1,6 +1,6 @@
 """Measuring program: many edges in one process, each with a connection, a push stream and an event a second.
 
-It goes on when told: ``connect``, then ``push``. Times are from the moment an event was due to the arrival of its ack,
+It goes on by command: ``connect``, then ``push``. Times are from the moment an event was due to the arrival of its ack,
 so a load that falls behind its schedule shows in the figures instead of hiding.
 """
 
@@ -89,17 +89,17 @@ async def _connect(edges: list[_Edge], stack: AsyncExitStack, port: int, certifi
 
 
 async def _main(port: int, edges: int, seconds: int, certificates: str) -> None:
-    told = trio.wrap_file(sys.stdin)
+    result = trio.wrap_file(sys.stdin)
     everybody = [_Edge(number) for number in range(edges + edges // 10)]
     ack_s: list[float] = []
     late_s: list[float] = []
     async with border.open_loop(), AsyncExitStack() as stack:
         await _connect(everybody[edges:], stack, port, certificates)
         answer("load.warm")
-        await told.readline()
+        await result.readline()
         await _connect(everybody[:edges], stack, port, certificates)
         answer("load.connected")
-        await told.readline()
+        await result.readline()
         begin_s = trio.current_time() + 0.5
         async with trio.open_nursery() as nursery:
             for number, edge in enumerate(everybody[:edges]):

@@ -63,12 +63,12 @@ async def _journal(path: Path, group: int, seconds: float) -> float:
 
 def main() -> None:
     """Arguments as JSON: ``path``, ``kind``, ``group`` (events a transaction), ``seconds``."""
-    told = json.loads(sys.argv[1])
-    path = Path(told["path"])
-    if told["kind"] == "raw":
-        rate = _raw(path, told["group"], told["seconds"])
+    result = json.loads(sys.argv[1])
+    path = Path(result["path"])
+    if result["kind"] == "raw":
+        rate = _raw(path, result["group"], result["seconds"])
     else:
-        rate = trio.run(_journal, path, told["group"], told["seconds"])
+        rate = trio.run(_journal, path, result["group"], result["seconds"])
     answer("result", rate=rate)
 
 

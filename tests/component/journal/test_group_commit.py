@@ -126,17 +126,17 @@ class TestWriter:
     ) -> None:
         commit = over(journal)
         nursery.start_soon(commit.run)
-        told: dict[str, AppendOutcome] = {}
+        answer: dict[str, AppendOutcome] = {}
 
         async def caller(name: str) -> None:
-            told[name] = await commit.append(local(name))
+            answer[name] = await commit.append(local(name))
 
         async with trio.open_nursery() as callers:
             for name in ["A|1", "A|2", "A|3", "A|4"]:
                 callers.start_soon(caller, name)
                 await trio.testing.wait_all_tasks_blocked()
         assert journal.names() == [["A|1"], ["A|2", "A|3", "A|4"]]
-        assert told == {f"A|{number}": Appended(number, [0]) for number in range(1, 5)}
+        assert answer == {f"A|{number}": Appended(number, [0]) for number in range(1, 5)}
         assert trio.current_time() - 2 * COMMIT_S < 0.1
         assert (commit.commits, commit.events) == (2, 4)
 
@@ -195,15 +195,15 @@ class TestWriter:
         commit = over(journal)
         nursery.start_soon(commit.run)
         journal.error = BackhaulError("journal.unavailable", "gone for now", retry_after_s=1.0)
-        told: list[str] = []
+        answer: list[str] = []
 
         async def caller(request: AppendRequest) -> None:
             try:
                 await commit.append(request)
             except BackhaulError as error:
-                told.append(error.code)
+                answer.append(error.code)
             else:
-                told.append("stored")
+                answer.append("stored")
 
         async with trio.open_nursery() as callers:
             callers.start_soon(caller, local("A|1"))
@@ -211,10 +211,10 @@ class TestWriter:
             callers.start_soon(caller, local("A|2"))
             callers.start_soon(caller, local("A|3"))
             await trio.sleep(COMMIT_S * 2.5)
-            assert told == ["journal.unavailable"] * 3
+            assert answer == ["journal.unavailable"] * 3
             journal.error = None
             callers.start_soon(caller, local("A|4"))
-        assert told[3:] == ["stored"]
+        assert answer[3:] == ["stored"]
         assert journal.names() == [["A|4"]]
         assert commit.commits == 1
 
@@ -358,12 +358,12 @@ class TestCancellation:
         self, journal: SlowJournal, autojump_clock: trio.testing.MockClock
     ) -> None:
         commit = over(journal)
-        told: list[str] = []
+        answer: list[str] = []
 
         async def caller(name: str) -> None:
             with pytest.raises(BackhaulError) as refused:
                 await commit.append(local(name))
-            told.append(refused.value.code)
+            answer.append(refused.value.code)
             assert refused.value.retry_after_s
 
         async with trio.open_nursery() as callers:
@@ -376,7 +376,7 @@ class TestCancellation:
                 writer.cancel_scope.cancel()
             with trio.fail_after(1):
                 await caller("A|3")
-        assert told == ["journal.closing"] * 3
+        assert answer == ["journal.closing"] * 3
         assert journal.groups == []
 
     async def test_a_fault_of_the_journal_ends_the_writer_and_leaves_nobody_waiting(
@@ -384,15 +384,15 @@ class TestCancellation:
     ) -> None:
         commit = over(journal)
         journal.error = ZeroDivisionError()
-        told: list[str] = []
+        answer: list[str] = []
 
         async def caller() -> None:
             with pytest.raises(BackhaulError) as refused:
                 await commit.append(local("A|1"))
-            told.append(refused.value.code)
+            answer.append(refused.value.code)
 
         async with trio.open_nursery() as callers:
             callers.start_soon(caller)
             with pytest.RaisesGroup(ZeroDivisionError):
                 await commit.run()
-        assert told == ["journal.closing"]
+        assert answer == ["journal.closing"]

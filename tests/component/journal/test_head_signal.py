@@ -17,15 +17,15 @@ from common.journal.postgres.nodes import hints
 class Session:
     """Remembers what was asked of the server."""
 
-    told: list[int]
+    answer: list[int]
 
     def __init__(self, *_: object, **__: object) -> None:
-        self.told = []
+        self.answer = []
 
     async def run(self, fn: Any, position: int) -> None:  # noqa: ANN401  one of two functions
         await trio.lowlevel.checkpoint()
         if fn is hints._notify:
-            self.told.append(position)
+            self.answer.append(position)
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -42,4 +42,4 @@ async def test_a_head_that_is_lower_than_before_is_told_too(
     for position in (4, 9, 6, 7):
         node.committed(position)
         await trio.sleep(1)
-    assert cast(Session, node._connection).told == [4, 9, 6, 7]
+    assert cast(Session, node._connection).answer == [4, 9, 6, 7]

@@ -49,7 +49,7 @@ def test_the_shipped_steps_are_well_formed(database: str) -> None:
 
 
 def test_a_server_function_stands_once() -> None:
-    told = "".join(step.sql for step in load_migrations("postgres"))
+    answer = "".join(step.sql for step in load_migrations("postgres"))
     function, _ = load_functions("postgres")
     assert function.count("CREATE FUNCTION append_batch(") == 1
-    assert "FUNCTION append_batch" not in told
+    assert "FUNCTION append_batch" not in answer

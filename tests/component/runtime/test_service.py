@@ -115,8 +115,8 @@ def test_a_service_that_must_not_start_says_what_to_change_and_ends_with_2() -> 
     body = 'raise ConfigurationError("settings.missing", "no id", "set EDGE_ID", details={"setting": "id"})'
     with service("async with trio.open_nursery():", f"    {body}") as process:
         line = process.line()
-        told = (line["event"], line["code"], line["reason"], line["hint"], line["details"])
-        assert told == ("service.refused", "settings.missing", "no id", "set EDGE_ID", {"setting": "id"})
+        answer = (line["event"], line["code"], line["reason"], line["hint"], line["details"])
+        assert answer == ("service.refused", "settings.missing", "no id", "set EDGE_ID", {"setting": "id"})
         assert process.ended() == (2, [])
 
 

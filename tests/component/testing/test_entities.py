@@ -14,17 +14,17 @@ from tests.support.entities import Add, AddEach, Added, Break, Count, Counters, 
 
 
 def test_given_events_when_a_command_then_events_and_a_reply() -> None:
-    told = given(Counters, Added(5)).when(Take(2))
-    assert told.events == [Taken(2)]
-    assert told.reply == 3
-    assert told.rejection == ""
-    assert told.state == Count(3)
+    answer = given(Counters, Added(5)).when(Take(2))
+    assert answer.events == [Taken(2)]
+    assert answer.reply == 3
+    assert answer.rejection == ""
+    assert answer.state == Count(3)
 
 
 def test_given_events_when_a_command_then_a_rejection() -> None:
-    told = given(Counters, Added(1), Taken(1)).when(Take(2))
-    assert told.rejection == "only 0 are there"
-    assert told.events == []
+    answer = given(Counters, Added(1), Taken(1)).when(Take(2))
+    assert answer.rejection == "only 0 are there"
+    assert answer.events == []
 
 
 def test_what_a_command_led_to_is_true_for_the_next() -> None:

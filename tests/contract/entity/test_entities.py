@@ -44,8 +44,8 @@ async def count(entities: Entities, entity_id: str) -> int:
 async def add_behind_their_back(journal: Journal, entity_id: str, by: int) -> None:
     """As another node, or a program at the intake, does."""
     events = new_events([f"Counter|{entity_id}"], ["Added"], [b'{"by":%d}' % by])
-    [told] = await journal.log.append_group([LocalAppend(events)])
-    assert isinstance(told, Appended)
+    [reported] = await journal.log.append_group([LocalAppend(events)])
+    assert isinstance(reported, Appended)
 
 
 class TestAnswers:
@@ -115,12 +115,12 @@ class TestOtherWriters:
     async def test_two_runtimes_and_one_hot_entity_count_every_command_once(
         self, journal: Journal, commit: GroupCommit
     ) -> None:
-        told = {"one": 0, "two": 0}
+        reported = {"one": 0, "two": 0}
 
         async def caller(entities: Entities, name: str) -> None:
             for _ in range(10):
                 await entities.ask("Counter", "hot", Add(1), deadline_s=60)
-                told[name] += 1
+                reported[name] += 1
 
         async with (
             entities_over(journal, commit, settings=QUICK, node="one") as one,
@@ -130,7 +130,7 @@ class TestOtherWriters:
                 for _ in range(8):
                     nursery.start_soon(caller, one, "one")
                     nursery.start_soon(caller, two, "two")
-            assert told == {"one": 80, "two": 80}
+            assert reported == {"one": 80, "two": 80}
             assert await count(one, "hot") == await count(two, "hot") == 160
 
 

@@ -54,7 +54,7 @@ class _Told:
 
 
 async def test_what_retention_takes_from_under_a_reader_is_told(journal: Journal) -> None:
-    chance, told = Random(3), [_Told() for _ in range(3)]
+    chance, answer = Random(3), [_Told() for _ in range(3)]
     await store(journal, chance, 400)
     async with running(journal) as firehose:
         with ExitStack() as feeds:
@@ -69,7 +69,7 @@ async def test_what_retention_takes_from_under_a_reader_is_told(journal: Journal
             ]
             opened.append(feeds.enter_context(firehose.scan("c2", EVERY_ENTITY, ALL, 0, lambda: 1_000)))
             async with trio.open_nursery() as nursery:
-                for one, feed in zip(told, opened, strict=True):
+                for one, feed in zip(answer, opened, strict=True):
                     nursery.start_soon(one.reach, feed, 700)
                 for number in range(30):
                     await store(journal, chance, 10)
@@ -79,13 +79,13 @@ async def test_what_retention_takes_from_under_a_reader_is_told(journal: Journal
         head = await journal.log.entity_head(entity)
         assert head is not None
         heads[entity] = head.seq_nr
-    for one in told:
+    for one in answer:
         assert one.numbers == {entity: set(range(1, seq_nr + 1)) for entity, seq_nr in heads.items()}
 
 
-@pytest.mark.parametrize(("taken_at", "told"), [(2, "range"), (3, "snapshot"), (5, "snapshot"), (0, "range")])
+@pytest.mark.parametrize(("taken_at", "answer"), [(2, "range"), (3, "snapshot"), (5, "snapshot"), (0, "range")])
 async def test_deleted_events_are_replaced_by_a_snapshot_or_a_stated_range(
-    journal: Journal, taken_at: int, told: str
+    journal: Journal, taken_at: int, answer: str
 ) -> None:
     await appended(journal, local(*["Pump|1"] * 6, "Pump|2"))
     if taken_at:
@@ -96,7 +96,7 @@ async def test_deleted_events_are_replaced_by_a_snapshot_or_a_stated_range(
             stretch = await feed.next(**NEXT, at_most_s=60)
     assert stretch is not None
     assert stretch.encoded == plain_encoding(stretch.events)
-    if told == "range":
+    if answer == "range":
         assert [(one.persistence_id, one.to_seq_nr, one.reason) for one in stretch.ranges] == [("Pump|1", 3, "trimmed")]
         assert stretch.events.seq_nr == [4, 5, 6, 1]
     else:
@@ -124,15 +124,15 @@ async def test_much_that_was_deleted_is_told_page_by_page(journal: Journal) -> N
     await appended(journal, local(*[f"Pump|{n}" for n in range(40)]))
     await journal.log.trim(TrimLimit(40, 100))
     settings = FirehoseSettings(deleted_max=7)
-    told: list[str] = []
+    answer: list[str] = []
     async with running(journal, settings) as firehose:
         with firehose.subscribe("late", EVERY_ENTITY, ALL, 0) as feed:
             while feed.position < 40:
                 stretch = await feed.next(**NEXT, at_most_s=60)
                 assert stretch is not None
                 assert len(stretch.ranges) <= 7
-                told += [stated.persistence_id for stated in stretch.ranges]
-    assert told == [f"Pump|{n}" for n in range(40)]
+                answer += [stated.persistence_id for stated in stretch.ranges]
+    assert answer == [f"Pump|{n}" for n in range(40)]
 
 
 async def test_what_is_deleted_before_the_ring_has_it_is_told_from_the_journal(journal: Journal) -> None:

@@ -139,13 +139,13 @@ class TestExpectedNumbers:
         await appended(journal, local("A|1", "A|1", "B|1"))
         before = await journal.log.stats()
         expectations = [{"A|1": 2}, {"A|1": 1}, {"C|1": 0}, {"C|1": 1}, {"A|1": 2, "B|1": 1}, {"B|1": 1, "A|1": 3}, {}]
-        told = await journal.log.append_group([LocalAppend(EventBatch(), expected) for expected in expectations])
+        answer = await journal.log.append_group([LocalAppend(EventBatch(), expected) for expected in expectations])
         refused = [
-            (each.persistence_id, each.expected, each.actual) for each in told if isinstance(each, AppendRefused)
+            (each.persistence_id, each.expected, each.actual) for each in answer if isinstance(each, AppendRefused)
         ]
         assert refused == [("A|1", 1, 2), ("C|1", 1, 0), ("A|1", 3, 2)]
-        assert [each for each in told if isinstance(each, Appended)] == [Appended(4, [])] * 4
-        assert {each.code for each in told if isinstance(each, AppendRefused)} == {"append.wrong_expected_seq_nr"}
+        assert [each for each in answer if isinstance(each, Appended)] == [Appended(4, [])] * 4
+        assert {each.code for each in answer if isinstance(each, AppendRefused)} == {"append.wrong_expected_seq_nr"}
         assert (await journal.log.stats()).head_position == before.head_position == 3
         assert await journal.log.entity_head("C|1") is None
         assert await appended(journal, local("A|1", expected={"A|1": 2})) == Appended(4, [3])

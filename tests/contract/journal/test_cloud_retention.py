@@ -54,7 +54,7 @@ async def until_empty(journal: Journal) -> None:
 
 
 class TestAge:
-    """What is old enough goes, and is told as trimmed to whoever follows the log."""
+    """What is old enough goes, and followers of the log learn of it as trimmed."""
 
     async def test_old_events_go_and_leave_a_floor(self, storage: Storage, journal: Journal) -> None:
         await append(journal, local(*["Order|1"] * 6))

@@ -1,6 +1,6 @@
 """What a journal hands over right after its commits is what a read gives: complete, unaltered, in order, never twice.
 
-Some may be left out, never told wrong: a commit whose outcome was not learned is one of those.
+Some may be left out, none is wrong: a commit whose outcome was not learned is one of those.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ async def tallies(journal: Journal) -> list[tuple[object, ...]]:
 
 
 class TestLeases:
-    """One owner holds a range; whoever takes it over locks the old owner out."""
+    """One owner holds a range; a new owner locks the old one out."""
 
     async def test_a_new_range_begins_at_zero(self, journal: Journal) -> None:
         lease = await take(journal)

@@ -199,8 +199,8 @@ class TestBackfill:
         ranges = (StatedRange("A|1", 1, 1, "withheld"),)
         assert await append(journal, backfill(edge, 2, 6, ("A|1", 2), ("B|1", 1), ranges=ranges)) == Pushed(6, 1)
         await edge.push(journal, ("A|1", 3), ("B|1", 2))
-        told = [("A|1", 1), ("A|1", 2), ("A|1", 3), ("B|1", 1), ("A|1", 4), ("B|1", 2)]
-        assert seq_nrs(await whole_log(journal)) == told
+        answer = [("A|1", 1), ("A|1", 2), ("A|1", 3), ("B|1", 1), ("A|1", 4), ("B|1", 2)]
+        assert seq_nrs(await whole_log(journal)) == answer
 
     async def test_an_entity_of_another_owner_is_parked_here_too_once(self, journal: Journal) -> None:
         edge = Origin()
@@ -236,5 +236,5 @@ async def test_entities_that_lost_events_are_told(storage: Storage, journal: Jou
     batch.tags = ["", "", "", "red", ""]
     await append(journal, LocalAppend(batch))
     await journal.log.trim(TrimLimit(3, 10, "dropped"))
-    told = {"A|1": (StatedRange("A|1", 1, 2, "dropped"), "red"), "B|1": (StatedRange("B|1", 1, 1, "dropped"), "")}
-    assert await journal.log.deleted_of(whom) == [told[name] for name in whom if name in told]
+    answer = {"A|1": (StatedRange("A|1", 1, 2, "dropped"), "red"), "B|1": (StatedRange("B|1", 1, 1, "dropped"), "")}
+    assert await journal.log.deleted_of(whom) == [answer[name] for name in whom if name in answer]

@@ -83,8 +83,8 @@ class TestPredecessorsTags:
         assert await journal.parked.retry("A|1", accept_gap=True) == (2, "")
         await edge.push(journal, ("A|1", 5), tags=["t:d"])
         log = await whole_log(journal)
-        told = list(zip(log.persistence_id, log.tags, log.prev_tags, strict=True))
-        assert told == [
+        answer = list(zip(log.persistence_id, log.tags, log.prev_tags, strict=True))
+        assert answer == [
             ("A|1", "t:a", ""),
             ("A|2", "", ""),
             ("A|2", "t:a", NO_TAGS),

@@ -145,7 +145,7 @@ class TestPages:
 
 
 class TestCover:
-    """Up to where whoever has taken all snapshots need not read the log."""
+    """Up to where a reader of all snapshots need not read the log."""
 
     async def test_without_snapshots_nothing_is_covered(self, journal: Journal) -> None:
         assert await journal.snapshots.uncovered_after(0) == 0

@@ -1,4 +1,4 @@
-"""Events that a projection leaves out, by its policy or an operator's word: stated, counted, never twice, whoever runs it."""
+"""Events that a projection leaves out, by its policy or an operator's word: stated, counted, never twice, on every node."""
 
 from __future__ import annotations
 

@@ -64,18 +64,18 @@ class Later:
 
 async def test_it_is_answered_at_once_or_later_and_in_any_order(loop: None) -> None:
     later = Later()
-    told: dict[bytes, bytes] = {}
+    reported: dict[bytes, bytes] = {}
     async with called(later) as channel, trio.open_nursery() as nursery:
 
         async def call(request: bytes) -> None:
-            told[request] = await channel.unary(PATH, request, 5)
+            reported[request] = await channel.unary(PATH, request, 5)
 
         for n in range(3):
             nursery.start_soon(call, b"%d" % n)
         calls = [await later.next() for _ in range(3)]
         for request, answer in reversed(calls):
             answer(b"answer to " + request)
-    assert told == {b"%d" % n: b"answer to %d" % n for n in range(3)}
+    assert reported == {b"%d" % n: b"answer to %d" % n for n in range(3)}
 
     def at_once(request: bytes, _: Caller, answer: Answer) -> bool:
         answer(request[::-1])
@@ -169,11 +169,11 @@ async def test_an_answer_that_the_line_does_not_take_at_once_is_sent_by_a_task(
 
 async def test_an_answer_waits_in_a_task_while_the_line_is_full(sent_by_tasks: list[int], loop: None) -> None:
     later = Later()
-    told: list[bytes] = []
+    reported: list[bytes] = []
     async with called(later) as channel, trio.open_nursery() as nursery:
 
         async def call() -> None:
-            told.append(await channel.unary(PATH, b"", 5))
+            reported.append(await channel.unary(PATH, b"", 5))
 
         nursery.start_soon(call)
         _, answer = await later.next()
@@ -181,9 +181,9 @@ async def test_an_answer_waits_in_a_task_while_the_line_is_full(sent_by_tasks: l
         connection.pause_writing()
         answer(b"small")
         await trio.sleep(0.1)
-        assert (told, sent_by_tasks) == ([], [5])
+        assert (reported, sent_by_tasks) == ([], [5])
         connection.resume_writing()
-    assert told == [b"small"]
+    assert reported == [b"small"]
 
 
 async def test_whoever_gives_up_is_not_answered_and_takes_no_place(loop: None) -> None:

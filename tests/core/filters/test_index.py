@@ -18,8 +18,8 @@ from tests.core.filters.test_predicates import histories, history_of, predicates
 
 
 def one_by_one(subscribers: dict[int, EntityPredicate], events: EventBatch) -> dict[int, Matched]:
-    told = {key: match_batch(predicate, events) for key, predicate in subscribers.items()}
-    return {key: matched for key, matched in told.items() if matched.indexes}
+    answer = {key: match_batch(predicate, events) for key, predicate in subscribers.items()}
+    return {key: matched for key, matched in answer.items() if matched.indexes}
 
 
 @settings(max_examples=100, deadline=None)

@@ -63,9 +63,9 @@ def test_a_search_widens_up_to_its_bound_and_little_is_gathered_twice(entries: i
     if entries <= at_most:
         assert steps == [None]
     else:
-        told = [step for step in steps if step is not None]
-        assert told[-1] == at_most
-        assert sum(told) < at_most * 7 / 3
+        answer = [step for step in steps if step is not None]
+        assert answer[-1] == at_most
+        assert sum(answer) < at_most * 7 / 3
 
 
 def test_an_event_is_wanted_by_its_own_tags_its_predecessors_or_its_entity() -> None:

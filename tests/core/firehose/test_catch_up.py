@@ -1,4 +1,4 @@
-"""Whose turn it is to have the journal read, who shares a page, and what is told in place of what was deleted."""
+"""Whose turn it is to have the journal read, who shares a page, and what is stated in place of what was deleted."""
 
 from __future__ import annotations
 

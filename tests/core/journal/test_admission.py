@@ -119,7 +119,7 @@ class TestAnythingThatArrives:
     ) -> None:
         heads: Heads = {}
         last: dict[tuple[str, int], int] = {}
-        told: dict[tuple[str, int], set[int]] = {}
+        answer: dict[tuple[str, int], set[int]] = {}
         branch = 1
         for step, rows, spans in batches:
             branch += step == 1
@@ -129,13 +129,13 @@ class TestAnythingThatArrives:
             for kept in admission.skipped:
                 numbers = range(kept.from_seq_nr, kept.to_seq_nr + 1)
                 assert numbers
-                told.setdefault((kept.persistence_id, branch), set()).update(numbers)
+                answer.setdefault((kept.persistence_id, branch), set()).update(numbers)
             for name, number in accepted(request, admission):
                 key = (name, branch)
                 before = last.get(key)
                 if before is not None:
                     assert number > before
-                    assert set(range(before + 1, number)) <= told.get(key, set())
+                    assert set(range(before + 1, number)) <= answer.get(key, set())
                 last[key] = number
 
     @given(st.lists(st.tuples(NAMES, NUMBERS, st.integers(0, 6)), max_size=10), st.data())

@@ -110,14 +110,14 @@ class TestDecisions:
 
     def test_a_clone_is_told_when_it_comes_back_after_it_was_fenced(self) -> None:
         history = History("j", generations(("a", 1)), 3)
-        told = []
+        answer = []
         known: OriginState | None = None
         for instance in ("p1", "p1", "p2", "p2", "p1", "p2", "p3", "p4"):
             decision = decide_resume(known, "edge", instance, history, 7)
             known = decision.state
-            told.append(decision.cloned)
+            answer.append(decision.cloned)
         # A restart (p3, p4) is a new process that was never fenced.
-        assert told == [False, False, False, False, True, True, False, False]
+        assert answer == [False, False, False, False, True, True, False, False]
         assert known is not None
         assert (known.session, known.last_seen_us) == (8, 7)
 

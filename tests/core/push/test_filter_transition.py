@@ -206,8 +206,8 @@ class World:
         for name, head in self.cloud.heads.items():
             numbers = stored.get(name, [])
             assert numbers == sorted(set(numbers))
-            told = [n for each in self.cloud.stated if each.persistence_id == name for n in _numbers(each)]
-            assert sorted(numbers + told) == list(range(1, head.origin_seq_nr + 1))
+            answer = [n for each in self.cloud.stated if each.persistence_id == name for n in _numbers(each)]
+            assert sorted(numbers + answer) == list(range(1, head.origin_seq_nr + 1))
 
     def selected(self, which: PushFilter) -> list[tuple[str, int]]:
         events = self.log.events

@@ -202,20 +202,20 @@ class TestStart:
         return stretch(position - 1, position).envelope(0)
 
     def test_the_same_event_goes_on(self) -> None:
-        told = start(5, timestamp_us=50, persistence_id="Sensor|a", seq_nr=5)
-        assert check_start(told, HISTORY, None, self.own(5)) is StartVerdict.GO_ON  # type: ignore[arg-type]
+        answer = start(5, timestamp_us=50, persistence_id="Sensor|a", seq_nr=5)
+        assert check_start(answer, HISTORY, None, self.own(5)) is StartVerdict.GO_ON  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
-        "told",
+        "answer",
         [
             start(5, timestamp_us=51, persistence_id="Sensor|a", seq_nr=5),
             start(5, timestamp_us=50, persistence_id="Sensor|b", seq_nr=5),
             start(101),
         ],
     )
-    def test_another_event_or_one_that_is_not_here_is_refused(self, told: Start) -> None:
+    def test_another_event_or_one_that_is_not_here_is_refused(self, answer: Start) -> None:
         with pytest.raises(BackhaulError) as refused:
-            check_start(told, HISTORY, None, self.own(5))  # type: ignore[arg-type]
+            check_start(answer, HISTORY, None, self.own(5))  # type: ignore[arg-type]
         assert refused.value.code == "push.history_mismatch"
 
     def test_less_than_was_acked_means_that_the_cloud_lost_history(self) -> None:

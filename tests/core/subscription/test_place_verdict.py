@@ -1,4 +1,4 @@
-"""What a source says of a consumer's place: every case of 3.5 told apart."""
+"""What a source says of a consumer's place: every case of 3.5 distinguished."""
 
 from __future__ import annotations
 

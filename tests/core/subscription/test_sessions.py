@@ -133,11 +133,11 @@ def test_what_a_consumer_knows_is_not_for_its_source_to_say() -> None:
     assert (end.place.reached, end.place.generation_id) == (60, "g2")
 
 
-@pytest.mark.parametrize("told", [replace(PLACE, applied=SECOND), replace(PLACE, next=SECOND)])
-def test_a_source_that_serves_another_filter_is_refused(told: ResumePoint) -> None:
+@pytest.mark.parametrize("answer", [replace(PLACE, applied=SECOND), replace(PLACE, next=SECOND)])
+def test_a_source_that_serves_another_filter_is_refused(answer: ResumePoint) -> None:
     end = Receiving(NO_RESUME_POINT, FIRST)
     with pytest.raises(BackhaulError, match=r"link\.protocol"):
-        end.begin(Subscribed(HISTORY, 0, "first", told, 1, 1, 0))
+        end.begin(Subscribed(HISTORY, 0, "first", answer, 1, 1, 0))
 
 
 def replayed(*seq_nrs: int, done: bool = False, name: str = "T|a") -> Deliver:

@@ -35,14 +35,14 @@ def examine_inbox(
     for row in rows:
         got[row.entity_id].append(row)
     ever = frozenset().union(*wanted)
-    problems = [*_told("are not as in the log", _invented(by_entity, rows))]
-    problems += _told("were never wanted", _unwanted(by_entity, rows, ever))
-    problems += _told("are not in their entity's order", _disordered(got))
-    problems += _told("came after a hole", _holes(got))
-    problems += _told("did not come", _unfinished(by_entity, got, wanted[-1]))
+    problems = [*_complaints("are not as in the log", _invented(by_entity, rows))]
+    problems += _complaints("were never wanted", _unwanted(by_entity, rows, ever))
+    problems += _complaints("are not in their entity's order", _disordered(got))
+    problems += _complaints("came after a hole", _holes(got))
+    problems += _complaints("did not come", _unfinished(by_entity, got, wanted[-1]))
     if not from_snapshots:
-        problems += _told("of movers did not come", _missed(by_entity, got, deleted_to))
-    problems += _told("of movers are wrongly marked as leaving or not", _mismarked(rows))
+        problems += _complaints("of movers did not come", _missed(by_entity, got, deleted_to))
+    problems += _complaints("of movers are wrongly marked as leaving or not", _mismarked(rows))
     return problems
 
 
@@ -125,7 +125,7 @@ def _first(entity: str) -> int:
     return 5 if entity == LATE else 1
 
 
-def _told(what: str, found: Iterable[str]) -> Iterable[str]:
+def _complaints(what: str, found: Iterable[str]) -> Iterable[str]:
     names = list(found)
     if names:
         more = f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else ""

@@ -65,9 +65,9 @@ FAULTS: dict[str, tuple[Callable[[], list[Row]], str]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_found(fault: str) -> None:
-    plant, told = FAULTS[fault]
+    plant, answer = FAULTS[fault]
     found = examine_inbox(LOG, plant(), WANTED, {})
-    assert any(told in problem for problem in found), found
+    assert any(answer in problem for problem in found), found
 
 
 def test_a_snapshot_stands_for_what_it_replaces_and_retention_excuses_what_it_removed() -> None:

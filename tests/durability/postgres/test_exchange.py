@@ -131,9 +131,9 @@ async def test_whoever_commits_for_others_and_is_cancelled_loses_nothing_of_thei
         async with trio.open_nursery() as nursery:
             for index, lease in enumerate(leases):
                 nursery.start_soon(commit, lease, number * 0.000_2 if index == number % 4 else 30.0)
-        told = await journal.projections.query("SELECT first_slice::text, position FROM projection")
+        result = await journal.projections.query("SELECT first_slice::text, position FROM projection")
         counted = dict(await journal.projections.query("SELECT name, n::bigint FROM counted"))
-        assert all(position == counted.get(name, 0) >= owed[name] for name, position in told)
+        assert all(position == counted.get(name, 0) >= owed[name] for name, position in result)
         leases = [
             found for lease in leases if (found := await journal.projections.acquire(*lease_key(lease), "node-1", 60))
         ]

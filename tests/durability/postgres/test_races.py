@@ -245,20 +245,20 @@ async def test_one_projection_that_waits_for_a_row_does_not_fail_those_that_comm
         await on(other, other.execute, "INSERT INTO tally VALUES ('1', 0)")
         await on(other, other.execute, "BEGIN; SELECT FROM tally WHERE name = '1' FOR UPDATE")
         count = "INSERT INTO tally VALUES ($1, 1) ON CONFLICT (name) DO UPDATE SET n = tally.n + 1"
-        told: dict[int, str] = {}
+        result: dict[int, str] = {}
 
         async def commit(number: int, lease: ProjectionLease | None) -> None:
             assert lease is not None
             try:
                 await journal.projections.commit(lease, 7, [Statement(count, [(str(number),)])], 60)
-                told[number] = "done"
+                result[number] = "done"
             except BackhaulError as error:
-                told[number] = error.code
+                result[number] = error.code
 
         async with trio.open_nursery() as nursery:
             for number, lease in enumerate(leases):
                 nursery.start_soon(commit, number, lease)
-        assert told == {0: "done", 1: "journal.unavailable", 2: "done", 3: "done"}
+        assert result == {0: "done", 1: "journal.unavailable", 2: "done", 3: "done"}
         assert await journal.projections.query("SELECT name, n FROM tally ORDER BY name") == [
             ("0", 1),
             ("1", 0),

@@ -37,6 +37,6 @@ def asked(service: Service, *words: str, stdin: str = "", **more: str) -> tuple[
 
 def ask(service: Service, *words: str) -> str:
     """What a command prints that ends with status 0."""
-    status, told, errors = asked(service, *words)
-    assert status == 0, (words, status, told, errors)
-    return told
+    status, answer, errors = asked(service, *words)
+    assert status == 0, (words, status, answer, errors)
+    return answer

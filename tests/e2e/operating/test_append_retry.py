@@ -72,13 +72,13 @@ def test_nothing_is_lost_or_stored_twice_over_kills_of_the_service(kind: str, st
         go_on.release(LINES)
         writer.join(60)
         process.stdin = None  # closed by the writer
-        told, notes = process.communicate(timeout=120)
+        answer, notes = process.communicate(timeout=120)
     finally:
         process.kill()
         process.wait()
     assert stored(service) == list(range(LINES))
     assert process.returncode == 0, notes
-    assert told.startswith(f"{LINES} events acknowledged")
+    assert answer.startswith(f"{LINES} events acknowledged")
     assert "cli.service_unreachable: " in notes
     assert "none of these is stored" in notes
     assert "cli.no_answer: " in notes

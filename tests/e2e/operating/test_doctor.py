@@ -107,11 +107,11 @@ def test_each_fault_is_found_at_its_step(ward: Ward, doctor: Callable[..., Repor
         "another port": (ward.words("good", None, f"127.0.0.1:{ward.cloud.http_port}"), "http/2", "link.not_backhaul"),
         "no folder": ([*ward.words("good", good), "--journal=/nowhere/at/all/journal.db"], "disk", "is no folder"),
     }
-    for name, (words, check, told) in cases.items():
+    for name, (words, check, answer) in cases.items():
         status, found = doctor(*words)
         assert status == 1, name
         assert found[check].startswith("fail "), (name, found)
-        assert told in found[check], (name, found[check])
+        assert answer in found[check], (name, found[check])
         assert " do: " in found[check], name
 
 
@@ -139,10 +139,10 @@ def test_a_running_edge_is_not_disturbed_and_tells_of_its_link(ward: Ward) -> No
         edge = stage.edge("running", cloud=ward.cloud, **tls).start()
         edge.wait_for("push.started")
         flags = [f"--{key.replace('_', '-')}={value}" for key, value in tls.items()]
-        status, told, errors = asked(edge, "doctor", "--id=running", f"--cloud={ward.cloud.address}", *flags)
-        assert status == 0, told + errors
-        assert "the link is connected" in told
-        assert "a stream of it is open there now" in told
+        status, answer, errors = asked(edge, "doctor", "--id=running", f"--cloud={ward.cloud.address}", *flags)
+        assert status == 0, answer + errors
+        assert "the link is connected" in answer
+        assert "a stream of it is open there now" in answer
         edge.append(1)
         edge.until("/status", lambda body: body["link"]["acked"] == 1)
         assert edge.get("/status")["link"]["session"] == 1
@@ -153,8 +153,8 @@ def test_a_clouds_database_is_looked_at(
 ) -> None:
     with postgres.fresh() as url:
         assert cloud_main(["doctor", f"--journal={url}", f"--http-port={closed_port}"]) == 0
-        told = capsys.readouterr().out
-        assert "may be written and syncs its commits" in told
-        assert "a synced commit at" in told
+        answer = capsys.readouterr().out
+        assert "may be written and syncs its commits" in answer
+        assert "a synced commit at" in answer
         assert cloud_main(["doctor", f"--journal={url}-not-there", f"--http-port={closed_port}"]) == 1
         assert "(postgres.no_database)" in capsys.readouterr().out

@@ -136,13 +136,13 @@ def test_an_edge_is_shown_from_its_first_connection_over_cuts_and_nodes_that_die
     cloud.until("/v1/fleet?offline=true", lambda body: len(body["edges"]) == 1)
     line.obey("pass")
     cloud.until("/v1/fleet/e1", lambda body: body["state"] == "connected" and body["connects"] == 2)
-    told = cloud.get("/v1/fleet/e1")
-    assert [note["what"] for note in told["timeline"] if note["what"] != "day"] == [
+    answer = cloud.get("/v1/fleet/e1")
+    assert [note["what"] for note in answer["timeline"] if note["what"] != "day"] == [
         "connected",
         "disconnected",
         "connected",
     ]
-    assert told["last_end_code"]
+    assert answer["last_end_code"]
 
     port = cloud.grpc_port
     cloud.kill()

@@ -10,24 +10,24 @@ PARK = Position(59.9181, 10.7386)
 
 
 def test_the_first_report_enters_a_cell() -> None:
-    told = given(Drones).when(Report(HARBOUR))
-    assert told.events == [PositionReported(HARBOUR), CellEntered("5990/1073")]
-    assert told.state == Drone(HARBOUR, "5990/1073")
+    answer = given(Drones).when(Report(HARBOUR))
+    assert answer.events == [PositionReported(HARBOUR), CellEntered("5990/1073")]
+    assert answer.state == Drone(HARBOUR, "5990/1073")
 
 
 def test_a_report_within_the_cell_is_a_fine_event_only() -> None:
-    told = given(Drones, PositionReported(HARBOUR), CellEntered("5990/1073")).when(Report(PIER))
-    assert told.events == [PositionReported(PIER)]
+    answer = given(Drones, PositionReported(HARBOUR), CellEntered("5990/1073")).when(Report(PIER))
+    assert answer.events == [PositionReported(PIER)]
 
 
 def test_another_cell_is_a_coarse_event_as_well() -> None:
-    told = given(Drones, PositionReported(HARBOUR), CellEntered("5990/1073")).when(Report(PARK))
-    assert told.events == [PositionReported(PARK), CellEntered("5991/1073")]
+    answer = given(Drones, PositionReported(HARBOUR), CellEntered("5990/1073")).when(Report(PARK))
+    assert answer.events == [PositionReported(PARK), CellEntered("5991/1073")]
 
 
 def test_a_position_that_is_none_is_rejected() -> None:
-    told = given(Drones).when(Report(Position(91.0, 0.0)))
-    assert (told.rejection, told.events) == ("that is not on earth", [])
+    answer = given(Drones).when(Report(Position(91.0, 0.0)))
+    assert (answer.rejection, answer.events) == ("that is not on earth", [])
 
 
 def test_distances_are_those_of_a_map() -> None:

@@ -9,9 +9,9 @@ HOME = Position(59.92, 10.75)
 
 
 def test_a_delivery_is_registered_under_the_topic_of_the_site() -> None:
-    told = given(Restaurants, Opened("north", KITCHEN)).when(Order("d1", HOME))
-    assert told.events == [DeliveryRegistered("d1", KITCHEN, HOME)]
-    assert told.tags == [("t:site/north",)]
+    answer = given(Restaurants, Opened("north", KITCHEN)).when(Order("d1", HOME))
+    assert answer.events == [DeliveryRegistered("d1", KITCHEN, HOME)]
+    assert answer.tags == [("t:site/north",)]
 
 
 def test_an_order_that_is_repeated_is_one_delivery() -> None:

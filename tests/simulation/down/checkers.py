@@ -84,7 +84,9 @@ class SkippedIsStated(DownChecker):
                 row = None  # gone: any statement will do
             stated = [one for one in commit.watch.stated.get(name, ()) if one.to_seq_nr >= seq_nr]
             if not any(_is_true(one, row, commit.watch.source) for one in stated):
-                self.complain(f"{commit.disk.name} leads over {seq_nr} of {name}, said was {_told(commit.watch, name)}")
+                self.complain(
+                    f"{commit.disk.name} leads over {seq_nr} of {name}, said was {_stated(commit.watch, name)}"
+                )
 
 
 def _is_true(one: Stated, row: Row | None, source: History) -> bool:
@@ -93,7 +95,7 @@ def _is_true(one: Stated, row: Row | None, source: History) -> bool:
     return one.reason == "withheld" and (not row.is_selected(one.wanted) or source.is_outdated(row, one.wanted))
 
 
-def _told(watch: StreamWatch, name: str) -> list[tuple[int, str]]:
+def _stated(watch: StreamWatch, name: str) -> list[tuple[int, str]]:
     return [(one.to_seq_nr, one.reason) for one in watch.stated.get(name, ())]
 
 

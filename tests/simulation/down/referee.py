@@ -67,20 +67,20 @@ class DownReferee:
         watch = StreamWatch(disk, history, edge, lambda: source.name != CLOUD or self._facts.cloud_lives == life)
 
         def said(message: bytes) -> None:
-            told = decode_from_consumer(message)
-            self._trace.add(disk.name, f"⇒ {type(told).__name__} {watch.name}", message)
-            watch.said(told)
+            answer = decode_from_consumer(message)
+            self._trace.add(disk.name, f"⇒ {type(answer).__name__} {watch.name}", message)
+            watch.said(answer)
 
         def heard(message: bytes) -> None:
-            told = decode_from_source(message)
-            self._trace.add(disk.name, f"⇐ {_shown(told)} {watch.name}", message)
+            answer = decode_from_source(message)
+            self._trace.add(disk.name, f"⇐ {_shown(answer)} {watch.name}", message)
             if not watch.is_current():
                 return
             if watch.place is None:
                 self._watches[disk, watch.name] = watch
             for checker in self._checkers if watch.place is not None else ():
-                checker.heard(watch, told)
-            watch.heard(told)
+                checker.heard(watch, answer)
+            watch.heard(answer)
 
         return said, heard
 
@@ -91,29 +91,29 @@ class DownReferee:
         life = self._facts.cloud_lives
 
         def said(message: bytes) -> None:
-            told = decode_from_source(message)
-            if isinstance(told, Deliver):
+            answer = decode_from_source(message)
+            if isinstance(answer, Deliver):
                 in_flight.append(len(message))
-                self._check_bounds(source.name, told, in_flight[acked:])
+                self._check_bounds(source.name, answer, in_flight[acked:])
             if self._facts.cloud_lives == life:
                 for checker in self._checkers:
-                    checker.said(self.history(source), told)
+                    checker.said(self.history(source), answer)
             for firehose in self.firehoses:
                 self._check_firehose(firehose)
 
         def heard(message: bytes) -> None:
             nonlocal acked
-            told = decode_from_consumer(message)
-            if isinstance(told, ConsumerAck):
-                acked = told.deliveries
+            answer = decode_from_consumer(message)
+            if isinstance(answer, ConsumerAck):
+                acked = answer.deliveries
 
         return said, heard
 
-    def _check_bounds(self, source: str, told: Deliver, in_flight: list[int]) -> None:
+    def _check_bounds(self, source: str, answer: Deliver, in_flight: list[int]) -> None:
         sizes = self._sizes
         # A page that tells of deleted entities tells of all of them.
-        if len(told.events) - told.snapshots > sizes.batch_events:
-            self._complain("StreamBoundsHeld", f"{source} sends {len(told.events)} events in one message")
+        if len(answer.events) - answer.snapshots > sizes.batch_events:
+            self._complain("StreamBoundsHeld", f"{source} sends {len(answer.events)} events in one message")
         waiting = sum(in_flight) - in_flight[-1]
         if waiting and waiting + in_flight[-1] > sizes.window_bytes:
             self._complain("StreamBoundsHeld", f"{source} sends {in_flight[-1]} bytes with {waiting} in flight")
@@ -138,9 +138,9 @@ class DownReferee:
             self._begins_anew(disk, name)
         for name, entry in after.subscriptions.items():
             old = before.subscriptions.get(name)
-            if old is entry or entry.told.revision == (old.told.revision if old else 0):
+            if old is entry or entry.current.revision == (old.current.revision if old else 0):
                 continue
-            if entry.told.place == NO_RESUME_POINT:
+            if entry.current.place == NO_RESUME_POINT:
                 self._begins_anew(disk, name)
             else:
                 self._received(disk, name, old, entry)
@@ -158,7 +158,7 @@ class DownReferee:
         self._trace.add(disk.name, f"{name} has {len(rows)} more, {len(passed)} passed, {_place(new)}")
         if watch is not None and watch.is_current():
             waiting = old.awaiting if old else frozenset()
-            owed = watch.owed_at(new.told)
+            owed = watch.owed_at(new.current)
             commit = Received(disk, watch, rows, known, new.known, waiting, new.awaiting, passed, owed)
             for checker in self._checkers:
                 checker.received(commit)
@@ -173,11 +173,11 @@ class DownReferee:
         entry = disk.state.subscriptions.get(one.name)
         if entry is None:
             return f"{one.edge} has not begun {one.name}"
-        place, state = entry.told.place, source.state
+        place, state = entry.current.place, source.state
         waiting = entry.awaiting - self._facts.damaged
         is_there = place.journal_id == state.journal_id and place.live.position == state.head_position
         is_quiet = (
-            place.next is None and place.live.scan is None and place.applied.version == entry.told.requested.version
+            place.next is None and place.live.scan is None and place.applied.version == entry.current.requested.version
         )
         if is_there and is_quiet and not waiting:
             return ""
@@ -190,7 +190,7 @@ class DownReferee:
                 self._complain("PublishedIsKept", f"{named(payload)} was told to be stored")
         for one in self._plan.subscriptions if self._plan else ():
             disk = disks[one.edge]
-            requested = disk.state.subscriptions[one.name].told.requested
+            requested = disk.state.subscriptions[one.name].current.requested
             allowed = parse_filter(ENFORCED.get(one.stream, "[]").replace("{id}", one.edge))
             wanted = within(allowed, parse_filter(requested.criteria))
             types = STREAM_TYPES.get(one.stream, frozenset({one.stream}))
@@ -221,17 +221,17 @@ class DownReferee:
         return stack
 
 
-def _shown(told: FromSource) -> str:
-    if not isinstance(told, Deliver):
-        return f"{type(told).__name__}"
-    lane = told.lane.value or "live"
-    numbers = zip(told.events.persistence_id, told.events.seq_nr, strict=True)
+def _shown(answer: FromSource) -> str:
+    if not isinstance(answer, Deliver):
+        return f"{type(answer).__name__}"
+    lane = answer.lane.value or "live"
+    numbers = zip(answer.events.persistence_id, answer.events.seq_nr, strict=True)
     shown = " ".join(f"{name}:{seq_nr}" for name, seq_nr in list(numbers)[:8])
-    return f"{lane} {told.after}..{told.through} snapshots {told.snapshots} ranges {told.ranges} {shown}"
+    return f"{lane} {answer.after}..{answer.through} snapshots {answer.snapshots} ranges {answer.ranges} {shown}"
 
 
 def _place(entry: SubscriptionEntry) -> str:
-    place = entry.told.place
+    place = entry.current.place
     backfill = place.backfill.position if place.backfill else "-"
-    versions = f"{place.applied.version}/{entry.told.requested.version}"
+    versions = f"{place.applied.version}/{entry.current.requested.version}"
     return f"at {place.live.position}, backfill {backfill}, filter {versions}, awaiting {sorted(entry.awaiting)}"

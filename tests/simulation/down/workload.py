@@ -102,7 +102,7 @@ class Publisher:
                 tags=[join_tags(one) for one in tags],
             )
             try:
-                told = await ports.intake.append(LocalAppend(events, {}, key))
+                reported = await ports.intake.append(LocalAppend(events, {}, key))
             except BackhaulError as error:
                 if error.code not in _UNKNOWN:
                     self._referee.complain("PublishedIsKept", f"{self._name} {self._appends} was refused: {error}")
@@ -111,7 +111,7 @@ class Publisher:
                 await trio.sleep(_RETRY_S)
                 continue
             if facts.cloud_lives == life:
-                self._referee.appends.told_stored(payloads, told)
+                self._referee.appends.told_stored(payloads, reported)
                 self._referee.down.published(payloads)
             return
 
@@ -177,7 +177,7 @@ class FilterChanger:
     def _check_kept(self, disk: Disk, criteria: str) -> None:
         entry = disk.state.subscriptions.get(self._name)
         wanted = parse_filter(criteria).criteria
-        if entry is None or entry.told.requested.criteria != wanted:
+        if entry is None or entry.current.requested.criteria != wanted:
             self._referee.complain("AskedIsKept", f"{disk.name} was told {wanted} for {self._name} and has {entry}")
 
 

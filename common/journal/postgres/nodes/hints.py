@@ -45,18 +45,18 @@ class Hints:
     async def run(self) -> None:
         """Listen and notify until cancelled; sessions that break are opened again after a while."""
         failures = 0
-        told = self._newest
+        answer = self._newest
         try:
             while True:
                 self._news = trio.Event()
                 newest = self._newest
                 try:
-                    await self._connection.run(_notify if newest != told else _ask, newest)
+                    await self._connection.run(_notify if newest != answer else _ask, newest)
                 except BackhaulError:
                     await trio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
                     failures += 1
                     continue
-                told, failures = newest, 0
+                answer, failures = newest, 0
                 await trio.sleep(_SPACING_S)
                 with trio.move_on_after(_ALIVE_EVERY_S):
                     await self._news.wait()

@@ -173,7 +173,7 @@ class NoState:
 
 
 @pytest.mark.parametrize(
-    ("parts", "code", "told"),
+    ("parts", "code", "reported"),
     [
         ({"projections": [print]}, "application.wrong_object", "projection"),
         ({"routes": 7}, "application.wrong_object", "maker of routes"),
@@ -191,11 +191,11 @@ class NoState:
         ({"states": [NoState]}, "state.bad_definition", "NoState"),
     ],
 )
-def test_parts_of_the_wrong_kind_are_refused_by_their_names(parts: dict[str, object], code: str, told: str) -> None:
+def test_parts_of_the_wrong_kind_are_refused_by_their_names(parts: dict[str, object], code: str, reported: str) -> None:
     with pytest.raises(ConfigurationError) as refusal:
         check_application(App(**parts))  # type: ignore[arg-type]
     assert refusal.value.code == code
-    assert told in refusal.value.message
+    assert reported in refusal.value.message
 
 
 def test_a_definition_may_be_given_as_a_class_or_as_an_object() -> None:
@@ -271,7 +271,7 @@ async def routes_that_wait(_running: Running) -> Sequence[BaseRoute]:
 
 
 @pytest.mark.parametrize(
-    ("routes", "told"),
+    ("routes", "reported"),
     [
         (routes_that_raise, "routes_that_raise raised SystemExit at"),
         (routes_that_are_none, "returned NoneType"),
@@ -279,12 +279,12 @@ async def routes_that_wait(_running: Running) -> Sequence[BaseRoute]:
         (lambda _running: [7], "returned list"),
     ],
 )
-async def test_routes_that_cannot_be_made_end_the_start(autojump_clock: MockClock, routes: Any, told: str) -> None:  # noqa: ANN401
+async def test_routes_that_cannot_be_made_end_the_start(autojump_clock: MockClock, routes: Any, reported: str) -> None:  # noqa: ANN401
     with pytest.raises(ConfigurationError) as refusal:
         async with open_world(edge_app=App(routes=routes)):
             pass
     assert refusal.value.code == "application.routes_failed"
-    assert told in refusal.value.message
+    assert reported in refusal.value.message
     assert "test_application.py:" in refusal.value.message
 
 

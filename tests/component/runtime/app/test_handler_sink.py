@@ -98,8 +98,8 @@ async def test_a_handler_is_told_what_leaves_the_filter_and_what_is_a_snapshot(
             await publish(source, ["Alien|x", "Order|a"], tags=["blue"])
             await publish(source, ["Order|b"], tags=["red"])
             await wait_for_position(state, 8)
-    told = [("a", 1, False, True), ("a", 2, False, False), ("b", 1, False, False), ("a", 3, True, False)]
-    assert seen == [*told, ("b", 2, False, False)]
+    answer = [("a", 1, False, True), ("a", 2, False, False), ("b", 1, False, False), ("a", 3, True, False)]
+    assert seen == [*answer, ("b", 2, False, False)]
 
 
 async def test_marks_stay_with_their_events_when_others_are_not_the_handlers(autojump_clock: MockClock) -> None:

@@ -67,9 +67,9 @@ def test_append_names_the_refused_line(
 
     service.judge = judge
     assert append(lines(1, 2, 3, 4), "--batch", "2") == 1
-    told = capsys.readouterr()
-    assert told.out == "2 events acknowledged\n"
-    assert told.err == "events.invalid: line 4: no\n  hint: mend\n"
+    answer = capsys.readouterr()
+    assert answer.out == "2 events acknowledged\n"
+    assert answer.err == "events.invalid: line 4: no\n  hint: mend\n"
 
 
 @pytest.mark.parametrize("bad", [b"{bad", b"[1]", b"7", b"\xff\xfe", b"[" * 100_000])
@@ -78,10 +78,10 @@ def test_append_names_a_line_that_is_no_event(
 ) -> None:
     service.judge = store
     assert append(lines(1, 2, 3) + bad + b"\n" + lines(5), "--batch", "2") == 1
-    told = capsys.readouterr()
-    assert told.out == "2 events acknowledged\n"
-    assert told.err.startswith("cli.bad_line: line 4 is n")
-    assert "line 3 before it" in told.err
+    answer = capsys.readouterr()
+    assert answer.out == "2 events acknowledged\n"
+    assert answer.err.startswith("cli.bad_line: line 4 is n")
+    assert "line 3 before it" in answer.err
     assert len(service.requests) == 1
 
 
@@ -89,10 +89,10 @@ def test_append_says_that_nothing_was_stored_where_it_could_not_connect(
     append: Callable[..., int], closed_port: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert append(lines(1, 2), "--http-port", closed_port) == 1
-    told = capsys.readouterr()
-    assert told.out == "0 events acknowledged\n"
-    assert told.err.startswith("cli.service_unreachable: lines 1 to 2: no service answers")
-    assert "nothing of these was sent or stored" in told.err
+    answer = capsys.readouterr()
+    assert answer.out == "0 events acknowledged\n"
+    assert answer.err.startswith("cli.service_unreachable: lines 1 to 2: no service answers")
+    assert "nothing of these was sent or stored" in answer.err
 
 
 def test_append_says_that_it_does_not_know(
@@ -101,11 +101,11 @@ def test_append_says_that_it_does_not_know(
     service.unanswered = 2
     for words, again in ([], "look with `tail`"), (["--idempotency-prefix", "p"], "again with the same prefix"):
         assert append(lines(1, 2), *words) == 1
-        told = capsys.readouterr()
-        assert told.out == "0 events acknowledged\n"
-        assert told.err.startswith("cli.no_answer: lines 1 to 2: ")
-        assert "whether these were stored is not known" in told.err
-        assert again in told.err
+        answer = capsys.readouterr()
+        assert answer.out == "0 events acknowledged\n"
+        assert answer.err.startswith("cli.no_answer: lines 1 to 2: ")
+        assert "whether these were stored is not known" in answer.err
+        assert again in answer.err
 
 
 def test_retry_repeats_by_key_what_was_not_answered_or_could_not_be_taken(
@@ -122,9 +122,9 @@ def test_retry_repeats_by_key_what_was_not_answered_or_could_not_be_taken(
     service.unanswered = 1
 
     assert append(lines(1, 2), "--retry") == 0
-    told = capsys.readouterr()
-    assert told.out == "2 events acknowledged\n"
-    [first, second, third, last] = told.err.splitlines()
+    answer = capsys.readouterr()
+    assert answer.out == "2 events acknowledged\n"
+    [first, second, third, last] = answer.err.splitlines()
     assert first.startswith("cli.no_answer: lines 1 to 2: ")
     assert "whether these are stored is not known" in first
     assert (

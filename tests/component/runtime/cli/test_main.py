@@ -41,9 +41,9 @@ def run(*words: str, **variables: str) -> tuple[int, str, str]:
 
 def test_version_and_help_name_the_command() -> None:
     assert run("edge_service", "--version")[:2] == (0, "edge-service 0.1.0\n")
-    status, told, _ = run("cloud_service", "--help")
+    status, reported, _ = run("cloud_service", "--help")
     assert status == 0
-    assert "exit status: 0 done; 1 failed or refused; 2 wrong settings or usage" in told
+    assert "exit status: 0 done; 1 failed or refused; 2 wrong settings or usage" in reported
 
 
 def test_a_question_loads_nothing_heavy(closed_port: str) -> None:
@@ -63,20 +63,20 @@ def run_script(script: str) -> str:
 
 def test_check_config_shows_values_and_origins_redacted() -> None:
     url = "postgresql://user:secret@localhost/db"
-    status, told, errors = run("edge_service", "check-config", "--drain-s", "3s", EDGE_JOURNAL=url, **IDENTITY)
-    lines = {line.split()[0]: line.split(None, 2)[1:] for line in told.splitlines()}
+    status, reported, errors = run("edge_service", "check-config", "--drain-s", "3s", EDGE_JOURNAL=url, **IDENTITY)
+    lines = {line.split()[0]: line.split(None, 2)[1:] for line in reported.splitlines()}
     assert (status, errors) == (0, "")
     assert lines["drain_s"] == ["3s", "flag --drain-s"]
     assert lines["id"] == ["edge-1", "environment EDGE_ID"]
     assert lines["batch_max_events"] == ["2000", "default"]
-    assert "secret" not in told
+    assert "secret" not in reported
 
-    status, told, _ = run("edge_service", "check-config", "--json", **IDENTITY)
-    assert json.loads(told)["cloud"] == {"value": "localhost:7443", "origin": "environment EDGE_CLOUD"}
+    status, reported, _ = run("edge_service", "check-config", "--json", **IDENTITY)
+    assert json.loads(reported)["cloud"] == {"value": "localhost:7443", "origin": "environment EDGE_CLOUD"}
 
 
 @pytest.mark.parametrize(
-    ("words", "variables", "code", "told"),
+    ("words", "variables", "code", "reported"),
     [
         ([], {}, "settings.missing", "EDGE_ID"),
         (["--clodu", "x"], IDENTITY, "settings.unknown_key", "did you mean --cloud?"),
@@ -87,20 +87,20 @@ def test_check_config_shows_values_and_origins_redacted() -> None:
     ],
 )
 def test_bad_settings_end_in_a_code_a_hint_and_status_2(
-    words: list[str], variables: dict[str, str], code: str, told: str
+    words: list[str], variables: dict[str, str], code: str, reported: str
 ) -> None:
     status, output, errors = run("edge_service", "check-config", *words, **variables)
     assert (status, output) == (2, "")
     assert errors.startswith(f"{code}: ")
     assert "\n  hint: " in errors
-    assert told in errors
+    assert reported in errors
 
 
 def test_help_and_check_config_begin_with_what_is_the_services_own() -> None:
-    _, told, _ = run("edge_service", "run", "--help")
-    assert told.index("--id ") < told.index("--journal ") < told.index("--tls-ca ")
-    assert "(must be set)" in told
-    assert "(default: 1GiB)" in " ".join(told.split())
+    _, reported, _ = run("edge_service", "run", "--help")
+    assert reported.index("--id ") < reported.index("--journal ") < reported.index("--tls-ca ")
+    assert "(must be set)" in reported
+    assert "(default: 1GiB)" in " ".join(reported.split())
     assert run("edge_service", "check-config", **IDENTITY)[1].splitlines()[1].startswith("id ")
 
 
@@ -255,9 +255,9 @@ def test_tail_hands_conditions_on_and_goes_to_the_end_of_what_is_asked_for(
     assert edge("tail", "--type", "A", "--topic", "a/#", "--since", since, "--until", until, "--last", "5") == 0
     asked = "/v1/events?max=500&type=A&topic=a%2F%23&since=1769828400000000&until=1769832000000000"
     assert [path for _, path, _ in service.requests] == [f"{asked}&last=5", f"{asked}&after=3"]
-    told = capsys.readouterr()
-    assert told.out == '{"n":1}\n'
-    assert told.err == "the log up to position 2 was not looked through; --after 0 reads all of it\n"
+    stated = capsys.readouterr()
+    assert stated.out == '{"n":1}\n'
+    assert stated.err == "the log up to position 2 was not looked through; --after 0 reads all of it\n"
 
     service.answer("GET", "/v1/events", {"events": [], "through": 5, "head": 5, "end": 5})
     assert edge("tail", "--since", "2h") == 0
@@ -331,10 +331,10 @@ def test_subscriptions_and_inboxes(
     service.answer("GET", "/v1/inbox/orders", {"events": [], "through": 4})
 
     assert cloud("subscriptions", "list") == 0
-    told = capsys.readouterr().out
-    assert "orders  connected" in told
-    assert "1 of 2" in told
-    assert "not configured" in told
+    reported = capsys.readouterr().out
+    assert "orders  connected" in reported
+    assert "1 of 2" in reported
+    assert "not configured" in reported
     assert cloud("subscriptions", "filter", "orders", "--set", '[{"exclude_all": true}]') == 0
     assert service.requests[-1][2] == {"criteria": [{"exclude_all": True}]}
     assert cloud("subscriptions", "filter", "orders") == 0

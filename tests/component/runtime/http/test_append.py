@@ -27,7 +27,7 @@ def test_a_key_stands_beside_one_event_or_many_or_in_the_header(body: object, he
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "answer"),
     [
         ({"idempotency_key": 5}, "body.idempotency_key must be a text, not int"),
         ({"metadata": {"unit": 1}}, "events[0].metadata.unit must be a text, not int"),
@@ -36,11 +36,11 @@ def test_a_key_stands_beside_one_event_or_many_or_in_the_header(body: object, he
         ({"event_time": "yesterday"}, "events[0].event_time must be RFC 3339"),
     ],
 )
-def test_the_field_and_what_is_wrong_with_it_are_named(change: dict[str, object], told: str) -> None:
+def test_the_field_and_what_is_wrong_with_it_are_named(change: dict[str, object], answer: str) -> None:
     with pytest.raises(BackhaulError) as refused:
         parse_request(orjson.dumps({**EVENT, **change}))
     assert refused.value.code == "http.invalid_request"
-    assert refused.value.message.startswith(told)
+    assert refused.value.message.startswith(answer)
 
 
 def test_a_key_of_a_request_is_none_of_an_event_in_it() -> None:

@@ -30,11 +30,11 @@ NOTHING = [{"exclude_all": True}]
 class World:
     journal: Journal
     client: httpx.AsyncClient
-    told: list[int] = field(default_factory=list)
+    reported: list[int] = field(default_factory=list)
 
     async def refresh(self) -> None:
         """Counts what is stored when connected edges are told."""
-        self.told.append(len(await self.journal.push_filters.requested()))
+        self.reported.append(len(await self.journal.push_filters.requested()))
 
     async def get(self, path: str) -> dict[str, Any]:
         answer = await self.client.get(path)
@@ -61,13 +61,16 @@ async def serving() -> AsyncIterator[World]:
 async def test_a_filter_is_set_changed_shown_and_withdrawn() -> None:
     async with serving() as world:
         with capture_logs() as logs:
-            status, told = await world.post("/v1/origins/line-*/filter", {"criteria": NOTHING})
-            assert (status, told) == (200, {"pattern": "line-*", "version": 1, "criteria": NOTHING, "set_us": START_US})
-            assert world.told == [1], "stored before edges are told"
-            _, told = await world.post("/v1/origins/line-*/filter", {"change": [{"include_ids": ["press"]}]})
-            assert told["criteria"] == [*NOTHING, {"include_ids": ["press"]}]
-            _, told = await world.post("/v1/origins/line-7/filter", {"change": [{"exclude_tags": ["debug"]}]})
-            assert told["criteria"] == [{"exclude_tags": ["debug"]}]
+            status, reported = await world.post("/v1/origins/line-*/filter", {"criteria": NOTHING})
+            assert (status, reported) == (
+                200,
+                {"pattern": "line-*", "version": 1, "criteria": NOTHING, "set_us": START_US},
+            )
+            assert world.reported == [1], "stored before edges are told"
+            _, reported = await world.post("/v1/origins/line-*/filter", {"change": [{"include_ids": ["press"]}]})
+            assert reported["criteria"] == [*NOTHING, {"include_ids": ["press"]}]
+            _, reported = await world.post("/v1/origins/line-7/filter", {"change": [{"exclude_tags": ["debug"]}]})
+            assert reported["criteria"] == [{"exclude_tags": ["debug"]}]
         assert [(line["event"], line["pattern"], line["filter_version"]) for line in logs if "pattern" in line] == [
             ("operator.asked_filter", "line-*", 1),
             ("operator.asked_filter", "line-*", 2),
@@ -79,7 +82,7 @@ async def test_a_filter_is_set_changed_shown_and_withdrawn() -> None:
         assert (await world.get("/v1/origins/line-8/filter"))["asked"]["version"] == 2
         assert await world.post("/v1/origins/line-7/filter", {"withdraw": True}) == (200, {"withdrawn": "line-7"})
         assert (await world.get("/v1/origins/line-7/filter"))["asked"]["version"] == 2
-        assert world.told == [1, 1, 2, 1]
+        assert world.reported == [1, 1, 2, 1]
 
 
 async def test_how_far_a_change_is_can_be_seen() -> None:
@@ -122,7 +125,7 @@ async def test_what_is_wrong_changes_nothing(body: object, code: str) -> None:
         _, answer = await world.post("/v1/origins/edge-1/filter", body)
         assert answer["error"]["code"] == code
         assert await world.journal.push_filters.requested() == []
-        assert world.told == []
+        assert world.reported == []
 
 
 async def test_a_pattern_that_fits_nothing_is_refused() -> None:

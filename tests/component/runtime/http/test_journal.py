@@ -436,6 +436,6 @@ async def test_a_bad_request_is_refused_naming_the_field(
     method: str, path: str, body: object, code: str, named: str
 ) -> None:
     async with serving() as world:
-        status, told, message = await world.refusal(method, path, body)
-        assert (status, told) == (400, code)
+        status, reported, message = await world.refusal(method, path, body)
+        assert (status, reported) == (400, code)
         assert named in message

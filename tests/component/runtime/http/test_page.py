@@ -45,7 +45,7 @@ async def test_the_page_has_every_request_and_says_who_answers_it(
         pass
     [one, other] = map(requests_of, served)
     cloud, edge = (one, other) if ("GET", "/v1/origins") in one else (other, one)
-    told = _ROW.findall(PAGE.read_text())
+    answer = _ROW.findall(PAGE.read_text())
     for who, answers in (("cloud", cloud), ("edge", edge)):
-        assert {(method, path) for method, path, where in told if where in ("both", who)} == answers, who
-    assert len(told) == len(set(told))
+        assert {(method, path) for method, path, where in answer if where in ("both", who)} == answers, who
+    assert len(answer) == len(set(answer))

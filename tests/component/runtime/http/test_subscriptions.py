@@ -53,8 +53,8 @@ class World:
     async def get(self, path: str, **query: int) -> dict[str, Any]:
         answer = await self.client.get(path, params=query)
         assert answer.status_code == 200, answer.text
-        told: dict[str, Any] = answer.json()
-        return told
+        reported: dict[str, Any] = answer.json()
+        return reported
 
 
 @asynccontextmanager
@@ -90,8 +90,8 @@ class Reader:
 
     async def ask(self, **headers: str) -> None:
         """Send the question, and read the head of the answer."""
-        told = [("host", "localhost"), ("accept", "text/event-stream"), *headers.items()]
-        named = [(name.replace("_", "-"), value) for name, value in told]
+        reported = [("host", "localhost"), ("accept", "text/event-stream"), *headers.items()]
+        named = [(name.replace("_", "-"), value) for name, value in reported]
         question = h11.Request(method="GET", target="/v1/inbox/orders", headers=named)
         await self._stream.send_all((self._http.send(question) or b"") + (self._http.send(h11.EndOfMessage()) or b""))
         head = await self._next()

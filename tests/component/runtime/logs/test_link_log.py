@@ -25,8 +25,8 @@ async def test_a_link_of_a_new_process_does_not_count_what_an_earlier_one_sent(a
                     await trio.sleep(0.1)
                 (await live_connection(world.network)).cut()
                 await trio.sleep(1)
-    told = [line["acked_events"] for line in lines if line["event"] == "link.disconnected"]
-    assert told[0] == 7, "107 would be the whole journal"
+    answer = [line["acked_events"] for line in lines if line["event"] == "link.disconnected"]
+    assert answer[0] == 7, "107 would be the whole journal"
 
 
 async def test_a_refusal_for_good_is_told_once_and_then_rarely_until_it_is_over(autojump_clock: MockClock) -> None:
@@ -58,15 +58,15 @@ async def test_a_refusal_for_good_is_told_once_and_then_rarely_until_it_is_over(
 async def test_an_edge_that_is_offline_says_so_once_and_again_only_after_it_was_back(autojump_clock: MockClock) -> None:
     world = PushWorld()
 
-    def told() -> list[str]:
+    def answer() -> list[str]:
         return [line["code"] for line in lines if line["event"] == "link.unreachable"]
 
     with capture_logs() as lines:
         async with world.edge() as (_, state):
             await trio.sleep(3600)
-            assert len(told()) == 1
+            assert len(answer()) == 1
             async with world.cloud():
                 while state.state != "connected":  # noqa: ASYNC110 - under a mock clock a look now and then is free
                     await trio.sleep(0.1)
             await trio.sleep(3600)
-    assert len(told()) == 2
+    assert len(answer()) == 2

@@ -127,15 +127,15 @@ def test_an_exception_is_data_with_causes_members_and_codes(lines: Lines) -> Non
         get_logger().exception("http.failed")
     line = lines.parsed()[0]
     assert line["level"] == "error"
-    told = line["exceptions"]
-    assert isinstance(told, list)
-    assert [(entry["type"], entry.get("relation"), entry.get("code")) for entry in told] == [
+    answer = line["exceptions"]
+    assert isinstance(answer, list)
+    assert [(entry["type"], entry.get("relation"), entry.get("code")) for entry in answer] == [
         ("RuntimeError", None, None),
         ("ExceptionGroup", "cause", None),
         ("BackhaulError", "member", "journal.full"),
         ("OSError", "member", None),
     ]
-    assert "test_setup.py" in told[0]["frames"][0]
+    assert "test_setup.py" in answer[0]["frames"][0]
 
 
 def test_deep_tracebacks_and_long_chains_are_bounded() -> None:
@@ -158,8 +158,8 @@ def test_repeats_are_written_once_with_a_count(lines: Lines, clock: Clock) -> No
     get_logger().warning("http.refused", code="y", repeat_key="y")
     clock.now += 10_000_000
     get_logger().warning("http.refused", code="x", repeat_key="x")
-    told = [(line["event"], line["code"], line.get("repeats_suppressed")) for line in lines.parsed()]
-    assert told == [("http.refused", "x", None), ("http.refused", "y", None), ("http.refused", "x", 4)]
+    answer = [(line["event"], line["code"], line.get("repeats_suppressed")) for line in lines.parsed()]
+    assert answer == [("http.refused", "x", None), ("http.refused", "y", None), ("http.refused", "x", 4)]
     assert b"repeat_key" not in lines.data
 
 
@@ -168,8 +168,8 @@ def test_a_count_nobody_asks_for_is_told_with_the_next_line(lines: Lines, clock:
         get_logger().warning("http.refused", repeat_key="x")
     clock.now += 60_000_000
     get_logger().info("a.b")
-    told = [(line["event"], line.get("repeated"), line.get("count")) for line in lines.parsed()]
-    assert told == [
+    answer = [(line["event"], line.get("repeated"), line.get("count")) for line in lines.parsed()]
+    assert answer == [
         ("http.refused", None, None),
         ("repeat.suppressed", "http.refused", 2),
         ("a.b", None, None),
@@ -182,8 +182,8 @@ def test_a_count_is_told_before_the_last_line_of_a_process(lines: Lines, clock: 
         get_logger().warning("http.refused", repeat_key="x")
     clock.now += 1_000_000
     get_logger().info(last)
-    told = [(line["event"], line.get("repeated"), line.get("count")) for line in lines.parsed()]
-    assert told == [
+    answer = [(line["event"], line.get("repeated"), line.get("count")) for line in lines.parsed()]
+    assert answer == [
         ("http.refused", None, None),
         ("repeat.suppressed", "http.refused", 2),
         (last, None, None),
@@ -205,8 +205,8 @@ def test_a_clock_that_steps_back_does_not_silence_a_line() -> None:
 def test_other_libraries_logs_come_in_as_events(lines: Lines) -> None:
     logging.getLogger("h2.connection").error("broken %s", "frame")
     logging.getLogger("asyncio").info("not interesting")
-    told = [(line["event"], line["level"], line["library"], line["message"]) for line in lines.parsed()]
-    assert told == [("library.logged", "error", "h2.connection", "broken frame")]
+    answer = [(line["event"], line["level"], line["library"], line["message"]) for line in lines.parsed()]
+    assert answer == [("library.logged", "error", "h2.connection", "broken frame")]
 
 
 def test_a_reader_that_went_away_costs_lines_only(lines: Lines) -> None:

@@ -18,7 +18,7 @@ class Peer:
 
     def __init__(self) -> None:
         self.let_go = trio.Event()
-        self.told: list[Drain] = []
+        self.answer: list[Drain] = []
         self.ended: list[str] = []
 
     async def work(self, error: BackhaulError | None = None) -> None:
@@ -27,7 +27,7 @@ class Peer:
             raise error
 
     def leave(self, drain: Drain) -> None:
-        self.told.append(drain)
+        self.answer.append(drain)
         self.let_go.set()
 
     @property
@@ -81,7 +81,7 @@ async def test_all_are_asked_to_leave_and_waited_for() -> None:
         await trio.testing.wait_all_tasks_blocked()
         await streams.leave(1.5, Peer.leave)
         assert not streams
-    assert [drain.retry_after_s for peer in peers.values() for drain in peer.told] == [1.5, 1.5]
+    assert [drain.retry_after_s for peer in peers.values() for drain in peer.answer] == [1.5, 1.5]
 
 
 async def test_a_stream_that_is_cancelled_is_lost_or_else_the_service_stops() -> None:

@@ -88,8 +88,8 @@ async def test_a_cloud_that_lost_history_is_refilled_and_told_of(autojump_clock:
                 await wait_for_head(cloud, 1000)
                 assert same_story(await whole_log(edge), await whole_log(cloud))
         assert link.parked == 0
-        told = [(line["event"], line["log_level"]) for line in logs if line["event"].startswith("push.peer_")]
-        assert told == [("push.peer_refilled", "warning")]  # nothing is lost, nothing is to be done
+        answer = [(line["event"], line["log_level"]) for line in logs if line["event"].startswith("push.peer_")]
+        assert answer == [("push.peer_refilled", "warning")]  # nothing is lost, nothing is to be done
 
 
 async def test_what_neither_the_cloud_nor_the_edge_has_any_more_is_an_error(autojump_clock: MockClock) -> None:

@@ -14,15 +14,15 @@ from tests.support.subscription.subscriptions import SubscriptionWorld, publish,
 @pytest.fixture
 def acks(monkeypatch: pytest.MonkeyPatch) -> list[ConsumerAck]:
     """What the source was told."""
-    told: list[ConsumerAck] = []
+    answer: list[ConsumerAck] = []
     take = Serving.ack
 
     def recording(self: Serving, ack: ConsumerAck, now_s: float) -> float | None:
-        told.append(ack)
+        answer.append(ack)
         return take(self, ack, now_s)
 
     monkeypatch.setattr(Serving, "ack", recording)
-    return told
+    return answer
 
 
 async def test_small_deliveries_share_an_ack_that_comes_soon(

@@ -165,8 +165,8 @@ async def test_an_inbox_tells_what_leaves_the_filter(autojump_clock: MockClock) 
         await publish(source, ["Order|a"], tags=["blue"])
         await publish(source, ["Order|a"], tags=["red"])
         await wait_for_position(state, 5)
-        told = [(row.event.persistence_id, row.event.seq_nr, row.leaving) for row in await whole_inbox(consumer)]
-        assert told == [("Order|a", 1, False), ("Order|b", 1, False), ("Order|a", 2, True), ("Order|a", 4, False)]
+        answer = [(row.event.persistence_id, row.event.seq_nr, row.leaving) for row in await whole_inbox(consumer)]
+        assert answer == [("Order|a", 1, False), ("Order|b", 1, False), ("Order|a", 2, True), ("Order|a", 4, False)]
 
 
 @pytest.mark.parametrize("trimmed", [0, 140])
@@ -228,8 +228,8 @@ async def test_what_the_source_deleted_before_it_came_is_counted_and_said(autoju
                 marks = [stated_by(row.event) for row in rows if row.is_deleted]
                 gone = [StatedRange("Order|a", 1, 1, "trimmed"), StatedRange("Order|gone", 1, 2, "trimmed")]
                 assert sorted(marks, key=repr) == gone
-                told = [row.event.seq_nr for row in rows if row.event.persistence_id == "Order|a"]
-                assert told == [1, 2]  # the mark comes first
+                reported = [row.event.seq_nr for row in rows if row.event.persistence_id == "Order|a"]
+                assert reported == [1, 2]  # the mark comes first
                 found = [await find_event(consumer, "Order|gone", number) for number in (1, 2, 3)]
                 assert [one["state"] for one in found] == ["deleted", "deleted", "unknown"]
                 assert (await find_event(consumer, "Order|a", 1))["subscription"] == "orders"

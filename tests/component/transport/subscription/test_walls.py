@@ -57,7 +57,7 @@ def world_with_wall() -> SubscriptionWorld:
 
 
 @asynccontextmanager
-async def told(world: SubscriptionWorld, sites: Sequence[str]) -> AsyncIterator[Journal]:
+async def reported(world: SubscriptionWorld, sites: Sequence[str]) -> AsyncIterator[Journal]:
     async with world.source() as (source, _):
         for site in sites:
             await publish(source, NAMES, tags=[site])
@@ -91,7 +91,7 @@ def check(rows: list[InboxRow], sites: Sequence[str]) -> None:
 @pytest.mark.parametrize("asked", ["", f'[{{"exclude_all":true}},{{"include_tags":["{HERE}","{THERE}"]}}]'])
 async def test_only_own_events_come(autojump_clock: MockClock, sites: list[str], *, is_live: bool, asked: str) -> None:
     world = world_with_wall()
-    async with told(world, [] if is_live else sites) as source:
+    async with reported(world, [] if is_live else sites) as source:
         async with world.consumer(stream_id="orders", criteria=asked) as (consumer, state):
             for site in sites if is_live else []:
                 await publish(source, NAMES, tags=[site])
@@ -105,7 +105,7 @@ async def test_a_change_of_filter_fetches_nothing_that_is_forbidden(
     autojump_clock: MockClock, sites: list[str]
 ) -> None:
     world = world_with_wall()
-    async with told(world, sites), world.consumer(stream_id="orders", criteria='[{"exclude_all":true}]') as at:
+    async with reported(world, sites), world.consumer(stream_id="orders", criteria='[{"exclude_all":true}]') as at:
         consumer, state = at
         await wait_for_position(state, len(NAMES) * len(sites))
         await consumer.subscriptions.set_requested("orders", json.dumps([{"exclude_tags": ["none"]}]))
@@ -119,7 +119,7 @@ async def test_a_change_of_filter_fetches_nothing_that_is_forbidden(
 @pytest.mark.parametrize("sites", STORIES.values(), ids=STORIES.keys())
 async def test_a_question_is_answered_with_own_events(autojump_clock: MockClock, sites: list[str]) -> None:
     world = world_with_wall()
-    async with told(world, sites):
+    async with reported(world, sites):
         answer = await entity_events(world, NAMES[0])
         assert answer.events.seq_nr == sorted([*numbers(sites), *leavings(sites)])
         assert THERE not in answer.events.tags
@@ -200,7 +200,7 @@ async def test_a_snapshot_that_folds_a_forbidden_event_does_not_pass(
 ) -> None:
     """Its own tags are permitted. What is stored and permitted comes in its place, the rest is stated."""
     world = world_with_wall()
-    async with told(world, sites) as source:
+    async with reported(world, sites) as source:
         await snapshots_of(source, len(sites), HERE)
         if is_trimmed:
             await source.log.trim(TrimLimit(2 * len(NAMES), 100))
