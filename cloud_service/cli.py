@@ -60,7 +60,7 @@ CLOUD = cli.Program(
         *ASKING,
         *LOG_LEVEL,
         APPEND,
-        *diagnosis(_peers),
+        *diagnosis(_peers, {"fleet": "/v1/fleet?sort=lag&max=1000", "nodes": "/v1/nodes", "origins": "/v1/origins"}),
         *PARKED,
         *ORIGINS,
         *NODES,

@@ -100,8 +100,26 @@ class ServiceClient:
             return answer.body
         raise self._refusal(answer)
 
+    def text(self, path: str) -> str:
+        """A page that is no JSON. Raises as `ask`, and `cli.unexpected_answer` for another status than 200."""
+        where, status, content = self._exchange("GET", path, None)
+        if status != 200:
+            raise _unexpected(where, f"HTTP status {status} for {path}")
+        return content.decode(errors="replace")
+
     def ask(self, method: str, path: str, body: bytes | None = None) -> Answer:
         """Any answer in JSON, errors included."""
+        where, status, content = self._exchange(method, path, body)
+        try:
+            parsed = json_text.keep_raw(content, json_text.read(content, _ANSWER_LEVELS_MAX), _ANSWER_VISITS)
+        except json_text.UnfitJson:
+            parsed = None
+        if not isinstance(parsed, dict):
+            raise _unexpected(where, f"HTTP status {status} without a JSON object")
+        return Answer(status, parsed)
+
+    def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[str, int, bytes]:
+        """Where it was asked, the answer's status, and its body."""
         way = self._ways(right_for(path.partition("?")[0])) or WayIn(self._http)
         where = str(way.door)
         connection = self._connections.get(way.door) or self._open(way.door)
@@ -128,13 +146,7 @@ class ServiceClient:
         except OSError as error:
             connection.close()
             raise _unanswered(where, error) from error
-        try:
-            parsed = json_text.keep_raw(content, json_text.read(content, _ANSWER_LEVELS_MAX), _ANSWER_VISITS)
-        except json_text.UnfitJson:
-            parsed = None
-        if not isinstance(parsed, dict):
-            raise _unexpected(where, f"HTTP status {response.status} without a JSON object")
-        return Answer(response.status, parsed)
+        return where, response.status, content
 
     def _refusal(self, answer: Answer) -> BackhaulError:
         error = answer.body.get("error")

@@ -16,6 +16,7 @@ from common.core.errors import BackhaulError
 from common.core.log_analysis.record import parse_since
 from common.runtime.cli.client import Answer, ServiceClient, path_segment
 from common.runtime.cli.output import complain, complain_of, fields, json_line, say, table
+from common.runtime.settings.loading import Loaded
 from common.runtime.settings.service import ServiceSettings
 
 _PAGE: Final = 500
@@ -28,8 +29,14 @@ class Question:
     """One call of a command: its arguments, the service's settings, and the way to it."""
 
     args: Namespace
-    settings: ServiceSettings
+    loaded: Loaded[Any]
     client: ServiceClient
+
+    @property
+    def settings(self) -> ServiceSettings:
+        """The service's settings; stand-ins for those that a question needs no value of."""
+        settings: ServiceSettings = self.loaded.settings
+        return settings
 
 
 def _no_arguments(_: ArgumentParser) -> None:

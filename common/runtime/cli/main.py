@@ -116,12 +116,13 @@ def _dispatch(program: Program[S], words: Sequence[str], environ: Mapping[str, s
         say(program.migrate(load_from(flags).settings))
         return 0
     command: Command = args.command
-    settings = load_from([*(() if command.needs_settings else program.stand_ins), *flags]).settings
+    loaded = load_from([*(() if command.needs_settings else program.stand_ins), *flags])
+    settings = loaded.settings
     host, port = program.http_address(settings)
     with closing(
         ServiceClient(host, port, command.timeout_s, partial(_way_in, settings, Address(host, port)))
     ) as client:
-        return command.run(Question(args, settings, client))
+        return command.run(Question(args, loaded, client))
 
 
 def _way_in(settings: ServiceSettings, http: Address, right: Right) -> WayIn | None:

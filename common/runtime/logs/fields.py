@@ -31,13 +31,14 @@ _PAYLOAD_KEYS: Final = frozenset({"payload", "payloads", "body"})
 
 
 @functools.lru_cache(maxsize=1024)
-def _is_withheld(key: str) -> bool:
+def is_withheld(key: str) -> bool:
+    """Whether what stands under this name is a secret or a payload."""
     return key in _PAYLOAD_KEYS or _SECRET_KEY.search(key) is not None
 
 
 def cleaned(key: str, value: object, depth: int = 0) -> object:
     """The value as a log line may show it under this key."""
-    if _is_withheld(key):
+    if is_withheld(key):
         return REDACTED
     if isinstance(value, Enum):
         return cleaned(key, value.value, depth)
