@@ -226,7 +226,7 @@ class _Node:
             journal.members, self._as_member, MembershipSettings(lease_s=settings.member_lease_s)
         )
         self._assignment = RangeAssignment(
-            journal.projections, self._membership, AssignmentSettings(lease_s=settings.lease_s)
+            journal, self._membership, feeds, AssignmentSettings(lease_s=settings.lease_s)
         )
         self._projecting = trio.CancelScope()
         self._spread = EdgeSpread(

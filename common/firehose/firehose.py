@@ -144,6 +144,10 @@ class Firehose:
         finally:
             feed.close()
 
+    def expect(self, is_expected: bool) -> None:
+        """See ``RangeFeeds.expect``."""
+        self.ranges.expect(is_expected)
+
     def follow(self, slices: SliceRange) -> AbstractContextManager[RangeFeed]:
         """See ``RangeFeeds.follow``."""
         return self.ranges.follow(slices)

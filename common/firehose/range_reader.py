@@ -58,6 +58,7 @@ class RangeReader:
         self.blocks = RangeBlocks(settings.block_events, settings.read_max_bytes, settings.range_blocks_max_bytes)
         self._near = _NEAR_BLOCKS * settings.block_events
         self._wanted = wanted
+        self._is_expected = False
         self._work = trio.lowlevel.ParkingLot()
         self._feeds: dict[RangeCursor, SharedRangeFeed] = {}
         self.waiting: dict[SharedRangeFeed, None] = {}
@@ -66,7 +67,13 @@ class RangeReader:
     @property
     def is_wanted(self) -> bool:
         """Whether a range takes from the ring, or soon will: while all are far behind, what it held would be for nobody."""
-        return any(map(self.is_near, self._feeds))
+        return self._is_expected or any(map(self.is_near, self._feeds))
+
+    def expect(self, is_expected: bool) -> None:
+        """See ``RangeFeeds.expect``."""
+        self._is_expected = is_expected
+        if is_expected:
+            self._wanted()
 
     def is_near(self, cursor: RangeCursor) -> bool:
         """Whether the range is in the ring or a few blocks behind it."""

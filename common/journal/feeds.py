@@ -91,6 +91,9 @@ class RangeFeed(Protocol):
 class RangeFeeds(Protocol):
     """Who reads the log for a node's ranges: a ``firehose.Firehose``. Reading costs the same for any number of them."""
 
+    def expect(self, is_expected: bool) -> None:
+        """Ranges near the head are to come, or no more: the log is followed beforehand, so that they go on at once."""
+
     def follow(self, slices: SliceRange) -> AbstractContextManager[RangeFeed]:
         """A feed of the log as its history is now known here; opened after the range's lease was taken.
 

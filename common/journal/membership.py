@@ -9,7 +9,7 @@ The row is the node's lease on all it holds. Nothing is decided by this process'
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NoReturn
 
 import structlog
@@ -27,7 +27,7 @@ _log = structlog.get_logger()
 # A lease outlives so many renewals that fail.
 _RENEWALS_A_LEASE: Final = 6
 # However many prompts come, no more looks than one in this time.
-_SPACING_S: Final = 0.02
+_SPACING_S: Final = 0.1
 # How long a dead member is remembered, for people.
 _REMEMBERED_S: Final = 60.0
 
@@ -40,7 +40,7 @@ class MembershipSettings:
 
 
 class Membership:
-    """One node's. ``run`` is its task; ``report`` says what the row is to have."""
+    """One node's. ``run`` is its task; ``report`` says what the row is to have, of its projections those that are prepared."""
 
     def __init__(
         self, members: MemberStore, report: Callable[[], MemberReport], settings: MembershipSettings | None = None
@@ -52,6 +52,7 @@ class Membership:
         # Held while the row is written, so that no renewal comes after leaving.
         self._lock = trio.Lock()
         self._known: dict[str, bool] = {}
+        self._prepared: set[str] = set()
         self.instance = report().instance
         self.seen = MemberList()
         """As of the last look; empty before the first, and after leaving."""
@@ -85,6 +86,12 @@ class Membership:
             await trio.sleep(_SPACING_S)
             await self._store.changed.wait_beyond(prompts, max(0.0, next_at - trio.current_time()))
 
+    def prepared(self, name: str) -> None:
+        """The projection has its tables here: from now on this node is among those that run it."""
+        if name not in self._prepared:
+            self._prepared.add(name)
+            self.changed.fire()
+
     async def leave(self, successors: Mapping[RangeKey, str]) -> None:
         """Hand everything over and be a member no more. Raises what the journal raises: then the leases lapse."""
         async with self._lock:
@@ -94,11 +101,11 @@ class Membership:
         _log.info("member.left", ranges=ranges, successors=len(set(successors.values())))
 
     async def _renew(self) -> None:
-        seen = await self._store.renew(self._report(), self._lease_s)
+        seen = await self._store.renew(self._own_report(), self._lease_s)
         dead = self._watch.dead(one for one in seen.members if one.instance != self.instance)
         declared = {one.instance for one in dead if await self._store.declare_dead(one)}
         if declared:
-            seen = await self._store.renew(self._report(), self._lease_s)
+            seen = await self._store.renew(self._own_report(), self._lease_s)
         self._tell(seen, declared)
         for one in seen.members:
             if not one.is_live and one.silent_s > _REMEMBERED_S:
@@ -106,6 +113,10 @@ class Membership:
         before, self.seen = self.seen, seen
         if work_of(before.live) != work_of(seen.live):
             self.changed.fire()
+
+    def _own_report(self) -> MemberReport:
+        report = self._report()
+        return replace(report, runs=report.runs & self._prepared)
 
     def _tell(self, seen: MemberList, declared: set[str]) -> None:
         before, self._known = self._known, {one.instance: one.is_live for one in seen.members}

@@ -67,6 +67,7 @@ async def run_projections(
 
     watchdog = watchdog or Watchdog()
     lives = {handler.name: HandlerLife(handler, watchdog) for handler in handlers}
+    holder = holder or lone_holder(journal, owner, settings, random)
 
     def new_work(handler: Handler) -> HandlerInvoker:
         return HandlerInvoker(handler, decode, plain_calls(), watchdog, lives[handler.name])
@@ -79,7 +80,7 @@ async def run_projections(
             new_work,
             shown=shown,
             owner=owner,
-            holder=holder or lone_holder(journal, owner, settings, random),
+            holder=holder,
             settings=settings,
             now_us=now_us,
             random=random,
@@ -147,12 +148,14 @@ class _Projection:
         while True:
             try:
                 found = await self._journal.projections.declare(self.handler.name, slice_ranges(self._settings.ranges))
+                await self._holder.start.make_tables(self.handler)
             except BackhaulError as error:
                 retry_in_s = self._backoff.next_delay(self._random.random(), at_least_s=error.retry_after_s or 0.0)
                 RangeReporter(self._own[0]).failed(error, self._backoff.failures, retry_in_s)
                 await trio.sleep(retry_in_s)
             else:
                 self._backoff.progressed()
+                self._holder.prepared(self.handler.name)
                 return found
 
     async def _run_range(self, progress: ProjectionProgress, scope: trio.CancelScope) -> None:
@@ -193,9 +196,7 @@ class _Projection:
 
 def lone_holder(journal: Journal, owner: str, settings: ProjectionSettings, random: Random) -> LoneHolder:
     """Leases for each range by itself."""
-    return LoneHolder(
-        journal.projections, owner, lease_s=settings.lease_s, standby_poll_s=settings.standby_poll_s, random=random
-    )
+    return LoneHolder(journal, owner, lease_s=settings.lease_s, standby_poll_s=settings.standby_poll_s, random=random)
 
 
 async def run_projection(

@@ -20,9 +20,12 @@ from common.core.errors import BackhaulError
 from common.core.journal.slice_ranges import range_gone
 from common.core.members.assignment import RangeKey, assign
 from common.journal.change_signal import ChangeSignal
+from common.journal.feeds import RangeFeeds
 from common.journal.membership import Membership, work_of
-from common.journal.stores.projections import ProjectionLease, ProjectionRow, ProjectionStore, fenced
+from common.journal.stores.journal import Journal
+from common.journal.stores.projections import ProjectionLease, ProjectionRow, fenced
 from common.projection.range_holder import NotOurs, acquire_within_deadline
+from common.projection.range_start import RangeStart
 
 _log = structlog.get_logger()
 
@@ -50,9 +53,15 @@ class RangeAssignment:
     fenced_wait_s = _FENCED_WAIT_S
 
     def __init__(
-        self, projections: ProjectionStore, membership: Membership, settings: AssignmentSettings | None = None
+        self,
+        journal: Journal,
+        membership: Membership,
+        feeds: RangeFeeds,
+        settings: AssignmentSettings | None = None,
     ) -> None:
-        self._projections = projections
+        self.start = RangeStart(journal)
+        self._projections = journal.projections
+        self._feeds = feeds
         self._membership = membership
         self._settings = settings or AssignmentSettings()
         self._me = membership.instance
@@ -61,6 +70,10 @@ class RangeAssignment:
         self._moves: dict[RangeKey, str] = {}
         self._scopes: dict[RangeKey, trio.CancelScope] = {}
         self._leases: dict[RangeKey, ProjectionLease] = {}
+        self._used: dict[RangeKey, int] = {}
+        """The last epoch under which a range has run here: before that its row is where it begins."""
+        self._departures: list[tuple[ProjectionLease, str]] = []
+        self._departing = trio.Lock()
         self._begun = 0
         self._published = 0
         """The last look that was published; looks are counted as they begin."""
@@ -83,6 +96,12 @@ class RangeAssignment:
     # -- what all members compute ----------------------------------------------------------------------------------
     async def run(self) -> NoReturn:
         """Look at rows and members until cancelled."""
+        self._feeds.expect(True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._receive)
+            await self._keep_looking()
+
+    async def _keep_looking(self) -> NoReturn:
         while True:
             prompts, again_in_s = self._membership.changed.count, _LOOK_EVERY_S
             try:
@@ -93,6 +112,21 @@ class RangeAssignment:
                 again_in_s = _AGAIN_S
             await trio.sleep(_SPACING_S)
             await self._membership.changed.wait_beyond(prompts, again_in_s)
+
+    async def _receive(self) -> NoReturn:
+        """Say that what was handed over runs here, and read ahead for what may come. No range waits for it."""
+        while True:
+            seen = self._turned.count
+            try:
+                if any(row.is_directed and row.owner == self._me for row in self._rows.values()):
+                    await self._projections.accept(self._me)
+                others = {key: row.epoch for key, row in self._rows.items() if row.owner != self._me}
+                await self.start.read_ahead(others)
+            except BackhaulError as error:
+                _log.warning("projection.not_assigned", code=error.code, reason=error.message, repeat_key=error.code)
+                await trio.sleep(_AGAIN_S)
+                continue
+            await self._turned.wait_beyond(seen, _LOOK_EVERY_S)
 
     async def _look(self) -> bool:
         """Read all rows, take what is to be taken, say what is to be moved; False when there is more to do soon."""
@@ -117,6 +151,7 @@ class RangeAssignment:
         if taken:
             _log.info("projection.taken", ranges=len(taken), of=len(due))
             rows = {row.key: row for row in await self._projections.rows()}
+        self._feeds.expect(any(target == self._me != rows[key].owner for key, target in targets.items()))
         self._publish(begun, rows, self._due_moves(rows, targets))
         return len(taken) == len(due) and not members.settles_in_s
 
@@ -142,7 +177,7 @@ class RangeAssignment:
         self._turned.fire()
         for key, lease in self._leases.items():
             row = rows.get(key)
-            if (row is None or row.epoch > lease.epoch or key in moves) and key in self._scopes:
+            if (row is None or row.epoch != lease.epoch or key in moves) and key in self._scopes:
                 self._scopes[key].cancel()
 
     async def leave(self) -> None:
@@ -154,6 +189,11 @@ class RangeAssignment:
         await self._membership.leave(successors)
 
     # -- what a range's task asks ------------------------------------------------------------------------------------
+    def prepared(self, name: str) -> None:
+        """See ``RangeHolder.prepared``."""
+        self._membership.prepared(name)
+        self._turned.fire()
+
     async def acquire(self, key: RangeKey, not_ours: NotOurs) -> ProjectionLease:
         """See ``RangeHolder.acquire``: waits for the assignment."""
         # What was read before the range was declared does not have it.
@@ -171,9 +211,10 @@ class RangeAssignment:
                 if successor is not None:
                     await self._hand_over(ProjectionLease(*key, row.epoch, row.position), successor)
                 else:
-                    lease = await acquire_within_deadline(self._projections, key, self._me, self._settings.lease_s)
+                    lease = await self._lease_of(row)
                     if lease is not None:
                         self._leases[key] = lease
+                        self._used[key] = lease.epoch
                         return lease
                 self._membership.changed.fire()
             else:
@@ -181,12 +222,19 @@ class RangeAssignment:
             while self._turned.count == seen:
                 await self._turned.wait_beyond(seen, _LOOK_EVERY_S)
 
+    async def _lease_of(self, row: ProjectionRow) -> ProjectionLease | None:
+        """The lease of a range that is ours by its row. Under an epoch of ours that was not used nothing has moved since."""
+        if row.epoch > self._used.get(row.key, 0):
+            return ProjectionLease(*row.key, row.epoch, row.position, row.ahead)
+        return await acquire_within_deadline(self._projections, row.key, self._me, self._settings.lease_s)
+
     def check(self, lease: ProjectionLease) -> None:
         """See ``RangeHolder.check``."""
         row = self._rows.get((lease.name, lease.slices))
         if row is None:
             raise range_gone(lease.name, lease.slices)
-        if row.epoch > lease.epoch:
+        # Lower after a crash of the server that lost the hand-over to us: nothing was committed under it.
+        if row.epoch != lease.epoch:
             raise fenced(lease)
 
     def successor(self, lease: ProjectionLease) -> str | None:
@@ -200,7 +248,7 @@ class RangeAssignment:
         with trio.CancelScope() as scope:
             self._scopes[key] = scope
             row = self._rows.get(key)
-            if row is None or row.epoch > lease.epoch or key in self._moves:
+            if row is None or row.epoch != lease.epoch or key in self._moves:
                 scope.cancel()
             try:
                 yield
@@ -229,4 +277,10 @@ class RangeAssignment:
             position=lease.position,
             epoch=lease.epoch,
         )
-        await self._projections.hand_over(lease, successor)
+        # Those that end their pages in the same moment go in one statement, so that it prompts their successors once.
+        mine = self._departures
+        mine.append((lease, successor))
+        async with self._departing:
+            if mine is self._departures:
+                self._departures = []
+                await self._projections.hand_over(mine)

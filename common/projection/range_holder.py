@@ -14,7 +14,9 @@ import trio
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.members.assignment import RangeKey
+from common.journal.stores.journal import Journal
 from common.journal.stores.projections import ProjectionLease, ProjectionRow, ProjectionStore
+from common.projection.range_start import RangeStart
 
 # Also a cancelled range finishes taking a lease, so that it knows what to give back, and gives it back.
 _ACQUIRE_DEADLINE_S: Final = 3.0
@@ -25,6 +27,10 @@ NotOurs = Callable[[ProjectionRow, bool], None]
 
 class RangeHolder(Protocol):
     """What a range's task asks. One for all ranges of a node."""
+
+    @property
+    def start(self) -> RangeStart:
+        """What ranges read as they begin."""
 
     @property
     def is_renewing(self) -> bool:
@@ -41,6 +47,9 @@ class RangeHolder(Protocol):
     @property
     def has_left(self) -> bool:
         """Whether this node has handed everything over, so that a commit still under way is fenced by design."""
+
+    def prepared(self, name: str) -> None:
+        """The projection's tables are there: its ranges may come."""
 
     async def acquire(self, key: RangeKey, not_ours: NotOurs) -> ProjectionLease:
         """Wait until the range is ours. Raises ``projection.ranges_changed`` when it is no more."""
@@ -83,14 +92,16 @@ class LoneHolder:
     keeps_failing = False
     has_left = False
 
-    def __init__(
-        self, projections: ProjectionStore, owner: str, *, lease_s: float, standby_poll_s: float, random: Random
-    ) -> None:
-        self._projections = projections
+    def __init__(self, journal: Journal, owner: str, *, lease_s: float, standby_poll_s: float, random: Random) -> None:
+        self.start = RangeStart(journal)
+        self._projections = journal.projections
         self._owner = owner
         self._lease_s = lease_s
         self._random = random
         self.fenced_wait_s = standby_poll_s
+
+    def prepared(self, name: str) -> None:
+        """See ``RangeHolder.prepared``: they do not come, they are asked for."""
 
     async def acquire(self, key: RangeKey, not_ours: NotOurs) -> ProjectionLease:
         """See ``RangeHolder.acquire``: asks again and again."""

@@ -22,7 +22,7 @@ from common.core.journal.statement import Statement
 from common.journal.feeds import RangeFeeds
 from common.journal.stores.journal import Journal
 from common.journal.stores.projections import ProjectionLease
-from common.projection import parking, skips
+from common.projection import parking
 from common.projection.handler_invoker import HandlerInvoker, PreparedEffects
 from common.projection.handlers import OnFailure
 from common.projection.pages import PAGE_FAULTS, Pages, ProjectionPage, place_of
@@ -81,15 +81,9 @@ class RangeTask:
 
     async def run(self) -> None:
         """Take the lease, follow the log, and begin again after whatever ends that; returns when the range is no more."""
-        has_tables = False
         while True:
             try:
-                if not has_tables:
-                    await self._journal.projections.migrate(self._handler.name, self._handler.migrations)
-                    await skips.make_tables(self._journal.projections)
-                    if self._parked_entities is not None:
-                        await parking.make_tables(self._journal.projections)
-                    has_tables = True
+                await self._holder.start.make_tables(self._handler)
                 await self._hold()
                 continue
             except BackhaulError as error:
@@ -158,11 +152,13 @@ class RangeTask:
 
     # -- the log -------------------------------------------------------------------------------------------------
     async def _follow_from_place(self) -> None:
-        self._story.started(self._lease, self._owner, await self._journal.log.stats())
-        await self._skips.load(self._journal.projections, self._lease.position)
+        found = await self._holder.start.read(self._lease)
+        self._story.started(self._lease, self._owner, found.stats)
+        self._skips.begin(found.decided.get(self._handler.name, ()), self._lease.position)
         if self._parked_entities is not None:
             await self._parked_entities.load(self._journal.projections)
-            await self._retry_wanted(self._parked_entities)
+            if self._parked_entities.entities:
+                await self._retry_wanted(self._parked_entities)
         with self._pages.following():
             await self._follow()
 

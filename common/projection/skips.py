@@ -5,7 +5,8 @@ An operator's decision is stored until its range has passed the event, whichever
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -32,13 +33,10 @@ class Skips:
     name: str
     found: dict[int, tuple[str, str]] = field(default_factory=dict)
 
-    async def load(self, store: ProjectionStore, after: int) -> None:
-        """Read what operators decided about events behind ``after``; what the policy skips is not stored."""
-        rows = await store.query(
-            "SELECT position FROM projection_skip WHERE projection = $1 AND position > $2", (self.name, after)
-        )
+    def begin(self, decided: Iterable[int], after: int) -> None:
+        """Take over what operators ``decided`` about events behind ``after``; what the policy skips is not stored."""
         self.found = {position: why for position, why in self.found.items() if position > after}
-        self.found |= {int(position): BY_OPERATOR for (position,) in rows}
+        self.found |= {position: BY_OPERATOR for position in decided if position > after}
 
     def add(self, position: int, error: BackhaulError) -> None:
         """The event has had its chances, and the policy is to skip it."""
@@ -63,6 +61,14 @@ class Skips:
 async def make_tables(store: ProjectionStore) -> None:
     """See that there is a place for decisions."""
     await store.migrate(SCHEMA, MIGRATIONS)
+
+
+async def all_decided(store: ProjectionStore) -> Mapping[str, Sequence[int]]:
+    """What operators have decided, by projection: few rows, since each is deleted when its event is passed."""
+    decided: dict[str, list[int]] = defaultdict(list)
+    for name, position in await store.query("SELECT projection, position FROM projection_skip"):
+        decided[name].append(int(position))
+    return decided
 
 
 async def skip(journal: Journal, name: str, position: int) -> EventBatch:

@@ -58,9 +58,9 @@ async def node(
     """A node that runs until the block is left; then it stops without leaving, unless it has left."""
     report = MemberReport(f"{name}/1", name, 0, weight, frozenset(handler.name for handler in handlers))
     membership = Membership(journal.members, lambda: report)
-    assignment = RangeAssignment(journal.projections, membership, AssignmentSettings(stay_s=stay_s))
     commits = Commits()
     firehose = Firehose(journal, encode_batch, FirehoseSettings(poll_s=0.5, block_events=2_000))
+    assignment = RangeAssignment(journal, membership, firehose, AssignmentSettings(stay_s=stay_s))
     settings = replace(ProjectionSettings(), ranges=ranges)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(firehose.run)

@@ -45,6 +45,10 @@ class MemoryProjections:
     def __init__(self, connections: MemoryConnections) -> None:
         self._connections = connections
 
+    async def warm_up(self) -> None:
+        """See ``ProjectionStore.warm_up``: there are none."""
+        await trio.lowlevel.checkpoint()
+
     async def migrate(self, name: str, steps: Sequence[Sequence[str]]) -> None:
         """See ``ProjectionStore.migrate``."""
         async with self._connections.transaction() as draft:
@@ -105,12 +109,20 @@ class MemoryProjections:
                     taken.append(key)
             return taken
 
-    async def hand_over(self, lease: ProjectionLease, successor: str) -> None:
+    async def hand_over(self, moves: Sequence[tuple[ProjectionLease, str]]) -> None:
         """See ``ProjectionStore.hand_over``."""
         async with self._connections.transaction() as draft:
-            row = draft.projections.get((lease.name, lease.slices))
-            if row and row.epoch == lease.epoch and not row.paused:
-                draft.projections[lease.name, lease.slices] = handed(row, successor, self._connections.now_us())
+            for lease, successor in moves:
+                row = draft.projections.get((lease.name, lease.slices))
+                if row and row.epoch == lease.epoch and not row.paused:
+                    draft.projections[lease.name, lease.slices] = handed(row, successor, self._connections.now_us())
+
+    async def accept(self, owner: str) -> None:
+        """See ``ProjectionStore.accept``."""
+        async with self._connections.transaction() as draft:
+            for key, row in draft.projections.items():
+                if row.owner == owner and row.is_directed:
+                    draft.projections[key] = replace(row, is_directed=False)
 
     async def commit(
         self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float

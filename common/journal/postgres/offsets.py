@@ -126,13 +126,30 @@ def key_columns(keys: Collection[RangeKey]) -> tuple[list[str], list[int], list[
     return [name for name, _ in keys], [slices.first for _, slices in keys], [slices.last for _, slices in keys]
 
 
-async def hand_over(connection: asyncpg.Connection, lease: ProjectionLease, successor: str) -> None:
+_HAND_OVER = """
+UPDATE projection AS held SET epoch = held.epoch + 1, owner = successor, directed = true, lease_until = '-infinity',
+    moved_at = clock_timestamp()
+FROM unnest($1::text[], $2::int[], $3::int[], $4::bigint[], $5::text[]) AS moves (name, first_slice, last_slice, epoch, successor)
+WHERE held.name = moves.name AND held.first_slice = moves.first_slice AND held.last_slice = moves.last_slice
+    AND held.epoch = moves.epoch AND NOT paused
+"""
+
+
+async def hand_over(connection: asyncpg.Connection, moves: Sequence[tuple[ProjectionLease, str]]) -> None:
     """See ``ProjectionStore.hand_over``."""
+    leases = [lease for lease, _ in moves]
     await connection.execute(
-        "UPDATE projection SET epoch = epoch + 1, owner = $5, directed = true, lease_until = '-infinity',"
-        f" moved_at = clock_timestamp() WHERE {_RANGE} AND epoch = $4 AND NOT paused",
-        *_key(lease)[:4],
-        successor,
+        _HAND_OVER,
+        *key_columns([(lease.name, lease.slices) for lease in leases]),
+        [lease.epoch for lease in leases],
+        [successor for _, successor in moves],
+    )
+
+
+async def accept(connection: asyncpg.Connection, owner: str) -> None:
+    """See ``ProjectionStore.accept``. ``owner`` is named for the sake of the trigger that prompts the others."""
+    await connection.execute(
+        "UPDATE projection SET directed = false, owner = owner WHERE owner = $1 AND directed", owner
     )
 
 

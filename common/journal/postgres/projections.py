@@ -89,6 +89,10 @@ class PostgresProjections:
         self._migrates = migrates
         self._shared_commits = SharedCommits(self._commit_together)
 
+    async def warm_up(self) -> None:
+        """See ``ProjectionStore.warm_up``."""
+        await self._sessions.open_committers()
+
     async def migrate(self, name: str, steps: Sequence[Sequence[str]]) -> None:
         """See ``ProjectionStore.migrate``."""
         change = offsets.migrate if self._migrates else offsets.check_migrated
@@ -107,9 +111,13 @@ class PostgresProjections:
         """See ``ProjectionStore.take_all``."""
         return await self._sessions.committer().connection.run(offsets.take_all, owner, keys, lease_s)
 
-    async def hand_over(self, lease: ProjectionLease, successor: str) -> None:
-        """See ``ProjectionStore.hand_over``."""
-        await self._sessions.committer().connection.run(offsets.hand_over, lease, successor)
+    async def hand_over(self, moves: Sequence[tuple[ProjectionLease, str]]) -> None:
+        """See ``ProjectionStore.hand_over``: on a session that waits neither for commits of ranges nor for a disk."""
+        await self._sessions.members.run(offsets.hand_over, moves)
+
+    async def accept(self, owner: str) -> None:
+        """See ``ProjectionStore.accept``: for the counting of moves only, so it waits for no disk."""
+        await self._sessions.members.run(offsets.accept, owner)
 
     async def commit(
         self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float

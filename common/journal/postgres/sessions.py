@@ -124,6 +124,10 @@ async def _lock_member(connection: asyncpg.Connection) -> None:
     await connection.execute("SELECT pg_advisory_lock($1, pg_backend_pid())", MEMBER_LOCK)
 
 
+async def _touch(connection: asyncpg.Connection) -> None:
+    await connection.execute("SELECT 1")
+
+
 class PostgresSessions:
     """The sessions, opened when they are first used.
 
@@ -224,6 +228,11 @@ class PostgresSessions:
         """Run ``fn`` on a reader."""
         async with self.readers.reader() as reader:
             return await reader.connection.run(fn, *args, **kwargs)
+
+    async def open_committers(self) -> None:
+        """Open the sessions of projections' commits."""
+        for one in self._projections:
+            await one.connection.run(_touch)
 
     def committer(self) -> Committer:
         """A session for a projection's transaction: a free one, if there is one."""

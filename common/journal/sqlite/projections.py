@@ -89,13 +89,14 @@ def take_all(
     return taken
 
 
-def hand_over(writer: apsw.Connection, lease: ProjectionLease, successor: str) -> None:
+def hand_over(writer: apsw.Connection, moves: Sequence[tuple[ProjectionLease, str]]) -> None:
     """See ``ProjectionStore.hand_over``."""
-    writer.execute(
-        f"UPDATE projection SET epoch = epoch + 1, owner = ?, lease_until_us = 0 WHERE {_RANGE} AND epoch = ?"
-        " AND NOT paused",
-        (successor, lease.name, lease.slices.first, lease.slices.last, lease.epoch),
-    )
+    for lease, successor in moves:
+        writer.execute(
+            f"UPDATE projection SET epoch = epoch + 1, owner = ?, lease_until_us = 0 WHERE {_RANGE} AND epoch = ?"
+            " AND NOT paused",
+            (successor, lease.name, lease.slices.first, lease.slices.last, lease.epoch),
+        )
 
 
 def leave(writer: apsw.Connection, instance: str, successors: Mapping[RangeKey, str]) -> int:
@@ -189,6 +190,10 @@ class SqliteProjections:
     def __init__(self, connections: SqliteConnections) -> None:
         self._connections = connections
 
+    async def warm_up(self) -> None:
+        """See ``ProjectionStore.warm_up``: there are none."""
+        await trio.lowlevel.checkpoint()
+
     async def migrate(self, name: str, steps: Sequence[Sequence[str]]) -> None:
         """See ``ProjectionStore.migrate``."""
         await self._connections.write(migrate, name, steps)
@@ -207,9 +212,12 @@ class SqliteProjections:
         """See ``ProjectionStore.take_all``."""
         return await self._changed(take_all, owner, keys, lease_s=lease_s, now_us=self._connections.now_us())
 
-    async def hand_over(self, lease: ProjectionLease, successor: str) -> None:
+    async def hand_over(self, moves: Sequence[tuple[ProjectionLease, str]]) -> None:
         """See ``ProjectionStore.hand_over``."""
-        await self._changed(hand_over, lease, successor)
+        await self._changed(hand_over, moves)
+
+    async def accept(self, owner: str) -> None:
+        """See ``ProjectionStore.accept``: a file has one process, and nothing is on its way."""
 
     async def commit(
         self, lease: ProjectionLease, position: int, statements: Sequence[Statement], lease_s: float

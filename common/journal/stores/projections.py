@@ -75,6 +75,9 @@ class ProjectionRow:
 class ProjectionStore(Protocol):
     """Offsets, leases and effects of projections."""
 
+    async def warm_up(self) -> None:
+        """Open the sessions that commits need, so that the first ones do not wait for that."""
+
     async def migrate(self, name: str, steps: Sequence[Sequence[str]]) -> None:
         """Bring an application's tables to ``len(steps)`` under a lock; step i is a list of SQL statements.
 
@@ -99,8 +102,15 @@ class ProjectionStore(Protocol):
         are not taken, nor those that ``owner`` has already.
         """
 
-    async def hand_over(self, lease: ProjectionLease, successor: str) -> None:
-        """Give the range to another owner, with a new epoch: the last statement under this one, whatever its answer."""
+    async def hand_over(self, moves: Sequence[tuple[ProjectionLease, str]]) -> None:
+        """Give ranges to other owners, each with a new epoch: the last statement under this one, whatever its answer.
+
+        It waits for no disk. If the server loses it in a crash, it has lost nothing that came of it: a commit of the new owner
+        is synced with all that was before it.
+        """
+
+    async def accept(self, owner: str) -> None:
+        """Say of all ranges that were handed over to ``owner`` that they run there: others may be on their way then."""
 
     async def declare(self, name: str, ranges: Sequence[SliceRange]) -> list[SliceRange]:
         """The ranges that a projection has, in one step for all nodes: those stored, and ``ranges`` where there are none.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
 import trio
@@ -60,6 +60,30 @@ async def test_a_node_that_joins_gets_its_share_and_each_takes_effect_once(autoj
             assert all(held["tally", row.slices] == held["latest", row.slices] for row in rows)
             assert first.commits.events + second.commits.events == 2 * 600
             assert second.commits.events > 0
+
+
+async def test_a_node_gets_no_range_of_a_projection_whose_tables_it_has_not_seen_yet(autojump_clock: MockClock) -> None:
+    database = MemoryDatabase()
+    first_journal, second_journal = staged_journal(database), staged_journal(database)
+    migrate, may_go_on = second_journal.projections.migrate, trio.Event()
+
+    async def waiting(name: str, steps: Sequence[Sequence[str]]) -> None:
+        if name == LATEST.name:
+            await may_go_on.wait()
+        await migrate(name, steps)
+
+    second_journal.projections.migrate = waiting  # type: ignore[method-assign]
+    async with node(first_journal, "n1", handlers=BOTH) as first:
+        await until(shares(first, of=(16,)), 5)
+        async with node(second_journal, "n2", handlers=BOTH) as second:
+            await trio.sleep(10)
+            assert not any(
+                row.owner == second.instance
+                for row in await first_journal.projections.rows()
+                if row.name == LATEST.name
+            )
+            may_go_on.set()
+            await until(shares(first, second, of=(8, 8)), 5)
 
 
 async def test_a_killed_node_is_replaced_before_its_lease_lapses(autojump_clock: MockClock) -> None:

@@ -112,12 +112,16 @@ class TestRows:
                 await trio.sleep(0.02)
         assert (await member(journal, "n2/2")).is_live
 
-    @pytest.mark.parametrize("change", ["join", "drain", "take", "pause", "hand_over", "leave"])
+    @pytest.mark.parametrize("change", ["join", "drain", "take", "pause", "hand_over", "accept", "leave"])
     async def test_others_are_prompted(self, storage: Storage, journal: Journal, change: str) -> None:
         await journal.members.renew(NODE_1, 3.0)
         lease = await take(journal)
         async with another_node(storage, journal) as other:
             await other.members.renew(NODE_2, 3.0)
+            if change == "accept" and storage.shared:
+                await journal.projections.hand_over([(lease, "n2/2")])
+            elif change == "accept":
+                return  # a file has one process: nothing is on its way
             await trio.sleep(0.2 if storage.shared else 0)
             count = journal.members.changed.count
             match change:
@@ -131,7 +135,9 @@ class TestRows:
                 case "pause":
                     await other.projections.set_paused("tally", True)
                 case "hand_over":
-                    await other.projections.hand_over(lease, "n2/2")
+                    await other.projections.hand_over([(lease, "n2/2")])
+                case "accept":
+                    await other.projections.accept("n2/2")
                 case "leave":
                     await other.members.leave("n1/1", {TALLY: "n2/2"})
             with trio.fail_after(5):
@@ -223,7 +229,7 @@ class TestRanges:
     async def test_a_range_that_was_handed_over_is_its_successors(self, storage: Storage, journal: Journal) -> None:
         await journal.members.renew(NODE_2, 60.0)
         old = await journal.projections.commit(await take(journal), 9, [], 60)
-        await journal.projections.hand_over(old, "n2/2")
+        await journal.projections.hand_over([(old, "n2/2")])
         assert await is_fenced(journal, old)
         [row] = await journal.projections.rows()
         assert (row.owner, row.epoch, row.position) == ("n2/2", old.epoch + 1, 9)
@@ -236,11 +242,32 @@ class TestRanges:
         assert not (await journal.projections.rows())[0].is_directed
         assert not await is_fenced(journal, new)
 
+    async def test_several_go_in_one_statement_and_their_successor_accepts_them_in_another(
+        self, storage: Storage, journal: Journal
+    ) -> None:
+        first, second, third, _ = slice_ranges(4)
+        await journal.projections.declare("tally", slice_ranges(4))
+        await journal.members.renew(NODE_1, 60.0)
+        await journal.members.renew(NODE_2, 60.0)
+        keys = [("tally", slices) for slices in (first, second, third)]
+        await journal.projections.take_all("n1/1", keys, 60)
+        leases = [await journal.projections.acquire(*key, "n1/1", 60) for key in keys]
+        moves = list(zip(filter(None, leases), ("n2/2", "n2/2", "n3/3"), strict=True))
+        await journal.projections.hand_over(moves)
+        rows = {row.key: row for row in await journal.projections.rows()}
+        assert [rows[key].owner for key in keys] == ["n2/2", "n2/2", "n3/3"]
+        assert [rows[key].epoch for key in keys] == [lease.epoch + 1 for lease, _ in moves]
+        await journal.projections.accept("n2/2")
+        accepted = {row.key: row for row in await journal.projections.rows()}
+        assert [accepted[key].epoch for key in keys] == [rows[key].epoch for key in keys]
+        if storage.shared:
+            assert [accepted[key].is_directed for key in keys] == [False, False, True]
+
     async def test_one_that_is_fenced_or_paused_hands_nothing_over(self, journal: Journal) -> None:
         old = await take(journal)
         await journal.projections.set_paused("tally", True)
-        await journal.projections.hand_over(old, "n2/2")
-        await journal.projections.hand_over(replace(old, epoch=old.epoch + 1), "n2/2")
+        await journal.projections.hand_over([(old, "n2/2")])
+        await journal.projections.hand_over([(replace(old, epoch=old.epoch + 1), "n2/2")])
         assert [row.owner for row in await journal.projections.rows()] == ["n1/1"]
 
     async def test_one_that_leaves_hands_over_all_it_has(self, storage: Storage, journal: Journal) -> None:
