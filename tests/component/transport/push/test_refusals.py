@@ -14,10 +14,12 @@ from trio.testing import MockClock
 import common.transport.memory.network
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch, new_events
+from common.core.filters.predicates import parse_filter
 from common.core.flow.messages import Heartbeat
 from common.core.journal.append import LocalAppend
 from common.core.journal.history import Generation, History, Offset, Resume
-from common.core.push.messages import PROTOCOL_VERSION, PUSH_PATH, Hello, PushBatch, Start
+from common.core.push.messages import PROTOCOL_VERSION, PUSH_PATH, Ack, Hello, PushBatch, Start
+from common.journal.memory.push_filters import MemoryPushFilters
 from common.journal.memory.state import MemoryDatabase
 from common.transport.codec.push import decode_from_cloud, encode_from_cloud, encode_from_edge
 from common.transport.stream import DialledStream, MessageStream, PeerGone, PeerRefused, StreamMethod
@@ -275,3 +277,66 @@ async def test_a_journal_that_takes_nothing_is_not_waited_for_for_ever(autojump_
                 await hear_only(stream)
         assert (refused.value.code, refused.value.retry_after_s) == ("journal.unavailable", 5.0)
         assert trio.current_time() - began_s == pytest.approx(30.0)
+
+
+async def test_a_change_of_filter_that_the_journal_does_not_take_is_not_waited_for_for_ever(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def takes_nothing(*_: object) -> None:
+        await trio.sleep_forever()
+
+    world = PushWorld()
+    monkeypatch.setattr(MemoryPushFilters, "change", takes_nothing)
+    async with world.cloud() as (cloud, _), world.edge() as (_, link):
+        await cloud.push_filters.ask("edge-*", parse_filter(b'[{"exclude_all": true}]').criteria)
+        with trio.fail_after(600):
+            while link.last_code != "journal.unavailable":  # noqa: ASYNC110 - the clock is a mock
+                await trio.sleep(1)
+        assert "did not take a change of filter within 30 s" in link.last_reason
+
+
+async def test_an_edge_that_ignores_its_window_is_not_read_on(autojump_clock: MockClock) -> None:
+    """What is received and not stored is bounded by the cloud, whatever the edge sends."""
+    each, count = 50, 100
+    world = PushWorld(commit_s=20.0)
+    async with world.cloud() as (_, endpoint), trio.open_nursery() as nursery, dialled(world) as stream:
+        await stream.send(hello())
+        assert isinstance(decode_from_cloud(await stream.receive()), Start)
+        began_s = trio.current_time()
+
+        async def send_on() -> None:
+            for number in range(count):
+                await stream.send(encode_from_edge(batch_of(each, number * each)))
+
+        nursery.start_soon(send_on)
+        await trio.sleep(15)
+        [live] = endpoint.streams
+        # Two appends are under way, of a window each at most; a window waits, and the batch that overflowed it.
+        assert 0 < live.received_position <= 3 * LIMITS.window_events + each
+        assert trio.current_time() - began_s < 20, "nothing is stored yet"
+        nursery.cancel_scope.cancel()
+
+
+def batch_of(n: int, after: int) -> PushBatch:
+    """``n`` events behind a position, each the next one of one entity."""
+    batch = new_events(["Sensor|edge-1/t"] * n, ["Read"] * n, [b"x"] * n)
+    batch.position = batch.seq_nr = [*range(after + 1, after + n + 1)]
+    batch.prev_seq_nr = [*range(after, after + n)]
+    return PushBatch(after, after + n, "g", batch)
+
+
+async def test_an_edge_is_not_called_silent_while_the_cloud_owes_it_an_ack(autojump_clock: MockClock) -> None:
+    world = PushWorld(commit_s=25.0)
+    async with world.cloud() as (_, endpoint), dialled(world) as stream:
+        await stream.send(hello())
+        assert isinstance(decode_from_cloud(await stream.receive()), Start)
+        began_s = trio.current_time()
+        await stream.send(encode_from_edge(batch_of(1, 0)))
+        while not isinstance(decode_from_cloud(await stream.receive()), Ack):
+            pass
+        acked_s = trio.current_time()
+        assert acked_s - began_s == pytest.approx(25.0)
+        await trio.sleep_until(acked_s + 20)
+        assert [live.origin_id for live in endpoint.streams] == ["edge-1"]
+        await trio.sleep_until(acked_s + 40)
+        assert endpoint.streams == []
