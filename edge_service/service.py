@@ -270,7 +270,7 @@ class _Edge:
                     self._transformations,
                 )
                 self._served.register(self._metrics)
-            projecting = ProjectionSettings(poll_s=settings.poll_interval_s, summary_s=settings.summary_interval_s)
+            projecting = _projecting(settings)
             nursery.start_soon(
                 partial(
                     project, running, firehose, running.handlers, environment, owner=self._owner, settings=projecting
@@ -361,6 +361,12 @@ async def _push(
     )
 
 
+def _projecting(settings: EdgeSettings) -> ProjectionSettings:
+    return ProjectionSettings(
+        lease_s=settings.lease_s, poll_s=settings.poll_interval_s, summary_s=settings.summary_interval_s
+    )
+
+
 async def _take_snapshots(settings: EdgeSettings, environment: Environment, journal: Journal) -> None:
     """By the rule in the settings. Without one, what an earlier start with one has left behind holds nothing back."""
     if not settings.snapshot_rule:
@@ -377,6 +383,6 @@ async def _take_snapshots(settings: EdgeSettings, environment: Environment, jour
         journal,
         settings.snapshot_rule,
         owner=environment.new_id(),
-        settings=ProjectionSettings(poll_s=settings.poll_interval_s),
+        settings=_projecting(settings),
         random=environment.chance,
     )

@@ -1,0 +1,216 @@
+"""Each setting of links, waits and leases comes to the parts that obey it, at both services.
+
+The services are started with one value that nothing else has, and what their parts are made with is looked at. A new
+setting of this kind must be named here, or the last test fails.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import fields
+from functools import partial, reduce
+from typing import Any, NoReturn
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+import cloud_service.service
+import edge_service.service
+from cloud_service.settings import CloudSettings
+from common.journal.memory.journal import open_memory_journal
+from common.journal.memory.state import MemoryDatabase
+from common.journal.stores.journal import Journal
+from common.runtime.environment import Environment
+from common.runtime.settings.loading import load
+from common.transport.stream import PeerGone
+from edge_service.settings import EdgeSettings
+from tests.support.builders import START_US, ids
+
+_STREAMS = "common.runtime.stream_serving.SourceSettings"
+_FOLLOWED = "common.runtime.subscriptions.SubscriptionSettings"
+_FOLLOWED_WAIT = "common.runtime.subscriptions.Backoff"
+_PUSH = "edge_service.service.PushSettings"
+_PUSH_WAIT = "edge_service.service.Backoff"
+_EDGE_RANGES = "edge_service.service.ProjectionSettings"
+_CLOUD_RANGES = "cloud_service.service.ProjectionSettings"
+_ENDPOINT = "cloud_service.service.EndpointSettings"
+_EDGE_FEED = "edge_service.service.open_firehose"
+_CLOUD_FEED = "cloud_service.service.open_firehose"
+_EDGE_INBOX = "edge_service.service.subscription_routes"
+_CLOUD_INBOX = "cloud_service.service.subscription_routes"
+_DIAL, _SERVE, _HTTP, _JOURNAL = "dial", "serve_grpc", "serve_http", "open_journal"
+
+BOTH: dict[str, tuple[str, object, list[tuple[str, str]]]] = {
+    "heartbeat_s": ("11", 11.0, [(_STREAMS, "heartbeat_s"), (_FOLLOWED, "heartbeat_s")]),
+    "progress_timeout_s": ("12", 12.0, [(_STREAMS, "progress_timeout_s"), (_FOLLOWED, "progress_timeout_s")]),
+    "window_max_bytes": ("5MiB", 5 << 20, [(_STREAMS, "limits.window_bytes"), (_FOLLOWED, "limits.window_bytes")]),
+    "batch_max_bytes": ("3MiB", 3 << 20, [(_STREAMS, "limits.batch_bytes"), (_FOLLOWED, "limits.batch_bytes")]),
+    "batch_max_events": ("777", 777, [(_STREAMS, "limits.batch_events"), (_FOLLOWED, "limits.batch_events")]),
+    "backoff_min_s": ("0.25", 0.25, [(_FOLLOWED_WAIT, "min_s")]),
+    "backoff_max_s": ("77", 77.0, [(_FOLLOWED_WAIT, "max_s")]),
+    "connect_timeout_s": ("7", 7.0, [(_DIAL, "connect_timeout_s")]),
+    "lease_s": ("16", 16.0, [(_FOLLOWED, "lease_s")]),
+    "inbox_max_bytes": ("99KiB", 99 << 10, [(_FOLLOWED, "inbox_max_bytes")]),
+    "snapshots_if_behind": ("555", 555, [(_FOLLOWED, "snapshots_if_behind")]),
+    "connections_max": ("33", 33, [(_HTTP, "connections_max")]),
+    "poll_only": ("true", False, [(_JOURNAL, "notified")]),
+}
+EDGE: dict[str, tuple[str, object, list[tuple[str, str]]]] = {
+    "heartbeat_s": ("11", 11.0, [(_PUSH, "heartbeat_s"), (_EDGE_INBOX, "heartbeat_s")]),
+    "progress_timeout_s": ("12", 12.0, [(_PUSH, "progress_timeout_s")]),
+    "event_max_bytes": ("500KiB", 500 << 10, [(_PUSH, "limits.event_bytes")]),
+    "batch_max_bytes": ("3MiB", 3 << 20, [(_PUSH, "limits.batch_bytes")]),
+    "batch_max_events": ("777", 777, [(_PUSH, "batch_max_events")]),
+    "window_max_bytes": ("5MiB", 5 << 20, [(_PUSH, "limits.window_bytes")]),
+    "window_max_batches": ("5", 5, [(_PUSH, "window_max_batches")]),
+    "poll_interval_s": ("0.75", 0.75, [(_PUSH, "poll_interval_s"), (_EDGE_RANGES, "poll_s"), (_EDGE_FEED, "poll_s")]),
+    "push_filter": ('[{"exclude_all":true}]', '[{"exclude_all":true}]', [(_PUSH, "own_filter")]),
+    "backoff_min_s": ("0.25", 0.25, [(_PUSH_WAIT, "min_s")]),
+    "backoff_max_s": ("77", 77.0, [(_PUSH_WAIT, "max_s")]),
+    "lease_s": ("16", 16.0, [(_EDGE_RANGES, "lease_s")]),
+    "journal_max_bytes": ("300MiB", 300 << 20, [(_JOURNAL, "max_bytes")]),
+    "connections_max": ("33", 33, [(_SERVE, "connections_max")]),
+}
+CLOUD: dict[str, tuple[str, object, list[tuple[str, str]]]] = {
+    "heartbeat_s": ("11", 11.0, [(_ENDPOINT, "heartbeat_s"), (_CLOUD_INBOX, "heartbeat_s")]),
+    "progress_timeout_s": ("12", 12.0, [(_ENDPOINT, "progress_timeout_s")]),
+    "hello_timeout_s": ("13", 13.0, [(_ENDPOINT, "hello_timeout_s"), (_STREAMS, "hello_timeout_s")]),
+    "event_max_bytes": ("500KiB", 500 << 10, [(_ENDPOINT, "limits.event_bytes")]),
+    "window_max_bytes": ("5MiB", 5 << 20, [(_ENDPOINT, "limits.window_bytes")]),
+    "window_max_batches": ("5", 10_000, [(_ENDPOINT, "limits.window_events")]),
+    "batch_max_bytes": ("3MiB", 3 << 20, [(_ENDPOINT, "limits.batch_bytes")]),
+    "batch_max_events": ("777", 8 * 777, [(_ENDPOINT, "limits.window_events")]),
+    "parked_max_events": ("444", 444, [(_ENDPOINT, "parked_max")]),
+    "poll_interval_s": ("0.75", 0.75, [(_CLOUD_RANGES, "poll_s"), (_CLOUD_FEED, "poll_s")]),
+    "projection_ranges": ("4", 4, [(_CLOUD_RANGES, "ranges")]),
+    "lease_s": ("16", 16.0, [(_CLOUD_RANGES, "lease_s"), ("cloud_service.service.AssignmentSettings", "lease_s")]),
+    "member_lease_s": ("4", 4.0, [("cloud_service.service.MembershipSettings", "lease_s")]),
+    "link_age_max_s": ("99", 99.0, [("cloud_service.service.EdgeSpread", "age_max_s")]),
+    "links_max": ("33", 33, [(_SERVE, "connections_max")]),
+}
+# The largest message, at the port of streams and where others are dialled: two windows.
+MESSAGES: dict[str, tuple[str, object, list[tuple[str, str]]]] = {
+    "window_max_bytes": ("5MiB", 10 << 20, [(_SERVE, "message_max_bytes"), (_DIAL, "message_max_bytes")]),
+}
+# Ten times, as a backstop.
+BACKSTOP: dict[str, tuple[str, object, list[tuple[str, str]]]] = {
+    "progress_timeout_s": ("12", 120.0, [(_SERVE, "user_timeout_s"), (_DIAL, "user_timeout_s")]),
+}
+# Of the fields of these names all must be above.
+_KINDS = ("heartbeat", "timeout", "backoff", "lease", "window_max", "batch_max", "links", "link_age", "poll", "parked")
+
+
+def cases() -> list[Any]:
+    """Service, setting, text, part, field of the part, value."""
+    found = []
+    tables = [("edge", EDGE), ("cloud", CLOUD)]
+    tables += [(service, table) for service in ("edge", "cloud") for table in (BOTH, MESSAGES, BACKSTOP)]
+    for service, table in tables:
+        for setting, (text, value, places) in table.items():
+            for part, name in places:
+                case = f"{service}-{setting}-{part.rpartition('.')[2]}.{name}"
+                found.append(pytest.param(service, setting, text, part, name, value, id=case))
+    return found
+
+
+class Parts:
+    """What parts were made with, by the part's name: one dictionary of arguments a call."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.made: dict[str, list[Mapping[str, object]]] = {}
+        named = {part for table in (BOTH, EDGE, CLOUD) for _, _, places in table.values() for part, _ in places}
+        for part in sorted(one for one in named if "." in one):
+            module, _, name = part.rpartition(".")
+            original = getattr(importlib.import_module(module), name)
+            monkeypatch.setattr(f"{module}.{name}", partial(self._make, part, original))
+
+    def _make(self, part: str, original: Any, /, *args: Any, **named: Any) -> Any:  # noqa: ANN401
+        self.note(part, **inspect.signature(original).bind(*args, **named).arguments)
+        return original(*args, **named)
+
+    def note(self, part: str, **arguments: object) -> None:
+        """One call of ``part``."""
+        self.made.setdefault(part, []).append(arguments)
+
+    def environment(self) -> Environment:
+        """In which nothing can be reached, and everything is noted."""
+        new_id = ids("wired")
+
+        def now_us() -> int:
+            return START_US + round(trio.current_time() * 1e6)
+
+        @asynccontextmanager
+        async def open_journal(_: object, **named: object) -> AsyncIterator[Journal]:
+            self.note(_JOURNAL, **named)
+            async with open_memory_journal(MemoryDatabase(), now_us=now_us, new_id=lambda: next(new_id)) as journal:
+                yield journal
+
+        @asynccontextmanager
+        async def serve(part: str, *_: object, **named: object) -> AsyncIterator[int]:
+            self.note(part, **named)
+            yield 1
+
+        def dial(_: object, **named: object) -> NoReturn:
+            self.note(_DIAL, **named)
+            raise PeerGone("link.unreachable", "there is nobody")
+
+        opening: Any = open_journal
+        dialling: Any = dial
+        serving: Any = serve
+        return Environment(
+            now_us=now_us,
+            new_id=lambda: next(new_id),
+            chance=random.Random(1),
+            open_journal=opening,
+            dial=dialling,
+            serve_grpc=partial(serving, _SERVE),
+            serve_http=partial(serving, _HTTP),
+        )
+
+
+@pytest.mark.parametrize(("service", "setting", "text", "part", "name", "value"), cases())
+async def test_a_setting_comes_to_where_it_is_obeyed(
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    service: str,
+    setting: str,
+    text: str,
+    part: str,
+    name: str,
+    value: object,
+) -> None:
+    parts = Parts(monkeypatch)
+    prefix = service.upper()
+    common = {"SUBSCRIPTIONS": "orders@localhost:7443", setting.upper(): text}
+    own = {"ID": "e1", "CLOUD": "localhost"} if service == "edge" else {"INSECURE": "true"}
+    if setting == "window_max_bytes":
+        own["REQUEST_MAX_BYTES"] = "16MiB"
+    if service == "edge":
+        own["SERVE"] = "localhost:7544"
+    environ = {f"{prefix}_{key}": given for key, given in {**own, **common}.items()}
+    async with trio.open_nursery() as nursery:
+        if service == "edge":
+            edge = load(EdgeSettings, prefix, environ=environ).settings
+            await nursery.start(edge_service.service.serve, edge, parts.environment(), trio.Event())
+        else:
+            cloud = load(CloudSettings, prefix, environ=environ).settings
+            await nursery.start(cloud_service.service.serve, cloud, parts.environment(), trio.Event())
+        await trio.sleep(5)
+        nursery.cancel_scope.cancel()
+    calls = parts.made[part]
+    assert calls
+    first, *rest = name.split(".")
+    found = [reduce(getattr, rest, call[first]) for call in calls]
+    # An edge has two ports, one for programs with bounds of its own.
+    assert value in found if part == _SERVE else set(found) == {value}, found
+
+
+@pytest.mark.parametrize(("settings", "table"), [(EdgeSettings, EDGE), (CloudSettings, CLOUD)])
+def test_every_setting_of_the_kind_is_looked_at(settings: type, table: dict[str, object]) -> None:
+    named = {field.name for field in fields(settings) if any(kind in field.name for kind in _KINDS)}
+    assert named <= BOTH.keys() | table.keys()
