@@ -154,7 +154,8 @@ class Producer:
         """Take an acknowledgement; returns the age in seconds of what it settles (None when it is a repeat).
 
         Raises:
-            BackhaulError: ``link.protocol`` when it acknowledges what was not sent, or less than before.
+            BackhaulError: ``link.protocol`` when it acknowledges what was not sent, less than before, or names more parked events
+                than it acknowledges positions.
         """
         is_live = ack.lane is PushLane.LIVE
         acked, sent = (
@@ -164,6 +165,12 @@ class Producer:
             raise BackhaulError(
                 "link.protocol",
                 f"ack of {ack.lane.value} position {ack.position} while {acked} to {sent} may be acknowledged",
+                "this is a fault of the peer: report it",
+            )
+        if len(ack.parked) > ack.position - acked:
+            raise BackhaulError(
+                "link.protocol",
+                f"ack of {ack.position - acked} positions names {len(ack.parked)} parked events",
                 "this is a fault of the peer: report it",
             )
         if is_live:

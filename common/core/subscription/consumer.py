@@ -24,16 +24,25 @@ from dataclasses import dataclass, field, replace
 from operator import lt
 from typing import Protocol
 
-from common.core.errors import BackhaulError
+from common.core.errors import BackhaulError, ErrorKind
 from common.core.events import rules as event_rules
 from common.core.events.batch import EventBatch
 from common.core.events.ids import NAME_MAX_BYTES, persistence_id_problem, text_problem
 from common.core.events.leaving import has_marks, is_mark
 from common.core.events.stated_range import StatedRange
 from common.core.subscription.messages import BackfillDone, Deliver, DeliveryLane, FilterApplied, Progress, Subscribed
-from common.core.subscription.place import FilterState, LogCursor, ResumePoint, SnapshotScan, reached_by
+from common.core.subscription.place import (
+    FilterState,
+    LogCursor,
+    PlaceVerdict,
+    ResumePoint,
+    SnapshotScan,
+    decide_resume_point,
+    reached_by,
+)
 
 _ANY_SIZE = 2**62
+_OTHER_HISTORY = (PlaceVerdict.OTHER_JOURNAL, PlaceVerdict.DIVERGED, PlaceVerdict.BEYOND_HEAD)
 DIGEST_MAX_BYTES = 64
 SNAPSHOT = "snapshot"
 
@@ -137,10 +146,21 @@ class Receiving:
     def begin(self, subscribed: Subscribed) -> None:
         """Take the place that the source goes on from; it must serve filters that this side has asked for.
 
+        A source compares histories itself and refuses; one that does not would leave this side with a place in a history
+        that it never followed. So both ends decide by the same rule.
+
         Raises:
-            BackhaulError: ``link.protocol``.
+            BackhaulError: ``link.protocol``; ``subscription.other_journal``, ``…diverged`` or ``…beyond_head``.
         """
         start = subscribed.place
+        verdict = decide_resume_point(self.place, subscribed.history, 0)
+        if verdict in _OTHER_HISTORY:
+            raise BackhaulError(
+                f"subscription.{verdict.value}",
+                f"the source goes on with a history that is not the one followed up to {reached_by(self.place)}",
+                "is the address that of the source followed so far? on_diverged = restart begins anew",
+                kind=ErrorKind.CONFLICT,
+            )
         known = [self.place.applied, *self._asked.values()]
         if self.place.next is not None:
             known.append(self.place.next)

@@ -30,7 +30,7 @@ import trio
 
 from common.core.errors import BackhaulError, ConfigurationError, ErrorKind
 from common.core.flow.backoff import Backoff
-from common.core.flow.measures import CodeCounts
+from common.core.flow.measures import CODES_MAX, CodeCounts
 from common.core.flow.messages import Drain
 from common.transport.link.call_status import first_refusal
 from common.transport.stream import Channel, DialledStream
@@ -175,8 +175,9 @@ class _ReportedRefusal:
 
     def is_new_failure(self, code: str) -> bool:
         """Whether a try to reach a peer that is away has not ended so before."""
-        is_new = code not in self._failures
-        self._failures.add(code)
+        is_new = code not in self._failures and len(self._failures) < CODES_MAX  # the codes are the peer's words
+        if is_new:
+            self._failures.add(code)
         return is_new
 
     def is_due(self, refusal: str) -> bool:

@@ -128,7 +128,7 @@ def test_a_place_says_how_far_snapshots_reach_until_the_live_lane_is_there(messa
 
 
 def test_what_a_consumer_knows_is_not_for_its_source_to_say() -> None:
-    end = Receiving(replace(PLACE, reached=60), FIRST)
+    end = Receiving(replace(PLACE, generation_id="g2", reached=60), FIRST)
     end.begin(Subscribed(HISTORY, 0, "resume", PLACE, 1, 1, 0))
     assert (end.place.reached, end.place.generation_id) == (60, "g2")
 
