@@ -161,7 +161,7 @@ def peer_dialler(settings: StreamSettings, environment: Environment, peer: PeerA
 async def real_environment(reloads: Reloads | None = None) -> AsyncIterator[Environment]:
     """The real world, with the asyncio loop that grpclib and asyncpg need."""
     from common.border import open_loop
-    from common.runtime.http.server import serve_http, serve_http_socket
+    from common.runtime.http.serving.server import serve_http, serve_http_socket
     from common.transport.grpc.client import open_channel
     from common.transport.grpc.server import serve_grpc, serve_grpc_socket
 

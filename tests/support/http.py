@@ -15,7 +15,7 @@ from starlette.routing import Route
 from common.core.errors import BackhaulError, ErrorKind
 from common.runtime.http.app import HttpApp, json_response, read_json
 from common.runtime.http.health import Readiness, health_routes
-from common.runtime.http.server import serve_http
+from common.runtime.http.serving.server import serve_http
 from common.runtime.metrics import MetricsRegistry
 
 BODY_MAX = 200_000

@@ -253,8 +253,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         """Hand part of the answer on; before its end, take what the client still sends, for a while.
 
-        The server's queue for the body is short, and its end of the answer waits for room in it: an unread
-        body would hold the connection for ever.
+        A connection that is closed with unread bytes is reset, and the answer may be lost with it.
         """
         self.is_answering = True
         self.record.status = self.record.status or message.get("status", 0)
@@ -265,9 +264,7 @@ class _Exchange:
         await self._send({**message, "more_body": True})
         with trio.move_on_after(_LINGER_S):
             await self._discard_body()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._discard_body)  # ended by the disconnect that follows the answer
-            await self._send({"type": "http.response.body", "more_body": False})
+        await self._send({"type": "http.response.body", "more_body": False})
 
     async def _discard_body(self) -> None:
         while not self._is_body_over:

@@ -13,6 +13,8 @@ import trio
 
 from common.core.events.batch import EventBatch
 
+_JSON = "content-type: application/json\r\n"
+
 
 class HttpDoor:
     """One kept connection, for one task."""
@@ -26,7 +28,7 @@ class HttpDoor:
 
     async def ask(self, method: str, path: str, body: bytes) -> bytes:
         """The body of the answer; anything but 200 or 201 is an error."""
-        head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n"
+        head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\n{_JSON}content-length: {len(body)}\r\n\r\n"
         await self._stream.send_all(head.encode() + body)
         answer = b""
         while b"\r\n\r\n" not in answer:

@@ -24,7 +24,6 @@ TAKEN_AWAY = {
     ),
     "h2": "import h2.connection; h2.connection.H2Connection._receive_frame = lambda self, frame: []",
     "hpack": "import hpack.hpack; del hpack.hpack.log",
-    "hypercorn": "from hypercorn.protocol.h11 import H11Protocol; del H11Protocol._create_stream",
     "ssl": (
         "import ssl; ssl.SSLObject.getpeercert = lambda self: None;"
         "[delattr(ssl.SSLObject, name) for name in ('get_verified_chain',) if hasattr(ssl.SSLObject, name)]"
@@ -38,12 +37,12 @@ TAKEN_AWAY = {
 UNTOUCHED = """
 import asyncio, asyncio.sslproto, warnings
 warnings.simplefilter("ignore")
-import h2.connection, hpack, hpack.hpack, hyperframe.frame, trio_asyncio, trio_asyncio._loop, hypercorn.protocol.h11
-import grpclib.protocol, betterproto, hypercorn.trio.tcp_server, h2.frame_buffer
+import h2.connection, hpack, hpack.hpack, hyperframe.frame, trio_asyncio, trio_asyncio._loop
+import grpclib.protocol, betterproto, h2.frame_buffer
 
 def parts():
     modules = (h2.connection, hpack.hpack, hyperframe.frame, trio_asyncio, trio_asyncio._loop, trio_asyncio._base,
-        asyncio.sslproto, asyncio.selector_events, hypercorn.protocol.h11, hypercorn.trio.tcp_server, grpclib.protocol,
+        asyncio.sslproto, asyncio.selector_events, grpclib.protocol,
         h2.frame_buffer)
     found = {}
     for module in modules:
@@ -57,7 +56,7 @@ def parts():
     return found | {("log", name): value for name, value in vars(hpack.hpack.log).items()}
 
 before = parts()
-import cloud_service.__main__, edge_service.service, cloud_service.service, common.runtime.http.server
+import cloud_service.__main__, edge_service.service, cloud_service.service, common.runtime.http.serving.server
 import common.transport.grpc, common.transport.codec.push
 after = parts()
 print([key for key in before if before[key] is not after.get(key)])

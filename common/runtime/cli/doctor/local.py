@@ -19,7 +19,7 @@ from common.runtime.cli.doctor.finding import Finding, failed, ok, refused, skip
 from common.runtime.settings.service import ServiceSettings
 from common.transport.grpc.tls import TlsFiles, client_context
 
-_PACKAGES: Final = ("trio", "grpclib", "h2", "apsw", "asyncpg", "hypercorn", "prometheus-client")
+_PACKAGES: Final = ("trio", "grpclib", "h2", "apsw", "asyncpg", "h11", "prometheus-client")
 _MIB: Final = 1024 * 1024
 _FREE_LEAST_BYTES: Final = 64 * _MIB
 _SYNC_SLOW_S: Final = 0.05

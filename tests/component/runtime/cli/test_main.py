@@ -47,7 +47,7 @@ def test_version_and_help_name_the_command() -> None:
 
 
 def test_a_question_loads_nothing_heavy(closed_port: str) -> None:
-    heavy = ["trio", "starlette", "hypercorn", "structlog", "grpclib", "apsw", "asyncpg", "betterproto"]
+    heavy = ["trio", "starlette", "h11", "structlog", "grpclib", "apsw", "asyncpg", "betterproto"]
     script = (
         "import sys; from edge_service.cli import main; "
         f"main(['healthcheck', '--http-port', '{closed_port}']); print([n for n in {heavy} if n in sys.modules])"

@@ -17,7 +17,7 @@ from common.journal.memory.journal import open_memory_journal
 from common.journal.memory.state import MemoryDatabase
 from common.runtime.http.app import HttpApp
 from common.runtime.http.entities import entity_routes, state_routes
-from common.runtime.http.server import serve_http
+from common.runtime.http.serving.server import serve_http
 from tests.contract.entity.test_states import Drones
 from tests.support.builders import SettableClock, ids
 from tests.support.entities import entities_over

@@ -19,7 +19,7 @@ from common.journal.memory.state import MemoryDatabase
 from common.journal.stores.journal import Journal
 from common.runtime.http.app import HttpApp
 from common.runtime.http.filters import filter_routes
-from common.runtime.http.server import serve_http
+from common.runtime.http.serving.server import serve_http
 from tests.support.answering import AnsweringService
 from tests.support.builders import START_US, Origin, SettableClock, ids
 

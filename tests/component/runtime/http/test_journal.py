@@ -22,7 +22,7 @@ from common.journal.stores.log import TrimLimit
 from common.runtime.http.app import HttpApp
 from common.runtime.http.journal import origin_routes, parked_routes, read_routes
 from common.runtime.http.projections import projection_routes
-from common.runtime.http.server import serve_http
+from common.runtime.http.serving.server import serve_http
 from tests.support.builders import Origin, SettableClock, append, appended, events, ids, local
 from tests.support.internals import memory_database
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import structlog
 import trio
+import trio.testing
 from starlette.types import Receive, Scope, Send
 
 from common.core.errors import ConfigurationError
-from common.runtime.http.server import serve_http
+from common.runtime.http.serving.server import serve_http
 from tests.support.http import Answer, Client, World, serving
 
 
@@ -148,7 +149,7 @@ async def test_an_address_in_use_is_a_configuration_error() -> None:
         assert caught.value.code == "http.cannot_listen"
 
 
-async def test_what_hypercorn_raises_ends_in_a_log_line_not_in_the_service() -> None:
+async def test_what_an_application_raises_ends_in_a_log_line_not_in_the_service() -> None:
     async def broken_app(scope: Scope, _receive: Receive, _send: Send) -> None:
         raise RuntimeError(scope["path"])
 
@@ -156,5 +157,83 @@ async def test_what_hypercorn_raises_ends_in_a_log_line_not_in_the_service() -> 
         client = Client(await trio.open_tcp_stream("127.0.0.1", port))
         with structlog.testing.capture_logs() as logs:
             assert (await client.request("GET", "/x")).status == 500
+            assert await client.is_closed()
+            await trio.testing.wait_all_tasks_blocked()
         await client.stream.aclose()
         assert [line["event"] for line in logs] == ["http.connection_failed"]
+
+
+async def test_a_client_that_waits_to_be_asked_for_its_body_is_asked() -> None:
+    async with serving() as world:
+        client = await world.connect()
+        await client.send(
+            b"POST /echo HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            b"expect: 100-continue\r\ncontent-length: 2\r\n\r\n"
+        )
+        with trio.fail_after(5):
+            assert bytes(await client.stream.receive_some(100)) == b"HTTP/1.1 100 \r\n\r\n"
+        await client.send(b"{}")
+        assert (await client.answer()).json == {"got": {}}
+
+
+async def test_the_answer_to_head_has_a_length_and_no_body() -> None:
+    async with serving() as world:
+        client = await world.connect()
+        await client.send(
+            b"HEAD /large HTTP/1.1\r\nhost: localhost\r\n\r\nGET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        )
+        received = b""
+        with trio.fail_after(5):
+            while not received.endswith(b'{"alive":true}'):
+                received += bytes(await client.stream.receive_some())
+        assert b"content-length: 20000000\r\n" in received
+        assert len(received) < 1000
+
+
+async def test_an_http_1_0_client_is_answered_and_left() -> None:
+    async with serving() as world:
+        client = await world.connect()
+        await client.send(b"GET /livez HTTP/1.0\r\nhost: localhost\r\n\r\n")
+        assert (await client.answer()).json == {"alive": True}
+        assert await client.is_closed()
+
+
+async def test_a_reader_of_an_endless_answer_that_leaves_is_noticed() -> None:
+    left = trio.Event()
+
+    async def endless(_scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"once", "more_body": True})
+        assert (await receive())["type"] == "http.disconnect"
+        left.set()
+
+    async with serve_http(endless, "127.0.0.1", 0) as port:
+        client = Client(await trio.open_tcp_stream("127.0.0.1", port))
+        await client.send(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        with trio.fail_after(5):
+            while b"once" not in bytes(await client.stream.receive_some()):
+                pass
+            assert not left.is_set()
+            await client.stream.aclose()
+            await left.wait()
+
+
+async def test_a_request_under_way_when_draining_begins_has_its_answer_and_then_the_end() -> None:
+    world = World()
+    answers: list[Answer] = []
+    head = b"POST /echo HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n"
+    async with trio.open_nursery() as nursery:
+        async with world.serve(drain_s=5):
+            busy, idle = await world.connect(), await world.connect()
+            await busy.send(head + b"{")
+            assert (await idle.request("GET", "/livez")).status == 200  # accepted after the other
+
+            async def finish_once_draining() -> None:
+                assert await idle.is_closed()
+                await busy.send(b"}")
+                answers.append(await busy.answer())
+                assert await busy.is_closed()
+
+            nursery.start_soon(finish_once_draining)
+    assert [(answer.status, answer.headers["connection"]) for answer in answers] == [(200, "close")]

@@ -11,7 +11,7 @@ from common.journal.memory.journal import open_memory_journal
 from common.journal.memory.state import MemoryDatabase
 from common.journal.stores.journal import Journal
 from common.runtime.http.app import HttpApp
-from common.runtime.http.server import serve_http
+from common.runtime.http.serving.server import serve_http
 from common.runtime.http.snapshots import snapshot_routes
 from tests.support.builders import SettableClock, append, ids, local
 

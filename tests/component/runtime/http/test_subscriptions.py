@@ -20,7 +20,7 @@ from common.journal.stores.journal import Journal
 from common.journal.stores.leases import Lease
 from common.journal.stores.subscriptions import ReceivedCommit, lease_name
 from common.runtime.http.app import HttpApp
-from common.runtime.http.server import serve_http
+from common.runtime.http.serving.server import serve_http
 from common.runtime.http.subscriptions import STREAMS_MAX, subscription_routes
 from common.transport.subscription.state import SubscriptionState
 from tests.support.builders import SettableClock, events, ids

@@ -1,4 +1,4 @@
-"""Serves an ASGI application over HTTP/1.1 on trio, with hypercorn's protocol and our own lifetimes.
+"""Serves an ASGI application over HTTP/1.1 on trio.
 
 `serve_http` listens while its block runs; leaving the block stops accepting, lets requests that are begun
 finish within a deadline, and cuts the rest. One broken or slow client costs its own connection only: whatever
@@ -17,18 +17,16 @@ from typing import Final
 
 import orjson
 import trio
-from hypercorn.config import Config
 from starlette.types import ASGIApp
 
 from common import unix_sockets
 from common.core.errors import BackhaulError, ConfigurationError
-from common.private.hypercorn import ASGIWrapper, HttpConnection, WorkerContext
+from common.runtime.http.serving.connection import HttpConnection
 from common.runtime.logs.fields import leaf_errors
 from common.runtime.logs.setup import get_logger
 
 log = get_logger()
 
-_HEADERS_MAX_BYTES: Final = 16 * 1024
 _GONE: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.BusyResourceError)
 
 
@@ -74,7 +72,7 @@ async def _serving(listeners: list[trio.SocketListener], server: _Server, drain_
             accepting.start_soon(partial(trio.serve_listeners, server.handle, listeners, handler_nursery=connections))
             yield
             accepting.cancel_scope.cancel()
-        await server.drain()
+        server.drain()
         connections.cancel_scope.deadline = trio.current_time() + drain_s
 
 
@@ -109,16 +107,10 @@ class _Server:
     """What the connections of one listener share. `uids`: the users that a Unix socket answers; empty for all."""
 
     def __init__(self, app: ASGIApp, connections_max: int, uids: frozenset[int] = frozenset()) -> None:
-        self._uids = uids
-        self._context = WorkerContext(None)
-        self._app = ASGIWrapper(app)  # type: ignore[arg-type]  # hypercorn types ASGI messages one by one
+        self._app = app
         self._connections_max = connections_max
+        self._uids = uids
         self._open: set[HttpConnection] = set()
-        self._config = Config()
-        self._config.logger_class = _HypercornLog  # type: ignore[assignment]  # it needs these two methods
-        self._config.include_server_header = False
-        self._config.keep_alive_max_requests = 2**62
-        self._config.h11_max_incomplete_size = _HEADERS_MAX_BYTES
 
     async def handle(self, stream: trio.SocketStream) -> None:
         """Serve one connection until it ends. Never raises for what a client or a handler did."""
@@ -131,7 +123,10 @@ class _Server:
             client = (unix_sockets.name_of(uid), 0)
             if not unix_sockets.is_answered(uid, self._uids):
                 return
-        connection = HttpConnection(self._app, self._config, self._context, stream, _refuse, client)
+        try:
+            connection = HttpConnection(self._app, stream, _refuse, client)
+        except OSError:
+            return  # gone before it was accepted
         self._open.add(connection)
         try:
             await connection.run()
@@ -141,9 +136,8 @@ class _Server:
         finally:
             self._open.discard(connection)
 
-    async def drain(self) -> None:
+    def drain(self) -> None:
         """Close idle connections now and busy ones after their answer."""
-        await self._context.terminated.set()
         for connection in self._open:
             connection.end_when_idle()
 
@@ -161,17 +155,3 @@ def _refuse(peer: str, status: int, is_two_lengths: bool) -> bytes:
     )
     log.warning("http.malformed", peer=peer, status=status, code=error.code, repeat_key=peer)
     return orjson.dumps({"error": error.as_dict()})
-
-
-class _HypercornLog:
-    """What hypercorn wants to log: nothing of each request, everything that went wrong."""
-
-    def __init__(self, _config: Config) -> None:
-        pass
-
-    async def access(self, *_: object) -> None:
-        """Requests are not logged one by one."""
-
-    async def exception(self, message: str, *_: object) -> None:
-        """Called inside the `except` block of what failed."""
-        log.exception("http.connection_failed", reason=message)
