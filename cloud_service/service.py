@@ -8,7 +8,7 @@ way: edges are asked to dial another node, what they sent is stored and acknowle
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ from common import VERSION
 from common.core.errors import BackhaulError
 from common.core.journal.session_budget import sessions_of_node
 from common.core.members.member import MemberReport, instance_name
+from common.core.policy.rights import Right
 from common.core.push.messages import CHECK_PATH, PUSH_PATH
 from common.journal.feeds import RangeFeeds
 from common.journal.group_commit import GroupCommit, open_group_commit
@@ -109,56 +110,35 @@ async def serve(
             event_max_bytes=settings.event_max_bytes,
         ) as running,
         open_firehose(journal, poll_s=settings.poll_interval_s, summary_s=settings.summary_interval_s) as firehose,
-        open_streams(
+    ):
+        trust = TrustKeeper(settings, environment, journal.identities)
+        async with open_streams(
             journal,
             firehose,
             settings,
             environment,
             on_serve,
             policy=policy,
-            trust=(trust := TrustKeeper(settings, environment, journal.identities)),
+            trust=trust,
             hello_timeout_s=settings.hello_timeout_s,
-        ) as streams,
-    ):
-        if settings.migrations == "check":
-            await make_tables(journal, application, built_in)  # all are there, or the node refuses to start
-        node = _Node(
-            settings, environment, running, commit, firehose, streams, built_in, policy, trust, name=name, owner=owner
-        )
-        async with (
-            environment.serve_grpc(
-                {
-                    PUSH_PATH: StreamMethod(node.endpoint.serve),
-                    CHECK_PATH: UnaryMethod(node.endpoint.check),
-                    **streams.methods,
-                },
-                host=settings.grpc_host,
-                port=settings.grpc_port,
-                tls=tls_files(settings),
-                message_max_bytes=2 * settings.window_max_bytes,
-                connections_max=settings.links_max,
-                user_timeout_s=settings.user_timeout_s,
-            ) as grpc_port,
-            open_doors(
-                environment, node.http_app(stop), settings, settings.http_host, settings.http_port, tokens
-            ) as http_port,
-            trio.open_nursery() as workers,
-        ):
-            workers.start_soon(node.work)
-            _log.info(
-                "service.ready",
-                journal_id=journal.log.history.journal_id,
-                head=journal.log.history.head_position,
-                http_port=http_port,
-                grpc_port=grpc_port,
+        ) as streams:
+            if settings.migrations == "check":
+                await make_tables(journal, application, built_in)  # all are there, or the node refuses to start
+            node = _Node(
+                settings,
+                environment,
+                running,
+                commit,
+                firehose,
+                streams,
+                built_in,
+                policy,
+                trust,
+                name=name,
+                owner=owner,
             )
-            task_status.started(Ports(grpc_port, http_port, running, node.subscriptions.states))
-            workers.start_soon(node.watch.stop_when_outdated, stop)
-            await stop.wait()
-            await node.leave()
-            await node.drain(settings.drain_s / 2)
-            workers.cancel_scope.cancel()
-        node.watch.check_not_outdated()
+            await node.serve(tokens, stop, task_status)
+            node.watch.check_not_outdated()
 
 
 class _Node:
@@ -236,6 +216,43 @@ class _Node:
             age_max_s=settings.link_age_max_s,
             now_us=environment.now_us,
         )
+
+    async def serve(self, tokens: Mapping[Right, str], stop: trio.Event, task_status: trio.TaskStatus[Ports]) -> None:
+        """Open the doors and work until ``stop`` is set, then leave."""
+        settings, environment, journal = self._settings, self._environment, self._journal
+        async with (
+            environment.serve_grpc(
+                {
+                    PUSH_PATH: StreamMethod(self.endpoint.serve),
+                    CHECK_PATH: UnaryMethod(self.endpoint.check),
+                    **self._streams.methods,
+                },
+                host=settings.grpc_host,
+                port=settings.grpc_port,
+                tls=tls_files(settings),
+                message_max_bytes=2 * settings.window_max_bytes,
+                connections_max=settings.links_max,
+                user_timeout_s=settings.user_timeout_s,
+            ) as grpc_port,
+            open_doors(
+                environment, self.http_app(stop), settings, settings.http_host, settings.http_port, tokens
+            ) as http_port,
+            trio.open_nursery() as workers,
+        ):
+            workers.start_soon(self.work)
+            _log.info(
+                "service.ready",
+                journal_id=journal.log.history.journal_id,
+                head=journal.log.history.head_position,
+                http_port=http_port,
+                grpc_port=grpc_port,
+            )
+            task_status.started(Ports(grpc_port, http_port, self._running, self.subscriptions.states))
+            workers.start_soon(self.watch.stop_when_outdated, stop)
+            await stop.wait()
+            await self.leave()
+            await self.drain(settings.drain_s / 2)
+            workers.cancel_scope.cancel()
 
     def _as_member(self) -> MemberReport:
         return MemberReport(
