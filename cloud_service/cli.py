@@ -12,13 +12,11 @@ from cloud_service.settings import PREFIX, CloudSettings
 from common.runtime.cli import main as cli
 from common.runtime.cli.append import APPEND
 from common.runtime.cli.commands import ASKING, ORIGINS, PARKED
-from common.runtime.cli.contexts import context_commands
 from common.runtime.cli.diagnosis import diagnosis
 from common.runtime.cli.entities import ENTITIES, TRANSFERS
 from common.runtime.cli.filters import FILTERS
 from common.runtime.cli.fleet import FLEET
 from common.runtime.cli.identities import IDENTITIES
-from common.runtime.cli.live.top import TOP_FLEET
 from common.runtime.cli.log_level import LOG_LEVEL
 from common.runtime.cli.nodes import NODES
 from common.runtime.cli.policy import POLICY
@@ -60,10 +58,8 @@ CLOUD = cli.Program(
     migrate=_migrate,
     commands=(
         *ASKING,
-        *TOP_FLEET,
         *LOG_LEVEL,
         APPEND,
-        *context_commands("cloud"),
         *diagnosis(_peers, {"fleet": "/v1/fleet?sort=lag&max=1000", "nodes": "/v1/nodes", "origins": "/v1/origins"}),
         *PARKED,
         *ORIGINS,

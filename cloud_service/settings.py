@@ -7,7 +7,7 @@ them the same `postgresql://` URL; for edges elsewhere, an address to listen on 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from common.core.addresses import is_loopback
 from common.core.journal.url import JournalUrl, parse_journal_url
@@ -20,6 +20,8 @@ PREFIX = "CLOUD"
 @dataclass(frozen=True, kw_only=True)
 class CloudSettings(StreamSettings):
     """Settings of a cloud node."""
+
+    takes_pushes: ClassVar[bool] = True
 
     node: str = field(
         default="",

@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING
 from common.runtime.cli import main as cli
 from common.runtime.cli.append import APPEND
 from common.runtime.cli.commands import ASKING, PARKED
-from common.runtime.cli.contexts import context_commands
 from common.runtime.cli.diagnosis import diagnosis
 from common.runtime.cli.entities import ENTITIES
 from common.runtime.cli.identities import IDENTITIES
-from common.runtime.cli.live.top import TOP
 from common.runtime.cli.log_level import LOG_LEVEL
 from common.runtime.cli.policy import POLICY
 from common.runtime.cli.projections import PROJECTIONS
@@ -50,10 +48,8 @@ EDGE = cli.Program(
     load_serve=_load_serve,
     commands=(
         *ASKING,
-        *TOP,
         *LOG_LEVEL,
         APPEND,
-        *context_commands("edge"),
         *diagnosis(_peers),
         *PARKED,
         *POLICY,

@@ -29,12 +29,13 @@ class PolicyKeeper:
 
     def __init__(self, settings: StreamSettings, reloads: Reloads) -> None:
         self._path = settings.policy
+        self._takes_pushes = settings.takes_pushes
         if self._path is None:
             self._policy = without_file(settings.readers(), is_open=not settings.uses_tls)
             return
         self._seen = _state_of(self._path)
         try:
-            self._policy = _read(self._path)
+            self._policy = self._read(self._path)
         except BackhaulError as error:
             raise ConfigurationError(error.code, error.message, error.hint) from None
         reloads.add("policy", self.reload)
@@ -51,11 +52,14 @@ class PolicyKeeper:
         """Read the file now. Raises ``policy.invalid``, and the policy that holds stays."""
         assert self._path is not None
         self._seen = _state_of(self._path)
-        policy = _read(self._path)
+        policy = self._read(self._path)
         if policy.version != self._policy.version:
             before, self._policy = self._policy.version, policy
             log.warning("policy.changed", rules=len(policy.rules), version=policy.version, before=before)
         return f"{len(policy.rules)} rules, version {policy.version}"
+
+    def _read(self, path: Path) -> Policy:
+        return parse_policy(_text_of(path), str(path), takes_pushes=self._takes_pushes)
 
     async def run(self) -> NoReturn:
         """Look every few seconds whether the file is another one, until cancelled."""
@@ -80,7 +84,7 @@ def _state_of(path: Path) -> tuple[int, ...]:
     return (found.st_mtime_ns, found.st_size, found.st_ino)
 
 
-def _read(path: Path) -> Policy:
+def _text_of(path: Path) -> str:
     try:
         with path.open("rb") as file:
             content = file.read(_FILE_MAX_BYTES + 1)
@@ -90,4 +94,4 @@ def _read(path: Path) -> Policy:
         raise BackhaulError("policy.invalid", f"{path} cannot be read: {what}", "correct its path and mode") from None
     if len(content) > _FILE_MAX_BYTES:
         raise BackhaulError("policy.invalid", f"{path} is larger than {_FILE_MAX_BYTES} bytes", "use patterns")
-    return parse_policy(text, str(path))
+    return text

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.processes import Service, Stage, open_stage
+from tests.security.test_rights import command
 
 
 def stored(cloud: Service) -> set[str]:
@@ -58,6 +59,10 @@ def test_a_changed_file_holds_within_seconds_and_a_wrong_one_changes_nothing(tmp
             "policy": str(file),
             "allowed": False,
         }
+        check = ("policy", "check", "--who", "g7")
+        assert command(cloud, *check, "--write", "Sensor|g7/x") == (0, f"allowed by 'gateways' of {file}\n")
+        assert command(cloud, *check, "--write", "Sensor|g2/x") == (1, f"not allowed by 'gateways' of {file}\n")
+        assert command(cloud, *check, "--read", "orders")[0] == 1
         file.write_text("[[rule]]\nwho = 'g7'\nwrites = '*'")
         cloud.wait_for("policy.refused", code="policy.invalid")
         assert cloud.get("/v1/policy?who=g7&write=Sensor%7Cg7/x")["allowed"]
@@ -75,6 +80,16 @@ def test_a_wrong_file_keeps_the_service_from_starting(tmp_path: Path) -> None:
         cloud.launch()
         assert cloud.exit_status() == 2
         assert cloud.said("service.refused", code="policy.invalid")
+
+
+def test_a_right_that_is_enforced_nowhere_keeps_an_edge_from_starting(tmp_path: Path) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text("[[rule]]\nwho = '*'\nwrite = '*|*'\n")
+    with open_stage(tmp_path) as stage:
+        edge = stage.edge("g1", cloud="localhost:9", policy=file)
+        edge.launch()
+        assert edge.exit_status() == 2
+        assert "nobody pushes to an edge" in edge.wait_for("service.refused", code="policy.invalid")["reason"]
 
 
 def test_an_entity_goes_to_its_rightful_owner_with_all_that_was_parked(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@
     who = "g*"                                  # a pattern of ids, or a list of them
     write = ["*|{id}/*"]                        # EntityType|entityId; {id} is the peer's own
     read = ["news", {stream = "orders", filter = [{exclude_all = true}, {include_topics = ["site/{id}"]}]}]
-    commands = ["Shelf/*"]                      # EntityType/Command
     quota = {parked_events = 1000}
 
 A filter may also be the JSON text of its criteria.
@@ -29,12 +28,14 @@ from common.core.policy.rules import Policy, ReadGrant, Rule, WriteGrant
 from common.core.policy.walls import Wall
 
 _PLACEHOLDER: Final = re.compile(r"\{[A-Za-z_]*\}")
-_RULE_KEYS: Final = frozenset({"name", "who", "write", "read", "commands", "quota"})
+_RULE_KEYS: Final = frozenset({"name", "who", "write", "read", "quota"})
+# What decides about peers that push.
+_OF_PUSHES: Final = frozenset({"write", "quota"})
 PARKED_EVENTS_MAX: Final = 100_000_000
 
 
-def parse_policy(text: str, source: str) -> Policy:
-    """The policy that a TOML file says.
+def parse_policy(text: str, source: str, *, takes_pushes: bool = True) -> Policy:
+    """The policy that a TOML file says. Where nobody pushes to the service, rights that only pushes need are refused.
 
     Raises:
         BackhaulError: ``policy.invalid`` with the rule and what is wrong in it.
@@ -48,6 +49,10 @@ def parse_policy(text: str, source: str) -> Policy:
     if not isinstance(rules, list) or not all(isinstance(rule, dict) for rule in rules):
         raise _invalid(source, "has rules that are not written as [[rule]]")
     version = blake2b(text.encode(), digest_size=6).hexdigest()
+    for number, rule in enumerate(rules, start=1):
+        if not takes_pushes and (vain := sorted(_OF_PUSHES & rule.keys())):
+            what = f"has `{vain[0]}`, which decides about peers that push, and nobody pushes to an edge"
+            raise _invalid(f"{source}: rule {number}", what)
     parsed = [_rule(f"{source}: rule {number}", number, rule) for number, rule in enumerate(rules, start=1)]
     return Policy(parsed, version=version, source=source)
 
@@ -67,7 +72,6 @@ def _rule(place: str, number: int, rule: dict[str, Any]) -> Rule:
         tuple(Pattern.of(who) for who in _texts(place, "who", rule["who"])),
         tuple(_write(place, text) for text in _texts(place, "write", rule.get("write", []))),
         tuple(_read(place, entry) for entry in _listed(rule.get("read", []))),
-        tuple(Pattern.of(text) for text in _texts(place, "commands", rule.get("commands", []))),
         _quota(place, rule.get("quota", {})),
     )
 

@@ -45,7 +45,6 @@ class Rule:
     who: tuple[Pattern, ...]
     write: tuple[WriteGrant, ...] = ()
     read: tuple[ReadGrant, ...] = ()
-    commands: tuple[Pattern, ...] = ()
     parked_events: int | None = None
 
 
@@ -94,11 +93,6 @@ class Rights:
                 return grant.wall
         return None
 
-    def may_command(self, command: str) -> bool:
-        """Whether the peer may send this command, as ``EntityType/Command``."""
-        filled = (pattern.filled(self.peer_id) for pattern in self.rule.commands)
-        return any(pattern.matches(command) for pattern in filled if pattern)
-
 
 class Policy:
     """Rules in order. ``version`` tells one state of the file from another; ``source`` names it in answers and logs."""
@@ -135,7 +129,6 @@ EVERYTHING: Final = Policy(
             (Pattern.of("*"),),
             (WriteGrant(Pattern.of("*"), Pattern.of("*")),),
             (ReadGrant(Pattern.of("*"), Wall("")),),
-            (Pattern.of("*"),),
         )
     ],
     version="",

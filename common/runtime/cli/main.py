@@ -23,7 +23,6 @@ from common.core.errors import BackhaulError, ConfigurationError
 from common.core.policy.rights import Right
 from common.runtime.cli.client import ServiceClient, WayIn
 from common.runtime.cli.commands import Command, Question
-from common.runtime.cli.contexts import ContextFile
 from common.runtime.cli.output import complain, json_line, say, table
 from common.runtime.settings.doors import read_token
 from common.runtime.settings.loading import Loaded, defaults_of, describe, fields_of, load
@@ -44,7 +43,6 @@ exit status: 0 done; 1 failed or refused; 2 wrong settings or usage. Errors go t
 and docs/errors.md has every code. Settings come from defaults < TOML file (--config) < environment < flags."""
 
 _GROUPS: Final = {
-    "context": "services that are asked from here, by name",
     "parked": "events that were set aside",
     "origins": "the edges whose journals are stored here",
     "nodes": "the nodes of this cloud",
@@ -98,8 +96,7 @@ def main(program: Program[S], words: Sequence[str], environ: Mapping[str, str]) 
 
 
 def _dispatch(program: Program[S], words: Sequence[str], environ: Mapping[str, str]) -> int:
-    parser = parser_of(program)
-    args, unknown = parser.parse_known_args(words)
+    args, unknown = _parser(program).parse_known_args(words)
     if unknown and not unknown[0].startswith("-"):
         raise _usage(f"{unknown[0]!r} is one argument too many", program.name)
     flags = [*(getattr(args, _FLAGS, None) or ()), *unknown]
@@ -118,14 +115,7 @@ def _dispatch(program: Program[S], words: Sequence[str], environ: Mapping[str, s
     if args.command == "migrate" and program.migrate is not None:
         say(program.migrate(load_from(flags).settings))
         return 0
-    if args.command == "completion":
-        say(_completion(parser, args.shell))
-        return 0
     command: Command = args.command
-    if command.in_context and not command.needs_settings:
-        chosen = ContextFile(program.service, environ).settings(args.context)
-        variables = {f"{program.prefix}_{key.upper()}": value for key, value in chosen.items()}
-        load_from = partial(load_from, environ={**environ, **variables})
     loaded = load_from([*(() if command.needs_settings else program.stand_ins), *flags])
     settings = loaded.settings
     host, port = program.http_address(settings)
@@ -141,19 +131,6 @@ def _way_in(settings: ServiceSettings, http: Address, right: Right) -> WayIn | N
     if door is None and file is None:
         return None
     return WayIn(door or http, read_token(file) if file else "")
-
-
-def _completion(parser: argparse.ArgumentParser, shell: str) -> str:
-    try:
-        import shtab  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise BackhaulError(
-            "cli.extra_missing",
-            "completion scripts are made by shtab, which is not installed",
-            "pip install 'backhaul[cli]'",
-        ) from None
-    script: str = shtab.complete(parser, shell)
-    return script
 
 
 def _check_config(loaded: Loaded[S], *, as_json: bool) -> int:
@@ -179,8 +156,7 @@ def _usage(message: str, prog: str) -> BackhaulError:
     return BackhaulError("cli.usage", message, f"{prog} --help")
 
 
-def parser_of(program: Program[Any]) -> argparse.ArgumentParser:
-    """All commands of a program, for parsing and for what is made of them: completion, manuals."""
+def _parser(program: Program[Any]) -> _Parser:
     parser = _Parser(
         prog=program.name,
         description=program.about,
@@ -206,10 +182,6 @@ def parser_of(program: Program[Any]) -> argparse.ArgumentParser:
     for described in described_whole:
         _add_settings(described, program, are_shown=True)
 
-    completion = _add(commands, "completion", "print a script that completes commands and flags in a shell")
-    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="for example: source <(… completion bash)")
-    completion.set_defaults(command="completion")
-
     groups: dict[str, argparse._SubParsersAction[_Parser]] = {}
     for command in program.commands:
         *group, word = command.words
@@ -221,8 +193,6 @@ def parser_of(program: Program[Any]) -> argparse.ArgumentParser:
             level = groups[group[0]]
         added = _add(level, word, command.help_text)
         command.add_arguments(added)
-        if command.in_context and not command.needs_settings:
-            added.add_argument("--context", metavar="NAME", help="ask this service, as `context add` has kept it")
         added.set_defaults(command=command)
         _add_settings(added, program, are_shown=False)
     return parser

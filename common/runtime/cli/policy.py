@@ -14,17 +14,17 @@ def _arguments(parser: ArgumentParser) -> None:
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("--write", metavar="ENTITY", help="may it write this entity (EntityType|entityId)?")
     asked.add_argument("--read", metavar="STREAM", help="may it read this stream, and what of it?")
-    asked.add_argument("--command", dest="policy_command", metavar="TYPE/COMMAND", help="may it send this command?")
 
 
 def _check(question: Question) -> int:
     args = question.args
-    answer = question.client.get(
-        "/v1/policy", who=args.who, write=args.write, read=args.read, command=args.policy_command
-    )
+    answer = question.client.get("/v1/policy", who=args.who, write=args.write, read=args.read)
     verdict = "allowed" if answer["allowed"] else "not allowed"
     filtered = f", within the filter {answer['filter']}" if answer.get("filter", "[]") != "[]" else ""
-    return show(question, answer, f"{verdict} by {answer['rule']!r} of {answer['policy']}{filtered}")
+    show(question, answer, f"{verdict} by {answer['rule']!r} of {answer['policy']}{filtered}")
+    return 0 if answer["allowed"] else 1
 
 
-POLICY: Final = (Command(("policy", "check"), "what the policy lets an id write, read or command", _check, _arguments),)
+POLICY: Final = (
+    Command(("policy", "check"), "what the policy lets an id write or read, and by which rule", _check, _arguments),
+)

@@ -25,12 +25,12 @@ from common.runtime.http.app import json_response
 from common.runtime.http.fields import check_query, entity, invalid, json_object
 from common.runtime.trust import TrustKeeper
 
-_QUESTIONS = ("write", "read", "command")
+_QUESTIONS = ("write", "read")
 _REASON_MAX_BYTES: Final = 500
 
 
 def policy_routes(policy: Callable[[], Policy]) -> Sequence[BaseRoute]:
-    """`GET /v1/policy?who=…` with one of `write`, `read` and `command`."""
+    """`GET /v1/policy?who=…` with one of `write` and `read`."""
 
     async def check(request: Request) -> Response:
         check_query(request, {"who", *_QUESTIONS})
@@ -39,14 +39,12 @@ def policy_routes(policy: Callable[[], Policy]) -> Sequence[BaseRoute]:
             raise invalid("who", "is missing")
         asked = [name for name in _QUESTIONS if name in request.query_params]
         if len(asked) != 1:
-            raise invalid("write", "or `read` or `command` must be given, one of them")
+            raise invalid("write", "or `read` must be given, one of them")
         now = policy()
         rights, what = now.rights_of(who), request.query_params[asked[0]]
         answer: dict[str, object] = {"who": who, asked[0]: what, "rule": rights.rule.name, "policy": now.source}
         if asked[0] == "write":
             answer["allowed"] = rights.may_write(entity(what))
-        elif asked[0] == "command":
-            answer["allowed"] = rights.may_command(what)
         else:
             wall = rights.wall_of(what)
             answer["allowed"] = wall is not None

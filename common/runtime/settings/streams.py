@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from common.core.addresses import PeerAddress, parse_peer
 from common.core.errors import BackhaulError
@@ -45,6 +45,9 @@ class Followed:
 class StreamSettings(ServiceSettings):
     """Settings of streams."""
 
+    takes_pushes: ClassVar[bool] = False
+    """Whether edges push to the service: rights of theirs are then a policy's."""
+
     streams: tuple[str, ...] = field(
         default=(),
         metadata=about(
@@ -54,7 +57,7 @@ class StreamSettings(ServiceSettings):
     )
     policy: Path | None = field(
         default=None,
-        metadata=about("TOML file of rules: which id may write, read and command what. None: own prefix, `readers`."),
+        metadata=about("TOML file of rules: which id may write and read what. None: own prefix, `readers`."),
     )
 
     subscriptions: tuple[str, ...] = field(

@@ -1,4 +1,4 @@
-"""What a policy says of ids, entities, streams and commands."""
+"""What a policy says of ids, entities, and streams."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ quota = {parked_events = 7}
 who = "g*"
 write = ["*|{id}/*", "Alarm|*"]
 read = ["news", {stream = "orders*", filter = [{exclude_all = true}, {include_topics = ["site/{id}"]}]}]
-commands = ["Shelf/*"]
 
 [[rule]]
 who = "*"
@@ -72,8 +71,8 @@ class TestWrite:
         assert not policy.rights_of("g7").may_write("A|b")
 
     def test_none_fits_is_nothing(self) -> None:
-        rights = parse_policy('[[rule]]\nwho = "x"\nwrite = "*|*"\nread = "*"\ncommands = "*"', "p").rights_of("y")
-        assert (rights.may_write("A|b"), rights.wall_of("A"), rights.may_command("A/B")) == (False, None, False)
+        rights = parse_policy('[[rule]]\nwho = "x"\nwrite = "*|*"\nread = "*"', "p").rights_of("y")
+        assert (rights.may_write("A|b"), rights.wall_of("A")) == (False, None)
 
     def test_without_a_file_it_is_the_own_prefix_always(self) -> None:
         for is_open in (True, False):
@@ -104,9 +103,18 @@ class TestRead:
         assert closed.rights_of("h7").wall_of("orders") is None
 
 
-def test_commands_are_patterns_of_type_and_command() -> None:
-    assert fleet().rights_of("g7").may_command("Shelf/Take")
-    assert not fleet().rights_of("g7").may_command("Order/Take")
+@pytest.mark.parametrize("key", ['write = "*|*"', "quota = {parked_events = 1}"])
+def test_where_nobody_pushes_rights_of_pushes_are_refused(key: str) -> None:
+    text = f'[[rule]]\nwho = "*"\n{key}'
+    assert parse_policy(text, "p").rules
+    with pytest.raises(BackhaulError, match="nobody pushes to an edge"):
+        parse_policy(text, "p", takes_pushes=False)
+
+
+@pytest.mark.parametrize("key", ["commands", "command", "events_per_second"])
+def test_a_right_that_is_enforced_nowhere_is_no_key(key: str) -> None:
+    with pytest.raises(BackhaulError, match=r"policy\.invalid"):
+        parse_policy(f'[[rule]]\nwho = "*"\n{key} = "*"', "p")
 
 
 @pytest.mark.parametrize(

@@ -317,6 +317,26 @@ def test_operators_commands(
     assert capsys.readouterr().out == "id  last seen\ne1  2023-11-14 22:13:20.123Z\n"
 
 
+def test_policy_check_says_the_verdict_the_rule_and_the_filter(
+    service: AnsweringService, cloud: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rule = {"rule": "gateways", "policy": "/etc/policy.toml"}
+    service.answer("GET", "/v1/policy", {"who": "g7", "write": "Sensor|g2/x", **rule, "allowed": False})
+    assert cloud("policy", "check", "--who", "g7", "--write", "Sensor|g2/x") == 1
+    assert service.requests[-1][1] == "/v1/policy?who=g7&write=Sensor%7Cg2%2Fx"
+    assert capsys.readouterr().out == "not allowed by 'gateways' of /etc/policy.toml\n"
+    walled = {"who": "g7", "read": "orders", **rule, "allowed": True, "filter": '[{"exclude_all":true}]'}
+    service.answer("GET", "/v1/policy", walled)
+    assert cloud("policy", "check", "--who", "g7", "--read", "orders") == 0
+    assert capsys.readouterr().out.endswith('of /etc/policy.toml, within the filter [{"exclude_all":true}]\n')
+    assert cloud("policy", "check", "--who", "g7", "--read", "orders", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == walled
+    asked = len(service.requests)
+    for words in (["--who", "g7"], ["--read", "orders"], ["--who", "g7", "--read", "orders", "--write", "A|b"]):
+        assert cloud("policy", "check", *words) == 2
+    assert len(service.requests) == asked
+
+
 def test_subscriptions_and_inboxes(
     service: AnsweringService, cloud: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,1 +1,0 @@
-"""`top`: a service, or the fleet, as it changes."""
