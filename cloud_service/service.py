@@ -40,6 +40,7 @@ from common.projection.snapshot_rule import run_snapshot_rule
 from common.runtime.age_keeper import AgeKeeper
 from common.runtime.app.application import Application, Transformations, load_application
 from common.runtime.app.running import RunningApplication, built_in_handler, open_application
+from common.runtime.app.task_runner import TaskRunner
 from common.runtime.doors import load_tokens, open_doors
 from common.runtime.environment import Environment, tls_files
 from common.runtime.http.app import HttpApp
@@ -209,6 +210,8 @@ class _Node:
             journal, self._membership, feeds, AssignmentSettings(lease_s=settings.lease_s)
         )
         self._projecting = trio.CancelScope()
+        self._working = trio.CancelScope()
+        self._tasks = TaskRunner(running, commit, owner=owner, is_alone=False, random=environment.chance)
         self._spread = EdgeSpread(
             self.endpoint,
             self._membership,
@@ -319,6 +322,7 @@ class _Node:
                 "subscriptions": self.subscriptions.status(),
                 "retention": self._retention.status(),
                 "trust": self._trust.status(),
+                "tasks": self._tasks.status(),
                 "nodes": [
                     node_as_json(one, self._assignment.ranges_of(one.instance), self._environment.now_us())
                     for one in self._membership.seen.members
@@ -339,6 +343,8 @@ class _Node:
             nursery.start_soon(self._spread.run)
             nursery.start_soon(self._assignment.run)
             nursery.start_soon(self._project, projecting)
+            if self._tasks.tasks:
+                nursery.start_soon(self._run_tasks)
             if self._settings.snapshot_rule:
                 nursery.start_soon(
                     partial(
@@ -373,6 +379,10 @@ class _Node:
                 holder=self._assignment,
             )
 
+    async def _run_tasks(self) -> None:
+        with self._working:
+            await self._tasks.run()
+
     async def leave(self) -> None:
         """Hand all ranges over to the other nodes, before anything that takes time."""
         with trio.move_on_after(_LEAVE_S):
@@ -381,6 +391,7 @@ class _Node:
             except BackhaulError as error:
                 _log.warning("member.not_left", code=error.code, reason=error.message)
         self._projecting.cancel()
+        self._working.cancel()
 
     async def drain(self, at_most_s: float) -> None:
         """Ask edges and consumers to leave, and wait for those that still have something in flight."""

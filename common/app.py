@@ -16,6 +16,7 @@ from common.journal.tables import Tables
 from common.projection.handlers import Event, Handler, OnFailure
 from common.runtime.app.application import App, Follow, Transformations
 from common.runtime.app.context import Running
+from common.runtime.app.tasks import Task, at, background, every
 from common.runtime.http.app import json_response
 
 __all__ = [
@@ -37,11 +38,15 @@ __all__ = [
     "Statement",
     "StoredAs",
     "Tables",
+    "Task",
     "Transformations",
     "Unknown",
     "Versioned",
     "Where",
     "accept",
+    "at",
+    "background",
+    "every",
     "json_response",
     "named",
     "parse_filter",

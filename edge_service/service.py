@@ -28,6 +28,7 @@ from common.projection.snapshot_rule import SNAPSHOT_RULE, run_snapshot_rule
 from common.runtime.age_keeper import AgeKeeper
 from common.runtime.app.application import Application, Transformations, load_application
 from common.runtime.app.running import RunningApplication, open_application
+from common.runtime.app.task_runner import TaskRunner
 from common.runtime.doors import load_tokens, open_doors
 from common.runtime.environment import Environment, peer_dialler, tls_files
 from common.runtime.http.app import HttpApp
@@ -186,6 +187,7 @@ class _Edge:
             now_us=environment.now_us,
         )
         self.watch = JournalWatch(journal, commit)
+        self._tasks = TaskRunner(running, commit, owner=owner, is_alone=True, random=environment.chance)
         self._known = LastKnown(self._refresh, environment.now_us)
         self.subscriptions = Subscriptions(
             journal,
@@ -244,6 +246,7 @@ class _Edge:
                 "subscriptions": self.subscriptions.status(),
                 "consumers": self._served.status() if self._served else [],
                 "trust": self._trust.status(),
+                "tasks": self._tasks.status(),
             }
         )
 
@@ -276,6 +279,8 @@ class _Edge:
                     project, running, firehose, running.handlers, environment, owner=self._owner, settings=projecting
                 )
             )
+            if self._tasks.tasks:
+                nursery.start_soon(self._tasks.run)
             nursery.start_soon(self._ages.run)
             nursery.start_soon(self._retention.run)
             nursery.start_soon(_take_snapshots, settings, environment, self._journal)

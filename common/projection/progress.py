@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch
 from common.core.events.ids import SliceRange
 from common.core.flow.measures import LatencyHistogram
@@ -60,6 +61,8 @@ class ProjectionProgress:
     error_code: str = ""
     error: str = ""
     """Why it fails at present, in words; '' when it does not."""
+    fault: BackhaulError | None = None
+    """The error itself, with what the handler raised as its cause: a test shows it, a log never does."""
     skipped: int = 0
     commit_latency: LatencyHistogram = field(default_factory=LatencyHistogram)
 

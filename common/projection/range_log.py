@@ -99,6 +99,7 @@ class RangeReporter:
         """Nothing is left to do for now."""
         self.progress.state = ProjectionState.LIVE
         self.progress.error_code = self.progress.error = ""
+        self.progress.fault = None
         if not self._has_caught_up:
             self._has_caught_up = True
             self._log.info(
@@ -117,7 +118,7 @@ class RangeReporter:
         """Something else went wrong; nothing was written, and it is tried again."""
         self.progress.state = ProjectionState.FAILING
         self.progress.failures += 1
-        self.progress.error_code, self.progress.error = error.code, error.message
+        self.progress.error_code, self.progress.error, self.progress.fault = error.code, error.message, error
         self._log.error(
             "projection.failed",
             code=error.code,

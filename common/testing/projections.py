@@ -33,6 +33,7 @@ from common.projection.handlers import Handler
 from common.projection.progress import ProjectionProgress, ProjectionSettings
 from common.projection.projection import run_projections
 from common.runtime.stream_serving import open_firehose
+from common.testing.faults import why
 from common.testing.world import now_us
 
 
@@ -64,15 +65,16 @@ class ProjectionKit:
         """Wait until the projection has seen the whole log.
 
         Raises:
-            AssertionError: with the error that it fails with.
+            AssertionError: with the error that it fails with, and what the handler raised as its cause.
         """
         until_s = trio.current_time() + at_most_s
         while True:
             head = (await self.journal.log.stats()).head_position
             if all(one.position >= head for one in self._progress):
                 return
-            failing = [one.error_code for one in self._progress if one.failures > 2]
-            assert not failing, f"the projection fails with {failing[0]}; the log has its reason"
+            for one in self._progress:
+                if one.failures > 2 and one.fault is not None:
+                    raise AssertionError(f"the projection fails: {why(one.fault)}") from one.fault
             assert trio.current_time() < until_s, f"it has not come to position {head} in {at_most_s:g} s"
             await trio.sleep(0.01)
 

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from itertools import count
 from random import Random
+from types import MappingProxyType
 from typing import Any, Final, NoReturn, Protocol, TypeVar, overload
 
 import structlog
@@ -30,6 +31,7 @@ import cloud_service.service
 import edge_service.service
 from cloud_service.settings import CloudSettings
 from common.core.addresses import Address, PeerAddress
+from common.core.errors import BackhaulError, ConfigurationError
 from common.core.journal.url import JournalUrl
 from common.entity.definition import EventSourced
 from common.entity.durable_state import DurableState
@@ -43,6 +45,8 @@ from common.projection.handler_executor import call_inline
 from common.runtime.app.application import NO_APPLICATION, App, Application, check_application
 from common.runtime.app.running import RunningApplication
 from common.runtime.environment import Environment
+from common.runtime.settings.loading import with_values
+from common.testing.faults import why
 from common.testing.http_in_memory import HttpAnswer, http_request
 from common.transport.memory.line import MemoryConnection
 from common.transport.memory.network import MemoryNetwork
@@ -55,6 +59,12 @@ C = TypeVar("C")
 E = TypeVar("E")
 V = TypeVar("V")
 
+T = TypeVar("T")
+
+NO_SETTINGS: Final[Mapping[str, object]] = MappingProxyType({})
+_KITS_OWN: Final = frozenset(
+    {"id", "cloud", "node", "app", "journal", "grpc_host", "grpc_port", "http_host", "http_port", "insecure"}
+)
 _CLOUD: Final = "cloud"
 _PORT: Final = 7443
 START_US: Final = 1_767_225_600_000_000  # the first of January 2026
@@ -234,12 +244,32 @@ class World:
         every projection its whole log. Edges whose line is cut or that are stopped are left out.
 
         Raises:
-            AssertionError: naming what is behind, when that takes longer than ``at_most_s``.
+            AssertionError: naming what is behind, when that takes longer than ``at_most_s``; with the reason, and what a
+                handler raised as its cause, where that is why.
         """
         until_s = trio.current_time() + at_most_s
         while behind := await self._behind():
-            assert trio.current_time() < until_s, f"after {at_most_s:g} s {behind}"
+            if trio.current_time() >= until_s:
+                faults = self._faults()
+                text = "".join(f"\n{where} fails: {why(fault)}" for where, fault in faults.items())
+                raise AssertionError(f"after {at_most_s:g} s {behind}{text}") from next(iter(faults.values()), None)
             await trio.sleep(0.1)
+
+    def _faults(self) -> dict[str, BackhaulError]:
+        """What keeps projections, followed streams and tasks of running services from going on."""
+        faults: dict[str, BackhaulError] = {}
+        for service in (self.cloud, *self.edges.values()):
+            if not service.is_running:
+                continue
+            running = service.running
+            faults |= {f"{one.name} at {service.name}": one.fault for one in running.progress if one.fault is not None}
+            for name, fault in running.faults.items():
+                if service.subscriptions[name].state != "connected":
+                    faults[f"{name} at {service.name}"] = fault
+            faults |= {
+                f"task {one.name} at {service.name}": one.error for one in running.tasks if one.error is not None
+            }
+        return faults
 
     async def _behind(self) -> str:
         return await self._behind_down() or await self._behind_up()
@@ -332,15 +362,33 @@ class World:
         return f"{next(self._ids):08d}-id"
 
 
+def _with_settings(settings: T, given: Mapping[str, object]) -> T:
+    for key in _KITS_OWN & given.keys():
+        raise ConfigurationError(
+            "testing.setting",
+            f"{key} is the kit's own: it says who a service is and how others reach it",
+            "leave it out; edges= names edges, edge_app= and cloud_app= give the applications",
+        )
+    return with_values(settings, given, "the test")
+
+
 def _checked(app: App | None) -> Application:
     return NO_APPLICATION if app is None else check_application(app, "the application under test")
 
 
 @asynccontextmanager
 async def open_world(
-    *, edge_app: App | None = None, cloud_app: App | None = None, edges: Sequence[str] = ("edge-1",)
+    *,
+    edge_app: App | None = None,
+    cloud_app: App | None = None,
+    edges: Sequence[str] = ("edge-1",),
+    edge_settings: Mapping[str, object] = NO_SETTINGS,
+    cloud_settings: Mapping[str, object] = NO_SETTINGS,
 ) -> AsyncIterator[World]:
     """A cloud and some edges, started. Entity ids at an edge have no prefix in ``ask`` and ``edge/`` in the journal.
+
+    ``edge_settings`` and ``cloud_settings`` are settings by name, with values as a file or a variable has them; ``{edge_id}`` in
+    an edge's texts is its id. Who they are and how they reach each other is the kit's.
 
     Raises:
         ConfigurationError: what a service would refuse to start with.
@@ -348,7 +396,13 @@ async def open_world(
     edge_application, cloud_application = _checked(edge_app), _checked(cloud_app)
 
     def edge(name: str, world: World) -> Service:
-        settings = EdgeSettings(id=name, cloud=PeerAddress((Address(_CLOUD, _PORT),)), insecure=True, backoff_max_s=2.0)
+        own = {
+            key: value.replace("{edge_id}", name) if isinstance(value, str) else value
+            for key, value in edge_settings.items()
+        }
+        settings = _with_settings(
+            EdgeSettings(id=name, cloud=PeerAddress((Address(_CLOUD, _PORT),)), insecure=True, backoff_max_s=2.0), own
+        )
 
         async def serve(environment: Environment, stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
             await edge_service.service.serve(
@@ -358,8 +412,9 @@ async def open_world(
         return Service(name, serve, world)
 
     async def serve_cloud(environment: Environment, stop: trio.Event, *, task_status: trio.TaskStatus[Any]) -> None:
-        settings = CloudSettings(
-            node="cloud", insecure=True, grpc_host=_CLOUD, grpc_port=_PORT, streams=("* readers=*",)
+        settings = _with_settings(
+            CloudSettings(node="cloud", insecure=True, grpc_host=_CLOUD, grpc_port=_PORT, streams=("* readers=*",)),
+            cloud_settings,
         )
         await cloud_service.service.serve(
             settings, environment, stop, application=cloud_application, task_status=task_status

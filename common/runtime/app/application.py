@@ -36,6 +36,7 @@ from common.projection.tally import TALLY
 from common.runtime.admitted import Admitted
 from common.runtime.app.context import Running
 from common.runtime.app.handler_sink import check_remote
+from common.runtime.app.tasks import Task
 from common.runtime.settings.streams import parse_source
 
 _OURS: Final = Path(common.__file__).parent
@@ -112,7 +113,8 @@ class App:
     """An application, as its module defines it; everything is optional.
 
     ``event_types`` are classes that no entity or state names already. ``migrations`` make tables of the application as
-    a whole, a step each, before anything runs. ``routes`` makes HTTP routes of what runs, served beside the service's own.
+    a whole, a step each, before anything runs. ``tasks`` are made by ``every``, ``at`` and ``background``. ``routes`` makes
+    HTTP routes of what runs, served beside the service's own.
     """
 
     event_types: Sequence[type | StoredAs] = ()
@@ -121,6 +123,7 @@ class App:
     projections: Sequence[Handler] = ()
     follows: Sequence[Follow] = ()
     migrations: Sequence[Sequence[str]] = ()
+    tasks: Sequence[Task] = ()
     routes: Callable[[Running], Sequence[BaseRoute]] = _no_routes
     transformations: Transformations = Transformations()
 
@@ -215,7 +218,7 @@ def check_application(app: object, target: str = "") -> Application:
             f"{target or 'the application'} is {type(app).__name__}, not an App",
             "from common.app import App; app = App(…)",
         )
-    for part in ("event_types", "entities", "states", "projections", "follows", "migrations"):
+    for part in ("event_types", "entities", "states", "projections", "follows", "migrations", "tasks"):
         given = getattr(app, part)
         if not isinstance(given, Sequence) or isinstance(given, str):
             raise ConfigurationError(
@@ -234,6 +237,9 @@ def check_application(app: object, target: str = "") -> Application:
             raise _wrong_part(target, "projection", handler)
     for follow in app.follows:
         _check_follow(target, follow)
+    for task in app.tasks:
+        if not isinstance(task, Task):
+            raise _wrong_part(target, "task, as every, at and background make them", task)
     if not isinstance(app.transformations, Transformations):
         raise _wrong_part(target, "set of transformations", app.transformations)
     for place in ("on_push", "on_receive", "on_serve"):
@@ -255,6 +261,7 @@ def check_application(app: object, target: str = "") -> Application:
     check_unique("entity type", written)
     handlers = [*BUILT_IN.values(), *app.projections, *(follow.handler for follow in app.follows)]
     check_unique("projection", [(one.name, one.function) for one in handlers])
+    check_unique("task", [(one.name, one.function) for one in app.tasks])
     check_unique("subscription", [(one.subscription, one.handler.function) for one in app.follows])
     return Application(app, target, registry, entities, states)
 

@@ -14,6 +14,7 @@ from common.entity.runtime import Entities
 from common.entity.states import States
 from common.entity.typed import EntitiesOf, StatesOf
 from common.journal.stores.journal import Journal
+from common.journal.tables import SqlValue
 from common.projection.progress import ProjectionProgress
 from common.runtime.intake import Intake
 
@@ -49,6 +50,9 @@ class Running(Protocol):
     @property
     def progress(self) -> list[ProjectionProgress]:
         """The ranges of projections as this node runs them."""
+
+    async def query(self, sql: str, *args: SqlValue) -> list[tuple[Any, ...]]:
+        """Rows of the application's tables. Raises ``projection.statement_failed`` and what the journal raises."""
 
     @overload
     def of(self, what: type[EventSourced[S, C, E]]) -> EntitiesOf[S, C]: ...

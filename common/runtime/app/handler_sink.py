@@ -7,9 +7,10 @@ into this service's own journal (`into_journal`) and run it there. A fault ends 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
-from common.core.errors import ConfigurationError
+from common.core.errors import BackhaulError, ConfigurationError
 from common.core.events.deleted import with_deleted
 from common.core.events.ids import entity_type_of
 from common.journal.stores.journal import Journal
@@ -31,9 +32,12 @@ def check_remote(handler: Handler) -> None:
 class HandlerSink:
     """A ``Sink`` that is a handler."""
 
-    def __init__(self, work: HandlerInvoker, journal: Journal) -> None:
-        """Raises ConfigurationError ``projection.not_remote``."""
+    def __init__(
+        self, work: HandlerInvoker, journal: Journal, on_fault: Callable[[BackhaulError], None] = lambda _: None
+    ) -> None:
+        """``on_fault`` is called with what the handler failed with. Raises ConfigurationError ``projection.not_remote``."""
         check_remote(work.handler)
+        self._on_fault = on_fault
         self._work = work
         self._journal = journal
         self._has_tables = False
@@ -60,9 +64,13 @@ class HandlerSink:
         if handler.entity_types:
             kept = [at for at, name in enumerate(events.persistence_id) if entity_type_of(name) in handler.entity_types]
             events, marks = events.select(kept), _of(marks, kept)
-        prepared = await self._work.prepare(events, marks)
-        for event in prepared.effects:
-            await self._work.effect(event)
+        try:
+            prepared = await self._work.prepare(events, marks)
+            for event in prepared.effects:
+                await self._work.effect(event)
+        except BackhaulError as error:
+            self._on_fault(error)
+            raise
         return Effect(statements=prepared.statements)
 
 

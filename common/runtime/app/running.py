@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from random import Random
 from typing import Any, TypeVar, overload
 
 import structlog
 from starlette.routing import BaseRoute
 
-from common.core.errors import FOREIGN, ConfigurationError
+from common.core.errors import FOREIGN, BackhaulError, ConfigurationError
 from common.core.events.batch import Envelope
 from common.entity.definition import AnyEntity, EventSourced
 from common.entity.durable_state import AnyState, DurableState
@@ -24,12 +25,14 @@ from common.entity.states import States
 from common.entity.typed import EntitiesOf, StatesOf
 from common.journal.group_commit import GroupCommit
 from common.journal.stores.journal import Journal
+from common.journal.tables import SqlValue
 from common.projection.handler_executor import HandlerExecutor, name_of, place_of, place_of_traceback
 from common.projection.handler_invoker import Decode, HandlerInvoker, undecoded
 from common.projection.handlers import Handler
 from common.projection.progress import ProjectionProgress
 from common.runtime.app.application import BUILT_IN, NO_APPLICATION, Application
 from common.runtime.app.handler_sink import HandlerSink
+from common.runtime.app.tasks import TaskProgress
 from common.runtime.http.entities import entity_routes, state_routes
 from common.runtime.http.entity_mends import mend_routes
 from common.runtime.http.hidden import check_not_hidden
@@ -60,6 +63,10 @@ class RunningApplication:
     watchdog: Watchdog
     progress: list[ProjectionProgress] = field(default_factory=list)
     """The ranges of projections as this node runs them."""
+    tasks: list[TaskProgress] = field(default_factory=list)
+    """The application's tasks as this node runs them."""
+    faults: dict[str, BackhaulError] = field(default_factory=dict)
+    """What the handler of a followed stream last failed with, by subscription."""
     raises_rejections: bool = False
     """As ``act`` is given it: a rejected ``ask`` raises unless asked otherwise."""
 
@@ -76,6 +83,15 @@ class RunningApplication:
             return EntitiesOf(self.entities, entity_type, raises=self.raises_rejections)
         return StatesOf(self.states, getattr(what, "entity_type", what.__name__))
 
+    async def query(self, sql: str, *args: SqlValue) -> list[tuple[Any, ...]]:
+        """Rows of the application's tables."""
+        return await self.journal.projections.query(sql, args)
+
+    @property
+    def acting(self) -> RunningApplication:
+        """As acting handlers and tasks are given it."""
+        return replace(self, raises_rejections=True)
+
     @property
     def decode(self) -> Decode:
         """What handlers of single events are given as an event's value."""
@@ -87,15 +103,15 @@ class RunningApplication:
     @property
     def handlers(self) -> Sequence[Handler]:
         """The application's projections over the own log."""
-        acting = replace(self, raises_rejections=True)
-        return [handler.bound(acting) for handler in self.application.app.projections]
+        return [handler.bound(self.acting) for handler in self.application.app.projections]
 
     def handler_sinks(self, plain_calls: Callable[[], HandlerExecutor]) -> dict[str, Sink]:
         """What takes the streams that the application follows, by subscription."""
-        acting = replace(self, raises_rejections=True)
         return {
             one.subscription: HandlerSink(
-                HandlerInvoker(one.handler.bound(acting), self.decode, plain_calls(), self.watchdog), self.journal
+                HandlerInvoker(one.handler.bound(self.acting), self.decode, plain_calls(), self.watchdog),
+                self.journal,
+                partial(self.faults.__setitem__, one.subscription),
             )
             for one in self.application.app.follows
         }
@@ -189,6 +205,7 @@ async def open_application(
                 entity_types=[*application.entities, *application.states],
                 projections=[handler.name for handler in app.projections],
                 follows=[follow.subscription for follow in app.follows],
+                tasks=[task.name for task in app.tasks],
             )
             yield RunningApplication(application, journal, intake, entities, states, now_us, watchdog)
 

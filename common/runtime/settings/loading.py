@@ -166,6 +166,23 @@ def load(
     return Loaded(settings, origins, ignored)
 
 
+def with_values(settings: S, values: Mapping[str, object], origin: str) -> S:
+    """``settings`` with other values for some keys, each a text or what a file holds; ``origin`` is for errors.
+
+    Raises:
+        ConfigurationError: ``settings.unknown_key``, ``settings.invalid_value``, what ``check`` raises.
+    """
+    known = {entry.key: entry for entry in _known_keys(type(settings))}
+    for key in values.keys() - known.keys():
+        raise _unknown(key, origin, list(known))
+    changed = {key: _value(known[key], _Given(raw, origin)) for key, raw in values.items()}
+    made: S = dataclasses.replace(settings, **changed)  # type: ignore[type-var]
+    check = getattr(made, "check", None)
+    if check is not None:
+        check()
+    return made
+
+
 def describe(loaded: Loaded[Any]) -> list[Described]:
     """Every key with its effective value and origin, the service's own ones first, fit to be printed."""
     return [

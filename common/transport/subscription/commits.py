@@ -123,7 +123,6 @@ class ReceiveCommitter:
                 kind=ErrorKind.FULL,
                 retry_after_s=5.0,
             )
-        self._place = place
         taken = merged(parts) if parts else None
         effect = await self._sink.prepare(taken) if taken else Effect()
         commit = ReceivedCommit(
@@ -139,6 +138,7 @@ class ReceiveCommitter:
             deleted=taken.deleted if taken else (),
         )
         await self._commit(commit)
+        self._place = place  # not before: what a sink fails with has not brought anybody further
         if taken:
             self._state.received += len(taken.events)
             self._tell_deleted(taken.deleted)

@@ -18,7 +18,9 @@ from common.core.journal.statement import Statement
 from common.entity.decisions import Accepted, Rejected
 from common.entity.durable_state import ColumnValue, DurableState, Where
 from common.projection.handlers import Event, Handler
-from common.runtime.app.application import App
+from common.runtime.app.application import App, Follow
+from common.runtime.app.context import Running
+from common.runtime.app.tasks import every
 from common.testing import open_world, projecting, run
 from tests.support.entities import Add, Added, Counters, Take, Taken
 
@@ -149,3 +151,83 @@ run(test)
     assert done.stdout == "201\n404\n"
     assert ["http.refused" in line for line in done.stderr.splitlines()] == [True]
     assert "repeat_key" not in done.stderr
+
+
+def broken(event: Event) -> Statement:
+    raise LookupError(f"no shelf for {event.value.by}")
+
+
+async def awaits_broken(_running: Running) -> None:
+    raise LookupError("no scale")
+
+
+class TestFailures:
+    """What does not go on says why, with what the handler raised: in the field a log leaves that out, since it may quote."""
+
+    async def test_a_projection_in_the_kit_of_its_own(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with projecting(Handler("shelves", each=broken), registry=EventTypes([Added])) as kit:
+            with pytest.raises(AssertionError) as raised:
+                await kit.given("Counter", "a", Added(5))
+        assert "test_world.broken raised LookupError at " in str(raised.value)
+        assert str(raised.value).endswith("[projection.handler_failed]: no shelf for 5")
+        assert raised.value.__cause__ is not None
+        assert isinstance(raised.value.__cause__.__cause__, LookupError)
+
+    async def test_a_projection_of_a_service(self, autojump_clock: trio.testing.MockClock) -> None:
+        cloud = App(event_types=[Added, Taken], projections=[Handler("shelves", each=broken)])
+        async with open_world(edge_app=EDGE, cloud_app=cloud) as world:
+            await world.edges["edge-1"].entities.ask("Counter", "a", Add(5))
+            with pytest.raises(AssertionError) as raised:
+                await world.settled(30)
+        assert "after 30 s shelves at cloud is at 0 of 1" in str(raised.value)
+        assert "shelves at cloud fails: " in str(raised.value)
+        assert "no shelf for 5" in str(raised.value)
+
+    async def test_the_handler_of_a_followed_stream_and_a_task(self, autojump_clock: trio.testing.MockClock) -> None:
+        edge = App(
+            event_types=[Added, Taken],
+            follows=[Follow(stream="Counter", handler=Handler("shelves", each=broken))],
+            tasks=[every(60, awaits_broken)],
+        )
+        async with open_world(edge_app=edge, cloud_app=App(entities=[Counters])) as world:
+            await world.cloud.entities.ask("Counter", "a", Add(7))
+            with pytest.raises(AssertionError) as raised:
+                await world.settled(30)
+        assert "Counter at edge-1 fails: " in str(raised.value)
+        assert "no shelf for 7" in str(raised.value)
+        assert "task awaits_broken at edge-1 fails: " in str(raised.value)
+        assert "no scale" in str(raised.value)
+
+
+class TestSettings:
+    """Services of the kit run with the settings that a test gives."""
+
+    async def test_settings_hold_as_in_a_file(self, autojump_clock: trio.testing.MockClock) -> None:
+        async with open_world(
+            edge_app=EDGE,
+            cloud_app=CLOUD,
+            edges=("one", "two"),
+            edge_settings={"entity_prefix": "{edge_id}/hall-", "event_max_bytes": 1024},
+            cloud_settings={"projections": "tally"},
+        ) as world:
+            edge = world.edges["two"]
+            await edge.entities.ask("Counter", "a", Add(5))
+            await world.settled()
+            assert await world.cloud.query("SELECT entity, value FROM total") == [("two/hall-a", 5)]
+            assert await world.cloud.query("SELECT count(*) FROM tally") == [(1,)]
+            event = {"entity_type": "A", "entity_id": "1", "event_type": "B", "payload": "x" * 2_000}
+            assert (await edge.http("POST", "/v1/events", event)).status == 413
+
+    @pytest.mark.parametrize(
+        ("given", "code"),
+        [
+            ({"id": "x"}, "testing.setting"),
+            ({"backof_max_s": 1}, "settings.unknown_key"),
+            ({"backoff_max_s": "soon"}, "settings.invalid_value"),
+        ],
+    )
+    async def test_what_cannot_be_set_is_refused(self, given: Mapping[str, object], code: str) -> None:
+        with pytest.raises(ConfigurationError) as refused:
+            async with open_world(edge_settings=given):
+                pass
+        assert refused.value.code == code

@@ -1,0 +1,1 @@
+"""What an application runs by itself, over every storage."""
