@@ -42,7 +42,7 @@ async def _measure(place: Place, count: int, seconds: int, certificates: Path | 
     result = await trio.to_thread.run_sync(_issue, certificates, count + warm) if certificates else {}
     folder = str(certificates or "")
     async with (
-        source(place, result) as node,
+        source(place, {"streams": "* readers=*", **result}) as node,
         publisher(node.http_port, entities=_ENTITIES) as publishing,
         crowd(node.grpc_port, warm, certificates=folder, loads=1) as early,
         crowd(node.grpc_port, count, certificates=folder, first=warm) as consumers,
