@@ -78,7 +78,7 @@ async def _main(port: int, path: str) -> None:
         async for line in trio.wrap_file(sys.stdin):
             while state.position < int(line):  # noqa: ASYNC110  likewise
                 await trio.sleep(0.01)
-            answer("told", delays=delays)
+            answer("result", delays=delays)
         nursery.cancel_scope.cancel()
 
 
