@@ -201,8 +201,14 @@ class SharedRangeFeed:
         """See ``RangeFeed.wait_beyond``."""
         ring, reader = self._reader.hub.ring, self._reader
         slices = self.cursor.slices
-        is_behind = not ring.holds(position)
-        if is_behind or any(page.of_slices(slices) for page in ring.pages_after(position)):
+        # What the ring has of another history is not for this range, and after a failover the log may end before the ring does:
+        # it would ask again and again until the ring has noticed.
+        is_ours = reader.hub.source.is_of(self.cursor.generation)
+        if not ring.holds(position):
+            is_more = self.cursor.head is None
+        else:
+            is_more = any(page.of_slices(slices) for page in ring.pages_after(position))
+        if is_ours and is_more:
             await trio.lowlevel.checkpoint()
             return
         reader.waiting[self] = None

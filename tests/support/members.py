@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from random import Random
@@ -54,6 +54,7 @@ async def node(
     ranges: int = 8,
     weight: int = 1,
     stay_s: float = 0.0,
+    now_us: Callable[[], int] = clock_us,
 ) -> AsyncIterator[Node]:
     """A node that runs until the block is left; then it stops without leaving, unless it has left."""
     report = MemberReport(f"{name}/1", name, 0, weight, frozenset(handler.name for handler in handlers))
@@ -75,7 +76,7 @@ async def node(
                 owner=report.instance,
                 holder=assignment,
                 settings=settings,
-                now_us=clock_us,
+                now_us=now_us,
                 random=Random(name),
                 on_commit=commits,
                 plain_calls=lambda: call_inline,

@@ -1,0 +1,1 @@
+"""Nodes that share the ranges of projections, reduced to that: members, assignment, hand-overs, and a failing database."""
