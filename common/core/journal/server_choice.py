@@ -6,13 +6,15 @@ server that this node stood on last:
 
     in recovery, read-only          refused; if it is the server that the others stand on, they are closed too
     another journal                 refused: the address leads somewhere else
-    an older timeline of the system refused: a former primary, from which the standby that this node saw has parted
+    an older timeline of the system refused: a former primary, from which the standby that this node saw has parted;
+                                    a node that starts looks at all hosts of its address for that
     the same server                 taken
     any other                       taken, and the sessions with the server before it are closed
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -69,6 +71,17 @@ def judge_server(known: ServerIdentity | None, journal_id: str, found: FoundServ
     if is_same_system and found.identity.timeline < known.timeline:
         return ServerVerdict.LEFT_BEHIND
     return ServerVerdict.MOVED
+
+
+def newest_of(found: Iterable[ServerIdentity]) -> ServerIdentity | None:
+    """What a node that has stood nowhere yet judges by: of the servers that its hosts lead to, one of the newest timeline.
+
+    None where they are not of one system: then nothing says which of them is the former one.
+    """
+    servers = list(found)
+    if len({server.system_identifier for server in servers}) != 1:
+        return None
+    return max(servers, key=lambda server: server.timeline)
 
 
 def are_siblings_closed(verdict: ServerVerdict, sibling: ServerIdentity, found: ServerIdentity) -> bool:

@@ -17,7 +17,13 @@ import structlog
 import trio
 
 from common.core.journal.history import History
-from common.core.journal.server_choice import ServerIdentity, ServerVerdict, are_siblings_closed, judge_server
+from common.core.journal.server_choice import (
+    ServerIdentity,
+    ServerVerdict,
+    are_siblings_closed,
+    judge_server,
+    newest_of,
+)
 from common.journal.postgres import opening
 from common.journal.postgres.connection import NoWritableServerError, Server, finish, is_passing, reason_of, say_goodbye
 
@@ -55,6 +61,7 @@ class ServerGroup:
         self._hosts = list(server.hosts)
         self._known: KnownHistory | None = None
         self._identity: ServerIdentity | None = None
+        self._newest: ServerIdentity | None = None
         self._open: dict[asyncpg.Connection, ServerIdentity] = {}
         self._looked_at_s = -inf
 
@@ -64,6 +71,8 @@ class ServerGroup:
 
     async def dial(self, purpose: str, settings: Mapping[str, str]) -> asyncpg.Connection:
         """See ``connection.Sessions.dial``."""
+        if self._newest is None and self._identity is None and len(self._hosts) > 1:
+            await self._look_at_all()
         failures: list[tuple[str, Exception]] = []
         for host in list(self._hosts):
             try:
@@ -82,6 +91,31 @@ class ServerGroup:
         reasons = "; ".join(f"{host}: {reason_of(error)}" for host, error in failures)
         raise NoWritableServerError(reasons) from failures[-1][1]
 
+    async def _look_at_all(self) -> None:
+        """Before the first session: which of the hosts is of the newest timeline, standbys too; who is away does not count."""
+        found: list[ServerIdentity] = []
+
+        async def look(host: str) -> None:
+            try:
+                connection = await self.server.connect("look", {}, host)
+            except Exception as error:
+                if not _is_servers(error):
+                    raise
+                return
+            try:
+                server = await finish(connection, self.server.limits, opening.look_at_server, connection)
+                found.append(server.identity)
+            except Exception as error:
+                if not _is_servers(error):
+                    raise
+            finally:
+                await say_goodbye(connection)
+
+        async with trio.open_nursery() as nursery:
+            for host in dict.fromkeys(self._hosts):
+                nursery.start_soon(look, host)
+        self._newest = newest_of(found)
+
     async def _dial(self, purpose: str, settings: Mapping[str, str], host: str) -> asyncpg.Connection:
         connection = await self.server.connect(purpose, settings, host)
         try:
@@ -99,7 +133,7 @@ class ServerGroup:
         else:
             seen = await finish(connection, limits, opening.look, connection)
             found = seen.server
-        verdict = judge_server(self._identity, before.journal_id if before else "", found)
+        verdict = judge_server(self._identity or self._newest, before.journal_id if before else "", found)
         self._close([
             open_
             for open_, sibling in self._open.items()
@@ -108,7 +142,7 @@ class ServerGroup:
         if verdict.is_refusal:
             raise NoWritableServerError(verdict.value)
         self._looked_at_s = trio.current_time()
-        if verdict is ServerVerdict.MOVED:
+        if verdict is ServerVerdict.MOVED and self._identity is not None:
             server = found.identity
             _log.warning("journal.server_changed", system=server.system_identifier, timeline=server.timeline, host=host)
         self._identity = self._open[connection] = found.identity

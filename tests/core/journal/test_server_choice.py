@@ -11,6 +11,7 @@ from common.core.journal.server_choice import (
     are_siblings_closed,
     is_behind,
     judge_server,
+    newest_of,
 )
 from tests.support.builders import history
 
@@ -64,3 +65,12 @@ def test_an_answer_is_behind_when_it_is_behind_both_what_was_known_and_what_is()
     assert not is_behind(history(("g", 1), head=5), history(("g", 1), head=6), 5)
     # Meanwhile another session has found that the log went back.
     assert not is_behind(history(("g", 1), head=5), history(("g", 1), ("h", 3), head=2), 2)
+
+
+def test_a_node_that_has_seen_nothing_judges_by_the_newest_timeline_of_one_system() -> None:
+    old, new = ServerIdentity(7, 1, 5, 10), ServerIdentity(7, 2, 5, 20)
+    assert newest_of([]) is None
+    assert newest_of([old, new, old]) == new
+    assert newest_of([old, new, ServerIdentity(8, 9, 5, 30)]) is None
+    assert judge_server(newest_of([old, new]), "", FoundServer(old, False, False)) is ServerVerdict.LEFT_BEHIND
+    assert not judge_server(newest_of([old, new]), "", FoundServer(new, False, False)).is_refusal

@@ -6,6 +6,8 @@ there, each event once.
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -89,10 +91,10 @@ class Node:
             self.moments.append(trio.current_time())
             await trio.sleep(0.01)
 
-    async def goes_on(self) -> None:
+    async def goes_on(self, within_s: float = STUCK_S) -> None:
         """Within the time allowed an append is acknowledged, every kind of session answers, and the node is ready."""
         asked_s = trio.current_time()
-        with trio.fail_after(STUCK_S):
+        with trio.fail_after(within_s):
             await until(lambda: bool(self.moments) and self.moments[-1] > asked_s)
             for ask in (
                 self.journal.log.stats,
@@ -102,7 +104,7 @@ class Node:
                 lambda: self.journal.log.forget_append_ids(0, 1),
             ):
                 await self._answered(ask)
-            await until(lambda: self.reason == "")
+            await until(lambda: self.reason == "", within_s)
 
     async def _answered(self, ask: Callable[[], Awaitable[T]]) -> T:
         while True:
@@ -356,6 +358,80 @@ async def test_of_several_hosts_the_one_that_may_be_written_is_found(pair: Repli
         await node.goes_on()
         await stage.has_left(former)
         await node.has_lost_nothing()
+
+
+@synchronous
+async def test_a_fresh_node_does_not_take_a_former_primary_that_is_named_first(pair: ReplicatedPair) -> None:
+    """It has seen no timeline yet, and the former primary, which was not fenced, may be written: all hosts are looked at."""
+    former = pair.primary
+    database_url = former.create()
+    place = database_url.split("@")[1].split("/")[0]
+    await pair.caught_up()
+    async with running_node(database_url):
+        pass
+    await pair.caught_up()
+    await away(former.crash)
+    await away(pair.promote)
+    await away(former.start)
+    await away(former.superuser.run, "ALTER SYSTEM SET synchronous_standby_names = ''")
+    await away(former.superuser.run, "SELECT pg_reload_conf()")
+    url = database_url.replace(place, f"{place},127.0.0.1:{pair.primary.port}")
+    async with running_node(url) as node:
+        stage = Stage(pair, Address(former), database_url, node)
+        assert await away(stage.sessions_with, former) == set()
+        assert await away(stage.sessions_with, pair.primary) != set()
+        await node.has_lost_nothing()
+
+
+async def test_an_address_that_leads_to_another_journal_is_not_taken(stage: Stage) -> None:
+    """A standby that was promoted and given to other nodes; the former primary still serves ours."""
+    former, name = stage.pair.primary, stage.database_url.rpartition("/")[2]
+    await stage.pair.caught_up()
+    await away(stage.pair.promote)
+    another = stage.pair.primary
+    await away(partial(another.run, "UPDATE backhaul.journal SET journal_id = 'another'", database=name))
+    stage.address.lead_to(another)
+    await stage.break_sessions(former)
+    await stage.node.is_not_ready("another journal")
+    await stage.has_left(another)
+    stage.address.lead_to(former)
+
+    await stage.node.goes_on()
+
+    await stage.has_left(another)
+    await stage.node.has_lost_nothing()
+
+
+_RECOVERED_S: Final = 60.0
+LEAVES: Final = ("57P01", "57P02", "57P03", "57P05")
+
+
+@pytest.mark.parametrize("code", LEAVES)
+async def test_a_server_that_ends_sessions_or_lets_none_in_costs_time_and_nothing_else(stage: Stage, code: str) -> None:
+    """By its administrator, because a session beside ours crashed, while it starts, or because ours were idle."""
+    server, name = stage.pair.primary, stage.database_url.rpartition("/")[2]
+    for _ in range(3):
+        match code:
+            case "57P01":
+                await stage.break_sessions(server)
+            case "57P02":
+                await away(crash_a_session, server)
+            case "57P03":
+                await away(server.restart)
+            case "57P05":
+                await away(server.superuser.run, f"ALTER DATABASE \"{name}\" SET idle_session_timeout = '300ms'")
+                await stage.break_sessions(server)
+                await trio.sleep(1)
+        await stage.node.goes_on(_RECOVERED_S)  # the server's own recovery included
+    if code == "57P05":
+        await away(server.superuser.run, f'ALTER DATABASE "{name}" RESET idle_session_timeout')
+    await stage.node.has_lost_nothing()
+
+
+def crash_a_session(server: PostgresServer) -> None:
+    """SIGKILL for one process of the server: all other sessions end, and it recovers."""
+    sessions = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'backhaul%' LIMIT 1"
+    os.kill(int(server.superuser.run(sessions)), signal.SIGKILL)
 
 
 @synchronous
