@@ -21,8 +21,9 @@ def test_a_pages_snippets_print_what_it_says(page: str, tmp_path: Path, monkeypa
         for block in blocks(page):
             match block.language:
                 case "python" if block.title:  # a file, which later blocks import
+                    (tmp_path / block.title).parent.mkdir(parents=True, exist_ok=True)
                     (tmp_path / block.title).write_text(block.text)
-                    monkeypatch.delitem(sys.modules, block.title.removesuffix(".py"), raising=False)
+                    monkeypatch.delitem(sys.modules, Path(block.title).parts[0].removesuffix(".py"), raising=False)
                 case "python":
                     assert printed == "", f"{page}:{block.line}: what the block before prints is not on the page"
                     printed = printed_by(block, page, module)
