@@ -17,6 +17,7 @@ from common.runtime.cli.entities import ENTITIES, TRANSFERS
 from common.runtime.cli.filters import FILTERS
 from common.runtime.cli.fleet import FLEET
 from common.runtime.cli.identities import IDENTITIES
+from common.runtime.cli.live.top import TOP_FLEET
 from common.runtime.cli.log_level import LOG_LEVEL
 from common.runtime.cli.nodes import NODES
 from common.runtime.cli.policy import POLICY
@@ -58,6 +59,7 @@ CLOUD = cli.Program(
     migrate=_migrate,
     commands=(
         *ASKING,
+        *TOP_FLEET,
         *LOG_LEVEL,
         APPEND,
         *diagnosis(_peers, {"fleet": "/v1/fleet?sort=lag&max=1000", "nodes": "/v1/nodes", "origins": "/v1/origins"}),

@@ -13,6 +13,7 @@ from common.runtime.cli.commands import ASKING, PARKED
 from common.runtime.cli.diagnosis import diagnosis
 from common.runtime.cli.entities import ENTITIES
 from common.runtime.cli.identities import IDENTITIES
+from common.runtime.cli.live.top import TOP
 from common.runtime.cli.log_level import LOG_LEVEL
 from common.runtime.cli.policy import POLICY
 from common.runtime.cli.projections import PROJECTIONS
@@ -48,6 +49,7 @@ EDGE = cli.Program(
     load_serve=_load_serve,
     commands=(
         *ASKING,
+        *TOP,
         *LOG_LEVEL,
         APPEND,
         *diagnosis(_peers),

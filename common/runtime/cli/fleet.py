@@ -50,10 +50,11 @@ def _list(question: Question) -> int:
 def _row(edge: dict[str, Any]) -> dict[str, Any]:
     row = {name: edge[name] for name in _COLUMNS}
     cap, used = edge["cap_bytes"], edge["used_bytes"]
-    return row | {"disk": f"{used / cap:.0%}" if cap else "", "full_in": _span(edge["full_in_s"])}
+    return row | {"disk": f"{used / cap:.0%}" if cap else "", "full_in": span(edge["full_in_s"])}
 
 
-def _span(seconds: int | None) -> str:
+def span(seconds: int | None) -> str:
+    """A stretch of time for a column; empty for None."""
     if seconds is None:
         return ""
     if seconds >= 2 * 86400:

@@ -1,0 +1,1 @@
+"""`top`: a service, or the fleet, as it changes."""
