@@ -12,6 +12,7 @@ from cloud_service.settings import PREFIX, CloudSettings
 from common.runtime.cli import main as cli
 from common.runtime.cli.append import APPEND
 from common.runtime.cli.commands import ASKING, ORIGINS, PARKED
+from common.runtime.cli.contexts import context_commands
 from common.runtime.cli.diagnosis import diagnosis
 from common.runtime.cli.entities import ENTITIES, TRANSFERS
 from common.runtime.cli.filters import FILTERS
@@ -62,6 +63,7 @@ CLOUD = cli.Program(
         *TOP_FLEET,
         *LOG_LEVEL,
         APPEND,
+        *context_commands("cloud"),
         *diagnosis(_peers, {"fleet": "/v1/fleet?sort=lag&max=1000", "nodes": "/v1/nodes", "origins": "/v1/origins"}),
         *PARKED,
         *ORIGINS,

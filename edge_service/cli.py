@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from common.runtime.cli import main as cli
 from common.runtime.cli.append import APPEND
 from common.runtime.cli.commands import ASKING, PARKED
+from common.runtime.cli.contexts import context_commands
 from common.runtime.cli.diagnosis import diagnosis
 from common.runtime.cli.entities import ENTITIES
 from common.runtime.cli.identities import IDENTITIES
@@ -52,6 +53,7 @@ EDGE = cli.Program(
         *TOP,
         *LOG_LEVEL,
         APPEND,
+        *context_commands("edge"),
         *diagnosis(_peers),
         *PARKED,
         *POLICY,

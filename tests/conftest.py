@@ -4,6 +4,7 @@ Async tests are trio's (`trio_mode`). Ask for `autojump_clock` (from pytest-trio
 sleeping then costs nothing. Never with sockets, threads or processes, whose time the mock clock cannot know.
 """
 
+import os
 import socket
 from collections.abc import Iterator
 
@@ -12,6 +13,9 @@ from hypothesis import settings
 
 from examples.support.postgres import Databases, PostgresServer, PostgresUnavailable, postgres_server
 from tests.support.postgres import postgres_for_tests
+
+# Contexts of whoever runs the tests are none of theirs.
+os.environ["XDG_CONFIG_HOME"] = "/nonexistent"
 
 # The same examples in every run: a change is judged by what it changes, not by luck. No deadline: machines are shared.
 # A search for new cases is `make test ARGS=--hypothesis-profile=default`.

@@ -47,7 +47,8 @@ def _no_arguments(_: ArgumentParser) -> None:
 class Command:
     """A command of one or two words. `run` returns the exit status and raises `BackhaulError`.
 
-    With `needs_settings` the settings must be whole; else stand-ins are taken for those that have no default.
+    With `needs_settings` the settings must be whole, and are this machine's; else stand-ins are taken for those that have
+    no default, and with `in_context` a context may say where the service is asked.
     """
 
     words: tuple[str, ...]
@@ -56,6 +57,7 @@ class Command:
     add_arguments: Callable[[ArgumentParser], None] = _no_arguments
     timeout_s: float = 30.0
     needs_settings: bool = False
+    in_context: bool = True
 
 
 def number(text: str) -> int:

@@ -23,6 +23,7 @@ from common.core.errors import BackhaulError, ConfigurationError
 from common.core.policy.rights import Right
 from common.runtime.cli.client import ServiceClient, WayIn
 from common.runtime.cli.commands import Command, Question
+from common.runtime.cli.contexts import ContextFile
 from common.runtime.cli.output import complain, json_line, say, table
 from common.runtime.settings.doors import read_token
 from common.runtime.settings.loading import Loaded, defaults_of, describe, fields_of, load
@@ -43,6 +44,7 @@ exit status: 0 done; 1 failed or refused; 2 wrong settings or usage. Errors go t
 and docs/errors.md has every code. Settings come from defaults < TOML file (--config) < environment < flags."""
 
 _GROUPS: Final = {
+    "context": "services that are asked from here, by name",
     "parked": "events that were set aside",
     "origins": "the edges whose journals are stored here",
     "nodes": "the nodes of this cloud",
@@ -116,6 +118,10 @@ def _dispatch(program: Program[S], words: Sequence[str], environ: Mapping[str, s
         say(program.migrate(load_from(flags).settings))
         return 0
     command: Command = args.command
+    if command.in_context and not command.needs_settings:
+        chosen = ContextFile(program.service, environ).settings(args.context)
+        variables = {f"{program.prefix}_{key.upper()}": value for key, value in chosen.items()}
+        load_from = partial(load_from, environ={**environ, **variables})
     loaded = load_from([*(() if command.needs_settings else program.stand_ins), *flags])
     settings = loaded.settings
     host, port = program.http_address(settings)
@@ -193,6 +199,8 @@ def _parser(program: Program[Any]) -> _Parser:
             level = groups[group[0]]
         added = _add(level, word, command.help_text)
         command.add_arguments(added)
+        if command.in_context and not command.needs_settings:
+            added.add_argument("--context", metavar="NAME", help="ask this service, as `context add` has kept it")
         added.set_defaults(command=command)
         _add_settings(added, program, are_shown=False)
     return parser
