@@ -12,7 +12,7 @@ N ?= 20
 SEEDS ?= 100
 WORKERS ?= 3
 
-.PHONY: help setup demo demo-drones test check bench crash sim images test-images newest advisories proto lock format clean
+.PHONY: help setup demo demo-drones test check bench crash sim images test-images manual newest advisories proto lock format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -50,6 +50,9 @@ images: ## build the container images
 
 test-images: images ## run the images and send events through them from outside
 	@containers/test.sh
+
+manual: setup ## man pages and completion scripts of the commands, in build/share
+	@$(BIN)/python .ci/manual.py $(ARGS)
 
 newest: ## border, carriers and codec on the newest versions that pyproject.toml allows (needs a package index)
 	@.ci/newest $(ARGS)

@@ -34,7 +34,8 @@ class _Words(argparse.ArgumentParser):
         raise BackhaulError("cli.usage", message, f"{self.prog} --help")
 
 
-def _parser() -> argparse.ArgumentParser:
+def logs_parser() -> argparse.ArgumentParser:
+    """The command `backhaul`."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = _Words(prog="backhaul", description="Tools beside the services.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"backhaul {VERSION}")
@@ -55,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     try:
-        return _logs(_parser().parse_args(words))
+        return _logs(logs_parser().parse_args(words))
     except BackhaulError as error:
         complain(error)
         return 2 if error.code == "cli.usage" else 1

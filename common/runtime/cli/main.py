@@ -98,7 +98,8 @@ def main(program: Program[S], words: Sequence[str], environ: Mapping[str, str]) 
 
 
 def _dispatch(program: Program[S], words: Sequence[str], environ: Mapping[str, str]) -> int:
-    args, unknown = _parser(program).parse_known_args(words)
+    parser = parser_of(program)
+    args, unknown = parser.parse_known_args(words)
     if unknown and not unknown[0].startswith("-"):
         raise _usage(f"{unknown[0]!r} is one argument too many", program.name)
     flags = [*(getattr(args, _FLAGS, None) or ()), *unknown]
@@ -116,6 +117,9 @@ def _dispatch(program: Program[S], words: Sequence[str], environ: Mapping[str, s
         return _check_config(loaded, as_json=args.json)
     if args.command == "migrate" and program.migrate is not None:
         say(program.migrate(load_from(flags).settings))
+        return 0
+    if args.command == "completion":
+        say(_completion(parser, args.shell))
         return 0
     command: Command = args.command
     if command.in_context and not command.needs_settings:
@@ -137,6 +141,19 @@ def _way_in(settings: ServiceSettings, http: Address, right: Right) -> WayIn | N
     if door is None and file is None:
         return None
     return WayIn(door or http, read_token(file) if file else "")
+
+
+def _completion(parser: argparse.ArgumentParser, shell: str) -> str:
+    try:
+        import shtab  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise BackhaulError(
+            "cli.extra_missing",
+            "completion scripts are made by shtab, which is not installed",
+            "pip install 'backhaul[cli]'",
+        ) from None
+    script: str = shtab.complete(parser, shell)
+    return script
 
 
 def _check_config(loaded: Loaded[S], *, as_json: bool) -> int:
@@ -162,7 +179,8 @@ def _usage(message: str, prog: str) -> BackhaulError:
     return BackhaulError("cli.usage", message, f"{prog} --help")
 
 
-def _parser(program: Program[Any]) -> _Parser:
+def parser_of(program: Program[Any]) -> argparse.ArgumentParser:
+    """All commands of a program, for parsing and for what is made of them: completion, manuals."""
     parser = _Parser(
         prog=program.name,
         description=program.about,
@@ -187,6 +205,10 @@ def _parser(program: Program[Any]) -> _Parser:
         described_whole.append(migrate)
     for described in described_whole:
         _add_settings(described, program, are_shown=True)
+
+    completion = _add(commands, "completion", "print a script that completes commands and flags in a shell")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="for example: source <(… completion bash)")
+    completion.set_defaults(command="completion")
 
     groups: dict[str, argparse._SubParsersAction[_Parser]] = {}
     for command in program.commands:

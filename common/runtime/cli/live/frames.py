@@ -15,7 +15,7 @@ _TREND_WIDTH: Final = 20
 
 # Shown also while they are 0: a 0 is what an operator looks for.
 _ALWAYS: Final = frozenset(
-    {"journal.head", "link.sent", "link.acked", "lag.events", "lag.seconds", "lag.bytes_estimated"}
+    {"journal head", "link sent", "link acked", "lag events", "lag seconds", "lag bytes_estimated"}
 )
 
 Row = dict[str, object]
@@ -162,11 +162,11 @@ def _numbers(prefix: str, content: Mapping[str, Any]) -> Iterator[tuple[str, flo
         if isinstance(value, int | float):
             yield name, value
         elif isinstance(value, Mapping):
-            yield from _numbers(f"{name}.", value)
+            yield from _numbers(f"{name} ", value)
         elif isinstance(value, list):
             for one in value:
                 if isinstance(one, Mapping) and isinstance(label := one.get("name") or one.get("id"), str):
-                    yield from _numbers(f"{name}.{label}.", one)
+                    yield from _numbers(f"{name} {label} ", one)
 
 
 def _rate(per_s: float | None) -> str:

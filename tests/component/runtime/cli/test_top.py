@@ -80,11 +80,11 @@ def test_one_edge_and_a_service_show_their_figures() -> None:
     frame = service_frame(status, Courses(), 1)
     figures = {row["figure"]: row["now"] for row in frame.rows}
     assert figures == {
-        "journal.head": 7,
-        "journal.used_bytes": 30,
-        "journal.cap_bytes": 100,
-        "link.for_s": 3.2,
-        "projections.latest.lag_events": 12,
+        "journal head": 7,
+        "journal used_bytes": 30,
+        "journal cap_bytes": 100,
+        "link for_s": 3.2,
+        "projections latest lag_events": 12,
     }
     assert frame.title == "edge e1, link offline for 3 s"
     assert frame.notes == [
