@@ -45,8 +45,33 @@ class Complaint:
 
 
 @dataclass(slots=True)
+class JournalSize:
+    """What a journal holds, in bytes, and when it held least; ``cap`` is 0 where there is none."""
+
+    used: int = 0
+    cap: int = 0
+    at_us: int = 0
+    least: int = 0
+    least_us: int = 0
+
+    def heard(self, at_us: int, used: int, cap: int) -> None:
+        """A summary's figures. Growth is measured from the least: a write-ahead log comes and goes above it."""
+        if not self.at_us or used < self.least:
+            self.least, self.least_us = used, at_us
+        self.used, self.cap, self.at_us = used, cap, at_us
+
+    @property
+    def full_in_s(self) -> float | None:
+        """Seconds until the cap is reached as it has grown; None where it does not grow or has none."""
+        grown, took_us = self.used - self.least, self.at_us - self.least_us
+        if not self.cap or grown <= 0 or took_us <= 0:
+            return None
+        return max(0, self.cap - self.used) / (grown / (took_us / 1e6))
+
+
+@dataclass(slots=True)
 class ServiceStory:
-    """A service's lives."""
+    """A service's lives, its journal's size, and for a node the ranges of projections that it runs: of how many."""
 
     service: str
     instance: str
@@ -56,6 +81,8 @@ class ServiceStory:
     lives: int = 0
     kills: int = 0
     has_ended: bool = True
+    journal: JournalSize = field(default_factory=JournalSize)
+    ranges: tuple[int, int] | None = None
 
 
 class LogStory:
@@ -104,6 +131,11 @@ class LogStory:
             end = " ".join(part for part in (record.event, record.text("code"), record.text("reason")) if part)
             notes.append(TimelineNote(record.at_us, record.instance, end))
             self._links_end(key, record.at_us, "", record.event)
+            found.ranges = None
+        elif record.event == "journal.summary":
+            found.journal.heard(record.at_us, record.count("used_bytes"), record.count("cap_bytes"))
+        elif record.event == "projection.assigned":
+            found.ranges = (record.count("ranges"), record.count("of"))
         elif record.event == "service.ready" and record.service == "edge":
             self._link(record.instance, "").journal_opened(record.text("journal_id"), record.count("head"))
         found.last_us = record.at_us
@@ -116,6 +148,18 @@ class LogStory:
                 link.dialling.down(at_us, code, reason)
             elif link.serving.is_up and link.nodes and next(reversed(link.nodes)) == instance:
                 link.serving.down(at_us, code, reason)
+
+    def edges_of(self, service: ServiceStory) -> list[str]:
+        """The edges that are connected to a node, as far as the lines tell."""
+        return sorted(
+            link.name
+            for link in self.links.values()
+            if not link.subscription
+            and link.serving.is_up
+            and link.nodes
+            and next(reversed(link.nodes)) == service.instance
+            and service.service == "cloud"
+        )
 
     # -- links ----------------------------------------------------------------------------------------------------
 

@@ -78,6 +78,21 @@ def as_values(story: LogStory, advice: Advice) -> dict[str, Any]:
         "from": _time(story.first_us),
         "until": _time(story.last_us),
         "records": story.records,
+        "services": [
+            {
+                "service": service.service,
+                "instance": service.instance,
+                "is_running": not service.has_ended,
+                "starts": service.lives,
+                "kills": service.kills,
+                "ranges": service.ranges and service.ranges[0],
+                "edges": story.edges_of(service),
+                "used_bytes": service.journal.used,
+                "cap_bytes": service.journal.cap,
+                "full_in_s": service.journal.full_in_s,
+            }
+            for service in story.services.values()
+        ],
         "links": [
             {
                 "link": link_name(link),
@@ -121,6 +136,15 @@ def _service_lines(story: LogStory) -> Iterator[str]:
         state = "ended" if service.has_ended else "running"
         kills = f", {service.kills} without a last line" if service.kills else ""
         yield f"{service.service} {service.instance}: {state}, {_counted(service.lives, 'start', 'starts')} seen{kills}"
+        if service.ranges is not None:
+            edges = story.edges_of(service)
+            names = f": {', '.join(edges[:5])}{', …' if len(edges) > 5 else ''}" if edges else ""
+            ranges, of = service.ranges
+            yield f"  runs {ranges} of {of} ranges of projections; {_counted(len(edges), 'edge', 'edges')}{names}"
+        if service.journal.cap:
+            full_s = service.journal.full_in_s
+            when = "does not grow" if full_s is None else f"full in {duration(full_s)} at this rate"
+            yield f"  journal {service.journal.used / service.journal.cap:.0%} of {service.journal.cap:,} bytes, {when}"
 
 
 def _state(link: LinkStory) -> str:

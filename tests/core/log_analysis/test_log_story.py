@@ -142,6 +142,32 @@ def test_a_subscription_is_a_link_of_its_own(teller: Teller) -> None:
     assert (link["link"], link["lag_events"], link["state"]) == ("e1 ← orders", 4, "connected")
 
 
+def test_a_journal_that_grows_is_said_to_be_full_at_a_time(teller: Teller) -> None:
+    teller.edge("service.ready")
+    for used in (500, 100, 300, 500):  # retention has freed room in between
+        teller.edge("journal.summary", used_bytes=used, cap_bytes=1000)
+    (told,) = as_values(teller.story, NOTHING)["services"]
+    assert (told["used_bytes"], told["cap_bytes"], told["full_in_s"]) == (500, 1000, 2.5)
+    assert "journal 50% of 1,000 bytes, full in 2.5 s at this rate" in report(teller.story, NOTHING)
+    teller.edge("journal.summary", used_bytes=400, cap_bytes=1000)
+    assert "40% of 1,000 bytes, full in 6.0 s at this rate" in report(teller.story, NOTHING)
+    teller.edge("journal.summary", used_bytes=90, cap_bytes=1000)
+    assert "9% of 1,000 bytes, does not grow" in report(teller.story, NOTHING)
+
+
+def test_a_node_runs_what_its_last_assignment_and_its_links_say(teller: Teller) -> None:
+    for node, ranges in (("n1", 4), ("n2", 2), ("n1", 2)):
+        teller.line("cloud", node, "projection.assigned", {"ranges": ranges, "of": 4})
+    teller.cloud("push.connected", node="n1", session=1)
+    teller.cloud("push.connected", node="n2", session=2)
+    services = {one["instance"]: one for one in as_values(teller.story, NOTHING)["services"]}
+    assert [(services[node]["ranges"], services[node]["edges"]) for node in ("n1", "n2")] == [(2, []), (2, ["e1"])]
+    assert "runs 2 of 4 ranges of projections; 1 edge: e1" in report(teller.story, NOTHING)
+    teller.line("cloud", "n2", "service.stopped", {})
+    services = {one["instance"]: one for one in as_values(teller.story, NOTHING)["services"]}
+    assert (services["n2"]["ranges"], services["n2"]["edges"]) == (None, [])
+
+
 def test_no_lines_are_an_answer() -> None:
     assert "no log lines" in report(LogStory(), NOTHING)
 

@@ -81,6 +81,7 @@ def test_each_part_of_what_is_missing_is_counted_as_it_is(stage: Stage, relays: 
     other.append(2, entity="e2/mine")
     cloud.until("/v1/fleet/e2", lambda body: body["stored"] == 2)
     other.append(3, entity="e3/not-mine")
+    other.until("/status", lambda body: body["link"]["acked"] == 5)  # else all seven are one batch, and refused
     other.append(4, entity="e3/blocked")
     cloud.until("/v1/fleet/e2", lambda body: body["lag_events"] == 4 and body["stored"] == 5)
     assert parts(cloud, "e2") | {"underway": 0} == {
