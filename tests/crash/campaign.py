@@ -62,7 +62,7 @@ _LEVEL_TIMEOUT_S: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to do: ``rounds`` through all fail points, then ``kills`` at random moments.
+    """What to do: ``rounds`` through all fail points, then ``kills`` at random moments, the first of the kinds ``begin_with``.
 
     A brief campaign visits the points of edge and cloud side by side and does not wait for a recovery between them.
     """
@@ -73,6 +73,7 @@ class Plan:
     kills: int
     seed: int
     is_brief: bool = False
+    begin_with: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -160,7 +161,7 @@ class _Campaign:
             for node in stage.nodes[1:]:
                 await node.start()
                 self._running.append(node)
-            await self._killer.at_random(self._plan.kills)
+            await self._killer.at_random(self._plan.kills, begin_with=self._plan.begin_with)
             for service in stage.services:
                 await service.until_ready()  # the feeders' last requests want an edge
             stop.set()
@@ -181,7 +182,9 @@ class _Campaign:
 
     async def _be_born(self, service: ServiceProcess, steps: int) -> None:
         # SQLite keeps each step that was done: every life does one and dies in the next. PostgreSQL does all or none.
-        passes = [1, *([2] * (steps - 1))] if self._is_file(service) else range(1, steps + 1)
+        passes = [1, *([2] * (steps - 1))] if self._is_file(service) else [*range(1, steps + 1)]
+        if self._plan.is_brief and steps > 2:  # the first step, the second, the last
+            passes = [1, 2, steps - 1] if self._is_file(service) else [1, steps]
         await self._killer.die_along(service, [f"{MIGRATION}:{step}" for step in passes])
         await service.until_ready()
 

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import trio
 
+from common.core.events.deleted import DELETED_TYPE
 from examples.support.http_client import Answer, HttpClient, Unanswered
 from tests.crash.failure import CrashFailure
 from tests.crash.orders import ENTITY_TYPE, HOME, LATE, SITES
@@ -39,6 +40,8 @@ class Row(NamedTuple):
     payload: object
     leaving: bool
     replaces: bool
+    deleted: bool = False
+    """No event: the payload says what the source had deleted before it came."""
 
 
 class Consumer:
@@ -163,4 +166,5 @@ def _row(event: Mapping[str, Any]) -> Row:
         event["payload"],
         event["leaving"],
         event["replaces"],
+        event["event_type"] == DELETED_TYPE,
     )

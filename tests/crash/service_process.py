@@ -14,7 +14,9 @@ from typing import Final
 import trio
 
 from examples.support.processes import Program, Programs, log_fields, service_variables
+from tests.crash import stepped_clock
 from tests.crash.failure import CrashFailure
+from tests.crash.stepped_clock import ClockFile
 
 _READY_TIMEOUT_S: Final = 45.0
 _STOP_TIMEOUT_S: Final = 15.0
@@ -25,7 +27,7 @@ _DATABASE_AWAY: Final = "postgres.unreachable"
 
 
 class ServiceProcess:
-    """Settings, name and log stay; the process changes."""
+    """Settings, name, log and wall clock stay; the process changes."""
 
     def __init__(self, programs: Programs, name: str, module: str, settings: Mapping[str, object], log: Path) -> None:
         self.name = name
@@ -34,6 +36,7 @@ class ServiceProcess:
         self._module = module
         self._settings = settings
         self._log = log
+        self.clock = ClockFile(log.with_suffix(".clock"))
         self._program: Program | None = None
 
     async def start(self, fail_point: str = "") -> None:
@@ -41,7 +44,10 @@ class ServiceProcess:
         variables = service_variables(self._module, self._settings)
         if fail_point:
             variables["BACKHAUL_FAIL_POINT"] = fail_point
-        self._program = await self._programs.start(self.name, self._module, "run", variables=variables, log=self._log)
+        variables[stepped_clock.VARIABLE] = self.clock.path
+        self._program = await self._programs.start(
+            self.name, stepped_clock.__name__, self._module, "run", variables=variables, log=self._log
+        )
 
     async def until_ready(self) -> None:
         """Raises CrashFailure when it is not in time, or ends instead."""

@@ -1,4 +1,4 @@
-"""Who takes part: one edge, one or two cloud nodes over one database, PostgreSQL itself. Started, asked, ended by id.
+"""Who takes part: one edge, one or two cloud nodes over one database, PostgreSQL with a standby. Started, asked, ended by id.
 
 The cloud's nodes keep their ports through every life; two of them stand behind a relay that takes turns. Times are
 short, so that a campaign sees many recoveries: leases of a second, backoff of at most half a second, retention that
@@ -20,11 +20,12 @@ from typing import Any, Final
 import trio
 
 from examples.support.http_client import HttpClient, Unanswered
-from examples.support.postgres import PostgresServer, postgres_server
+from examples.support.postgres import PostgresServer
 from examples.support.processes import open_programs
 from examples.support.relay import Relay
 from tests.crash.failure import CrashFailure
 from tests.crash.service_process import ServiceProcess
+from tests.support.replication import Address, ReplicatedPair, replicated_pair
 
 EDGE_ID: Final = "e1"
 PREFIX: Final = f"{EDGE_ID}/"
@@ -61,7 +62,8 @@ class Stage:
     nodes: list[ServiceProcess]
     edge_journal: str
     cloud_journal: str
-    postgres: PostgresServer | None
+    databases: ReplicatedPair | None
+    address: Address | None
     more_edges: list[ServiceProcess] = field(default_factory=list)
     clients: dict[str, HttpClient] = field(default_factory=dict)
 
@@ -69,6 +71,11 @@ class Stage:
     def services(self) -> list[ServiceProcess]:
         """The edges and the nodes."""
         return [*self.edges, *self.nodes]
+
+    @property
+    def postgres(self) -> PostgresServer | None:
+        """The server that may be written now; None where the cloud has a file."""
+        return self.databases.primary if self.databases else None
 
     @property
     def edges(self) -> list[ServiceProcess]:
@@ -157,11 +164,14 @@ async def open_stage(
         if nodes > 1:
             address = await nursery.start(Relay([("127.0.0.1", port) for port in ports]).run)
         with contextlib.ExitStack() as held:
-            server, cloud_journal = None, str(directory / "cloud.db")
+            databases, database_address, cloud_journal = None, None, str(directory / "cloud.db")
             if storage == "postgres":
-                server = held.enter_context(postgres_server(directory / "postgres"))
-                server.require_durable()
-                cloud_journal = server.create()
+                databases = held.enter_context(replicated_pair(directory / "postgres"))
+                databases.restore(synchronous=True)
+                databases.primary.require_durable()
+                database_address = Address(databases.primary)
+                await nursery.start(database_address.run)
+                cloud_journal = database_address.url(databases.primary.create())
             homes = [directory / f"edge{number if number > 1 else ''}.db" for number in range(1, len(edges) + 1)]
             first, *others = (
                 ServiceProcess(
@@ -195,7 +205,8 @@ async def open_stage(
                 ],
                 str(homes[0]),
                 cloud_journal,
-                server,
+                databases,
+                database_address,
                 others,
             )
             try:

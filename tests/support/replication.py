@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -74,10 +75,11 @@ class ReplicatedPair:
 
 
 @contextmanager
-def replicated_pair() -> Iterator[ReplicatedPair]:
-    """Both servers, running. Raises `PostgresUnavailable`."""
-    with postgres_server(settings=_SETTINGS) as primary:
-        with postgres_server(settings=_SETTINGS, primary=primary) as standby:
+def replicated_pair(directory: Path | None = None) -> Iterator[ReplicatedPair]:
+    """Both servers, running, in ``directory`` (kept) or in temporary ones. Raises `PostgresUnavailable`."""
+    first, second = (directory / name if directory else None for name in ("one", "two"))
+    with postgres_server(first, settings=_SETTINGS) as primary:
+        with postgres_server(second, settings=_SETTINGS, primary=primary) as standby:
             yield ReplicatedPair(primary, standby)
 
 

@@ -31,6 +31,7 @@ def examine_inbox(
     by_entity: dict[str, list[Order]] = defaultdict(list)
     for order in orders:
         by_entity[order.entity_id].append(order)
+    marks, rows = [row for row in rows if row.deleted], [row for row in rows if not row.deleted]
     got: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         got[row.entity_id].append(row)
@@ -38,6 +39,7 @@ def examine_inbox(
     problems = [*_complaints("are not as in the log", _invented(by_entity, rows))]
     problems += _complaints("were never wanted", _unwanted(by_entity, rows, ever))
     problems += _complaints("are not in their entity's order", _disordered(got))
+    problems += _complaints("were said to be deleted and are not", _kept(marks, got, deleted_to))
     problems += _complaints("came after a hole", _holes(got))
     problems += _complaints("did not come", _unfinished(by_entity, got, wanted[-1]))
     if not from_snapshots:
@@ -55,6 +57,16 @@ def _invented(log: Mapping[str, Sequence[Order]], rows: Iterable[Row]) -> Iterab
         # A snapshot may be of an event that was deleted: its position is not known then.
         if not is_same or (not row.replaces and order is not None and row.position != order.position):
             yield f"{row} instead of {order}"
+
+
+def _kept(marks: Iterable[Row], got: Mapping[str, Sequence[Row]], deleted_to: Mapping[str, int]) -> Iterable[str]:
+    for mark in marks:
+        stated = mark.payload
+        assert isinstance(stated, Mapping)
+        numbers = range(stated["from_seq_nr"], stated["to_seq_nr"] + 1)
+        came = any(row.seq_nr in numbers for row in got.get(mark.entity_id, ()) if row.id < mark.id)
+        if came or mark.seq_nr != numbers[-1] or mark.seq_nr > deleted_to.get(mark.entity_id, 0):
+            yield f"{mark.entity_id}:{numbers[0]}-{numbers[-1]}"
 
 
 def _unwanted(log: Mapping[str, Sequence[Order]], rows: Iterable[Row], ever: frozenset[str]) -> Iterable[str]:

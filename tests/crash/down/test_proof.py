@@ -76,3 +76,13 @@ def test_a_snapshot_stands_for_what_it_replaces_and_retention_excuses_what_it_re
     assert examine_inbox(LOG, without(2, 5), WANTED, {"mover0": 2}) == []
     assert examine_inbox(LOG, without(2, 5), WANTED, {"mover0": 1}) != []
     assert examine_inbox(LOG, without(2, 5), WANTED, {}, from_snapshots=True) == []
+
+
+def test_a_row_for_what_was_deleted_must_be_true() -> None:
+    def found(first: int, last: int, deleted_to: int, came: list[Row]) -> list[str]:
+        mark = Row(9, "mover0", last, 0, (), {"from_seq_nr": first, "to_seq_nr": last}, False, False, deleted=True)
+        return examine_inbox(LOG, [*came, mark], WANTED, {"mover0": deleted_to})
+
+    assert found(1, 2, 2, without(2, 5)) == []
+    assert "were said to be deleted and are not: mover0:1-2" in found(1, 2, 1, without(2, 5))[0]
+    assert "were said to be deleted and are not: mover0:1-2" in found(1, 2, 2, rows())[0]
