@@ -32,6 +32,7 @@ import edge_service.service
 from cloud_service.settings import CloudSettings
 from common.core.addresses import Address, PeerAddress
 from common.core.errors import BackhaulError, ConfigurationError
+from common.core.journal.statement import check_portable
 from common.core.journal.url import JournalUrl
 from common.entity.definition import EventSourced
 from common.entity.durable_state import DurableState
@@ -373,7 +374,15 @@ def _with_settings(settings: T, given: Mapping[str, object]) -> T:
 
 
 def _checked(app: App | None) -> Application:
-    return NO_APPLICATION if app is None else check_application(app, "the application under test")
+    if app is None:
+        return NO_APPLICATION
+    application = check_application(app, "the application under test")
+    check_portable(app.migrations)
+    for handler in [*app.projections, *(follow.handler for follow in app.follows)]:
+        check_portable([*handler.migrations, handler.reset])
+    for definition in application.states.values():
+        check_portable([*definition.migrations, *definition.state.migrations])
+    return application
 
 
 @asynccontextmanager
@@ -392,6 +401,7 @@ async def open_world(
 
     Raises:
         ConfigurationError: what a service would refuse to start with.
+        BackhaulError: ``projection.not_portable``: an application has definitions that SQLite or PostgreSQL lacks.
     """
     edge_application, cloud_application = _checked(edge_app), _checked(cloud_app)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from common.core.errors import ConfigurationError
+from common.core.errors import BackhaulError, ConfigurationError
 from common.core.events.types import EventTypes
 from common.core.journal.statement import Statement
 from common.entity.decisions import Accepted, Rejected
@@ -231,3 +231,34 @@ class TestSettings:
             async with open_world(edge_settings=given):
                 pass
         assert refused.value.code == code
+
+
+SERIAL = [["CREATE TABLE t (id SERIAL PRIMARY KEY, at TIMESTAMPTZ)"]]
+
+
+class Numbered(DurableState[Note]):
+    entity_type = "Numbered"
+    migrations: ClassVar[Sequence[Sequence[str]]] = SERIAL
+
+
+@pytest.mark.parametrize("side", ["edge_app", "cloud_app"])
+@pytest.mark.parametrize(
+    "app",
+    [
+        App(projections=[Handler("p", SERIAL, each=lambda event: None)]),
+        App(projections=[Handler("p", each=lambda event: None, reset=["INSERT OR REPLACE INTO t VALUES (1)"])]),
+        App(
+            follows=[
+                Follow(stream="orders", source="elsewhere:7443", handler=Handler("p", SERIAL, each=lambda event: None))
+            ]
+        ),
+        App(migrations=SERIAL),
+        App(states=[Numbered]),
+    ],
+    ids=["projection", "reset", "follow", "application", "state"],
+)
+async def test_definitions_that_one_database_lacks_are_refused_wherever_they_stand(side: str, app: App) -> None:
+    with pytest.raises(BackhaulError) as refused:
+        async with open_world(**{side: app}):  # type: ignore[arg-type]
+            pass
+    assert refused.value.code == "projection.not_portable"
