@@ -17,7 +17,7 @@ from common import border
 from common.runtime.logs.fields import leaf_errors
 from examples.support.postgres import PostgresUnavailable
 from examples.support.processes import ProcessFailure
-from tests.bench import nodes, projections
+from tests.bench import nodes, policy, projections
 from tests.bench.down import behind, fan_out, filters, firehose, idle, stopped
 from tests.bench.down import latency as down_latency
 from tests.bench.entity import entities
@@ -43,6 +43,7 @@ BENCHMARKS: dict[str, Callable[[Place], Awaitable[list[Table]]]] = {
     "idle": idle.run,
     "stopped": stopped.run,
     "down-latency": down_latency.run,
+    "policy": policy.run,
     "peers": peers.run,
 }
 

@@ -8,7 +8,7 @@ carry everything, so the processor time of each side is shown too.
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,13 +66,27 @@ async def _head(url: str) -> AsyncIterator[_Head]:
         connection.terminate()
 
 
-async def drain(place: Place, journals: dict[str, Path], each: int, projections: str) -> Drained:
-    """Drain copies of the edges' files into a new database."""
+async def drain(
+    place: Place,
+    journals: dict[str, Path],
+    each: int,
+    projections: str,
+    *,
+    settings: Mapping[str, object] | None = None,
+    ready: Callable[[str], Awaitable[None]] | None = None,
+) -> Drained:
+    """Drain copies of the edges' files into a new database; ``ready`` is given its URL before the edges start."""
     total = each * len(journals)
     folder = place.fresh_folder("drain")
     with place.postgres.fresh() as url:
-        async with cloud(url, {"projections": projections}) as node, _head(url) as head, AsyncExitStack() as stack:
+        async with (
+            cloud(url, {"projections": projections, **(settings or {})}) as node,
+            _head(url) as head,
+            AsyncExitStack() as stack,
+        ):
             port = (await node.event("service.ready"))["grpc_port"]
+            if ready:
+                await ready(url)
             for name, journal in journals.items():
                 shutil.copy(journal, folder / f"{name}.db")
             node_cpu_s = cpu_s(node)
