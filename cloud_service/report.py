@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from heapq import nlargest
+from heapq import nlargest, nsmallest
 from typing import Any
 
 import structlog
@@ -140,9 +140,17 @@ class CloudReport:
         metrics.counters("edge_ends_total", "Streams of edges that ended.", "code", endpoint.ends.read)
         for name, help_text, read in (
             ("edge_lag_events", "Events not stored yet, of the connected edges that are furthest behind.", _lag),
+            ("edge_lag_bytes", "Bytes of these events, as the edge estimates them.", _lag_bytes),
+            ("edge_lag_seconds", "Age of the oldest of these events, as the edge says.", _lag_s),
             ("edge_clock_skew_seconds", "Their clock minus ours, of the same edges.", _skew),
         ):
             metrics.gauges(name, help_text, "edge", partial(self._furthest_behind, read))
+        metrics.gauges(
+            "edge_certificate_days",
+            "Days until certificates of connected edges run out, those that do first.",
+            "edge",
+            self._soonest_certificates,
+        )
         metrics.gauge(
             "journal_deleted_through",
             "Highest position that retention removed.",
@@ -158,6 +166,20 @@ class CloudReport:
         """At most `metrics_edges`; an edge that has caught up, or is gone, leaves the list."""
         behind = nlargest(self._metrics_edges, self._endpoint.streams, key=_lag)
         return {stream.origin_id: read(stream) for stream in behind if _lag(stream)}
+
+    def _soonest_certificates(self) -> dict[str, float]:
+        """At most `metrics_edges`, of edges that say when theirs runs out."""
+        ends = {one.origin_id: one.health.certificate_expires_us for one in self._endpoint.streams if one.health}
+        soonest = nsmallest(self._metrics_edges, ((us, name) for name, us in ends.items() if us))
+        return {name: (us - self._now_us()) / 86_400e6 for us, name in soonest}
+
+
+def _lag_bytes(stream: OriginStream) -> float:
+    return stream.health.lag_bytes if stream.health else 0
+
+
+def _lag_s(stream: OriginStream) -> float:
+    return stream.health.lag_us / 1e6 if stream.health else 0.0
 
 
 def _lag(stream: OriginStream) -> int:

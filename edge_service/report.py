@@ -45,6 +45,7 @@ class EdgeReport:
         version: str,
         cap_bytes: int | None,
         volume_free: Callable[[], int | None],
+        certificate_expires_us: Callable[[], int],
         now_us: Callable[[], int],
     ) -> None:
         self._journal = journal
@@ -55,6 +56,7 @@ class EdgeReport:
         self._version = version
         self._cap_bytes = cap_bytes
         self._volume_free = volume_free
+        self._certificate_expires_us = certificate_expires_us
         self._now_us = now_us
         self._stats: JournalStats | None = None
         self._lag_s = 0.0
@@ -132,6 +134,7 @@ class EdgeReport:
             self._cap_bytes or 0,
             self._volume_free() or 0,
             self._version,
+            self._certificate_expires_us(),
         )
 
     async def summarise(self, interval_s: float) -> None:

@@ -184,6 +184,7 @@ class _Edge:
             version=VERSION,
             cap_bytes=cap_bytes,
             volume_free=partial(environment.volume_free_bytes, settings.journal),
+            certificate_expires_us=lambda: self._trust.own_expires_us,
             now_us=environment.now_us,
         )
         self.watch = JournalWatch(journal, commit)

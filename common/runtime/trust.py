@@ -133,6 +133,11 @@ class TrustKeeper:
             "blocked": len(self._trust.blocked),
         }
 
+    @property
+    def own_expires_us(self) -> int:
+        """When the own certificate runs out, in UTC microseconds; 0 where there is none."""
+        return round(self._own_expires_s * 1e6)
+
     def register(self, metrics: MetricsRegistry) -> None:
         """Offer the days to Prometheus."""
         metrics.gauge(

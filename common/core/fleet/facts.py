@@ -28,7 +28,7 @@ class EdgeFacts:
 
     ``gone`` counts positions of journals that were replaced before they were stored to their end, as
     ``[journal id, first, last]``; ``past`` counts what earlier journals and branches have in the cloud. ``rate_since_…``
-    is from where the growth of ``used_bytes`` is measured.
+    is from where the growth of ``used_bytes`` is measured, ``certificate_us`` when the edge's certificate runs out.
     """
 
     state: str = OFFLINE
@@ -49,6 +49,7 @@ class EdgeFacts:
     used_bytes: int = 0
     cap_bytes: int = 0
     free_bytes: int = 0
+    certificate_us: int = 0
     rate_since_us: int = 0
     rate_since_bytes: int = 0
     gone: tuple[tuple[str, int, int], ...] = ()
@@ -147,6 +148,7 @@ def looked_at(known: EdgeFacts, look: StreamLook, now_us: int) -> EdgeFacts:
         used_bytes=health.used_bytes,
         cap_bytes=health.cap_bytes,
         free_bytes=health.free_bytes,
+        certificate_us=health.certificate_expires_us,
     )
     age_us = now_us - known.rate_since_us
     if not known.rate_since_us or health.used_bytes < known.rate_since_bytes or age_us > 2 * _RATE_WINDOW_US:

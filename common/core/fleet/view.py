@@ -9,6 +9,7 @@ from typing import Any, Final
 from common.core.fleet.facts import CONNECTED, EdgeFacts, full_in_s
 
 NODE_SILENT_US: Final = 30 * 1_000_000
+_DAY_US: Final = 86_400 * 1_000_000
 NODE_LOST: Final = "node_lost"
 SORTS: Final = ("id", "lag", "since", "progress", "full")
 
@@ -54,6 +55,7 @@ def shown(edge: SeenEdge, nodes: Mapping[str, int], now_us: int) -> dict[str, An
         "used_bytes": facts.used_bytes,
         "cap_bytes": facts.cap_bytes,
         "free_bytes": facts.free_bytes,
+        "certificate_days": round((facts.certificate_us - now_us) / _DAY_US, 1) if facts.certificate_us else None,
         "full_in_s": None if full_s is None else round(full_s),
         "as_of_us": edge.at_us,
     }

@@ -11,7 +11,19 @@ from common.runtime.cli.client import path_segment
 from common.runtime.cli.commands import Command, Question, json_flag, number, show
 from common.runtime.cli.output import fields, say, table
 
-_COLUMNS: Final = ("id", "state", "node", "since_us", "lag_events", "lag_s", "last_end_code", "connects", "version")
+_COLUMNS: Final = (
+    "id",
+    "state",
+    "node",
+    "since_us",
+    "lag_events",
+    "lag_s",
+    "last_end_code",
+    "connects",
+    "version",
+    "clock_skew_s",
+    "certificate_days",
+)
 
 
 def _arguments(parser: ArgumentParser) -> None:
@@ -48,7 +60,7 @@ def _list(question: Question) -> int:
 
 
 def _row(edge: dict[str, Any]) -> dict[str, Any]:
-    row = {name: edge[name] for name in _COLUMNS}
+    row = {name: edge.get(name) for name in _COLUMNS}
     cap, used = edge["cap_bytes"], edge["used_bytes"]
     return row | {"disk": f"{used / cap:.0%}" if cap else "", "full_in": span(edge["full_in_s"])}
 

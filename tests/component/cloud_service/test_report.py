@@ -7,6 +7,7 @@ from typing import Any
 
 from cloud_service.report import CloudReport
 from common.core.flow.measures import CodeCounts
+from common.core.flow.messages import EdgeHealth
 from common.runtime.metrics import MetricsRegistry
 from common.transport.push.endpoint_stream import OriginStream
 
@@ -16,6 +17,10 @@ def stream(name: str, behind: int) -> OriginStream:
 
 
 def edges_of(streams: list[OriginStream], most: int) -> list[str]:
+    return sorted(metrics_of(streams, most)["edge_lag_events"]())
+
+
+def metrics_of(streams: list[OriginStream], most: int) -> dict[str, Any]:
     unused: Any = SimpleNamespace()
     endpoint: Any = SimpleNamespace(streams=streams, ends=CodeCounts(), parked=CodeCounts())
     report = CloudReport(unused, unused, endpoint, node="n", version="1", now_us=lambda: 0, metrics_edges=most)
@@ -23,7 +28,19 @@ def edges_of(streams: list[OriginStream], most: int) -> list[str]:
     added: dict[str, Any] = {}
     families.gauges = lambda name, text, label, read: added.__setitem__(name, read)
     report.register(families)
-    return sorted(added["edge_lag_events"]())
+    return added
+
+
+def test_edges_say_their_lag_and_when_their_certificates_run_out() -> None:
+    day_us = 86_400 * 1_000_000
+    streams = [stream(f"e{number}", number % 2) for number in range(10)]
+    for number, one in enumerate(streams[:8]):
+        one.health = EdgeHealth(lag_us=2_500_000, lag_bytes=70, certificate_expires_us=(10 - number) * day_us)
+    found = metrics_of(streams, 3)
+    assert found["edge_certificate_days"]() == {"e7": 3.0, "e6": 4.0, "e5": 5.0}
+    assert (found["edge_lag_bytes"]()["e1"], found["edge_lag_seconds"]()["e1"]) == (70, 2.5)
+    assert metrics_of([stream("e1", 1)], 3)["edge_lag_seconds"]() == {"e1": 0.0}
+    assert metrics_of([stream("e1", 1)], 3)["edge_certificate_days"]() == {}
 
 
 def test_the_edges_furthest_behind_have_series_and_no_others() -> None:

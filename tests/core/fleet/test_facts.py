@@ -23,6 +23,7 @@ from common.core.fleet.facts import (
     summary_due,
     to_json,
 )
+from common.core.fleet.view import SeenEdge, shown
 from common.core.flow.messages import EdgeHealth
 
 SECOND = 1_000_000
@@ -86,6 +87,14 @@ def test_a_journal_that_grows_is_full_at_the_rate_of_its_growth() -> None:
     assert full_in_s(later, 1_100 * SECOND) == pytest.approx(800)
     assert full_in_s(at(1_100, 2_000, first, free=500), 1_100 * SECOND) == pytest.approx(50)
     assert full_in_s(at(1_100, 900, first), 1_200 * SECOND) is None, "it shrinks"
+
+
+def test_what_an_edge_says_of_its_certificate_is_shown_in_days() -> None:
+    health = EdgeHealth(version="1", certificate_expires_us=30 * 24 * HOUR)
+    facts = looked_at(EdgeFacts(), replace(LOOK, health=health), 1)
+    assert from_json(to_json(facts)).certificate_us == 30 * 24 * HOUR
+    assert shown(SeenEdge("e1", "n1", 0, facts), {}, 12 * HOUR)["certificate_days"] == 29.5
+    assert shown(SeenEdge("e1", "n1", 0, EdgeFacts()), {}, 12 * HOUR)["certificate_days"] is None
 
 
 def test_a_lag_that_is_over_has_no_age() -> None:

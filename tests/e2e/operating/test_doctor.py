@@ -146,6 +146,10 @@ def test_a_running_edge_is_not_disturbed_and_tells_of_its_link(ward: Ward) -> No
         edge.append(1)
         edge.until("/status", lambda body: body["link"]["acked"] == 1)
         assert edge.get("/status")["link"]["session"] == 1
+        edge.append(1)
+        shown = ward.cloud.until("/v1/fleet/running", lambda body: body["certificate_days"] is not None)
+        assert 88 < shown["certificate_days"] < 91
+        assert 'backhaul_cloud_edge_certificate_days{edge="running"} ' in ward.cloud.text("/metrics")
 
 
 def test_a_clouds_database_is_looked_at(

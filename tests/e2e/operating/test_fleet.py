@@ -120,6 +120,35 @@ def test_each_part_of_what_is_missing_is_counted_as_it_is(stage: Stage, relays: 
     assert "events are lost" in ask(cloud, "fleet", "--losses")
 
 
+def test_what_a_restored_cloud_has_lost_and_an_edge_has_removed_is_trimmed(stage: Stage) -> None:
+    cloud = stage.cloud().start()
+    edge = quick(stage, "e1", cloud.address, keep_acked_s=0, retention_interval_s=0.05).start()
+    edge.append(5)
+    edge.until("/status", lambda body: body["link"]["acked"] == 5)
+    cloud.stop()
+    backup = {path: path.read_bytes() for path in cloud.folder.rglob("*.db*")}
+    cloud.start(grpc_port=cloud.grpc_port)
+    edge.append(4)
+    edge.until("/status", lambda body: body["link"]["acked"] == 9 and body["journal"]["first"] == 10)
+    cloud.kill()
+    for path in cloud.folder.rglob("*.db*"):
+        path.unlink()
+    for path, content in backup.items():
+        path.write_bytes(content)
+    cloud.start()
+    edge.append(1)
+    found = cloud.until("/v1/fleet/e1", lambda body: body["stored"] == 10 and body["parts"]["stored"] == 6)
+    assert found["parts"] == {
+        "stored": 6, "underway": 0, "parked": 0, "withheld": 0, "dropped": 0, "trimmed": 4, "discarded": 0, "gone": 0,
+    }  # fmt: skip
+    assert found["is_lost"] == "lost"
+    assert [(one["entity"], one["from_seq_nr"], one["to_seq_nr"], one["reason"]) for one in found["ranges"]] == [
+        ("Sensor|e1/temp1", 6, 9, "trimmed")
+    ]
+    assert cloud.get("/v1/fleet?losses=true")["losses"]["parts"] == found["parts"]
+    assert [event["seq_nr"] for event in cloud.get("/v1/events?after=0")["events"]] == [1, 2, 3, 4, 5, 6]
+
+
 def test_an_edge_is_shown_from_its_first_connection_over_cuts_and_nodes_that_die(stage: Stage, relays: Relays) -> None:
     cloud = stage.cloud().start()
     line = relays.open(cloud)
