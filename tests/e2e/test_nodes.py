@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from cloud_service.cli import CLOUD
+from common.runtime.cli import main as cli
 from tests.e2e.processes import Service, Stage
 
 RANGES = 8
@@ -92,4 +95,30 @@ def test_what_a_dead_node_had_runs_elsewhere_in_time(postgres_url: str, stage: S
         if end is signal.SIGSTOP:
             second.send(signal.SIGCONT)
             until_held(first, {"n1": RANGES, "n2": RANGES}, at_most_s=20)
+    assert_exact(first, sent[0])
+
+
+def test_an_operator_drains_a_node_by_command_and_lets_it_work_again(
+    postgres_url: str, stage: Stage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = node(stage, postgres_url, "n1"), node(stage, postgres_url, "n2")
+    until_held(first, {"n1": RANGES, "n2": RANGES}, at_most_s=30)
+    stage.edge("e1", cloud=f"{second.address},{first.address}").start()
+
+    def command(*words: str) -> str:
+        status = cli.main(CLOUD, ["nodes", *words, "--http-port", str(first.http_port)], {})
+        answer, error = capsys.readouterr()
+        assert status == 0, error
+        return answer
+
+    with load(first) as sent:
+        command("drain", "n2")
+        until_held(first, {"n1": ALL}, at_most_s=30)
+        states = {one["node"]: one["state"] for one in json.loads(command("list", "--json"))["nodes"]}
+        assert states == {"n1": "live", "n2": "drained"}
+        # Its edge is sent away as well, to the other address that it knows.
+        first.until("/status", lambda status: [one["id"] for one in status["edges"]] == ["e1"])
+        command("undrain", "n2")
+        until_held(first, {"n1": RANGES, "n2": RANGES}, at_most_s=30)
+    assert "n2" in command("list")
     assert_exact(first, sent[0])

@@ -244,7 +244,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         ),
     ),
     "nothing_left_behind": Mutation(
-        (32,), "NothingTwice", _patched(common.core.journal.history, "_left_behind", _leave_nothing_behind)
+        (171, 32), "NothingTwice", _patched(common.core.journal.history, "_left_behind", _leave_nothing_behind)
     ),
     "no_append_ids": Mutation(
         (592, 30, 79), "NothingTwice", _patched(common.journal.memory.log, "append_local", _append_without_id)

@@ -26,7 +26,8 @@ def sessions_of_node(*, notify: bool) -> int:
 class ServerSessions:
     """What the server allows and has open. A limit of -1 is none; ``reserved`` are kept for superusers and such.
 
-    ``nodes`` are those known to have this journal open; ``others`` counts all sessions that are not this journal's.
+    ``nodes`` are those known to have this journal open, by their sessions or as members; ``others`` counts all sessions
+    that are not this journal's.
     """
 
     max_connections: int

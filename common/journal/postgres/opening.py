@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import asyncpg
 
@@ -20,6 +20,8 @@ from common.journal.migrations import check_not_older, load_functions, load_migr
 from common.journal.postgres.connection import SCHEMA, SessionLimits
 
 _OLDEST_VERSION = 15
+# Any number that others do not use; the second key of a member's lock is the process id of its session.
+MEMBER_LOCK = 22254286
 # Any number will do that others do not use: "backhaul" by telephone keypad.
 _LOCK = "SELECT pg_advisory_xact_lock(22254285)"
 # A step may go through the whole log: a statement of it may take as long as that takes.
@@ -113,6 +115,13 @@ SELECT current_setting('max_connections')::integer AS max_connections,
        coalesce((SELECT max(n) FROM (SELECT count(*)::integer AS n FROM ours GROUP BY application_name) AS each), 0) AS nodes,
        (SELECT count(*)::integer FROM sessions) - (SELECT count(*)::integer FROM ours) - 1 AS others
 """
+# A row whose session is gone is of a process that has been killed: it may be this node before it was started again.
+_MEMBERS = """
+SELECT count(*)::integer FROM member WHERE member_left(member) > interval '0' AND lock_pid IN (
+    SELECT objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid::bigint = $1
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+)
+"""
 _WITH_SESSIONS = """
 WITH sessions AS (
     SELECT datname, application_name FROM pg_stat_activity WHERE backend_type = 'client backend'
@@ -124,8 +133,15 @@ WITH sessions AS (
 
 
 async def count_sessions(connection: asyncpg.Connection) -> ServerSessions:
-    """What the server allows, and who has sessions with it; called in a session named ``backhaul start``."""
-    return ServerSessions(*await connection.fetchrow(_WITH_SESSIONS + _SESSIONS))
+    """What the server allows, and who has sessions with it; called in a session named ``backhaul start``.
+
+    Nodes are counted by their sessions and by the rows of members, whichever are more: one that has just started has few
+    sessions yet and will want the others, and one that is stopped is no member and keeps those it has.
+    """
+    found = ServerSessions(*await connection.fetchrow(_WITH_SESSIONS + _SESSIONS))
+    if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{SCHEMA}.member"):
+        return found
+    return replace(found, nodes=max(found.nodes, await connection.fetchval(_MEMBERS, MEMBER_LOCK)))
 
 
 async def has_own_session(connection: asyncpg.Connection) -> bool:

@@ -22,6 +22,7 @@ from common.journal.head_signal import HeadSignal
 from common.journal.postgres.connection import NoWritableServerError, OwnedConnection, map_errors
 from common.journal.postgres.exchange import PreparedStatements
 from common.journal.postgres.nodes.hints import Hints
+from common.journal.postgres.opening import MEMBER_LOCK
 from common.journal.postgres.server_group import ServerGroup
 from common.journal.snapshot_watermark import SnapshotWatermark
 
@@ -40,8 +41,6 @@ _WRITER_SETTINGS = {
 }
 
 # A page of the log is a walk along an index, whatever a new table's statistics say: they have it sorted as a whole.
-# Any number that others do not use; the second key of a member's lock is the process id of its session.
-MEMBER_LOCK = 22254286
 # A renewal that takes longer comes too late.
 _MEMBERS_SETTINGS = {"statement_timeout": "2s", "lock_timeout": "2s", "synchronous_commit": "off"}
 _IN_TRANSACTION_SETTINGS = {"idle_in_transaction_session_timeout": "10s"}

@@ -10,7 +10,8 @@ from common.core.members.assignment import RangeKey
 from common.core.members.member import Member, MemberList, MemberReport
 from common.journal.change_signal import ChangeSignal
 from common.journal.postgres.offsets import key_columns
-from common.journal.postgres.sessions import MEMBER_LOCK, PostgresSessions
+from common.journal.postgres.opening import MEMBER_LOCK
+from common.journal.postgres.sessions import PostgresSessions
 
 _LOOK = """
 , held AS MATERIALIZED (
