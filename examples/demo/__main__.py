@@ -92,13 +92,19 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="print the facts as one JSON object and nothing else")
     parser.add_argument("--poll-only", action="store_true", help="switch every prompt off: polling alone must do")
     parser.add_argument("--journal", choices=("sqlite", "postgres"), help="the cloud's (default: sqlite)")
-    parser.add_argument("--nodes", type=int, choices=(1, 2), default=1, help="cloud nodes; two share one PostgreSQL")
+    parser.add_argument(
+        "--nodes",
+        type=int,
+        choices=(1, 2, 3),
+        default=1,
+        help="cloud nodes over one PostgreSQL; of three one is killed",
+    )
     parser.add_argument("--pace", type=float, default=12.0, metavar="S", help="seconds the replay takes (default: 12)")
     parser.add_argument("--keep", action="store_true", help="leave logs and journals, and say where")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="fixes what is left to chance (default: 0)")
     args = parser.parse_args(words)
     if args.nodes > 1 and args.journal == "sqlite":
-        parser.error("two nodes need --journal postgres: a SQLite file belongs to one process")
+        parser.error("several nodes need --journal postgres: a SQLite file belongs to one process")
     if args.pace <= 0:
         parser.error("--pace must be above 0")
     args.journal = args.journal or ("postgres" if args.nodes > 1 else "sqlite")

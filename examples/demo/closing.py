@@ -96,6 +96,13 @@ def _facts(outcome: Outcome) -> Table:
         f"the table of {len(outcome.tally)} entities "
         + (f"equals a fold of the journal: {events:,} events" if is_equal else f"equals a fold in {equal} only"),
     )
+    if outcome.nodes:
+        moves = outcome.nodes
+        grid.add_row(
+            " [blue]nodes[/]",
+            f"SIGKILL of {moves.node} with {moves.had} of {moves.ranges} ranges; the others had them in {moves.moved_s:.1f} s, "
+            f"it had {moves.has} again {moves.returned_s:.1f} s after its return",
+        )
     if outcome.latency_of_all:
         grid.add_row(" [bold]latency[/]", f"edge's commit → cloud's, all: {percentiles(outcome.latency_of_all)}")
     return grid

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from common.runtime.environment import real_environment
 from examples.demo.orders.findings import Down, compare_orders
-from examples.demo.outcome import Outcome, StoryLine, TallyLine
+from examples.demo.outcome import NodeMoves, Outcome, StoryLine, TallyLine
 from examples.demo.proof import EdgeAccount, examine, tally_problems
 from examples.demo.script import Acts, Edge
 from examples.demo.series import ENTITY_TYPE, entity_of
@@ -22,6 +22,7 @@ async def read_and_compare(
     edges: Sequence[Edge],
     acts: Acts,
     down: Down,
+    nodes: NodeMoves | None,
     *,
     story: Sequence[StoryLine],
     seconds: float,
@@ -68,6 +69,7 @@ async def read_and_compare(
         ),
         cloud_events=len(cloud.events),
         orders=orders,
+        nodes=nodes,
         seconds=round(seconds, 3),
         story=tuple(story),
         problems=tuple(found),

@@ -51,6 +51,18 @@ class Orders:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeMoves:
+    """What became of a killed cloud node's ranges: ``had`` of ``ranges`` until the kill, ``has`` when it was back."""
+
+    node: str
+    ranges: int
+    had: int
+    moved_s: float
+    has: int
+    returned_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """Everything the closing tables show. It holds when there are no ``problems``."""
 
@@ -65,6 +77,7 @@ class Outcome:
     tally: tuple[TallyLine, ...]
     cloud_events: int
     orders: Orders
+    nodes: NodeMoves | None
     seconds: float
     story: tuple[StoryLine, ...]
     problems: tuple[str, ...]

@@ -22,10 +22,11 @@ from examples.demo.cast import Cast, Service, open_cast
 from examples.demo.failure import DemoFailure
 from examples.demo.feed import Feed
 from examples.demo.findings import read_and_compare
+from examples.demo.nodes import NODES_MIN, RANGES, kill_a_node
 from examples.demo.orders.findings import Down
 from examples.demo.orders.orders import ORDER_TYPE, SNAPSHOT_EVERY, STREAM, Dispatcher, SiteProgram, only
 from examples.demo.orders.script import OrderActs, orders_arrived, start_late, stop_reading, widen_and_kill
-from examples.demo.outcome import Outcome, StoryLine
+from examples.demo.outcome import NodeMoves, Outcome, StoryLine
 from examples.demo.script import EDGE_FILE, Acts, Edge, break_the_line, kill_the_process, lose_the_disk
 from examples.demo.series import Series, read_folder
 from examples.demo.service_lines import answer
@@ -40,6 +41,7 @@ SITE_OF: Final[Mapping[str, str]] = {"edge-a": "north", "edge-b": "south", "edge
 _PROGRESS_TIMEOUT_S: Final = 2.0
 _DARK_S: Final = 4.0
 _WATCH_S: Final = 0.2
+_KILL_NODE_AT: Final = 0.7  # of edge-a's readings, behind what happens to its line
 _REPLAY_TIMEOUT_S: Final = 120.0
 _QUIET_TIMEOUT_S: Final = 25.0
 _QUIET_POLL_S: Final = 0.1
@@ -110,6 +112,7 @@ class _Story:
 async def play(plan: Plan, show: Show) -> Outcome:
     """Play it and compare. Raises DemoFailure, alone or in a group, when it cannot be played."""
     series = read_folder(plan.data, EDGE_IDS)
+    moves: NodeMoves | None = None
     chance = random.Random(plan.seed)
     story, acts = _Story(show, plan.nodes), Acts()
     for folder in (plan.logs, plan.place / "cloud", *map(plan.volume, (*EDGE_IDS, LATE_ID))):
@@ -147,7 +150,7 @@ async def play(plan: Plan, show: Show) -> Outcome:
                 orders = trio.CancelScope()
                 watching.start_soon(_dispatch, down.dispatcher, orders)
                 with trio.move_on_after(plan.pace_s + _REPLAY_TIMEOUT_S) as in_time:
-                    await _replay(plan, cast, edges, acts, story, chance)
+                    moves = await _replay(plan, cast, edges, nodes, acts, story, chance)
                 if in_time.cancelled_caught:
                     answered = sum(len(edge.feed.answered) for edge in edges)
                     raise DemoFailure(
@@ -165,7 +168,7 @@ async def play(plan: Plan, show: Show) -> Outcome:
                 problems += await _stop(cast, services)
     story.tell("demo", "everything is stopped; reading the journals")
     return await read_and_compare(
-        plan.cloud_journal, edges, acts, down, story=story.lines, seconds=story.seconds, problems=problems
+        plan.cloud_journal, edges, acts, down, moves, story=story.lines, seconds=story.seconds, problems=problems
     )
 
 
@@ -185,6 +188,7 @@ def _node(plan: Plan, number: int) -> Service:
         "poll_only": plan.poll_only,
         "streams": f"{STREAM}={ORDER_TYPE}",
         "snapshot_every": f"{ORDER_TYPE}={SNAPSHOT_EVERY}",
+        **({"projection_ranges": RANGES} if plan.nodes > 1 else {}),
     }
     return Service(name, "cloud_service", settings)
 
@@ -233,10 +237,23 @@ async def _lines(nodes: Sequence[Service]) -> AsyncIterator[dict[str, tuple[Rela
 
 
 async def _replay(
-    plan: Plan, cast: Cast, edges: Sequence[Edge], acts: Acts, story: _Story, chance: random.Random
-) -> None:
+    plan: Plan,
+    cast: Cast,
+    edges: Sequence[Edge],
+    nodes: Sequence[Service],
+    acts: Acts,
+    story: _Story,
+    chance: random.Random,
+) -> NodeMoves | None:
     """Feed all edges and let the script happen to them; returns when both are through."""
     a, b, c = edges
+    moves: NodeMoves | None = None
+
+    async def kill_node() -> None:
+        nonlocal moves
+        await a.feed.reached(_KILL_NODE_AT)
+        moves = await kill_a_node(nodes, cast, story.tell)
+
     async with trio.open_nursery() as nursery:
         for edge in edges:
             feeding = random.Random(chance.random())
@@ -244,6 +261,9 @@ async def _replay(
         nursery.start_soon(partial(break_the_line, a, acts, story.tell, dark_s=_DARK_S))
         nursery.start_soon(kill_the_process, b, cast, acts, story.tell)
         nursery.start_soon(lose_the_disk, c, cast, acts, story.tell)
+        if len(nodes) >= NODES_MIN:
+            nursery.start_soon(kill_node)
+    return moves
 
 
 async def _dispatch(dispatcher: Dispatcher, orders: trio.CancelScope) -> None:

@@ -23,6 +23,8 @@ def answer(fields: Mapping[str, Any], *, with_nodes: bool) -> ServiceLine | None
             text = (
                 f"{fields.get('resume')} behind position {fields.get('position')}, {fields.get('behind')} events behind"
             )
+        case "projection.assigned" if with_nodes:
+            text = f"runs {fields.get('ranges')} of {fields.get('of')} ranges; {fields.get('members')} nodes are alive"
         case "push.connected" if with_nodes:
             text = f"took {fields.get('origin_id')}, session {fields.get('session')}"
         case "push.rebased":

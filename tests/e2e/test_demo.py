@@ -120,3 +120,26 @@ def test_input_that_cannot_be_replayed_is_refused_in_one_line(
         f"The demo could not be played: {tmp_path} holds 1 CSV files; at least 3 are needed, one for each edge"
     ]
     assert answer.out == ""
+
+
+def test_ranges_move_when_one_of_three_nodes_is_killed_and_when_it_returns() -> None:
+    done = subprocess.run(
+        [*DEMO, "--json", "--nodes", "3", "--pace", "7"],
+        capture_output=True,
+        text=True,
+        timeout=2 * TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["holds"] is True
+    nodes = facts["nodes"]
+    assert nodes["node"] == "cloud-3"
+    assert 0 < nodes["had"] < nodes["ranges"]
+    assert 0 < nodes["has"] < nodes["ranges"]
+    story = [(line["who"], line["what"]) for line in facts["story"] if line["kind"] == "act"]
+    acts = [what for who, what in story if who == "cloud-3" or "ranges" in what]
+    for what, words in zip(acts, ("SIGKILL: it runs", "the others run all", "is started again", "again,"), strict=True):
+        assert words in what
+    assert any("projection.assigned" in line["what"] for line in facts["story"])
+    assert all(line["is_equal"] and line["out_of_order"] == 0 for line in facts["tally"])

@@ -42,6 +42,7 @@ def outcome(lost: int) -> Outcome:
         tally=(),
         cloud_events=3_600 - lost,
         orders=Orders((), 0, 0, 0, 0, 0.0, None, None),
+        nodes=None,
         seconds=1.0,
         story=(),
         problems=(),
