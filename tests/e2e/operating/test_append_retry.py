@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from tests.e2e.operating.asking import command, variables
-from tests.e2e.processes import PATIENCE_S, Service, Stage
+from tests.e2e.processes import Service, Stage
 
 LINES = 3_000
 
@@ -64,7 +64,7 @@ def test_nothing_is_lost_or_stored_twice_over_kills_of_the_service(kind: str, st
             service.launch(prologue=f"import os; os.environ['BACKHAUL_FAIL_POINT'] = '{point}'")
             for _ in range(8):
                 go_on.release()
-            service.process.wait(PATIENCE_S)
+            service.process.wait(60)  # it starts, and is asked again after up to five seconds
             service.kill()
             assert service.noise == [f"fail point hit: {point.partition(':')[0]}"]
             service.noise.clear()
