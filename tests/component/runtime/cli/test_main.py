@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 
+import orjson
 import pytest
 
 from cloud_service.cli import main as cloud_main
@@ -241,6 +242,17 @@ def test_tail_reads_pages_up_to_the_head_it_found(
     assert edge("tail", "--after", "0") == 0
     assert capsys.readouterr().out == '{"n":1}\n{"n":2}\n'
     assert [path for _, path, _ in service.requests] == ["/v1/events?max=500&after=0", "/v1/events?max=500&after=1"]
+
+
+def test_tail_says_what_retention_removed_before_what_is_left(
+    service: AnsweringService, edge: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = {"entity_type": "A", "entity_id": "x", "from_seq_nr": 1, "to_seq_nr": 2, "reason": "trimmed"}
+    service.answer("GET", "/v1/events", {"events": [{"n": 3}], "deleted": [gone], "through": 3, "head": 3})
+    assert edge("tail", "--after", "0") == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert orjson.loads(first) == {"deleted": gone}
+    assert second == '{"n":3}'
 
 
 def test_tail_hands_conditions_on_and_goes_to_the_end_of_what_is_asked_for(
