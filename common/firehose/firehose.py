@@ -113,10 +113,16 @@ class Firehose:
 
     @contextmanager
     def subscribe(
-        self, name: str, predicate: EntityPredicate, entity_types: frozenset[str], after: int
+        self,
+        name: str,
+        predicate: EntityPredicate,
+        entity_types: frozenset[str],
+        after: int,
+        *,
+        states_past: bool = True,
     ) -> Iterator[Feed]:
         """See ``Feeds.subscribe``. ``name`` is for the log."""
-        feed = CursorFeed(self, self._cursor(name, predicate, entity_types, after))
+        feed = CursorFeed(self, self._cursor(name, predicate, entity_types, after, states_past))
         self._feeds[feed.cursor] = feed
         self._limit_ring()
         self._follower.wake()
@@ -136,9 +142,11 @@ class Firehose:
         entity_types: frozenset[str],
         after: int,
         through: Callable[[], int],
+        *,
+        states_past: bool = True,
     ) -> Iterator[Feed]:
         """See ``Feeds.scan``."""
-        feed = CursorFeed(self, self._cursor(name, predicate, entity_types, after), through)
+        feed = CursorFeed(self, self._cursor(name, predicate, entity_types, after, states_past), through)
         try:
             yield feed
         finally:
@@ -153,10 +161,11 @@ class Firehose:
         return self.ranges.follow(slices)
 
     def _cursor(
-        self, name: str, predicate: EntityPredicate, entity_types: frozenset[str], after: int
+        self, name: str, predicate: EntityPredicate, entity_types: frozenset[str], after: int, states_past: bool
     ) -> SubscriberCursor:
         record = DemotionHistory(self._settings.standing)
-        return SubscriberCursor(name, predicate, entity_types, after, record, self._settings.pending_max)
+        pending_max = self._settings.pending_max
+        return SubscriberCursor(name, predicate, entity_types, after, record, pending_max, states_past=states_past)
 
     def report(self) -> FirehoseReport:
         """How it is now."""

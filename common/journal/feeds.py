@@ -59,9 +59,19 @@ class Feeds(Protocol):
     """Who serves cursors: a ``firehose.Firehose``. A feed ends with its ``with`` block."""
 
     def subscribe(
-        self, name: str, predicate: EntityPredicate, entity_types: frozenset[str], after: int
+        self,
+        name: str,
+        predicate: EntityPredicate,
+        entity_types: frozenset[str],
+        after: int,
+        *,
+        states_past: bool = True,
     ) -> AbstractContextManager[Feed]:
-        """A cursor that follows the log: from memory near its head, from the journal behind. No types: all of them."""
+        """A cursor that follows the log: from memory near its head, from the journal behind. No types: all of them.
+
+        With ``states_past`` the numbers before an event with which an entity enters are stated as withheld; else nothing is
+        said, and the follower sees a gap.
+        """
 
     def scan(
         self,
@@ -70,6 +80,8 @@ class Feeds(Protocol):
         entity_types: frozenset[str],
         after: int,
         through: Callable[[], int],
+        *,
+        states_past: bool = True,
     ) -> AbstractContextManager[Feed]:
         """A cursor that reads the journal up to ``through()``, wherever that is when it is asked, and no further."""
 

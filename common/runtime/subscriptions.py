@@ -12,6 +12,7 @@ import trio
 
 from common.core.addresses import PeerAddress
 from common.core.errors import BackhaulError, ConfigurationError
+from common.core.filters.past import Past
 from common.core.flow.backoff import Backoff
 from common.core.subscription.messages import Begin
 from common.journal.stores.journal import Journal
@@ -86,6 +87,7 @@ class Subscriptions:
         self._sinks = sinks
         self._followed = all_followed(settings, follows, default)
         self._filters = settings.first_filters()
+        self._pasts = settings.pasts() | {follow.subscription: Past(follow.history) for follow in follows}
         self._filters.update({follow.subscription: follow.first_filter(consumer_id) for follow in follows})
         self._inboxes: dict[str, InboxStats] = {}
         self.states = {one.name: SubscriptionState(one.name, one.stream_id) for one in self._followed}
@@ -135,6 +137,7 @@ class Subscriptions:
             on_trimmed=Begin(settings.on_trimmed),
             on_diverged=settings.on_diverged,
             snapshots_if_behind=settings.snapshots_if_behind,
+            past=self._pasts.get(one.name, Past.SNAPSHOT),
             criteria=self._filters.get(one.name, ""),
             inbox_max_bytes=settings.inbox_max_bytes,
             heartbeat_s=settings.heartbeat_s,

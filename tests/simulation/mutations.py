@@ -39,6 +39,7 @@ from common.core.journal.statement import Statement
 from common.core.push.deletions import StatedDeletions
 from common.core.push.messages import Ack
 from common.core.push.producer import StartVerdict
+from common.core.subscription.replay import _PageWriter
 from common.core.subscription.replay_queue import ReplayQueue
 from common.journal.group_commit import GROUP_MAX_BYTES, GROUP_MAX_EVENTS
 from common.journal.head_signal import HeadSignal
@@ -52,6 +53,7 @@ from common.runtime.age_keeper import AgeKeeper
 from common.transport.push.endpoint_stream import EndpointStream
 from common.transport.push.producer import _PushStream
 from common.transport.push.source import PushSource
+from common.transport.subscription.source_stream import SourceStream
 from tests.simulation.disks import State
 from tests.simulation.down import mutations as down
 
@@ -269,10 +271,10 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         "SkippedIsStated",
         _patched(common.transport.subscription.commits, "admit_received", down.admit_backfill_without_continuity),
     ),
-    "replay_goes_on_after_a_change": Mutation((60,), "Converges", _REPLAYS_GO_ON),
+    "replay_goes_on_after_a_change": Mutation((16, 60), "Converges", _REPLAYS_GO_ON),
     # Only a replay with a gap shows it, so its source is one of those that leave gaps.
     "replay_forgets_its_gaps": Mutation(
-        (60, 74),
+        (16, 60, 74),
         "PlaceBehindEffect",
         _all_patched(
             _REPLAYS_GO_ON,
@@ -284,6 +286,20 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     ),
     "index_forgets_who_leaves": Mutation(
         (1,), "PlaceBehindEffect", _patched(FilterIndex, "match", down.match_by_own_tags)
+    ),
+    "entering_brings_nothing": Mutation(
+        (1, 4, 12), "SkippedIsStated", _patched(SourceStream, "_states_past", property(lambda _stream: True))
+    ),
+    "past_is_not_gone_back_to": Mutation(
+        (1, 4, 12),
+        "SkippedIsStated",
+        _all_patched(
+            _patched(_PageWriter, "must_go_back", lambda *_arguments: False),
+            _patched(common.transport.subscription.replays, "entity_page", down.page_of_one),
+        ),
+    ),
+    "snapshot_stands_for_what_it_is_not": Mutation(
+        (16, 38, 51), "SnapshotsFitTheFilter", _patched(_PageWriter, "_may_stand", down.any_snapshot_may_stand)
     ),
     "wall_shows_what_leaves": Mutation((1,), "TenantsApart", _patched(Walled, "permits", down.permit_everything)),
     "wall_leaves_no_mark": Mutation((1,), "PlaceBehindEffect", _patched(Matched, "add", down.add_without_marks)),

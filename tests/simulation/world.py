@@ -133,6 +133,7 @@ class World:
         return {
             "subscriptions": tuple(f"{one.name}={one.stream}@{addresses[one.name]}" for one in begun),
             "subscription_filters": tuple(f"{one.name}={one.criteria}" for one in begun),
+            "subscription_history": tuple(f"{one.name}={one.past}" for one in begun),
         }
 
     def _node(self, name: str) -> Host:

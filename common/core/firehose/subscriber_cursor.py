@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 
 from common.core.events.batch import EventBatch
@@ -21,7 +22,7 @@ from common.core.firehose.ring import LogStretch, Ring
 
 
 class SubscriberCursor:
-    """A subscriber's place. At most ``pending_max`` positions wait in its list."""
+    """A subscriber's place. At most ``pending_max`` positions wait in its list; ``states_past`` as in ``Feeds``."""
 
     def __init__(
         self,
@@ -31,6 +32,8 @@ class SubscriberCursor:
         position: int,
         record: DemotionHistory,
         pending_max: int,
+        *,
+        states_past: bool = True,
     ) -> None:
         self.name = name
         self.entity_types = entity_types
@@ -39,6 +42,7 @@ class SubscriberCursor:
         self.is_member = False
         """Whether the ring gives it what is new: if it selects, into its list."""
         self._pending_max = pending_max
+        self._states_past = states_past
         self._pending: deque[int] = deque()
         self._leaving: set[int] = set()
         self._marks: set[int] = set()
@@ -87,7 +91,7 @@ class SubscriberCursor:
     # -- as a member that selects --------------------------------------------------------------------------------
     def hit(self, events: EventBatch, matched: Matched) -> bool:
         """New ``events`` of the ring hold some for it. False when its list is full: it must leave."""
-        matched = from_stated_start(self.predicate, events, matched)
+        matched = self._stating(events, matched)
         if len(self._pending) + len(matched.indexes) > self._pending_max:
             return False
         positions = events.position
@@ -188,7 +192,7 @@ class SubscriberCursor:
         else:
             events = page.select(indexes)
             positions = events.position
-            matched = from_stated_start(self.predicate, events, match_batch(self.predicate, events))
+            matched = self._stating(events, match_batch(self.predicate, events))
             is_all = step.take(
                 page,
                 [indexes[index] for index in matched.indexes],
@@ -199,6 +203,12 @@ class SubscriberCursor:
         if is_all:
             step.reach(page)
         return is_all
+
+    def _stating(self, events: EventBatch, matched: Matched) -> Matched:
+        """``matched``, entering of it only the events before which numbers are stated."""
+        if not self._states_past and matched.entering:
+            matched = replace(matched, entering=[])
+        return from_stated_start(self.predicate, events, matched)
 
     def _unseen(self, page: LogStretch) -> Sequence[int]:
         """Indexes of events of its types beyond ``seen``."""

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from common.core.events.batch import EventBatch
 from common.core.events.stated_range import StatedRange
+from common.core.filters.past import Past
 from common.core.flow.messages import Drain, Heartbeat
 from common.core.journal.history import History
 from common.core.subscription.place import FilterState, LogCursor, ResumePoint, SnapshotScan
@@ -57,6 +58,7 @@ class Subscribe:
     start: Begin = Begin.LOG
     on_trimmed: Begin = Begin.SNAPSHOTS
     snapshots_if_behind: int = 0
+    past: Past = Past.SNAPSHOT
     protocol_version: int = PROTOCOL_VERSION
 
 

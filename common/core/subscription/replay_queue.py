@@ -11,23 +11,13 @@ next event that is sent. So a replay keeps two numbers: the next to read, and th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.subscription.messages import Replay
-from common.core.subscription.replay import ReplayPart
+from common.core.subscription.replay import QueuedReplay
 
 REPLAYS_MAX = 64
-
-
-@dataclass(frozen=True, slots=True)
-class QueuedReplay:
-    """A replay that is not over: numbers from ``from_seq_nr`` on are still to be read; up to ``covered`` all is settled."""
-
-    persistence_id: str
-    from_seq_nr: int
-    covered: int
 
 
 class ReplayQueue:
@@ -80,11 +70,10 @@ class ReplayQueue:
         self._starts.add(persistence_id)
         self._queue[persistence_id] = _from(persistence_id, from_seq_nr)
 
-    def goes_on(self, from_seq_nr: int, parts: Sequence[ReplayPart]) -> None:
-        """A page of the first replay was sent as ``parts``; the rest begins at ``from_seq_nr``, after the others had a turn."""
-        queued = self._pop_first()
-        covered = max([queued.covered, *(last_number(part) for part in parts)])
-        self._queue[queued.persistence_id] = replace(queued, from_seq_nr=from_seq_nr, covered=covered)
+    def goes_on(self, rest: QueuedReplay) -> None:
+        """A page of the first replay was sent; the rest of it follows after the others had a turn."""
+        self._pop_first()
+        self._queue[rest.persistence_id] = rest
 
     def ends(self) -> None:
         """The first replay was sent whole."""
@@ -99,18 +88,12 @@ class ReplayQueue:
                 del self._queue[name]
         self._starts.clear()
         for name, queued in self._queue.items():
-            self._queue[name] = replace(queued, from_seq_nr=queued.covered + 1)
+            self._queue[name] = replace(queued, from_seq_nr=queued.covered + 1, brings_through=0)
 
     def _pop_first(self) -> QueuedReplay:
         queued = self._queue.pop(next(iter(self._queue)))
         self._starts.discard(queued.persistence_id)
         return queued
-
-
-def last_number(part: ReplayPart) -> int:
-    """The last number that a part of a replay sends or states."""
-    last_sent = part.events.seq_nr[-1] if part.events else 0
-    return max([last_sent, *(stated.to_seq_nr for stated in part.ranges)])
 
 
 def _from(persistence_id: str, from_seq_nr: int) -> QueuedReplay:

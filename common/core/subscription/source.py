@@ -20,7 +20,6 @@ live waits for backfill when it is near (``holds_live``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 from common.core.errors import BackhaulError, ErrorKind
@@ -39,8 +38,8 @@ from common.core.subscription.messages import (
     StreamLimits,
 )
 from common.core.subscription.place import FilterState, LogCursor, ResumePoint, SnapshotScan
-from common.core.subscription.replay import WITHHELD, ReplayPart
-from common.core.subscription.replay_queue import QueuedReplay, ReplayQueue
+from common.core.subscription.replay import WITHHELD, QueuedReplay
+from common.core.subscription.replay_queue import ReplayQueue
 
 MEET_WITHIN = 1_000
 UPDATES_AT_ONCE = 30
@@ -205,9 +204,9 @@ class Serving:
         self._place = replace(self.place, applied=following, next=None, backfill=None)
         return BackfillDone(following.version, self.place.live.position)
 
-    def replay_goes_on(self, from_seq_nr: int, parts: Sequence[ReplayPart]) -> None:
-        """A page of the first replay was sent as ``parts``: the rest begins there, after the others had a turn."""
-        self._replays.goes_on(from_seq_nr, parts)
+    def replay_goes_on(self, rest: QueuedReplay) -> None:
+        """A page of the first replay was sent: the rest follows after the others had a turn."""
+        self._replays.goes_on(rest)
 
     def replay_ends(self) -> None:
         """The first replay was sent whole."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from starlette.routing import BaseRoute
 
@@ -92,6 +92,9 @@ class Follow:
     source: str = ""
     name: str = ""
     """The subscription's; that of the stream when not given."""
+    history: Literal["snapshot", "full", "none"] = "snapshot"
+    """What comes before an event with which an entity enters the filter: its latest snapshot and what came after it (all
+    stored events without one), all stored events, or nothing."""
 
     def address(self, default: PeerAddress | None) -> PeerAddress | None:
         """Where the stream is; raises ValueError."""

@@ -7,7 +7,7 @@ stand instead. What they say is taken apart here, and refused here with the sett
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -15,6 +15,7 @@ from typing import ClassVar, Literal
 from common.core.addresses import PeerAddress, parse_peer
 from common.core.errors import BackhaulError
 from common.core.events.ids import NAME_MAX_BYTES, text_problem
+from common.core.filters.past import Past
 from common.core.filters.predicates import parse_filter
 from common.core.subscription.messages import StreamLimits
 from common.runtime.settings.loading import SettingsConflict, about
@@ -67,6 +68,10 @@ class StreamSettings(ServiceSettings):
     subscription_filters: tuple[str, ...] = field(
         default=(),
         metadata=about("First filter of a subscription, as name=[criteria]; later changes are kept in the journal."),
+    )
+    subscription_history: tuple[str, ...] = field(
+        default=(),
+        metadata=about("Past of an entity that enters a filter, as name=snapshot (default), name=full or name=none."),
     )
     into_journal: tuple[str, ...] = field(
         default=(),
@@ -150,8 +155,13 @@ class StreamSettings(ServiceSettings):
             if address is None or is_bad or name in found or (equals and not stream_id):
                 raise _wrong("subscriptions", entry, "write stream@host:port or name=stream@host:port, each name once")
             found[name] = Followed(name, stream_id or name, address)
-        for key in ("into_journal", "subscription_filters"):
-            for name in self.into_journal if key == "into_journal" else self.first_filters():
+        named: dict[str, Collection[str]] = {
+            "into_journal": self.into_journal,
+            "subscription_filters": self.first_filters(),
+            "subscription_history": self.pasts(),
+        }
+        for key, names in named.items():
+            for name in names:
                 if name not in found:
                     raise _wrong(key, name, "name one of `subscriptions`")
         return list(found.values())
@@ -163,6 +173,16 @@ class StreamSettings(ServiceSettings):
             return {name: parse_filter(criteria).criteria for name, criteria in filters.items()}
         except BackhaulError as error:
             raise _wrong("subscription_filters", error.message, error.hint) from None
+
+    def pasts(self) -> dict[str, Past]:
+        """How much of its past an entity brings into a filter, by subscription. Raises ``SettingsConflict``."""
+        found: dict[str, Past] = {}
+        for entry in self.subscription_history:
+            name, _, past = (part.strip() for part in entry.partition("="))
+            if not name or name in found or past not in set(Past):
+                raise _wrong("subscription_history", entry, "write name=snapshot, name=full or name=none, once a name")
+            found[name] = Past(past)
+        return found
 
     def check_reachable(self, address: PeerAddress) -> None:
         """Refuse to follow without TLS what is not on this machine, unless that is wanted (`SettingsConflict`)."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import astuple, replace
 from functools import lru_cache
 
+from common.core.filters.past import Past
 from common.core.flow.messages import Drain, Heartbeat
 from common.core.journal.history import Generation, History
 from common.core.subscription.messages import (
@@ -278,14 +279,17 @@ def _subscribe_to_wire(message: Subscribe) -> wire.Subscribe:
         batch_bytes=message.limits.batch_bytes,
         batch_events=message.limits.batch_events,
         clock_us=message.clock_us,
+        history="" if message.past is Past.SNAPSHOT else message.past.value,
     )
 
 
 def _subscribe_from_wire(message: wire.Subscribe) -> Subscribe:
     try:
         start, on_trimmed = Begin(message.start or Begin.LOG), Begin(message.on_trimmed or Begin.SNAPSHOTS)
+        past = Past(message.history or Past.SNAPSHOT)
     except ValueError:
-        raise malformed(f"unknown start {message.start[:40]!r} or on_trimmed {message.on_trimmed[:40]!r}") from None
+        given = [one[:40] for one in (message.start, message.on_trimmed, message.history)]
+        raise malformed(f"one of start, on_trimmed and history is unknown: {given}") from None
     limits = StreamLimits(message.window_bytes, message.batch_bytes, message.batch_events)
     if min(astuple(limits)) < 1 or message.snapshots_if_behind < 0:
         raise malformed("limits by which nothing can be sent")
@@ -300,6 +304,7 @@ def _subscribe_from_wire(message: wire.Subscribe) -> Subscribe:
         start,
         on_trimmed,
         message.snapshots_if_behind,
+        past,
         message.protocol_version,
     )
 

@@ -121,6 +121,7 @@ async def _open(
         settings.start,
         settings.on_trimmed,
         settings.snapshots_if_behind,
+        settings.past,
     )
     with trio.move_on_after(settings.progress_timeout_s) as deadline:
         try:

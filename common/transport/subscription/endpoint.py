@@ -26,6 +26,7 @@ from common.core.events.ids import (
 )
 from common.core.events.leaving import has_marks
 from common.core.events.stated_range import StatedRange
+from common.core.filters.past import Past
 from common.core.filters.permission import wall_version, within
 from common.core.filters.predicates import EVERY_ENTITY, Filter
 from common.core.journal.history import History
@@ -56,6 +57,7 @@ from common.core.subscription.place import (
     decide_resume_point,
     reached_by,
 )
+from common.core.subscription.replay import QueuedReplay
 from common.core.subscription.replay_queue import REPLAYS_MAX
 from common.core.subscription.source import Serving
 from common.core.subscription.withheld import served_parts
@@ -174,6 +176,7 @@ class SubscriptionEndpoint:
                 allowed=allowed,
                 # Who may have been led on by snapshots lacks what they stood for: the log alone would not bring it back.
                 start=Begin.SNAPSHOTS if asked.snapshots_if_behind else asked.start,
+                past=asked.past,
                 settings=LaneSettings(self._settings.heartbeat_s, self._settings.progress_timeout_s),
                 now_us=self._now_us,
             )
@@ -364,11 +367,11 @@ class SubscriptionEndpoint:
         if served.entity_types and entity_type_of(name) not in served.entity_types:
             return EntityEvents(EventBatch())
         limits = self._settings.limits
-        parts, next_seq_nr = await entity_page(
+        parts, rest = await entity_page(
             self._journal,
-            name,
-            first,
+            QueuedReplay(name, first, first - 1),
             within(allowed, EVERY_ENTITY),
+            Past.FULL,
             2**62,
             limits.batch_events,
             limits.batch_bytes,
@@ -385,7 +388,7 @@ class SubscriptionEndpoint:
                 ranges += one.ranges
                 begins_with_snapshot = begins_with_snapshot or one.snapshots > 0
                 events.extend(one.events)
-        return EntityEvents(events, begins_with_snapshot, tuple(ranges), next_seq_nr)
+        return EntityEvents(events, begins_with_snapshot, tuple(ranges), rest.from_seq_nr if rest else 0)
 
 
 def _policy_changed(stream_id: str) -> BackhaulError:

@@ -7,12 +7,12 @@ from dataclasses import replace
 from common.core.events.batch import EventBatch, predecessor_tags
 from common.core.events.ids import entity_type_of
 from common.core.events.stated_range import StatedRange
+from common.core.filters.past import Past
 from common.core.filters.permission import may_see_folded
 from common.core.filters.predicates import EntityPredicate
 from common.core.journal.snapshot import reached_by_snapshots, snapshot_batch
 from common.core.subscription.messages import Deliver, DeliveryLane
-from common.core.subscription.replay import WITHHELD, ReplayPart, beginning, replay_parts
-from common.core.subscription.replay_queue import QueuedReplay
+from common.core.subscription.replay import WITHHELD, EntityPage, QueuedReplay, ReplayPart, replay_page
 from common.core.subscription.source import Serving
 from common.fail_points import fail_point
 from common.journal.stores.journal import Journal
@@ -30,6 +30,7 @@ async def send_snapshot_page(
     sender: Sender,
     journal: Journal,
     served: StreamDefinition,
+    past: Past,
 ) -> bool:
     """Send the lane's next snapshots; when there are none left put it where the log is to be read from. False: no scan.
 
@@ -63,7 +64,7 @@ async def send_snapshot_page(
         through = max(cursor.scan.low, cursor.position)
     for name in withheld:
         if name not in unseen:
-            await _send_instead(name, cursor.scan.low, wanted, serving, sender, journal)
+            await _send_instead(name, cursor.scan.low, wanted, serving, sender, journal, past)
     async with sender.send_lock:
         await sender.send_snapshots(lane, snapshot_batch(chosen), through, scan, reached_by_snapshots(chosen))
         fail_point("serving.in_snapshots")
@@ -75,15 +76,19 @@ def _may_select(wanted: EntityPredicate, name: str, tag_sets: frozenset[str] | N
 
 
 async def _send_instead(
-    name: str, through: int, wanted: EntityPredicate, serving: Serving, sender: Sender, journal: Journal
+    name: str,
+    through: int,
+    wanted: EntityPredicate,
+    serving: Serving,
+    sender: Sender,
+    journal: Journal,
+    past: Past,
 ) -> None:
     """Send the events that may be seen of an entity whose snapshot may not, up to where the log is to be read from."""
-    first = 1
-    while first:
+    rest: QueuedReplay | None = QueuedReplay(name, 1, 0)
+    while rest is not None:
         batch_bytes = min(await sender.room(), serving.limits.batch_bytes)
-        parts, first = await entity_page(
-            journal, name, first, wanted, through, serving.limits.batch_events, batch_bytes
-        )
+        parts, rest = await entity_page(journal, rest, wanted, past, through, serving.limits.batch_events, batch_bytes)
         async with sender.send_lock:
             position = serving.place.live.position
             for part in parts:
@@ -111,27 +116,32 @@ async def send_replay_page(
     sender: Sender,
     journal: Journal,
     served: StreamDefinition,
+    past: Past,
 ) -> bool:
     """Send a page of one entity up to live's place, in the turn: live cannot pass while its end is looked for.
 
-    Answers whether it was the last.
+    Numbers below the one from which the filter wants the entity are stated. Answers whether it was the last page.
     """
-    name, first = replay.persistence_id, replay.from_seq_nr
+    name, start = replay.persistence_id, wanted.from_seq_nr(replay.persistence_id)
     position = serving.place.live.position
     parts: list[ReplayPart] = []
-    if serving.is_start(replay) and first > 1:
-        parts.append(ReplayPart(EventBatch(), (StatedRange(name, 1, first - 1, WITHHELD),)))
-    next_seq_nr = 0
+    states_start = serving.is_start(replay) and start > 1
+    if replay.covered + 1 < start:
+        replay, states_start = QueuedReplay(name, start, start - 1), True
+    if states_start:
+        parts.append(ReplayPart(EventBatch(), (StatedRange(name, 1, start - 1, WITHHELD),)))
+    rest: QueuedReplay | None = None
     if not served.entity_types or entity_type_of(name) in served.entity_types:
-        found, next_seq_nr = await entity_page(
-            journal, name, first, wanted, position, serving.limits.batch_events, serving.limits.batch_bytes
+        limits = serving.limits
+        found, rest = await entity_page(
+            journal, replay, wanted, past, position, limits.batch_events, limits.batch_bytes
         )
         parts += found
     for part in parts:
         await sender.send_replayed(_replayed(name, position, part))
     fail_point("serving.in_replay")
-    if next_seq_nr:
-        serving.replay_goes_on(next_seq_nr, parts)
+    if rest is not None:
+        serving.replay_goes_on(rest)
         return False
     serving.replay_ends()
     await sender.deliver(Deliver(DeliveryLane.REPLAY, 0, position, replay_of=name, replay_done=True))
@@ -140,34 +150,34 @@ async def send_replay_page(
 
 async def entity_page(
     journal: Journal,
-    name: str,
-    first: int,
+    replay: QueuedReplay,
     wanted: EntityPredicate,
+    past: Past,
     through_position: int,
     max_events: int,
     max_bytes: int,
     last: int = _TO_THE_LAST,
-) -> tuple[list[ReplayPart], int]:
-    """What ``wanted`` selects of an entity's numbers from ``first`` on, and the number that follows (0 = that was all).
-
-    Nothing is said of an entity of which nothing is selected.
-    """
+) -> tuple[list[ReplayPart], QueuedReplay | None]:
+    """What ``wanted`` selects of an entity's numbers up to ``last``, with its past, and the rest (None = that was all)."""
+    name, first = replay.persistence_id, replay.from_seq_nr
     found = await journal.log.read_entity(name, first, last, max_events=max_events)
-    page = _within(found, through_position, max_bytes)
-    parts = replay_parts(page, wanted)
-    head = await journal.log.entity_head(name)
+    events = _within(found, through_position, max_bytes)
+    is_cut = len(events) < len(found) and bool(events) and found.position[len(events)] <= through_position
+    goes_on = is_cut or (len(events) == len(found) == max_events)
+    is_last = not goes_on or events.seq_nr[-1] >= last
+    head = await journal.log.entity_head(name) if not found or found.seq_nr[0] > first else None
     first_stored = found.seq_nr[0] if found else min(last, head.deleted_to if head else 0) + 1
-    if first < first_stored:
+    page = EntityPage(events, first_stored, is_last)
+    if first < first_stored or past is Past.SNAPSHOT:
         snapshot = await journal.snapshots.get(name)
-        last_tags = predecessor_tags(found.tags[0], found.prev_tags[0]) if found else head.tags if head else ""
-        if parts or any(wanted.matches(name, tags) for tags in {last_tags, snapshot.tags if snapshot else last_tags}):
-            sets = (await journal.log.tag_sets([name])).get(name) if snapshot and wanted.permits_by_tags else None
-            deleted_position = head.deleted_position if head else 0
-            instead = beginning(name, first, first_stored, snapshot, wanted, deleted_position, sets)
-            parts = [instead, *parts] if instead else parts
-    is_cut = len(page) < len(found) and bool(page) and found.position[len(page)] <= through_position
-    goes_on = is_cut or (len(page) == len(found) == max_events)
-    return parts, page.seq_nr[-1] + 1 if goes_on and page.seq_nr[-1] < last else 0
+        page = replace(
+            page,
+            last_tags=predecessor_tags(found.tags[0], found.prev_tags[0]) if found else head.tags if head else "",
+            deleted_position=head.deleted_position if head else 0,
+            snapshot=snapshot,
+            tag_sets=((await journal.log.tag_sets([name])).get(name) if snapshot and wanted.permits_by_tags else None),
+        )
+    return replay_page(replay, page, wanted, past)
 
 
 def _within(events: EventBatch, position: int, max_bytes: int) -> EventBatch:

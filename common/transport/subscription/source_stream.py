@@ -17,6 +17,7 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.core.events.ids import SEPARATOR
+from common.core.filters.past import Past
 from common.core.filters.permission import widens, within
 from common.core.filters.predicates import EVERY_ENTITY, EntityPredicate, Filter, OnlyNew, all_of, parse_filter
 from common.core.firehose.fetch_result import FetchResult
@@ -62,6 +63,7 @@ class SourceStream:
         served: StreamDefinition,
         allowed: Filter,
         start: Begin,
+        past: Past,
         settings: LaneSettings,
         now_us: Callable[[], int],
     ) -> None:
@@ -76,6 +78,7 @@ class SourceStream:
         self._served = served
         self._allowed = allowed
         self._start = start
+        self._past = past
         self._settings = settings
         self._name = f"{state.consumer_id}/{state.subscription}"
         self._work = trio.lowlevel.ParkingLot()  # for the task that watches and starts lanes
@@ -166,6 +169,11 @@ class SourceStream:
         return within(self._allowed, filter_of((place.next or place.applied).criteria))
 
     @property
+    def _states_past(self) -> bool:
+        """Whether an entity that enters comes without its past."""
+        return self._past is Past.NONE
+
+    @property
     def _live_predicate(self) -> EntityPredicate:
         place = self._serving.place
         following = filter_of(place.next.criteria) if place.next else EVERY_ENTITY
@@ -185,7 +193,9 @@ class SourceStream:
         serving = self._serving
         await self._serve_snapshots(DeliveryLane.LIVE, self._live_predicate)
         position = serving.place.live.position
-        with self._feeds.subscribe(self._name, self._live_predicate, self._served.entity_types, position) as feed:
+        with self._feeds.subscribe(
+            self._name, self._live_predicate, self._served.entity_types, position, states_past=self._states_past
+        ) as feed:
             while self._drain is None:
                 if self._in_hand is not None:
                     in_hand, self._in_hand = self._in_hand, None
@@ -331,6 +341,7 @@ class SourceStream:
             self._served.entity_types,
             serving.place.backfill.position,
             lambda: serving.place.live.position,
+            states_past=self._states_past,
         ) as feed:
             while serving.place.next is change and self._drain is None:
                 room = serving.room_bytes()
@@ -348,7 +359,7 @@ class SourceStream:
     # -- beside the log --------------------------------------------------------------------------------------------
     async def _serve_snapshots(self, lane: DeliveryLane, predicate: EntityPredicate) -> None:
         while self._drain is None and await send_snapshot_page(
-            lane, predicate, self._wanted, self._serving, self._sender, self._journal, self._served
+            lane, predicate, self._wanted, self._serving, self._sender, self._journal, self._served, self._past
         ):
             pass
 
@@ -358,7 +369,7 @@ class SourceStream:
             await sender.room()
             async with sender.send_lock:
                 self.state.replays += await send_replay_page(
-                    serving.next_replay, self._wanted, serving, sender, self._journal, self._served
+                    serving.next_replay, self._wanted, serving, sender, self._journal, self._served, self._past
                 )
             self._wake()
         self._running.discard(DeliveryLane.REPLAY)

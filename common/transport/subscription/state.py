@@ -7,6 +7,7 @@ from typing import Literal
 
 import trio
 
+from common.core.filters.past import Past
 from common.core.flow.measures import CodeCounts
 from common.core.subscription.messages import Begin, StreamLimits
 from common.journal.head_signal import HeadSignal
@@ -27,6 +28,7 @@ class SubscriptionSettings:
     on_trimmed: Begin = Begin.SNAPSHOTS
     on_diverged: Literal["stop", "restart"] = "stop"
     snapshots_if_behind: int = 0
+    past: Past = Past.SNAPSHOT
     criteria: str = ""
     inbox_max_bytes: int | None = None
     heartbeat_s: float = 10.0

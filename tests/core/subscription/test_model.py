@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import common.core.subscription.source
 from common.core.events.batch import join_tags
+from common.core.filters.past import Past
 from common.core.subscription.messages import Begin
 from common.core.subscription.place import FilterState
 from tests.support.subscription.model import Source, criteria
@@ -34,10 +35,10 @@ OPERATIONS = st.one_of(
 Operation = tuple[object, ...]
 
 
-def run_sessions(operations: list[Operation], first_filter: frozenset[str], start: Begin) -> None:
+def run_sessions(operations: list[Operation], first_filter: frozenset[str], start: Begin, past: Past) -> None:
     """Take the operations, let all come to rest, and check what the consumer has."""
     source = Source()
-    consumer = Consumer(source, FilterState(1, criteria(first_filter)), start)
+    consumer = Consumer(source, FilterState(1, criteria(first_filter)), start, past)
     session = Session(source, consumer)
     for operation, *details in operations:
         match operation, details:
@@ -62,11 +63,13 @@ def run_sessions(operations: list[Operation], first_filter: frozenset[str], star
 
 
 @settings(max_examples=600)
-@given(st.lists(OPERATIONS, max_size=60), TAG_SETS, st.sampled_from([Begin.LOG, Begin.SNAPSHOTS]))
+@given(
+    st.lists(OPERATIONS, max_size=60), TAG_SETS, st.sampled_from([Begin.LOG, Begin.SNAPSHOTS]), st.sampled_from(Past)
+)
 def test_the_consumer_ends_with_what_its_filter_selects_whatever_happens(
-    operations: list[Operation], first_filter: frozenset[str], start: Begin
+    operations: list[Operation], first_filter: frozenset[str], start: Begin, past: Past
 ) -> None:
-    run_sessions(operations, first_filter, start)
+    run_sessions(operations, first_filter, start, past)
 
 
 def long_history(chance: Random) -> list[Operation]:
@@ -96,6 +99,7 @@ def test_long_histories_lose_nothing_however_soon_live_waits_for_backfill(seed: 
         chance = Random(number)
         with patch.object(common.core.subscription.source, "MEET_WITHIN", chance.choice([3, 10, 30])):
             try:
-                run_sessions(long_history(chance), frozenset(TAGS[:1]), chance.choice([Begin.LOG, Begin.SNAPSHOTS]))
+                start, past = chance.choice([Begin.LOG, Begin.SNAPSHOTS]), chance.choice(list(Past))
+                run_sessions(long_history(chance), frozenset(TAGS[:1]), start, past)
             except AssertionError as error:
                 raise AssertionError(f"history {number}: {error}") from error

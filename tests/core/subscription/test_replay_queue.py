@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from common.core.errors import BackhaulError
-from common.core.events.batch import EventBatch
-from common.core.events.stated_range import StatedRange
 from common.core.subscription.messages import Replay
-from common.core.subscription.replay import WITHHELD, ReplayPart
-from common.core.subscription.replay_queue import REPLAYS_MAX, QueuedReplay, ReplayQueue
-
-
-def stated(name: str, to_seq_nr: int) -> ReplayPart:
-    return ReplayPart(EventBatch(), (StatedRange(name, 1, to_seq_nr, WITHHELD),))
+from common.core.subscription.replay import QueuedReplay
+from common.core.subscription.replay_queue import REPLAYS_MAX, ReplayQueue
 
 
 def drained(queue: ReplayQueue) -> list[tuple[str, int, bool]]:
@@ -29,9 +25,9 @@ def test_replays_take_turns_by_the_page() -> None:
     queue = ReplayQueue()
     queue.ask(Replay("T|a", 3))
     queue.ask(Replay("T|b", 1))
-    queue.goes_on(9, [stated("T|a", 7)])
+    queue.goes_on(QueuedReplay("T|a", 9, 7))
     assert queue.first == QueuedReplay("T|b", 1, 0)
-    queue.goes_on(4, [])
+    queue.goes_on(QueuedReplay("T|b", 4, 0))
     assert queue.first == QueuedReplay("T|a", 9, 7)
     queue.ends()
     assert drained(queue) == [("T|b", 4, False)]
@@ -41,8 +37,8 @@ def test_a_change_of_filter_has_every_replay_read_again_what_was_withheld() -> N
     queue = ReplayQueue()
     queue.ask(Replay("T|a", 3))
     queue.ask(Replay("T|b", 2))
-    queue.goes_on(9, [stated("T|a", 4), stated("T|a", 6)])
-    queue.goes_on(8, [])  # nothing was sent of it
+    queue.goes_on(QueuedReplay("T|a", 9, 6, 12))
+    queue.goes_on(QueuedReplay("T|b", 8, 1))  # nothing was sent of it
     queue.filter_changes()
     assert drained(queue) == [("T|a", 7, False), ("T|b", 2, False)]
 
@@ -73,7 +69,7 @@ def test_a_start_and_an_ask_of_one_entity_are_one_replay() -> None:
 def test_an_ask_that_a_start_had_taken_over_goes_on_where_it_was_when_that_lapses() -> None:
     queue = ReplayQueue()
     queue.ask(Replay("T|a", 2))
-    queue.goes_on(6, [stated("T|a", 3)])
+    queue.goes_on(QueuedReplay("T|a", 6, 3))
     queue.state_start("T|a", 9)
     queue.filter_changes()
     assert drained(queue) == [("T|a", 4, False)]
@@ -83,13 +79,13 @@ def test_asked_replays_are_bounded_and_starts_do_not_count_with_however_many_pag
     queue = ReplayQueue()
     for number in range(REPLAYS_MAX):
         queue.state_start(f"T|own{number}", 5)
-        queue.goes_on(9, [])
+        queue.goes_on(QueuedReplay(f"T|own{number}", 9, 4))
     for number in range(REPLAYS_MAX):
         queue.ask(Replay(f"T|{number}", 1))
     queue.ask(Replay("T|1", 1))
     with pytest.raises(BackhaulError, match=r"subscription\.too_many_replays"):
         queue.ask(Replay("T|more", 1))
     while queue.first is not None and queue.first.persistence_id != "T|0":
-        queue.goes_on(9, [])
+        queue.goes_on(replace(queue.first, from_seq_nr=9))
     queue.ends()
     queue.ask(Replay("T|more", 1))

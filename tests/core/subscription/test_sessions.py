@@ -25,8 +25,7 @@ from common.core.subscription.messages import (
     Subscribed,
 )
 from common.core.subscription.place import NO_RESUME_POINT, FilterState, LogCursor, ResumePoint, SnapshotScan
-from common.core.subscription.replay import ReplayPart
-from common.core.subscription.replay_queue import QueuedReplay
+from common.core.subscription.replay import QueuedReplay
 from common.core.subscription.source import UPDATES_AT_ONCE, Serving
 
 HISTORY = History("j", (Generation("g1", 1), Generation("g2", 51)), 100)
@@ -252,7 +251,7 @@ def test_replays_of_no_entity_are_refused() -> None:
 def test_a_change_of_filter_has_a_replay_go_back_to_what_it_sent_last() -> None:
     end = serving()
     end.ask_replay(Replay("T|a", 3))
-    end.replay_goes_on(9, [ReplayPart(stretch(11, 12, first_seq_nr=3))])
+    end.replay_goes_on(QueuedReplay("T|a", 9, 4))
     end.ask_filter(FilterUpdate(2, SECOND.criteria), 1.0)
     assert end.next_replay == QueuedReplay("T|a", 9, 4)
     end.begin_change(LogCursor(0))

@@ -7,6 +7,7 @@ from typing import Final
 
 from common.core.events.batch import LEFT_TAGS
 from common.core.events.leaving import LEAVING_TYPE, mark_problem
+from common.core.filters.past import Past
 from common.core.filters.predicates import EntityPredicate
 from common.core.subscription.messages import Deliver, DeliveryLane, FromSource, Progress
 from tests.simulation.disks import Disk
@@ -92,6 +93,13 @@ class SkippedIsStated(DownChecker):
 def _is_true(one: Stated, row: Row | None, source: History) -> bool:
     if row is None or one.reason == "snapshot":
         return True
+    name = row.persistence_id
+    if (
+        one.past is not Past.NONE
+    ):  # what may be seen is the past of a later event: only what is below a start is not wanted
+        return one.reason == "withheld" and (
+            row.seq_nr < one.wanted.from_seq_nr(name) or not one.wanted.permits(name, row.tags)
+        )
     return one.reason == "withheld" and (not row.is_selected(one.wanted) or source.is_outdated(row, one.wanted))
 
 
@@ -108,7 +116,8 @@ class LeavingIsMarked(DownChecker):
         wanted, events, leaving = watch.wanted, message.events, set(message.leaving)
         for index in range(message.snapshots, len(events)):
             name, tags, position = events.persistence_id[index], events.tags[index], events.position[index]
-            if wanted.matches(name, tags) == (position in leaving):
+            row = watch.source.row(name, events.seq_nr[index])
+            if row is not None and watch.source.leaves(row, wanted) != (position in leaving):
                 self.complain(f"{watch.edge}: {name} at {position} with {tags!r} is marked {position in leaving}")
 
     def received(self, commit: Received) -> None:
@@ -116,6 +125,21 @@ class LeavingIsMarked(DownChecker):
             number = row.event.persistence_id, row.event.seq_nr
             if not row.replaces and row.leaving not in commit.watch.leaving.get(number, {row.leaving}):
                 self.complain(f"{commit.disk.name} stores {number} as {row.leaving}")
+
+
+class SnapshotsFitTheFilter(DownChecker):
+    """A snapshot of a replay stands for what comes before a selected event, or for a selected one itself."""
+
+    def heard(self, watch: StreamWatch, message: FromSource) -> None:
+        if not isinstance(message, Deliver) or message.lane is not DeliveryLane.REPLAY:
+            return
+        events, wanted = message.events, watch.wanted
+        for index in range(message.snapshots):
+            name, number = events.persistence_id[index], events.seq_nr[index]
+            later = [row for row in watch.source.of_entity(name) if row.seq_nr > number]
+            is_past = watch.past is not Past.NONE and any(row.is_selected(wanted) for row in later)
+            if not is_past and not wanted.matches(name, events.tags[index]):
+                self.complain(f"{watch.edge} is sent a snapshot {number} of {name}, of which nothing is selected")
 
 
 class TenantsApart(DownChecker):
@@ -211,6 +235,7 @@ DOWN_CHECKERS: Final[tuple[type[DownChecker], ...]] = (
     ReceivedOnceInOrder,
     SkippedIsStated,
     LeavingIsMarked,
+    SnapshotsFitTheFilter,
     TenantsApart,
     PlaceBehindEffect,
     NothingPastTheHead,

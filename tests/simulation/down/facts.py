@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from common.core.events.ids import entity_type_of
+from common.core.filters.past import Past
 from common.core.filters.permission import within
 from common.core.filters.predicates import AllOf, EntityPredicate, Filter, OnlyNew, parse_filter
 from common.core.subscription.messages import (
@@ -84,6 +85,11 @@ class History:
         own = self._of.get(name, ())
         return own[seq_nr - 1] if 1 <= seq_nr <= len(own) else None
 
+    def leaves(self, row: Row, wanted: EntityPredicate) -> bool:
+        """Whether its entity leaves the filter with it."""
+        name = row.persistence_id
+        return wanted.matches(name, row.tags_before) and not wanted.matches(name, row.tags)
+
     def of_entity(self, name: str) -> Sequence[Row]:
         """All events of one entity."""
         self.rows()
@@ -110,6 +116,7 @@ class Stated:
     to_seq_nr: int
     reason: str
     wanted: EntityPredicate
+    past: Past
 
 
 @dataclass(slots=True)
@@ -131,6 +138,7 @@ class StreamWatch:
         self.name = ""
         self.allowed: Filter = parse_filter("[]")
         self.types: frozenset[str] = frozenset()
+        self.past = Past.SNAPSHOT
         self.place: ResumePoint | None = None
         self.stated: dict[str, list[Stated]] = {}
         self.leaving: dict[Number, set[bool]] = {}
@@ -166,6 +174,7 @@ class StreamWatch:
             case Subscribe():
                 self.name = message.subscription
                 self.allowed = parse_filter(ENFORCED.get(message.stream_id, "[]").replace("{id}", self.edge))
+                self.past = message.past
                 self.types = STREAM_TYPES.get(message.stream_id, frozenset({message.stream_id}))
                 asked = (message.requested, message.place.applied, message.place.next)
                 self._asked = {one.version: one for one in asked if one is not None}
@@ -204,13 +213,13 @@ class StreamWatch:
     def _delivered(self, message: Deliver) -> None:
         wanted = self.wanted
         for one in message.ranges:
-            self.stated.setdefault(one.persistence_id, []).append(Stated(one.to_seq_nr, one.reason, wanted))
+            self.stated.setdefault(one.persistence_id, []).append(Stated(one.to_seq_nr, one.reason, wanted, self.past))
         events = message.events
         leaving = set(message.leaving)
         for index, name in enumerate(events.persistence_id):
             if index < message.snapshots:
                 number = events.seq_nr[index]
-                self.stated.setdefault(name, []).append(Stated(number, "snapshot", wanted))
+                self.stated.setdefault(name, []).append(Stated(number, "snapshot", wanted, self.past))
             else:
                 self.leaving.setdefault((name, events.seq_nr[index]), set()).add(events.position[index] in leaving)
         if message.lane is not DeliveryLane.REPLAY:

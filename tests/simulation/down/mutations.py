@@ -12,13 +12,15 @@ import trio
 import common.transport.subscription.replays
 from common.core.events.batch import EventBatch
 from common.core.filters.index import FilterIndex, Key
+from common.core.filters.past import Past
 from common.core.filters.permission import Matched, Walled
 from common.core.filters.predicates import EntityPredicate
 from common.core.firehose.ring import Ring
 from common.core.firehose.subscriber_cursor import SubscriberCursor
+from common.core.journal.snapshot import Snapshot
 from common.core.subscription.consumer import Received, Waiting, admit_received
 from common.core.subscription.messages import Deliver, DeliveryLane
-from common.core.subscription.replay import ReplayPart
+from common.core.subscription.replay import QueuedReplay, ReplayPart, _PageWriter
 from common.core.subscription.replay_queue import ReplayQueue
 from common.journal.memory.connections import MemoryConnections
 from common.journal.memory.state import MemoryState
@@ -58,11 +60,17 @@ _entity_page = common.transport.subscription.replays.entity_page
 
 
 async def page_of_one(
-    journal: Journal, name: str, first: int, wanted: EntityPredicate, through: int, _max_events: int, max_bytes: int
-) -> tuple[list[ReplayPart], int]:
+    journal: Journal,
+    replay: QueuedReplay,
+    wanted: EntityPredicate,
+    past: Past,
+    through: int,
+    _max_events: int,
+    max_bytes: int,
+) -> tuple[list[ReplayPart], QueuedReplay | None]:
     """Replays of many slow pages: a change of filter comes between two of them more often."""
     await trio.sleep(0.3)
-    return await _entity_page(journal, name, first, wanted, through, 1, max_bytes)
+    return await _entity_page(journal, replay, wanted, past, through, 1, max_bytes)
 
 
 def admit_each_message_alone(
@@ -70,6 +78,11 @@ def admit_each_message_alone(
 ) -> Received:
     """The end of a replay, a message of its own, knows nothing of the gaps before it."""
     return admit_received(message, known, awaiting, {})
+
+
+def any_snapshot_may_stand(_self: _PageWriter, snapshot: Snapshot, from_seq_nr: int, _before: int) -> bool:
+    """The latest snapshot stands for what it reaches, whether it is selected, and may be seen, or not."""
+    return snapshot.seq_nr >= from_seq_nr
 
 
 def seen_whatever_waits(self: SubscriberCursor, ring: Ring) -> int:

@@ -10,6 +10,7 @@ from random import Random
 from tempfile import mkdtemp
 from typing import Any, Final, Literal
 
+from common.core.filters.past import Past
 from tests.simulation.facts import CLOUD
 
 ORDERS: Final = "orders"
@@ -46,6 +47,8 @@ class FollowedStream:
     criteria: str
     is_changing: bool
     """Whether its filter is changed at random."""
+    past: Past
+    """What an entity that enters the filter brings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class DownPlan:
 
 def draw_down_plan(seed: int, edges: tuple[str, ...], faults_s: float) -> DownPlan | None:
     """The way down's part of a seed's plan; half of the seeds have none."""
-    chance = Random(f"down {seed}")
+    chance, pasts = Random(f"down {seed}"), Random(f"pasts {seed}")
     if chance.random() < 0.5:
         return None
     subscriptions: list[FollowedStream] = []
@@ -93,7 +96,8 @@ def draw_down_plan(seed: int, edges: tuple[str, ...], faults_s: float) -> DownPl
             from_s = round(chance.uniform(faults_s / 3, faults_s), 3) if is_late else 0.0
             criteria = draw_criteria(chance, edges) if chance.random() < 0.7 else "[]"
             is_changing = chance.random() < 0.7
-            subscriptions.append(FollowedStream(edge, name, stream, source, from_s, criteria, is_changing))
+            past = pasts.choice((Past.SNAPSHOT, Past.SNAPSHOT, Past.FULL, Past.NONE))
+            subscriptions.append(FollowedStream(edge, name, stream, source, from_s, criteria, is_changing, past))
     return DownPlan(
         subscriptions=tuple(subscriptions),
         publishers=chance.randint(1, 2),

@@ -113,7 +113,7 @@ class Source:
                     self.deleted_to[name] = row
                 return
 
-    def read(self, predicate: EntityPredicate, after: int, through: int) -> Page | None:
+    def read(self, predicate: EntityPredicate, after: int, through: int, *, states_past: bool) -> Page | None:
         """The next stretch as a firehose would give it; None at the end."""
         if after >= through:
             return None
@@ -132,7 +132,7 @@ class Source:
         matched = match_batch(predicate, columns(rows))
         for index in matched.indexes:
             row = rows[index]
-            if index in matched.entering and row.seq_nr > 1:
+            if states_past and index in matched.entering and row.seq_nr > 1:
                 if row.persistence_id in here:  # its numbers jump: the stretch ends before
                     return self._cut(after, row.position - 1, stretch, ranges, leaving, snapshots)
                 ranges.append(StatedRange(row.persistence_id, 1, row.seq_nr - 1, "withheld"))

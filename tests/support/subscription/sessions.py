@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 
 from common.core.events.batch import EventBatch
+from common.core.filters.past import Past
 from common.core.filters.predicates import AllOf, EntityPredicate, OnlyNew, parse_filter
 from common.core.journal.snapshot import snapshot_batch
 from common.core.subscription.consumer import Receiving, admit_received, effect_of
@@ -28,7 +29,7 @@ from common.core.subscription.messages import (
     Subscribed,
 )
 from common.core.subscription.place import NO_RESUME_POINT, FilterState, LogCursor, ResumePoint, SnapshotScan
-from common.core.subscription.replay import ReplayPart, beginning, replay_parts
+from common.core.subscription.replay import EntityPage, replay_page
 from common.core.subscription.source import Serving
 from tests.support.subscription.model import JOURNAL, Page, Row, Source, columns, criteria, selects
 
@@ -42,6 +43,7 @@ class Consumer:
     source: Source
     requested: FilterState
     start: Begin = Begin.LOG
+    past: Past = Past.SNAPSHOT
     place: ResumePoint = NO_RESUME_POINT
     known: dict[str, int] = field(default_factory=dict)
     awaiting: set[str] = field(default_factory=set)
@@ -52,6 +54,10 @@ class Consumer:
 
     def change(self, tags: frozenset[str]) -> None:
         self.requested = FilterState(self.requested.version + 1, criteria(tags))
+
+    @property
+    def states_past(self) -> bool:
+        return self.past is Past.NONE
 
     def take(self, message: Deliver, wanted: EntityPredicate) -> None:
         """Let a delivery take effect, and check that it says nothing but the truth."""
@@ -69,10 +75,20 @@ class Consumer:
             reached[name] = seq_nr
         assert {name: number for name, number in self.known.items() if number} == reached
         assert len(replaces) <= message.snapshots
+        if message.lane is DeliveryLane.REPLAY:
+            for name, seq_nr, tags in zip(*self._snapshots_of(message), strict=True):
+                rows = self.source.entity(name, seq_nr + 1, len(self.source.rows))
+                is_below = any(selects(wanted, row) for row in rows) and not self.states_past
+                assert is_below or wanted.matches(name, tags), "it stands for no event that is selected"
+
+    def _snapshots_of(self, message: Deliver) -> tuple[list[str], list[int], list[str]]:
+        events, n = message.events, message.snapshots
+        return events.persistence_id[:n], events.seq_nr[:n], events.tags[:n]
 
     def _pass(self, name: str, first: int, last: int, reason: str, wanted: EntityPredicate) -> None:
         self.passed.setdefault(name, set()).update(range(first, last + 1))
         if reason == "withheld":
+            assert self.states_past, "nothing is forbidden, so all of it is an entity's past"
             for row in self.source.entity(name, first, len(self.source.rows)):
                 if row.seq_nr <= last and not self._is_outdated(row, wanted):
                     assert not selects(wanted, row), f"{name} {row.seq_nr} is wanted and was said to be withheld"
@@ -155,7 +171,9 @@ class Session:
             return True
         if serving.holds_live:
             return False
-        self.hand = self.source.read(self.live_predicate, self.live_at, len(self.source.rows))
+        self.hand = self.source.read(
+            self.live_predicate, self.live_at, len(self.source.rows), states_past=self.consumer.states_past
+        )
         if self.hand is not None:
             self.live_at = self.hand.through
         return self.hand is not None
@@ -208,7 +226,12 @@ class Session:
             page, self.hand_back = self.hand_back, None
             self.send_page(DeliveryLane.BACKFILL, page)
             return True
-        self.hand_back = self.source.read(self.backfill_predicate, place.backfill.position, place.live.position)
+        self.hand_back = self.source.read(
+            self.backfill_predicate,
+            place.backfill.position,
+            place.live.position,
+            states_past=self.consumer.states_past,
+        )
         return self.hand_back is not None
 
     def send_page(self, lane: DeliveryLane, page: Page) -> None:
@@ -231,23 +254,20 @@ class Session:
             return False
         name, wanted = replay.persistence_id, self.wanted
         found = self.source.entity(name, replay.from_seq_nr, position)
-        page, rest = found[:2], found[2:]
-        parts: list[ReplayPart] = []
+        read, is_last = found[:2], not found[2:]
         deleted = self.source.deleted_to.get(name)
-        if deleted is not None and deleted.seq_nr >= replay.from_seq_nr:
-            first = beginning(
-                name, replay.from_seq_nr, deleted.seq_nr + 1, self.source.snapshots[name], wanted, 0, None
-            )
-            assert first is not None
-            parts.append(first)
-        parts += replay_parts(columns(page), wanted)
+        first_stored = max(replay.from_seq_nr, deleted.seq_nr + 1 if deleted else 1)
+        page = EntityPage(
+            columns(read), first_stored, is_last, deleted.tags if deleted else "", 0, self.source.snapshots.get(name)
+        )
+        parts, rest = replay_page(replay, page, wanted, self.consumer.past)
         for part in parts:
             self.send(
                 Deliver(DeliveryLane.REPLAY, 0, position, events=part.events, ranges=part.ranges, leaving=part.leaving,
                         snapshots=part.snapshots, replay_of=name)
             )  # fmt: skip
-        if rest:
-            self.serving.replay_goes_on(rest[0].seq_nr, parts)
+        if rest is not None:
+            self.serving.replay_goes_on(rest)
         else:
             self.serving.replay_ends()
             self.send(Deliver(DeliveryLane.REPLAY, 0, position, replay_of=name, replay_done=True))

@@ -498,6 +498,11 @@ class Subscribe(betterproto.Message):
     batch_bytes: int = betterproto.int64_field(11)
     batch_events: int = betterproto.int64_field(12)
     clock_us: int = betterproto.int64_field(13)
+    history: str = betterproto.string_field(14)
+    """
+    What comes before the event with which an entity enters the filter: "full" (all stored events), "none" (they are
+     stated as withheld), or the latest snapshot and what came after it (empty, or "snapshot").
+    """
 
 
 @dataclass(eq=False, repr=False)

@@ -297,7 +297,7 @@ class StreamPlace:
         )
 
 
-_SUBSCRIBE_KEYS: Final = frozenset({8, 18, 26, 34, 42, 50, 58, 66, 72, 80, 88, 96, 104})
+_SUBSCRIBE_KEYS: Final = frozenset({8, 18, 26, 34, 42, 50, 58, 66, 72, 80, 88, 96, 104, 114})
 
 
 @dataclass(slots=True)
@@ -317,6 +317,7 @@ class Subscribe:
     batch_bytes: int = 0
     batch_events: int = 0
     clock_us: int = 0
+    history: str = ""
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -347,6 +348,8 @@ class Subscribe:
             out.append(number(b"\x60", self.batch_events))
         if self.clock_us:
             out.append(number(b"\x68", self.clock_us))
+        if self.history:
+            out.append(delimited(b"\x72", self.history.encode()))
         return b"".join(out)
 
     @staticmethod
@@ -365,6 +368,7 @@ class Subscribe:
         batch_bytes = 0
         batch_events = 0
         clock_us = 0
+        history = ""
         at, end = 0, len(data)
         try:
             while at < end:
@@ -436,9 +440,14 @@ class Subscribe:
                     if at == end:
                         break
                     key = data[at]
+                if key == 114:
+                    history, at = read_text(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
                 if key not in _SUBSCRIBE_KEYS:
                     number, wire_type, at = read_key(data, at)
-                    if number in {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13}:
+                    if number in {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14}:
                         raise unfit(number, wire_type)
                     else:
                         at = skip(data, at, wire_type)
@@ -458,6 +467,7 @@ class Subscribe:
             batch_bytes,
             batch_events,
             clock_us,
+            history,
         )
 
 

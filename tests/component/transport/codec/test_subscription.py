@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch, join_metadata, join_tags, new_events
 from common.core.events.stated_range import StatedRange
+from common.core.filters.past import Past
 from common.core.flow.messages import Drain, Heartbeat
 from common.core.journal.history import Generation, History
 from common.core.subscription.messages import (
@@ -70,6 +71,9 @@ FROM_CONSUMER: dict[str, FromConsumer] = {
     ),
     "subscribe_reached": Subscribe(
         "orders", "edge-1", "orders", replace(PLACE, reached=90), FilterState(5, "[]"), StreamLimits(1_000, 100, 10), 9
+    ),
+    "subscribe_history": Subscribe(
+        "orders", "edge-1", "orders", PLACE, FilterState(5, "[]"), StreamLimits(1_000, 100, 10), 9, past=Past.FULL
     ),
     "filter_update": FilterUpdate(6, '[{"include_tags":["ü"]}]'),
     "ack": ConsumerAck(300),
@@ -173,6 +177,7 @@ def _spoilt(**fields: object) -> wire.Subscribe:
         _spoilt(window_bytes=0),
         _spoilt(batch_events=-1),
         _spoilt(snapshots_if_behind=-1),
+        _spoilt(history="some"),
         _spoilt(place=wire.StreamPlace(live=wire.StreamCursor(position=-1))),
         _spoilt(place=wire.StreamPlace(reached_position=-1)),
     ],
