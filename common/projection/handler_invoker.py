@@ -14,6 +14,7 @@ from common.core.errors import FOREIGN, BackhaulError
 from common.core.events.batch import Envelope, EventBatch
 from common.core.events.deleted import stated_by
 from common.core.events.leaving import has_marks, is_mark
+from common.core.events.restart import is_restart
 from common.core.journal.statement import Statement
 from common.journal.tables import Tables
 from common.projection.handler_executor import HandlerExecutor, call_async, call_inline, raised, returned_wrong
@@ -115,6 +116,8 @@ class HandlerInvoker:
             return [
                 Event(None, envelope, leaving=True)
                 if is_mark(events, index)
+                else Event(None, envelope, restarts=True)
+                if is_restart(events, index)
                 else Event(None, envelope, deleted=stated_by(envelope))
                 if index in marks.deleted
                 else Event(self._decode(envelope), envelope, index in leaving, index in replaces)

@@ -48,6 +48,8 @@ class Event:
     """With it its entity leaves the filter: nothing more comes of it until it is back."""
     replaces: bool = False
     """It is a snapshot: it stands for all events of its entity up to its number, and some of them never came."""
+    restarts: bool = False
+    """It is no event but a mark (``value`` is None): the entity's events behind this number come again, in their order."""
     deleted: StatedRange | None = None
     """It is no event but a mark (``value`` is None): these numbers were deleted at the source before they came."""
 
@@ -109,6 +111,9 @@ class Handler:
     """SQL that empties the tables, for ``projections reset``; without it a reset is refused."""
     sees_deleted: bool = False
     """Over a stream: called also with ``Event.deleted`` for what the source's retention removed before it came."""
+    restarts: bool = False
+    """Over a stream: an entity may begin again (a filter includes it from a lower number): then it is called with
+    ``Event.restarts`` first. Without it such a filter is refused."""
     start: Callable[[], Awaitable[None]] | None = None
     """Async; before this process gives the handler its first event, and again after a failure: opens what it needs."""
     stop: Callable[[], Awaitable[None]] | None = None
@@ -156,6 +161,8 @@ def _problem(handler: Handler) -> str:
         return f"has {len(given)} functions ({', '.join(given) or 'none'})"
     if handler.sees_deleted and handler.statements is not None:
         return "sees_deleted, but the columns of statements= have no marks"
+    if handler.restarts and handler.statements is not None:
+        return "takes restarts, but the columns of statements= have no marks"
     if steps_problem(handler.migrations):
         return steps_problem(handler.migrations)
     if not _is_list(handler.reset):

@@ -91,6 +91,8 @@ class Subscriptions:
         self._filters.update({follow.subscription: follow.first_filter(consumer_id) for follow in follows})
         self._inboxes: dict[str, InboxStats] = {}
         self.states = {one.name: SubscriptionState(one.name, one.stream_id) for one in self._followed}
+        for name, state in self.states.items():
+            state.takes_restarts = self._sink(name).takes_restarts
 
     def filter_changed(self, name: str) -> None:
         """Another filter was stored: the open stream asks for it at once."""

@@ -32,6 +32,13 @@ class Followed:
     accepted: dict[str, dict[int, bytes]] = field(default_factory=dict)
     passed: dict[str, set[int]] = field(default_factory=dict)
 
+    def begin_again(self, name: str, first: int) -> None:
+        """An entity's numbers from ``first`` on are to come again."""
+        self.accepted[name] = {
+            seq_nr: payload for seq_nr, payload in self.accepted.get(name, {}).items() if seq_nr < first
+        }
+        self.passed[name] = {seq_nr for seq_nr in self.passed.get(name, ()) if seq_nr < first}
+
     def copy(self) -> Followed:
         """As of now, for a copy of the disk."""
         return Followed(

@@ -19,6 +19,7 @@ from common.core.events.ids import (
     text_problem,
 )
 from common.core.events.leaving import LEAVING_TYPE, is_mark, mark_problem
+from common.core.events.restart import RESTART_TYPE
 
 TAGS_MAX = 32
 METADATA_MAX = 32
@@ -73,10 +74,10 @@ def problems(
                 problem = mark_problem(events, index) if may_leave else f"event_type {LEAVING_TYPE!r} is reserved"
                 if problem:
                     object_to(index, "events.invalid", problem)
-    if DELETED_TYPE in events.event_type:
+    if DELETED_TYPE in events.event_type or RESTART_TYPE in events.event_type:
         for index, event_type in enumerate(events.event_type):
-            if event_type == DELETED_TYPE:
-                object_to(index, "events.invalid", f"event_type {DELETED_TYPE!r} is reserved")
+            if event_type in (DELETED_TYPE, RESTART_TYPE):
+                object_to(index, "events.invalid", f"event_type {event_type!r} is reserved")
     if any(events.metadata):
         for index, metadata in enumerate(events.metadata):
             if metadata and _metadata_problem(metadata):

@@ -8,6 +8,7 @@ from dataclasses import replace
 import trio
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES
+from common.core.events.ids import SEPARATOR
 from common.core.events.stated_range import StatedRange, last_of_each
 from common.core.journal.append import OriginBlocked, PushedAppend
 from common.core.journal.history import NOWHERE, OriginState
@@ -87,7 +88,11 @@ class MemorySubscriptions:
         await trio.lowlevel.checkpoint()
         entry = self._connections.database.state.subscriptions.get(name)
         known = entry.known if entry else {}
-        return {persistence_id: known[persistence_id] for persistence_id in persistence_ids if persistence_id in known}
+        found = {persistence_id: known[persistence_id] for persistence_id in persistence_ids if persistence_id in known}
+        bare = {one for one in persistence_ids if SEPARATOR not in one}
+        if bare:
+            found |= {name: number for name, number in known.items() if name.partition(SEPARATOR)[2] in bare}
+        return found
 
     async def awaiting(self, name: str, max_rows: int) -> list[tuple[str, int]]:
         """See ``SubscriptionStore.awaiting``."""

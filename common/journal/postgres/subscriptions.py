@@ -10,6 +10,7 @@ from typing import Any
 import asyncpg
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES, Envelope, EventBatch, split_metadata, split_tags
+from common.core.events.ids import SEPARATOR
 from common.core.events.stated_range import StatedRange, last_of_each
 from common.core.journal.append import OriginBlocked, PushedAppend
 from common.core.subscription.place import NO_RESUME_POINT, FilterState, Subscription, place_as_text, place_of_text
@@ -118,6 +119,14 @@ async def known(connection: asyncpg.Connection, name: str, persistence_ids: Sequ
         name,
         list(dict.fromkeys(persistence_ids)),
     )
+    bare = [one for one in persistence_ids if SEPARATOR not in one]
+    if bare:
+        rows += await connection.fetch(
+            f"SELECT persistence_id, known FROM subscription_known WHERE subscription_no = {_NUMBER}"
+            f" AND substr(persistence_id, strpos(persistence_id, '{SEPARATOR}') + 1) = ANY ($2::text[])",
+            name,
+            bare,
+        )
     return dict(map(tuple, rows))
 
 

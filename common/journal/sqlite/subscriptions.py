@@ -11,6 +11,7 @@ import apsw
 import orjson
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES, Envelope, EventBatch, split_metadata, split_tags
+from common.core.events.ids import SEPARATOR
 from common.core.events.stated_range import StatedRange, last_of_each
 from common.core.journal.append import OriginBlocked, PushedAppend
 from common.core.subscription.place import (
@@ -132,7 +133,18 @@ def known(reader: apsw.Connection, name: str, persistence_ids: Sequence[str]) ->
         " AND subscription_no = (SELECT subscription_no FROM subscription WHERE name = ?)",
         (orjson.dumps(list(dict.fromkeys(persistence_ids))).decode(), name),
     )
-    return dict(rows)
+    found: dict[str, int] = dict(rows)
+    bare = [one for one in persistence_ids if SEPARATOR not in one]
+    if bare:
+        rows = select(
+            reader,
+            "SELECT persistence_id, known FROM subscription_known"
+            " WHERE subscription_no = (SELECT subscription_no FROM subscription WHERE name = ?)"
+            f" AND substr(persistence_id, instr(persistence_id, '{SEPARATOR}') + 1) IN (SELECT value FROM json_each(?))",
+            (name, orjson.dumps(bare).decode()),
+        )
+        found |= dict(rows)
+    return found
 
 
 def awaiting(reader: apsw.Connection, name: str, max_rows: int) -> list[tuple[str, int]]:

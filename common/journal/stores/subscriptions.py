@@ -9,6 +9,7 @@ from typing import Protocol
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import Envelope, EventBatch
 from common.core.events.deleted import DELETED_TYPE
+from common.core.events.restart import RESTART_TYPE
 from common.core.events.stated_range import StatedRange
 from common.core.journal.append import PushedAppend
 from common.core.journal.statement import Statement
@@ -49,7 +50,9 @@ class ReceivedCommit:
 
 @dataclass(frozen=True, slots=True)
 class InboxRow:
-    """An event, or a deleted mark, that waits for a local program. ``id`` is the inbox's own number: 1, 2, 3 … without holes.
+    """An event, or a deleted or restart mark, that waits for a local program.
+
+    ``id`` is the inbox's own number: 1, 2, 3 … without holes.
 
     ``event`` keeps the source's numbers and positions. ``leaving``: its entity has left the filter with it.
     ``replaces``: it is a snapshot, in the place of all the entity's events up to its number.
@@ -64,6 +67,11 @@ class InboxRow:
     def is_deleted(self) -> bool:
         """It is a deleted mark, no event."""
         return self.event.event_type == DELETED_TYPE
+
+    @property
+    def is_restart(self) -> bool:
+        """It is a restart mark, no event: the entity's events behind its number come again."""
+        return self.event.event_type == RESTART_TYPE
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +112,7 @@ class SubscriptionStore(Protocol):
         """
 
     async def known(self, name: str, persistence_ids: Sequence[str]) -> dict[str, int]:
-        """Last known numbers of those entities that have one."""
+        """Last known numbers of those entities that have one; an id without its entity type names those of all types."""
 
     async def awaiting(self, name: str, max_rows: int) -> list[tuple[str, int]]:
         """Entities that wait for a replay, each with its known number, by persistence id."""

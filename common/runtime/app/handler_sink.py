@@ -42,6 +42,11 @@ class HandlerSink:
         self._journal = journal
         self._has_tables = False
 
+    @property
+    def takes_restarts(self) -> bool:
+        """See ``Sink.takes_restarts``."""
+        return self._work.handler.restarts
+
     def open(self) -> AbstractAsyncContextManager[None]:
         """The handler's ``start`` and ``stop`` around each stream."""
         return self._work.life.open()

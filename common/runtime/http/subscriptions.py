@@ -20,8 +20,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.filters.predicates import parse_filter
+from common.core.filters.predicates import Filter, parse_filter
 from common.core.subscription.place import FilterState, LogCursor, Subscription
+from common.core.subscription.restarts import begins_again, lower_starts
 from common.journal.head_signal import HeadSignal
 from common.journal.stores.journal import Journal
 from common.journal.stores.subscriptions import InboxRow, InboxStats
@@ -93,6 +94,7 @@ def subscription_routes(journal: Journal, states: States, stop: trio.Event, *, h
         if "criteria" not in body:
             raise invalid("criteria", "is missing")
         wanted = parse_filter(orjson.dumps(body["criteria"]))
+        await check_restarts(journal, states, name, wanted)
         requested = await journal.subscriptions.set_requested(name, wanted.criteria)
         if name in states:
             states[name].filter_changed()
@@ -113,6 +115,28 @@ def subscription_routes(journal: Journal, states: States, stop: trio.Event, *, h
         Route("/v1/subscriptions/{stream}/filter", change, methods=["PUT"]),
         Route("/v1/subscriptions/{stream}/forget", forget, methods=["POST"]),
     ]
+
+
+async def check_restarts(journal: Journal, states: States, name: str, wanted: Filter) -> None:
+    """Refuse a filter with which entities would begin again where that is not taken.
+
+    Raises:
+        BackhaulError: ``subscription.restart_refused``.
+    """
+    state, stored = states.get(name), await journal.subscriptions.get(name)
+    if stored is None or state is None or state.takes_restarts:
+        return
+    place = stored.place
+    starts = lower_starts(parse_filter((place.next or place.applied).criteria), wanted)
+    first = begins_again(starts, await journal.subscriptions.known(name, list(starts)))
+    if first:
+        entity, number = next(iter(first.items()))
+        raise BackhaulError(
+            "subscription.restart_refused",
+            f"{entity} is known beyond {number} and would begin again, which {name} does not take",
+            "give its handler restarts=True, or include the id without from_seq_nr",
+            kind=ErrorKind.CONFLICT,
+        )
 
 
 def _committed(states: States, name: str) -> HeadSignal:

@@ -6,17 +6,19 @@ changes them. Entities that wait for a replay are all kept in memory, up to a bo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import structlog
 import trio
 
 from common.core.errors import BackhaulError, ErrorKind
+from common.core.events.restart import restart_marks
 from common.core.events.stated_range import StatedRange
 from common.core.subscription.consumer import admit_received, effect_of
 from common.core.subscription.messages import Deliver
 from common.core.subscription.place import ResumePoint, Subscription
+from common.core.subscription.restarts import begins_again
 from common.journal.stores.journal import Journal
 from common.journal.stores.leases import Lease
 from common.journal.stores.subscriptions import ReceivedCommit
@@ -145,6 +147,28 @@ class ReceiveCommitter:
         self._tell_gaps(awaiting)
         self._tell()
         return [message.replay_of for message in deliveries if message.replay_done]
+
+    async def begin_again(self, starts: Mapping[str, int], place: ResumePoint) -> bool:
+        """A filter that took effect at ``place`` asks for entities from lower numbers than it has stated before.
+
+        What is known of them is set back and the sink is given restart marks, in one commit with the place. False when
+        nothing is known that is asked for again, or the sink does not take it: then only the place has moved.
+        """
+        known = await self._journal.subscriptions.known(self._settings.name, list(starts))
+        first = begins_again(starts, known)
+        if first and not self._sink.takes_restarts:
+            _log.warning("subscription.restart_refused", entities=len(first), persistence_id=next(iter(first)))
+            first = {}
+        if not first:
+            self.moved(place)
+            return False
+        self._place = place
+        effect = await self._sink.prepare(Taken(restart_marks(first), frozenset(), frozenset(), (), place))
+        reset, awaiting = {name: number - 1 for name, number in first.items()}, dict.fromkeys(first, True)
+        await self._commit(ReceivedCommit(place, reset, awaiting, inbox=effect.inbox, statements=effect.statements))
+        name, number = next(iter(first.items()))
+        _log.info("subscription.entity_restarted", entities=len(first), persistence_id=name, from_seq_nr=number)
+        return True
 
     def leave(self) -> None:
         """The conversation is over."""

@@ -9,13 +9,14 @@ the store does not have: after any error the next conversation starts from the s
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
 import trio
 
 from common.core.errors import BackhaulError
+from common.core.filters.predicates import parse_filter
 from common.core.flow.messages import Drain, Heartbeat
 from common.core.subscription.ack_policy import DelayedAck
 from common.core.subscription.consumer import Receiving
@@ -32,6 +33,7 @@ from common.core.subscription.messages import (
     Subscribed,
 )
 from common.core.subscription.place import NO_RESUME_POINT, FilterState, ResumePoint, Subscription
+from common.core.subscription.restarts import lower_starts
 from common.fail_points import fail_point
 from common.journal.stores.journal import Journal
 from common.journal.stores.leases import Lease
@@ -56,11 +58,15 @@ _HEARD_BYTES = 256
 
 @dataclass(frozen=True, slots=True)
 class _Heard:
-    """A message that waits to take effect, the place after it, and what it weighs."""
+    """A message that waits to take effect, the place after it, and what it weighs.
+
+    ``starts`` are the ids that a filter newly wants from a lower number.
+    """
 
     message: Deliver | Progress | FilterApplied | BackfillDone
     place: ResumePoint
     size: int
+    starts: Mapping[str, int]
 
 
 async def converse(
@@ -229,16 +235,24 @@ class _Session:
         taken: list[_Heard] = []
         events = 0
         while self._queue and events < _GROUP_MAX_EVENTS:
+            if self._queue[0].starts and taken:
+                break  # what came before it takes effect before it
             heard = self._queue.popleft()
             taken.append(heard)
             self._queued_bytes -= heard.size
             if isinstance(heard.message, Deliver):
                 events += len(heard.message.events)
+            if heard.starts:
+                break
         self._room.unpark_all()
         deliveries = [heard.message for heard in taken if isinstance(heard.message, Deliver)]
         is_news = any(not isinstance(heard.message, Progress) for heard in taken)
         self._is_busy, self._busy_since_s = True, trio.current_time()
-        if is_news:
+        if taken[-1].starts:
+            if await self._intake.begin_again(taken[-1].starts, taken[-1].place):
+                self._dial_anew()
+            self._on_progress()
+        elif is_news:
             ended = await self._intake.take(deliveries, taken[-1].place)
             self._replaying.difference_update(ended)
             self._on_progress()
@@ -269,6 +283,14 @@ class _Session:
         self._acks.took(len(deliveries), size, trio.current_time())
         if trio.current_time() >= self._acks.due_s:
             await self._acknowledge()
+
+    def _dial_anew(self) -> None:
+        """Entities begin again: what is under way was sent before. The next stream goes on from what is stored."""
+        self._queue.clear()
+        self._queued_bytes = 0
+        self._room.unpark_all()
+        self._is_leaving = True
+        self._drain = self._drain or Drain(0.0, "entities begin again")
 
     async def _acknowledge(self) -> None:
         """Tell what has taken effect."""
@@ -337,13 +359,16 @@ class _Session:
                 data = await self._stream.receive()
                 message = decode_from_source(data)
                 place: ResumePoint | None = None
+                starts: Mapping[str, int] = {}
                 match message:
                     case Deliver():
                         place = receiving.deliver(message)
                     case Progress():
                         place = receiving.progress(message)
                     case FilterApplied():
+                        before = receiving.place.applied
                         place = receiving.filter_applied(message)
+                        starts = _lower_starts(before, place.next or place.applied)
                     case BackfillDone():
                         place = receiving.backfill_done(message)
                     case Heartbeat():
@@ -355,7 +380,7 @@ class _Session:
                         raise _protocol_error("a second Subscribed came")
                 if place is not None and not self._is_leaving:
                     assert not isinstance(message, Heartbeat | Drain | Subscribed)
-                    self._queue.append(_Heard(message, place, len(data) + _HEARD_BYTES))
+                    self._queue.append(_Heard(message, place, len(data) + _HEARD_BYTES, starts))
                     self._queued_bytes += len(data) + _HEARD_BYTES
                     state.head_position = max(state.head_position, place.live.position)
                 self._work.unpark_all()
@@ -392,6 +417,10 @@ class _Session:
         if still_s := self._own_time.longest_still_s:
             return PeerGone("link.stalled", f"this process stood still for {still_s:.0f} s", "dialling again")
         return PeerGone("link.stalled", what, "the line or the source stands still; dialling again")
+
+
+def _lower_starts(before: FilterState, after: FilterState) -> dict[str, int]:
+    return lower_starts(parse_filter(before.criteria), parse_filter(after.criteria))
 
 
 def _protocol_error(what: str) -> BackhaulError:

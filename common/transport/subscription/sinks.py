@@ -60,11 +60,17 @@ class Sink(Protocol):
     def open(self) -> AbstractAsyncContextManager[None]:
         """Entered for each stream, around all of ``prepare``. Raises what the sink cannot begin with."""
 
+    @property
+    def takes_restarts(self) -> bool:
+        """Whether entities may begin again here: else what is known stays."""
+
     async def prepare(self, taken: Taken) -> Effect: ...
 
 
 class InboxSink:
     """Events wait in the inbox for a local program, with a mark for what the source had deleted."""
+
+    takes_restarts = True
 
     def open(self) -> AbstractAsyncContextManager[None]:
         return nullcontext()
@@ -81,8 +87,10 @@ class InboxSink:
 class JournalSink:
     """Events go into this service's own journal, owned by the subscription: nobody else writes those entities.
 
-    A snapshot becomes an event of its entity, in the place of those before it.
+    A snapshot becomes an event of its entity, in the place of those before it. What is stored is not stored again.
     """
+
+    takes_restarts = False
 
     def __init__(self, subscription: str, *, event_max_bytes: int, parked_max: int) -> None:
         self._origin_id = f"subscription:{subscription}"

@@ -66,6 +66,8 @@ class SubscriptionState:
     deleted: int = 0
     """Events that the source had deleted before they came here: stated, and led over."""
     awaiting: int = 0
+    takes_restarts: bool = True
+    """Whether entities may begin again in what this subscription brings about."""
     timestamp_us: int = 0
     """Order time of the last event or place heard of, for the lag in seconds."""
     requested_changed: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)

@@ -61,7 +61,7 @@ class ReceivedOnceInOrder(DownChecker):
     """Each entity's numbers only grow."""
 
     def received(self, commit: Received) -> None:
-        last = dict(commit.known_before)
+        last = commit.known_before | {name: first - 1 for name, first in commit.restarts.items()}
         for row in commit.rows:
             event = row.event
             if event.seq_nr <= last.get(event.persistence_id, 0):
@@ -72,6 +72,20 @@ class ReceivedOnceInOrder(DownChecker):
         for name, seq_nr in last.items():
             if commit.known.get(name, 0) < seq_nr:
                 self.complain(f"{commit.disk.name} has {seq_nr} of {name} and knows of {commit.known.get(name, 0)}")
+
+
+class RestartsAreWanted(DownChecker):
+    """An entity begins again only where the filter says so, and then it waits, with its known number set back."""
+
+    def received(self, commit: Received) -> None:
+        for name, first in commit.restarts.items():
+            if commit.watch.wanted.from_seq_nr(name) != first:
+                self.complain(f"{commit.disk.name} begins {name} again from {first}, which nobody asked for")
+            if commit.known.get(name) != first - 1 or name not in commit.waiting:
+                self.complain(f"{commit.disk.name} begins {name} again from {first} and knows {commit.known.get(name)}")
+        for name, last in commit.known_before.items():
+            if commit.known.get(name, 0) < last and name not in commit.restarts:
+                self.complain(f"{commit.disk.name} forgets what it knows of {name} after {last}")
 
 
 class SkippedIsStated(DownChecker):
@@ -233,6 +247,7 @@ class EverythingSelected(DownChecker):
 DOWN_CHECKERS: Final[tuple[type[DownChecker], ...]] = (
     ReceivedIsServed,
     ReceivedOnceInOrder,
+    RestartsAreWanted,
     SkippedIsStated,
     LeavingIsMarked,
     SnapshotsFitTheFilter,

@@ -303,6 +303,8 @@ class Received:
     waiting: frozenset[str]
     passed: list[Number]
     owed: list[Number] | None
+    restarts: dict[str, int]
+    """Entities that begin again with this commit, with the number from which their events come."""
 
     def misses(self, number: Number) -> bool:
         """Whether a number is still to come, and its entity does not wait for a replay."""

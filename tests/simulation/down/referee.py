@@ -153,13 +153,17 @@ class DownReferee:
         followed = disk.followed.setdefault(name, Followed())
         last_id, known = (old.last_id, old.known) if old else (0, {})
         rows = [row for row in new.inbox if row.id > last_id and not row.is_deleted]
+        restarts = {row.event.persistence_id: row.event.seq_nr + 1 for row in rows if row.is_restart}
+        rows = [row for row in rows if not row.is_restart]
+        for entity, first in restarts.items():
+            followed.begin_again(entity, first)
         passed = list(passed_by(known, new.known, rows))
         watch = self._watches.get((disk, name))
-        self._trace.add(disk.name, f"{name} has {len(rows)} more, {len(passed)} passed, {_place(new)}")
+        self._trace.add(disk.name, f"{name} has {len(rows)} more, {len(passed)} passed, {_place(new)} {restarts or ''}")
         if watch is not None and watch.is_current():
             waiting = old.awaiting if old else frozenset()
             owed = watch.owed_at(new.current)
-            commit = Received(disk, watch, rows, known, new.known, waiting, new.awaiting, passed, owed)
+            commit = Received(disk, watch, rows, known, new.known, waiting, new.awaiting, passed, owed, restarts)
             for checker in self._checkers:
                 checker.received(commit)
         for row in rows:

@@ -186,6 +186,8 @@ async def test_of_both_ends_limits_the_narrower_hold(narrow: StreamLimits, autoj
 class StandingSink:
     """An application that takes nothing for a long time."""
 
+    takes_restarts = False
+
     def open(self) -> AbstractAsyncContextManager[None]:
         return nullcontext()
 

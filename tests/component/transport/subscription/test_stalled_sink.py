@@ -27,6 +27,8 @@ NAMES = [f"Order|{i % 7}" for i in range(100)]
 class SlowSink:
     """A handler that takes long."""
 
+    takes_restarts = False
+
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
