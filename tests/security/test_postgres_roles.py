@@ -79,9 +79,9 @@ class Roles:
         edge = stage.edge("g1", cloud=node.address).start()
         measured = {"entity_type": "Sensor", "entity_id": "t", "event_type": "Measured", "payload": {"value": 1}}
         assert edge.ask("POST", "/v1/events", {"events": [measured] * 3})[0] == 201
-        node.until("/status", lambda body: body["journal"]["head"] >= 3)
-        node.until("/v1/projections", lambda body: _have_passed(body, 3))
-        node.until("/status", lambda body: body["retention"]["trimmed"] >= 3)
+        node.until("/status", lambda body: body["journal"]["head"] >= 3, timeout_s=60)
+        node.until("/v1/projections", lambda body: _have_passed(body, 3), timeout_s=60)
+        node.until("/status", lambda body: body["retention"]["trimmed"] >= 3, timeout_s=60)
         node.stop()
 
 
