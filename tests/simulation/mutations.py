@@ -291,8 +291,8 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         (1, 4, 12), "SkippedIsStated", _patched(SourceStream, "_states_past", property(lambda _stream: True))
     ),
     "past_is_not_gone_back_to": Mutation(
-        (1, 4, 12),
-        "SkippedIsStated",
+        (4,),
+        "Converges",
         _all_patched(
             _patched(_PageWriter, "must_go_back", lambda *_arguments: False),
             _patched(common.transport.subscription.replays, "entity_page", down.page_of_one),
