@@ -22,6 +22,7 @@ from common.journal.stores.fleet import FleetRow
 from common.journal.stores.journal import Journal
 from common.runtime.http.app import json_response
 from common.runtime.http.fields import check_query, invalid, query_number
+from common.runtime.metrics import MetricsRegistry
 
 ANSWER_WITHIN_S: Final = 2.0
 _PAGE_MAX: Final = 1_000
@@ -37,6 +38,18 @@ class FleetView:
         self._edges: list[SeenEdge] = []
         self._nodes: Mapping[str, int] = {}
         self._as_of_us = 0
+        self._parts: Mapping[str, int] = {}
+
+    def register(self, metrics: MetricsRegistry) -> None:
+        """Offer what became of all edges' events to Prometheus, as of the last `count_losses`."""
+        metrics.gauges(
+            "fleet_events", "Events of all edges, by what became of them; of all nodes.", "part", lambda: self._parts
+        )
+
+    async def count_losses(self) -> None:
+        """Count what became of all edges' events. Raises what the journal raises."""
+        await self._refresh()
+        self._parts = (await self._fleet_losses())["parts"]
 
     def routes(self) -> list[BaseRoute]:
         """The two."""

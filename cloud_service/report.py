@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from heapq import nlargest, nsmallest
 from typing import Any
@@ -27,7 +27,10 @@ _log = structlog.get_logger()
 
 
 class CloudReport:
-    """Collects; ``refresh`` reads the journal, the rest shows what it found."""
+    """Collects; ``refresh`` reads the journal, the rest shows what it found.
+
+    ``count_losses`` is called before each summary: it is too much work for every question of ``/status``.
+    """
 
     def __init__(
         self,
@@ -39,6 +42,7 @@ class CloudReport:
         version: str,
         now_us: Callable[[], int],
         metrics_edges: int,
+        count_losses: Callable[[], Awaitable[None]],
     ) -> None:
         self._journal = journal
         self._commit = commit
@@ -48,6 +52,7 @@ class CloudReport:
         self._now_us = now_us
         self._stats: JournalStats | None = None
         self._metrics_edges = metrics_edges
+        self._count_losses = count_losses
         self._projections: list[ProjectionStatus] = []
 
     async def refresh(self) -> None:
@@ -109,6 +114,7 @@ class CloudReport:
             await trio.sleep(interval_s)
             try:
                 await self.refresh()
+                await self._count_losses()
             except BackhaulError:
                 continue  # the journal's watch reports it
             stats = self._stats

@@ -189,6 +189,7 @@ class _Node:
         retention = CloudRetentionSettings.of(settings, running.application)
         self._retention = CloudRetention(journal, retention, owner=owner)
         self._ages = AgeKeeper(journal, retention.kept_s, environment.now_us, owner=owner)
+        self._fleet_view = FleetView(journal, environment.now_us)
         self._report = CloudReport(
             journal,
             commit,
@@ -197,6 +198,7 @@ class _Node:
             version=VERSION,
             now_us=environment.now_us,
             metrics_edges=settings.metrics_edges,
+            count_losses=self._fleet_view.count_losses,
         )
         self.watch = JournalWatch(journal, commit)
         self._fleet = FleetKeeper(journal.fleet, self.endpoint, environment.now_us, node=name)
@@ -272,7 +274,7 @@ class _Node:
         """Every HTTP route of the service."""
         journal, settings, running = self._journal, self._settings, self._running
         metrics = MetricsRegistry("backhaul_cloud")
-        for part in (self._report, self._streams, self.subscriptions, self._trust):
+        for part in (self._report, self._fleet_view, self._streams, self.subscriptions, self._trust):
             part.register(metrics)
         register_running(metrics, running, settings.journal)
         metrics.gauge("nodes_live", "Nodes of this cloud that are alive.", lambda: len(self._membership.live))
@@ -290,7 +292,7 @@ class _Node:
                     *snapshot_routes(journal, settings.event_max_bytes, admitted=running.application.admitted),
                     *origin_routes(journal),
                     *node_routes(journal, self._environment.now_us),
-                    *FleetView(journal, self._environment.now_us).routes(),
+                    *self._fleet_view.routes(),
                     *filter_routes(journal.push_filters, self.endpoint.refresh_filters),
                     *policy_routes(self._policy),
                     *identity_routes(journal.identities, self._trust),

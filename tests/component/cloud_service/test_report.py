@@ -23,7 +23,16 @@ def edges_of(streams: list[OriginStream], most: int) -> list[str]:
 def metrics_of(streams: list[OriginStream], most: int) -> dict[str, Any]:
     unused: Any = SimpleNamespace()
     endpoint: Any = SimpleNamespace(streams=streams, ends=CodeCounts(), parked=CodeCounts())
-    report = CloudReport(unused, unused, endpoint, node="n", version="1", now_us=lambda: 0, metrics_edges=most)
+    report = CloudReport(
+        unused,
+        unused,
+        endpoint,
+        node="n",
+        version="1",
+        now_us=lambda: 0,
+        metrics_edges=most,
+        count_losses=unused,
+    )
     families: Any = MetricsRegistry("b")
     added: dict[str, Any] = {}
     families.gauges = lambda name, text, label, read: added.__setitem__(name, read)

@@ -118,6 +118,10 @@ def test_each_part_of_what_is_missing_is_counted_as_it_is(stage: Stage, relays: 
     assert whole["losses"]["parts"]["stored"] == len(events)
     assert whole["losses"]["edges_with_losses"] == ["e1", "e2"]
     assert "events are lost" in ask(cloud, "fleet", "--losses")
+    cloud.wait_for("node.summary", after=cloud.mark())
+    page = cloud.text("/metrics")
+    for part, count in whole["losses"]["parts"].items():
+        assert f'backhaul_cloud_fleet_events{{part="{part}"}} {float(count)}\n' in page
 
 
 def test_what_a_restored_cloud_has_lost_and_an_edge_has_removed_is_trimmed(stage: Stage) -> None:
