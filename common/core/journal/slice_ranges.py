@@ -148,6 +148,16 @@ def unknown_projection(name: str) -> BackhaulError:
     )
 
 
+def projection_not_paused(name: str) -> BackhaulError:
+    """The refusal to move a projection that may commit at any moment."""
+    return BackhaulError(
+        "projection.not_paused",
+        f"projection {name} is not paused: it would go on while it is moved",
+        "pause it first, and resume it when it is where it is to be",
+        kind=ErrorKind.CONFLICT,
+    )
+
+
 def projection_in_use(name: str, owner: str) -> BackhaulError:
     """A node still runs it."""
     return BackhaulError(

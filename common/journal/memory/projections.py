@@ -18,6 +18,7 @@ from common.core.journal.slice_ranges import (
     divide,
     missing_ranges,
     projection_in_use,
+    projection_not_paused,
 )
 from common.core.journal.statement import Statement
 from common.core.members.assignment import RangeKey
@@ -174,6 +175,17 @@ class MemoryProjections:
                 draft.projections[key] = replace(
                     row, epoch=row.epoch + 1, owner="", lease_until_us=0, is_directed=False
                 )
+            return len(keys)
+
+    async def move(self, name: str, position: int) -> int:
+        """See ``ProjectionStore.move``."""
+        async with self._connections.transaction() as draft:
+            keys = [key for key in draft.projections if key[0] == name]
+            if not all(draft.projections[key].paused for key in keys):
+                raise projection_not_paused(name)
+            for key in keys:
+                row = draft.projections[key]
+                draft.projections[key] = replace(row, position=position, ahead=(), epoch=row.epoch + 1)
             return len(keys)
 
     async def declare(self, name: str, ranges: Sequence[SliceRange]) -> list[SliceRange]:

@@ -150,6 +150,10 @@ class PostgresProjections:
         """See ``ProjectionStore.intervene``."""
         return await self._sessions.committer().connection.run(range_changes.intervene, name, statements, restart)
 
+    async def move(self, name: str, position: int) -> int:
+        """See ``ProjectionStore.move``."""
+        return await self._sessions.committer().connection.run(range_changes.move, name, position)
+
     async def declare(self, name: str, ranges: Sequence[SliceRange]) -> list[SliceRange]:
         """See ``ProjectionStore.declare``."""
         return await self._sessions.committer().connection.run(

@@ -18,6 +18,7 @@ from common.core.journal.slice_ranges import (
     divide,
     missing_ranges,
     projection_in_use,
+    projection_not_paused,
 )
 from common.core.journal.statement import Statement
 from common.journal.postgres.offsets import lock_ranges, run_statements
@@ -70,6 +71,22 @@ async def reshape(
                 _INSERT, name, one.slices.first, one.slices.last, one.position, epoch, paused, now_us, ahead
             )
     return divided
+
+
+async def move(connection: asyncpg.Connection, name: str, position: int) -> int:
+    """See ``ProjectionStore.move``."""
+    async with connection.transaction():
+        await lock_ranges(connection, name)
+        rows = await connection.fetch(
+            "SELECT paused FROM projection WHERE name = $1 ORDER BY first_slice FOR UPDATE", name
+        )
+        if not all(row["paused"] for row in rows):
+            raise projection_not_paused(name)
+        await connection.execute(
+            "UPDATE projection SET position = $2, ahead = $3, epoch = epoch + 1 WHERE name = $1",
+            *(name, position, ahead_as_text(())),
+        )
+    return len(rows)
 
 
 async def forget(connection: asyncpg.Connection, name: str, statements: Sequence[Statement]) -> int:

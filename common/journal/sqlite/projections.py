@@ -259,6 +259,10 @@ class SqliteProjections:
         """See ``ProjectionStore.intervene``."""
         return await self._changed(range_changes.intervene, name, statements, restart=restart)
 
+    async def move(self, name: str, position: int) -> int:
+        """See ``ProjectionStore.move``."""
+        return await self._changed(range_changes.move, name, position)
+
     async def declare(self, name: str, ranges: Sequence[SliceRange]) -> list[SliceRange]:
         """See ``ProjectionStore.declare``."""
         return await self._changed(range_changes.declare, name, ranges, self._connections.now_us())

@@ -19,6 +19,7 @@ from common.core.journal.slice_ranges import (
     divide,
     missing_ranges,
     projection_in_use,
+    projection_not_paused,
 )
 from common.core.journal.statement import Statement
 from common.journal.sqlite.connection import select
@@ -45,6 +46,17 @@ def reshape(writer: apsw.Connection, name: str, ranges: Sequence[SliceRange], no
     for offset in new:
         _insert(writer, name, offset, epoch + 1, paused, now_us)
     return divided
+
+
+def move(writer: apsw.Connection, name: str, position: int) -> int:
+    """See ``ProjectionStore.move``."""
+    if writer.execute("SELECT count(*) FROM projection WHERE name = ? AND NOT paused", (name,)).get:
+        raise projection_not_paused(name)
+    writer.execute(
+        "UPDATE projection SET position = ?, ahead = ?, epoch = epoch + 1 WHERE name = ?",
+        (position, ahead_as_text(()), name),
+    )
+    return writer.changes()
 
 
 def forget(writer: apsw.Connection, name: str, statements: Sequence[Statement], now_us: int) -> int:

@@ -170,5 +170,11 @@ class ProjectionStore(Protocol):
         With ``restart`` all offsets go back to 0. Raises ``projection.statement_failed``, nothing written.
         """
 
+    async def move(self, name: str, position: int) -> int:
+        """Set the offsets of all ranges of a paused projection to ``position``; returns how many ranges there are.
+
+        Events between are left out, or come again; nothing else of it changes. Raises ``projection.not_paused``.
+        """
+
     async def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of a read-only query over the application's tables, parameters as in ``Statement``."""

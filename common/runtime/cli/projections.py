@@ -74,6 +74,23 @@ def _reset(question: Question) -> int:
     return show(question, answer, f"{question.args.name} begins again: tables empty, {answer['ranges']} ranges at 0")
 
 
+def _move_arguments(parser: ArgumentParser) -> None:
+    _name_argument(parser)
+    parser.add_argument("--to", type=number, metavar="POSITION", required=True, help="events behind it come next")
+    parser.add_argument("--yes", action="store_true", help="really: events are left out, or come again")
+    parser.add_argument("--accept-trimmed", action="store_true", help="although retention may have deleted events")
+
+
+def _move(question: Question) -> int:
+    args = question.args
+    if not args.yes:
+        raise BackhaulError("cli.usage", "events are left out, or come again", "add --yes if it is what you want")
+    body = {"confirm": args.name, "position": args.to, "accept_trimmed": args.accept_trimmed}
+    answer = question.client.post(_path(question, "move"), body)
+    was = f"between {answer['first']} and {answer['last']}" if answer["first"] != answer["last"] else answer["first"]
+    return show(question, answer, f"{args.name} is at {answer['position']}, it was {was}; resume it to go on")
+
+
 def _forget(question: Question) -> int:
     answer = question.client.post(_path(question, "forget"), {})
     return show(question, answer, f"forgot {question.args.name}, {answer['ranges']} ranges; its tables stay")
@@ -118,6 +135,9 @@ PROJECTIONS: Final = (
     ),
     Command(("projections", "merge"), "join its ranges, while it runs", _reshape("merge"), _ranges_arguments),
     Command(("projections", "reset"), "empty its tables and begin at the start of the log", _reset, _reset_arguments),
+    Command(
+        ("projections", "move"), "set a paused projection to a position, its tables unchanged", _move, _move_arguments
+    ),
     Command(("projections", "forget"), "remove the offsets of one that nobody runs", _forget, _name_argument),
     Command(
         ("projections", "parked"),

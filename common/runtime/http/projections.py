@@ -79,6 +79,7 @@ def projection_routes(
         "split": decisions.split,
         "merge": decisions.merge,
         "reset": decisions.reset,
+        "move": decisions.move,
         "forget": decisions.forget,
         "skip": decisions.skip,
         "parked/retry": decisions.retry,
@@ -163,13 +164,7 @@ class _Decisions:
             )
         deleted_through = (await self._journal.log.stats()).deleted_through
         if deleted_through and body.get("accept_trimmed") is not True:
-            raise BackhaulError(
-                "projection.history_trimmed",
-                f"events up to position {deleted_through} may have been deleted: a reset would not bring them back",
-                "accept that with accept_trimmed, if what is left is what you want",
-                kind=ErrorKind.CONFLICT,
-                details={"deleted_through": deleted_through},
-            )
+            raise _trimmed(deleted_through)
         await parking.make_tables(self._journal.projections)
         statements = [*(Statement(sql) for sql in handler.reset), parking.forget_all(name)]
         ranges = await self._journal.projections.intervene(name, statements, restart=True)
@@ -177,6 +172,24 @@ class _Decisions:
             raise unknown_projection(name)
         _log.warning("operator.reset_projection", projection=name, ranges=ranges)
         return json_response({"projection": name, "ranges": ranges})
+
+    async def move(self, request: Request) -> Response:
+        name, body = _name(request), await json_object(request, {"confirm", "position", "accept_trimmed"})
+        _confirmed(name, body)
+        stats, position = await self._journal.log.stats(), body.get("position")
+        if type(position) is not int or not 0 <= position <= stats.head_position:
+            raise invalid("position", f"must be a whole number from 0 to the head of the log, {stats.head_position}")
+        if position < stats.deleted_through and body.get("accept_trimmed") is not True:
+            raise _trimmed(stats.deleted_through)
+        before = {row.slices: row.position for row in await self._journal.projections.rows() if row.name == name}
+        ranges = await self._journal.projections.move(name, position)
+        if not ranges:
+            raise unknown_projection(name)
+        first, last = min(before.values(), default=position), max(before.values(), default=position)
+        _log.warning(
+            "operator.moved_projection", projection=name, ranges=ranges, position=position, first=first, last=last
+        )
+        return json_response({"projection": name, "ranges": ranges, "position": position, "first": first, "last": last})
 
     async def forget(self, request: Request) -> Response:
         name = _name(request)
@@ -262,6 +275,16 @@ def _parked_as_json(row: ParkedForProjection) -> dict[str, object]:
 def _name(request: Request) -> str:
     name: str = request.path_params["name"]
     return name
+
+
+def _trimmed(deleted_through: int) -> BackhaulError:
+    return BackhaulError(
+        "projection.history_trimmed",
+        f"events up to position {deleted_through} may have been deleted: going back would not bring them back",
+        "accept that with accept_trimmed, if what is left is what you want",
+        kind=ErrorKind.CONFLICT,
+        details={"deleted_through": deleted_through},
+    )
 
 
 def _confirmed(name: str, body: Mapping[str, object]) -> None:

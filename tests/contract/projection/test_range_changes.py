@@ -132,6 +132,21 @@ class TestDecisions:
             await journal.projections.commit(old, 6, [insert], 60)
         assert (await take(journal, LOW)).position == 0
 
+    async def test_only_a_paused_one_is_moved_and_its_owner_commits_no_more(self, journal: Journal) -> None:
+        assert await journal.projections.move("tally", 3) == 0
+        await journal.projections.declare("tally", [LOW, HIGH])
+        lease = await journal.projections.commit(await take(journal, LOW), 5, [], 60)
+        with pytest.raises(BackhaulError, match=r"projection\.not_paused"):
+            await journal.projections.move("tally", 3)
+        await journal.projections.set_paused("tally", True)
+        assert await journal.projections.move("tally", 3) == 2
+        with pytest.raises(BackhaulError, match=r"projection\.fenced"):
+            await journal.projections.commit(lease, 6, [], 60)
+        await journal.projections.set_paused("tally", False)
+        assert [row.position for row in await journal.projections.rows()] == [3, 3]
+        moved = await take(journal, LOW)
+        assert (moved.position, (await journal.projections.commit(moved, 4, [], 60)).position) == (3, 4)
+
     async def test_what_runs_is_not_forgotten(self, journal: Journal) -> None:
         assert await journal.projections.forget("tally", []) == 0
         lease = await take(journal, ALL_SLICES)

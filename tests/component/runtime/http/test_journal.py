@@ -405,6 +405,29 @@ async def test_projections_are_listed_paused_and_resumed() -> None:
         assert (await world.refusal("POST", "/v1/projections/none/pause"))[:2] == (404, "projection.unknown")
 
 
+async def test_a_paused_projection_is_moved_within_the_log() -> None:
+    async with serving() as world:
+        for name in ("A|x", "A|y", "A|z"):
+            await appended(world.journal, local(name))
+        await world.journal.projections.acquire("latest", ALL_SLICES, "node-1", 30)
+        path, wanted = "/v1/projections/latest/move", {"confirm": "latest", "position": 2}
+
+        assert (await world.refusal("POST", path, wanted))[:2] == (409, "projection.not_paused")
+        await world.post("/v1/projections/latest/pause")
+        for wrong in ({**wanted, "confirm": "other"}, {**wanted, "position": 4}, {**wanted, "position": -1}):
+            assert (await world.refusal("POST", path, wrong))[:2] == (400, "http.invalid_request")
+        answer = await world.post(path, wanted)
+        assert (answer["position"], answer["ranges"], answer["first"], answer["last"]) == (2, 1, 0, 0)
+        [moved] = (await world.get("/v1/projections"))["projections"]
+        assert (moved["position"], moved["behind"], moved["paused"]) == (2, 1, True)
+
+        await world.journal.log.trim(TrimLimit(3, 100))
+        assert (await world.refusal("POST", path, wanted))[:2] == (409, "projection.history_trimmed")
+        assert (await world.post(path, {**wanted, "accept_trimmed": True}))["first"] == 2
+        none = {"confirm": "none", "position": 3}
+        assert (await world.refusal("POST", "/v1/projections/none/move", none))[:2] == (404, "projection.unknown")
+
+
 # -- bad input ----------------------------------------------------------------------------------------------------
 
 
