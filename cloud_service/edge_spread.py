@@ -1,8 +1,13 @@
-"""Edges spread over nodes: the task that sends a node's surplus away, and those that have been connected for too long."""
+"""Edges spread over nodes: the task that sends a node's surplus away, and those that have been connected for too long.
+
+It also sends all away when the journal has another history. A failover may have lost what was acknowledged, and an edge that has
+nothing to push would not hear of it: it compares histories when it connects.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil
 from typing import Final, NoReturn
 
 import structlog
@@ -17,6 +22,8 @@ _log = structlog.get_logger()
 _LOOK_EVERY_S: Final = 1.0
 # Those that came in one moment need not go in one.
 _SHARE_A_LOOK: Final = 0.02
+_RECONNECT_SHARE: Final = 0.1
+_RECONNECT_LEAST: Final = 50
 
 
 class EdgeSpread:
@@ -30,20 +37,35 @@ class EdgeSpread:
         redial_s: float,
         age_max_s: float | None,
         now_us: Callable[[], int],
+        generation: Callable[[], str],
     ) -> None:
+        """``generation`` is the journal's newest, as this node knows it."""
         self._endpoint = endpoint
         self._membership = membership
         self._redial_s = redial_s
         self._age_max_s = age_max_s
         self._now_us = now_us
         self._balance = EdgeBalance()
+        self._newest = generation
+        self._generation = generation()
+        self._to_reconnect = 0
 
     async def run(self) -> NoReturn:
         """Until cancelled."""
         while True:
             await trio.sleep(_LOOK_EVERY_S)
+            self._send_all_to_the_new_history()
             self._send_surplus_away()
             self._send_old_away()
+
+    def _send_all_to_the_new_history(self) -> None:
+        generation, staying = self._newest(), self._endpoint.staying
+        if generation != self._generation:
+            self._generation, self._to_reconnect = generation, staying
+        count = min(self._to_reconnect, staying, max(_RECONNECT_LEAST, ceil(staying * _RECONNECT_SHARE)))
+        self._to_reconnect = min(self._to_reconnect, staying) - count
+        if count:
+            self._drain(count, "the journal has another history")
 
     def _send_surplus_away(self) -> None:
         own, members = self._endpoint.staying, self._membership.seen.members

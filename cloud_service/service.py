@@ -220,6 +220,7 @@ class _Node:
             redial_s=REDIAL_S,
             age_max_s=settings.link_age_max_s,
             now_us=environment.now_us,
+            generation=lambda: journal.log.history.generation_id,
         )
 
     async def serve(self, tokens: Mapping[Right, str], stop: trio.Event, task_status: trio.TaskStatus[Ports]) -> None:

@@ -60,11 +60,11 @@ async def _round(place: Place, end: str, ends: list[float], joins: list[float], 
             first = await stack.enter_async_context(cloud(url, {"node": "n1", "projection_ranges": RANGES}))
             connection = await border.call_asyncio(asyncpg.connect, url)
             stack.callback(connection.terminate)
-            await _until_held(connection, "n1", ROWS)
+            await until_held(connection, "n1", ROWS)
             nursery = await stack.enter_async_context(trio.open_nursery())
             await nursery.start(_load, url)
             second = await stack.enter_async_context(cloud(url, {"node": "n2", "projection_ranges": RANGES}))
-            joins.append(await _until_held(connection, "n2", ROWS // 2))
+            joins.append(await until_held(connection, "n2", ROWS // 2))
             await trio.sleep(0.5)
             moves += _gaps(first, second)
             joined_s = trio.current_time()
@@ -75,7 +75,7 @@ async def _round(place: Place, end: str, ends: list[float], joins: list[float], 
                     second.freeze()
                 case _:
                     nursery.start_soon(second.stop, 20.0)
-            ends.append(await _until_held(connection, "n1", ROWS, since_s=joined_s))
+            ends.append(await until_held(connection, "n1", ROWS, since_s=joined_s))
             nursery.cancel_scope.cancel()
             if end == "SIGSTOP":
                 await second.kill()
@@ -90,7 +90,7 @@ async def _load(url: str, task_status: trio.TaskStatus[None]) -> None:
             await trio.sleep(0.02)
 
 
-async def _until_held(connection: asyncpg.Connection, node: str, rows: int, since_s: float | None = None) -> float:
+async def until_held(connection: asyncpg.Connection, node: str, rows: int, since_s: float | None = None) -> float:
     """Seconds until the node has so many ranges. Raises ``BenchFailure`` when it has not in time."""
     since_s = trio.current_time() if since_s is None else since_s
     with trio.move_on_after(_STUCK_S):

@@ -23,7 +23,7 @@ from common.core.journal.append import LocalAppend
 from common.journal.postgres import open_postgres_journal
 from common.runtime.environment import utc_now_us
 from examples.support.processes import Program
-from tests.bench import moves
+from tests.bench import moves, standing_by
 from tests.bench.place import Place
 from tests.bench.processes import BenchFailure, cloud, cpu_s, edge
 from tests.bench.table import Table, middle_ratio
@@ -87,7 +87,7 @@ async def run(place: Place) -> list[Table]:
                 found[shape].append(await _measure(place, shape, total, journals))
         tables.append(_table(situation, total, found))
     shutil.rmtree(folder)
-    return [*tables, await moves.measure(place)]
+    return [*tables, await moves.measure(place), await standing_by.measure(place)]
 
 
 def _table(situation: str, total: int, found: dict[_Shape, list[_Cost]]) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,10 +35,16 @@ def member(name: str, edges: int, *, is_drained: bool = False) -> Member:
     return Member(MemberReport(f"{name}/1", name, 0, edges=edges), 3.0, 0.1, 9, is_drained=is_drained)
 
 
-async def after(seconds: float, endpoint: Endpoint, *members: Member, age_max_s: float | None = None) -> Endpoint:
+async def after(
+    seconds: float,
+    endpoint: Endpoint,
+    *members: Member,
+    age_max_s: float | None = None,
+    generation: Callable[[], str] = lambda: "g1",
+) -> Endpoint:
     membership: Any = SimpleNamespace(instance="n1/1", seen=SimpleNamespace(members=members))
     parts: Any = endpoint
-    spread = EdgeSpread(parts, membership, redial_s=1.0, age_max_s=age_max_s, now_us=clock_us)
+    spread = EdgeSpread(parts, membership, redial_s=1.0, age_max_s=age_max_s, now_us=clock_us, generation=generation)
     with trio.move_on_after(seconds):
         await spread.run()
     return endpoint
@@ -81,3 +87,22 @@ async def test_old_connections_go_a_few_at_a_time(autojump_clock: MockClock) -> 
     await after(120, endpoint, member("n1", 200), age_max_s=60)
     assert endpoint.staying == 100
     assert endpoint.reasons == {"the connection has reached its greatest age"}
+
+
+async def test_all_connect_again_when_the_journal_has_another_history(autojump_clock: MockClock) -> None:
+    """One that has nothing to push would else not hear that what it pushed is gone."""
+
+    def generation() -> str:
+        return "g1" if trio.current_time() < began_s + 5.5 else "g2"
+
+    for count in (1, 120, 1_000):
+        began_s, endpoint = trio.current_time(), edges(count)
+        await after(5, endpoint, member("n1", count), generation=generation)
+        assert endpoint.staying == count
+        began_s = trio.current_time()
+        await after(7, endpoint, member("n1", count), generation=generation)
+        assert endpoint.staying < count
+        began_s = trio.current_time()
+        await after(60, endpoint, member("n1", count), generation=generation)
+        assert endpoint.staying == 0
+        assert endpoint.reasons == {"the journal has another history"}

@@ -158,7 +158,7 @@ async def count(url: str) -> ServerSessions:
     try:
         return await border.call_asyncio(opening.count_sessions, connection)
     finally:
-        connection.terminate()
+        await border.call_asyncio(connection.close)
 
 
 async def test_a_database_without_a_journal_yet_has_no_nodes(postgres_url: str) -> None:

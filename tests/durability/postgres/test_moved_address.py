@@ -308,6 +308,21 @@ async def test_a_former_primary_that_was_not_fenced_is_left_and_not_gone_back_to
     await stage.has_left(former)
 
 
+@synchronous
+async def test_a_former_primary_that_was_not_fenced_acknowledges_nothing_without_its_standby(stage: Stage) -> None:
+    """Split brain: the standby has been promoted, and the node still reaches the former primary alone."""
+    node = stage.node
+    await away(stage.pair.promote)
+    await trio.sleep(0.2)  # what the standby had confirmed has been acknowledged
+    acknowledged = len(node.acknowledged)
+    await trio.sleep(2.0)
+    assert len(node.acknowledged) == acknowledged
+    stage.address.lead_to(stage.pair.primary)
+
+    await node.goes_on()
+    await node.has_lost_nothing()
+
+
 async def test_a_former_primary_that_is_demoted_is_a_standby_like_any_other(stage: Stage) -> None:
     node, former = stage.node, stage.pair.primary
     await away(former.stop)
