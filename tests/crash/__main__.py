@@ -18,6 +18,7 @@ import trio
 from tests.crash import projections
 from tests.crash.campaign import Outcome, Plan, run_campaign, summary
 from tests.crash.down.campaign import DownOutcome, down_summary, run_down_campaign
+from tests.crash.nodes import NodesOutcome, run_nodes_campaign
 from tests.crash.stage import make_directory
 from tests.support.postgres import postgres_for_tests
 
@@ -27,6 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--kills", type=int, default=20, help="kills at random moments, for each storage")
     parser.add_argument("--projection-kills", type=int, default=200, help="kills of a handler, on each database")
+    parser.add_argument("--node-kills", type=int, default=20, help="kills of nodes while ranges move between three")
     parser.add_argument("--rounds", type=int, default=1, help="rounds through all fail points before them")
     parser.add_argument("--storage", choices=("sqlite", "postgres", "both"), default="both", help="of the cloud")
     parser.add_argument("--nodes", type=int, default=2, help="cloud nodes on PostgreSQL during the random kills")
@@ -57,12 +59,25 @@ def main() -> int:
     with postgres_for_tests() as databases, databases.fresh() as url:
         wrong = projections.main(directory, url, wanted.projection_kills, wanted.seed, partial(print, flush=True))
     print("\n".join(f"  DOES NOT HOLD: {problem}" for problem in wrong) or "  the tables are a fold of the log")
-    holds = all(one.holds for one in outcomes) and all(one.holds for one in down_outcomes) and not wrong
+    moving = _kill_nodes(wanted.node_kills, wanted.seed)
+    holds = (
+        all(one.holds for one in outcomes) and all(one.holds for one in down_outcomes) and not wrong and moving.holds
+    )
     if holds and not wanted.keep:
         shutil.rmtree(directory, ignore_errors=True)
     else:
         print(f"\nstores and logs are kept in {directory}; the seed was {wanted.seed}")
     return 0 if holds else 1
+
+
+def _kill_nodes(kills: int, seed: int) -> NodesOutcome:
+    print("\nnodes: killed while ranges move between three on one PostgreSQL", flush=True)
+    with postgres_for_tests() as databases, databases.fresh() as url:
+        outcome = trio.run(run_nodes_campaign, url, kills, seed, partial(print, flush=True))
+    hit = ", ".join(f"{point} {count}" for point, count in sorted(outcome.points.items()))
+    print(f"  {outcome.kills} kills, at fail points: {hit or 'none'}; {outcome.moves} moves, {outcome.events} events")
+    print("\n".join(f"  DOES NOT HOLD: {one}" for one in outcome.problems) or "  the tally is a fold of the log")
+    return outcome
 
 
 def _tell_end(outcome: Outcome | DownOutcome) -> None:

@@ -24,6 +24,7 @@ from tests.crash.failure import CrashFailure
 from tests.crash.feeder import Feeder
 from tests.crash.killing import Killer, Tell
 from tests.crash.ledger import Ledger
+from tests.crash.nodes import POINTS as NODE_POINTS
 from tests.crash.proof import Finding, examine
 from tests.crash.service_process import ServiceProcess
 from tests.crash.stage import PREFIX, Stage, open_stage
@@ -52,9 +53,15 @@ SOURCE_POINTS: Final = (
 )
 # Reached where a filter is changed: tests/e2e/test_filters.py kills it there.
 FILTER_CHANGES: Final = ("push.before_filter_change", "push.after_filter_change")
-assert {*EDGE_POINTS, *CLOUD_POINTS, *FILTER_CHANGES, *CONSUMER_POINTS, *SOURCE_POINTS, MIGRATION} == NAMES, (
-    "a new fail point: say where it is reached"
-)
+assert {
+    *EDGE_POINTS,
+    *CLOUD_POINTS,
+    *FILTER_CHANGES,
+    *CONSUMER_POINTS,
+    *SOURCE_POINTS,
+    *NODE_POINTS,
+    MIGRATION,
+} == NAMES, "a new fail point: say where it is reached"
 
 _FEEDERS: Final = 3
 _LEVEL_TIMEOUT_S: Final = 60.0

@@ -118,6 +118,7 @@ async def take_all(
 ) -> list[RangeKey]:
     """See ``ProjectionStore.take_all``."""
     taken = await connection.fetch(_TAKE_ALL, owner, *key_columns(keys), lease_s)
+    fail_point("projection.taken_over")
     return [(name, SliceRange(first, last)) for name, first, last in taken]
 
 
@@ -144,6 +145,7 @@ async def hand_over(connection: asyncpg.Connection, moves: Sequence[tuple[Projec
         [lease.epoch for lease in leases],
         [successor for _, successor in moves],
     )
+    fail_point("projection.handed_over")
 
 
 async def accept(connection: asyncpg.Connection, owner: str) -> None:
@@ -151,6 +153,7 @@ async def accept(connection: asyncpg.Connection, owner: str) -> None:
     await connection.execute(
         "UPDATE projection SET directed = false, owner = owner WHERE owner = $1 AND directed", owner
     )
+    fail_point("projection.accepted")
 
 
 _MOVE = (

@@ -1,0 +1,167 @@
+"""Nodes that are killed while ranges move between them: three on one PostgreSQL, at fail points of moves and at random.
+
+One after the other a node is killed, every fourth at a fail point of a hand-over or a takeover, and started again; now and then
+an operator drains one, so that ranges move without anybody dying. Events are stored all the time. At the end the tally must
+be a fold of the log: each event once, in order.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final
+
+import trio
+
+from common import border
+from common.core.journal.append import LocalAppend
+from common.journal.postgres import open_postgres_journal
+from common.journal.stores.journal import Journal
+from common.projection.tally import all_tallies, fold_all
+from common.runtime.environment import utc_now_us
+from examples.support.processes import Program, Programs, open_programs, service_variables
+from tests.bench.workload import batches
+
+NODES: Final = ("n1", "n2", "n3")
+_TAKEOVER: Final = "projection.taken_over"
+POINTS: Final = ("projection.handed_over", _TAKEOVER, "projection.accepted")
+_RANGES: Final = 8
+# A range stays for five seconds where it has come to, so some lives are longer.
+_LIFE_S: Final = (0.2, 8.0)
+_AT_A_POINT_S: Final = 10.0
+_CAUGHT_UP_S: Final = 120.0
+_READY_S: Final = 60.0
+
+
+@dataclass(slots=True)
+class NodesOutcome:
+    """What came of it."""
+
+    kills: int = 0
+    points: Counter[str] = field(default_factory=Counter)
+    moves: int = 0
+    events: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing was wrong."""
+        return not self.problems
+
+
+async def run_nodes_campaign(url: str, kills: int, seed: int, say: Callable[[str], None]) -> NodesOutcome:
+    """Kill so many nodes, one at a time; each is started again before the next dies."""
+    chance, outcome = Random(seed), NodesOutcome()
+    async with (
+        border.open_loop(),
+        open_postgres_journal(url, now_us=utc_now_us, new_id=lambda: uuid.uuid4().hex) as journal,
+        open_programs() as programs,
+        trio.open_nursery() as nursery,
+    ):
+        running = {name: await _start(programs, url, name) for name in NODES}
+        storing = trio.CancelScope()
+        nursery.start_soon(_store, journal, storing)
+        ended: list[Program] = []
+        for number in range(kills):
+            name = chance.choice(NODES)
+            point = chance.choice(POINTS) if number % 4 == 3 else ""
+            if point:
+                await running[name].stop(20.0)
+                ended.append(running[name])
+                other = chance.choice([one for one in NODES if one != name])
+                running[name] = await _start(programs, url, name, f"{point}:1")
+                if point == _TAKEOVER:
+                    await running[other].kill()
+                    ended.append(running[other])
+                    outcome.kills += 1
+                await _provoke(journal, other, running[name], chance)
+                if running[other].status is not None:
+                    running[other] = await _start(programs, url, other)
+                outcome.points[point] += running[name].status is not None
+            else:
+                await trio.sleep(chance.uniform(*_LIFE_S))
+            await running[name].kill()
+            outcome.kills += 1
+            ended.append(running[name])
+            running[name] = await _start(programs, url, name)
+            if number % 20 == 19:
+                say(f"  {number + 1} kills")
+        storing.cancel()
+        await _judge(journal, outcome)
+        outcome.moves = sum(len(one.said("projection.handed_over")) for one in (*ended, *running.values()))
+        for program in running.values():
+            await program.stop(20.0)
+    if not outcome.events or (kills >= 8 and not outcome.moves):
+        outcome.problems.append(f"{outcome.events} events and {outcome.moves} moves show nothing")
+    return outcome
+
+
+async def _start(programs: Programs, url: str, name: str, fail_point: str = "") -> Program:
+    settings = {
+        "journal": url,
+        "node": name,
+        "projection_ranges": _RANGES,
+        "grpc_port": 0,
+        "http_port": 0,
+        "log_format": "json",
+        "summary_interval_s": 5,
+    }
+    variables = service_variables("cloud_service", settings)
+    if fail_point:
+        variables["BACKHAUL_FAIL_POINT"] = fail_point
+    program = await programs.start(name, "cloud_service", "run", variables=variables)
+    with trio.move_on_after(_READY_S):
+        # One that dies at its point may do so before it is ready.
+        while not program.said("service.ready") and program.status is None:  # noqa: ASYNC110  another process
+            await trio.sleep(0.02)
+    return program
+
+
+async def _provoke(journal: Journal, other: str, aimed: Program, chance: Random) -> None:
+    """Have ranges move by draining nodes, until the one that is aimed at has died, or for a while."""
+    with trio.move_on_after(_AT_A_POINT_S):
+        while aimed.status is None:
+            for is_drained in (True, False):
+                await journal.members.set_drained(chance.choice((other, aimed.name)), is_drained)
+                await trio.sleep(1.0)
+            for name in (other, aimed.name):
+                await journal.members.set_drained(name, False)
+            await trio.sleep(2.0)
+    for name in NODES:
+        await journal.members.set_drained(name, False)
+
+
+async def _store(journal: Journal, storing: trio.CancelScope) -> None:
+    """A few events again and again, of many entities, from a program that is no node."""
+    with storing:
+        for batch in batches("node", 1_000_000, 20):
+            await journal.log.append_group([LocalAppend(batch)])
+            await trio.sleep(0.03)
+
+
+async def _judge(journal: Journal, outcome: NodesOutcome) -> None:
+    head = (await journal.log.stats()).head_position
+    outcome.events = head
+    with trio.move_on_after(_CAUGHT_UP_S) as waiting:
+        while True:
+            tallies = await all_tallies(journal.projections)
+            if sum(tally.events for tally in tallies.values()) >= head:
+                break
+            await trio.sleep(0.2)
+    if waiting.cancelled_caught:
+        rows = [(row.name, str(row.slices), row.position, row.owner) for row in await journal.projections.rows()]
+        outcome.problems.append(f"after {_CAUGHT_UP_S:g} s ranges are behind {head}: {rows}")
+        return
+    log, after = [], 0
+    while after < head:
+        page = await journal.log.read(after, max_events=5_000, max_bytes=1 << 24)
+        log.append(page.events)
+        after = page.through
+    wanted = fold_all(log)
+    wrong = [name for name in {*wanted, *tallies} if wanted.get(name) != tallies.get(name)]
+    if wrong:
+        first = wrong[0]
+        outcome.problems.append(f"{len(wrong)} tallies differ: {first} {tallies.get(first)}, not {wanted.get(first)}")
