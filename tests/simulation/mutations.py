@@ -271,7 +271,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         "SkippedIsStated",
         _patched(common.transport.subscription.commits, "admit_received", down.admit_backfill_without_continuity),
     ),
-    "replay_goes_on_after_a_change": Mutation((16, 60), "Converges", _REPLAYS_GO_ON),
+    "replay_goes_on_after_a_change": Mutation((96, 259), "PlaceBehindEffect", _REPLAYS_GO_ON),
     # Only a replay with a gap shows it, so its source is one of those that leave gaps.
     "replay_forgets_its_gaps": Mutation(
         (16, 60, 74),
@@ -300,6 +300,11 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     ),
     "snapshot_stands_for_what_it_is_not": Mutation(
         (16, 38, 51), "SnapshotsFitTheFilter", _patched(_PageWriter, "_may_stand", down.any_snapshot_may_stand)
+    ),
+    "beginning_is_forgotten": Mutation(
+        (19, 20, 72),
+        "NothingBeforeTheBeginning",
+        _patched(common.transport.subscription.replays, "first_after", down.first_of_all),
     ),
     "wall_shows_what_leaves": Mutation((1,), "TenantsApart", _patched(Walled, "permits", down.permit_everything)),
     "wall_leaves_no_mark": Mutation((1,), "PlaceBehindEffect", _patched(Matched, "add", down.add_without_marks)),

@@ -32,6 +32,7 @@ class Begin(StrEnum):
 
     LOG = "log"
     SNAPSHOTS = "snapshots"
+    NOW = "now"
     STOP = "stop"
 
 

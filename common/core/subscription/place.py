@@ -65,7 +65,8 @@ class ResumePoint:
     ``backfill`` is None when no change is under way. While one is, live serves what ``applied`` and ``next`` both let
     through since ``change_position``, and backfill what ``next`` lets through and ``applied`` does not. ``reached`` is above
     the live position while numbers that snapshots brought are from beyond it, up to there: a source that has lost what
-    lies between would have new events taken for known ones. ``generation_id`` is of there.
+    lies between would have new events taken for known ones. ``generation_id`` is of there. ``begin`` is where a consumer that
+    began from now has begun: of positions up to there it is sent nothing, on no lane.
     """
 
     journal_id: str
@@ -76,6 +77,7 @@ class ResumePoint:
     next: FilterState | None = None
     change_position: int = 0
     reached: int = 0
+    begin: int = 0
 
 
 NO_RESUME_POINT = ResumePoint("", "", LogCursor(0), NO_FILTER)
@@ -115,6 +117,7 @@ def place_of_text(text: str) -> ResumePoint:
         FilterState(**following) if following else None,
         stored["change_position"],
         stored.get("reached", 0),  # places stored before there was one
+        stored.get("begin", 0),
     )
 
 

@@ -23,6 +23,7 @@ from common.core.journal.snapshot import Snapshot, reached_by_snapshots, snapsho
 
 WITHHELD = "withheld"
 TRIMMED = "trimmed"
+BEFORE_START = "before_start"
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,8 +80,9 @@ class StreamSettings(ServiceSettings):
     inbox_max_bytes: int = field(
         default=64 * MIB, metadata=about("Most bytes that wait in one subscription's inbox.", minimum=1024)
     )
-    start_from: Literal["log", "snapshots"] = field(
-        default="log", metadata=about("Where a new subscription begins: the log's beginning, or snapshots.")
+    start_from: Literal["log", "snapshots", "now"] = field(
+        default="log",
+        metadata=about("Where a new subscription begins: the log's beginning, snapshots, or the log's end."),
     )
     on_trimmed: Literal["snapshots", "stop"] = field(
         default="snapshots",

@@ -226,6 +226,7 @@ def _place_to_wire(place: ResumePoint) -> wire.StreamPlace:
         live=_cursor_to_wire(place.live),
         applied=wire.StreamFilter(*astuple(place.applied)),
         reached_position=place.reached,
+        begin_position=place.begin,
     )
     if place.next is not None and place.backfill is not None:
         decoded.backfill = _cursor_to_wire(place.backfill)
@@ -245,7 +246,7 @@ def _wall(name: str) -> str:
 
 
 def _place_from_wire(message: wire.StreamPlace) -> ResumePoint:
-    if message.reached_position < 0:
+    if min(message.reached_position, message.begin_position) < 0:
         raise malformed("a place before the beginning")
     place = ResumePoint(
         message.journal_id,
@@ -253,6 +254,7 @@ def _place_from_wire(message: wire.StreamPlace) -> ResumePoint:
         _cursor_from_wire(message.live),
         _filter_from_wire(message.applied),
         reached=message.reached_position,
+        begin=message.begin_position,
     )
     if not message.next.version:
         return place

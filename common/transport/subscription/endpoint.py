@@ -283,12 +283,14 @@ class SubscriptionEndpoint:
         behind = history.head_position - place.live.position
         if verdict is PlaceVerdict.FIRST:
             scan = await self._scan(served, history) if asked.start is Begin.SNAPSHOTS else None
-            place = ResumePoint(history.journal_id, "", LogCursor(0, scan=scan), replace(asked.requested, wall=wall))
+            begin = history.head_position if asked.start is Begin.NOW else 0
+            requested = replace(asked.requested, wall=wall)
+            place = ResumePoint(history.journal_id, "", LogCursor(begin, scan=scan), requested, begin=begin)
         elif verdict is not PlaceVerdict.RESUME and not (
             verdict is PlaceVerdict.TRIMMED and asked.on_trimmed is not Begin.STOP
         ):
             raise _refusal_of(verdict, asked.place, history, stats.deleted_through)
-        elif asked.snapshots_if_behind and behind > asked.snapshots_if_behind and place.live.scan is None:
+        elif _begins_with_snapshots(asked, behind):
             place = replace(place, live=replace(place.live, scan=await self._scan(served, history)))
             resume = _BEHIND
         limits = _narrower(self._settings.limits, asked.limits)
@@ -398,6 +400,12 @@ def _policy_changed(stream_id: str) -> BackhaulError:
         "nothing is to be done: the next connection is under the new policy",
         retry_after_s=1.0,
     )
+
+
+def _begins_with_snapshots(asked: Subscribe, behind: int) -> bool:
+    """Whether a consumer is so far behind that snapshots bring it on; never what was before its beginning."""
+    is_far = 0 < asked.snapshots_if_behind < behind
+    return is_far and asked.place.live.scan is None and not asked.place.begin
 
 
 def _narrower(own: StreamLimits, theirs: StreamLimits) -> StreamLimits:

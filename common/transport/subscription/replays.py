@@ -12,7 +12,7 @@ from common.core.filters.permission import may_see_folded
 from common.core.filters.predicates import EntityPredicate
 from common.core.journal.snapshot import reached_by_snapshots, snapshot_batch
 from common.core.subscription.messages import Deliver, DeliveryLane
-from common.core.subscription.replay import WITHHELD, EntityPage, QueuedReplay, ReplayPart, replay_page
+from common.core.subscription.replay import BEFORE_START, WITHHELD, EntityPage, QueuedReplay, ReplayPart, replay_page
 from common.core.subscription.source import Serving
 from common.fail_points import fail_point
 from common.journal.stores.journal import Journal
@@ -120,18 +120,25 @@ async def send_replay_page(
 ) -> bool:
     """Send a page of one entity up to live's place, in the turn: live cannot pass while its end is looked for.
 
-    Numbers below the one from which the filter wants the entity are stated. Answers whether it was the last page.
+    Numbers below the one from which the filter wants the entity, and those before the consumer's beginning, are stated. Answers
+    whether it was the last page.
     """
     name, start = replay.persistence_id, wanted.from_seq_nr(replay.persistence_id)
     position = serving.place.live.position
+    is_served = not served.entity_types or entity_type_of(name) in served.entity_types
     parts: list[ReplayPart] = []
     states_start = serving.is_start(replay) and start > 1
     if replay.covered + 1 < start:
         replay, states_start = QueuedReplay(name, start, start - 1), True
     if states_start:
         parts.append(ReplayPart(EventBatch(), (StatedRange(name, 1, start - 1, WITHHELD),)))
+    if is_served and serving.place.begin:
+        first = await first_after(journal, name, replay.from_seq_nr, serving.place.begin)
+        if first > replay.from_seq_nr:
+            replay = QueuedReplay(name, first, first - 1)
+            parts.append(ReplayPart(EventBatch(), (StatedRange(name, 1, first - 1, BEFORE_START),)))
     rest: QueuedReplay | None = None
-    if not served.entity_types or entity_type_of(name) in served.entity_types:
+    if is_served:
         limits = serving.limits
         found, rest = await entity_page(
             journal, replay, wanted, past, position, limits.batch_events, limits.batch_bytes
@@ -146,6 +153,27 @@ async def send_replay_page(
     serving.replay_ends()
     await sender.deliver(Deliver(DeliveryLane.REPLAY, 0, position, replay_of=name, replay_done=True))
     return True
+
+
+async def first_after(journal: Journal, name: str, from_seq_nr: int, position: int) -> int:
+    """The first of an entity's numbers from ``from_seq_nr`` on whose event is behind ``position``; found by halving.
+
+    Behind the entity's last number when none is. What was deleted last behind ``position`` counts as behind it.
+    """
+    head = await journal.log.entity_head(name)
+    if head is None:
+        return from_seq_nr
+    low, high = from_seq_nr, head.seq_nr + 1
+    if low <= head.deleted_to:
+        if head.deleted_position > position:
+            return low
+        low = head.deleted_to + 1
+    middle = low  # most replays begin behind it
+    while low < high:
+        [at] = (await journal.log.read_entity(name, middle, middle, max_events=1)).position or [0]
+        low, high = (low, middle) if at > position else (middle + 1, high)
+        middle = (low + high) // 2
+    return low
 
 
 async def entity_page(

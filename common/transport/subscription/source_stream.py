@@ -290,8 +290,8 @@ class SourceStream:
 
     async def _beginning(self) -> LogCursor:
         """Where a backfill begins."""
-        if self._start is not Begin.SNAPSHOTS:
-            return LogCursor(0)
+        if self._start is not Begin.SNAPSHOTS or self._serving.place.begin:
+            return LogCursor(self._serving.place.begin)
         head = self._serving.place.live.position
         low = await self._journal.snapshots.uncovered_after(head, entity_types=self._served.entity_types)
         return LogCursor(0, scan=SnapshotScan(head, low, ""))

@@ -30,6 +30,7 @@ places = st.builds(
     next=st.none() | filters,
     change_position=positions,
     reached=positions,
+    begin=positions,
 )
 
 
@@ -38,9 +39,10 @@ def test_a_place_survives_being_stored(place: ResumePoint) -> None:
     assert place_of_text(place_as_text(place)) == place
 
 
-def test_a_place_that_was_stored_before_it_said_how_far_snapshots_reach_is_read() -> None:
-    text = place_as_text(NO_RESUME_POINT).replace(',"reached":0', "")
+def test_a_place_that_was_stored_before_it_said_how_far_snapshots_reach_or_where_it_began_is_read() -> None:
+    text = place_as_text(NO_RESUME_POINT).replace(',"reached":0', "").replace(',"begin":0', "")
     assert "reached" not in text
+    assert "begin" not in text
     assert place_of_text(text) == NO_RESUME_POINT
 
 

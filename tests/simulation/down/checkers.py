@@ -107,6 +107,8 @@ class SkippedIsStated(DownChecker):
 def _is_true(one: Stated, row: Row | None, source: History) -> bool:
     if row is None or one.reason == "snapshot":
         return True
+    if one.reason == "before_start":
+        return row.position <= one.begin
     name = row.persistence_id
     if (
         one.past is not Past.NONE
@@ -139,6 +141,18 @@ class LeavingIsMarked(DownChecker):
             number = row.event.persistence_id, row.event.seq_nr
             if not row.replaces and row.leaving not in commit.watch.leaving.get(number, {row.leaving}):
                 self.complain(f"{commit.disk.name} stores {number} as {row.leaving}")
+
+
+class NothingBeforeTheBeginning(DownChecker):
+    """Who began from now is given nothing of before."""
+
+    def received(self, commit: Received) -> None:
+        begin = commit.watch.place.begin if commit.watch.place else 0
+        for row in commit.rows:
+            if begin and not row.replaces and row.event.position <= begin:
+                self.complain(
+                    f"{commit.disk.name} began at {begin} and has {row.event.persistence_id} {row.event.seq_nr}"
+                )
 
 
 class SnapshotsFitTheFilter(DownChecker):
@@ -213,9 +227,14 @@ class EverythingSelected(DownChecker):
 
     def at_end(self, disk: Disk, name: str, source: History, wanted: EntityPredicate, types: frozenset[str]) -> None:
         followed, kept = disk.followed[name], source.kept()
+        begin = disk.state.subscriptions[name].current.place.begin
         for row in source.rows():
             entity = row.persistence_id
             if (types and entity.partition("|")[0] not in types) or not row.is_selected(wanted):
+                continue
+            if row.position <= begin:
+                if row.seq_nr in followed.accepted.get(entity, {}):
+                    self.complain(f"{disk.name} has {row.seq_nr} of {entity} from before its beginning")
                 continue
             stored = followed.accepted.get(entity, {}).get(row.seq_nr)
             if stored is not None or row.seq_nr in followed.passed.get(entity, ()):
@@ -250,6 +269,7 @@ DOWN_CHECKERS: Final[tuple[type[DownChecker], ...]] = (
     RestartsAreWanted,
     SkippedIsStated,
     LeavingIsMarked,
+    NothingBeforeTheBeginning,
     SnapshotsFitTheFilter,
     TenantsApart,
     PlaceBehindEffect,

@@ -117,6 +117,8 @@ class Stated:
     reason: str
     wanted: EntityPredicate
     past: Past
+    begin: int
+    """Where the consumer began from now."""
 
 
 @dataclass(slots=True)
@@ -211,15 +213,17 @@ class StreamWatch:
                 pass
 
     def _delivered(self, message: Deliver) -> None:
-        wanted = self.wanted
+        wanted, begin = self.wanted, self.place.begin if self.place else 0
         for one in message.ranges:
-            self.stated.setdefault(one.persistence_id, []).append(Stated(one.to_seq_nr, one.reason, wanted, self.past))
+            self.stated.setdefault(one.persistence_id, []).append(
+                Stated(one.to_seq_nr, one.reason, wanted, self.past, begin)
+            )
         events = message.events
         leaving = set(message.leaving)
         for index, name in enumerate(events.persistence_id):
             if index < message.snapshots:
                 number = events.seq_nr[index]
-                self.stated.setdefault(name, []).append(Stated(number, "snapshot", wanted, self.past))
+                self.stated.setdefault(name, []).append(Stated(number, "snapshot", wanted, self.past, begin))
             else:
                 self.leaving.setdefault((name, events.seq_nr[index]), set()).add(events.position[index] in leaving)
         if message.lane is not DeliveryLane.REPLAY:
@@ -235,7 +239,9 @@ class StreamWatch:
         """
         kept = self.source.kept()
         rows = [row for row in self.source.of_entity(name) if row.position <= through and self.is_of_stream(name)]
-        owes = [(name, row.seq_nr) for row in rows if row.position in kept and row.is_selected(wanted)]
+        begin = self.place.begin if self.place else 0
+        owed = [row for row in rows if row.position in kept and row.position > begin and row.is_selected(wanted)]
+        owes = [(name, row.seq_nr) for row in owed]
         settled = {(name, row.seq_nr) for row in rows} - set(owes)
         self.replayed[name] = owes
         for step in self._steps:
@@ -280,7 +286,8 @@ class StreamWatch:
 
 def _with(place: ResumePoint, **changes: object) -> ResumePoint:
     values = {name: getattr(place, name) for name in ("journal_id", "generation_id", "live", "applied")}
-    values |= {"backfill": place.backfill, "next": place.next, "change_position": place.change_position, **changes}
+    values |= {"backfill": place.backfill, "next": place.next, "change_position": place.change_position}
+    values |= {"begin": place.begin, **changes}
     return ResumePoint(**values)
 
 

@@ -73,6 +73,11 @@ async def page_of_one(
     return await _entity_page(journal, replay, wanted, past, through, 1, max_bytes)
 
 
+async def first_of_all(_journal: Journal, _name: str, from_seq_nr: int, _position: int) -> int:
+    """Nothing of an entity is before the consumer's beginning."""
+    return from_seq_nr
+
+
 def admit_each_message_alone(
     message: Deliver, known: MutableMapping[str, int], awaiting: Waiting, _missed: MutableMapping[str, int]
 ) -> Received:

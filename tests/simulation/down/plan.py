@@ -66,7 +66,7 @@ class DownPlan:
     snapshot_every: int
     """N of the built-in rule; 0 = it is off."""
     retention_age_s: float | None
-    start_from: Literal["log", "snapshots"]
+    start_from: Literal["log", "snapshots", "now"]
     snapshots_if_behind: int
     ack_s: float
     inbox_max_bytes: int
@@ -107,7 +107,7 @@ def draw_down_plan(seed: int, edges: tuple[str, ...], faults_s: float) -> DownPl
         snapshot_s=chance.choice((0.0, 1.0, 4.0)),
         snapshot_every=chance.choice((0, 0, 2, 5)),
         retention_age_s=chance.choice((None, None, 1.0, 5.0, 20.0)),
-        start_from="log" if chance.random() < 0.5 else "snapshots",
+        start_from=_start_from(chance, seed),
         snapshots_if_behind=chance.choice((0, 0, 0, 10)),
         ack_s=chance.choice((0.5, 2.0, 8.0)),
         inbox_max_bytes=chance.choice((4_096, 1_000_000, 1_000_000)),
@@ -116,6 +116,11 @@ def draw_down_plan(seed: int, edges: tuple[str, ...], faults_s: float) -> DownPl
         block_events=chance.choice((3, 20, 2_000)),
         deleted_max=chance.choice((1, 500)),
     )
+
+
+def _start_from(chance: Random, seed: int) -> Literal["log", "snapshots", "now"]:
+    start: Literal["log", "snapshots"] = "log" if chance.random() < 0.5 else "snapshots"
+    return "now" if Random(f"beginning {seed}").random() < 0.15 else start
 
 
 def draw_criteria(chance: Random, edges: tuple[str, ...]) -> str:

@@ -462,6 +462,11 @@ class StreamPlace(betterproto.Message):
     Numbers that the consumer knows may be those of events up to here: snapshots brought them; 0 = not beyond live.
     """
 
+    begin_position: int = betterproto.int64_field(9)
+    """
+    The consumer began from now when this was the log's end: nothing of positions up to here is sent; 0 = it did not.
+    """
+
 
 @dataclass(eq=False, repr=False)
 class Subscribe(betterproto.Message):
@@ -482,7 +487,9 @@ class Subscribe(betterproto.Message):
     """
 
     start: str = betterproto.string_field(7)
-    """Where one that was never subscribed begins: "log" or "snapshots"."""
+    """
+    Where one that was never subscribed begins: "log", "snapshots" or "now" (at the log's end).
+    """
 
     on_trimmed: str = betterproto.string_field(8)
     """

@@ -181,7 +181,7 @@ class StreamFilter:
         return StreamFilter(version, criteria, wall)
 
 
-_STREAM_PLACE_KEYS: Final = frozenset({10, 18, 26, 34, 42, 50, 56, 64})
+_STREAM_PLACE_KEYS: Final = frozenset({10, 18, 26, 34, 42, 50, 56, 64, 72})
 
 
 @dataclass(slots=True)
@@ -196,6 +196,7 @@ class StreamPlace:
     next: StreamFilter = field(default_factory=StreamFilter)
     change_position: int = 0
     reached_position: int = 0
+    begin_position: int = 0
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -216,6 +217,8 @@ class StreamPlace:
             out.append(number(b"\x38", self.change_position))
         if self.reached_position:
             out.append(number(b"\x40", self.reached_position))
+        if self.begin_position:
+            out.append(number(b"\x48", self.begin_position))
         return b"".join(out)
 
     @staticmethod
@@ -229,6 +232,7 @@ class StreamPlace:
         next: list[bytes] = []
         change_position = 0
         reached_position = 0
+        begin_position = 0
         at, end = 0, len(data)
         try:
             while at < end:
@@ -277,9 +281,14 @@ class StreamPlace:
                     if at == end:
                         break
                     key = data[at]
+                if key == 72:
+                    begin_position, at = read_int64(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
                 if key not in _STREAM_PLACE_KEYS:
                     number, wire_type, at = read_key(data, at)
-                    if number in {1, 2, 3, 4, 5, 6, 7, 8}:
+                    if number in {1, 2, 3, 4, 5, 6, 7, 8, 9}:
                         raise unfit(number, wire_type)
                     else:
                         at = skip(data, at, wire_type)
@@ -294,6 +303,7 @@ class StreamPlace:
             StreamFilter.decode(b"".join(next)) if next else StreamFilter(),
             change_position,
             reached_position,
+            begin_position,
         )
 
 

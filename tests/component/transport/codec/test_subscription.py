@@ -75,6 +75,10 @@ FROM_CONSUMER: dict[str, FromConsumer] = {
     "subscribe_history": Subscribe(
         "orders", "edge-1", "orders", PLACE, FilterState(5, "[]"), StreamLimits(1_000, 100, 10), 9, past=Past.FULL
     ),
+    "subscribe_now": Subscribe(
+        "orders", "edge-1", "orders", replace(PLACE, begin=40), FilterState(5, "[]"), StreamLimits(1_000, 100, 10), 9,
+        Begin.NOW,
+    ),
     "filter_update": FilterUpdate(6, '[{"include_tags":["ü"]}]'),
     "ack": ConsumerAck(300),
     "replay": Replay("Order|1", 4),
@@ -180,6 +184,7 @@ def _spoilt(**fields: object) -> wire.Subscribe:
         _spoilt(history="some"),
         _spoilt(place=wire.StreamPlace(live=wire.StreamCursor(position=-1))),
         _spoilt(place=wire.StreamPlace(reached_position=-1)),
+        _spoilt(place=wire.StreamPlace(begin_position=-1)),
     ],
 )
 def test_a_subscribe_with_which_nothing_can_be_done_is_refused(spoilt: wire.Subscribe) -> None:
