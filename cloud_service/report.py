@@ -17,6 +17,7 @@ from common.journal.stores.journal import Journal
 from common.journal.stores.log import JournalStats
 from common.projection.status import ProjectionStatus, projection_status
 from common.runtime.clock import warn_if_ahead
+from common.runtime.http.projections import failure_as_json
 from common.runtime.last_known import journal_status
 from common.runtime.metrics import MetricsRegistry
 from common.runtime.shared_metrics import register_journal, register_lags
@@ -85,6 +86,7 @@ class CloudReport:
                     "lag_events": status.lag.events,
                     "lag_s": round(status.lag.seconds, 3),
                 }
+                | failure_as_json(status.row.failing)
                 for status in self._projections
             ],
             "edges": [

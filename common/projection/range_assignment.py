@@ -225,7 +225,7 @@ class RangeAssignment:
     async def _lease_of(self, row: ProjectionRow) -> ProjectionLease | None:
         """The lease of a range that is ours by its row. Under an epoch of ours that was not used nothing has moved since."""
         if row.epoch > self._used.get(row.key, 0):
-            return ProjectionLease(*row.key, row.epoch, row.position, row.ahead)
+            return ProjectionLease(*row.key, row.epoch, row.position, row.ahead, row.failing)
         return await acquire_within_deadline(self._projections, row.key, self._me, self._settings.lease_s)
 
     def check(self, lease: ProjectionLease) -> None:

@@ -8,6 +8,7 @@ that would only split small batches in two, so there a commit ends before the ne
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from typing import Final
@@ -18,6 +19,7 @@ from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch
 from common.core.events.ids import SliceRange
 from common.core.flow.backoff import Backoff
+from common.core.journal.range_failure import RangeFailure, is_worth_a_write, next_failure
 from common.core.journal.statement import Statement
 from common.journal.feeds import RangeFeeds
 from common.journal.stores.journal import Journal
@@ -71,6 +73,7 @@ class RangeTask:
         self._owner = owner
         self._holder = holder
         self._settings = settings
+        self._now_us = now_us
         self._random = random
         self._story = story
         self._on_commit = on_commit
@@ -78,6 +81,7 @@ class RangeTask:
         self._lease = ProjectionLease(handler.name, slices, 0, 0)
         self._renew_at = 0.0
         self._fault = (0, 0)
+        self._failure: RangeFailure | None = None
 
     async def run(self) -> None:
         """Take the lease, follow the log, and begin again after whatever ends that; returns when the range is no more."""
@@ -105,6 +109,7 @@ class RangeTask:
             is_last_chance = self._has_had_its_chances(error)
         retry_in_s = self._backoff.next_delay(self._random.random(), at_least_s=error.retry_after_s or 0.0)
         self._story.failed(error, self._backoff.failures, retry_in_s)
+        await self._store_failure(error)
         if is_last_chance and self._parked_entities is not None:
             self._parked_entities.park_next(self._fault[0], error)
             return 0.0
@@ -118,6 +123,22 @@ class RangeTask:
                 return retry_in_s  # the event is tried once more, and then this
             self._story.halted(error)
         return retry_in_s
+
+    async def _store_failure(self, error: BackhaulError) -> None:
+        """Let every node see it. What the store refuses now is tried again with the next failure."""
+        stored, position = self._lease.failing, error.details.get("from_position")
+        if self._failure is None or stored is None or self._failure.since_us != stored.since_us:
+            self._failure = stored
+        self._failure = next_failure(
+            self._failure,
+            error.code,
+            error.message,
+            position if isinstance(position, int) else self._lease.position,
+            self._now_us(),
+        )
+        if is_worth_a_write(stored, self._failure):
+            with suppress(BackhaulError):
+                self._lease = await self._journal.projections.set_failing(self._lease, self._failure)
 
     def _has_had_its_chances(self, error: BackhaulError) -> bool:
         """Whether the policy takes over: an event, by itself, failed so often."""
@@ -174,6 +195,8 @@ class RangeTask:
                 if page.events or page.parked or page.skipped or self._is_offset_due(page.through):
                     await self._commit(page)
                 self._story.at_end_of_log()
+                if self._lease.failing is not None:  # it had nothing to commit since
+                    self._lease = await self._journal.projections.set_failing(self._lease, None)
                 with self._holder.interrupting(self._lease):
                     await self._pages.feed.wait_beyond(page.through, idle_s)
                     await self._let_group_fill(page.through)

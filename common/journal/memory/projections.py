@@ -11,6 +11,7 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.core.events.ids import SliceRange
+from common.core.journal.range_failure import RangeFailure
 from common.core.journal.slice_ranges import (
     RangeOffset,
     changes,
@@ -76,7 +77,7 @@ class MemoryProjections:
             epoch = row.epoch + (row.owner != owner)
             row = replace(row, epoch=epoch, owner=owner, lease_until_us=until_us, is_directed=False)
             draft.projections[name, slices] = row
-            return ProjectionLease(name, slices, row.epoch, row.position, row.ahead)
+            return ProjectionLease(name, slices, row.epoch, row.position, row.ahead, row.failing)
 
     async def release(self, lease: ProjectionLease) -> None:
         """See ``ProjectionStore.release``."""
@@ -159,7 +160,12 @@ class MemoryProjections:
         row, now_us, moved = held_row(draft, lease), self._connections.now_us(), moved_to(lease, position)
         until_us = lease_end(now_us, lease_s)
         draft.projections[lease.name, lease.slices] = replace(
-            row, position=position, lease_until_us=until_us, updated_us=now_us, ahead=moved.ahead
+            row,
+            position=position,
+            lease_until_us=until_us,
+            updated_us=now_us,
+            ahead=moved.ahead,
+            failing=row.failing if position == row.position else None,
         )
         return moved
 
@@ -171,7 +177,7 @@ class MemoryProjections:
             for key in keys:
                 row = draft.projections[key]
                 if restart:
-                    row = replace(row, position=0, ahead=())
+                    row = replace(row, position=0, ahead=(), failing=None)
                 draft.projections[key] = replace(
                     row, epoch=row.epoch + 1, owner="", lease_until_us=0, is_directed=False
                 )
@@ -185,7 +191,7 @@ class MemoryProjections:
                 raise projection_not_paused(name)
             for key in keys:
                 row = draft.projections[key]
-                draft.projections[key] = replace(row, position=position, ahead=(), epoch=row.epoch + 1)
+                draft.projections[key] = replace(row, position=position, ahead=(), epoch=row.epoch + 1, failing=None)
             return len(keys)
 
     async def declare(self, name: str, ranges: Sequence[SliceRange]) -> list[SliceRange]:
@@ -226,6 +232,15 @@ class MemoryProjections:
                 del draft.projections[key]
             return len(stored)
 
+    async def set_failing(self, lease: ProjectionLease, failing: RangeFailure | None) -> ProjectionLease:
+        """See ``ProjectionStore.set_failing``."""
+        async with self._connections.transaction() as draft:
+            row = draft.projections.get((lease.name, lease.slices))
+            if row is None or row.epoch != lease.epoch:
+                raise fenced(lease)
+            draft.projections[lease.name, lease.slices] = replace(row, failing=failing)
+            return replace(lease, failing=failing)
+
     async def rows(self) -> list[ProjectionRow]:
         """See ``ProjectionStore.rows``."""
         await trio.lowlevel.checkpoint()
@@ -243,6 +258,7 @@ class MemoryProjections:
                 ahead=row.ahead,
                 is_directed=row.is_directed,
                 stayed_s=inf if row.moved_us is None else (now_us - row.moved_us) / _MICROSECONDS,
+                failing=row.failing,
             )
             for (name, slices), row in sorted(state.projections.items())
         ]

@@ -14,6 +14,7 @@ from common.core.journal.admission import EntityHead, ParkedNumbers, cut_range
 from common.core.journal.ages import JournalAge
 from common.core.journal.append import Appended, PushedAppend
 from common.core.journal.history import Generation, Offset, OriginState
+from common.core.journal.range_failure import RangeFailure
 from common.core.journal.slice_ranges import Ahead
 from common.core.journal.snapshot import Snapshot
 from common.core.members.member import MemberReport
@@ -76,6 +77,7 @@ class ProjectionEntry:
     ahead: tuple[Ahead, ...] = ()
     is_directed: bool = False
     moved_us: int | None = None
+    failing: RangeFailure | None = None
 
 
 @dataclass(frozen=True, slots=True)

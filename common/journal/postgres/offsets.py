@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -11,6 +12,7 @@ import asyncpg
 
 from common.core.errors import BackhaulError
 from common.core.events.ids import SliceRange
+from common.core.journal.range_failure import RangeFailure, failure_as_text, failure_of_text
 from common.core.journal.slice_ranges import ahead_as_text, ahead_of_text, check_ranges
 from common.core.journal.sql_text import read_sql
 from common.core.journal.statement import Statement, check_rows, statement_failed
@@ -64,7 +66,7 @@ async def acquire(
         "UPDATE projection SET epoch = epoch + (owner <> $4)::int, owner = $4, directed = false,"
         " lease_until = clock_timestamp() + make_interval(secs => $5)"
         f" WHERE {_RANGE} AND NOT paused AND (owner = $4 OR NOT is_held(owner, lease_until, $5))"
-        " RETURNING epoch, position, ahead"
+        " RETURNING epoch, position, ahead, failing"
     )
     async with connection.transaction():
         row = await connection.fetchrow(take, *key, owner, lease_s)
@@ -80,7 +82,10 @@ async def acquire(
                 now_us,
             )
             row = await connection.fetchrow(take, *key, owner, lease_s)
-    return ProjectionLease(name, slices, row["epoch"], row["position"], ahead_of_text(row["ahead"])) if row else None
+    if row is None:
+        return None
+    epoch, position, ahead, failing = row
+    return ProjectionLease(name, slices, epoch, position, ahead_of_text(ahead), failure_of_text(failing))
 
 
 async def lock_ranges(connection: asyncpg.Connection, name: str) -> None:
@@ -158,6 +163,7 @@ async def accept(connection: asyncpg.Connection, owner: str) -> None:
 
 _MOVE = (
     "UPDATE projection SET position = $6, updated_us = $8, ahead = $9,"
+    " failing = CASE WHEN position = $6 THEN failing ELSE '' END,"
     f" lease_until = clock_timestamp() + make_interval(secs => $7) WHERE {_GUARD}"
 )
 # Divides by zero unless the guarded row moved. Only "it failed" is wanted of it: the steps then find out why.
@@ -296,8 +302,8 @@ async def rows(connection: asyncpg.Connection) -> list[ProjectionRow]:
     stored = await connection.fetch(
         "SELECT name, first_slice, last_slice, position, epoch, owner,"
         " extract(epoch FROM lease_left(owner, lease_until))::float8, paused, updated_us, ahead, directed,"
-        " CASE WHEN moved_at > 'epoch' THEN extract(epoch FROM clock_timestamp() - moved_at)::float8 ELSE 'infinity' END"
-        " FROM projection ORDER BY name, first_slice, last_slice",
+        " CASE WHEN moved_at > 'epoch' THEN extract(epoch FROM clock_timestamp() - moved_at)::float8 ELSE 'infinity' END,"
+        " failing FROM projection ORDER BY name, first_slice, last_slice",
     )
     return [
         ProjectionRow(
@@ -310,10 +316,38 @@ async def rows(connection: asyncpg.Connection) -> list[ProjectionRow]:
             paused,
             updated_us,
             ahead_of_text(ahead),
-            *moved,
+            directed,
+            stayed_s,
+            failure_of_text(failing),
         )
-        for name, first, last, position, epoch, owner, left_s, paused, updated_us, ahead, *moved in stored
+        for (
+            name,
+            first,
+            last,
+            position,
+            epoch,
+            owner,
+            left_s,
+            paused,
+            updated_us,
+            ahead,
+            directed,
+            stayed_s,
+            failing,
+        ) in stored
     ]
+
+
+async def set_failing(
+    connection: asyncpg.Connection, lease: ProjectionLease, failing: RangeFailure | None
+) -> ProjectionLease:
+    """See ``ProjectionStore.set_failing``."""
+    done = await connection.execute(
+        f"UPDATE projection SET failing = $5 WHERE {_RANGE} AND epoch = $4", *_key(lease)[:4], failure_as_text(failing)
+    )
+    if done != "UPDATE 1":
+        raise fenced(lease)
+    return replace(lease, failing=failing)
 
 
 async def set_paused(connection: asyncpg.Connection, name: str, paused: bool) -> int:

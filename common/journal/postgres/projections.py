@@ -9,6 +9,7 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.core.events.ids import SliceRange
+from common.core.journal.range_failure import RangeFailure
 from common.core.journal.slice_ranges import RangeOffset
 from common.core.journal.statement import Statement
 from common.core.members.assignment import RangeKey
@@ -169,6 +170,10 @@ class PostgresProjections:
     async def forget(self, name: str, statements: Sequence[Statement]) -> int:
         """See ``ProjectionStore.forget``."""
         return await self._sessions.committer().connection.run(range_changes.forget, name, statements)
+
+    async def set_failing(self, lease: ProjectionLease, failing: RangeFailure | None) -> ProjectionLease:
+        """See ``ProjectionStore.set_failing``."""
+        return await self._sessions.committer().connection.run(offsets.set_failing, lease, failing)
 
     async def rows(self) -> list[ProjectionRow]:
         """See ``ProjectionStore.rows``."""

@@ -83,7 +83,7 @@ async def move(connection: asyncpg.Connection, name: str, position: int) -> int:
         if not all(row["paused"] for row in rows):
             raise projection_not_paused(name)
         await connection.execute(
-            "UPDATE projection SET position = $2, ahead = $3, epoch = epoch + 1 WHERE name = $1",
+            "UPDATE projection SET position = $2, ahead = $3, epoch = epoch + 1, failing = '' WHERE name = $1",
             *(name, position, ahead_as_text(())),
         )
     return len(rows)
@@ -112,7 +112,8 @@ async def intervene(connection: asyncpg.Connection, name: str, statements: Seque
         await run_statements(connection, statements)
         done: str = await connection.execute(
             "UPDATE projection SET epoch = epoch + 1, owner = '', directed = false, lease_until = '-infinity',"
-            " position = CASE WHEN $2 THEN 0 ELSE position END, ahead = CASE WHEN $2 THEN '' ELSE ahead END WHERE name = $1",
+            " position = CASE WHEN $2 THEN 0 ELSE position END, ahead = CASE WHEN $2 THEN '' ELSE ahead END,"
+            " failing = CASE WHEN $2 THEN '' ELSE failing END WHERE name = $1",
             name,
             restart,
         )

@@ -6,12 +6,14 @@ Lease time is this process's clock: one process has the file. Runs in the storag
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import apsw
 import trio
 
 from common.core.events.ids import SliceRange
+from common.core.journal.range_failure import RangeFailure, failure_as_text, failure_of_text
 from common.core.journal.slice_ranges import RangeOffset, ahead_as_text, ahead_of_text, check_ranges
 from common.core.journal.statement import Statement
 from common.core.members.assignment import RangeKey
@@ -50,9 +52,9 @@ def acquire(
     stored = select(writer, "SELECT first_slice, last_slice FROM projection WHERE name = ?", (name,))
     check_ranges(name, slices, [SliceRange(first, last) for first, last in stored])
     key = (name, slices.first, slices.last)
-    writer.execute("INSERT OR IGNORE INTO projection VALUES (?, ?, ?, 0, 0, '', 0, 0, ?, '')", (*key, now_us))
-    position, epoch, holder, lease_until_us, paused, ahead = writer.execute(
-        f"SELECT position, epoch, owner, lease_until_us, paused, ahead FROM projection WHERE {_RANGE}", key
+    writer.execute("INSERT OR IGNORE INTO projection VALUES (?, ?, ?, 0, 0, '', 0, 0, ?, '', '')", (*key, now_us))
+    position, epoch, holder, lease_until_us, paused, ahead, failing = writer.execute(
+        f"SELECT position, epoch, owner, lease_until_us, paused, ahead, failing FROM projection WHERE {_RANGE}", key
     ).get
     until_us = _lease_end(now_us, lease_s)
     if paused or (holder not in {"", owner} and now_us < lease_until_us <= until_us):
@@ -62,7 +64,7 @@ def acquire(
         f"UPDATE projection SET epoch = ?, owner = ?, lease_until_us = ? WHERE {_RANGE}",
         (epoch, owner, until_us, *key),
     )
-    return ProjectionLease(name, slices, epoch, position, ahead_of_text(ahead))
+    return ProjectionLease(name, slices, epoch, position, ahead_of_text(ahead), failure_of_text(failing))
 
 
 def release(writer: apsw.Connection, lease: ProjectionLease) -> None:
@@ -132,7 +134,8 @@ def move(
     """Move the offset and renew the lease, if both are still ours."""
     moved = moved_to(lease, position)
     writer.execute(
-        f"UPDATE projection SET position = ?, ahead = ?, lease_until_us = ?, updated_us = ?"
+        "UPDATE projection SET position = ?1, ahead = ?2, lease_until_us = ?3, updated_us = ?4,"
+        " failing = CASE WHEN position = ?1 THEN failing ELSE '' END"
         f" WHERE {_RANGE} AND epoch = ? AND position = ? AND NOT paused",
         (
             position,
@@ -151,6 +154,17 @@ def move(
     return moved
 
 
+def set_failing(writer: apsw.Connection, lease: ProjectionLease, failing: RangeFailure | None) -> ProjectionLease:
+    """See ``ProjectionStore.set_failing``."""
+    writer.execute(
+        f"UPDATE projection SET failing = ? WHERE {_RANGE} AND epoch = ?",
+        (failure_as_text(failing), lease.name, lease.slices.first, lease.slices.last, lease.epoch),
+    )
+    if not writer.changes():
+        raise fenced(lease)
+    return replace(lease, failing=failing)
+
+
 def _lease_end(now_us: int, lease_s: float) -> int:
     return now_us + round(lease_s * _MICROSECONDS)
 
@@ -159,7 +173,7 @@ def rows(reader: apsw.Connection, now_us: int) -> list[ProjectionRow]:
     """See ``ProjectionStore.rows``."""
     stored = select(
         reader,
-        "SELECT name, first_slice, last_slice, position, epoch, owner, lease_until_us, paused, updated_us, ahead"
+        "SELECT name, first_slice, last_slice, position, epoch, owner, lease_until_us, paused, updated_us, ahead, failing"
         " FROM projection ORDER BY name, first_slice, last_slice",
     )
     return [
@@ -173,8 +187,21 @@ def rows(reader: apsw.Connection, now_us: int) -> list[ProjectionRow]:
             paused=bool(paused),
             updated_us=updated_us,
             ahead=ahead_of_text(ahead),
+            failing=failure_of_text(failing),
         )
-        for name, first_slice, last_slice, position, epoch, owner, lease_until_us, paused, updated_us, ahead in stored
+        for (
+            name,
+            first_slice,
+            last_slice,
+            position,
+            epoch,
+            owner,
+            lease_until_us,
+            paused,
+            updated_us,
+            ahead,
+            failing,
+        ) in stored
     ]
 
 
@@ -281,6 +308,10 @@ class SqliteProjections:
             return await self._connections.write(fn, *args, **kwargs)
         finally:
             self._connections.members_changed.fire()
+
+    async def set_failing(self, lease: ProjectionLease, failing: RangeFailure | None) -> ProjectionLease:
+        """See ``ProjectionStore.set_failing``."""
+        return await self._connections.write(set_failing, lease, failing)
 
     async def rows(self) -> list[ProjectionRow]:
         """See ``ProjectionStore.rows``."""

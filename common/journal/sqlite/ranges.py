@@ -53,7 +53,7 @@ def move(writer: apsw.Connection, name: str, position: int) -> int:
     if writer.execute("SELECT count(*) FROM projection WHERE name = ? AND NOT paused", (name,)).get:
         raise projection_not_paused(name)
     writer.execute(
-        "UPDATE projection SET position = ?, ahead = ?, epoch = epoch + 1 WHERE name = ?",
+        "UPDATE projection SET position = ?, ahead = ?, epoch = epoch + 1, failing = '' WHERE name = ?",
         (position, ahead_as_text(()), name),
     )
     return writer.changes()
@@ -76,8 +76,9 @@ def intervene(writer: apsw.Connection, name: str, statements: Sequence[Statement
     run_statements(writer, statements)
     writer.execute(
         "UPDATE projection SET epoch = epoch + 1, owner = '', lease_until_us = 0,"
-        " position = CASE WHEN ? THEN 0 ELSE position END, ahead = CASE WHEN ? THEN '' ELSE ahead END WHERE name = ?",
-        (restart, restart, name),
+        " position = CASE WHEN ?1 THEN 0 ELSE position END, ahead = CASE WHEN ?1 THEN '' ELSE ahead END,"
+        " failing = CASE WHEN ?1 THEN '' ELSE failing END WHERE name = ?2",
+        (restart, name),
     )
     return writer.changes()
 
@@ -93,7 +94,7 @@ def _offsets(writer: apsw.Connection, name: str) -> list[RangeOffset]:
 
 def _insert(writer: apsw.Connection, name: str, offset: RangeOffset, epoch: int, paused: bool, now_us: int) -> None:
     writer.execute(
-        "INSERT INTO projection VALUES (?, ?, ?, ?, ?, '', 0, ?, ?, ?)",
+        "INSERT INTO projection VALUES (?, ?, ?, ?, ?, '', 0, ?, ?, ?, '')",
         (
             name,
             offset.slices.first,

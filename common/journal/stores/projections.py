@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.ids import SliceRange
+from common.core.journal.range_failure import RangeFailure
 from common.core.journal.slice_ranges import Ahead, RangeOffset, still_ahead
 from common.core.journal.statement import Statement
 from common.core.members.assignment import RangeKey
@@ -22,18 +23,26 @@ from common.journal.tables import Tables
 
 @dataclass(frozen=True, slots=True)
 class ProjectionLease:
-    """The right to commit for one projection's range until another owner takes it: ``epoch`` guards every commit."""
+    """The right to commit for one projection's range until another owner takes it: ``epoch`` guards every commit.
+
+    ``failing`` is what the row says: why the range does not move.
+    """
 
     name: str
     slices: SliceRange
     epoch: int
     position: int
     ahead: tuple[Ahead, ...] = ()
+    failing: RangeFailure | None = None
 
 
 def moved_to(lease: ProjectionLease, position: int) -> ProjectionLease:
-    """The lease after a commit: what was ahead of the range is so no longer once the range has passed it."""
-    return replace(lease, position=position, ahead=still_ahead(lease.ahead, position))
+    """The lease after a commit: what was ahead of the range is so no longer once the range has passed it.
+
+    A range that moves does not fail.
+    """
+    failing = lease.failing if position == lease.position else None
+    return replace(lease, position=position, ahead=still_ahead(lease.ahead, position), failing=failing)
 
 
 def fenced(lease: ProjectionLease) -> BackhaulError:
@@ -65,6 +74,7 @@ class ProjectionRow:
     ahead: tuple[Ahead, ...] = ()
     is_directed: bool = False
     stayed_s: float = inf
+    failing: RangeFailure | None = None
 
     @property
     def key(self) -> RangeKey:
@@ -140,8 +150,9 @@ class ProjectionStore(Protocol):
     ) -> ProjectionLease:
         """Run ``statements`` and move the offset to ``position`` in one transaction, guarded by the epoch; renews the lease.
 
-        Raises ``projection.fenced`` when the epoch is not ours or the range is paused or its stored position is not the
-        lease's; nothing is written then. Other errors of the statements: ``projection.statement_failed``, nothing written.
+        Where that moves the offset, the range is not failing any more. Raises ``projection.fenced`` when the epoch is not
+        ours or the range is paused or its stored position is not the lease's; nothing is written then.
+        Other errors of the statements: ``projection.statement_failed``, nothing written.
         """
 
     async def commit_in_transaction(
@@ -158,6 +169,12 @@ class ProjectionStore(Protocol):
         returned or raised they are closed, also for a thread that still runs. What it raises comes out, nothing written.
         """
 
+    async def set_failing(self, lease: ProjectionLease, failing: RangeFailure | None) -> ProjectionLease:
+        """Store why the range does not move, or that it does; the row keeps it whoever owns the range.
+
+        Raises ``projection.fenced`` when the epoch is not the lease's.
+        """
+
     async def rows(self) -> list[ProjectionRow]:
         """All ranges of all projections."""
 
@@ -167,13 +184,14 @@ class ProjectionStore(Protocol):
     async def intervene(self, name: str, statements: Sequence[Statement], *, restart: bool = False) -> int:
         """Run statements and take every range of a projection from its owner, in one transaction; returns how many ranges.
 
-        With ``restart`` all offsets go back to 0. Raises ``projection.statement_failed``, nothing written.
+        With ``restart`` all offsets go back to 0, and none is failing. Raises ``projection.statement_failed``, nothing written.
         """
 
     async def move(self, name: str, position: int) -> int:
         """Set the offsets of all ranges of a paused projection to ``position``; returns how many ranges there are.
 
-        Events between are left out, or come again; nothing else of it changes. Raises ``projection.not_paused``.
+        Events between are left out, or come again, and none of its ranges is failing; nothing else changes.
+        Raises ``projection.not_paused``.
         """
 
     async def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

@@ -16,10 +16,12 @@ from starlette.routing import BaseRoute, Route
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.ids import slice_ranges
+from common.core.journal.range_failure import RangeFailure
 from common.core.journal.slice_ranges import unknown_projection
 from common.core.journal.statement import Statement
 from common.core.members.member import node_of
 from common.journal.stores.journal import Journal
+from common.journal.stores.projections import ProjectionRow
 from common.projection import parking, skips
 from common.projection.handlers import Handler
 from common.projection.parking import ParkedForProjection
@@ -50,9 +52,7 @@ def projection_routes(
         statuses = await projection_status(journal, now_us)
         head = (await journal.log.stats()).head_position
         own = {(one.name, one.slices): one for one in progress if one.state is not ProjectionState.WAITING}
-        shown = [
-            projection_as_json(one) | _progress_as_json(own.get((one.row.name, one.row.slices))) for one in statuses
-        ]
+        shown = [projection_as_json(one) | _progress_as_json(own.get(one.row.key), one.row) for one in statuses]
         return json_response({"projections": shown, "head": head})
 
     async def parked(request: Request) -> Response:
@@ -244,19 +244,30 @@ def projection_as_json(status: ProjectionStatus) -> dict[str, object]:
         "lease_left_s": round(row.lease_left_s, 3),
         "paused": row.paused,
         "updated_us": row.updated_us,
-    }
+    } | failure_as_json(row.failing)
 
 
-def _progress_as_json(progress: ProjectionProgress | None) -> dict[str, object]:
-    """What a range does on the node that was asked; null where another one runs it."""
-    if progress is None:
-        return {"state": None, "skipped": None, "error_code": None, "error": None}
+def failure_as_json(failing: RangeFailure | None) -> dict[str, object]:
+    """Why a range does not move, by its row and so on every node; nulls while it does."""
+    if failing is None:
+        return dict.fromkeys(("error_code", "error", "error_position", "attempts", "failing_since_us"))
     return {
-        "state": progress.state.value,
-        "skipped": progress.skipped,
-        "error_code": progress.error_code or None,
-        "error": progress.error or None,
+        "error_code": failing.code,
+        "error": failing.reason,
+        "error_position": failing.position,
+        "attempts": failing.attempts,
+        "failing_since_us": failing.since_us,
     }
+
+
+def _progress_as_json(progress: ProjectionProgress | None, row: ProjectionRow) -> dict[str, object]:
+    """What a range does on the node that was asked; where another one runs it, no more than what the row says."""
+    if progress is None:
+        return {"state": ProjectionState.FAILING.value if row.failing else None, "skipped": None}
+    shown: dict[str, object] = {"state": progress.state.value, "skipped": progress.skipped}
+    if row.failing is None and progress.state is ProjectionState.FAILING:  # the store did not take it
+        shown |= {"error_code": progress.error_code, "error": progress.error}
+    return shown
 
 
 def _parked_as_json(row: ParkedForProjection) -> dict[str, object]:

@@ -6,10 +6,15 @@ from types import SimpleNamespace
 from typing import Any
 
 from cloud_service.report import CloudReport
+from common.core.events.ids import ALL_SLICES
 from common.core.flow.measures import CodeCounts
 from common.core.flow.messages import EdgeHealth
+from common.core.journal.range_failure import RangeFailure
+from common.journal.memory.journal import open_memory_journal
+from common.journal.memory.state import MemoryDatabase
 from common.runtime.metrics import MetricsRegistry
 from common.transport.push.endpoint_stream import OriginStream
+from tests.support.builders import ids
 
 
 def stream(name: str, behind: int) -> OriginStream:
@@ -59,3 +64,27 @@ def test_the_edges_furthest_behind_have_series_and_no_others() -> None:
     for one in streams[1:]:
         one.stored_position = one.head_position
     assert edges_of(streams, 3) == []
+
+
+async def test_a_range_that_fails_on_another_node_is_in_the_status() -> None:
+    endpoint: Any = SimpleNamespace(queued=0, streams=[])
+    async with open_memory_journal(MemoryDatabase(), now_us=lambda: 0, new_id=ids("one").__next__) as journal:
+        lease = await journal.projections.acquire("tally", ALL_SLICES, "n2/1", 60)
+        assert lease is not None
+        await journal.projections.set_failing(
+            lease, RangeFailure("projection.handler_failed", "no number", 8, 4, 1_000)
+        )
+        report = CloudReport(
+            journal,
+            endpoint,
+            endpoint,
+            node="n1",
+            version="1",
+            now_us=lambda: 0,
+            metrics_edges=0,
+            count_losses=journal.projections.warm_up,
+        )
+        await report.refresh()
+        [shown] = report.status()["projections"]
+    assert (shown["node"], shown["error_code"], shown["error"]) == ("n2", "projection.handler_failed", "no number")
+    assert (shown["error_position"], shown["attempts"], shown["failing_since_us"]) == (8, 4, 1_000)

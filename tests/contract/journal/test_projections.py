@@ -7,9 +7,11 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.core.events.ids import ALL_SLICES, slice_ranges
+from common.core.journal.range_failure import RangeFailure
 from common.core.journal.statement import Statement
 from common.journal.stores.journal import Journal
 from common.journal.stores.projections import ProjectionLease
+from common.journal.tables import Tables
 from tests.contract.journals import Storage
 
 TALLY = [
@@ -330,6 +332,83 @@ class TestCommits:
             await journal.projections.query("INSERT INTO tally (name, n) VALUES ('a', 1)")
         assert refused.value.code == "projection.statement_failed"
         assert await tallies(journal) == []
+
+
+class TestFailing:
+    """Why a range does not move is in its row, for every node, until it moves."""
+
+    FAILURE = RangeFailure("projection.handler_failed", "it's \0 ünlucky", 8, 4, 1_700_000_000_000_000)
+
+    @pytest.fixture
+    async def failing(self, journal: Journal) -> ProjectionLease:
+        lease = await journal.projections.commit(await take(journal), 7, [], 60)
+        return await journal.projections.set_failing(lease, self.FAILURE)
+
+    async def stored(self, journal: Journal) -> RangeFailure | None:
+        [row] = await journal.projections.rows()
+        return row.failing
+
+    async def test_it_is_kept_by_what_does_not_move_the_range(self, journal: Journal, failing: ProjectionLease) -> None:
+        assert failing.failing == await self.stored(journal) == self.FAILURE
+        failing = await journal.projections.commit(failing, 7, [], 60)
+        assert failing.failing == await self.stored(journal) == self.FAILURE
+        await journal.projections.set_paused("tally", True)
+        assert await self.stored(journal) == self.FAILURE
+        await journal.projections.set_paused("tally", False)
+        await journal.projections.intervene("tally", [])
+        assert await self.stored(journal) == self.FAILURE
+
+    async def test_a_commit_that_moves_the_range_ends_it(self, journal: Journal, failing: ProjectionLease) -> None:
+        assert (await journal.projections.commit(failing, 8, [], 60)).failing is None
+        assert await self.stored(journal) is None
+        assert (await take(journal)).failing is None
+
+    async def test_so_does_one_that_reads_in_its_transaction(self, journal: Journal, failing: ProjectionLease) -> None:
+        async def nothing(tables: Tables) -> None:
+            await trio.lowlevel.checkpoint()
+
+        failing = await journal.projections.commit_in_transaction(failing, 7, nothing, [], 60)
+        assert failing.failing == await self.stored(journal) == self.FAILURE
+        await journal.projections.commit_in_transaction(failing, 9, nothing, [], 60)
+        assert await self.stored(journal) is None
+
+    async def test_it_ends_by_word_and_when_an_operator_moves_the_projection(
+        self, journal: Journal, failing: ProjectionLease
+    ) -> None:
+        assert (await journal.projections.set_failing(failing, None)).failing is None
+        assert await self.stored(journal) is None
+        await journal.projections.set_failing(failing, self.FAILURE)
+        await journal.projections.intervene("tally", [], restart=True)
+        assert await self.stored(journal) is None
+        await journal.projections.set_failing(await take(journal), self.FAILURE)
+        await journal.projections.set_paused("tally", True)
+        await journal.projections.move("tally", 9)
+        assert await self.stored(journal) is None
+
+    async def test_who_takes_the_range_over_finds_it_and_who_lost_it_writes_none(
+        self, journal: Journal, failing: ProjectionLease
+    ) -> None:
+        await journal.projections.hand_over([(failing, "node-2")])
+        taken = await take(journal, "node-2")
+        assert taken.failing == await self.stored(journal) == self.FAILURE
+        await journal.projections.release(taken)
+        taken = await take(journal, "node-3")
+        assert taken.failing == self.FAILURE
+        with pytest.raises(BackhaulError, match=r"projection\.fenced"):
+            await journal.projections.set_failing(failing, None)
+        assert await self.stored(journal) == self.FAILURE
+
+    async def test_ranges_that_others_replace_do_not_fail_any_more(
+        self, journal: Journal, failing: ProjectionLease
+    ) -> None:
+        await journal.projections.reshape("tally", slice_ranges(2))
+        assert [row.failing for row in await journal.projections.rows()] == [None, None]
+
+    async def test_it_survives_a_restart(self, storage: Storage) -> None:
+        async with storage.open() as journal:
+            await journal.projections.set_failing(await take(journal), self.FAILURE)
+        async with storage.open() as journal:
+            assert await self.stored(journal) == self.FAILURE
 
 
 class TestMigrations:
