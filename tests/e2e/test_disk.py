@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 import uuid
 from functools import partial
@@ -18,7 +19,18 @@ from tests.e2e.processes import PATIENCE_S, Service, Stage
 
 CAP: dict[str, Any] = {"journal_max_bytes": "1536KiB", "retention_interval_s": 0.1}
 SIZE = 20_000
-READY_WITHIN_S = 10.0
+READY_WITHIN_S = 20.0
+# A process that cannot make a file longer, nor write into one, and that finds no room on its disk for as long.
+NO_ROOM = """
+import os, resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+measured = os.statvfs
+def statvfs(path):
+    found = measured(path)
+    is_full = not resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+    return os.statvfs_result((*found[:3], 0, 0, *found[5:])) if is_full else found
+os.statvfs = statvfs
+"""
 
 
 def cut_off(stage: Stage, relays: Relays, **settings: object) -> tuple[Service, Service, Line]:
@@ -183,3 +195,57 @@ def test_an_edge_at_its_cap_is_not_ready_and_says_that_it_is_the_cap(stage: Stag
     assert "journal_max_bytes" in said["hint"]
     line.obey("pass")
     readiness(edge, ready=True)
+
+
+def start_without_room(service: Service, **settings: object) -> None:
+    """Begin a life on a disk that another program has filled, after a clean stop, and without the reserve."""
+    [journal] = service.folder.glob("*-journal.db")
+    assert not list(service.folder.glob("*-shm")), "it was not stopped cleanly"
+    Path(f"{journal}.reserve").unlink()
+    mark = service.mark()
+    service.launch(prologue=NO_ROOM, **settings)
+    service.until_ready()
+    service.wait_for("journal.opened_full", after=mark)
+    assert not any(one.stat().st_size for one in service.folder.glob("*-shm"))
+    reasons = readiness(service, ready=False)
+    assert "journal.disk_full" in reasons["appends"]
+    status, body = service.try_append(1)
+    assert (status, body["error"]["code"]) == (507, "journal.disk_full")
+
+
+def make_room(service: Service) -> None:
+    """Let the process write again."""
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    resource.prlimit(service.process.pid, resource.RLIMIT_FSIZE, unlimited)
+    readiness(service, ready=True)
+
+
+def test_an_edge_that_starts_on_a_disk_without_any_room_pushes_what_it_has(stage: Stage, relays: Relays) -> None:
+    cloud, edge, line = cut_off(stage, relays)
+    edge.append(5)
+    edge.stop()
+    line.obey("pass")
+    start_without_room(edge)
+    cloud.delivered(5)
+    assert len(edge.get("/v1/events")["events"]) == 5
+    make_room(edge)
+    edge.append(2)
+    cloud.delivered(7)
+    edge.kill()
+    edge.start()  # what was stored without a file for the index is there
+    edge.append(1)
+    cloud.delivered(8)
+
+
+def test_a_cloud_that_starts_on_a_disk_without_any_room_serves_what_it_has(stage: Stage) -> None:
+    cloud, edge = stage.pair()
+    edge.append(5)
+    cloud.delivered(5)
+    cloud.stop()
+    start_without_room(cloud, grpc_port=cloud.grpc_port)
+    assert len(cloud.get("/v1/events")["events"]) == 5
+    edge.append(2)
+    make_room(cloud)
+    cloud.delivered(7)
+    edge.until("/status", lambda body: body["link"]["acked"] == body["journal"]["head"])
+    cloud.append(1)

@@ -1,8 +1,8 @@
 """The journal's file while it is open: who may open it, what is kept back for a full disk, what a failing medium does.
 
 A file is locked by ``<path>.lock``, which stays when it is closed. Beside it lies ``<path>.reserve``, some disk space that
-is given up when the disk has no room at a start: the index of the WAL and the first commit need a little, and without them
-not even what is stored could be read. It is made again when there is room.
+is given up when the disk has no room at a start: the index of the WAL and the first commit need a little. It is made again
+when there is room. Where it is gone, too, the index is kept in memory, so that what is stored is read all the same.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import apsw
@@ -40,6 +41,8 @@ from common.private_files import open_private
 
 # An append needs its events twice (log and indexes are split pages), and some pages for heads.
 _PROBE_FACTOR, _PROBE_PAGES = 2, 8
+# SQLite's own file layer with the WAL's index on the heap, shared by this process's connections; others are locked out.
+_INDEX_IN_MEMORY = "unix-excl"
 
 
 @dataclass(slots=True)
@@ -62,6 +65,10 @@ class SqliteFile:
         """Open both connections. Raises as ``open_file``."""
         with self.coded_errors():
             self.writer, self.reader = connect(self.path, self.budget, vfs=self.vfs, now_us=self.now_us)
+
+    def keep_index_in_memory(self) -> None:
+        """For the next ``connect``: the WAL's index takes no room on the disk then."""
+        self.vfs = self.vfs or _INDEX_IN_MEMORY
 
     def close(self) -> None:
         """Close both connections (the last one checkpoints the WAL), then give up the lock."""
@@ -174,16 +181,25 @@ def open_file(path: Path, *, max_bytes: int | None, vfs: str | None, now_us: Cal
     file = SqliteFile(path, Budget.of(max_bytes), -1, vfs, now_us)
     file.lock = _lock(path)
     try:
-        try:
-            file.connect()
-        except BackhaulError as error:
-            if error.code != "journal.disk_full" or not drop_reserve_file(path):
-                raise
-            file.connect()
+        _connect_in_what_room_there_is(file)
     except BaseException:
         os.close(file.lock)
         raise
     return file
+
+
+def _connect_in_what_room_there_is(file: SqliteFile) -> None:
+    """As it is; without the reserve; at last without a file for the WAL's index, until the service ends."""
+    for make_do in (partial(drop_reserve_file, file.path), file.keep_index_in_memory):
+        try:
+            file.connect()
+        except BackhaulError as error:
+            if error.code != "journal.disk_full":
+                raise
+            make_do()
+        else:
+            return
+    file.connect()
 
 
 def keep_reserve_file(path: Path) -> None:
