@@ -23,7 +23,7 @@ from typing import Any, Final
 from examples.support.processes import ROOT, environment, log_fields, service_variables
 
 # Waiting longer than this is a failure; generous, because machines are shared and it is only spent on failures.
-PATIENCE_S: Final = 20.0
+PATIENCE_S: Final = 45.0
 # More lines than this from one process in one test is a flood.
 LINES_MAX: Final = 400
 

@@ -19,7 +19,7 @@ from tests.e2e.processes import PATIENCE_S, Service, Stage
 
 CAP: dict[str, Any] = {"journal_max_bytes": "1536KiB", "retention_interval_s": 0.1}
 SIZE = 20_000
-READY_WITHIN_S = 20.0
+READY_WITHIN_S = 45.0
 # A process that cannot make a file longer, nor write into one, and that finds no room on its disk for as long.
 NO_ROOM = """
 import os, resource

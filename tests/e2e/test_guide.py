@@ -25,7 +25,7 @@ import pytest
 from tests.support.guide import Block, blocks, is_as_promised
 from tests.support.paths import ROOT
 
-PATIENCE_S = 30.0
+PATIENCE_S = 45.0
 PORTS = {"7443": "CLOUD_GRPC_PORT", "7480": "CLOUD_HTTP_PORT", "7543": "EDGE_GRPC_PORT", "7580": "EDGE_HTTP_PORT"}
 
 

@@ -76,7 +76,7 @@ class Commits:
             await self._more.park()
 
 
-async def until(condition: Callable[[], bool], at_most_s: float = 20.0) -> None:
+async def until(condition: Callable[[], bool], at_most_s: float = 60.0) -> None:
     """Wait, in real time, for something that other tasks bring about."""
     with trio.fail_after(at_most_s):
         while True:

@@ -40,7 +40,7 @@ def parts(cloud: Service, name: str) -> dict[str, int]:
 
 
 def test_each_part_of_what_is_missing_is_counted_as_it_is(stage: Stage, relays: Relays) -> None:
-    cloud = stage.cloud(parked_max_events=3).start()
+    cloud = stage.cloud(summary_interval_s=0.5, parked_max_events=3).start()
     line = relays.open(cloud)
     edge = quick(
         stage,
