@@ -75,7 +75,7 @@ def _release_first(_: Cluster) -> AbstractContextManager[Any]:
 
 
 MUTATIONS: Final[Mapping[str, SpreadMutation]] = {
-    "no_epoch_of_hand_over": SpreadMutation((47,), "OwnersCommit", _without_a_new_epoch),
+    "no_epoch_of_hand_over": SpreadMutation((8,), "OwnersCommit", _without_a_new_epoch),
     "assignment_by_local_time": SpreadMutation((2, 4), "Spread", _by_local_time),
     "release_before_the_last_commit": SpreadMutation((1, 3), "EffectsOnce", _release_first),
 }
