@@ -15,7 +15,7 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.core.firehose.catch_up import CatchUpRequest, CatchUps, FoundPage, ReadPlan
 from common.core.firehose.ring import LogSource, LogStretch
 from common.core.flow.backoff import Backoff
-from common.firehose.deletions import find_deleted
+from common.firehose.deletions import deleted_ahead, find_deleted
 from common.firehose.settings import FirehoseSettings
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import LogPage
@@ -96,7 +96,7 @@ class CatchUpReaders:
         chosen = request.selection.of(read.events) if look.selection != request.selection else read.events
         if chosen is not read.events:
             page = LogStretch(source, look.after, read.through, chosen, place=page.place)
-        return FoundPage(page, deleted, read.head)
+        return FoundPage(page, deleted, read.head, await deleted_ahead(self._journal.log, look.after, read))
 
     async def _place(self, source: LogSource, read: LogPage, after: int) -> tuple[int, str] | None:
         """Of the event at the page's end, when the page does not hold it; None when it does, or there is no such event."""

@@ -1,7 +1,8 @@
 """What a page of the journal lacks because it was deleted, looked up once for all who are given the page.
 
 The page is read first and what is gone after it, so an event is in the page or is known to be gone; what was removed in
-between is handed over, not stated. A removal that has gone on beyond the page is stated with the page it has reached.
+between is handed over, not stated. A removal that has gone on beyond the page is stated with the page it has reached; until
+then the consumer's place says so (``deleted_ahead``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from common.core.firehose.catch_up import DeletedEntity, cap_to_stored
 from common.core.journal.snapshot import reached_by_snapshots, snapshot_batch
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import LogPage, LogStore
+
+_ANYWHERE = 2**62
 
 
 async def find_deleted(
@@ -41,6 +44,16 @@ async def ranges_gone(
         gone = gone[:max_entities]
         page = _cut(page, await _deleted_position(log, gone[-1]))
     return page, cap_to_stored(gone, page.events)
+
+
+async def deleted_ahead(log: LogStore, after: int, page: LogPage) -> int:
+    """The highest deleted position, when entities that may have lost events of this page lost later ones too; else 0.
+
+    To be asked after ``find_deleted``: a removal that goes on beyond the page in between is noticed here.
+    """
+    if len(page.events) == page.through - after or not await log.deleted_ranges(page.through, _ANYWHERE, max_rows=1):
+        return 0
+    return (await log.stats()).deleted_through
 
 
 async def _deleted_position(log: LogStore, stated: StatedRange) -> int:

@@ -157,7 +157,8 @@ class CursorFeed:
         cursor, ring = self.cursor, self._hub.fan_out.ring
         stated = stated_for(cursor.predicate, cursor.entity_types, found.deleted, self._hub.source.encode)
         is_news = found.page.through > cursor.seen(ring)
-        stretch = cursor.take_page(found.page, stated, limits, max(found.head, self._hub.head))
+        head = max(found.head, self._hub.head)
+        stretch = cursor.take_page(found.page, stated, limits, head, found.unstated_to)
         if cursor.seen(ring) >= found.page.through:
             self._request = None
             if not is_news:

@@ -24,6 +24,7 @@ import common.journal.memory.origins
 import common.journal.memory.subscriptions
 import common.transport.push.source
 import common.transport.subscription.commits
+import common.transport.subscription.endpoint
 import common.transport.subscription.replays
 import edge_service.retention
 from common.core.events.batch import EventBatch
@@ -271,7 +272,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         "SkippedIsStated",
         _patched(common.transport.subscription.commits, "admit_received", down.admit_backfill_without_continuity),
     ),
-    "replay_goes_on_after_a_change": Mutation((96, 259), "PlaceBehindEffect", _REPLAYS_GO_ON),
+    "replay_goes_on_after_a_change": Mutation((64, 74, 96), "PlaceBehindEffect", _REPLAYS_GO_ON),
     # Only a replay with a gap shows it, so its source is one of those that leave gaps.
     "replay_forgets_its_gaps": Mutation(
         (16, 60, 74),
@@ -319,6 +320,12 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     ),
     "no_snapshots_of_deleted": Mutation(
         (108,), "EverythingSelected", _patched(common.firehose.catch_ups, "find_deleted", down.find_nothing_deleted)
+    ),
+    "passed_is_passed": Mutation(
+        (53, 79),
+        "EverythingSelected",
+        _patched(common.transport.subscription.endpoint, "gone_back", lambda place, _history: place),
+        plan_seed=1130000000,
     ),
     "no_poll": Mutation((8, 30, 16), "Converges", _patched(HeadSignal, "wait_above", _wait_for_the_prompt)),
 }

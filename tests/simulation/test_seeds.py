@@ -27,6 +27,7 @@ ONCE_FAILED = {
     2023: "what was dropped after a page had been read was not stated before fresh commits were sent",
     61: "a consumer counted more for what it took in than for what it let go, and stopped receiving",
     225219651: "a replay went on past numbers that the filter it had begun under withheld and the next one wanted",
+    1130000000: "a place had passed deleted numbers that were not stated, and the source had them again",
     40331: "what a replay under a narrower filter rightly left out was still owed in the referee's eyes",
     40382: "readers that stayed slow after the faults could not have emptied a small inbox in time",
 }

@@ -47,11 +47,16 @@ class DeletedEntity:
 
 @dataclass(frozen=True, slots=True)
 class FoundPage:
-    """A page of the journal with what was deleted in it; ``head`` is the log's at that time."""
+    """A page of the journal with what was deleted in it; ``head`` is the log's at that time.
+
+    ``unstated_to`` is the highest deleted position when that is beyond the page, and the page may lack events of entities
+    whose last deleted event lies there: their ranges come with the page that reaches it. 0 = nothing is missing so.
+    """
 
     page: LogStretch
     deleted: Sequence[DeletedEntity]
     head: int
+    unstated_to: int = 0
 
 
 @dataclass(eq=False, slots=True)

@@ -173,6 +173,8 @@ class FanOut:
         seen = cursor.seen(ring)
         if seen == ring.through:
             return None
+        if cursor.has_unstated:  # what it has to say of its way here is not for the others
+            return cursor.take_plain(ring, limits)
         place = (cursor.position, seen, limits.max_events, limits.max_bytes)
         stretch = shared.get(place)
         if stretch is not None:

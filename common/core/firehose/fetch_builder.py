@@ -156,7 +156,7 @@ class FetchBuilder:
         """Whether there is nothing to hand over."""
         return not (self._parts or self._ranges or (self._stated and self._stated.snapshots))
 
-    def stretch(self, head: int, *, shared: bool, from_ring: bool) -> FetchResult:
+    def stretch(self, head: int, *, shared: bool, from_ring: bool, unstated_to: int = 0) -> FetchResult:
         """The step as a stretch; ``shared`` when other cursors want some of its events too, but not all of them."""
         parts, stated, marks = self._parts, self._stated, self._marks
         snapshots = stated.snapshots if stated else EventBatch()
@@ -187,4 +187,5 @@ class FetchBuilder:
             digest=digest,
             from_ring=from_ring,
             reached=stated.reached if stated else 0,
+            unstated_to=unstated_to,
         )

@@ -24,7 +24,8 @@ class FetchResult:
     first ``snapshots`` events are not of this stretch of the log: each stands for all numbers of its entity up to its
     own; ``reached`` is the highest position of what they stand for. ``leaving`` are positions of events with which their
     entity leaves the selection. ``timestamp_us`` and ``digest`` tell the event at ``through``; 0 and '' when it is not
-    known there. ``encoded`` and ``events`` are made when first asked for, once for all who share the stretch.
+    known there. ``unstated_to`` is above ``through`` when deleted events of this stretch are stated only with later ones,
+    up to there at the latest. ``encoded`` and ``events`` are made when first asked for, once for all who share the stretch.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class FetchResult:
         digest: str = "",
         from_ring: bool = False,
         reached: int = 0,
+        unstated_to: int = 0,
     ) -> None:
         self.after = after
         self.through = through
@@ -55,6 +57,7 @@ class FetchResult:
         self.digest = digest
         self.from_ring = from_ring
         self.reached = reached
+        self.unstated_to = unstated_to
         self._encoded = encoded
         self._events = events
         self._shared: bytes | None = None

@@ -50,6 +50,7 @@ class SubscriberCursor:
         self._seen = position
         self._seen_place = NO_PLACE
         self._stated_through = position
+        self._unstated_to = 0
         self._select_by(predicate)
 
     def _select_by(self, predicate: EntityPredicate) -> None:
@@ -147,12 +148,24 @@ class SubscriberCursor:
                 break
         return self._hand_over(step, ring.through, shared=True, from_ring=True)
 
-    def take_page(self, page: LogStretch, stated: Stated, limits: FetchLimits, head: int) -> FetchResult | None:
-        """What it selects in a page of the journal that begins at ``seen`` or before it."""
+    @property
+    def has_unstated(self) -> bool:
+        """Whether it has seen deleted events that are stated later, and its consumer has not learned that yet."""
+        return self._unstated_to > 0
+
+    def _take_unstated(self) -> int:
+        unstated_to, self._unstated_to = self._unstated_to, 0
+        return unstated_to
+
+    def take_page(
+        self, page: LogStretch, stated: Stated, limits: FetchLimits, head: int, unstated_to: int = 0
+    ) -> FetchResult | None:
+        """What it selects in a page of the journal that begins at ``seen`` or before it; see ``FoundPage``."""
         assert page.after <= self._seen, (page.after, self._seen)
         if page.through <= self._seen:
             return None
         step = FetchBuilder(self.position, self._seen, limits)
+        self._unstated_to = max(unstated_to, self._unstated_to)
         if page.through > self._stated_through:
             step.state(stated)
             self._stated_through = page.through
@@ -165,7 +178,14 @@ class SubscriberCursor:
         if through <= self.position:
             return None
         timestamp_us, digest = self._seen_place if through == self._seen else ring.place(through)
-        stretch = FetchResult(self.position, through, max(head, through), timestamp_us=timestamp_us, digest=digest)
+        stretch = FetchResult(
+            self.position,
+            through,
+            max(head, through),
+            timestamp_us=timestamp_us,
+            digest=digest,
+            unstated_to=self._take_unstated(),
+        )
         self.follow(stretch)
         return stretch
 
@@ -181,7 +201,7 @@ class SubscriberCursor:
             if step.through > self._seen:
                 self._seen, self._seen_place = step.through, step.place
             return None
-        stretch = step.stretch(head, shared=shared, from_ring=from_ring)
+        stretch = step.stretch(head, shared=shared, from_ring=from_ring, unstated_to=self._take_unstated())
         self.follow(stretch)
         return stretch
 

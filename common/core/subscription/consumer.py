@@ -37,6 +37,7 @@ from common.core.subscription.place import (
     PlaceVerdict,
     ResumePoint,
     SnapshotScan,
+    Unstated,
     decide_resume_point,
     reached_by,
 )
@@ -169,7 +170,10 @@ class Receiving:
         if wrong_filter or (start.next is None) != (start.backfill is None):
             raise _broken("Subscribed names filters that were not asked for")
         # What this side knows is for it to say: the source has kept nothing of it.
-        self.place = replace(start, journal_id=subscribed.history.journal_id, reached=self.place.reached)
+        reached, unstated = self.place.reached, self.place.unstated
+        if start.live.position < self.place.live.position:  # it goes back over what it had not stated (``gone_back``)
+            reached, unstated = reached_by(self.place), None
+        self.place = replace(start, journal_id=subscribed.history.journal_id, reached=reached, unstated=unstated)
         self._generations = subscribed.history
         self._place_generation()
 
@@ -230,11 +234,12 @@ class Receiving:
             raise _broken("snapshots that do not go on")
         if lane is DeliveryLane.BACKFILL and message.through > place.live.position:
             raise _broken(f"backfill at {message.through} has passed the live lane at {place.live.position}")
-        if text_problem(message.digest, DIGEST_MAX_BYTES) or message.timestamp_us < 0:
+        if text_problem(message.digest, DIGEST_MAX_BYTES) or min(message.timestamp_us, message.unstated_to) < 0:
             raise _broken("a place that cannot be stored")
         cursor = LogCursor(message.through, message.digest, message.timestamp_us, scan)
         self.place = replace(place, backfill=cursor) if lane is DeliveryLane.BACKFILL else replace(place, live=cursor)
         self._reach(message.reached if isinstance(message, Deliver) else 0)
+        self._note_unstated(message)
         self._place_generation()
         return self.place
 
@@ -268,6 +273,19 @@ class Receiving:
             farthest = 0
         if farthest != self.place.reached:
             self.place = replace(self.place, reached=farthest)
+
+    def _note_unstated(self, message: Deliver | Progress) -> None:
+        """Keep from where to where deleted events were passed that are not stated yet; all lanes past it: they are."""
+        place, unstated, newest = self.place, self.place.unstated, self._generations.generation_id
+        if message.unstated_to > message.through:
+            if unstated is None:
+                unstated = Unstated(message.after, message.unstated_to, newest)
+            after, to = min(unstated.after, message.after), max(unstated.to, message.unstated_to)
+            self.place = replace(place, unstated=replace(unstated, after=after, to=to))
+        elif unstated is not None and unstated.generation_id == newest:
+            cursors = [place.live, *([place.backfill] if place.backfill else [])]
+            if not any(one.scan or one.position < unstated.to for one in cursors):
+                self.place = replace(place, unstated=None)
 
     def _place_generation(self) -> None:
         position = reached_by(self.place)

@@ -105,7 +105,8 @@ class Deliver:
 
     ``ranges`` hold before the first event. The first ``snapshots`` events stand for all numbers of their entities up to
     their own. ``scan`` is set while the lane is in its snapshots, as it is after this message. ``reached`` is the highest
-    position of what snapshots and ranges stand for, where that may be beyond the lane.
+    position of what snapshots and ranges stand for, where that may be beyond the lane. ``unstated_to`` is above
+    ``through`` when deleted events among these positions are stated only with later ones, up to there at the latest.
     """
 
     lane: DeliveryLane
@@ -121,17 +122,19 @@ class Deliver:
     replay_of: str = ""
     replay_done: bool = False
     reached: int = 0
+    unstated_to: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Nothing of ``after`` < p <= ``through`` is for this lane."""
+    """Nothing of ``after`` < p <= ``through`` is for this lane; ``unstated_to`` as in ``Deliver``."""
 
     lane: DeliveryLane
     after: int
     through: int
     timestamp_us: int = 0
     digest: str = ""
+    unstated_to: int = 0
 
 
 @dataclass(frozen=True, slots=True)

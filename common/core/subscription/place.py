@@ -9,7 +9,7 @@ in the transaction that stores what was received, so a kill at any moment resume
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any
@@ -59,6 +59,19 @@ class LogCursor:
 
 
 @dataclass(frozen=True, slots=True)
+class Unstated:
+    """Positions ``after`` < p <= ``to`` of which some were passed that are deleted and not stated yet.
+
+    An entity's deleted numbers are stated with the last of them. ``generation_id`` is the newest of the source's history
+    at that time: in a later one those events may not be deleted (``gone_back``).
+    """
+
+    after: int
+    to: int
+    generation_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class ResumePoint:
     """Both cursors and the filters they serve, in one generation of one source's journal.
 
@@ -66,7 +79,8 @@ class ResumePoint:
     through since ``change_position``, and backfill what ``next`` lets through and ``applied`` does not. ``reached`` is above
     the live position while numbers that snapshots brought are from beyond it, up to there: a source that has lost what
     lies between would have new events taken for known ones. ``generation_id`` is of there. ``begin`` is where a consumer that
-    began from now has begun: of positions up to there it is sent nothing, on no lane.
+    began from now has begun: of positions up to there it is sent nothing, on no lane. ``unstated`` is
+    None when everything that was passed was sent, withheld or stated.
     """
 
     journal_id: str
@@ -78,6 +92,7 @@ class ResumePoint:
     change_position: int = 0
     reached: int = 0
     begin: int = 0
+    unstated: Unstated | None = None
 
 
 NO_RESUME_POINT = ResumePoint("", "", LogCursor(0), NO_FILTER)
@@ -108,6 +123,7 @@ def place_of_text(text: str) -> ResumePoint:
     """A stored place."""
     stored: dict[str, Any] = json.loads(text)
     backfill, following = stored["backfill"], stored["next"]
+    unstated = stored.get("unstated")
     return ResumePoint(
         stored["journal_id"],
         stored["generation_id"],
@@ -118,6 +134,7 @@ def place_of_text(text: str) -> ResumePoint:
         stored["change_position"],
         stored.get("reached", 0),  # places stored before there was one
         stored.get("begin", 0),
+        Unstated(**unstated) if unstated else None,
     )
 
 
@@ -132,6 +149,27 @@ def reached_by(place: ResumePoint) -> int:
     """The highest position from which this place's consumer may know anything."""
     live = place.live
     return max(live.position, place.reached, live.scan.head if live.scan else 0)
+
+
+def gone_back(place: ResumePoint, history: History) -> ResumePoint:
+    """Where the lanes go on in this history, of which ``place`` is a part: before what was passed and not stated.
+
+    A source that was put back in time may have those events again, and nothing would offer them to a consumer that is
+    past them. What the consumer knows comes as repeats. While a lane is in its snapshots nothing is decided.
+    """
+    unstated, cursors = place.unstated, [place.live, *([place.backfill] if place.backfill else [])]
+    if unstated is None or unstated.generation_id == history.generation_id or any(one.scan for one in cursors):
+        return place
+    after = unstated.after
+    is_behind = after < place.live.position
+    return replace(
+        place,
+        live=LogCursor(after) if is_behind else place.live,
+        backfill=LogCursor(after) if place.backfill and after < place.backfill.position else place.backfill,
+        change_position=min(place.change_position, after) if is_behind else place.change_position,
+        reached=reached_by(place) if is_behind else place.reached,
+        unstated=None,
+    )
 
 
 class PlaceVerdict(StrEnum):

@@ -29,7 +29,7 @@ from common.core.subscription.messages import (
     Subscribe,
     Subscribed,
 )
-from common.core.subscription.place import FilterState, LogCursor, ResumePoint, SnapshotScan
+from common.core.subscription.place import FilterState, LogCursor, ResumePoint, SnapshotScan, Unstated
 from common.transport.codec.events import decode_batch, encode_batch, ranges_from_wire, ranges_to_wire
 from common.transport.codec.framing import delimited, malformed
 from common.transport.codec.wire import events, push
@@ -84,7 +84,8 @@ def encode_from_source(message: FromSource) -> bytes:
         case Deliver():
             return encode_deliver(message, encode_batch(message.events) if message.events else b"")
         case Progress():
-            moved = _moved(message.lane, message.after, message.through, message.timestamp_us, message.digest)
+            place = (message.after, message.through, message.timestamp_us, message.digest)
+            moved = _moved(message.lane, *place, message.unstated_to)
             return delimited(wire.FROM_SOURCE_PROGRESS, moved)
     return wire.FromSource(_from_source_to_wire(message)).encode()
 
@@ -132,21 +133,20 @@ def encode_deliver(message: Deliver, encoded: bytes) -> bytes:
         message.replay_of,
         message.replay_done,
         message.reached,
+        message.unstated_to,
     )
     return delimited(wire.FROM_SOURCE_DELIVER, full.encode())
 
 
 def _is_plain(message: Deliver) -> bool:
-    beside = (
-        message.ranges or message.leaving or message.snapshots or message.scan or message.lane is DeliveryLane.REPLAY
-    )
-    return not beside
+    beside = message.ranges or message.leaving or message.snapshots or message.scan or message.unstated_to
+    return not beside and message.lane is not DeliveryLane.REPLAY
 
 
 @lru_cache(1024)
-def _moved(lane: DeliveryLane, after: int, through: int, timestamp_us: int, digest: str) -> bytes:
+def _moved(lane: DeliveryLane, after: int, through: int, timestamp_us: int, digest: str, unstated_to: int = 0) -> bytes:
     """A Progress, whose fields Deliver begins with too; many consumers are at one place."""
-    return wire.Progress(lane.value, after, through, timestamp_us, digest).encode()
+    return wire.Progress(lane.value, after, through, timestamp_us, digest, unstated_to).encode()
 
 
 def decode_from_source(data: bytes) -> FromSource:
@@ -162,6 +162,7 @@ def decode_from_source(data: bytes) -> FromSource:
                 content.through_position,
                 content.timestamp_us,
                 content.digest,
+                content.unstated_to,
             )
         case push.Heartbeat():
             return Heartbeat(content.bytes_received, content.clock_us)
@@ -194,6 +195,7 @@ def _deliver_from_wire(message: wire.Deliver) -> Deliver:
         message.replay_of,
         message.replay_done,
         message.reached_position,
+        message.unstated_to,
     )
 
 
@@ -228,6 +230,9 @@ def _place_to_wire(place: ResumePoint) -> wire.StreamPlace:
         reached_position=place.reached,
         begin_position=place.begin,
     )
+    if place.unstated is not None:
+        decoded.unstated_after, decoded.unstated_to = place.unstated.after, place.unstated.to
+        decoded.unstated_generation_id = place.unstated.generation_id
     if place.next is not None and place.backfill is not None:
         decoded.backfill = _cursor_to_wire(place.backfill)
         decoded.next = wire.StreamFilter(*astuple(place.next))
@@ -246,7 +251,8 @@ def _wall(name: str) -> str:
 
 
 def _place_from_wire(message: wire.StreamPlace) -> ResumePoint:
-    if min(message.reached_position, message.begin_position) < 0:
+    unstated = (message.unstated_after, message.unstated_to)
+    if min(message.reached_position, message.begin_position, *unstated) < 0:
         raise malformed("a place before the beginning")
     place = ResumePoint(
         message.journal_id,
@@ -255,6 +261,7 @@ def _place_from_wire(message: wire.StreamPlace) -> ResumePoint:
         _filter_from_wire(message.applied),
         reached=message.reached_position,
         begin=message.begin_position,
+        unstated=Unstated(*unstated, message.unstated_generation_id) if message.unstated_to else None,
     )
     if not message.next.version:
         return place

@@ -55,6 +55,7 @@ from common.core.subscription.place import (
     ResumePoint,
     SnapshotScan,
     decide_resume_point,
+    gone_back,
     reached_by,
 )
 from common.core.subscription.replay import QueuedReplay
@@ -77,6 +78,7 @@ from common.transport.subscription.stall import SelfStallClock
 _log = structlog.get_logger()
 
 _BEHIND = "behind"
+_UNSTATED = "unstated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +282,8 @@ class SubscriptionEndpoint:
         digest = await self._digest_at(asked.place)
         verdict = decide_resume_point(asked.place, history, stats.deleted_through, digest)
         place, resume = asked.place, verdict.value
+        if verdict in (PlaceVerdict.RESUME, PlaceVerdict.TRIMMED):
+            place = gone_back(place, history)
         behind = history.head_position - place.live.position
         if verdict is PlaceVerdict.FIRST:
             scan = await self._scan(served, history) if asked.start is Begin.SNAPSHOTS else None
@@ -290,6 +294,8 @@ class SubscriptionEndpoint:
             verdict is PlaceVerdict.TRIMMED and asked.on_trimmed is not Begin.STOP
         ):
             raise _refusal_of(verdict, asked.place, history, stats.deleted_through)
+        elif place is not asked.place:
+            resume = _UNSTATED
         elif _begins_with_snapshots(asked, behind):
             place = replace(place, live=replace(place.live, scan=await self._scan(served, history)))
             resume = _BEHIND

@@ -107,7 +107,9 @@ class Sender:
             ranges = serving.ranges_to_state(lane, stretch.ranges)
             if not stretch.n and not ranges:
                 after = self._move(lane, stretch.through, stretch.digest, stretch.timestamp_us)
-                await self.send(Progress(lane, after, stretch.through, stretch.timestamp_us, stretch.digest))
+                await self.send(
+                    Progress(lane, after, stretch.through, stretch.timestamp_us, stretch.digest, stretch.unstated_to)
+                )
                 return
             leaving = stretch.leaving
             if leaving and serving.place.next is not None:
@@ -122,6 +124,7 @@ class Sender:
                 leaving=leaving,
                 snapshots=stretch.snapshots,
                 reached=stretch.reached,
+                unstated_to=stretch.unstated_to,
             )
             encoded = stretch.encoded
             if len(encoded) > serving.limits.window_bytes or (self._transform is not None and stretch.n):
@@ -251,5 +254,6 @@ def _message_of(stretch: FetchResult) -> bytes:
         leaving=stretch.leaving,
         snapshots=stretch.snapshots,
         reached=stretch.reached,
+        unstated_to=stretch.unstated_to,
     )
     return encode_deliver(message, stretch.encoded)

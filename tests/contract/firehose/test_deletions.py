@@ -151,3 +151,21 @@ async def test_what_is_deleted_before_the_ring_has_it_is_told_from_the_journal(j
                     consumer.take(stretch)
     assert consumer.positions == [4]
     assert consumer.known == {"Pump|1": 3, "Pump|2": 1}
+
+
+async def test_a_reader_learns_that_it_passes_deleted_events_which_are_stated_later(journal: Journal) -> None:
+    """Both entities lost events of the first page; what the first one lost goes on behind it."""
+    await appended(journal, local("Pump|1", "Pump|2", "Pump|1", "Pump|2", "Pump|1"))
+    await journal.log.trim(TrimLimit(3, 10))
+    async with running(journal, FirehoseSettings(deleted_max=1)) as firehose:
+        with firehose.subscribe("one", EVERY_ENTITY, PUMPS, 0) as feed:
+            stretches = []
+            while feed.position < 5:
+                stretch = await feed.next(**NEXT, at_most_s=0.02)
+                if stretch is not None:
+                    stretches.append(stretch)
+    first, last = stretches[0], stretches[-1]
+    assert [(stated.persistence_id, stated.to_seq_nr) for stated in first.ranges] == [("Pump|2", 1)]
+    assert (first.through, first.unstated_to) == (2, 3)
+    assert [stated.persistence_id for stretch in stretches[1:] for stated in stretch.ranges] == ["Pump|1"]
+    assert (last.through, last.unstated_to) == (5, 0)

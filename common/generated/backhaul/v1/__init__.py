@@ -467,6 +467,15 @@ class StreamPlace(betterproto.Message):
     The consumer began from now when this was the log's end: nothing of positions up to here is sent; 0 = it did not.
     """
 
+    unstated_after: int = betterproto.int64_field(10)
+    """
+    Of the positions unstated_after < p <= unstated_to the consumer may have passed some that were deleted and not stated
+     to it yet, while the source's newest generation was this one; unstated_to = 0: none.
+    """
+
+    unstated_to: int = betterproto.int64_field(11)
+    unstated_generation_id: str = betterproto.string_field(12)
+
 
 @dataclass(eq=False, repr=False)
 class Subscribe(betterproto.Message):
@@ -549,8 +558,8 @@ class Subscribed(betterproto.Message):
 
     resume: str = betterproto.string_field(5)
     """
-    What the comparison of histories said: "first", "resume", "trimmed" (it goes on from snapshots) or "behind" (as
-     well, because it is far behind).
+    What the comparison of histories said: "first", "resume", "trimmed" (it goes on from snapshots), "behind" (as well,
+     because it is far behind) or "unstated" (it goes back over what was deleted and not stated, in another history now).
     """
 
     place: "StreamPlace" = betterproto.message_field(6)
@@ -607,6 +616,11 @@ class Deliver(betterproto.Message):
     Snapshots and ranges of this message stand for events up to here, as far as that is beyond its lane.
     """
 
+    unstated_to: int = betterproto.int64_field(17)
+    """
+    The lane has passed deleted events that are stated with later ones, up to here at the latest; 0 = it has not.
+    """
+
 
 @dataclass(eq=False, repr=False)
 class Progress(betterproto.Message):
@@ -617,6 +631,8 @@ class Progress(betterproto.Message):
     through_position: int = betterproto.int64_field(3)
     timestamp_us: int = betterproto.int64_field(4)
     digest: str = betterproto.string_field(5)
+    unstated_to: int = betterproto.int64_field(17)
+    """As in Deliver."""
 
 
 @dataclass(eq=False, repr=False)

@@ -181,7 +181,7 @@ class StreamFilter:
         return StreamFilter(version, criteria, wall)
 
 
-_STREAM_PLACE_KEYS: Final = frozenset({10, 18, 26, 34, 42, 50, 56, 64, 72})
+_STREAM_PLACE_KEYS: Final = frozenset({10, 18, 26, 34, 42, 50, 56, 64, 72, 80, 88, 98})
 
 
 @dataclass(slots=True)
@@ -197,6 +197,9 @@ class StreamPlace:
     change_position: int = 0
     reached_position: int = 0
     begin_position: int = 0
+    unstated_after: int = 0
+    unstated_to: int = 0
+    unstated_generation_id: str = ""
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -219,6 +222,12 @@ class StreamPlace:
             out.append(number(b"\x40", self.reached_position))
         if self.begin_position:
             out.append(number(b"\x48", self.begin_position))
+        if self.unstated_after:
+            out.append(number(b"\x50", self.unstated_after))
+        if self.unstated_to:
+            out.append(number(b"\x58", self.unstated_to))
+        if self.unstated_generation_id:
+            out.append(delimited(b"\x62", self.unstated_generation_id.encode()))
         return b"".join(out)
 
     @staticmethod
@@ -233,6 +242,9 @@ class StreamPlace:
         change_position = 0
         reached_position = 0
         begin_position = 0
+        unstated_after = 0
+        unstated_to = 0
+        unstated_generation_id = ""
         at, end = 0, len(data)
         try:
             while at < end:
@@ -286,9 +298,24 @@ class StreamPlace:
                     if at == end:
                         break
                     key = data[at]
+                if key == 80:
+                    unstated_after, at = read_int64(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
+                if key == 88:
+                    unstated_to, at = read_int64(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
+                if key == 98:
+                    unstated_generation_id, at = read_text(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
                 if key not in _STREAM_PLACE_KEYS:
                     number, wire_type, at = read_key(data, at)
-                    if number in {1, 2, 3, 4, 5, 6, 7, 8, 9}:
+                    if number in {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}:
                         raise unfit(number, wire_type)
                     else:
                         at = skip(data, at, wire_type)
@@ -304,6 +331,9 @@ class StreamPlace:
             change_position,
             reached_position,
             begin_position,
+            unstated_after,
+            unstated_to,
+            unstated_generation_id,
         )
 
 
@@ -814,6 +844,7 @@ class Deliver:
     replay_of: str = ""
     replay_done: bool = False
     reached_position: int = 0
+    unstated_to: int = 0
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -850,6 +881,8 @@ class Deliver:
             out.append(b"\x78\x01")
         if self.reached_position:
             out.append(number(b"\x80\x01", self.reached_position))
+        if self.unstated_to:
+            out.append(number(b"\x88\x01", self.unstated_to))
         return b"".join(out)
 
     @staticmethod
@@ -871,6 +904,7 @@ class Deliver:
         replay_of = ""
         replay_done = False
         reached_position = 0
+        unstated_to = 0
         at, end = 0, len(data)
         try:
             while at < end:
@@ -959,7 +993,9 @@ class Deliver:
                         leaving.append(one_int64)
                     elif number == 16 and wire_type == 0:
                         reached_position, at = read_int64(data, at)
-                    elif number in {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}:
+                    elif number == 17 and wire_type == 0:
+                        unstated_to, at = read_int64(data, at)
+                    elif number in {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17}:
                         raise unfit(number, wire_type)
                     else:
                         at = skip(data, at, wire_type)
@@ -982,6 +1018,7 @@ class Deliver:
             replay_of,
             replay_done,
             reached_position,
+            unstated_to,
         )
 
 
@@ -997,6 +1034,7 @@ class Progress:
     through_position: int = 0
     timestamp_us: int = 0
     digest: str = ""
+    unstated_to: int = 0
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -1011,6 +1049,8 @@ class Progress:
             out.append(number(b"\x20", self.timestamp_us))
         if self.digest:
             out.append(delimited(b"\x2a", self.digest.encode()))
+        if self.unstated_to:
+            out.append(number(b"\x88\x01", self.unstated_to))
         return b"".join(out)
 
     @staticmethod
@@ -1021,6 +1061,7 @@ class Progress:
         through_position = 0
         timestamp_us = 0
         digest = ""
+        unstated_to = 0
         at, end = 0, len(data)
         try:
             while at < end:
@@ -1052,13 +1093,15 @@ class Progress:
                     key = data[at]
                 if key not in _PROGRESS_KEYS:
                     number, wire_type, at = read_key(data, at)
-                    if number in {1, 2, 3, 4, 5}:
+                    if number == 17 and wire_type == 0:
+                        unstated_to, at = read_int64(data, at)
+                    elif number in {1, 2, 3, 4, 5, 17}:
                         raise unfit(number, wire_type)
                     else:
                         at = skip(data, at, wire_type)
         except (IndexError, ValueError) as error:
             raise undecoded("Progress", error) from error
-        return Progress(lane, after_position, through_position, timestamp_us, digest)
+        return Progress(lane, after_position, through_position, timestamp_us, digest, unstated_to)
 
 
 _FILTER_APPLIED_KEYS: Final = frozenset({8, 16, 24, 34, 42})

@@ -33,7 +33,14 @@ from common.core.subscription.messages import (
     Subscribe,
     Subscribed,
 )
-from common.core.subscription.place import NO_RESUME_POINT, FilterState, LogCursor, ResumePoint, SnapshotScan
+from common.core.subscription.place import (
+    NO_RESUME_POINT,
+    FilterState,
+    LogCursor,
+    ResumePoint,
+    SnapshotScan,
+    Unstated,
+)
 from common.generated.backhaul import v1 as wire
 from common.transport.codec import query as query_codec
 from common.transport.codec import subscription as codec
@@ -72,6 +79,10 @@ FROM_CONSUMER: dict[str, FromConsumer] = {
     "subscribe_reached": Subscribe(
         "orders", "edge-1", "orders", replace(PLACE, reached=90), FilterState(5, "[]"), StreamLimits(1_000, 100, 10), 9
     ),
+    "subscribe_unstated": Subscribe(
+        "orders", "edge-1", "orders", replace(PLACE, unstated=Unstated(20, 70, "g1")), FilterState(5, "[]"),
+        StreamLimits(1_000, 100, 10), 9,
+    ),
     "subscribe_history": Subscribe(
         "orders", "edge-1", "orders", PLACE, FilterState(5, "[]"), StreamLimits(1_000, 100, 10), 9, past=Past.FULL
     ),
@@ -96,6 +107,8 @@ FROM_SOURCE: dict[str, FromSource] = {
     "deliver_backfill": Deliver(DeliveryLane.BACKFILL, 0, 0, events=sample_batch(), snapshots=2, scan=SCAN),
     "deliver_replay": Deliver(DeliveryLane.REPLAY, 0, 50, replay_of="Order|1", replay_done=True),
     "deliver_reached": Deliver(DeliveryLane.LIVE, 50, 53, events=sample_batch(), snapshots=1, reached=90),
+    "deliver_unstated": Deliver(DeliveryLane.LIVE, 50, 53, events=sample_batch(), unstated_to=90),
+    "progress_unstated": Progress(DeliveryLane.LIVE, 50, 53, unstated_to=90),
     "progress": Progress(DeliveryLane.BACKFILL, 3, 50, 5, "0123456789abcdef"),
     "filter_applied": FilterApplied(4, 50, LogCursor(0, scan=SCAN)),
     "filter_applied_at_once": FilterApplied(4, 50, None),
@@ -185,6 +198,8 @@ def _spoilt(**fields: object) -> wire.Subscribe:
         _spoilt(place=wire.StreamPlace(live=wire.StreamCursor(position=-1))),
         _spoilt(place=wire.StreamPlace(reached_position=-1)),
         _spoilt(place=wire.StreamPlace(begin_position=-1)),
+        _spoilt(place=wire.StreamPlace(unstated_after=-1, unstated_to=9)),
+        _spoilt(place=wire.StreamPlace(unstated_to=-1)),
     ],
 )
 def test_a_subscribe_with_which_nothing_can_be_done_is_refused(spoilt: wire.Subscribe) -> None:

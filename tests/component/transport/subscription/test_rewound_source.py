@@ -66,3 +66,27 @@ async def test_a_consumer_that_snapshots_brought_beyond_its_place_is_told_and_mi
             old, new = parted(await whole_inbox(consumer), log_of(await whole_log(source)))
             assert rows_of(new) == log_of(await whole_log(source))
             assert old, "nobody has acknowledged them"
+
+
+async def test_deleted_events_that_were_passed_before_they_were_stated_come_when_they_are_there_again(
+    autojump_clock: MockClock,
+) -> None:
+    """Of an entity that emits nothing any more: no gap would show that they are missing."""
+    world = SubscriptionWorld(commit_s=0.1)
+    async with world.source() as (source, _):
+        await publish(source, ["Order|silent", *NAMES[:59]], payload_bytes=PAYLOAD_BYTES)
+    backup = world.source_disk.copy()
+    async with world.source() as (source, _):
+        await publish(source, [*NAMES, "Order|silent"], payload_bytes=PAYLOAD_BYTES)
+        await source.snapshots.put([NewSnapshot("Order|silent", 2, "State", "json", b"{}")])
+        await source.log.trim(TrimLimit(161, 161, covered_types=frozenset({"Order"})))
+        assert (await source.log.stats()).deleted_through == 161
+        async with world.consumer(limits=FEW_AT_ONCE) as (consumer, state):
+            await wait_for_position(state, 2)
+            assert state.position < 60
+            assert "Order|silent" not in rows_of(await whole_inbox(consumer))
+    world.source_disk = backup
+    async with world.source() as (source, _):
+        async with world.consumer() as (consumer, state):
+            await wait_for_position(state, 60)
+            assert rows_of(await whole_inbox(consumer)) == log_of(await whole_log(source))
