@@ -13,12 +13,14 @@ from typing import Any, Final, NamedTuple
 import trio
 
 from common.core.events.deleted import DELETED_TYPE
+from common.core.events.restart import RESTART_TYPE
 from examples.support.http_client import Answer, HttpClient, Unanswered
 from tests.crash.failure import CrashFailure
 from tests.crash.orders import ENTITY_TYPE, HOME, LATE, SITES
 from tests.crash.service_process import ServiceProcess
 
 STREAM: Final = ENTITY_TYPE
+NEVER: Final = 2**62
 FIRST_CRITERIA: Final = f'[{{"exclude_all":true}},{{"include_topics":["{HOME}"]}}]'
 _RETRY_S: Final = 0.05
 _ANSWER_TIMEOUT_S: Final = 10.0
@@ -42,6 +44,20 @@ class Row(NamedTuple):
     replaces: bool
     deleted: bool = False
     """No event: the payload says what the source had deleted before it came."""
+    restarts: bool = False
+    """No event: the payload says from which number on the entity begins again."""
+
+    @property
+    def is_event(self) -> bool:
+        """Whether it is an event or a snapshot, and no mark."""
+        return not (self.deleted or self.restarts)
+
+
+class Wanted(NamedTuple):
+    """A filter: topics, and the number from which on `late` is included by its id (``NEVER``: it is not)."""
+
+    topics: frozenset[str]
+    late_from: int = NEVER
 
 
 class Consumer:
@@ -50,8 +66,8 @@ class Consumer:
     def __init__(self, edge: ServiceProcess, chance: Random) -> None:
         self.edge = edge
         self.rows: list[Row] = []
-        self.wanted: list[frozenset[str]] = [frozenset({HOME})]
-        """Topics of every filter that was ever asked for; the last one is the one in the end."""
+        self.wanted = [Wanted(frozenset({HOME}))]
+        """Every filter that was ever asked for; the last one is the one in the end."""
         self.changes = 0
         self.reread = 0
         self.acks = 0
@@ -116,8 +132,9 @@ class Consumer:
 
     async def _ask_for(self, sites: frozenset[str]) -> bool:
         topics = sites | {HOME}
-        self.wanted.append(topics | {LATE})
-        late = {"id": f"{ENTITY_TYPE}|{LATE}", "from_seq_nr": self._chance.randint(2, 5)}
+        late_from = self._chance.randint(2, 5)
+        self.wanted.append(Wanted(topics | {LATE}, late_from))
+        late = {"id": f"{ENTITY_TYPE}|{LATE}", "from_seq_nr": late_from}
         criteria = [{"exclude_all": True}, {"include_topics": sorted(topics)}, {"include_ids": [late]}]
         path = f"/v1/subscriptions/{STREAM}/filter"
         answer = await self._ask(self._operator, "PUT", path, {"criteria": criteria})
@@ -167,4 +184,5 @@ def _row(event: Mapping[str, Any]) -> Row:
         event["leaving"],
         event["replaces"],
         event["event_type"] == DELETED_TYPE,
+        event["event_type"] == RESTART_TYPE,
     )
