@@ -116,7 +116,11 @@ def _is_true(one: Stated, row: Row | None, source: History) -> bool:
         return one.reason == "withheld" and (
             row.seq_nr < one.wanted.from_seq_nr(name) or not one.wanted.permits(name, row.tags)
         )
-    return one.reason == "withheld" and (not row.is_selected(one.wanted) or source.is_outdated(row, one.wanted))
+    # Without histories one range says what came before an entry: numbers that the filter withholds, and those before the start.
+    is_before = row.position <= one.begin
+    return one.reason == "withheld" and (
+        is_before or not row.is_selected(one.wanted) or source.is_outdated(row, one.wanted)
+    )
 
 
 def _stated(watch: StreamWatch, name: str) -> list[tuple[int, str]]:
