@@ -327,5 +327,5 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         _patched(common.transport.subscription.endpoint, "gone_back", lambda place, _history: place),
         plan_seed=1130000000,
     ),
-    "no_poll": Mutation((8, 16), "Converges", _patched(HeadSignal, "wait_above", _wait_for_the_prompt)),
+    "no_poll": Mutation((8, 30, 16), "Converges", _patched(HeadSignal, "wait_above", _wait_for_the_prompt)),
 }

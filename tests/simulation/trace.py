@@ -6,6 +6,7 @@ place where trio is made to schedule by a seed, through names it keeps to itself
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections import deque
 from collections.abc import Iterator, MutableMapping
@@ -21,6 +22,8 @@ from trio._core import _run as trio_run
 from common.runtime.logs.fields import leaf_errors
 
 _KEPT_LINES = 4_000
+_OURS = frozenset({"common", "cloud_service", "edge_service"})
+_LazyLogger: type = type(structlog.get_logger())
 _FAILURES = frozenset({"call.failed", "service.failed"})
 # What one of our own ends must never say of the other, whatever became of lines and disks.
 _NEVER_TOLD = frozenset(
@@ -67,9 +70,11 @@ class Trace:
     def captured_logs(self) -> Iterator[None]:
         """The services' log lines go here, and nowhere else, while the block runs. They are not in the digest.
 
-        A logger that was used before under another configuration may keep to that: lines can be missing, not wrong.
+        Loggers that keep to an earlier configuration, of a service that ran in this process, forget it: the operator of a
+        run acts on a line.
         """
         before = structlog.get_config()
+        _forget_cached_loggers()
         structlog.configure(
             processors=[structlog.contextvars.merge_contextvars, self._log],
             wrapper_class=structlog.make_filtering_bound_logger(10),
@@ -93,6 +98,15 @@ class Trace:
         if event in _FAILURES or fields.get("code") in _NEVER_TOLD:
             self.errors.append(f"{who} {event} {fields.get('code', '')} {failure or fields.get('reason', '')}")
         raise structlog.DropEvent
+
+
+def _forget_cached_loggers() -> None:
+    """Undo ``cache_logger_on_first_use``, which structlog keeps as an attribute of each module's lazy logger."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in _OURS:
+            for value in vars(module).values():
+                if isinstance(value, _LazyLogger):
+                    vars(value).pop("bind", None)
 
 
 def _where(error: BaseException) -> str:
