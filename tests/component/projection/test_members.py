@@ -124,6 +124,14 @@ async def test_a_node_that_leaves_hands_everything_over_at_once(autojump_clock: 
     async with node(second_journal, "n2", handlers=BOTH) as second:
         async with node(first_journal, "n1", handlers=BOTH) as first:
             await until(shares(first, second, of=(8, 8)), 5)
+
+            async def is_prepared() -> bool:
+                """The second node is a candidate for both projections, also in the eyes of the first."""
+                return (
+                    all(len(one.report.runs) == 2 for one in first.membership.live) and len(first.membership.live) == 2
+                )
+
+            await until(is_prepared, 5)
             await store(first_journal, random, 100)
             await first.assignment.leave()
             assert await second.ranges() == 16
