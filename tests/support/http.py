@@ -59,7 +59,7 @@ class Client:
             headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in rest)}
             while len(body) < int(headers["content-length"]):
                 body += await self._some()
-        return Answer(int(first.split()[1]), headers, body)
+        return Answer(int(first.split()[1]), headers, body[: int(headers["content-length"])])
 
     async def _some(self) -> bytes:
         data = await self.stream.receive_some(65536)
