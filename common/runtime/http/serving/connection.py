@@ -108,8 +108,12 @@ class HttpConnection:
             # h11 believes one of the two, a proxy in between maybe the other.
             request, status, is_two_lengths = None, 400, True
         if status:
-            await self.answer(status, self._refuse(self._client[0], status, is_two_lengths))
+            await self.refuse(status, is_two_lengths=is_two_lengths)
         return request
+
+    async def refuse(self, status: int, *, is_two_lengths: bool = False) -> None:
+        """Answer what is no request, or no longer one, and close."""
+        await self.answer(status, self._refuse(self._client[0], status, is_two_lengths))
 
     async def answer(self, status: int, body: bytes) -> None:
         """An answer of the connection's own, in JSON, after which it is closed."""
@@ -186,8 +190,9 @@ class _Exchange:
                     return {"type": "http.request", "body": b"".join(parts), "more_body": True}
                 elif event is not h11.NEED_DATA or not await self._connection.read():
                     break
-        except h11.RemoteProtocolError:
-            pass  # the client went in the middle, or its chunks are none
+        except h11.RemoteProtocolError as error:
+            if not self._http.trailing_data[1]:  # it has not left in the middle, its chunks are none
+                await self._connection.refuse(error.error_status_hint)
         self._is_gone = True
         return _DISCONNECT
 

@@ -145,3 +145,26 @@ async def test_a_client_that_stops_reading_does_not_hold_the_end_up() -> None:
             client = await world.connect()
             await client.send(b"GET /large HTTP/1.1\r\nhost: localhost\r\n\r\n")
             await client.stream.receive_some(10)
+
+
+async def test_a_body_whose_chunks_are_none_is_refused_with_a_code() -> None:
+    async with serving() as world:
+        client = await world.connect()
+        head = b"POST /echo HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+        with structlog.testing.capture_logs() as logs:
+            await client.send(head + b"2\r\n{}\r\nno length\r\n")
+            answer = await client.answer()
+        assert (answer.status, answer.code) == (400, "http.malformed_request")
+        assert [line["event"] for line in logs] == ["http.malformed"]
+        assert await client.is_closed()
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_malformed_request() -> None:
+    async with serving() as world:
+        client = await world.connect()
+        head = b"POST /echo HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n"
+        with structlog.testing.capture_logs() as logs:
+            await client.send(head + b"{")
+            await client.stream.send_eof()
+            assert await client.is_closed()
+        assert logs == []
