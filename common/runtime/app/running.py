@@ -6,7 +6,7 @@ Both composition roots open it around their doors. Without an application everyt
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
@@ -30,7 +30,7 @@ from common.projection.handler_executor import HandlerExecutor, name_of, place_o
 from common.projection.handler_invoker import Decode, HandlerInvoker, undecoded
 from common.projection.handlers import Handler
 from common.projection.progress import ProjectionProgress
-from common.runtime.app.application import BUILT_IN, NO_APPLICATION, Application
+from common.runtime.app.application import BUILT_IN, NO_APPLICATION, App, Application
 from common.runtime.app.handler_sink import HandlerSink
 from common.runtime.app.tasks import TaskProgress
 from common.runtime.http.entities import entity_routes, state_routes
@@ -153,6 +153,17 @@ class RunningApplication:
         return [*ours, *own]
 
 
+async def _make_tables(app: App, journal: Journal) -> None:
+    """Make the tables of the application's handlers, so that its routes find them once the service is ready.
+
+    One that cannot be made stops nothing else: its projection makes it again, and says what is wrong.
+    """
+    for handler in (*app.projections, *(follow.handler for follow in app.follows)):
+        if handler.migrations:
+            with suppress(BackhaulError):
+                await journal.projections.migrate(handler.name, handler.migrations)
+
+
 @asynccontextmanager
 async def open_application(
     application: Application,
@@ -184,6 +195,7 @@ async def open_application(
         event_max_bytes=event_max_bytes,
     )
     await states.prepare()
+    await _make_tables(app, journal)
     watchdog = Watchdog()
     async with open_entities(
         journal,
