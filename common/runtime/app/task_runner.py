@@ -68,7 +68,7 @@ class TaskRunner:
         return [one.as_json() for one in self.progress]
 
     async def run(self) -> None:
-        """Until cancelled, or until all are done; at once when there are none."""
+        """Until cancelled, or until all of a process that is alone are done; at once when there are none."""
         async with trio.open_nursery() as nursery:
             for task, progress in zip(self.tasks, self.progress, strict=True):
                 one = _RunningTask(task, progress, self._running, self._commit, self._owner, self._random)
@@ -99,7 +99,7 @@ class _RunningTask:
 
     # -- the lease -------------------------------------------------------------------------------------------------
     async def run_as_holder(self) -> None:
-        """Run it while this node holds its lease, until cancelled or done."""
+        """Run it while this node holds its lease. One that is done is not begun by another node while this one lives."""
         while self._progress.state != "done":
             lease = await self._acquire()
             if lease is None:
@@ -109,7 +109,6 @@ class _RunningTask:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._keep, lease, nursery.cancel_scope)
                     await self.run()
-                    nursery.cancel_scope.cancel()
             finally:
                 if self._progress.state != "done":
                     self._progress.state = "waiting"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, cast
@@ -12,11 +12,12 @@ import trio
 from common.core.schedule import DAY_US
 from common.journal.group_commit import open_group_commit
 from common.journal.stores.journal import Journal
+from common.projection.handlers import Handler
 from common.runtime.app.application import App, check_application
 from common.runtime.app.context import Running
 from common.runtime.app.running import open_application
 from common.runtime.app.task_runner import TaskRunner
-from common.runtime.app.tasks import at, background
+from common.runtime.app.tasks import Task, at, background
 from tests.contract.journals import Storage
 from tests.support.projections import until
 
@@ -33,7 +34,15 @@ class Nodes:
         self.now_us = NOON_US
 
     @asynccontextmanager
-    async def node(self, journal: Journal, name: str, *, on_each_node: bool = False) -> AsyncIterator[trio.CancelScope]:
+    async def node(
+        self,
+        journal: Journal,
+        name: str,
+        *,
+        on_each_node: bool = False,
+        tasks: Sequence[Task] | None = None,
+        projections: Sequence[Handler] = (),
+    ) -> AsyncIterator[trio.CancelScope]:
         async def work(_running: Running) -> None:
             self.running[name] = self.running.get(name, 0) + 1
             self.most_at_once = max(self.most_at_once, sum(self.running.values()))
@@ -45,9 +54,8 @@ class Nodes:
         async def daily(_running: Running) -> None:
             self.daily += 1
 
-        app = check_application(
-            App(tasks=[background(work, name="work", on_each_node=on_each_node), at("13:00", daily, name="daily")])
-        )
+        own = [background(work, name="work", on_each_node=on_each_node), at("13:00", daily, name="daily")]
+        app = check_application(App(tasks=own if tasks is None else tasks, projections=projections))
         async with (
             open_group_commit(journal.log) as commit,
             open_application(
@@ -90,6 +98,29 @@ async def test_one_node_at_a_time_runs_a_task_and_another_goes_on_when_it_leaves
             one.cancel()
             await nodes.until(["two"])
             assert nodes.most_at_once == 1
+
+
+async def test_a_task_that_is_done_is_done_for_all_nodes(journal: Journal) -> None:
+    nodes, done = Nodes(), []
+
+    async def once(_running: Running) -> None:
+        done.append(trio.current_time())
+
+    tasks = [background(once, name="once")]
+    async with nodes.node(journal, "one", tasks=tasks), nodes.node(journal, "two", tasks=tasks):
+        await until(lambda: bool(done), 30)
+        await trio.sleep(2.5)
+    assert len(done) == 1
+
+
+async def test_tables_of_handlers_are_there_before_the_service_is_ready(journal: Journal) -> None:
+    async def handle(_event: object) -> None:
+        raise AssertionError
+
+    good = Handler("good", effect=handle, migrations=[["CREATE TABLE good_table (value BIGINT)"]])
+    bad = Handler("bad", effect=handle, migrations=[["CREATE NONSENSE"]])
+    async with Nodes().node(journal, "one", tasks=[], projections=[bad, good]):
+        assert await journal.projections.query("SELECT value FROM good_table") == []
 
 
 async def test_all_nodes_run_a_task_that_is_each_ones_own(journal: Journal) -> None:
