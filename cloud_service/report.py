@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from heapq import nlargest, nsmallest
 from typing import Any
@@ -116,9 +117,12 @@ class CloudReport:
             await trio.sleep(interval_s)
             try:
                 await self.refresh()
-                await self._count_losses()
             except BackhaulError:
                 continue  # the journal's watch reports it
+            with suppress(
+                BackhaulError
+            ):  # the metric keeps its last numbers; a count may take longer than a statement may
+                await self._count_losses()
             stats = self._stats
             assert stats
             _log.info(
