@@ -24,6 +24,7 @@ from common.runtime.http.app import json_response
 from common.runtime.http.fields import check_query, invalid, query_number
 from common.runtime.metrics import MetricsRegistry
 
+LEASE: Final = "fleet-losses"
 ANSWER_WITHIN_S: Final = 2.0
 _PAGE_MAX: Final = 1_000
 _RANGES_SHOWN: Final = 200
@@ -32,8 +33,10 @@ _RANGES_SHOWN: Final = 200
 class FleetView:
     """What the routes show."""
 
-    def __init__(self, journal: Journal, now_us: Callable[[], int]) -> None:
+    def __init__(self, journal: Journal, now_us: Callable[[], int], *, owner: str, lease_s: float) -> None:
         self._journal = journal
+        self._owner = owner
+        self._lease_s = lease_s
         self._now_us = now_us
         self._edges: list[SeenEdge] = []
         self._nodes: Mapping[str, int] = {}
@@ -41,13 +44,22 @@ class FleetView:
         self._parts: Mapping[str, int] = {}
 
     def register(self, metrics: MetricsRegistry) -> None:
-        """Offer what became of all edges' events to Prometheus, as of the last `count_losses`."""
+        """Offer what became of all edges' events to Prometheus, as of the last `count_losses`; no series without one."""
         metrics.gauges(
-            "fleet_events", "Events of all edges, by what became of them; of all nodes.", "part", lambda: self._parts
+            "fleet_events",
+            "Events of all edges over all nodes, by what became of them; of the node that counts them.",
+            "part",
+            lambda: self._parts,
         )
 
     async def count_losses(self) -> None:
-        """Count what became of all edges' events. Raises what the journal raises."""
+        """Count what became of all edges' events, if this node holds the lease: it reads every entity's head.
+
+        Raises what the journal raises; the numbers are the former ones then.
+        """
+        if await self._journal.leases.acquire(LEASE, self._owner, self._lease_s) is None:
+            self._parts = {}
+            return
         await self._refresh()
         self._parts = (await self._fleet_losses())["parts"]
 

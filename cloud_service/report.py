@@ -31,7 +31,7 @@ _log = structlog.get_logger()
 class CloudReport:
     """Collects; ``refresh`` reads the journal, the rest shows what it found.
 
-    ``count_losses`` is called before each summary: it is too much work for every question of ``/status``.
+    ``count_losses`` is called before each summary: it is too much work for every question of ``/status``, and one node does it.
     """
 
     def __init__(

@@ -189,7 +189,9 @@ class _Node:
         retention = CloudRetentionSettings.of(settings, running.application)
         self._retention = CloudRetention(journal, retention, owner=owner)
         self._ages = AgeKeeper(journal, retention.kept_s, environment.now_us, owner=owner)
-        self._fleet_view = FleetView(journal, environment.now_us)
+        self._fleet_view = FleetView(
+            journal, environment.now_us, owner=owner, lease_s=max(settings.lease_s, 2 * settings.summary_interval_s)
+        )
         self._report = CloudReport(
             journal,
             commit,

@@ -122,3 +122,23 @@ def test_an_operator_drains_a_node_by_command_and_lets_it_work_again(
         until_held(first, {"n1": RANGES, "n2": RANGES}, at_most_s=30)
     assert "n2" in command("list")
     assert_exact(first, sent[0])
+
+
+def test_one_node_counts_the_losses_of_the_fleet_until_it_dies(postgres_url: str, stage: Stage) -> None:
+    nodes = [stage.cloud(name, journal=postgres_url, summary_interval_s=0.2).start() for name in ("n1", "n2")]
+
+    def counting() -> list[Service]:
+        return [one for one in nodes if 'backhaul_cloud_fleet_events{part="stored"}' in one.text("/metrics")]
+
+    for one in nodes:
+        one.wait_for("node.summary")
+    [counter] = counting()
+    [other] = (one for one in nodes if one is not counter)
+    other.wait_for("node.summary", after=other.mark())
+    assert counting() == [counter]
+    counter.send(signal.SIGKILL)
+    nodes.remove(counter)
+    other.wait_for("member.dead")
+    other.wait_for("node.summary", after=other.mark())
+    other.wait_for("node.summary", after=other.mark())
+    assert counting() == [other]
