@@ -12,11 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
+from zlib import crc32
 
 from common.core.events.ids import NAME_MAX_BYTES, text_problem
 
 GENERATIONS_MAX = 1_000
 SUPERSEDED_MAX = 1_000
+# More than the epochs of one generation, and how many places, so far apart, an epoch may jump to.
+_EPOCHS = 1_000_000
+_JUMPS = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,17 @@ def begin_generation(generations: Sequence[Generation], new_id: str, head_positi
     kept = [generation for generation in generations if generation.first_position <= head_position]
     kept.append(Generation(new_id, head_position + 1))
     return tuple(kept[-GENERATIONS_MAX:])
+
+
+def epoch_jump(generation_id: str) -> int:
+    """What a new generation adds to every epoch: beyond all that can have been reached since the copy was made.
+
+    The holder of a lease may be of an epoch that is gone. Copies of one moment have the same epochs, and know nothing of each
+    other: if two take over one after the other, a jump of one length would lead both to the same epochs, and so give
+    one epoch two holders. So the length comes from the generation's id, which is random; a count of generations would be the
+    same in both copies.
+    """
+    return _EPOCHS * (1 + crc32(generation_id.encode()) % _JUMPS)
 
 
 def has_gone_back(known: History, generations: Sequence[Generation], head_position: int) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import asyncpg
 
 from common.core.errors import ConfigurationError
-from common.core.journal.history import Generation, History, begin_generation, has_gone_back
+from common.core.journal.history import Generation, History, begin_generation, epoch_jump, has_gone_back
 from common.core.journal.server_choice import FoundServer, ServerIdentity
 from common.core.journal.session_budget import ServerSessions
 from common.fail_points import fail_point
@@ -41,13 +41,11 @@ _CLUSTER = """(SELECT system_identifier FROM pg_control_system()) AS system,
             ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::bigint END AS line"""
 _UNKNOWN_CLUSTER = "0::bigint AS system, 0::bigint AS line"
 _JOURNAL = ", head.position, journal.* FROM head LEFT JOIN journal ON true"
-# The holder of a lease may have taken pages from the log that is gone. It may be of an epoch that is gone too: the new
-# ones lie beyond any that can have been reached since the copy was made.
+# The holder of a lease may have taken pages from the log that is gone: see ``epoch_jump``.
 _TAKE_LEASES_AWAY = (
     "UPDATE projection SET epoch = epoch + $1, owner = '', directed = false, lease_until = '-infinity'",
     "UPDATE lease SET epoch = epoch + $1, owner = '', until = '-infinity'",
 )
-_EPOCHS = 1_000_000
 _NOT_ON_THE_STANDBY = ("local", "remote_write")
 # The members of a copy may be long gone, and those of today are not in it yet: nothing is assigned for as long as a lease.
 _CLEAR_MEMBERS = """
@@ -290,7 +288,7 @@ async def settle_history(
                 *found.identity,
             )
             for statement in _TAKE_LEASES_AWAY:
-                await connection.execute(statement, _EPOCHS)
+                await connection.execute(statement, epoch_jump(found.history.generation_id))
             await connection.execute(_CLEAR_MEMBERS)
         return found.history
 

@@ -7,6 +7,7 @@ and positions alone.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import settings
@@ -24,6 +25,7 @@ from common.core.journal.history import (
     begin_generation,
     common_prefix,
     decide_resume,
+    epoch_jump,
     history_problem,
 )
 
@@ -70,6 +72,12 @@ class TestGenerations:
             kept = begin_generation(kept, f"g{position}", position)
         assert len(kept) == GENERATIONS_MAX
         assert kept[-1] == Generation(f"g{GENERATIONS_MAX + 9}", GENERATIONS_MAX + 10)
+
+    def test_the_epochs_of_two_generations_that_begin_at_one_place_lie_far_apart(self) -> None:
+        jumps = sorted(epoch_jump(f"{number:032x}") for number in range(200))
+        assert jumps[0] >= 1_000_000
+        assert min(b - a for a, b in pairwise(jumps)) >= 1_000_000
+        assert jumps[-1] < 2**63 // 100_000, "so many generations fit into a bigint"
 
     def test_every_position_belongs_to_the_generation_that_wrote_it(self) -> None:
         history = History("j", generations(("a", 1), ("b", 6), ("c", 9)), 9)

@@ -19,6 +19,8 @@ from common.core.journal.history import History
 from common.core.subscription.place import NO_FILTER, LogCursor, PlaceVerdict, ResumePoint, decide_resume_point
 from common.journal.postgres import open_postgres_journal
 from common.journal.stores.journal import Journal
+from common.journal.stores.leases import Lease
+from common.journal.stores.projections import ProjectionLease
 from examples.support.postgres import Databases, PostgresServer
 from tests.support.builders import START_US, appended, history, ids, local, whole_log
 
@@ -154,6 +156,40 @@ async def test_what_was_made_of_the_log_that_is_gone_takes_no_effect(postgres: D
         again = await journal.projections.acquire("tally", ALL_SLICES, "another", 60.0)
         assert again is not None
         assert again.position == 2
+
+
+async def test_two_copies_of_one_moment_that_take_over_in_a_row_give_no_epoch_two_holders(
+    postgres: Databases, postgres_url: str
+) -> None:
+    """Neither copy knows of the other; the holder under the first one has a page ready when the second takes over."""
+    first, second = Copies(postgres, postgres_url), Copies(postgres, postgres_url)
+    async with border.open_loop(), a_node(postgres_url) as journal, a_node(postgres_url) as other:
+        await appended(journal, local("A|1", "A|2"))
+        lease = await journal.projections.acquire("tally", ALL_SLICES, "n1", 60.0)
+        leader = await journal.leases.acquire("retention", "n1", 60.0)
+        assert lease is not None
+        assert leader is not None
+        await journal.projections.commit(lease, 2, [], 60.0)
+        first.make()
+        second.make()
+
+        first.put_back(looks_the_same=False)
+        held = await answered(lambda journal: journal.projections.acquire("tally", ALL_SLICES, "n2", 60.0), journal)
+        led = await answered(lambda journal: journal.leases.acquire("retention", "n2", 60.0), journal)
+        second.put_back(looks_the_same=False)
+        taken = await answered(lambda journal: journal.projections.acquire("tally", ALL_SLICES, "n3", 60.0), other)
+        leads = await answered(lambda journal: journal.leases.acquire("retention", "n3", 60.0), other)
+
+        assert isinstance(held, ProjectionLease)
+        assert isinstance(taken, ProjectionLease)
+        assert (held.position, taken.position) == (2, 2)
+        with pytest.raises(BackhaulError) as refused:
+            await answered(lambda journal: journal.projections.commit(held, 3, [], 60.0), journal)
+        assert refused.value.code == "projection.fenced"
+        await other.projections.commit(taken, 3, [], 60.0)
+        assert isinstance(led, Lease)
+        assert isinstance(leads, Lease)
+        assert led.epoch != leads.epoch
 
 
 async def test_a_stale_replica_that_takes_over_begins_a_generation(own_postgres: PostgresServer) -> None:

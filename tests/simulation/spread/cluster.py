@@ -16,7 +16,7 @@ from typing import Any, cast
 import trio
 
 from common.core.errors import BackhaulError
-from common.core.journal.history import begin_generation
+from common.core.journal.history import begin_generation, epoch_jump
 from common.journal.change_signal import ChangeSignal
 from common.journal.head_signal import HeadSignal
 from common.journal.memory.connections import MemoryConnections
@@ -33,7 +33,6 @@ from tests.support.projections import clock_us
 ACTING: ContextVar[str] = ContextVar("acting", default="")
 """The node whose call is under way."""
 ECHO = "echo"
-_EPOCHS = 1_000_000
 _GATED = ("log", "projections", "leases", "members")
 
 
@@ -223,7 +222,6 @@ class Cluster:
         self.handed_over = trio.Event()
         self._complain = complain
         self._ids = 0
-        self._failovers = 0
         self.disk = Disk("database", self._committed)
         draft = self.disk.state.draft()
         draft.journal_id, draft.generations = self._new_id(), begin_generation((), self._new_id(), 0)
@@ -256,16 +254,14 @@ class Cluster:
 
     async def fail_over(self, backup: Disk) -> None:
         """A standby that was behind is the database now: what a session that finds a new timeline does, and what it sees."""
-        self._failovers += 1  # also one whose copy is older than the failover before jumps beyond all epochs
         async with self.disk.lock:
             self.disk.restore(backup)
             state = self.disk.state.draft()
             state.generations = begin_generation(state.generations, self._new_id(), state.head_position)
             state.members = {}
+            jump = epoch_jump(state.generations[-1].id)
             state.projections = {
-                key: replace(
-                    row, epoch=row.epoch + self._failovers * _EPOCHS, owner="", is_directed=False, lease_until_us=0
-                )
+                key: replace(row, epoch=row.epoch + jump, owner="", is_directed=False, lease_until_us=0)
                 for key, row in state.projections.items()
             }
             self.disk._committed = state
