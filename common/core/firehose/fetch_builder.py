@@ -54,12 +54,13 @@ class FetchBuilder:
         self._marks: set[int] = set()
         self._ranges: list[StatedRange] = []
         self._stated: Stated | None = None
+        self._stated_through = 0
         self._end: tuple[LogStretch, int] | None = None
 
-    def state(self, stated: Stated) -> None:
-        """What comes before the first event; only at the beginning."""
+    def state(self, stated: Stated, through: int) -> None:
+        """What comes before the first event, for what was deleted up to ``through``; only at the beginning."""
         assert not self._parts
-        self._stated = stated
+        self._stated, self._stated_through = stated, through
         self._ranges += stated.ranges
 
     def take(
@@ -173,6 +174,9 @@ class FetchBuilder:
             return concat((snapshots, *(page.select(indexes, marks) for page, indexes in parts)))
 
         timestamp_us, digest = self.place
+        reached = stated.reached if stated else 0
+        if stated and stated.ranges and self._stated_through > self.through:
+            reached = max(reached, self._stated_through)
         return FetchResult(
             self._after,
             self.through,
@@ -186,6 +190,6 @@ class FetchBuilder:
             timestamp_us=timestamp_us,
             digest=digest,
             from_ring=from_ring,
-            reached=stated.reached if stated else 0,
+            reached=reached,
             unstated_to=unstated_to,
         )

@@ -22,10 +22,11 @@ class FetchResult:
 
     ``ranges`` hold before the first event of the stretch: an entity whose numbers jump inside one begins another. The
     first ``snapshots`` events are not of this stretch of the log: each stands for all numbers of its entity up to its
-    own; ``reached`` is the highest position of what they stand for. ``leaving`` are positions of events with which their
-    entity leaves the selection. ``timestamp_us`` and ``digest`` tell the event at ``through``; 0 and '' when it is not
-    known there. ``unstated_to`` is above ``through`` when deleted events of this stretch are stated only with later ones,
-    up to there at the latest. ``encoded`` and ``events`` are made when first asked for, once for all who share the stretch.
+    own. ``reached`` is the highest position of what snapshots and ranges stand for, where that may be beyond ``through``:
+    a page's deletions are all stated with its first stretch. ``leaving`` are positions of events with which their entity
+    leaves the selection. ``timestamp_us`` and ``digest`` tell the event at ``through``; 0 and '' when it is not known
+    there. ``unstated_to`` is above ``through`` when deleted events of this stretch are stated only with later ones, up to
+    there at the latest. ``encoded`` and ``events`` are made when first asked for, once for all who share the stretch.
     """
 
     def __init__(

@@ -65,6 +65,7 @@ class SubscriberCursor:
         assert not self.is_member
         self._select_by(predicate)
         self._seen, self._seen_place = self.position, NO_PLACE
+        self._stated_through = min(self._stated_through, self._seen)  # what was stated was of what it selected
 
     # -- where it is ---------------------------------------------------------------------------------------------
     def seen(self, ring: Ring) -> int:
@@ -84,6 +85,7 @@ class SubscriberCursor:
         if seen != self._seen:
             self._seen, self._seen_place = seen, ring.place(seen)
         self.is_member = False
+        self._stated_through = min(self._stated_through, self._seen)  # more may be deleted when it reads the log again
         self._pending.clear()
         self._leaving.clear()
         self._marks.clear()
@@ -167,7 +169,7 @@ class SubscriberCursor:
         step = FetchBuilder(self.position, self._seen, limits)
         self._unstated_to = max(unstated_to, self._unstated_to)
         if page.through > self._stated_through:
-            step.state(stated)
+            step.state(stated, page.through)
             self._stated_through = page.through
         self._take_selected(step, page)
         return self._hand_over(step, head, shared=False, from_ring=False)

@@ -16,6 +16,7 @@ from common.core.filters.predicates import EntityPredicate
 from common.core.firehose.fetch_result import FetchResult
 from common.core.flow.messages import Heartbeat
 from common.core.subscription.messages import Deliver, DeliveryLane, FromSource, Progress
+from common.core.subscription.parts import halves
 from common.core.subscription.place import SnapshotScan
 from common.core.subscription.source import Serving
 from common.core.subscription.withheld import served_parts
@@ -128,8 +129,7 @@ class Sender:
             )
             encoded = stretch.encoded
             if len(encoded) > serving.limits.window_bytes or (self._transform is not None and stretch.n):
-                for part in self._served(replace(message, events=stretch.events)):
-                    await self._send_in_parts(part)
+                await self._send_in_parts(replace(message, events=stretch.events))
                 return
             after = self._move(lane, stretch.through, stretch.digest, stretch.timestamp_us)
             assert after == stretch.after, "a feed goes on where it was"
@@ -184,34 +184,15 @@ class Sender:
 
     async def _send_in_parts(self, message: Deliver) -> None:
         """A message that is too large is cut: tags and metadata can outweigh the payloads by which it was measured."""
-        events, n = message.events, len(message.events)
-        encoded = encode_batch(events) if n else b""
-        if n < 2 or len(encoded) <= self._serving.limits.window_bytes:
-            self._move(message.lane, message.through, message.digest, message.timestamp_us)
-            await self._deliver(message, encoded, n)
+        parts = [(part, encode_batch(part.events) if part.events else b"") for part in self._served(message)]
+        is_too_large = any(len(encoded) > self._serving.limits.window_bytes for _, encoded in parts)
+        if is_too_large and len(message.events) > 1:
+            for half in halves(message):
+                await self._send_in_parts(half)
             return
-        middle = n // 2
-        through = message.after if middle <= message.snapshots else events.position[middle - 1]
-        leaving = tuple(position for position in message.leaving if position <= through)
-        first = replace(
-            message,
-            through=through,
-            timestamp_us=0,
-            digest="",
-            events=events.slice(0, middle),
-            leaving=leaving,
-            snapshots=min(message.snapshots, middle),
-        )
-        await self._send_in_parts(first)
-        rest = replace(
-            message,
-            after=through,
-            events=events.slice(middle, n),
-            ranges=(),
-            leaving=message.leaving[len(leaving) :],
-            snapshots=max(0, message.snapshots - middle),
-        )
-        await self._send_in_parts(rest)
+        for part, encoded in parts:
+            self._move(part.lane, part.through, part.digest, part.timestamp_us)
+            await self._deliver(part, encoded, len(part.events))
 
     def _move(self, lane: DeliveryLane, through: int, digest: str, timestamp_us: int) -> int:
         return self._serving.move(lane, through, digest=digest, timestamp_us=timestamp_us)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.core.events.batch import EventBatch, join_tags
+from common.core.events.stated_range import StatedRange
 from common.core.filters.predicates import EVERY_ENTITY, EntityPredicate, parse_filter
 from common.core.firehose.demotion import DemotionHistory, DemotionRule, SubscriberTier
 from common.core.firehose.fan_out import FanOut
@@ -283,6 +284,25 @@ def test_an_entity_that_comes_again_begins_another_stretch() -> None:
     assert [(stated.from_seq_nr, stated.to_seq_nr, stated.reason) for stated in stretches[1].ranges] == [
         (1, 3, "withheld")
     ]
+
+
+def test_deletions_of_a_page_are_stated_with_its_first_stretch_and_again_when_the_filter_changes_in_it() -> None:
+    log = GrowingLog()
+    log.append(*[("Pump|a", "t:site/1")] * 5)
+    page = LogStretch(SOURCE, 0, 9, log.events)
+    one, few = cursor(PREDICATES[1]), FetchLimits(2, 1_000_000)
+    gone = [Stated([StatedRange(f"Pump|{name}", 1, 3, "trimmed")]) for name in "xy"]
+
+    first = one.take_page(page, gone[0], few, 9)
+    assert first is not None
+    assert (first.through, first.ranges, first.reached) == (2, tuple(gone[0].ranges), 9)
+    one.change(EVERY_ENTITY)
+    again = one.take_page(page, gone[1], few, 9)
+    assert again is not None
+    assert (again.through, again.ranges, again.reached) == (4, tuple(gone[1].ranges), 9)
+    last = one.take_page(page, gone[1], few, 9)
+    assert last is not None
+    assert (last.through, last.ranges, last.reached) == (9, (), 0)
 
 
 @pytest.mark.parametrize("limits", [FetchLimits(1, 1_000_000), FetchLimits(100, 1)])

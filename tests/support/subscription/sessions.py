@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 
 from common.core.events.batch import EventBatch
+from common.core.events.stated_range import StatedRange
 from common.core.filters.past import Past
 from common.core.filters.predicates import AllOf, EntityPredicate, OnlyNew, parse_filter
 from common.core.journal.snapshot import snapshot_batch
@@ -28,6 +29,7 @@ from common.core.subscription.messages import (
     StreamLimits,
     Subscribed,
 )
+from common.core.subscription.parts import halves
 from common.core.subscription.place import NO_RESUME_POINT, FilterState, LogCursor, ResumePoint, SnapshotScan
 from common.core.subscription.replay import EntityPage, replay_page
 from common.core.subscription.source import Serving
@@ -59,15 +61,15 @@ class Consumer:
     def states_past(self) -> bool:
         return self.past is Past.NONE
 
-    def take(self, message: Deliver, wanted: EntityPredicate) -> None:
-        """Let a delivery take effect, and check that it says nothing but the truth."""
+    def take(self, message: Deliver, wanted: EntityPredicate, place: ResumePoint) -> None:
+        """Let a delivery take effect with the place after it, and check that it says nothing but the truth."""
         reached = {name: number for name, number in self.known.items() if number}
         received = admit_received(message, self.known, self.awaiting, self.missed)
         assert not received.parked, "a replay is whole"
         taken, _, replaces = effect_of(message, received)
         for stated in received.passed:
             assert stated.from_seq_nr == reached.get(stated.persistence_id, 0) + 1
-            self._pass(stated.persistence_id, stated.from_seq_nr, stated.to_seq_nr, stated.reason, wanted)
+            self._pass(stated, wanted, place)
             reached[stated.persistence_id] = stated.to_seq_nr
         for name, seq_nr in zip(taken.persistence_id, taken.seq_nr, strict=True):
             assert seq_nr == reached.get(name, 0) + 1, "in order, and once"
@@ -85,13 +87,16 @@ class Consumer:
         events, n = message.events, message.snapshots
         return events.persistence_id[:n], events.seq_nr[:n], events.tags[:n]
 
-    def _pass(self, name: str, first: int, last: int, reason: str, wanted: EntityPredicate) -> None:
+    def _pass(self, stated: StatedRange, wanted: EntityPredicate, place: ResumePoint) -> None:
+        name, first, last = stated.persistence_id, stated.from_seq_nr, stated.to_seq_nr
         self.passed.setdefault(name, set()).update(range(first, last + 1))
-        if reason == "withheld":
+        if stated.reason == "withheld":
             assert self.states_past, "nothing is forbidden, so all of it is an entity's past"
             for row in self.source.entity(name, first, len(self.source.rows)):
                 if row.seq_nr <= last and not self._is_outdated(row, wanted):
                     assert not selects(wanted, row), f"{name} {row.seq_nr} is wanted and was said to be withheld"
+                if row.seq_nr <= last:
+                    assert row.position <= place.live.position, f"{name} {row.seq_nr} is withheld before it is passed"
 
     def _is_outdated(self, row: Row, wanted: EntityPredicate) -> bool:
         """Whether a start from snapshots may lack it: its entity was not in the filter any more when they were read."""
@@ -243,7 +248,10 @@ class Session:
         first = snapshot_batch(page.snapshots)
         first.extend(EventBatch(*events.columns()))
         if len(first) or ranges:
-            self.send(Deliver(lane, after, page.through, 0, "", first, ranges, leaving, len(page.snapshots)))
+            message = Deliver(lane, after, page.through, 0, "", first, ranges, leaving, len(page.snapshots))
+            is_cut = len(first) > 1 and page.through % 2
+            for part in halves(message) if is_cut else [message]:
+                self.send(part)
         else:
             self.send(Progress(lane, after, page.through))
 
@@ -298,7 +306,7 @@ class Session:
         for message, wanted, place in self.uncommitted:
             before = set(self.consumer.awaiting)
             if message is not None:
-                self.consumer.take(message, wanted)
+                self.consumer.take(message, wanted, place)
             for name in sorted(self.consumer.awaiting - before):
                 self.serving.ask_replay(Replay(name, self.consumer.known.get(name, 0) + 1))
             self.consumer.place = place
