@@ -258,6 +258,11 @@ class _PushStream:
         await self._stream.end()
 
     async def _send_page(self, events: EventBatch, through: int) -> None:
+        """Send a page, or of one that is too large a half: what goes with a message is chosen for its own positions.
+
+        So a stream that ends behind any message has stated nothing that its position does not reach, but for what is gone
+        ahead (``core.push.deletions``).
+        """
         producer, source = self._producer, self._source
         after, is_live = source.looked_through, producer.lanes.lane is PushLane.LIVE
         looked_at: Sequence[int] = events.position

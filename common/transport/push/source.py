@@ -160,11 +160,20 @@ class PushSource:
 
     async def _deleted(self, events: EventBatch, after: int) -> list[StatedRange]:
         """What is gone ahead of the stream and not stated yet: all of it, how far on it may lie."""
-        self._holes_to = (await self._journal.log.stats()).deleted_through
+        ahead = await self._gone_ahead(after)
+        return self._stated.news(events, ahead)
+
+    async def _gone_ahead(self, after: int) -> list[StatedRange]:
+        """Each entity's whole range; from now on the log is read up to the last of them.
+
+        Commits at hand may still have what is stated as gone: the receiver would take it for a conflict.
+        """
         ahead = await self._journal.log.deleted_ranges(after, _ANYWHERE)
+        if ahead:
+            self._holes_to = (await self._journal.log.stats()).deleted_through
         self.has_holes = bool(ahead)
         self._stated.keep(stated.persistence_id for stated in ahead)
-        return self._stated.news(events, ahead)
+        return ahead
 
     async def _choose(
         self, events: EventBatch, after: int
@@ -176,9 +185,7 @@ class PushSource:
         lanes = self._producer.lanes
         kept, ranges = lanes.chosen_of(events)
         first = dict(zip(reversed(kept.persistence_id), reversed(kept.seq_nr), strict=True))
-        ahead = {stated.persistence_id for stated in await self._journal.log.deleted_ranges(after, _ANYWHERE)}
-        self.has_holes = bool(ahead)
-        self._stated.keep(ahead)
+        ahead = {stated.persistence_id for stated in await self._gone_ahead(after)}
         asked = ahead.union(name for name, seq_nr in first.items() if seq_nr > 1)
         deleted = await self._journal.log.deleted_of(asked) if asked else []
         selects = lanes.predicate.matches

@@ -181,6 +181,7 @@ class World:
         if self.endpoint.is_idle:
             return False
         self.down.append(self.cloud.commit(self.endpoint))
+        self.check_reach()
         return True
 
     def hear(self) -> bool:
@@ -197,6 +198,13 @@ class World:
         """Until nothing moves."""
         while any([self.hear(), self.commit(), self.receive(), self.send()]):
             pass
+
+    def check_reach(self) -> None:
+        """Nothing is known from beyond the stored position: a message speaks of its own positions and those before."""
+        events = self.log.events
+        places = dict(zip(zip(events.persistence_id, events.seq_nr, strict=True), events.position, strict=True))
+        for name, head in self.cloud.heads.items():
+            assert places.get((name, head.origin_seq_nr), 0) <= self.cloud.position
 
     def check_story(self) -> None:
         """Once, in order, and nothing missing in silence."""
