@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import takewhile
+from typing import TypeAlias
 
 import outcome
 import trio
@@ -89,14 +91,41 @@ def intake_methods(intake: Intake, access: Access | None = None) -> Methods:
     return {APPEND_PATH: UnaryMethod(append, append_promptly), APPEND_STREAM_PATH: StreamMethod(append_stream)}
 
 
-async def _answer(answers: trio.MemoryReceiveChannel[Submitted | BackhaulError], stream: MessageStream) -> None:
+_Waiting: TypeAlias = Submitted | BackhaulError
+
+
+async def _answer(answers: trio.MemoryReceiveChannel[_Waiting], stream: MessageStream) -> None:
+    """Answer in order; what one commit has settled leaves in one write."""
     with suppress(trio.EndOfChannel):
+        behind: _Waiting | None = None
         while True:
-            try:  # a turn of the loop for each of many that wait already would cost as much as the answer
-                waiting = answers.receive_nowait()
-            except trio.WouldBlock:
-                waiting = await answers.receive()
-            await stream.send(await _answer_to(waiting))
+            # A turn of the loop for each of many that wait already would cost as much as the answer.
+            waiting = behind or _next_of(answers) or await answers.receive()
+            ready = [await _answer_to(waiting)]
+            while (behind := _next_of(answers)) is not None and _is_known(behind):
+                ready.append(await _answer_to(behind))
+            await _send_all(ready, stream)
+
+
+async def _send_all(messages: list[bytes], stream: MessageStream) -> None:
+    stream.hold()
+    try:
+        taken = sum(1 for _ in takewhile(stream.send_nowait, messages))
+    finally:
+        stream.release()
+    for message in messages[taken:]:
+        await stream.send(message)
+
+
+def _next_of(answers: trio.MemoryReceiveChannel[_Waiting]) -> _Waiting | None:
+    try:
+        return answers.receive_nowait()
+    except (trio.WouldBlock, trio.EndOfChannel):
+        return None
+
+
+def _is_known(waiting: _Waiting) -> bool:
+    return isinstance(waiting, BackhaulError) or waiting.is_settled
 
 
 async def _answer_to(waiting: Submitted | BackhaulError) -> bytes:

@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import trio
-from h2.connection import H2Connection
 from h2.errors import ErrorCodes
+from h2.events import Event
 
 from common.border import Transport
 from common.core.errors import BackhaulError
@@ -53,7 +53,7 @@ class WireConnection(Connection):
 
     def __init__(
         self,
-        http2: H2Connection,
+        http2: h2.Http2,
         transport: Transport,
         limits: WireLimits,
         identity: IdentityRule,
@@ -84,6 +84,9 @@ class WireConnection(Connection):
     def ack(self, stream_id: int, size: int) -> None:
         if size and not self.transport.is_closing():
             super().ack(stream_id, size)
+
+    def feed(self, data: bytes) -> list[Event]:
+        return self.http2.process(data)
 
     def flush(self) -> None:
         data = self.http2.data_to_send()
@@ -247,6 +250,8 @@ class WireStream(grpclib.Stream):
         if self._is_sending:
             raise trio.BusyResourceError("another task is sending on this stream")
         await trio.lowlevel.checkpoint_if_cancelled()
+        if flush and not end and self._held is None and self.send_nowait(message):
+            return  # framed here, which costs a tenth of h2's way
         self._is_sending = True
         is_whole = False
         try:
