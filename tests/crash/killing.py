@@ -20,7 +20,7 @@ from tests.support.replication import away
 
 Tell = Callable[[str], None]
 
-_POINT_TIMEOUT_S: Final = 40.0
+_POINT_TIMEOUT_S: Final = 120.0
 _VISITS_MAX: Final = 8
 _PAUSE_MAX_S: Final = 1.0
 _HASTE_SHARE: Final = 0.25
