@@ -12,6 +12,7 @@ from typing import Final
 import trio
 
 from common.core.events.batch import Envelope
+from common.core.journal.admission import GONE_REASONS
 from common.core.journal.append import Appended
 from tests.simulation.disks import Disk, State
 from tests.simulation.facts import Facts, named
@@ -320,6 +321,38 @@ class NothingLost(Checker):
             self.complain(f"{named(payload)}, {facts.placed[payload][1]} of {entity}, {why}")
 
 
+class GoneIsGone(Checker):
+    """What the cloud keeps as stated to be gone was removed from a disk of that edge, and is not in the log as well."""
+
+    def __init__(self, facts: Facts, complain: Complain) -> None:
+        super().__init__(facts, complain)
+        self._removed: dict[tuple[str, int], set[bytes]] = {}
+        self._stored: dict[tuple[str, int, int], bytes] = {}
+
+    def edge_removed(self, disk: Disk, after: State, removed: list[Envelope]) -> None:
+        for event in removed:
+            self._removed.setdefault((event.persistence_id, event.seq_nr), set()).add(event.payload)
+
+    def cloud_commit(self, before: State, after: State, new: list[Envelope]) -> None:
+        for event in self.facts.pushed(new):
+            branch = after.heads[event.persistence_id].branch
+            self._stored[event.persistence_id, branch, event.origin_seq_nr] = event.payload
+
+    def cloud_replaced(self, after: State) -> None:
+        self._stored = {key: payload for key, payload in self._stored.items() if payload in self.facts.in_cloud}
+
+    def at_end(self, edges: list[Disk], cloud: Disk) -> None:
+        for branch, kept in cloud.state.ranges:
+            stated = kept.stated
+            if stated.reason not in GONE_REASONS or stated.persistence_id in self.facts.damaged:
+                continue
+            for number in range(stated.from_seq_nr, stated.to_seq_nr + 1):
+                if (stored := self._stored.get((stated.persistence_id, branch, number))) is not None:
+                    self.complain(f"{stated} is kept of {kept.origin_id}, and {named(stored)} is in the cloud")
+                if (stated.persistence_id, number) not in self._removed:
+                    self.complain(f"{stated} is kept of {kept.origin_id}, which never removed number {number}")
+
+
 class AppendsHonoured(Checker):
     """An append is stored whole or not at all, where its caller was told, and once for one key."""
 
@@ -367,5 +400,6 @@ CHECKERS: Final[tuple[type[Checker], ...]] = (
     OldestGoFirst,
     NothingParked,
     NothingLost,
+    GoneIsGone,
     AppendsHonoured,
 )

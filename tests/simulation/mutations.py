@@ -26,11 +26,13 @@ import common.transport.push.source
 import common.transport.subscription.commits
 import common.transport.subscription.endpoint
 import common.transport.subscription.replays
+import common.transport.subscription.sinks
 import edge_service.retention
 from common.core.events.batch import EventBatch
 from common.core.events.stated_range import StatedRange
 from common.core.filters.index import FilterIndex
 from common.core.filters.permission import Matched, Walled
+from common.core.firehose.fetch_builder import FetchBuilder
 from common.core.firehose.subscriber_cursor import SubscriberCursor
 from common.core.flow.window import AdaptiveWindow
 from common.core.journal.ages import AGE_LEASE
@@ -47,7 +49,7 @@ from common.journal.head_signal import HeadSignal
 from common.journal.memory import append
 from common.journal.memory.connections import MemoryConnections
 from common.journal.memory.projections import MemoryProjections
-from common.journal.memory.state import DraftHeads
+from common.journal.memory.state import DraftHeads, MemoryState
 from common.journal.memory.subscriptions import MemorySubscriptions
 from common.journal.stores.projections import ProjectionLease
 from common.runtime.age_keeper import AgeKeeper
@@ -319,7 +321,16 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         (28, 153), "PlaceBehindEffect", _patched(SubscriberCursor, "seen", down.seen_whatever_waits)
     ),
     "no_snapshots_of_deleted": Mutation(
-        (108,), "EverythingSelected", _patched(common.firehose.catch_ups, "find_deleted", down.find_nothing_deleted)
+        (108,), "DeletedIsStated", _patched(common.firehose.catch_ups, "find_deleted", down.find_nothing_deleted)
+    ),
+    "ranges_before_their_events": Mutation(
+        (117,), "PassedIsBehind", _patched(FetchBuilder, "take", down.state_what_does_not_fit)
+    ),
+    "deleted_is_not_told": Mutation(
+        (7,), "DeletedIsStated", _patched(common.transport.subscription.sinks, "with_deleted", down.inform_of_nothing)
+    ),
+    "returned_stays_gone": Mutation(
+        (910000108,), "GoneIsGone", _patched(MemoryState, "cut_ranges", lambda *_arguments: None)
     ),
     "passed_is_passed": Mutation(
         (53, 79),

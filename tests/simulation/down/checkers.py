@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from common.core.events.batch import LEFT_TAGS
 from common.core.events.leaving import LEAVING_TYPE, mark_problem
+from common.core.events.stated_range import StatedRange
 from common.core.filters.past import Past
 from common.core.filters.predicates import EntityPredicate
+from common.core.journal.admission import GONE_REASONS
 from common.core.subscription.messages import Deliver, DeliveryLane, FromSource, Progress
+from common.core.subscription.place import reached_by
 from tests.simulation.disks import Disk
-from tests.simulation.down.facts import History, Received, Row, Stated, StreamWatch
+from tests.simulation.down.facts import History, Number, Received, Row, Stated, StreamWatch
 from tests.simulation.facts import named
 
 Complain = Callable[[str, str], None]
@@ -102,6 +105,65 @@ class SkippedIsStated(DownChecker):
                 self.complain(
                     f"{commit.disk.name} leads over {seq_nr} of {name}, said was {_stated(commit.watch, name)}"
                 )
+
+
+class PassedIsBehind(DownChecker):
+    """What is led over lies behind the place: what is withheld behind live, what is gone up to where the place reaches.
+
+    Else a number that another filter selects, or a source gives anew, would be taken for one that is known.
+    """
+
+    def received(self, commit: Received) -> None:
+        place, watch = commit.place, commit.watch
+        for name, seq_nr in commit.passed:
+            row = watch.source.row(name, seq_nr)
+            reasons = {one.reason for one in watch.stated.get(name, ()) if one.to_seq_nr >= seq_nr}
+            end = place.live.position if reasons == {"withheld"} else reached_by(place)
+            is_start = seq_nr < watch.wanted.from_seq_nr(name)
+            if row is not None and row.position > end and not is_start:
+                self.complain(
+                    f"{commit.disk.name} leads over {seq_nr} of {name} at {row.position} ({sorted(reasons)}), {place}"
+                )
+
+
+class DeletedIsStated(DownChecker):
+    """Programs are informed of each deleted number that is led over, and of no other; in the end none is missing.
+
+    Of an entity that had left the filter when the last of them was stored nothing is said.
+    """
+
+    def received(self, commit: Received) -> None:
+        source, stated = commit.watch.source, _numbers(commit.deleted)
+        kept = source.kept() if commit.passed else set()
+        if not stated.issubset(commit.passed):
+            self.complain(f"{commit.disk.name} has deleted marks for {commit.deleted}, passed are {commit.passed}")
+        for name, seq_nr in commit.passed:
+            row = source.row(name, seq_nr)
+            reasons = {one.reason for one in commit.watch.stated.get(name, ()) if one.to_seq_nr >= seq_nr}
+            is_there = row is None or row.position in kept
+            if (name, seq_nr) in stated and is_there:
+                self.complain(f"{commit.disk.name} has {seq_nr} of {name} as deleted, which is {row}")
+            if (name, seq_nr) not in stated and reasons <= GONE_REASONS:
+                self.complain(f"{commit.disk.name} leads over {seq_nr} of {name}, deleted, and informs nobody")
+
+    def at_end(self, disk: Disk, name: str, source: History, wanted: EntityPredicate, types: frozenset[str]) -> None:
+        followed, kept, heads = disk.followed[name], source.kept(), source.disk.state.heads
+        begin = disk.state.subscriptions[name].current.place.begin
+        for row in source.rows():
+            entity = row.persistence_id
+            if row.position in kept or row.position <= begin or (types and entity.partition("|")[0] not in types):
+                continue
+            last = source.row(entity, heads[entity].deleted_to)
+            is_followed = row.is_selected(wanted) and last is not None and wanted.matches(entity, last.tags)
+            is_known = row.seq_nr in followed.accepted.get(entity, {}) or row.seq_nr in followed.passed.get(entity, ())
+            if is_followed and not is_known and not source.is_outdated(row, wanted):
+                self.complain(
+                    f"{disk.name} lacks {row.seq_nr} of {entity}, deleted at {row.position}: {name} is silent"
+                )
+
+
+def _numbers(ranges: Iterable[StatedRange]) -> set[Number]:
+    return {(one.persistence_id, number) for one in ranges for number in range(one.from_seq_nr, one.to_seq_nr + 1)}
 
 
 def _is_true(one: Stated, row: Row | None, source: History) -> bool:
@@ -227,7 +289,10 @@ class NothingPastTheHead(DownChecker):
 
 
 class EverythingSelected(DownChecker):
-    """In the end a consumer has each event that its filter selects, once, or was told why not."""
+    """In the end a consumer has each event that its filter selects and its source still has, or was told why not.
+
+    Where it began with snapshots, one that is not selected may have stood for it.
+    """
 
     def at_end(self, disk: Disk, name: str, source: History, wanted: EntityPredicate, types: frozenset[str]) -> None:
         followed, kept = disk.followed[name], source.kept()
@@ -246,25 +311,8 @@ class EverythingSelected(DownChecker):
                 shown = row.payload if wanted.permits(entity, row.tags) else b""
                 if stored is not None and stored != shown and stored not in snapshots:
                     self.complain(f"{disk.name} has {stored!r} as {row.seq_nr} of {entity}, it is {named(row.payload)}")
-            elif not self._may_be_unknown(source, row, kept, wanted):
+            elif row.position in kept and not source.is_outdated(row, wanted):
                 self.complain(f"{disk.name} lacks {row.seq_nr} of {entity} at {row.position} in {name}")
-
-    def _may_be_unknown(self, source: History, row: Row, kept: set[int], wanted: EntityPredicate) -> bool:
-        """Of deleted events nothing is said when the last of them is not selected, or nothing is left of the entity."""
-        entity, state = row.persistence_id, source.disk.state
-        snapshot = state.snapshots.get(entity)
-        if source.is_outdated(row, wanted):
-            # A snapshot that is not selected stood for it, where the consumer began with snapshots.
-            return True
-        if row.position in kept:
-            return False
-        last = source.row(entity, state.heads[entity].deleted_to)
-        following = source.row(entity, state.heads[entity].deleted_to + 1)
-        if last is None or not wanted.matches(entity, last.tags):
-            return True
-        is_told = following is not None and following.position in kept
-        is_its_snapshot = snapshot is not None and snapshot.position and snapshot.seq_nr == last.seq_nr
-        return not (is_told or is_its_snapshot)
 
 
 DOWN_CHECKERS: Final[tuple[type[DownChecker], ...]] = (
@@ -272,6 +320,8 @@ DOWN_CHECKERS: Final[tuple[type[DownChecker], ...]] = (
     ReceivedOnceInOrder,
     RestartsAreWanted,
     SkippedIsStated,
+    PassedIsBehind,
+    DeletedIsStated,
     LeavingIsMarked,
     NothingBeforeTheBeginning,
     SnapshotsFitTheFilter,

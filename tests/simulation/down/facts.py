@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from common.core.events.ids import entity_type_of
+from common.core.events.stated_range import StatedRange
 from common.core.filters.past import Past
 from common.core.filters.permission import within
 from common.core.filters.predicates import AllOf, EntityPredicate, Filter, OnlyNew, parse_filter
@@ -312,6 +313,14 @@ class Received:
     owed: list[Number] | None
     restarts: dict[str, int]
     """Entities that begin again with this commit, with the number from which their events come."""
+    deleted: list[StatedRange]
+    """What programs are informed of as deleted at the source."""
+
+    @property
+    def place(self) -> ResumePoint:
+        """The place that is stored with it."""
+        place: ResumePoint = self.disk.state.subscriptions[self.watch.name].current.place
+        return place
 
     def misses(self, number: Number) -> bool:
         """Whether a number is still to come, and its entity does not wait for a replay."""

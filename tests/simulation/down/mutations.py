@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, Collection, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -11,11 +11,13 @@ import trio
 
 import common.transport.subscription.replays
 from common.core.events.batch import EventBatch
+from common.core.events.stated_range import StatedRange
 from common.core.filters.index import FilterIndex, Key
 from common.core.filters.past import Past
 from common.core.filters.permission import Matched, Walled
 from common.core.filters.predicates import EntityPredicate
-from common.core.firehose.ring import Ring
+from common.core.firehose.fetch_builder import FetchBuilder
+from common.core.firehose.ring import LogStretch, Ring
 from common.core.firehose.subscriber_cursor import SubscriberCursor
 from common.core.journal.snapshot import Snapshot
 from common.core.subscription.consumer import Received, Waiting, admit_received
@@ -88,6 +90,34 @@ def admit_each_message_alone(
 def any_snapshot_may_stand(_self: _PageWriter, snapshot: Snapshot, from_seq_nr: int, _before: int) -> bool:
     """The latest snapshot stands for what it reaches, whether it is selected, and may be seen, or not."""
     return snapshot.seq_nr >= from_seq_nr
+
+
+_take = FetchBuilder.take
+
+
+def state_what_does_not_fit(
+    self: FetchBuilder,
+    page: LogStretch,
+    indexes: Sequence[int],
+    *,
+    entering: Collection[int] = (),
+    leaving: Collection[int] = (),
+    marks: Collection[int] = (),
+    whole: bool = False,
+) -> bool:
+    """What entering events jump over is stated with the stretch before them, if they do not fit into it."""
+    events, seen = page.events, set(self._named)
+    for index in indexes:
+        name, seq_nr = events.persistence_id[index], events.seq_nr[index]
+        if name not in seen and seq_nr > 1 and events.position[index] in entering:
+            self._ranges.append(StatedRange(name, 1, seq_nr - 1, "withheld"))
+        seen.add(name)
+    return _take(self, page, indexes, entering=entering, leaving=leaving, marks=marks, whole=whole)
+
+
+def inform_of_nothing(events: EventBatch, _ranges: object) -> tuple[EventBatch, list[int]]:
+    """What the source had deleted has no mark in an inbox."""
+    return events, list(range(len(events)))
 
 
 def seen_whatever_waits(self: SubscriberCursor, ring: Ring) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 import common.runtime.stream_serving
+from common.core.events.deleted import stated_by
 from common.core.filters.permission import within
 from common.core.filters.predicates import parse_filter
 from common.core.subscription.messages import ConsumerAck, Deliver, FromSource
@@ -152,6 +153,7 @@ class DownReferee:
     def _received(self, disk: Disk, name: str, old: SubscriptionEntry | None, new: SubscriptionEntry) -> None:
         followed = disk.followed.setdefault(name, Followed())
         last_id, known = (old.last_id, old.known) if old else (0, {})
+        deleted = [stated_by(row.event) for row in new.inbox if row.id > last_id and row.is_deleted]
         rows = [row for row in new.inbox if row.id > last_id and not row.is_deleted]
         restarts = {row.event.persistence_id: row.event.seq_nr + 1 for row in rows if row.is_restart}
         rows = [row for row in rows if not row.is_restart]
@@ -163,7 +165,9 @@ class DownReferee:
         if watch is not None and watch.is_current():
             waiting = old.awaiting if old else frozenset()
             owed = watch.owed_at(new.current)
-            commit = Received(disk, watch, rows, known, new.known, waiting, new.awaiting, passed, owed, restarts)
+            commit = Received(
+                disk, watch, rows, known, new.known, waiting, new.awaiting, passed, owed, restarts, deleted
+            )
             for checker in self._checkers:
                 checker.received(commit)
         for row in rows:
