@@ -31,6 +31,30 @@ class Session:
         await trio.lowlevel.checkpoint()
 
 
+async def test_a_node_that_is_alone_tells_nobody_until_another_one_is_there(
+    monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    monkeypatch.setattr(hints, "OwnedConnection", Session)
+    node = hints.Hints(cast(Sessions, None), HeadSignal(0), ChangeSignal())
+    nursery.start_soon(node.run)
+    await trio.testing.wait_all_tasks_blocked()
+    answer = cast(Session, node._connection).answer
+    node.committed(4)
+    await trio.sleep(1)
+    assert answer == [4]  # nothing is known of members yet
+    node.saw_others(False)
+    for position in range(5, 105):
+        node.committed(position)
+        await trio.sleep(0.05)
+    assert len(answer) <= 2
+    node.saw_others(True)
+    await trio.sleep(0.1)
+    assert answer[-1] == 104
+    node.committed(105)
+    await trio.sleep(0.1)
+    assert answer[-1] == 105
+
+
 async def test_a_head_that_is_lower_than_before_is_told_too(
     monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:

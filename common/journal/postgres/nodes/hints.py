@@ -32,6 +32,7 @@ class Hints:
         self._members_changed = members_changed
         self._newest = head_signal.position
         self._news = trio.Event()
+        self._is_alone = False
         self._connection = OwnedConnection(
             sessions, "hints", settings={"synchronous_commit": "off"}, prepare=self._listen
         )
@@ -40,7 +41,14 @@ class Hints:
         """This node has stored events up to ``position``."""
         if position != self._newest:  # lower after a failover that lost commits
             self._newest = position
+            if not self._is_alone:
+                self._news.set()
+
+    def saw_others(self, are_there: bool) -> None:
+        """Whether this node has seen another member: alone it has nobody to tell, but for the sign that the line is alive."""
+        if self._is_alone and are_there:
             self._news.set()
+        self._is_alone = not are_there
 
     async def run(self) -> None:
         """Listen and notify until cancelled; sessions that break are opened again after a while."""

@@ -130,6 +130,10 @@ async def set_drained(connection: asyncpg.Connection, node: str, is_drained: boo
     return done.endswith(" 1")
 
 
+def _has_others(found: MemberList, instance: str) -> bool:
+    return found.settles_in_s > 0 or any(one.instance != instance for one in found.members)
+
+
 class PostgresMembers:
     """``MemberStore`` over an open database."""
 
@@ -145,7 +149,9 @@ class PostgresMembers:
 
     async def renew(self, report: MemberReport, lease_s: float) -> MemberList:
         """See ``MemberStore.renew``."""
-        return await self._sessions.members.run(renew, report, lease_s)
+        found = await self._sessions.members.run(renew, report, lease_s)
+        self._sessions.hints.saw_others(_has_others(found, report.instance))
+        return found
 
     async def look(self) -> MemberList:
         """See ``MemberStore.look``."""
@@ -157,6 +163,7 @@ class PostgresMembers:
 
     async def leave(self, instance: str, successors: Mapping[RangeKey, str]) -> int:
         """See ``MemberStore.leave``."""
+        self._sessions.hints.saw_others(True)  # whoever comes from now on is not seen
         return await self._sessions.members.run(leave, instance, successors)
 
     async def forget(self, instance: str) -> None:
