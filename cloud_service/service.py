@@ -99,7 +99,7 @@ async def serve(
             notified=not settings.poll_only,
             migrates=settings.migrations == "apply",
         ) as journal,
-        open_group_commit(journal.log) as commit,
+        open_group_commit(journal.log, spacing_max_s=settings.moderation_s, load=environment.loop_load) as commit,
         open_application(
             application,
             journal,

@@ -81,7 +81,7 @@ async def serve(
     owner = settings.id if settings.journal.is_file else f"{settings.id}/{environment.new_id()[:8]}"
     async with (
         environment.open_journal(settings.journal, max_bytes=cap_bytes, notified=not settings.poll_only) as journal,
-        open_group_commit(journal.log) as commit,
+        open_group_commit(journal.log, spacing_max_s=settings.moderation_s, load=environment.loop_load) as commit,
         open_application(
             application,
             journal,

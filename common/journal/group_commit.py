@@ -1,4 +1,4 @@
-"""One writer for many callers: what queues while a commit runs is the next commit. No timer.
+"""One writer for many callers: what queues while a commit runs is the next commit.
 
 A group that is large already does not gain by waiting: it is handed to the journal while the one before it commits, so
 that the storage need not wait for it to be made ready. The journal stores groups in the order in which they are handed over.
@@ -10,6 +10,9 @@ on every storage: two that touch one entity may only when both are plain local a
 Callers that ask again as soon as they are answered would fall into two halves, each of which is answered while the other
 is committed. So after a commit that answered several the loop turns twice before the next one begins: nothing to an idle
 loop, and in a busy one all who are ready come along.
+
+In a busy service the next group begins no sooner than a few milliseconds after the last one began
+(``core.flow.moderation``); in one that is not, and for a lone caller, at once.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import trio
 
 from common.core.errors import BackhaulError
 from common.core.flow.measures import LatencyHistogram
+from common.core.flow.moderation import Moderation
 from common.core.journal.append import AppendOutcome, AppendRequest, LocalAppend
 from common.journal.stores.log import LogStore
 
@@ -123,8 +127,15 @@ class Submitted:
 class GroupCommit:
     """The queue before a journal. Started by its owner with ``run``; callers use ``append`` or ``submit``."""
 
-    def __init__(self, log: LogStore) -> None:
+    def __init__(self, log: LogStore, *, spacing_max_s: float = 0.0, load: Callable[[], float] = lambda: 0.0) -> None:
+        """``spacing_max_s`` bounds the moderation, 0 = none; ``load`` is the share of a processor that the loop wants."""
         self._log = log
+        self._load = load
+        self.moderation = Moderation(spacing_max_s)
+        self._is_filling = False
+        self._filled = trio.lowlevel.ParkingLot()
+        self._committing = 0
+        """Requests of the groups that are with the journal."""
         self._queue: deque[Submitted] = deque()
         self._queued_bytes = 0
         self._queued_events = 0
@@ -192,8 +203,11 @@ class GroupCommit:
         self._queue.append(submitted)
         self._queued_bytes += submitted.weight
         self._queued_events += len(submitted.request.events)
+        self.moderation.arrived(len(self._queue) + self._committing)
         if self._may_take():
             self._work.unpark()
+        elif self._is_filling and self._is_enough:
+            self._filled.unpark()
 
     async def run(self) -> None:
         """Commit groups until cancelled; callers left waiting then get ``journal.closing``."""
@@ -208,7 +222,7 @@ class GroupCommit:
                 self._queue.popleft().settle(outcome.Error(_closing()))
 
     def _may_take(self) -> bool:
-        if not self._queue or self._retrying:
+        if not self._queue or self._retrying or self._is_filling:
             return False
         committing = len(self._under_way)
         return not committing or (committing < _GROUPS_AT_A_TIME and self._queued_events >= AHEAD_MIN_EVENTS)
@@ -217,13 +231,34 @@ class GroupCommit:
         while True:
             while not self._may_take():
                 await self._work.park()
+            if not self._under_way:
+                await self._let_group_fill()
             # A function of its own: a group that is stored is not kept in memory until the next one comes.
             await self._commit_next()
+
+    @property
+    def _is_enough(self) -> bool:
+        return self.moderation.is_enough(len(self._queue), self._queued_events)
+
+    async def _let_group_fill(self) -> None:
+        """Wait for more, if the service is busy and there is somebody to wait for."""
+        begin_at_s = self.moderation.begin_at_s(self._load(), len(self._queue), self._queued_events)
+        if begin_at_s <= trio.current_time():
+            return
+        self._is_filling = True
+        try:
+            with trio.move_on_at(begin_at_s):
+                while not self._is_enough:
+                    await self._filled.park()
+        finally:
+            self._is_filling = False
 
     async def _commit_next(self) -> None:
         # No checkpoint between taking a group and handing it over: that keeps the order.
         taken = self._take()
         self._under_way.append(taken)
+        self._committing += len(taken)
+        self.moderation.began(trio.current_time(), _events(taken))
         try:
             await self._commit(taken)
             if len(self._under_way) == 1 and len(taken) >= _SEVERAL and _events(taken) <= _RETURN_MAX_EVENTS:
@@ -231,6 +266,7 @@ class GroupCommit:
                     await trio.lowlevel.checkpoint()
         finally:
             self._under_way.remove(taken)
+            self._committing -= len(taken)
 
     def _take(self) -> list[Submitted]:
         """The longest prefix of the queue that may share a commit: order of arrival is order in the log."""
@@ -311,9 +347,14 @@ def _overtaken() -> BackhaulError:
 
 
 @asynccontextmanager
-async def open_group_commit(log: LogStore) -> AsyncIterator[GroupCommit]:
-    """The one writer of ``journal`` while the block runs; callers that still wait then get ``journal.closing``."""
-    commit = GroupCommit(log)
+async def open_group_commit(
+    log: LogStore, *, spacing_max_s: float = 0.0, load: Callable[[], float] = lambda: 0.0
+) -> AsyncIterator[GroupCommit]:
+    """The one writer of ``log`` while the block runs; callers that still wait then get ``journal.closing``.
+
+    ``spacing_max_s`` and ``load`` are those of ``GroupCommit``.
+    """
+    commit = GroupCommit(log, spacing_max_s=spacing_max_s, load=load)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(commit.run)
         yield commit

@@ -25,6 +25,7 @@ from common.journal.stores.journal import Journal
 from common.projection.handler_executor import HandlerExecutor, ThreadExecutor
 from common.projection.progress import OnCommit
 from common.runtime.disk_space import volume_free_bytes
+from common.runtime.loop_load import open_loop_load
 from common.runtime.reload import Reloads
 from common.runtime.settings.service import ServiceSettings
 from common.runtime.settings.streams import StreamSettings
@@ -129,6 +130,8 @@ class Environment:
     """The connections that this service has dialled; who may stay connected is set by the watch over certificates."""
     on_projected: OnCommit | None = None
     """Watches projections: called at each commit with its events, right after it."""
+    loop_load: Callable[[], float] = lambda: 0.0
+    """Share of a processor that the loop's thread wants, from 0 to 1."""
     volume_free_bytes: Callable[[JournalUrl], int | None] = volume_free_bytes
     """Room on the volume of a journal file; None for a database elsewhere."""
 
@@ -165,19 +168,21 @@ async def real_environment(reloads: Reloads | None = None) -> AsyncIterator[Envi
     from common.transport.grpc.client import open_channel
     from common.transport.grpc.server import serve_grpc, serve_grpc_socket
 
-    async with open_loop():
-        yield Environment(
-            now_us=utc_now_us,
-            new_id=_new_id,
-            chance=random.SystemRandom(),
-            open_journal=_open_journal,
-            dial=open_channel,
-            serve_grpc=serve_grpc,
-            serve_http=serve_http,
-            serve_socket=serve_http_socket,
-            serve_grpc_socket=serve_grpc_socket,
-            reloads=reloads or Reloads(),
-        )
+    with open_loop_load() as loop_load:
+        async with open_loop():
+            yield Environment(
+                now_us=utc_now_us,
+                new_id=_new_id,
+                chance=random.SystemRandom(),
+                open_journal=_open_journal,
+                dial=open_channel,
+                serve_grpc=serve_grpc,
+                serve_http=serve_http,
+                serve_socket=serve_http_socket,
+                serve_grpc_socket=serve_grpc_socket,
+                reloads=reloads or Reloads(),
+                loop_load=loop_load,
+            )
 
 
 def utc_now_us() -> int:

@@ -25,6 +25,12 @@ def register_journal(metrics: MetricsRegistry, journal: Journal, commit: GroupCo
     metrics.counter("journal_appended_events_total", "Events this process has stored.", lambda: commit.events)
     metrics.histogram("journal_commit_seconds", "Time of a commit.", lambda: commit.latency)
     metrics.gauge("journal_queued_requests", "Appends that wait for the next commit.", lambda: commit.queued)
+    metrics.gauge("journal_group_events", "Events of a commit, smoothed.", lambda: commit.moderation.group_events)
+    metrics.gauge(
+        "journal_moderation_seconds",
+        "Least time between the beginnings of two commits, as of the last.",
+        lambda: commit.moderation.spacing_s,
+    )
     metrics.counters(
         "journal_reads_total",
         "Reads of the log.",

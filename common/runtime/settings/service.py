@@ -148,6 +148,14 @@ class ServiceSettings:
         default=0.5,
         metadata=about("How often to look for new events when no prompt came.", minimum=0.01, maximum=60),
     )
+    moderation_s: float = field(
+        default=0.005,
+        metadata=about(
+            "Least time between two commits' beginnings while the service is busy; less the less busy, 0 = never wait.",
+            minimum=0,
+            maximum=0.1,
+        ),
+    )
     poll_only: bool = field(
         default=False, metadata=about("Ignore every prompt and rely on polling (for tests of the poll).")
     )

@@ -41,6 +41,8 @@ _CLOUD_RANGES = "cloud_service.service.ProjectionSettings"
 _ENDPOINT = "cloud_service.service.EndpointSettings"
 _EDGE_FEED = "edge_service.service.open_firehose"
 _CLOUD_FEED = "cloud_service.service.open_firehose"
+_EDGE_COMMIT = "edge_service.service.open_group_commit"
+_CLOUD_COMMIT = "cloud_service.service.open_group_commit"
 _EDGE_INBOX = "edge_service.service.subscription_routes"
 _CLOUD_INBOX = "cloud_service.service.subscription_routes"
 _DIAL, _SERVE, _HTTP, _JOURNAL = "dial", "serve_grpc", "serve_http", "open_journal"
@@ -73,6 +75,7 @@ EDGE: dict[str, tuple[str, object, list[tuple[str, str]]]] = {
     "backoff_min_s": ("0.25", 0.25, [(_PUSH_WAIT, "min_s")]),
     "backoff_max_s": ("77", 77.0, [(_PUSH_WAIT, "max_s")]),
     "lease_s": ("16", 16.0, [(_EDGE_RANGES, "lease_s")]),
+    "moderation_s": ("0.007", 0.007, [(_EDGE_COMMIT, "spacing_max_s")]),
     "journal_max_bytes": ("300MiB", 300 << 20, [(_JOURNAL, "max_bytes")]),
     "connections_max": ("33", 33, [(_SERVE, "connections_max")]),
 }
@@ -87,6 +90,7 @@ CLOUD: dict[str, tuple[str, object, list[tuple[str, str]]]] = {
     "batch_max_events": ("777", 8 * 777, [(_ENDPOINT, "limits.window_events")]),
     "parked_max_events": ("444", 444, [(_ENDPOINT, "parked_max")]),
     "poll_interval_s": ("0.75", 0.75, [(_CLOUD_RANGES, "poll_s"), (_CLOUD_FEED, "poll_s")]),
+    "moderation_s": ("0.007", 0.007, [(_CLOUD_COMMIT, "spacing_max_s")]),
     "projection_ranges": ("4", 4, [(_CLOUD_RANGES, "ranges")]),
     "lease_s": ("16", 16.0, [(_CLOUD_RANGES, "lease_s"), ("cloud_service.service.AssignmentSettings", "lease_s")]),
     "member_lease_s": ("4", 4.0, [("cloud_service.service.MembershipSettings", "lease_s")]),
@@ -102,7 +106,19 @@ BACKSTOP: dict[str, tuple[str, object, list[tuple[str, str]]]] = {
     "progress_timeout_s": ("12", 120.0, [(_SERVE, "user_timeout_s"), (_DIAL, "user_timeout_s")]),
 }
 # Of the fields of these names all must be above.
-_KINDS = ("heartbeat", "timeout", "backoff", "lease", "window_max", "batch_max", "links", "link_age", "poll", "parked")
+_KINDS = (
+    "heartbeat",
+    "timeout",
+    "backoff",
+    "lease",
+    "window_max",
+    "batch_max",
+    "links",
+    "link_age",
+    "poll",
+    "parked",
+    "moderation",
+)
 
 
 def cases() -> list[Any]:
