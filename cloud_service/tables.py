@@ -12,13 +12,14 @@ from common.core.errors import BackhaulError
 from common.entity import mends
 from common.journal.stores.journal import Journal
 from common.projection import parking, skips
+from common.projection.beginning import covered
 from common.projection.handlers import Handler
 from common.runtime.app.application import Application, load_application
 from common.runtime.app.running import TABLES, built_in_handler
 from common.runtime.environment import real_environment
 from common.runtime.logs.fields import leaf_errors
 
-_OWN: Final = tuple((made.SCHEMA, made.MIGRATIONS) for made in (mends, parking, skips))
+_OWN: Final = tuple((made.SCHEMA, made.MIGRATIONS) for made in (mends, parking, skips, covered))
 
 
 async def make_tables(journal: Journal, application: Application, built_in: Sequence[Handler]) -> int:

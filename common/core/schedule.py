@@ -1,11 +1,16 @@
-"""When a task that runs once a day is due. Times are UTC microseconds, times of day microseconds since midnight UTC."""
+"""Times as texts, and when a task that runs once a day is due.
+
+Times are UTC microseconds, times of day microseconds since midnight UTC.
+"""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Final
 
 DAY_US: Final = 86_400_000_000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)(?::([0-5]\d))?")
 
 
@@ -16,6 +21,18 @@ def time_of_day_us(text: str) -> int | None:
         return None
     hours, minutes, seconds = (int(part or 0) for part in found.groups())
     return ((hours * 60 + minutes) * 60 + seconds) * 1_000_000
+
+
+def time_us(text: object) -> int | None:
+    """UTC microseconds of an RFC 3339 time with a zone; None if it is none."""
+    try:
+        time = datetime.fromisoformat(text)  # type: ignore[arg-type]
+        if time.tzinfo is None:
+            return None
+        delta = time - _EPOCH
+    except (TypeError, ValueError):
+        return None
+    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
 def next_due_us(at_us: int, done_us: int, now_us: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from common.core.errors import FOREIGN, BackhaulError
 from common.core.events.batch import Envelope, EventBatch
-from common.core.events.deleted import stated_by
+from common.core.events.deleted import DELETED_TYPE, stated_by
 from common.core.events.leaving import has_marks, is_mark
 from common.core.events.restart import is_restart
 from common.core.journal.statement import Statement
@@ -52,8 +52,6 @@ class EventFlags:
 
     leaving: Collection[int] = ()
     replaces: Collection[int] = ()
-    deleted: Collection[int] = ()
-    """Deleted marks, which are no events."""
 
 
 NO_MARKS: Final = EventFlags()
@@ -119,7 +117,7 @@ class HandlerInvoker:
                 else Event(None, envelope, restarts=True)
                 if is_restart(events, index)
                 else Event(None, envelope, deleted=stated_by(envelope))
-                if index in marks.deleted
+                if envelope.event_type == DELETED_TYPE
                 else Event(self._decode(envelope), envelope, index in leaving, index in replaces)
                 for index, envelope in enumerate(events.envelopes())
             ]

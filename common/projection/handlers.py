@@ -21,16 +21,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from enum import StrEnum
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from common.core.errors import ConfigurationError
 from common.core.events.batch import Envelope, EventBatch
 from common.core.events.ids import text_problem
 from common.core.events.stated_range import StatedRange
 from common.core.journal.statement import Statement
+from common.core.schedule import time_us
 from common.journal.tables import Tables
 
 _NAME_MAX_BYTES = 128
+LOG: Final = "log"
+SNAPSHOTS: Final = "snapshots"
+NOW: Final = "now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +42,7 @@ class Event:
     """An event as a handler sees it: ``value`` is what its payload means, ``envelope`` all that goes with it.
 
     ``value`` is ``Unknown`` where the application has no type of this name, and bytes where it has no types at all. It
-    is None in a leaving mark: the entity has left what may be seen here, and only its number is known. Other marks are
-    those of a stream that is followed; in the own log there are none.
+    is None in a leaving mark: the entity has left what may be seen here, and only its number is known.
     """
 
     value: Any
@@ -51,7 +54,7 @@ class Event:
     restarts: bool = False
     """It is no event but a mark (``value`` is None): the entity's events behind this number come again, in their order."""
     deleted: StatedRange | None = None
-    """It is no event but a mark (``value`` is None): these numbers were deleted at the source before they came."""
+    """It is no event but a mark (``value`` is None): these numbers were deleted before they came."""
 
     @property
     def entity_id(self) -> str:
@@ -109,8 +112,15 @@ class Handler:
     """Most events of each range set aside; when so many are, the next one is retried instead."""
     reset: Sequence[str] = ()
     """SQL that empties the tables, for ``projections reset``; without it a reset is refused."""
+    snapshots: bool = False
+    """Takes an entity's snapshot (``Event.replaces``) in the place of events that are deleted. Without it a projection over
+    the own log that needs such events stops, and a stream is not taken where it brings a snapshot. Of ``statements``, whose
+    columns do not say what a snapshot is, it means that the last event of an entity is all that is kept."""
+    start_from: str = "log"
+    """Where a new projection over the own log begins, and one that is reset: ``log``, its beginning; ``snapshots``, the latest
+    of each entity and what came after them; ``now``, its end; or behind an order time, RFC 3339 with a zone."""
     sees_deleted: bool = False
-    """Over a stream: called also with ``Event.deleted`` for what the source's retention removed before it came."""
+    """Called also with ``Event.deleted`` for what retention removed before it came and no snapshot stands for."""
     restarts: bool = False
     """Over a stream: an entity may begin again (a filter includes it from a lower number): then it is called with
     ``Event.restarts`` first. Without it such a filter is refused."""
@@ -159,6 +169,12 @@ def _problem(handler: Handler) -> str:
     given = [form for form in FORMS if getattr(handler, form) is not None]
     if len(given) != 1:
         return f"has {len(given)} functions ({', '.join(given) or 'none'})"
+    if handler.start_from == SNAPSHOTS and not handler.snapshots:
+        return "is to start from snapshots, which it does not take: snapshots=True"
+    if handler.start_from not in (LOG, SNAPSHOTS, NOW) and time_us(handler.start_from) is None:
+        return (
+            f"starts from {handler.start_from!r}: log, snapshots, now, or RFC 3339 with a zone (2026-05-04T03:02:01Z)"
+        )
     if handler.sees_deleted and handler.statements is not None:
         return "sees_deleted, but the columns of statements= have no marks"
     if handler.restarts and handler.statements is not None:

@@ -51,7 +51,9 @@ def latest_statements(batch: EventBatch) -> list[Statement]:
     return [Statement(_UPSERT, _rows(batch.select(list(last.values()))))]
 
 
-LATEST: Final = Handler("latest", ((_CREATE,),), latest_statements, reset=("DELETE FROM latest",), is_quick=True)
+LATEST: Final = Handler(
+    "latest", ((_CREATE,),), latest_statements, snapshots=True, reset=("DELETE FROM latest",), is_quick=True
+)
 
 
 async def latest_of(store: ProjectionStore, entity_type: str, entity_id: str) -> Envelope | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from common.core.errors import BackhaulError, ErrorKind
@@ -19,7 +19,9 @@ from common.core.journal.slice_ranges import Ahead, not_yet_done
 from common.core.journal.statement import Statement
 from common.journal.feeds import RangeFeed, RangeFeeds
 from common.projection import parking
-from common.projection.handler_invoker import UNREADABLE, HandlerInvoker, PreparedEffects
+from common.projection.beginning.covered import Covered, cover
+from common.projection.beginning.leading import LeadingPage
+from common.projection.handler_invoker import NO_MARKS, UNREADABLE, EventFlags, HandlerInvoker, PreparedEffects
 from common.projection.parked_entities import ParkedEntities
 from common.projection.progress import ProjectionSettings
 from common.projection.skips import Skips
@@ -69,6 +71,7 @@ class Pages:
         settings: ProjectionSettings,
         parked_entities: ParkedEntities | None,
         skips: Skips,
+        covered: Covered,
         now_us: Callable[[], int],
     ) -> None:
         self._feeds = feeds
@@ -77,13 +80,15 @@ class Pages:
         self._slices = slices
         self._parked_entities = parked_entities
         self._skips = skips
+        self._covered = covered
         self._now_us = now_us
         self._max_bytes = settings.page_max_bytes
         handler = work.handler
         is_small = handler.in_transaction is not None or handler.effect is not None
         largest = min(settings.page_max_events, _SMALL_GROUP) if is_small else settings.page_max_events
         self.group_events = handler.group_events or largest
-        self._max_events = self.group_events
+        self.max_events = self.group_events
+        """Of the next page."""
         # Of the handler's types, once they were seen to be few; else the log is read whole, which is quicker an event.
         self._of_types = Selection(entity_types=handler.entity_types)
         self._selection = EVERYTHING
@@ -103,11 +108,11 @@ class Pages:
 
     def narrow(self) -> None:
         """Go on with single events: one of them is at fault."""
-        self._max_events = 1
+        self.max_events = 1
 
     def widen(self) -> None:
         """A page went well."""
-        self._max_events = min(self.group_events, 2 * self._max_events)
+        self.max_events = min(self.group_events, 2 * self.max_events)
 
     async def prepare(self, after: int, ahead: Sequence[Ahead] = ()) -> ProjectionPage:
         """The page that follows position ``after``; it may hold no events. What slices are ``ahead`` by is left out.
@@ -117,23 +122,35 @@ class Pages:
                 journal raises.
         """
         read = await self.feed.read(
-            after, max_events=self._max_events, max_bytes=self._max_bytes, selection=self._selection
+            after, max_events=self.max_events, max_bytes=self._max_bytes, selection=self._selection
         )
         if read.head < after:
             raise _ahead_of_log(after, read.head)
         if _MANY * len(read.events) > read.through - after:
             self._selection = EVERYTHING
-        wanted, skipped = self._skips.split(self._wanted(read.events, ahead))
+        wanted = await self._covered.without(self._wanted(read.events, ahead))
+        return await self._made(wanted, frozenset(), read.through, is_full=read.through < read.head)
+
+    async def prepare_leading(self, page: LeadingPage, position: int) -> ProjectionPage:
+        """A page of what leads entities on, for a range that stays at ``position``. Raises ``PAGE_FAULTS``."""
+        made = await self._made(page.events, page.replaced, position, is_full=True)
+        return replace(made, parking=[cover(self._work.handler.name, page.events), *made.parking])
+
+    async def _made(
+        self, events: EventBatch, replaced: frozenset[str], through: int, *, is_full: bool
+    ) -> ProjectionPage:
+        wanted, skipped = self._skips.split(events)
         events, parked, reasons = self._sorted_out(wanted)
+        flags = _flags_of(events, replaced) if replaced else NO_MARKS
         try:
-            prepared = await self._work.prepare(events)
+            prepared = await self._work.prepare(events, flags)
         except BackhaulError as error:
             error.details.update(place_of(events))
             raise
         set_aside = self._skips.done(skipped)
         if parked:
-            set_aside.append(parking.park(self._work.handler.name, parked, reasons, self._now_us()))
-        return ProjectionPage(events, prepared, parked, set_aside, skipped, read.through, read.through < read.head)
+            set_aside.append(parking.park(self._work.handler.name, parked, reasons, self._now_us(), replaced))
+        return ProjectionPage(events, prepared, parked, set_aside, skipped, through, is_full)
 
     def _wanted(self, events: EventBatch, ahead: Sequence[Ahead]) -> EventBatch:
         wanted = not_yet_done(ahead, events.persistence_id, events.position)
@@ -163,6 +180,11 @@ def place_of(events: EventBatch) -> dict[str, str | int]:
     if len(events) == 1:
         place |= {"persistence_id": events.persistence_id[0], "seq_nr": events.seq_nr[0]}
     return place
+
+
+def _flags_of(events: EventBatch, replaced: frozenset[str]) -> EventFlags:
+    names = events.persistence_id
+    return EventFlags(replaces=[index for index, name in enumerate(names) if name in replaced])
 
 
 def _ahead_of_log(after: int, head: int) -> BackhaulError:

@@ -48,13 +48,14 @@ MIGRATIONS: Final = (
         """,
         "CREATE INDEX projection_parked_by_entity ON projection_parked (projection, persistence_id, position)",
     ),
+    ("ALTER TABLE projection_parked ADD COLUMN is_snapshot BIGINT NOT NULL DEFAULT 0",),
 )
 _ABOUT: Final = ("projection", "slice", "code", "reason", "tries", "is_wanted", "parked_us")
 _EVENT: Final = (
     "position", "timestamp_us", "stored_us", "event_time_us", "persistence_id", "seq_nr", "prev_seq_nr",
     "origin_seq_nr", "event_type", "codec", "payload", "tags", "metadata",
 )  # fmt: skip
-_ALL: Final = (*_ABOUT, *_EVENT)
+_ALL: Final = (*_ABOUT, *_EVENT, "is_snapshot")
 # The same event may come once more where the offset is saved after it was parked (effects elsewhere).
 _INSERT: Final = (
     f"INSERT INTO projection_parked ({', '.join(_ALL)}) "
@@ -123,25 +124,34 @@ def batch_of_row(row: Sequence[Any]) -> EventBatch:
     return EventBatch(**{name: [kept.get(name, "")] for name in COLUMNS})
 
 
-async def first_parked(store: ProjectionStore, name: str, persistence_id: str) -> EventBatch:
-    """The first parked event of an entity, as columns; none when there is none left."""
+async def first_parked(store: ProjectionStore, name: str, persistence_id: str) -> tuple[EventBatch, bool]:
+    """The first parked event of an entity, as columns, and whether it is a snapshot; none when there is none left."""
     rows = await store.query(
-        f"SELECT {', '.join(_EVENT)} FROM projection_parked WHERE projection = $1 AND persistence_id = $2"
+        f"SELECT is_snapshot, {', '.join(_EVENT)} FROM projection_parked WHERE projection = $1 AND persistence_id = $2"
         " ORDER BY position LIMIT 1",
         (name, persistence_id),
     )
-    return batch_of_row(rows[0]) if rows else EventBatch()
+    return (batch_of_row(rows[0][1:]), bool(rows[0][0])) if rows else (EventBatch(), False)
 
 
 # -- statements for the commits of the range's owner ----------------------------------------------------------------
-def park(name: str, events: EventBatch, reasons: Sequence[tuple[str, str]], now_us: int) -> Statement:
-    """Set ``events`` aside, each with code and reason."""
+def park(
+    name: str,
+    events: EventBatch,
+    reasons: Sequence[tuple[str, str]],
+    now_us: int,
+    replaced: frozenset[str] = frozenset(),
+) -> Statement:
+    """Set ``events`` aside, each with code and reason; those of ``replaced`` entities are snapshots."""
     about = [
         (name, slice_of(persistence_id), code, reason, 0, 0, now_us)
         for persistence_id, (code, reason) in zip(events.persistence_id, reasons, strict=True)
     ]
     kept = zip(*(getattr(events, column) for column in _EVENT), strict=True)
-    return Statement(_INSERT, [(*first, *second) for first, second in zip(about, kept, strict=True)])
+    snapshots = (int(persistence_id in replaced) for persistence_id in events.persistence_id)
+    return Statement(
+        _INSERT, [(*row, *event, is_one) for row, event, is_one in zip(about, kept, snapshots, strict=True)]
+    )
 
 
 def done(name: str, position: int) -> Statement:
@@ -188,7 +198,7 @@ async def discard(store: ProjectionStore, name: str, position: int) -> ParkedFor
     if not found or found[0].event.position != position:
         raise no_such_row(name, position)
     persistence_id = found[0].event.persistence_id
-    first = await first_parked(store, name, persistence_id)
+    first, _ = await first_parked(store, name, persistence_id)
     if first.position != [position]:
         raise BackhaulError(
             "parked.not_first",

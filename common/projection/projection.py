@@ -22,12 +22,14 @@ import trio
 from common.core.errors import BackhaulError
 from common.core.events.ids import SliceRange, slice_ranges
 from common.core.flow.backoff import Backoff
+from common.core.schedule import time_us
 from common.journal.feeds import RangeFeeds
+from common.journal.order_time import position_at
 from common.journal.stores.journal import Journal
 from common.projection.handler_executor import HandlerExecutor, ThreadExecutor
 from common.projection.handler_invoker import Decode, HandlerInvoker, undecoded
 from common.projection.handler_life import HandlerLife
-from common.projection.handlers import Handler
+from common.projection.handlers import LOG, NOW, SNAPSHOTS, Handler
 from common.projection.progress import OnCommit, ProjectionProgress, ProjectionSettings
 from common.projection.range_holder import LoneHolder, RangeHolder
 from common.projection.range_log import RangeReporter
@@ -147,7 +149,9 @@ class _Projection:
     async def _ranges(self) -> list[SliceRange]:
         while True:
             try:
-                found = await self._journal.projections.declare(self.handler.name, slice_ranges(self._settings.ranges))
+                found = await self._journal.projections.declare(
+                    self.handler.name, slice_ranges(self._settings.ranges), await self._begin()
+                )
                 await self._holder.start.make_tables(self.handler)
             except BackhaulError as error:
                 retry_in_s = self._backoff.next_delay(self._random.random(), at_least_s=error.retry_after_s or 0.0)
@@ -157,6 +161,17 @@ class _Projection:
                 self._backoff.progressed()
                 self._holder.prepared(self.handler.name)
                 return found
+
+    async def _begin(self) -> int:
+        """Where the projection begins, if it is new; what is stored stays."""
+        start_from = self.handler.start_from
+        if start_from in (LOG, SNAPSHOTS):
+            return 0
+        if any(row.name == self.handler.name for row in await self._journal.projections.rows()):
+            return 0
+        if start_from == NOW:
+            return (await self._journal.log.stats()).head_position
+        return await position_at(self._journal.log, time_us(start_from) or 0)
 
     async def _run_range(self, progress: ProjectionProgress, scope: trio.CancelScope) -> None:
         try:

@@ -19,6 +19,7 @@ from common.core.journal.statement import Statement
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import JournalStats
 from common.journal.stores.projections import ProjectionLease, ProjectionRow
+from common.projection.beginning.leading import Leading
 from common.projection.progress import ProjectionProgress, ProjectionState
 from common.projection.status import Lag, measure_lag
 
@@ -60,7 +61,7 @@ class RangeReporter:
             )
 
     def started(self, lease: ProjectionLease, owner: str, stats: JournalStats) -> None:
-        """The range is ours. Says so, too, when retention removed events that it had not seen."""
+        """The range is ours."""
         self.progress.state = ProjectionState.BEHIND
         self.progress.position, self.progress.epoch = lease.position, lease.epoch
         self._has_caught_up = False
@@ -73,12 +74,27 @@ class RangeReporter:
             owner=owner,
             repeat_key=self._key,
         )
-        if lease.position < stats.deleted_through:
+
+    def led_to_the_log(self, leading: Leading, lease: ProjectionLease) -> None:
+        """What the range does not read from the log was dealt with."""
+        self.progress.position = lease.position
+        if leading.snapshots or leading.takes_all:
+            self._log.info(
+                "projection.took_snapshots",
+                snapshots=leading.snapshots,
+                position=lease.position,
+                through=leading.through,
+                repeat_key=self._key,
+            )
+        if leading.marks or leading.first_passed is not None:
+            first = leading.first_passed
             self._log.warning(
                 "projection.trimmed",
-                position=lease.position,
-                deleted_through=stats.deleted_through,
-                first_position=stats.first_position,
+                deleted_through=leading.deleted_through,
+                marks=leading.marks,
+                passed=leading.passed,
+                persistence_id=first.persistence_id if first else "",
+                deleted_to=first.to_seq_nr if first else 0,
                 repeat_key=self._key,
             )
 

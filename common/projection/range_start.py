@@ -18,6 +18,7 @@ from common.journal.stores.journal import Journal
 from common.journal.stores.log import JournalStats
 from common.journal.stores.projections import ProjectionLease
 from common.projection import parking, skips
+from common.projection.beginning import covered
 from common.projection.handlers import Handler, OnFailure
 
 T = TypeVar("T")
@@ -92,6 +93,7 @@ class RangeStart:
             await store.migrate(handler.name, handler.migrations)
             if not self._with_tables:
                 await skips.make_tables(store)
+                await covered.make_tables(store)
             if handler.on_failure is OnFailure.PARK:
                 await parking.make_tables(store)
             self._with_tables.add(handler.name)

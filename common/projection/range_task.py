@@ -23,9 +23,13 @@ from common.core.journal.range_failure import RangeFailure, is_worth_a_write, ne
 from common.core.journal.statement import Statement
 from common.journal.feeds import RangeFeeds
 from common.journal.stores.journal import Journal
+from common.journal.stores.log import JournalStats
 from common.journal.stores.projections import ProjectionLease
 from common.projection import parking
-from common.projection.handler_invoker import HandlerInvoker, PreparedEffects
+from common.projection.beginning import covered
+from common.projection.beginning.covered import Covered
+from common.projection.beginning.leading import LeadingPage, leading_of
+from common.projection.handler_invoker import NO_MARKS, EventFlags, HandlerInvoker, PreparedEffects
 from common.projection.handlers import OnFailure
 from common.projection.pages import PAGE_FAULTS, Pages, ProjectionPage, place_of
 from common.projection.parked_entities import ParkedEntities
@@ -69,7 +73,8 @@ class RangeTask:
         self._slices = slices
         self._parked_entities = ParkedEntities(handler, slices) if handler.on_failure is OnFailure.PARK else None
         self._skips = Skips(handler.name)
-        self._pages = Pages(feeds, work, slices, settings, self._parked_entities, self._skips, now_us)
+        self._covered = Covered(journal.projections, handler.name)
+        self._pages = Pages(feeds, work, slices, settings, self._parked_entities, self._skips, self._covered, now_us)
         self._owner = owner
         self._holder = holder
         self._settings = settings
@@ -180,8 +185,51 @@ class RangeTask:
             await self._parked_entities.load(self._journal.projections)
             if self._parked_entities.entities:
                 await self._retry_wanted(self._parked_entities)
-        with self._pages.following():
-            await self._follow()
+        if await self._is_led_to_the_log(found.stats):
+            with self._pages.following():
+                await self._follow()
+
+    async def _is_led_to_the_log(self, stats: JournalStats) -> bool:
+        """Over snapshots and deleted numbers, where there are such; False when the range is to be another node's first."""
+        leading, self._covered.through = await leading_of(
+            self._journal, self._handler, self._lease, stats.head_position, stats.deleted_through
+        )
+        if leading is None:
+            return True
+        self._renew_at = trio.current_time() + self._settings.lease_s / 3
+        while (page := await leading.next(self._pages.max_events)) is not None:
+            if page.events:
+                await self._take_leading(page)
+            elif trio.current_time() >= self._renew_at:
+                await self._store(self._lease.position, PreparedEffects())
+            self._holder.check(self._lease)
+            if self._holder.successor(self._lease) is not None:
+                return False
+        settled = covered.settle(self._handler.name, self._slices, leading.through)
+        await self._store(leading.low, PreparedEffects(), [settled])
+        self._covered.through = leading.through
+        self._story.led_to_the_log(leading, self._lease)
+        return True
+
+    async def _take_leading(self, leading: LeadingPage) -> None:
+        """Let snapshots and marks take effect, as a page of the log does."""
+        page = await self._pages.prepare_leading(leading, self._lease.position)
+        events, failure = page.events, None
+        for index, event in enumerate(page.prepared.effects):
+            try:
+                await self._work.effect(event)
+            except BackhaulError as error:
+                error.details.update(place_of(events.slice(index, index + 1)))
+                failure, events = error, events.slice(0, index)
+                break
+        if failure is None:
+            await self._store_page(page, page.parking)
+        elif events:
+            await self._store(self._lease.position, PreparedEffects(), [covered.cover(self._handler.name, events)])
+        self._committed(events)
+        if failure is not None:
+            raise failure
+        self._reported(page)
 
     async def _follow(self) -> None:
         idle_s = min(self._settings.poll_s, self._settings.lease_s / 3)
@@ -219,22 +267,37 @@ class RangeTask:
         return await self._pages.prepare(after, self._lease.ahead)
 
     async def _commit(self, page: ProjectionPage) -> None:
-        events = page.events
+        passed = self._passed_statements(page.through)
+        if page.prepared.effects:
+            events = await self._let_effects_happen(page)
+            await self._store_page(page, passed)
+        else:
+            events = page.events
+            await self._store_page(page, [*passed, *page.parking])
+        if passed:
+            self._covered.through = 0
+        self._committed(events)
+        self._reported(page)
+
+    def _passed_statements(self, through: int) -> Sequence[Statement]:
+        """For the commit with which the range has passed all that the log has of covered numbers."""
+        is_past = 0 < self._covered.through <= through
+        return covered.forget(self._handler.name, self._slices) if is_past else ()
+
+    async def _store_page(self, page: ProjectionPage, more: Sequence[Statement]) -> None:
         try:
-            if page.prepared.effects:
-                events = await self._let_effects_happen(page)
-                await self._store(page.through, page.prepared)
-            else:
-                await self._store(page.through, page.prepared, page.parking)
+            await self._store(page.through, page.prepared, more)
         except BackhaulError as error:
             if error.code in PAGE_FAULTS and page.events and "from_position" not in error.details:
                 error.details.update(place_of(page.events))
             raise
+
+    def _reported(self, page: ProjectionPage) -> None:
+        """A page is done: it counts as progress."""
         if page.parked:
             self._story.parked(page.parked, page.parking[-1:])
         if page.skipped:
             self._story.skipped(page.skipped, self._skips.found)
-        self._committed(events)
         if page.events or page.parked or page.skipped:
             self._backoff.progressed()
             self._pages.widen()
@@ -313,9 +376,14 @@ class RangeTask:
         name = self._handler.name
         for persistence_id in await parking.wanted_entities(self._journal.projections, name, self._slices):
             stored = 0
-            while event := await parking.first_parked(self._journal.projections, name, persistence_id):
+            while True:
+                event, is_snapshot = await parking.first_parked(self._journal.projections, name, persistence_id)
+                if not event:
+                    parked_entities.entities.pop(persistence_id, None)
+                    self._story.unparked(persistence_id, stored)
+                    break
                 try:
-                    await self._take_parked(event)
+                    await self._take_parked(event, EventFlags(replaces=[0]) if is_snapshot else NO_MARKS)
                 except BackhaulError as error:
                     if error.code not in PAGE_FAULTS:
                         raise
@@ -324,12 +392,9 @@ class RangeTask:
                     self._story.parked_again(event, error)
                     break
                 stored += 1
-            else:
-                parked_entities.entities.pop(persistence_id, None)
-                self._story.unparked(persistence_id, stored)
 
-    async def _take_parked(self, event: EventBatch) -> None:
-        prepared = await self._work.prepare(event)
+    async def _take_parked(self, event: EventBatch, flags: EventFlags) -> None:
+        prepared = await self._work.prepare(event, flags)
         for one in prepared.effects:
             await self._work.effect(one)
         await self._store(self._lease.position, prepared, [parking.done(self._handler.name, event.position[0])])

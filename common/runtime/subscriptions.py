@@ -87,7 +87,7 @@ class Subscriptions:
         self._sinks = sinks
         self._followed = all_followed(settings, follows, default)
         self._filters = settings.first_filters()
-        self._pasts = settings.pasts() | {follow.subscription: Past(follow.history) for follow in follows}
+        self._pasts = settings.pasts() | {follow.subscription: follow.past for follow in follows}
         self._filters.update({follow.subscription: follow.first_filter(consumer_id) for follow in follows})
         self._inboxes: dict[str, InboxStats] = {}
         self.states = {one.name: SubscriptionState(one.name, one.stream_id) for one in self._followed}
@@ -135,7 +135,7 @@ class Subscriptions:
             one.stream_id,
             self._consumer_id,
             settings.stream_limits,
-            start=Begin(settings.start_from),
+            start=settings.start(),
             on_trimmed=Begin(settings.on_trimmed),
             on_diverged=settings.on_diverged,
             snapshots_if_behind=settings.snapshots_if_behind,

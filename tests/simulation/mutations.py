@@ -309,6 +309,11 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         "NothingBeforeTheBeginning",
         _patched(common.transport.subscription.replays, "first_after", down.first_of_all),
     ),
+    "order_time_is_now": Mutation(
+        (135, 202),
+        "NothingBeforeTheBeginning",
+        _patched(common.transport.subscription.endpoint, "position_at", down.position_of_now),
+    ),
     "wall_shows_what_leaves": Mutation((1,), "TenantsApart", _patched(Walled, "permits", down.permit_everything)),
     "wall_leaves_no_mark": Mutation((1,), "PlaceBehindEffect", _patched(Matched, "add", down.add_without_marks)),
     "waiting_is_not_kept": Mutation(

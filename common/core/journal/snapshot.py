@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EventBatch
@@ -76,6 +77,30 @@ def admit_snapshot(new: NewSnapshot, *, reached: int, deleted_to: int, stored: i
             details={"persistence_id": new.persistence_id, "seq_nr": new.seq_nr, "reached": reached},
         )
     return new.seq_nr > stored and new.seq_nr >= deleted_to
+
+
+class LeadOver(StrEnum):
+    """How a reader of the log is led over numbers of an entity that are deleted before it has seen them."""
+
+    SNAPSHOT = "snapshot"
+    """The entity's latest snapshot stands for them."""
+    MARK = "mark"
+    """The reader is told which they are."""
+    PASSED = "passed"
+    """They mean nothing to it: its last event of an entity is all that it keeps."""
+    REFUSED = "refused"
+    """It would make something wrong of what is left."""
+
+
+def lead_over(
+    deleted_to: int, snapshot_seq_nr: int, *, takes_snapshots: bool, takes_marks: bool, keeps_last: bool
+) -> LeadOver:
+    """How to lead a reader over 1 … ``deleted_to``; ``snapshot_seq_nr`` is 0 where there is no snapshot."""
+    if takes_snapshots and snapshot_seq_nr >= deleted_to:
+        return LeadOver.SNAPSHOT
+    if takes_marks:
+        return LeadOver.MARK
+    return LeadOver.PASSED if takes_snapshots and keeps_last else LeadOver.REFUSED
 
 
 def id_ranges(after: str, entity_types: frozenset[str]) -> list[tuple[str, str | None]]:

@@ -37,6 +37,13 @@ class Begin(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class OrderTime:
+    """Where a consumer that was never subscribed begins: behind the source's events up to this order time, microseconds."""
+
+    timestamp_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class StreamLimits:
     """Bounds a consumer sets: bytes that may be in flight, and when a message is full."""
 
@@ -56,7 +63,7 @@ class Subscribe:
     requested: FilterState
     limits: StreamLimits
     clock_us: int
-    start: Begin = Begin.LOG
+    start: Begin | OrderTime = Begin.LOG
     on_trimmed: Begin = Begin.SNAPSHOTS
     snapshots_if_behind: int = 0
     past: Past = Past.SNAPSHOT

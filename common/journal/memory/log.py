@@ -135,11 +135,22 @@ class MemoryLog:
     async def deleted_ranges(self, after: int, through: int, *, max_rows: int | None = None) -> list[StatedRange]:
         """See ``Journal.deleted_ranges``."""
         await trio.lowlevel.checkpoint()
+        return [stated for stated, _ in self._deleted(after, through)[:max_rows]]
+
+    async def deleted_entities(self, after: int, through: int, *, max_rows: int) -> list[tuple[StatedRange, int]]:
+        """See ``LogStore.deleted_entities``."""
+        await trio.lowlevel.checkpoint()
+        return self._deleted(after, through)[:max_rows]
+
+    def _deleted(self, after: int, through: int) -> list[tuple[StatedRange, int]]:
         heads = [
             head for head in self._connections.database.state.heads.values() if after < head.deleted_position <= through
         ]
         heads.sort(key=lambda head: head.deleted_position)
-        return [StatedRange(head.persistence_id, 1, head.deleted_to, head.deleted_reason) for head in heads[:max_rows]]
+        return [
+            (StatedRange(head.persistence_id, 1, head.deleted_to, head.deleted_reason), head.deleted_position)
+            for head in heads
+        ]
 
     async def forget_append_ids(self, through: int, max_rows: int) -> int:
         """See ``Journal.forget_append_ids``."""

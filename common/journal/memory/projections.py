@@ -177,30 +177,31 @@ class MemoryProjections:
             for key in keys:
                 row = draft.projections[key]
                 if restart:
-                    row = replace(row, position=0, ahead=(), failing=None)
+                    row = replace(row, position=row.begin, ahead=(), failing=None)
                 draft.projections[key] = replace(
                     row, epoch=row.epoch + 1, owner="", lease_until_us=0, is_directed=False
                 )
             return len(keys)
 
-    async def move(self, name: str, position: int) -> int:
+    async def move(self, name: str, position: int, statements: Sequence[Statement] = ()) -> int:
         """See ``ProjectionStore.move``."""
         async with self._connections.transaction() as draft:
             keys = [key for key in draft.projections if key[0] == name]
             if not all(draft.projections[key].paused for key in keys):
                 raise projection_not_paused(name)
+            self._connections.database.tables.run(statements)
             for key in keys:
                 row = draft.projections[key]
                 draft.projections[key] = replace(row, position=position, ahead=(), epoch=row.epoch + 1, failing=None)
             return len(keys)
 
-    async def declare(self, name: str, ranges: Sequence[SliceRange]) -> list[SliceRange]:
+    async def declare(self, name: str, ranges: Sequence[SliceRange], begin: int = 0) -> list[SliceRange]:
         """See ``ProjectionStore.declare``."""
         async with self._connections.transaction() as draft:
             stored = [slices for other, slices in draft.projections if other == name]
             missing = missing_ranges(stored, ranges)
-            for slices in missing:
-                draft.projections[name, slices] = ProjectionEntry(0, 0, "", 0, False, self._connections.now_us())
+            row = ProjectionEntry(begin, 0, "", 0, False, self._connections.now_us(), begin=begin)
+            draft.projections.update({(name, slices): row for slices in missing})
             return sorted([*stored, *missing])
 
     async def reshape(self, name: str, ranges: Sequence[SliceRange]) -> list[RangeOffset]:
@@ -211,12 +212,13 @@ class MemoryProjections:
             divided = divide(name, offsets, ranges)
             epoch = max(row.epoch for row in stored.values()) + 1
             paused = any(row.paused for row in stored.values())
+            begin = max(row.begin for row in stored.values())
             gone, new = changes(offsets, divided)
             for slices in gone:
                 del draft.projections[name, slices]
             for one in new:
                 draft.projections[name, one.slices] = ProjectionEntry(
-                    one.position, epoch, "", 0, paused, self._connections.now_us(), one.ahead
+                    one.position, epoch, "", 0, paused, self._connections.now_us(), one.ahead, begin=begin
                 )
             return divided
 
@@ -259,6 +261,7 @@ class MemoryProjections:
                 is_directed=row.is_directed,
                 stayed_s=inf if row.moved_us is None else (now_us - row.moved_us) / _MICROSECONDS,
                 failing=row.failing,
+                begin=row.begin,
             )
             for (name, slices), row in sorted(state.projections.items())
         ]

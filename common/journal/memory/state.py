@@ -78,6 +78,7 @@ class ProjectionEntry:
     is_directed: bool = False
     moved_us: int | None = None
     failing: RangeFailure | None = None
+    begin: int = 0
 
 
 @dataclass(frozen=True, slots=True)

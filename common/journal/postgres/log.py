@@ -200,18 +200,18 @@ async def stats(connection: asyncpg.Connection) -> tuple[JournalStats, str]:
     return JournalStats(*row), generations
 
 
-async def deleted_ranges(
+async def deleted_entities(
     connection: asyncpg.Connection, after: int, through: int, max_rows: int | None
-) -> list[StatedRange]:
-    """See ``LogStore.deleted_ranges``."""
+) -> list[tuple[StatedRange, int]]:
+    """See ``LogStore.deleted_entities``."""
     rows = await connection.fetch(
-        "SELECT persistence_id, 1, deleted_to, reason FROM entity_deleted JOIN entity USING (entity_no)"
+        "SELECT persistence_id, 1, deleted_to, reason, deleted_position FROM entity_deleted JOIN entity USING (entity_no)"
         " WHERE deleted_position > $1 AND deleted_position <= $2 ORDER BY deleted_position LIMIT $3",
         after,
         through,
         max_rows,
     )
-    return [StatedRange(*row) for row in rows]
+    return [(StatedRange(*row), position) for *row, position in rows]
 
 
 _COVERED = (
@@ -460,7 +460,11 @@ class PostgresLog:
 
     async def deleted_ranges(self, after: int, through: int, *, max_rows: int | None = None) -> list[StatedRange]:
         """See ``LogStore.deleted_ranges``."""
-        return await self._sessions.read(deleted_ranges, after, through, max_rows)
+        return [stated for stated, _ in await self._sessions.read(deleted_entities, after, through, max_rows)]
+
+    async def deleted_entities(self, after: int, through: int, *, max_rows: int) -> list[tuple[StatedRange, int]]:
+        """See ``LogStore.deleted_entities``."""
+        return await self._sessions.read(deleted_entities, after, through, max_rows)
 
     async def trim(self, limit: TrimLimit) -> int:
         """See ``LogStore.trim``."""

@@ -303,7 +303,7 @@ async def rows(connection: asyncpg.Connection) -> list[ProjectionRow]:
         "SELECT name, first_slice, last_slice, position, epoch, owner,"
         " extract(epoch FROM lease_left(owner, lease_until))::float8, paused, updated_us, ahead, directed,"
         " CASE WHEN moved_at > 'epoch' THEN extract(epoch FROM clock_timestamp() - moved_at)::float8 ELSE 'infinity' END,"
-        " failing FROM projection ORDER BY name, first_slice, last_slice",
+        " failing, begin_position FROM projection ORDER BY name, first_slice, last_slice",
     )
     return [
         ProjectionRow(
@@ -319,6 +319,7 @@ async def rows(connection: asyncpg.Connection) -> list[ProjectionRow]:
             directed,
             stayed_s,
             failure_of_text(failing),
+            begin,
         )
         for (
             name,
@@ -334,6 +335,7 @@ async def rows(connection: asyncpg.Connection) -> list[ProjectionRow]:
             directed,
             stayed_s,
             failing,
+            begin,
         ) in stored
     ]
 

@@ -151,14 +151,14 @@ class PostgresProjections:
         """See ``ProjectionStore.intervene``."""
         return await self._sessions.committer().connection.run(range_changes.intervene, name, statements, restart)
 
-    async def move(self, name: str, position: int) -> int:
+    async def move(self, name: str, position: int, statements: Sequence[Statement] = ()) -> int:
         """See ``ProjectionStore.move``."""
-        return await self._sessions.committer().connection.run(range_changes.move, name, position)
+        return await self._sessions.committer().connection.run(range_changes.move, name, position, statements)
 
-    async def declare(self, name: str, ranges: Sequence[SliceRange]) -> list[SliceRange]:
+    async def declare(self, name: str, ranges: Sequence[SliceRange], begin: int = 0) -> list[SliceRange]:
         """See ``ProjectionStore.declare``."""
         return await self._sessions.committer().connection.run(
-            range_changes.declare, name, ranges, self._sessions.now_us()
+            range_changes.declare, name, ranges, begin, self._sessions.now_us()
         )
 
     async def reshape(self, name: str, ranges: Sequence[SliceRange]) -> list[RangeOffset]:

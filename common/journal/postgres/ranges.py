@@ -23,11 +23,14 @@ from common.core.journal.slice_ranges import (
 from common.core.journal.statement import Statement
 from common.journal.postgres.offsets import lock_ranges, run_statements
 
-_INSERT = "INSERT INTO projection VALUES ($1, $2, $3, $4, $5, '', '-infinity', $6, $7, $8)"
+_INSERT = (
+    "INSERT INTO projection (name, first_slice, last_slice, position, epoch, owner, lease_until, paused, updated_us, ahead,"
+    " begin_position) VALUES ($1, $2, $3, $4, $5, '', '-infinity', $6, $7, $8, $9)"
+)
 
 
 async def declare(
-    connection: asyncpg.Connection, name: str, ranges: Sequence[SliceRange], now_us: int
+    connection: asyncpg.Connection, name: str, ranges: Sequence[SliceRange], begin: int, now_us: int
 ) -> list[SliceRange]:
     """See ``ProjectionStore.declare``."""
     async with connection.transaction():
@@ -38,7 +41,7 @@ async def declare(
         ]
         missing = missing_ranges(stored, ranges)
         for slices in missing:
-            await connection.execute(_INSERT, name, slices.first, slices.last, 0, 0, False, now_us, "")
+            await connection.execute(_INSERT, name, slices.first, slices.last, begin, 0, False, now_us, "", begin)
     return sorted([*stored, *missing])
 
 
@@ -49,8 +52,8 @@ async def reshape(
     async with connection.transaction():
         await lock_ranges(connection, name)
         rows = await connection.fetch(
-            "SELECT first_slice, last_slice, position, ahead, epoch, paused FROM projection WHERE name = $1"
-            " ORDER BY first_slice FOR UPDATE",
+            "SELECT first_slice, last_slice, position, ahead, epoch, paused, begin_position FROM projection"
+            " WHERE name = $1 ORDER BY first_slice FOR UPDATE",
             name,
         )
         stored = [
@@ -59,6 +62,7 @@ async def reshape(
         ]
         divided = divide(name, stored, ranges)
         epoch, paused = max(row["epoch"] for row in rows) + 1, any(row["paused"] for row in rows)
+        begin = max(row["begin_position"] for row in rows)
         gone, new = changes(stored, divided)
         await connection.execute(
             "DELETE FROM projection WHERE name = $1 AND first_slice = ANY ($2::integer[])",
@@ -68,14 +72,15 @@ async def reshape(
         for one in new:
             ahead = ahead_as_text(one.ahead)
             await connection.execute(
-                _INSERT, name, one.slices.first, one.slices.last, one.position, epoch, paused, now_us, ahead
+                _INSERT, name, one.slices.first, one.slices.last, one.position, epoch, paused, now_us, ahead, begin
             )
     return divided
 
 
-async def move(connection: asyncpg.Connection, name: str, position: int) -> int:
+async def move(connection: asyncpg.Connection, name: str, position: int, statements: Sequence[Statement]) -> int:
     """See ``ProjectionStore.move``."""
     async with connection.transaction():
+        await run_statements(connection, statements)
         await lock_ranges(connection, name)
         rows = await connection.fetch(
             "SELECT paused FROM projection WHERE name = $1 ORDER BY first_slice FOR UPDATE", name
@@ -112,7 +117,7 @@ async def intervene(connection: asyncpg.Connection, name: str, statements: Seque
         await run_statements(connection, statements)
         done: str = await connection.execute(
             "UPDATE projection SET epoch = epoch + 1, owner = '', directed = false, lease_until = '-infinity',"
-            " position = CASE WHEN $2 THEN 0 ELSE position END, ahead = CASE WHEN $2 THEN '' ELSE ahead END,"
+            " position = CASE WHEN $2 THEN begin_position ELSE position END, ahead = CASE WHEN $2 THEN '' ELSE ahead END,"
             " failing = CASE WHEN $2 THEN '' ELSE failing END WHERE name = $1",
             name,
             restart,

@@ -197,16 +197,18 @@ def stats(file: SqliteFile) -> JournalStats:
     )
 
 
-def deleted_ranges(reader: apsw.Connection, after: int, through: int, max_rows: int | None) -> list[StatedRange]:
-    """See ``LogStore.deleted_ranges``."""
+def deleted_entities(
+    reader: apsw.Connection, after: int, through: int, max_rows: int | None
+) -> list[tuple[StatedRange, int]]:
+    """See ``LogStore.deleted_entities``."""
     rows = select(
         reader,
-        "SELECT persistence_id, 1, deleted_to, deleted_reason FROM entity"
+        "SELECT persistence_id, 1, deleted_to, deleted_reason, deleted_position FROM entity"
         " WHERE deleted_position > 0 AND deleted_position > ? AND deleted_position <= ? ORDER BY deleted_position"
         " LIMIT ?",
         (after, through, -1 if max_rows is None else max_rows),
     )
-    return [StatedRange(*row) for row in rows]
+    return [(StatedRange(*row), position) for *row, position in rows]
 
 
 _COVERED = "event.seq_nr <= (SELECT snapshot.seq_nr FROM snapshot WHERE snapshot.entity_no = event.entity_no)"
@@ -424,7 +426,11 @@ class SqliteLog:
 
     async def deleted_ranges(self, after: int, through: int, *, max_rows: int | None = None) -> list[StatedRange]:
         """See ``LogStore.deleted_ranges``."""
-        return await self._connections.read(deleted_ranges, after, through, max_rows)
+        return [stated for stated, _ in await self._connections.read(deleted_entities, after, through, max_rows)]
+
+    async def deleted_entities(self, after: int, through: int, *, max_rows: int) -> list[tuple[StatedRange, int]]:
+        """See ``LogStore.deleted_entities``."""
+        return await self._connections.read(deleted_entities, after, through, max_rows)
 
     async def trim(self, limit: TrimLimit) -> int:
         """See ``LogStore.trim``."""

@@ -52,7 +52,7 @@ def acquire(
     stored = select(writer, "SELECT first_slice, last_slice FROM projection WHERE name = ?", (name,))
     check_ranges(name, slices, [SliceRange(first, last) for first, last in stored])
     key = (name, slices.first, slices.last)
-    writer.execute("INSERT OR IGNORE INTO projection VALUES (?, ?, ?, 0, 0, '', 0, 0, ?, '', '')", (*key, now_us))
+    writer.execute("INSERT OR IGNORE INTO projection VALUES (?, ?, ?, 0, 0, '', 0, 0, ?, '', '', 0)", (*key, now_us))
     position, epoch, holder, lease_until_us, paused, ahead, failing = writer.execute(
         f"SELECT position, epoch, owner, lease_until_us, paused, ahead, failing FROM projection WHERE {_RANGE}", key
     ).get
@@ -173,8 +173,8 @@ def rows(reader: apsw.Connection, now_us: int) -> list[ProjectionRow]:
     """See ``ProjectionStore.rows``."""
     stored = select(
         reader,
-        "SELECT name, first_slice, last_slice, position, epoch, owner, lease_until_us, paused, updated_us, ahead, failing"
-        " FROM projection ORDER BY name, first_slice, last_slice",
+        "SELECT name, first_slice, last_slice, position, epoch, owner, lease_until_us, paused, updated_us, ahead, failing,"
+        " begin_position FROM projection ORDER BY name, first_slice, last_slice",
     )
     return [
         ProjectionRow(
@@ -188,6 +188,7 @@ def rows(reader: apsw.Connection, now_us: int) -> list[ProjectionRow]:
             updated_us=updated_us,
             ahead=ahead_of_text(ahead),
             failing=failure_of_text(failing),
+            begin=begin,
         )
         for (
             name,
@@ -201,6 +202,7 @@ def rows(reader: apsw.Connection, now_us: int) -> list[ProjectionRow]:
             updated_us,
             ahead,
             failing,
+            begin,
         ) in stored
     ]
 
@@ -286,13 +288,13 @@ class SqliteProjections:
         """See ``ProjectionStore.intervene``."""
         return await self._changed(range_changes.intervene, name, statements, restart=restart)
 
-    async def move(self, name: str, position: int) -> int:
+    async def move(self, name: str, position: int, statements: Sequence[Statement] = ()) -> int:
         """See ``ProjectionStore.move``."""
-        return await self._changed(range_changes.move, name, position)
+        return await self._changed(range_changes.move, name, position, statements)
 
-    async def declare(self, name: str, ranges: Sequence[SliceRange]) -> list[SliceRange]:
+    async def declare(self, name: str, ranges: Sequence[SliceRange], begin: int = 0) -> list[SliceRange]:
         """See ``ProjectionStore.declare``."""
-        return await self._changed(range_changes.declare, name, ranges, self._connections.now_us())
+        return await self._changed(range_changes.declare, name, ranges, begin, self._connections.now_us())
 
     async def reshape(self, name: str, ranges: Sequence[SliceRange]) -> list[RangeOffset]:
         """See ``ProjectionStore.reshape``."""

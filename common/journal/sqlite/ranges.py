@@ -26,12 +26,14 @@ from common.journal.sqlite.connection import select
 from common.journal.sqlite_tables import run_statements
 
 
-def declare(writer: apsw.Connection, name: str, ranges: Sequence[SliceRange], now_us: int) -> list[SliceRange]:
+def declare(
+    writer: apsw.Connection, name: str, ranges: Sequence[SliceRange], begin: int, now_us: int
+) -> list[SliceRange]:
     """See ``ProjectionStore.declare``."""
     stored = [one.slices for one in _offsets(writer, name)]
     missing = missing_ranges(stored, ranges)
     for slices in missing:
-        _insert(writer, name, RangeOffset(slices, 0), 0, False, now_us)
+        _insert(writer, name, RangeOffset(slices, begin), 0, False, now_us, begin)
     return sorted([*stored, *missing])
 
 
@@ -40,18 +42,21 @@ def reshape(writer: apsw.Connection, name: str, ranges: Sequence[SliceRange], no
     stored = _offsets(writer, name)
     divided = divide(name, stored, ranges)
     gone, new = changes(stored, divided)
-    epoch, paused = writer.execute("SELECT max(epoch), max(paused) FROM projection WHERE name = ?", (name,)).get
+    epoch, paused, begin = writer.execute(
+        "SELECT max(epoch), max(paused), max(begin_position) FROM projection WHERE name = ?", (name,)
+    ).get
     for slices in gone:
         writer.execute("DELETE FROM projection WHERE name = ? AND first_slice = ?", (name, slices.first))
     for offset in new:
-        _insert(writer, name, offset, epoch + 1, paused, now_us)
+        _insert(writer, name, offset, epoch + 1, paused, now_us, begin)
     return divided
 
 
-def move(writer: apsw.Connection, name: str, position: int) -> int:
+def move(writer: apsw.Connection, name: str, position: int, statements: Sequence[Statement]) -> int:
     """See ``ProjectionStore.move``."""
     if writer.execute("SELECT count(*) FROM projection WHERE name = ? AND NOT paused", (name,)).get:
         raise projection_not_paused(name)
+    run_statements(writer, statements)
     writer.execute(
         "UPDATE projection SET position = ?, ahead = ?, epoch = epoch + 1, failing = '' WHERE name = ?",
         (position, ahead_as_text(()), name),
@@ -76,7 +81,7 @@ def intervene(writer: apsw.Connection, name: str, statements: Sequence[Statement
     run_statements(writer, statements)
     writer.execute(
         "UPDATE projection SET epoch = epoch + 1, owner = '', lease_until_us = 0,"
-        " position = CASE WHEN ?1 THEN 0 ELSE position END, ahead = CASE WHEN ?1 THEN '' ELSE ahead END,"
+        " position = CASE WHEN ?1 THEN begin_position ELSE position END, ahead = CASE WHEN ?1 THEN '' ELSE ahead END,"
         " failing = CASE WHEN ?1 THEN '' ELSE failing END WHERE name = ?2",
         (restart, name),
     )
@@ -92,9 +97,11 @@ def _offsets(writer: apsw.Connection, name: str) -> list[RangeOffset]:
     return [RangeOffset(SliceRange(first, last), at, ahead_of_text(ahead)) for first, last, at, ahead in stored]
 
 
-def _insert(writer: apsw.Connection, name: str, offset: RangeOffset, epoch: int, paused: bool, now_us: int) -> None:
+def _insert(
+    writer: apsw.Connection, name: str, offset: RangeOffset, epoch: int, paused: bool, now_us: int, begin: int
+) -> None:
     writer.execute(
-        "INSERT INTO projection VALUES (?, ?, ?, ?, ?, '', 0, ?, ?, ?, '')",
+        "INSERT INTO projection VALUES (?, ?, ?, ?, ?, '', 0, ?, ?, ?, '', ?)",
         (
             name,
             offset.slices.first,
@@ -104,5 +111,6 @@ def _insert(writer: apsw.Connection, name: str, offset: RangeOffset, epoch: int,
             paused,
             now_us,
             ahead_as_text(offset.ahead),
+            begin,
         ),
     )

@@ -141,6 +141,9 @@ class LogStore(Protocol):
         In the order of those positions; ``max_rows`` gives the first so many.
         """
 
+    async def deleted_entities(self, after: int, through: int, *, max_rows: int) -> list[tuple[StatedRange, int]]:
+        """As ``deleted_ranges``, each with that position: to go on from the last one's."""
+
     async def deleted_of(self, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
         """For those of these entities that lost events to retention: 1 … deleted_to, and the tags of their last event."""
 

@@ -75,6 +75,8 @@ class ProjectionRow:
     is_directed: bool = False
     stayed_s: float = inf
     failing: RangeFailure | None = None
+    begin: int = 0
+    """Where the projection begins when it is reset."""
 
     @property
     def key(self) -> RangeKey:
@@ -122,10 +124,11 @@ class ProjectionStore(Protocol):
     async def accept(self, owner: str) -> None:
         """Say of all ranges that were handed over to ``owner`` that they run there: others may be on their way then."""
 
-    async def declare(self, name: str, ranges: Sequence[SliceRange]) -> list[SliceRange]:
+    async def declare(self, name: str, ranges: Sequence[SliceRange], begin: int = 0) -> list[SliceRange]:
         """The ranges that a projection has, in one step for all nodes: those stored, and ``ranges`` where there are none.
 
-        So the first start makes ``ranges``, each at position 0; afterwards they change by ``reshape`` only.
+        So the first start makes ``ranges``, each at position ``begin``, which stays where it begins; afterwards they change by
+        ``reshape`` only.
         """
 
     async def reshape(self, name: str, ranges: Sequence[SliceRange]) -> list[RangeOffset]:
@@ -184,14 +187,15 @@ class ProjectionStore(Protocol):
     async def intervene(self, name: str, statements: Sequence[Statement], *, restart: bool = False) -> int:
         """Run statements and take every range of a projection from its owner, in one transaction; returns how many ranges.
 
-        With ``restart`` all offsets go back to 0, and none is failing. Raises ``projection.statement_failed``, nothing written.
+        With ``restart`` all offsets go back to where the projection begins, and none is failing.
+        Raises ``projection.statement_failed``, nothing written.
         """
 
-    async def move(self, name: str, position: int) -> int:
-        """Set the offsets of all ranges of a paused projection to ``position``; returns how many ranges there are.
+    async def move(self, name: str, position: int, statements: Sequence[Statement] = ()) -> int:
+        """Set the offsets of all ranges of a paused projection to ``position``, and run statements, in one transaction.
 
-        Events between are left out, or come again, and none of its ranges is failing; nothing else changes.
-        Raises ``projection.not_paused``.
+        Returns how many ranges there are. Events between are left out, or come again, and none of its ranges is failing.
+        Raises ``projection.not_paused``; ``projection.statement_failed``, nothing written.
         """
 
     async def query(self, sql: str, args: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

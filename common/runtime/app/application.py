@@ -26,6 +26,7 @@ from common.core.events.batch import EventBatch
 from common.core.events.ids import check_name
 from common.core.events.transformations import Transformation, Transformed, transform
 from common.core.events.types import EventTypes, StoredAs, check_unique
+from common.core.filters.past import Past
 from common.core.policy.patterns import ID
 from common.core.policy.walls import Wall
 from common.entity.definition import AnyEntity, Definition, define
@@ -94,7 +95,14 @@ class Follow:
     """The subscription's; that of the stream when not given."""
     history: Literal["snapshot", "full", "none"] = "snapshot"
     """What comes before an event with which an entity enters the filter: its latest snapshot and what came after it (all
-    stored events without one), all stored events, or nothing."""
+    stored events without one), all stored events, or nothing.
+    For a handler that takes no snapshots the first means the second."""
+
+    @property
+    def past(self) -> Past:
+        """What the source is asked for."""
+        past = Past(self.history)
+        return Past.FULL if past is Past.SNAPSHOT and not self.handler.snapshots else past
 
     def address(self, default: PeerAddress | None) -> PeerAddress | None:
         """Where the stream is; raises ValueError."""

@@ -14,6 +14,7 @@ from common.core.errors import BackhaulError, ConfigurationError
 from common.core.events.deleted import with_deleted
 from common.core.events.ids import entity_type_of
 from common.journal.stores.journal import Journal
+from common.projection.beginning.leading import takes_no_snapshots
 from common.projection.handler_invoker import EventFlags, HandlerInvoker
 from common.projection.handlers import Handler, OnFailure
 from common.transport.subscription.sinks import Effect, Taken
@@ -57,12 +58,7 @@ class HandlerSink:
         marks = EventFlags(taken.leaving, taken.replaces)
         if handler.sees_deleted and taken.deleted:
             events, moved = with_deleted(events, taken.deleted)
-            of_events = set(moved)
-            marks = EventFlags(
-                {moved[index] for index in taken.leaving},
-                {moved[index] for index in taken.replaces},
-                {index for index in range(len(events)) if index not in of_events},
-            )
+            marks = EventFlags({moved[index] for index in taken.leaving}, {moved[index] for index in taken.replaces})
         if not self._has_tables:
             await self._journal.projections.migrate(handler.name, handler.migrations)
             self._has_tables = True
@@ -70,6 +66,9 @@ class HandlerSink:
             kept = [at for at, name in enumerate(events.persistence_id) if entity_type_of(name) in handler.entity_types]
             events, marks = events.select(kept), _of(marks, kept)
         try:
+            if marks.replaces and not handler.snapshots:
+                index = min(marks.replaces)
+                raise takes_no_snapshots(handler.name, events.persistence_id[index], events.seq_nr[index])
             prepared = await self._work.prepare(events, marks)
             for event in prepared.effects:
                 await self._work.effect(event)
@@ -84,5 +83,4 @@ def _of(marks: EventFlags, kept: list[int]) -> EventFlags:
     return EventFlags(
         [at for at, index in enumerate(kept) if index in marks.leaving],
         [at for at, index in enumerate(kept) if index in marks.replaces],
-        [at for at, index in enumerate(kept) if index in marks.deleted],
     )

@@ -76,7 +76,10 @@ def _reset(question: Question) -> int:
 
 def _move_arguments(parser: ArgumentParser) -> None:
     _name_argument(parser)
-    parser.add_argument("--to", type=number, metavar="POSITION", required=True, help="events behind it come next")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--to", type=number, metavar="POSITION", help="events behind it come next")
+    where.add_argument("--to-time", metavar="TIME", help="behind an order time, RFC 3339 with a zone")
+    where.add_argument("--to-now", action="store_true", help="at the end of the log")
     parser.add_argument("--yes", action="store_true", help="really: events are left out, or come again")
     parser.add_argument("--accept-trimmed", action="store_true", help="although retention may have deleted events")
 
@@ -85,7 +88,8 @@ def _move(question: Question) -> int:
     args = question.args
     if not args.yes:
         raise BackhaulError("cli.usage", "events are left out, or come again", "add --yes if it is what you want")
-    body = {"confirm": args.name, "position": args.to, "accept_trimmed": args.accept_trimmed}
+    body = {"confirm": args.name, "accept_trimmed": args.accept_trimmed}
+    body |= {"order_time": args.to_time} if args.to_time else {"position": "now" if args.to_now else args.to}
     answer = question.client.post(_path(question, "move"), body)
     was = f"between {answer['first']} and {answer['last']}" if answer["first"] != answer["last"] else answer["first"]
     return show(question, answer, f"{args.name} is at {answer['position']}, it was {was}; resume it to go on")

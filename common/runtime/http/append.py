@@ -25,8 +25,8 @@ from common.core.events.batch import join_metadata, join_tags, new_events
 from common.core.events.ids import persistence_id
 from common.core.events.json_text import PAYLOAD_LEVELS_MAX, RawJson, UnfitJson, Visits, check_levels
 from common.core.journal.append import LocalAppend
+from common.core.schedule import time_us
 from common.runtime.http.app import json_response, parse_json, unfit_json
-from common.runtime.http.fields import time_us
 from common.runtime.intake import Intake
 
 _EVENT_KEYS = frozenset(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from datetime import UTC, datetime
 from typing import Final
 
 from starlette.requests import Request
@@ -12,6 +11,7 @@ from starlette.requests import Request
 from common.core.errors import BackhaulError
 from common.core.events.ids import split_persistence_id
 from common.core.events.json_text import TOP_ONLY, Visits
+from common.core.schedule import time_us
 from common.runtime.http.app import read_json
 
 NUMBER_MAX: Final = 2**63 - 1
@@ -50,21 +50,6 @@ def query_number(
     if default is None:
         raise invalid(field, "is missing")
     return default
-
-
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def time_us(text: object) -> int | None:
-    """UTC microseconds of an RFC 3339 time with a zone; None if it is none."""
-    try:
-        time = datetime.fromisoformat(text)  # type: ignore[arg-type]
-        if time.tzinfo is None:
-            return None
-        delta = time - _EPOCH
-    except (TypeError, ValueError):
-        return None
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000 + delta.microseconds
 
 
 def query_time_us(request: Request, field: str) -> int | None:

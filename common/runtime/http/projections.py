@@ -20,9 +20,13 @@ from common.core.journal.range_failure import RangeFailure
 from common.core.journal.slice_ranges import unknown_projection
 from common.core.journal.statement import Statement
 from common.core.members.member import node_of
+from common.core.schedule import time_us
+from common.journal.order_time import position_at
 from common.journal.stores.journal import Journal
 from common.journal.stores.projections import ProjectionRow
 from common.projection import parking, skips
+from common.projection.beginning import covered
+from common.projection.beginning.leading import first_refused
 from common.projection.handlers import Handler
 from common.projection.parking import ParkedForProjection
 from common.projection.progress import ProjectionProgress, ProjectionState
@@ -162,11 +166,17 @@ class _Decisions:
                 "give its Handler reset=[…] with SQL that does",
                 kind=ErrorKind.CONFLICT,
             )
-        deleted_through = (await self._journal.log.stats()).deleted_through
-        if deleted_through and body.get("accept_trimmed") is not True:
-            raise _trimmed(deleted_through)
-        await parking.make_tables(self._journal.projections)
-        statements = [*(Statement(sql) for sql in handler.reset), parking.forget_all(name)]
+        accepts, deleted_through = body.get("accept_trimmed") is True, (await self._journal.log.stats()).deleted_through
+        if not accepts:
+            rows = await self._journal.projections.rows()
+            begin = min((row.begin for row in rows if row.name == name), default=0)
+            await self._check_nothing_missing(name, begin, deleted_through)
+        await self._make_tables()
+        statements = [
+            *(Statement(sql) for sql in handler.reset),
+            parking.forget_all(name),
+            *(covered.accept(name, deleted_through) if accepts else covered.forget(name)),
+        ]
         ranges = await self._journal.projections.intervene(name, statements, restart=True)
         if not ranges:
             raise unknown_projection(name)
@@ -174,15 +184,17 @@ class _Decisions:
         return json_response({"projection": name, "ranges": ranges})
 
     async def move(self, request: Request) -> Response:
-        name, body = _name(request), await json_object(request, {"confirm", "position", "accept_trimmed"})
+        name, body = _name(request), await json_object(request, {"confirm", "position", "order_time", "accept_trimmed"})
         _confirmed(name, body)
-        stats, position = await self._journal.log.stats(), body.get("position")
-        if type(position) is not int or not 0 <= position <= stats.head_position:
-            raise invalid("position", f"must be a whole number from 0 to the head of the log, {stats.head_position}")
-        if position < stats.deleted_through and body.get("accept_trimmed") is not True:
-            raise _trimmed(stats.deleted_through)
+        stats = await self._journal.log.stats()
+        position = await self._position_wanted(body, stats.head_position)
+        accepts = body.get("accept_trimmed") is True
+        if not accepts:
+            await self._check_nothing_missing(name, position, stats.deleted_through)
+        await self._make_tables()
+        statements = covered.accept(name, stats.deleted_through) if accepts else covered.forget(name)
         before = {row.slices: row.position for row in await self._journal.projections.rows() if row.name == name}
-        ranges = await self._journal.projections.move(name, position)
+        ranges = await self._journal.projections.move(name, position, statements)
         if not ranges:
             raise unknown_projection(name)
         first, last = min(before.values(), default=position), max(before.values(), default=position)
@@ -190,6 +202,37 @@ class _Decisions:
             "operator.moved_projection", projection=name, ranges=ranges, position=position, first=first, last=last
         )
         return json_response({"projection": name, "ranges": ranges, "position": position, "first": first, "last": last})
+
+    async def _position_wanted(self, body: Mapping[str, object], head: int) -> int:
+        """The place that `position` ("now" is the log's end) or `order_time` names."""
+        position, order_time = body.get("position"), body.get("order_time")
+        if order_time is not None:
+            wanted_us = time_us(order_time)
+            if wanted_us is None or position is not None:
+                raise invalid(
+                    "order_time", "must be RFC 3339 with a zone (2026-05-04T03:02:01Z), and without a position"
+                )
+            return await position_at(self._journal.log, wanted_us)
+        if position == "now":
+            return head
+        if type(position) is not int or not 0 <= position <= head:
+            raise invalid("position", f"must be a whole number from 0 to the head of the log, {head}, or now")
+        return position
+
+    async def _make_tables(self) -> None:
+        await parking.make_tables(self._journal.projections)
+        await covered.make_tables(self._journal.projections)
+
+    async def _check_nothing_missing(self, name: str, after: int, deleted_through: int) -> None:
+        """Refuse to go back to where events are deleted, unless the handler can be led over them."""
+        if after >= deleted_through:
+            return
+        handler = self._handlers.get(name)
+        if handler is None or not (handler.snapshots or handler.sees_deleted):
+            raise _trimmed(deleted_through)
+        error = await first_refused(self._journal, handler, after, deleted_through)
+        if error is not None:
+            raise _trimmed(deleted_through) from error
 
     async def forget(self, request: Request) -> Response:
         name = _name(request)
@@ -200,8 +243,9 @@ class _Decisions:
                 "take it out of the application or the settings, and restart the service first",
                 kind=ErrorKind.CONFLICT,
             )
-        await parking.make_tables(self._journal.projections)
-        ranges = await self._journal.projections.forget(name, [parking.forget_all(name)])
+        await self._make_tables()
+        statements = [parking.forget_all(name), *covered.forget(name)]
+        ranges = await self._journal.projections.forget(name, statements)
         if not ranges:
             raise unknown_projection(name)
         _log.warning("operator.forgot_projection", projection=name, ranges=ranges)
@@ -235,6 +279,7 @@ def projection_as_json(status: ProjectionStatus) -> dict[str, object]:
         "name": row.name,
         "slices": str(row.slices),
         "position": row.position,
+        "begin": row.begin,
         "behind": lag.events,
         "lag_s": round(lag.seconds, 3),
         "epoch": row.epoch,

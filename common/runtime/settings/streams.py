@@ -17,7 +17,8 @@ from common.core.errors import BackhaulError
 from common.core.events.ids import NAME_MAX_BYTES, text_problem
 from common.core.filters.past import Past
 from common.core.filters.predicates import parse_filter
-from common.core.subscription.messages import StreamLimits
+from common.core.schedule import time_us
+from common.core.subscription.messages import Begin, OrderTime, StreamLimits
 from common.runtime.settings.loading import SettingsConflict, about
 from common.runtime.settings.service import MIB, ServiceSettings
 from common.transport.subscription.catalogue import StreamCatalogue, StreamDefinition
@@ -80,9 +81,12 @@ class StreamSettings(ServiceSettings):
     inbox_max_bytes: int = field(
         default=64 * MIB, metadata=about("Most bytes that wait in one subscription's inbox.", minimum=1024)
     )
-    start_from: Literal["log", "snapshots", "now"] = field(
+    start_from: str = field(
         default="log",
-        metadata=about("Where a new subscription begins: the log's beginning, snapshots, or the log's end."),
+        metadata=about(
+            "Where a new subscription begins: log (its beginning), snapshots, now (its end), or behind an order time, RFC "
+            "3339 with a zone."
+        ),
     )
     on_trimmed: Literal["snapshots", "stop"] = field(
         default="snapshots",
@@ -185,6 +189,17 @@ class StreamSettings(ServiceSettings):
             found[name] = Past(past)
         return found
 
+    def start(self) -> Begin | OrderTime:
+        """Where a new subscription begins. Raises ``SettingsConflict``."""
+        if self.start_from in (Begin.LOG, Begin.SNAPSHOTS, Begin.NOW):
+            return Begin(self.start_from)
+        timestamp_us = time_us(self.start_from)
+        if timestamp_us is None or timestamp_us < 0:
+            raise _wrong(
+                "start_from", self.start_from, "write log, snapshots, now, or a time like 2026-05-04T03:02:01Z"
+            )
+        return OrderTime(timestamp_us)
+
     def check_reachable(self, address: PeerAddress) -> None:
         """Refuse to follow without TLS what is not on this machine, unless that is wanted (`SettingsConflict`)."""
         if not self.uses_tls and not self.insecure and not address.is_loopback:
@@ -199,6 +214,7 @@ class StreamSettings(ServiceSettings):
         """Refuse what does not fit together (`SettingsConflict`)."""
         self._check_order("backoff_min_s", "backoff_max_s")
         self.catalogue()
+        self.start()
         for one in self.followed(default):
             self.check_reachable(one.address)
         if self.into_journal and self.on_diverged == "restart":

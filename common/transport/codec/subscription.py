@@ -7,6 +7,7 @@ so equal ones are equal bytes. Decoding trusts nothing, as in ``push``.
 
 from __future__ import annotations
 
+import re
 from dataclasses import astuple, replace
 from functools import lru_cache
 
@@ -23,6 +24,7 @@ from common.core.subscription.messages import (
     FilterUpdate,
     FromConsumer,
     FromSource,
+    OrderTime,
     Progress,
     Replay,
     StreamLimits,
@@ -36,6 +38,7 @@ from common.transport.codec.wire import events, push
 from common.transport.codec.wire import subscribe as wire
 
 _WALL_MAX_CHARS = 64
+_MICROSECONDS = re.compile(r"[0-9]{1,18}")
 _LANES = {lane.value: lane for lane in DeliveryLane}
 
 
@@ -281,7 +284,7 @@ def _subscribe_to_wire(message: Subscribe) -> wire.Subscribe:
         subscription=message.subscription,
         place=_place_to_wire(message.place),
         desired=wire.StreamFilter(message.requested.version, message.requested.criteria),
-        start=message.start.value,
+        start=_start_to_wire(message.start),
         on_trimmed=message.on_trimmed.value,
         snapshots_if_behind=message.snapshots_if_behind,
         window_bytes=message.limits.window_bytes,
@@ -292,9 +295,18 @@ def _subscribe_to_wire(message: Subscribe) -> wire.Subscribe:
     )
 
 
+def _start_to_wire(start: Begin | OrderTime) -> str:
+    return str(start.timestamp_us) if isinstance(start, OrderTime) else start.value
+
+
+def _start_from_wire(text: str) -> Begin | OrderTime:
+    """Raises ValueError."""
+    return OrderTime(int(text)) if _MICROSECONDS.fullmatch(text) else Begin(text or Begin.LOG)
+
+
 def _subscribe_from_wire(message: wire.Subscribe) -> Subscribe:
     try:
-        start, on_trimmed = Begin(message.start or Begin.LOG), Begin(message.on_trimmed or Begin.SNAPSHOTS)
+        start, on_trimmed = _start_from_wire(message.start), Begin(message.on_trimmed or Begin.SNAPSHOTS)
         past = Past(message.history or Past.SNAPSHOT)
     except ValueError:
         given = [one[:40] for one in (message.start, message.on_trimmed, message.history)]

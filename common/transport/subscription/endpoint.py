@@ -45,6 +45,7 @@ from common.core.subscription.messages import (
     EntityEvents,
     EntityQuery,
     LatestOffset,
+    OrderTime,
     StreamLimits,
     Subscribe,
     Subscribed,
@@ -63,6 +64,7 @@ from common.core.subscription.replay_queue import REPLAYS_MAX
 from common.core.subscription.source import Serving
 from common.core.subscription.withheld import served_parts
 from common.journal.feeds import Feeds
+from common.journal.order_time import position_at
 from common.journal.stores.journal import Journal
 from common.transport.codec import query as query_codec
 from common.transport.codec.subscription import decode_from_consumer
@@ -287,7 +289,7 @@ class SubscriptionEndpoint:
         behind = history.head_position - place.live.position
         if verdict is PlaceVerdict.FIRST:
             scan = await self._scan(served, history) if asked.start is Begin.SNAPSHOTS else None
-            begin = history.head_position if asked.start is Begin.NOW else 0
+            begin = await self._begin(asked.start, history.head_position)
             requested = replace(asked.requested, wall=wall)
             place = ResumePoint(history.journal_id, "", LogCursor(begin, scan=scan), requested, begin=begin)
         elif verdict is not PlaceVerdict.RESUME and not (
@@ -312,6 +314,11 @@ class SubscriptionEndpoint:
             history, stats.deleted_through, resume, place, limits.window_bytes, REPLAYS_MAX, self._now_us()
         )
         return subscribed, serving
+
+    async def _begin(self, start: Begin | OrderTime, head: int) -> int:
+        if isinstance(start, OrderTime):
+            return min(await position_at(self._journal.log, start.timestamp_us), head)
+        return head if start is Begin.NOW else 0
 
     async def _scan(self, served: StreamDefinition, history: History) -> SnapshotScan:
         head = history.head_position

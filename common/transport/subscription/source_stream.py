@@ -22,7 +22,15 @@ from common.core.filters.permission import widens, within
 from common.core.filters.predicates import EVERY_ENTITY, EntityPredicate, Filter, OnlyNew, all_of, parse_filter
 from common.core.firehose.fetch_result import FetchResult
 from common.core.flow.messages import Drain, Heartbeat
-from common.core.subscription.messages import Begin, ConsumerAck, DeliveryLane, FilterUpdate, Replay, Subscribed
+from common.core.subscription.messages import (
+    Begin,
+    ConsumerAck,
+    DeliveryLane,
+    FilterUpdate,
+    OrderTime,
+    Replay,
+    Subscribed,
+)
 from common.core.subscription.place import FilterState, LogCursor, SnapshotScan
 from common.core.subscription.source import Serving
 from common.fail_points import fail_point
@@ -62,7 +70,7 @@ class SourceStream:
         feeds: Feeds,
         served: StreamDefinition,
         allowed: Filter,
-        start: Begin,
+        start: Begin | OrderTime,
         past: Past,
         settings: LaneSettings,
         now_us: Callable[[], int],

@@ -9,7 +9,7 @@ import trio
 
 from common.core.filters.past import Past
 from common.core.flow.measures import CodeCounts
-from common.core.subscription.messages import Begin, StreamLimits
+from common.core.subscription.messages import Begin, OrderTime, StreamLimits
 from common.journal.head_signal import HeadSignal
 
 
@@ -24,7 +24,7 @@ class SubscriptionSettings:
     stream_id: str
     consumer_id: str
     limits: StreamLimits
-    start: Begin = Begin.LOG
+    start: Begin | OrderTime = Begin.LOG
     on_trimmed: Begin = Begin.SNAPSHOTS
     on_diverged: Literal["stop", "restart"] = "stop"
     snapshots_if_behind: int = 0

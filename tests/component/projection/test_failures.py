@@ -151,17 +151,16 @@ async def test_summaries_measure_lag_from_the_journal(autojump_clock: MockClock)
     assert (idle.row.name, idle.lag.events, other.row.name, other.lag.events) == ("idle", 0, "mendable", 16)
 
 
-async def test_a_start_behind_retention_says_so(autojump_clock: MockClock) -> None:
+async def test_a_start_behind_retention_stops_and_says_so(autojump_clock: MockClock) -> None:
     journal = staged_journal()
     await store(journal, Random(20), 10)
     await trio.sleep(1)
     await journal.log.trim(TrimLimit(through=5, max_events=100))
-    commits = Commits()
     with structlog.testing.capture_logs() as lines:
-        async with running(journal, commits=commits):
-            await commits.reach(5)
-    [line] = logged(lines, "projection.trimmed")
-    assert (line["position"], line["deleted_through"], line["first_position"]) == (0, 5, 6)
+        async with running(journal) as [progress]:
+            await trio.sleep(10)
+            assert (progress.position, progress.events) == (0, 0)
+    assert {line["code"] for line in logged(lines, "projection.failed")} == {"projection.trimmed"}
 
 
 async def test_an_offset_beyond_the_log_is_refused_instead_of_leaving_out_what_comes(autojump_clock: MockClock) -> None:

@@ -11,7 +11,7 @@ from common.core.events.stated_range import StatedRange
 from common.core.filters.past import Past
 from common.core.filters.predicates import EntityPredicate
 from common.core.journal.admission import GONE_REASONS
-from common.core.subscription.messages import Deliver, DeliveryLane, FromSource, Progress
+from common.core.subscription.messages import Deliver, DeliveryLane, FromSource, OrderTime, Progress
 from common.core.subscription.place import reached_by
 from tests.simulation.disks import Disk
 from tests.simulation.down.facts import History, Number, Received, Row, Stated, StreamWatch
@@ -210,10 +210,14 @@ class LeavingIsMarked(DownChecker):
 
 
 class NothingBeforeTheBeginning(DownChecker):
-    """Who began from now is given nothing of before."""
+    """Who began from now or behind an order time is given nothing of before, and a beginning is not behind its time."""
 
     def received(self, commit: Received) -> None:
-        begin = commit.watch.place.begin if commit.watch.place else 0
+        begin, start = commit.watch.place.begin if commit.watch.place else 0, commit.watch.start
+        if begin and isinstance(start, OrderTime):
+            at_us = commit.watch.source.disk.history.timestamp_us[begin - 1]
+            if at_us > start.timestamp_us:
+                self.complain(f"{commit.disk.name} began at {begin}, of {at_us}, and not behind {start.timestamp_us}")
         for row in commit.rows:
             if begin and not row.replaces and row.event.position <= begin:
                 self.complain(

@@ -18,12 +18,14 @@ from common.core.filters.permission import within
 from common.core.filters.predicates import AllOf, EntityPredicate, Filter, OnlyNew, parse_filter
 from common.core.subscription.messages import (
     BackfillDone,
+    Begin,
     Deliver,
     DeliveryLane,
     FilterApplied,
     FilterUpdate,
     FromConsumer,
     FromSource,
+    OrderTime,
     Progress,
     Subscribe,
     Subscribed,
@@ -142,6 +144,7 @@ class StreamWatch:
         self.allowed: Filter = parse_filter("[]")
         self.types: frozenset[str] = frozenset()
         self.past = Past.SNAPSHOT
+        self.start: Begin | OrderTime = Begin.LOG
         self.place: ResumePoint | None = None
         self.stated: dict[str, list[Stated]] = {}
         self.leaving: dict[Number, set[bool]] = {}
@@ -178,6 +181,7 @@ class StreamWatch:
                 self.name = message.subscription
                 self.allowed = parse_filter(ENFORCED.get(message.stream_id, "[]").replace("{id}", self.edge))
                 self.past = message.past
+                self.start = message.start
                 self.types = STREAM_TYPES.get(message.stream_id, frozenset({message.stream_id}))
                 asked = (message.requested, message.place.applied, message.place.next)
                 self._asked = {one.version: one for one in asked if one is not None}

@@ -29,7 +29,7 @@ from common.journal.memory.state import MemoryState
 from common.journal.memory.subscriptions import MemorySubscriptions
 from common.journal.stores.journal import Journal
 from common.journal.stores.leases import Lease
-from common.journal.stores.log import LogPage
+from common.journal.stores.log import LogPage, LogStore
 from common.journal.stores.subscriptions import ReceivedCommit
 
 
@@ -78,6 +78,11 @@ async def page_of_one(
 async def first_of_all(_journal: Journal, _name: str, from_seq_nr: int, _position: int) -> int:
     """Nothing of an entity is before the consumer's beginning."""
     return from_seq_nr
+
+
+async def position_of_now(log: LogStore, _timestamp_us: int) -> int:
+    """An order time is the present."""
+    return (await log.stats()).head_position
 
 
 def admit_each_message_alone(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from random import Random
 from tempfile import mkdtemp
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from common.core.filters.past import Past
 from tests.simulation.facts import CLOUD
+from tests.support.builders import START_US
 
 ORDERS: Final = "orders"
 SENSORS: Final = "sensors"
@@ -66,7 +68,8 @@ class DownPlan:
     snapshot_every: int
     """N of the built-in rule; 0 = it is off."""
     retention_age_s: float | None
-    start_from: Literal["log", "snapshots", "now"]
+    start_from: str
+    """As the setting: log, snapshots, now, or an order time."""
     snapshots_if_behind: int
     ack_s: float
     inbox_max_bytes: int
@@ -107,7 +110,7 @@ def draw_down_plan(seed: int, edges: tuple[str, ...], faults_s: float) -> DownPl
         snapshot_s=chance.choice((0.0, 1.0, 4.0)),
         snapshot_every=chance.choice((0, 0, 2, 5)),
         retention_age_s=chance.choice((None, None, 1.0, 5.0, 20.0)),
-        start_from=_start_from(chance, seed),
+        start_from=_start_from(chance, seed, faults_s),
         snapshots_if_behind=chance.choice((0, 0, 0, 10)),
         ack_s=chance.choice((0.5, 2.0, 8.0)),
         inbox_max_bytes=chance.choice((4_096, 1_000_000, 1_000_000)),
@@ -118,9 +121,14 @@ def draw_down_plan(seed: int, edges: tuple[str, ...], faults_s: float) -> DownPl
     )
 
 
-def _start_from(chance: Random, seed: int) -> Literal["log", "snapshots", "now"]:
-    start: Literal["log", "snapshots"] = "log" if chance.random() < 0.5 else "snapshots"
-    return "now" if Random(f"beginning {seed}").random() < 0.15 else start
+def _start_from(chance: Random, seed: int, faults_s: float) -> str:
+    start, beginning = "log" if chance.random() < 0.5 else "snapshots", Random(f"beginning {seed}")
+    if beginning.random() >= 0.15:
+        return start
+    if beginning.random() < 0.6:
+        return "now"
+    at_us = START_US + round(beginning.uniform(0, faults_s) * 1e6)
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at_us)).isoformat()
 
 
 def draw_criteria(chance: Random, edges: tuple[str, ...]) -> str:

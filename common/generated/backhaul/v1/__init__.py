@@ -497,7 +497,7 @@ class Subscribe(betterproto.Message):
 
     start: str = betterproto.string_field(7)
     """
-    Where one that was never subscribed begins: "log", "snapshots" or "now" (at the log's end).
+    Where one that was never subscribed begins: "log", "snapshots", "now" (at the log's end), or behind an order time in us.
     """
 
     on_trimmed: str = betterproto.string_field(8)

@@ -77,9 +77,9 @@ async def test_a_handler_is_told_what_leaves_the_filter_and_what_is_a_snapshot(
         note(event)
 
     orders = frozenset({"Order"})
-    handler = Handler("notes", each=note, entity_types=orders)
+    handler = Handler("notes", each=note, entity_types=orders, snapshots=True)
     if form == "effect":
-        handler = Handler("notes", effect=note_elsewhere, entity_types=orders)
+        handler = Handler("notes", effect=note_elsewhere, entity_types=orders, snapshots=True)
     world, late = (
         SubscriptionWorld(catalogue=StreamCatalogue([StreamDefinition("all", frozenset())])),
         LateJournal(),
@@ -108,7 +108,7 @@ async def test_marks_stay_with_their_events_when_others_are_not_the_handlers(aut
     def note(event: Event) -> None:
         seen.append((event.entity_id, event.leaving, event.replaces))
 
-    handler = Handler("notes", each=note, entity_types=frozenset({"Order"}))
+    handler = Handler("notes", each=note, entity_types=frozenset({"Order"}), snapshots=True)
     taken = Taken(
         events("Alien|x", "Order|a", "Alien|y", "Order|b"), frozenset({3}), frozenset({0, 1}), (), NO_RESUME_POINT
     )

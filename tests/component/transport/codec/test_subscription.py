@@ -27,6 +27,7 @@ from common.core.subscription.messages import (
     FromConsumer,
     FromSource,
     LatestOffset,
+    OrderTime,
     Progress,
     Replay,
     StreamLimits,
@@ -89,6 +90,10 @@ FROM_CONSUMER: dict[str, FromConsumer] = {
     "subscribe_now": Subscribe(
         "orders", "edge-1", "orders", replace(PLACE, begin=40), FilterState(5, "[]"), StreamLimits(1_000, 100, 10), 9,
         Begin.NOW,
+    ),
+    "subscribe_order_time": Subscribe(
+        "orders", "edge-1", "orders", PLACE, FilterState(5, "[]"), StreamLimits(1_000, 100, 10), 9,
+        OrderTime(1_700_000_000_000_001),
     ),
     "filter_update": FilterUpdate(6, '[{"include_tags":["ü"]}]'),
     "ack": ConsumerAck(300),
