@@ -71,6 +71,11 @@ class EventSourced(ABC, Generic[S, C, E]):
 
     Retention may delete the events at and below an entity's latest snapshot; without snapshots it deletes none.
     """
+    snapshot_says_last_event: bool = False
+    """A state says no more than the entity's last event does: then its snapshot may be seen by who may see that event.
+
+    Else one may be seen only by who may see all events that it sums up (``docs/guide/subscriptions.md``).
+    """
     ignored_events: Sequence[str] = ()
     """Stored event types that no longer matter to the state."""
 

@@ -65,4 +65,5 @@ class SnapshotWriter:
                 repeat_key=definition.entity_type,
             )
             return None
-        return NewSnapshot(name, seq_nr, event_type, codec, payload, metadata=metadata)
+        says_last_event = definition.entity.snapshot_says_last_event
+        return NewSnapshot(name, seq_nr, event_type, codec, payload, metadata=metadata, says_last_event=says_last_event)

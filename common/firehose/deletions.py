@@ -12,7 +12,7 @@ from dataclasses import replace
 from common.core.events.batch import EventBatch, predecessor_tags
 from common.core.events.stated_range import StatedRange
 from common.core.firehose.catch_up import DeletedEntity, cap_to_stored
-from common.core.journal.snapshot import reached_by_snapshots, snapshot_batch
+from common.core.journal.snapshot import folded_by, reached_by_snapshots, snapshot_batch
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import LogPage, LogStore
 
@@ -29,8 +29,10 @@ async def find_deleted(
     names = [one.persistence_id for one in capped]
     last_tags = {stated.persistence_id: tags for stated, tags in await journal.log.deleted_of(names)}
     tag_sets = await journal.log.tag_sets(names)
-    left = [await _what_is_left(journal, stated, last_tags[stated.persistence_id]) for stated in capped]
-    return page, [replace(one, tag_sets=tag_sets.get(one.gone.persistence_id)) for one in left]
+    return page, [
+        await _what_is_left(journal, stated, last_tags[stated.persistence_id], tag_sets.get(stated.persistence_id))
+        for stated in capped
+    ]
 
 
 async def ranges_gone(
@@ -69,7 +71,9 @@ def _cut(page: LogPage, through: int) -> LogPage:
     return replace(page, events=page.events.slice(0, fitting), through=through)
 
 
-async def _what_is_left(journal: Journal, gone: StatedRange, last_tags: str) -> DeletedEntity:
+async def _what_is_left(
+    journal: Journal, gone: StatedRange, last_tags: str, tag_sets: frozenset[str] | None
+) -> DeletedEntity:
     """Tags of the last removed event are known from the one after it, else they are the last that the entity had."""
     snapshot = await journal.snapshots.get(gone.persistence_id)
     next_seq_nr = gone.to_seq_nr + 1
@@ -77,4 +81,5 @@ async def _what_is_left(journal: Journal, gone: StatedRange, last_tags: str) -> 
     tags = predecessor_tags(following.tags[0], following.prev_tags[0]) if following else last_tags
     if snapshot is None:
         return DeletedEntity(gone, tags, EventBatch())
-    return DeletedEntity(gone, tags, snapshot_batch([snapshot]), reached_by_snapshots([snapshot]))
+    reached = reached_by_snapshots([snapshot])
+    return DeletedEntity(gone, tags, snapshot_batch([snapshot]), reached, folded_by(snapshot, tag_sets))

@@ -99,6 +99,7 @@ def _taken(events: EventBatch, every: Mapping[str, int]) -> list[NewSnapshot]:
             events.payload[index],
             events.tags[index],
             events.metadata[index],
+            says_last_event=True,
         )
         for index in due_snapshots(events, every)
     ]

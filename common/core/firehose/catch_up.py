@@ -35,7 +35,7 @@ class DeletedEntity:
     """An entity of which events were removed within a page: what is gone, and what is left to judge and to tell.
 
     ``tags`` are those of its last removed event, as far as they can be known. ``snapshot`` is one event, or none;
-    ``reached`` the highest position of what it stands for, ``tag_sets`` the tags that the entity's events had, if known.
+    ``reached`` the highest position of what it stands for, ``tag_sets`` the tags of the events that it folds, if known.
     """
 
     gone: StatedRange

@@ -22,7 +22,8 @@ class NewSnapshot:
     """What an application or a rule gives: the state of an entity after its event ``seq_nr``, as an event.
 
     Tags are those of that event; ``tags`` is used only when the event is no longer there. ``tags`` and ``metadata`` are
-    joined as in a batch's columns.
+    joined as in a batch's columns. ``says_last_event``: it says no more than that event; it counts
+    only while the event is there when the snapshot is stored.
     """
 
     persistence_id: str
@@ -32,6 +33,7 @@ class NewSnapshot:
     payload: bytes
     tags: str = ""
     metadata: str = ""
+    says_last_event: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Snapshot:
     metadata: str
     taken_position: int
     """Head of the log when it was stored."""
+    says_last_event: bool = False
+    """It says no more than the event with its number, whose tags it has."""
 
 
 def admit_snapshot(new: NewSnapshot, *, reached: int, deleted_to: int, stored: int) -> bool:
@@ -77,6 +81,11 @@ def admit_snapshot(new: NewSnapshot, *, reached: int, deleted_to: int, stored: i
             details={"persistence_id": new.persistence_id, "seq_nr": new.seq_nr, "reached": reached},
         )
     return new.seq_nr > stored and new.seq_nr >= deleted_to
+
+
+def folded_by(snapshot: Snapshot, tag_sets: frozenset[str] | None) -> frozenset[str] | None:
+    """The tags of the events that a snapshot says something of, where its entity's had ``tag_sets`` (None = unknown)."""
+    return frozenset({snapshot.tags}) if snapshot.says_last_event else tag_sets
 
 
 class LeadOver(StrEnum):

@@ -59,7 +59,7 @@ class EntityPage:
 
     ``events`` are consecutive; ``first_stored`` is the first number from there on that is not deleted, ``is_last`` whether
     nothing follows them that is to be replayed. ``last_tags`` are those of the last deleted event and
-    ``deleted_position`` its place; ``tag_sets`` are the tags that the entity's events had, None where they are not known.
+    ``deleted_position`` its place; ``tag_sets`` are the tags of the events that the snapshot folds, None where not known.
     """
 
     events: EventBatch

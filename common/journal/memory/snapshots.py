@@ -66,6 +66,7 @@ class MemorySnapshots:
             tags,
             new.metadata,
             draft.head_position,
+            new.says_last_event and index is not None,
         )
 
     async def get(self, persistence_id: str) -> Snapshot | None:

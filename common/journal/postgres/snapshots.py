@@ -14,16 +14,16 @@ from common.journal.snapshot_watermark import LOOK_EVENTS
 
 _COLUMNS = (
     "persistence_id, seq_nr, position, timestamp_us, stored_us, event_time_us, event_type, codec, payload, tags,"
-    " metadata, taken_position"
+    " metadata, taken_position, says_last_event"
 )
 # Another node may have stored a later one meanwhile: that one stays.
 _PUT = f"""
 INSERT INTO snapshot (entity_no, {_COLUMNS})
 SELECT u.no, u.name, u.seq_nr, coalesce(event.position, 0), coalesce(event.timestamp_us, 0),
        coalesce(event.stored_us, $8), coalesce(event.event_time_us, 0), u.type, u.codec, u.payload,
-       coalesce(event.tags, u.tags), u.metadata, head.position
-FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bytea[], $7::text[], $9::text[])
-     AS u (no, name, seq_nr, type, codec, payload, tags, metadata)
+       coalesce(event.tags, u.tags), u.metadata, head.position, u.says_last AND event.position IS NOT NULL
+FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bytea[], $7::text[], $9::text[], $10::bool[])
+     AS u (no, name, seq_nr, type, codec, payload, tags, metadata, says_last)
 CROSS JOIN head LEFT JOIN event ON event.entity_no = u.no AND event.seq_nr = u.seq_nr
 ON CONFLICT (entity_no) DO UPDATE
 SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS.split(", ")[1:])}
@@ -76,6 +76,7 @@ async def _write(
         [new.tags for new in snapshots],
         now_us,
         [new.metadata for new in snapshots],
+        [new.says_last_event for new in snapshots],
     )
     return {row[0] for row in rows}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import repeat
 from typing import Any
 
@@ -19,7 +20,7 @@ from common.journal.sqlite.selected import of_types
 
 _COLUMNS = (
     "persistence_id, seq_nr, position, timestamp_us, stored_us, event_time_us, event_type, codec, payload, tags,"
-    " metadata, taken_position"
+    " metadata, taken_position, says_last_event"
 )
 _REPLACE = "ON CONFLICT (entity_no) DO UPDATE SET " + ", ".join(
     f"{name} = excluded.{name}" for name in _COLUMNS.split(", ")[1:]
@@ -74,14 +75,19 @@ def _write(writer: apsw.Connection, snapshots: list[NewSnapshot], entity_no: dic
         [row[4] for row in facts],
         [new.metadata for new in snapshots],
         repeat(head_position(writer), len(snapshots)),
+        [int(new.says_last_event and number in there) for number, new in zip(numbers, snapshots, strict=True)],
     )
-    insert_rows(writer, "snapshot", 13, columns, _REPLACE)
+    insert_rows(writer, "snapshot", 14, columns, _REPLACE)
 
 
 def get(reader: apsw.Connection, persistence_id: str) -> Snapshot | None:
     """See ``SnapshotStore.snapshot``."""
     row = reader.execute(f"SELECT {_COLUMNS} FROM snapshot WHERE persistence_id = ?", (persistence_id,)).get
-    return Snapshot(*row) if row else None
+    return _snapshot(row) if row else None
+
+
+def _snapshot(row: Sequence[Any]) -> Snapshot:
+    return replace(Snapshot(*row), says_last_event=bool(row[-1]))
 
 
 def page(
@@ -102,7 +108,7 @@ def page(
             ).get
             wanted = max(fit, 1 if count and not found else 0)
             rows = select(reader, f"SELECT {_COLUMNS} FROM snapshot WHERE {where}", (*args[:-1], wanted))
-            found += [Snapshot(*row) for row in rows]
+            found += [_snapshot(row) for row in rows]
             max_bytes -= sum(len(snapshot.payload) + EVENT_OVERHEAD_BYTES for snapshot in found[-wanted:] if wanted)
             if wanted < count or len(found) >= max_rows:
                 break

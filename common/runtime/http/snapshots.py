@@ -3,11 +3,14 @@
     {"seq_nr": 42, "event_type": "State", "payload": {"celsius": 21.5}}
 
 ``seq_nr`` is the journal's number of the last event that the snapshot includes. Optional: ``codec`` with
-``payload_base64`` instead of ``payload``, ``metadata``, and ``tags`` for when that event is no longer there. Storing one
+``payload_base64`` instead of ``payload``, ``metadata``, ``tags`` for when that event is no longer there, and
+``says_last_event``: true if it says no more than that event, so that it may be seen where the event may be. Storing one
 that is not newer than the stored one changes nothing and is no error, so a request may be repeated.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,7 +28,7 @@ from common.runtime.http.append import EVENT_VISITS, parse_body
 from common.runtime.http.event_json import event_as_json
 from common.runtime.http.fields import check_query, invalid, json_object
 
-_KEYS = frozenset({"seq_nr", "event_type", "payload", "payload_base64", "codec", "tags", "metadata"})
+_KEYS = frozenset({"seq_nr", "event_type", "payload", "payload_base64", "codec", "tags", "metadata", "says_last_event"})
 
 
 def snapshot_routes(
@@ -50,7 +53,10 @@ def snapshot_routes(
         seq_nr = body.pop("seq_nr", None)
         if type(seq_nr) is not int or not 1 <= seq_nr < 2**63:
             raise invalid("seq_nr", "must be a whole number from 1")
-        new = _as_new(await named(request), seq_nr, body, event_max_bytes)
+        says_last_event = body.pop("says_last_event", False)
+        if not isinstance(says_last_event, bool):
+            raise invalid("says_last_event", "must be true or false")
+        new = replace(_as_new(await named(request), seq_nr, body, event_max_bytes), says_last_event=says_last_event)
         [stored] = await journal.snapshots.put([new])
         entity_type, _, entity_id = new.persistence_id.partition(SEPARATOR)
         return json_response(
@@ -70,7 +76,8 @@ def snapshot_routes(
                 kind=ErrorKind.NOT_FOUND,
             )
         shown = event_as_json(snapshot_batch([snapshot]).envelope(0))
-        return json_response({**shown, "taken_position": snapshot.taken_position})
+        about = {"taken_position": snapshot.taken_position, "says_last_event": snapshot.says_last_event}
+        return json_response(shown | about)
 
     return [
         Route("/v1/snapshots/{type}/{id:path}", put, methods=["PUT"]),

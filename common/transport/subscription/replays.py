@@ -10,7 +10,7 @@ from common.core.events.stated_range import StatedRange
 from common.core.filters.past import Past
 from common.core.filters.permission import may_see_folded
 from common.core.filters.predicates import EntityPredicate
-from common.core.journal.snapshot import reached_by_snapshots, snapshot_batch
+from common.core.journal.snapshot import folded_by, reached_by_snapshots, snapshot_batch
 from common.core.subscription.messages import Deliver, DeliveryLane
 from common.core.subscription.replay import BEFORE_START, WITHHELD, EntityPage, QueuedReplay, ReplayPart, replay_page
 from common.core.subscription.source import Serving
@@ -53,7 +53,7 @@ async def send_snapshot_page(
         withheld = [
             one.persistence_id
             for one in page
-            if not may_see_folded(predicate, one.persistence_id, sets.get(one.persistence_id))
+            if not may_see_folded(predicate, one.persistence_id, folded_by(one, sets.get(one.persistence_id)))
         ]
         unseen = {name for name in withheld if not _may_select(wanted, name, sets.get(name))}
         chosen = [one for one in chosen if one.persistence_id not in withheld]
@@ -197,13 +197,15 @@ async def entity_page(
     first_stored = found.seq_nr[0] if found else min(last, head.deleted_to if head else 0) + 1
     page = EntityPage(events, first_stored, is_last)
     if first < first_stored or past is Past.SNAPSHOT:
-        snapshot = await journal.snapshots.get(name)
+        snapshot, tag_sets = await journal.snapshots.get(name), None
+        if snapshot is not None and wanted.permits_by_tags:
+            tag_sets = folded_by(snapshot, (await journal.log.tag_sets([name])).get(name))
         page = replace(
             page,
             last_tags=predecessor_tags(found.tags[0], found.prev_tags[0]) if found else head.tags if head else "",
             deleted_position=head.deleted_position if head else 0,
             snapshot=snapshot,
-            tag_sets=((await journal.log.tag_sets([name])).get(name) if snapshot and wanted.permits_by_tags else None),
+            tag_sets=tag_sets,
         )
     return replay_page(replay, page, wanted, past)
 

@@ -192,6 +192,32 @@ async def snapshots_of(source: Journal, seq_nr: int, tags: str) -> None:
     await source.snapshots.put([NewSnapshot(name, seq_nr, "State", "json", b'"all"', tags) for name in NAMES])
 
 
+@pytest.mark.parametrize("sites", [[THERE, THERE, HERE], [HERE, HERE, THERE]])
+@pytest.mark.parametrize("is_trimmed", [False, True])
+@pytest.mark.parametrize("start", [Begin.LOG, Begin.SNAPSHOTS])
+async def test_a_snapshot_that_says_no_more_than_the_last_event_passes_if_that_may_be_seen(
+    autojump_clock: MockClock, sites: list[str], *, is_trimmed: bool, start: Begin
+) -> None:
+    world = world_with_wall()
+    async with reported(world, sites) as source:
+        await source.snapshots.put(
+            [NewSnapshot(name, 3, "State", "json", b'"last"', says_last_event=True) for name in NAMES]
+        )
+        if is_trimmed:
+            await source.log.trim(TrimLimit(3 * len(NAMES), 100))
+        may_pass = sites[-1] == HERE
+        async with world.consumer(stream_id="orders", start=start) as (consumer, state):
+            await wait_for_position(state, 3 * len(NAMES))
+            await trio.sleep(5)
+            rows = [row for row in await whole_inbox(consumer) if not row.is_deleted]
+            assert state.awaiting == 0
+        snapshots = [row for row in rows if row.replaces]
+        assert len(snapshots) == (len(NAMES) if may_pass else 0)
+        answer = await entity_events(world, NAMES[0])
+        assert answer.begins_with_snapshot == (is_trimmed and may_pass)
+        assert b'"last"' not in answer.events.payload or may_pass
+
+
 @pytest.mark.parametrize("sites", [[HERE, HERE, HERE], [HERE, THERE, HERE], [THERE, HERE, HERE, HERE]])
 @pytest.mark.parametrize("is_trimmed", [False, True])
 @pytest.mark.parametrize("start", [Begin.LOG, Begin.SNAPSHOTS])
