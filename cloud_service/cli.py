@@ -23,6 +23,7 @@ from common.runtime.cli.log_level import LOG_LEVEL
 from common.runtime.cli.nodes import NODES
 from common.runtime.cli.policy import POLICY
 from common.runtime.cli.projections import PROJECTIONS
+from common.runtime.cli.snapshots import SNAPSHOTS
 from common.runtime.cli.subscriptions import INBOX, SUBSCRIPTIONS
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ CLOUD = cli.Program(
         *PROJECTIONS,
         *ENTITIES,
         *TRANSFERS,
+        *SNAPSHOTS,
         *SUBSCRIPTIONS,
         *INBOX,
     ),

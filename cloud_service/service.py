@@ -109,6 +109,7 @@ async def serve(
             now_us=environment.now_us,
             chance=environment.chance,
             event_max_bytes=settings.event_max_bytes,
+            snapshots_kept=settings.snapshots_kept,
         ) as running,
         open_firehose(journal, poll_s=settings.poll_interval_s, summary_s=settings.summary_interval_s) as firehose,
     ):
@@ -292,7 +293,12 @@ class _Node:
                     *read_routes(journal),
                     *parked_routes(journal, self._policy.may_write),
                     *owner_routes(journal, self._policy),
-                    *snapshot_routes(journal, settings.event_max_bytes, admitted=running.application.admitted),
+                    *snapshot_routes(
+                        journal,
+                        settings.event_max_bytes,
+                        admitted=running.application.admitted,
+                        kept=settings.snapshots_kept,
+                    ),
                     *origin_routes(journal),
                     *node_routes(journal, self._environment.now_us),
                     *self._fleet_view.routes(),
@@ -359,6 +365,7 @@ class _Node:
                         owner=self._owner,
                         settings=projecting,
                         random=self._environment.chance,
+                        kept=self._settings.snapshots_kept,
                     )
                 )
             nursery.start_soon(self.endpoint.follow_filters, self._settings.poll_interval_s)

@@ -18,6 +18,7 @@ from common.runtime.cli.live.top import TOP
 from common.runtime.cli.log_level import LOG_LEVEL
 from common.runtime.cli.policy import POLICY
 from common.runtime.cli.projections import PROJECTIONS
+from common.runtime.cli.snapshots import SNAPSHOTS
 from common.runtime.cli.subscriptions import INBOX, SUBSCRIPTIONS
 from edge_service.settings import PREFIX, EdgeSettings
 
@@ -60,6 +61,7 @@ EDGE = cli.Program(
         *IDENTITIES,
         *PROJECTIONS,
         *ENTITIES,
+        *SNAPSHOTS,
         *SUBSCRIPTIONS,
         *INBOX,
     ),

@@ -92,6 +92,7 @@ async def serve(
             chance=environment.chance,
             id_prefix=settings.entity_id_prefix,
             event_max_bytes=settings.event_max_bytes,
+            snapshots_kept=settings.snapshots_kept,
         ) as running,
     ):
         edge = _Edge(settings, environment, running, commit, owner=owner, cap_bytes=cap_bytes)
@@ -221,7 +222,11 @@ class _Edge:
                         journal, running.handlers, now_us=self._environment.now_us, progress=running.progress
                     ),
                     *snapshot_routes(
-                        journal, settings.event_max_bytes, settings.entity_id_prefix, running.application.admitted
+                        journal,
+                        settings.event_max_bytes,
+                        settings.entity_id_prefix,
+                        running.application.admitted,
+                        settings.snapshots_kept,
                     ),
                     *subscription_routes(journal, self.subscriptions.states, stop, heartbeat_s=settings.heartbeat_s),
                     *health_routes(new_readiness(self.watch, stop), self._status, self._metrics),
@@ -391,4 +396,5 @@ async def _take_snapshots(settings: EdgeSettings, environment: Environment, jour
         owner=environment.new_id(),
         settings=_projecting(settings),
         random=environment.chance,
+        kept=settings.snapshots_kept,
     )

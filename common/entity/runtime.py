@@ -104,7 +104,9 @@ class Entities:
         self._attention = trio.lowlevel.ParkingLot()
         self._again: deque[LiveEntity] = deque()
         self._more = trio.lowlevel.ParkingLot()
-        self._snapshots = SnapshotWriter(journal, settings.snapshots_waiting_max, settings.retry_s)
+        self._snapshots = SnapshotWriter(
+            journal, settings.snapshots_waiting_max, settings.retry_s, settings.snapshots_kept
+        )
 
     @property
     def cached(self) -> int:

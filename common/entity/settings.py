@@ -13,7 +13,7 @@ class EntitySettings:
     not answered within ``deadline_s`` is given up, which is looked at every ``deadline_look_s``. One append holds at most
     ``append_commands_max`` commands of an entity. ``recoveries`` entities are read from the journal at a time. An entity
     that another writer was first at within the last ``contended_s`` pauses up to ``contended_pause_s`` before its next
-    append, so that each of them gets its turn.
+    append, so that each of them gets its turn. Of an entity's snapshots the latest ``snapshots_kept`` are kept.
     """
 
     cached_max: int = 10_000
@@ -29,3 +29,4 @@ class EntitySettings:
     contended_s: float = 1.0
     contended_pause_s: float = 0.02
     retry_s: float = 0.5
+    snapshots_kept: int = 1

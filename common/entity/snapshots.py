@@ -24,8 +24,9 @@ _AT_A_TIME: Final = 100
 class SnapshotWriter:
     """``add`` is called after a commit; ``run`` is started by the owner."""
 
-    def __init__(self, journal: Journal, waiting_max: int, retry_s: float) -> None:
+    def __init__(self, journal: Journal, waiting_max: int, retry_s: float, kept: int) -> None:
         self._journal = journal
+        self._kept = kept
         self._waiting_max = waiting_max
         self._retry_s = retry_s
         self._waiting: dict[str, tuple[Definition, Any, int]] = {}
@@ -48,7 +49,7 @@ class SnapshotWriter:
             encoded = [self._encoded(name, *self._waiting.pop(name)) for name in names]
             snapshots = [snapshot for snapshot in encoded if snapshot is not None]
             try:
-                await self._journal.snapshots.put(snapshots)
+                await self._journal.snapshots.put(snapshots, keep=self._kept)
             except BackhaulError as error:
                 _log.warning("entity.snapshots_failed", count=len(snapshots), code=error.code, reason=error.message)
                 await trio.sleep(self._retry_s)

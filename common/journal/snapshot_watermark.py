@@ -1,7 +1,8 @@
 """Up to where snapshots cover the log: looked for in short reads, and remembered, because it only ever goes up.
 
 An event that is deleted or at or below its entity's snapshot stays so: snapshots are replaced by later ones, and what is
-stored later is stored behind. So the search may go on where it last ended, in this process and for the same types.
+stored later is stored behind. So the search may go on where it last ended, in this process and for the same types. Only where
+an operator deletes a snapshot all of it is forgotten.
 """
 
 from __future__ import annotations
@@ -21,11 +22,18 @@ class SnapshotWatermark:
     def __init__(self) -> None:
         self._marks: dict[frozenset[str], int] = {}
         self._clearings = 0
+        self._deletions = 0
 
     def clear(self) -> None:
         """Forget them all, and what searches under way have found: the log may be another one."""
         self._marks.clear()
         self._clearings += 1
+
+    def holds_at(self, deletions: int) -> None:
+        """So many snapshots were ever deleted by operators: with more than last time it begins anew."""
+        if deletions != self._deletions:
+            self._deletions = deletions
+            self.clear()
 
     async def find(self, look: WatermarkRead, through: int, entity_types: frozenset[str]) -> int:
         """See ``SnapshotStore.uncovered_after``."""

@@ -31,9 +31,18 @@ _log = structlog.get_logger()
 
 
 async def run_snapshot_rule(
-    journal: Journal, every: Mapping[str, int], *, owner: str, settings: ProjectionSettings, random: Random
+    journal: Journal,
+    every: Mapping[str, int],
+    *,
+    owner: str,
+    settings: ProjectionSettings,
+    random: Random,
+    kept: int = 1,
 ) -> NoReturn:
-    """Take snapshots until cancelled; ``every`` maps an entity type to its N. Errors of the storage are tried again."""
+    """Take snapshots until cancelled; ``every`` maps an entity type to its N. Errors of the storage are tried again.
+
+    Of an entity's snapshots the latest ``kept`` are kept.
+    """
     log = _log.bind(projection=SNAPSHOT_RULE)
     backoff = Backoff(settings.backoff_min_s, settings.backoff_max_s)
     while True:
@@ -41,7 +50,7 @@ async def run_snapshot_rule(
             lease = await journal.projections.acquire(SNAPSHOT_RULE, ALL_SLICES, owner, settings.lease_s)
             if lease is not None:
                 log.info("snapshots.started", position=lease.position, every=dict(every))
-                await _follow(journal, every, lease, settings, backoff)
+                await _follow(journal, every, lease, settings, backoff, kept)
             await trio.sleep(settings.standby_poll_s * (0.5 + random.random() / 2))
         except BackhaulError as error:
             retry_in_s = backoff.next_delay(random.random(), at_least_s=error.retry_after_s or 0.0)
@@ -52,7 +61,12 @@ async def run_snapshot_rule(
 
 
 async def _follow(
-    journal: Journal, every: Mapping[str, int], lease: ProjectionLease, settings: ProjectionSettings, backoff: Backoff
+    journal: Journal,
+    every: Mapping[str, int],
+    lease: ProjectionLease,
+    settings: ProjectionSettings,
+    backoff: Backoff,
+    kept: int,
 ) -> NoReturn:
     selection = Selection(entity_types=frozenset(every))
     renew_s = settings.lease_s / 3
@@ -65,7 +79,7 @@ async def _follow(
             )
             wanted = _taken(page.events, every)
             if wanted:
-                await journal.snapshots.put(wanted)
+                await journal.snapshots.put(wanted, keep=kept)
             through = max(through, page.through)
             if page.through < page.head or trio.current_time() >= save_at:
                 lease = await journal.projections.commit(lease, through, (), settings.lease_s)

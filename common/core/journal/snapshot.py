@@ -57,8 +57,10 @@ class Snapshot:
     """It says no more than the event with its number, whose tags it has."""
 
 
-def admit_snapshot(new: NewSnapshot, *, reached: int, deleted_to: int, stored: int) -> bool:
+def admit_snapshot(new: NewSnapshot, *, reached: int, deleted_to: int, stored: int, replaces: bool = False) -> bool:
     """Whether it becomes its entity's latest. ``reached`` is the entity's last number (0 = there is no such entity).
+
+    With ``replaces`` one of the stored number is news, too.
 
     One below what is deleted is no news: the numbers between would be missing for a consumer that begins with it.
 
@@ -80,7 +82,35 @@ def admit_snapshot(new: NewSnapshot, *, reached: int, deleted_to: int, stored: i
             kind=ErrorKind.CONFLICT,
             details={"persistence_id": new.persistence_id, "seq_nr": new.seq_nr, "reached": reached},
         )
+    if replaces and new.seq_nr == stored:
+        return True
     return new.seq_nr > stored and new.seq_nr >= deleted_to
+
+
+def check_deletable(persistence_id: str, seq_nr: int, *, before: int, deleted_to: int) -> None:
+    """Refuse to delete an entity's latest snapshot that stands for deleted events; ``before`` is the number of the next older.
+
+    Raises:
+        BackhaulError: ``snapshot.needed``.
+    """
+    if before < deleted_to:
+        raise BackhaulError(
+            "snapshot.needed",
+            f"the snapshot {seq_nr} of {persistence_id} stands for its events up to {deleted_to}, which are deleted",
+            hint="store another one in its place: the same number, or a later one",
+            kind=ErrorKind.CONFLICT,
+            details={"persistence_id": persistence_id, "seq_nr": seq_nr, "deleted_to": deleted_to},
+        )
+
+
+def no_snapshot(persistence_id: str, seq_nr: int | None = None) -> BackhaulError:
+    """There is none of the entity, or none of this number."""
+    return BackhaulError(
+        "snapshot.none",
+        f"there is no snapshot of {persistence_id}" + (f" at {seq_nr}" if seq_nr is not None else ""),
+        "take one, or name the type in snapshot_every" if seq_nr is None else "list its snapshots",
+        kind=ErrorKind.NOT_FOUND,
+    )
 
 
 def folded_by(snapshot: Snapshot, tag_sets: frozenset[str] | None) -> frozenset[str] | None:

@@ -41,11 +41,12 @@ def right_for(path: str) -> Right:
 def is_audited(method: str, path: str) -> bool:
     """Whether the request gets an audit line: it can change something, and the journal does not record it by itself.
 
-    Events, commands, states and snapshots are in the journal with their content; an ack of the inbox frees rows for good.
+    Events, commands, states and snapshots are in the journal with their content; an ack of the inbox frees rows for good, and
+    what is deleted is gone.
     """
     if method in SAFE_METHODS:
         return False
-    return right_for(path) is Right.OPERATORS or path.startswith("/v1/inbox/")
+    return right_for(path) is Right.OPERATORS or path.startswith("/v1/inbox/") or method == "DELETE"
 
 
 @dataclass(frozen=True, slots=True)

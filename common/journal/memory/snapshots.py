@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import replace
 
 import trio
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES
 from common.core.events.ids import entity_type_of
-from common.core.journal.snapshot import NewSnapshot, Snapshot, admit_snapshot, id_ranges
+from common.core.journal.snapshot import NewSnapshot, Snapshot, admit_snapshot, check_deletable, id_ranges, no_snapshot
 from common.journal.memory.connections import MemoryConnections
 from common.journal.memory.state import MemoryState
 
@@ -20,21 +21,38 @@ class MemorySnapshots:
     def __init__(self, connections: MemoryConnections) -> None:
         self._connections = connections
 
-    async def put(self, snapshots: Sequence[NewSnapshot]) -> list[bool]:
-        """See ``SnapshotStore.put_snapshots``."""
+    async def put(self, snapshots: Sequence[NewSnapshot], *, keep: int = 1, replaces: bool = False) -> list[bool]:
+        """See ``SnapshotStore.put``."""
         async with self._connections.transaction() as draft:
-            return [self._put(draft, new) for new in snapshots]
+            before = {new.persistence_id: draft.snapshots.get(new.persistence_id) for new in snapshots}
+            answer = [self._put(draft, new, replaces) for new in snapshots]
+            for name, old in before.items():
+                if old is not None and draft.snapshots[name].seq_nr > old.seq_nr:
+                    older = (old, *draft.older_snapshots.get(name, ()))[: keep - 1]
+                    draft.older_snapshots[name] = older
+            return answer
 
-    def _put(self, draft: MemoryState, new: NewSnapshot) -> bool:
+    def _put(self, draft: MemoryState, new: NewSnapshot, replaces: bool) -> bool:
         head, stored = draft.heads.get(new.persistence_id), draft.snapshots.get(new.persistence_id)
         is_news = admit_snapshot(
             new,
             reached=head.seq_nr if head else 0,
             deleted_to=head.deleted_to if head else 0,
             stored=stored.seq_nr if stored else 0,
+            replaces=replaces,
         )
         if is_news:
-            draft.snapshots[new.persistence_id] = self._as_stored(draft, new)
+            made = self._as_stored(draft, new)
+            if stored is not None and stored.seq_nr == made.seq_nr and not made.position:
+                made = replace(
+                    made,
+                    position=stored.position,
+                    timestamp_us=stored.timestamp_us,
+                    stored_us=stored.stored_us,
+                    event_time_us=stored.event_time_us,
+                    tags=stored.tags,
+                )
+            draft.snapshots[new.persistence_id] = made
         return is_news
 
     def _as_stored(self, draft: MemoryState, new: NewSnapshot) -> Snapshot:
@@ -73,6 +91,31 @@ class MemorySnapshots:
         """See ``SnapshotStore.snapshot``."""
         await trio.lowlevel.checkpoint()
         return self._connections.database.state.snapshots.get(persistence_id)
+
+    async def kept(self, persistence_id: str) -> list[Snapshot]:
+        """See ``SnapshotStore.kept``."""
+        await trio.lowlevel.checkpoint()
+        state = self._connections.database.state
+        latest = state.snapshots.get(persistence_id)
+        return [latest, *state.older_snapshots.get(persistence_id, ())] if latest else []
+
+    async def delete(self, persistence_id: str, seq_nr: int) -> None:
+        """See ``SnapshotStore.delete``."""
+        async with self._connections.transaction() as draft:
+            latest, older = draft.snapshots.get(persistence_id), draft.older_snapshots.get(persistence_id, ())
+            if latest is not None and latest.seq_nr == seq_nr:
+                deleted_to = draft.heads[persistence_id].deleted_to
+                check_deletable(persistence_id, seq_nr, before=older[0].seq_nr if older else 0, deleted_to=deleted_to)
+                if older:
+                    draft.snapshots[persistence_id] = older[0]
+                else:
+                    del draft.snapshots[persistence_id]
+                draft.older_snapshots[persistence_id] = older[1:]
+                return
+            left = tuple(one for one in older if one.seq_nr != seq_nr)
+            if len(left) == len(older):
+                raise no_snapshot(persistence_id, seq_nr)
+            draft.older_snapshots[persistence_id] = left
 
     async def page(
         self,

@@ -142,6 +142,8 @@ class MemoryState:
     drained: frozenset[str] = frozenset()
     migrated: dict[str, int] = field(default_factory=dict)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
+    older_snapshots: dict[str, tuple[Snapshot, ...]] = field(default_factory=dict)
+    """Of an entity, the latest first."""
     subscriptions: dict[str, SubscriptionEntry] = field(default_factory=dict)
     requested_filters: dict[str, RequestedFilter] = field(default_factory=dict)
     last_filter_version: int = 0
@@ -168,6 +170,7 @@ class MemoryState:
             members=dict(self.members),
             migrated=dict(self.migrated),
             snapshots=dict(self.snapshots),
+            older_snapshots=dict(self.older_snapshots),
             subscriptions=dict(self.subscriptions),
             requested_filters=dict(self.requested_filters),
             push_filter_states=dict(self.push_filter_states),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import asyncpg
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES
-from common.core.journal.snapshot import NewSnapshot, Snapshot, admit_snapshot, id_ranges
+from common.core.journal.snapshot import NewSnapshot, Snapshot, admit_snapshot, check_deletable, id_ranges, no_snapshot
 from common.journal.postgres.log import TYPE_CONDITION
 from common.journal.postgres.sessions import PostgresSessions
 from common.journal.snapshot_watermark import LOOK_EVENTS
@@ -16,6 +16,8 @@ _COLUMNS = (
     "persistence_id, seq_nr, position, timestamp_us, stored_us, event_time_us, event_type, codec, payload, tags,"
     " metadata, taken_position, says_last_event"
 )
+# What is known of the event stays when it is gone and a snapshot of the same number is replaced.
+_OF_EVENT = ("position", "timestamp_us", "stored_us", "event_time_us", "tags")
 # Another node may have stored a later one meanwhile: that one stays.
 _PUT = f"""
 INSERT INTO snapshot (entity_no, {_COLUMNS})
@@ -26,14 +28,24 @@ FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::
      AS u (no, name, seq_nr, type, codec, payload, tags, metadata, says_last)
 CROSS JOIN head LEFT JOIN event ON event.entity_no = u.no AND event.seq_nr = u.seq_nr
 ON CONFLICT (entity_no) DO UPDATE
-SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS.split(", ")[1:])}
-WHERE snapshot.seq_nr < excluded.seq_nr
+SET {
+    ", ".join(
+        f"{name} = CASE WHEN excluded.seq_nr = snapshot.seq_nr AND excluded.position = 0 THEN snapshot.{name}"
+        f" ELSE excluded.{name} END"
+        if name in _OF_EVENT
+        else f"{name} = excluded.{name}"
+        for name in _COLUMNS.split(", ")[1:]
+    )
+}
+WHERE snapshot.seq_nr < excluded.seq_nr OR ($11 AND snapshot.seq_nr = excluded.seq_nr)
 RETURNING persistence_id
 """
 
 
-async def put(connection: asyncpg.Connection, snapshots: Sequence[NewSnapshot], now_us: int) -> list[bool]:
-    """See ``SnapshotStore.put_snapshots``."""
+async def put(
+    connection: asyncpg.Connection, snapshots: Sequence[NewSnapshot], now_us: int, keep: int, replaces: bool
+) -> list[bool]:
+    """See ``SnapshotStore.put``."""
     async with connection.transaction():
         rows = await connection.fetch(
             "SELECT entity.persistence_id, entity_no, entity.seq_nr, coalesce(deleted_to, 0),"
@@ -43,23 +55,47 @@ async def put(connection: asyncpg.Connection, snapshots: Sequence[NewSnapshot], 
             list({new.persistence_id for new in snapshots}),
         )
         heads = {name: (number, reached, deleted_to) for name, number, reached, deleted_to, _ in rows}
-        stored = {row[0]: row[4] for row in rows}
+        before = {row[0]: row[4] for row in rows}
+        stored = dict(before)
         latest: dict[str, NewSnapshot] = {}
         answer = []
         for new in snapshots:
             name = new.persistence_id
             _, reached, deleted_to = heads.get(name, (0, 0, 0))
-            is_news = admit_snapshot(new, reached=reached, deleted_to=deleted_to, stored=stored.get(name, 0))
+            known = stored.get(name, 0)
+            is_news = admit_snapshot(new, reached=reached, deleted_to=deleted_to, stored=known, replaces=replaces)
             if is_news:
                 stored[name] = new.seq_nr
                 latest[name] = new
             answer.append(is_news)
-        written = await _write(connection, {name: row[0] for name, row in heads.items()}, latest, now_us)
+        entity_no = {name: row[0] for name, row in heads.items()}
+        raised = sorted(entity_no[name] for name, new in latest.items() if new.seq_nr > before[name])
+        if raised:
+            await connection.execute(_KEEP, raised) if keep > 1 else None
+            await connection.execute(_DROP_OLDER, raised, keep - 1)
+        written = await _write(connection, entity_no, latest, now_us, replaces)
     return [is_news and new.persistence_id in written for is_news, new in zip(answer, snapshots, strict=True)]
 
 
+# The latest are put aside before they are replaced; in the order of their numbers: two nodes must not wait for each other.
+_KEEP = f"""
+INSERT INTO older_snapshot (entity_no, {_COLUMNS})
+SELECT entity_no, {_COLUMNS} FROM snapshot WHERE entity_no = ANY ($1::bigint[]) ORDER BY entity_no
+ON CONFLICT DO NOTHING
+"""
+_DROP_OLDER = """
+DELETE FROM older_snapshot WHERE entity_no = ANY ($1::bigint[]) AND seq_nr NOT IN (
+    SELECT seq_nr FROM older_snapshot AS last WHERE last.entity_no = older_snapshot.entity_no ORDER BY seq_nr DESC LIMIT $2
+)
+"""
+
+
 async def _write(
-    connection: asyncpg.Connection, entity_no: dict[str, int], latest: dict[str, NewSnapshot], now_us: int
+    connection: asyncpg.Connection,
+    entity_no: dict[str, int],
+    latest: dict[str, NewSnapshot],
+    now_us: int,
+    replaces: bool,
 ) -> set[str]:
     """Who was written. In the order of their names: two nodes must not wait for each other."""
     if not latest:
@@ -77,6 +113,7 @@ async def _write(
         now_us,
         [new.metadata for new in snapshots],
         [new.says_last_event for new in snapshots],
+        replaces,
     )
     return {row[0] for row in rows}
 
@@ -85,6 +122,57 @@ async def get(connection: asyncpg.Connection, persistence_id: str) -> Snapshot |
     """See ``SnapshotStore.snapshot``."""
     row = await connection.fetchrow(f"SELECT {_COLUMNS} FROM snapshot WHERE persistence_id = $1", persistence_id)
     return Snapshot(*row) if row else None
+
+
+async def kept(connection: asyncpg.Connection, persistence_id: str) -> list[Snapshot]:
+    """See ``SnapshotStore.kept``."""
+    rows = await connection.fetch(
+        f"SELECT {_COLUMNS} FROM snapshot WHERE persistence_id = $1 UNION ALL"
+        f" SELECT {_COLUMNS} FROM older_snapshot WHERE entity_no = (SELECT entity_no FROM snapshot"
+        " WHERE persistence_id = $1) ORDER BY seq_nr DESC",
+        persistence_id,
+    )
+    return [Snapshot(*row) for row in rows]
+
+
+async def delete(connection: asyncpg.Connection, persistence_id: str, seq_nr: int) -> None:
+    """See ``SnapshotStore.delete``."""
+    async with connection.transaction():
+        # As retention does: what it deletes now may be what this snapshot stands for.
+        await connection.execute("SELECT FROM journal FOR UPDATE")
+        row = await connection.fetchrow(
+            "SELECT entity_no, snapshot.seq_nr, coalesce(deleted_to, 0) FROM snapshot LEFT JOIN entity_deleted USING (entity_no)"
+            " WHERE persistence_id = $1 FOR UPDATE OF snapshot",
+            persistence_id,
+        )
+        if row is None:
+            raise no_snapshot(persistence_id, seq_nr)
+        entity_no, latest_seq_nr, deleted_to = row
+        is_latest = seq_nr == latest_seq_nr
+        if is_latest:
+            before = await connection.fetchval(
+                "SELECT coalesce(max(seq_nr), 0) FROM older_snapshot WHERE entity_no = $1", entity_no
+            )
+            check_deletable(persistence_id, seq_nr, before=before, deleted_to=deleted_to)
+            await connection.execute("DELETE FROM snapshot WHERE entity_no = $1", entity_no)
+            await connection.execute(
+                f"INSERT INTO snapshot (entity_no, {_COLUMNS}) SELECT entity_no, {_COLUMNS} FROM older_snapshot"
+                " WHERE entity_no = $1 AND seq_nr = $2",
+                *(entity_no, before),
+            )
+            await connection.execute("UPDATE journal SET snapshot_deletions = snapshot_deletions + 1")
+            seq_nr = before
+        done: str = await connection.execute(
+            "DELETE FROM older_snapshot WHERE entity_no = $1 AND seq_nr = $2", entity_no, seq_nr
+        )
+        if not is_latest and done == "DELETE 0":
+            raise no_snapshot(persistence_id, seq_nr)
+
+
+async def deletions(connection: asyncpg.Connection) -> int:
+    """How often a latest snapshot was deleted."""
+    count: int = await connection.fetchval("SELECT snapshot_deletions FROM journal")
+    return count
 
 
 _SIZE = f"octet_length(payload) + {EVENT_OVERHEAD_BYTES}"
@@ -146,13 +234,21 @@ class PostgresSnapshots:
     def __init__(self, sessions: PostgresSessions) -> None:
         self._sessions = sessions
 
-    async def put(self, snapshots: Sequence[NewSnapshot]) -> list[bool]:
-        """See ``SnapshotStore.put_snapshots``."""
-        return await self._sessions.state.run(put, snapshots, self._sessions.now_us())
+    async def put(self, snapshots: Sequence[NewSnapshot], *, keep: int = 1, replaces: bool = False) -> list[bool]:
+        """See ``SnapshotStore.put``."""
+        return await self._sessions.state.run(put, snapshots, self._sessions.now_us(), keep, replaces)
 
     async def get(self, persistence_id: str) -> Snapshot | None:
         """See ``SnapshotStore.snapshot``."""
         return await self._sessions.read(get, persistence_id)
+
+    async def kept(self, persistence_id: str) -> list[Snapshot]:
+        """See ``SnapshotStore.kept``."""
+        return await self._sessions.read(kept, persistence_id)
+
+    async def delete(self, persistence_id: str, seq_nr: int) -> None:
+        """See ``SnapshotStore.delete``."""
+        await self._sessions.state.run(delete, persistence_id, seq_nr)
 
     async def page(
         self,
@@ -171,4 +267,5 @@ class PostgresSnapshots:
         async def look_from(after: int, through: int) -> tuple[int | None, int]:
             return await self._sessions.read(look, after, through, entity_types)
 
+        self._sessions.watermark.holds_at(await self._sessions.read(deletions))
         return await self._sessions.watermark.find(look_from, through, entity_types)

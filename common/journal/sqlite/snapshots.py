@@ -11,7 +11,7 @@ import apsw
 import orjson
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES
-from common.core.journal.snapshot import NewSnapshot, Snapshot, admit_snapshot, id_ranges
+from common.core.journal.snapshot import NewSnapshot, Snapshot, admit_snapshot, check_deletable, id_ranges, no_snapshot
 from common.journal.snapshot_watermark import LOOK_EVENTS, SnapshotWatermark
 from common.journal.sqlite.connection import head_position, insert_rows, select
 from common.journal.sqlite.connection import snapshot as one_state
@@ -22,13 +22,20 @@ _COLUMNS = (
     "persistence_id, seq_nr, position, timestamp_us, stored_us, event_time_us, event_type, codec, payload, tags,"
     " metadata, taken_position, says_last_event"
 )
+# What is known of the event stays when it is gone and a snapshot of the same number is replaced.
+_OF_EVENT = ("position", "timestamp_us", "stored_us", "event_time_us", "tags")
 _REPLACE = "ON CONFLICT (entity_no) DO UPDATE SET " + ", ".join(
-    f"{name} = excluded.{name}" for name in _COLUMNS.split(", ")[1:]
+    f"{name} = iif(excluded.seq_nr = snapshot.seq_nr AND excluded.position = 0, snapshot.{name}, excluded.{name})"
+    if name in _OF_EVENT
+    else f"{name} = excluded.{name}"
+    for name in _COLUMNS.split(", ")[1:]
 )
 
 
-def put(writer: apsw.Connection, snapshots: Sequence[NewSnapshot], now_us: int) -> list[bool]:
-    """See ``SnapshotStore.put_snapshots``; the caller holds the transaction."""
+def put(
+    writer: apsw.Connection, snapshots: Sequence[NewSnapshot], now_us: int, *, keep: int, replaces: bool
+) -> list[bool]:
+    """See ``SnapshotStore.put``; the caller holds the transaction."""
     names = orjson.dumps([new.persistence_id for new in snapshots]).decode()
     rows = select(
         writer,
@@ -38,19 +45,39 @@ def put(writer: apsw.Connection, snapshots: Sequence[NewSnapshot], now_us: int) 
         (names,),
     )
     heads = {name: numbers for name, *numbers in rows}
-    stored = {name: seq_nr for name, *_, seq_nr in rows}
+    before = {name: seq_nr for name, *_, seq_nr in rows}
+    stored = dict(before)
     latest: dict[str, NewSnapshot] = {}
     answer = []
     for new in snapshots:
         _, reached, deleted_to, _ = heads.get(new.persistence_id, (0, 0, 0, 0))
-        is_news = admit_snapshot(new, reached=reached, deleted_to=deleted_to, stored=stored.get(new.persistence_id, 0))
+        known = stored.get(new.persistence_id, 0)
+        is_news = admit_snapshot(new, reached=reached, deleted_to=deleted_to, stored=known, replaces=replaces)
         if is_news:
             stored[new.persistence_id] = new.seq_nr
             latest[new.persistence_id] = new
         answer.append(is_news)
     if latest:
+        _keep_older(writer, [heads[name][0] for name, new in latest.items() if new.seq_nr > before[name]], keep)
         _write(writer, list(latest.values()), {name: heads[name][0] for name in latest}, now_us)
     return answer
+
+
+def _keep_older(writer: apsw.Connection, entity_nos: list[int], keep: int) -> None:
+    """Put the latest snapshots aside, before they are replaced by later ones; all but the last ``keep`` - 1 go."""
+    numbers = orjson.dumps(entity_nos).decode()
+    if keep > 1:
+        writer.execute(
+            f"INSERT OR REPLACE INTO older_snapshot (entity_no, {_COLUMNS}) SELECT entity_no, {_COLUMNS} FROM snapshot"
+            " WHERE entity_no IN (SELECT value FROM json_each(?))",
+            (numbers,),
+        )
+    writer.execute(
+        "DELETE FROM older_snapshot WHERE entity_no IN (SELECT value FROM json_each(?)) AND seq_nr NOT IN ("
+        " SELECT seq_nr FROM older_snapshot AS last WHERE last.entity_no = older_snapshot.entity_no"
+        " ORDER BY seq_nr DESC LIMIT ?)",
+        (numbers, keep - 1),
+    )
 
 
 def _write(writer: apsw.Connection, snapshots: list[NewSnapshot], entity_no: dict[str, int], now_us: int) -> None:
@@ -88,6 +115,44 @@ def get(reader: apsw.Connection, persistence_id: str) -> Snapshot | None:
 
 def _snapshot(row: Sequence[Any]) -> Snapshot:
     return replace(Snapshot(*row), says_last_event=bool(row[-1]))
+
+
+def kept(reader: apsw.Connection, persistence_id: str) -> list[Snapshot]:
+    """See ``SnapshotStore.kept``."""
+    with one_state(reader):
+        rows = select(
+            reader,
+            f"SELECT {_COLUMNS} FROM snapshot WHERE persistence_id = ?1 UNION ALL"
+            f" SELECT {_COLUMNS} FROM older_snapshot WHERE entity_no = (SELECT entity_no FROM snapshot"
+            " WHERE persistence_id = ?1) ORDER BY seq_nr DESC",
+            (persistence_id,),
+        )
+    return [_snapshot(row) for row in rows]
+
+
+def delete(writer: apsw.Connection, persistence_id: str, seq_nr: int) -> None:
+    """See ``SnapshotStore.delete``; the caller holds the transaction."""
+    latest = writer.execute(
+        "SELECT entity_no, seq_nr, deleted_to FROM snapshot JOIN entity USING (entity_no)"
+        " WHERE snapshot.persistence_id = ?",
+        (persistence_id,),
+    ).get
+    if latest is None:
+        raise no_snapshot(persistence_id, seq_nr)
+    entity_no, latest_seq_nr, deleted_to = latest
+    if seq_nr == latest_seq_nr:
+        before = writer.execute("SELECT max(seq_nr) FROM older_snapshot WHERE entity_no = ?", (entity_no,)).get or 0
+        check_deletable(persistence_id, seq_nr, before=before, deleted_to=deleted_to)
+        writer.execute("DELETE FROM snapshot WHERE entity_no = ?", (entity_no,))
+        writer.execute(
+            f"INSERT INTO snapshot (entity_no, {_COLUMNS}) SELECT entity_no, {_COLUMNS} FROM older_snapshot"
+            " WHERE entity_no = ? AND seq_nr = ?",
+            (entity_no, before),
+        )
+        seq_nr = before
+    writer.execute("DELETE FROM older_snapshot WHERE entity_no = ? AND seq_nr = ?", (entity_no, seq_nr))
+    if seq_nr and not writer.changes():
+        raise no_snapshot(persistence_id, seq_nr)
 
 
 def page(
@@ -139,13 +204,25 @@ class SqliteSnapshots:
         self._connections = connections
         self._watermark = SnapshotWatermark()
 
-    async def put(self, snapshots: Sequence[NewSnapshot]) -> list[bool]:
-        """See ``SnapshotStore.put_snapshots``."""
-        return await self._connections.write(put, snapshots, self._connections.now_us())
+    async def put(self, snapshots: Sequence[NewSnapshot], *, keep: int = 1, replaces: bool = False) -> list[bool]:
+        """See ``SnapshotStore.put``."""
+        now_us = self._connections.now_us()
+        return await self._connections.write(put, snapshots, now_us, keep=keep, replaces=replaces)
 
     async def get(self, persistence_id: str) -> Snapshot | None:
         """See ``SnapshotStore.snapshot``."""
         return await self._connections.read(get, persistence_id)
+
+    async def kept(self, persistence_id: str) -> list[Snapshot]:
+        """See ``SnapshotStore.kept``."""
+        return await self._connections.read(kept, persistence_id)
+
+    async def delete(self, persistence_id: str, seq_nr: int) -> None:
+        """See ``SnapshotStore.delete``."""
+        try:
+            await self._connections.write(delete, persistence_id, seq_nr)
+        finally:
+            self._watermark.clear()
 
     async def page(
         self,

@@ -9,16 +9,28 @@ from common.core.journal.snapshot import NewSnapshot, Snapshot
 
 
 class SnapshotStore(Protocol):
-    """The latest snapshot of each entity."""
+    """The latest snapshot of each entity, and some older ones to look at."""
 
-    async def put(self, snapshots: Sequence[NewSnapshot]) -> list[bool]:
+    async def put(self, snapshots: Sequence[NewSnapshot], *, keep: int = 1, replaces: bool = False) -> list[bool]:
         """Store them, all or none; False for one that is no news: not above the stored one, or above which events are gone.
+
+        Of each entity that gets one the latest ``keep`` stay. With ``replaces`` one takes the place of a stored
+        one of its number; what is known of its event stays.
 
         Raises ``snapshot.no_entity``, and ``snapshot.ahead`` for a number the entity has not reached.
         """
 
     async def get(self, persistence_id: str) -> Snapshot | None:
         """An entity's latest."""
+
+    async def kept(self, persistence_id: str) -> list[Snapshot]:
+        """All of an entity that are kept, the latest first."""
+
+    async def delete(self, persistence_id: str, seq_nr: int) -> None:
+        """Remove one; of the latest the next older one takes the place.
+
+        Raises ``snapshot.none``, and ``snapshot.needed`` where deleted events would be without one.
+        """
 
     async def page(
         self,

@@ -89,6 +89,12 @@ class Leading:
             await self._take_deleted(rows)
             self._after_position = rows[-1][1]
             return True
+        if (
+            self.low > self.lease.position
+        ):  # a snapshot that was deleted meanwhile may have covered what none covers now
+            types = self.handler.entity_types
+            covered_to = await self.journal.snapshots.uncovered_after(self.low, entity_types=types)
+            self.low = max(self.lease.position, min(self.low, covered_to))
         self.through = max((await self.journal.log.stats()).head_position, self.deleted_through)
         return False
 

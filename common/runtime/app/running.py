@@ -176,6 +176,7 @@ async def open_application(
     chance: Random,
     id_prefix: str = "",
     event_max_bytes: int,
+    snapshots_kept: int = 1,
 ) -> AsyncIterator[RunningApplication]:
     """Bring the application's tables up and run its entities while the block runs.
 
@@ -201,7 +202,7 @@ async def open_application(
         journal,
         commit,
         application.entities,
-        EntitySettings(event_max_bytes=event_max_bytes),
+        EntitySettings(event_max_bytes=event_max_bytes, snapshots_kept=snapshots_kept),
         node=node,
         chance=chance,
         watchdog=watchdog,

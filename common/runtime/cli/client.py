@@ -90,6 +90,10 @@ class ServiceClient:
         """As `post`, with PUT."""
         return self._accepted("PUT", path, json.dumps(body).encode())
 
+    def delete(self, path: str, **query: str | int) -> dict[str, Any]:
+        """As `get`, with DELETE."""
+        return self._accepted("DELETE", f"{path}?{urlencode(query)}")
+
     def post_bytes(self, path: str, body: bytes) -> dict[str, Any]:
         """As `get`, with JSON that is written already."""
         return self._accepted("POST", path, body)

@@ -53,6 +53,7 @@ _GROUPS: Final = {
     "policy": "what ids may do",
     "projections": "what is derived from the journal",
     "subscriptions": "streams of other services that are followed here",
+    "snapshots": "states that stand for the events of their entities",
     "inbox": "what subscriptions brought for local programs",
 }
 

@@ -134,6 +134,11 @@ class ServiceSettings:
         ),
     )
 
+    snapshots_kept: int = field(
+        default=1,
+        metadata=about("Snapshots kept of an entity: the latest and those before it.", minimum=1, maximum=1_000),
+    )
+
     heartbeat_s: float = field(
         default=10.0, metadata=about("Silence after which a heartbeat is sent.", minimum=0.05, maximum=3600)
     )

@@ -61,7 +61,9 @@ async def send_snapshot_page(
     if page:
         scan = replace(cursor.scan, after=page[-1].persistence_id)
     else:
-        through = max(cursor.scan.low, cursor.position)
+        # A snapshot that was deleted meanwhile may have covered what none covers now.
+        low = await journal.snapshots.uncovered_after(cursor.scan.low, entity_types=served.entity_types)
+        through = max(min(low, cursor.scan.low), cursor.position)
     for name in withheld:
         if name not in unseen:
             await _send_instead(name, cursor.scan.low, wanted, serving, sender, journal, past)

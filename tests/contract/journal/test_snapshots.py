@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from common.core.errors import BackhaulError
@@ -33,6 +35,56 @@ def covering(*entity_types: str, through: int = 2**62, max_events: int = 1_000, 
     return TrimLimit(through, max_events, covered_types=frozenset(entity_types), after=after)
 
 
+async def numbers_kept(journal: Journal, name: str = "Order|1") -> list[int]:
+    return [snapshot.seq_nr for snapshot in await journal.snapshots.kept(name)]
+
+
+class TestDelete:
+    """What is deleted is no starting point any more, and nothing that it stood for is left without one."""
+
+    async def test_the_next_older_one_takes_the_place_of_the_latest(self, journal: Journal) -> None:
+        await journal.log.append_group([local(*["Order|1"] * 5)])
+        for seq_nr in (1, 2, 4):
+            await journal.snapshots.put([taken("Order|1", seq_nr, b"%d" % seq_nr)], keep=3)
+        assert await journal.snapshots.uncovered_after(5) == 4
+        await journal.snapshots.delete("Order|1", 4)
+        found = await journal.snapshots.get("Order|1")
+        assert found is not None
+        assert (found.seq_nr, found.payload) == (2, b"2")
+        assert await journal.snapshots.uncovered_after(5) == 2
+        await journal.snapshots.delete("Order|1", 1)
+        assert await numbers_kept(journal) == [2]
+        await journal.snapshots.delete("Order|1", 2)
+        assert await numbers_kept(journal) == []
+        assert await journal.snapshots.uncovered_after(5) == 0
+        assert await journal.snapshots.put([taken("Order|1", 1)]) == [True]
+
+    async def test_every_node_forgets_up_to_where_snapshots_covered_the_log(self, storage: Storage) -> None:
+        if not storage.shared:
+            return
+        async with storage.open() as one, storage.open() as other:
+            await one.log.append_group([local("Order|1", "Order|1")])
+            await one.snapshots.put([taken("Order|1", 2)])
+            assert await other.snapshots.uncovered_after(2) == 2
+            await one.snapshots.delete("Order|1", 2)
+            assert await other.snapshots.uncovered_after(2) == 0
+
+    async def test_one_that_stands_for_deleted_events_stays(self, journal: Journal) -> None:
+        await journal.log.append_group([local(*["Order|1"] * 5)])
+        for seq_nr in (2, 4):
+            await journal.snapshots.put([taken("Order|1", seq_nr)], keep=2)
+        await journal.log.trim(TrimLimit(3, 100, covered_types=frozenset({"Order"})))
+        with pytest.raises(BackhaulError) as refusal:
+            await journal.snapshots.delete("Order|1", 4)
+        assert refusal.value.code == "snapshot.needed"
+        await journal.snapshots.delete("Order|1", 2)
+        for name, seq_nr in (("Order|1", 2), ("Order|9", 1)):
+            with pytest.raises(BackhaulError) as refusal:
+                await journal.snapshots.delete(name, seq_nr)
+            assert refusal.value.code == "snapshot.none"
+        assert await numbers_kept(journal) == [4]
+
+
 class TestPut:
     """The latest wins, and no snapshot says more than its entity's events."""
 
@@ -50,6 +102,45 @@ class TestPut:
             "Order|1", 2, 2, event.timestamp_us, stored_us, 6, "State", "json", b"state", "y\x1fz", "by\x1ftest", 3
         )
         assert await journal.snapshots.get("Order|2") is None
+
+    async def test_one_of_the_same_number_takes_its_place_where_that_is_wanted(self, journal: Journal) -> None:
+        await journal.log.append_group([local(*["Order|1"] * 5)])
+        await journal.snapshots.put([taken("Order|1", 3, b"three")], keep=3)
+        first = await journal.snapshots.get("Order|1")
+        assert await journal.snapshots.put([taken("Order|1", 3, b"again"), taken("Order|1", 2)], replaces=True) == [
+            True,
+            False,
+        ]
+        await journal.log.trim(covering("Order"))
+        assert await journal.snapshots.put([taken("Order|1", 3, b"mended", "t:x")], keep=3, replaces=True) == [True]
+        found = await journal.snapshots.get("Order|1")
+        assert first is not None
+        assert found == replace(first, payload=b"mended", taken_position=5)
+        assert await journal.snapshots.kept("Order|1") == [found]
+
+    async def test_as_many_older_ones_stay_as_are_to_be_kept(self, journal: Journal) -> None:
+        await journal.log.append_group([local(*["Order|1"] * 9, "Order|2")])
+        for seq_nr in range(1, 6):
+            await journal.snapshots.put([taken("Order|1", seq_nr, b"%d" % seq_nr)], keep=3)
+        assert await numbers_kept(journal) == [5, 4, 3]
+        await journal.snapshots.put([taken("Order|1", 7), taken("Order|2", 1)], keep=2)
+        assert await numbers_kept(journal) == [7, 5]
+        await journal.snapshots.put([taken("Order|1", 8)])
+        assert await numbers_kept(journal) == [8]
+        assert await numbers_kept(journal, "Order|2") == [1]
+        assert await numbers_kept(journal, "Order|3") == []
+        assert await names(journal) == ["Order|1", "Order|2"]
+
+    async def test_it_says_no_more_than_the_last_event_only_of_an_event_that_is_there(self, journal: Journal) -> None:
+        await journal.log.append_group([local(*["Order|1"] * 3)])
+        [snapshot] = [replace(taken("Order|1", 2), says_last_event=True)]
+        await journal.snapshots.put([snapshot])
+        [found] = await journal.snapshots.kept("Order|1")
+        assert found.says_last_event
+        await journal.log.trim(TrimLimit(3, 100))
+        await journal.snapshots.put([replace(snapshot, seq_nr=3)])
+        [found] = await journal.snapshots.kept("Order|1")
+        assert (found.seq_nr, found.position, found.says_last_event) == (3, 0, False)
 
     async def test_only_a_later_one_replaces_it(self, journal: Journal) -> None:
         await journal.log.append_group([local(*["Order|1"] * 5)])
