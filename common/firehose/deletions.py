@@ -41,10 +41,16 @@ async def ranges_gone(
     """The numbers alone of what ``find_deleted`` finds."""
     if len(page.events) == page.through - after:
         return page, []
-    gone = await log.deleted_ranges(after, page.through, max_rows=max_entities + 1)
-    if len(gone) > max_entities:
+    while True:
+        gone = await log.deleted_ranges(after, page.through, max_rows=max_entities + 1)
+        if len(gone) <= max_entities:
+            break
         gone = gone[:max_entities]
-        page = _cut(page, await _deleted_position(log, gone[-1]))
+        last_position = await _deleted_position(log, gone[-1])
+        if last_position <= page.through:
+            page = _cut(page, last_position)
+            break
+        # More of that entity has been removed meanwhile, beyond the page, so another one is the last of its part.
     return page, cap_to_stored(gone, page.events)
 
 
@@ -65,8 +71,6 @@ async def _deleted_position(log: LogStore, stated: StatedRange) -> int:
 
 
 def _cut(page: LogPage, through: int) -> LogPage:
-    if through >= page.through:  # more of that entity has been removed meanwhile
-        return page
     fitting = sum(position <= through for position in page.events.position)
     return replace(page, events=page.events.slice(0, fitting), through=through)
 

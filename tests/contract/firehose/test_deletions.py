@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from random import Random
+from typing import cast
 
 import pytest
 import trio
@@ -11,11 +12,13 @@ import trio.testing
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.filters.predicates import EVERY_ENTITY, parse_filter
+from common.core.journal.admission import EntityHead
 from common.core.journal.snapshot import NewSnapshot
+from common.firehose.deletions import ranges_gone
 from common.firehose.settings import FirehoseSettings
 from common.journal.feeds import Feed
 from common.journal.stores.journal import Journal
-from common.journal.stores.log import TrimLimit
+from common.journal.stores.log import LogStore, TrimLimit
 from tests.support.builders import appended, local
 from tests.support.firehose import (
     ALL,
@@ -81,6 +84,29 @@ async def test_what_retention_takes_from_under_a_reader_is_told(journal: Journal
         heads[entity] = head.seq_nr
     for one in answer:
         assert one.numbers == {entity: set(range(1, seq_nr + 1)) for entity, seq_nr in heads.items()}
+
+
+class _RemovedMeanwhile:
+    """A log of which more is removed whenever the head of an entity is looked up."""
+
+    def __init__(self, log: LogStore) -> None:
+        self._log = log
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._log, name)
+
+    async def entity_head(self, persistence_id: str) -> EntityHead | None:
+        await self._log.trim(TrimLimit(3, 10))
+        return await self._log.entity_head(persistence_id)
+
+
+async def test_a_removal_that_goes_on_meanwhile_hides_no_other_of_the_page(journal: Journal) -> None:
+    await appended(journal, local("Pump|1", "Pump|2", "Pump|1", "Pump|3"))
+    await journal.log.trim(TrimLimit(2, 10))
+    page = await journal.log.read(0, through=2, max_events=9, max_bytes=10**6)
+    found, gone = await ranges_gone(cast(LogStore, _RemovedMeanwhile(journal.log)), 0, page, max_entities=1)
+    assert [(one.persistence_id, one.to_seq_nr) for one in gone] == [("Pump|2", 1)]
+    assert found.through == 2
 
 
 @pytest.mark.parametrize(("taken_at", "answer"), [(2, "range"), (3, "snapshot"), (5, "snapshot"), (0, "range")])

@@ -21,10 +21,14 @@ Complain = Callable[[str, str], None]
 
 
 class DownChecker:
-    """What a checker of the way down may want to hear of. ``complain`` ends the run."""
+    """What a checker of the way down may want to hear of. ``complain`` ends the run.
 
-    def __init__(self, complain: Complain) -> None:
+    ``begins_with_snapshots``: a subscription, or a new filter of one, may begin with the snapshots instead of the whole log.
+    """
+
+    def __init__(self, complain: Complain, *, begins_with_snapshots: bool) -> None:
         self._complain = complain
+        self._begins_with_snapshots = begins_with_snapshots
 
     def complain(self, what: str) -> None:
         """The promise is broken."""
@@ -129,7 +133,8 @@ class PassedIsBehind(DownChecker):
 class DeletedIsStated(DownChecker):
     """Programs are informed of each deleted number that is led over, and of no other; in the end none is missing.
 
-    Of an entity that had left the filter when the last of them was stored nothing is said.
+    Of an entity that had left the filter when the last of them was stored nothing is said; nor, where snapshots are the
+    beginning, of one that is gone and has none.
     """
 
     def received(self, commit: Received) -> None:
@@ -152,6 +157,8 @@ class DeletedIsStated(DownChecker):
         for row in source.rows():
             entity = row.persistence_id
             if row.position in kept or row.position <= begin or (types and entity.partition("|")[0] not in types):
+                continue
+            if self._begins_with_snapshots and entity not in source.disk.state.snapshots:
                 continue
             last = source.row(entity, heads[entity].deleted_to)
             is_followed = row.is_selected(wanted) and last is not None and wanted.matches(entity, last.tags)

@@ -41,7 +41,10 @@ class DownReferee:
         self._facts = facts
         self._trace = trace
         self._complain = complain
-        self._checkers: list[DownChecker] = [made(complain) for made in DOWN_CHECKERS]
+        begins_with_snapshots = plan is not None and (plan.start_from == "snapshots" or plan.snapshots_if_behind > 0)
+        self._checkers: list[DownChecker] = [
+            made(complain, begins_with_snapshots=begins_with_snapshots) for made in DOWN_CHECKERS
+        ]
         self._histories: dict[Disk, History] = {}
         self._watches: dict[tuple[Disk, str], StreamWatch] = {}
         self._promised: dict[bytes, None] = {}
