@@ -96,6 +96,12 @@ def _facts(outcome: Outcome) -> Table:
         f"the table of {len(outcome.tally)} entities "
         + (f"equals a fold of the journal: {events:,} events" if is_equal else f"equals a fold in {equal} only"),
     )
+    wall = outcome.wall
+    grid.add_row(
+        f" [{colour_of(wall.edge_id)}]wall[/]",
+        f"{wall.at_edge} events of a shift on {wall.edge_id}'s disk; in the cloud {wall.in_cloud} of them, and {wall.marks} mark "
+        "without payload or tags for the one that must not leave",
+    )
     if outcome.nodes:
         moves = outcome.nodes
         grid.add_row(

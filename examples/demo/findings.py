@@ -15,6 +15,7 @@ from examples.demo.script import Acts, Edge
 from examples.demo.series import ENTITY_TYPE, entity_of
 from examples.demo.stores import CloudStore, EdgeStore, read_cloud, read_edge
 from examples.demo.timing import lag_through, latency, waits
+from examples.demo.wall import examine_wall
 
 
 async def read_and_compare(
@@ -39,7 +40,9 @@ async def read_and_compare(
     entities = {entity for account in accounts for entity in account.given.values()}
     of_tally = tally_problems(cloud.folded, cloud.tally, entities | {order.entity for order in cloud.orders})
     orders, of_orders = compare_orders(down, edges, cloud.orders, {name: store.inbox for name, store in files.items()})
-    found = [*problems, *(problem for finding in findings for problem in finding.problems), *of_tally, *of_orders]
+    wall = examine_wall(a.id, files[a.id].walled, cloud.walled)
+    of_edges = [problem for finding in findings for problem in finding.problems]
+    found = [*problems, *of_edges, *of_tally, *of_orders, *wall.problems]
     strangers = len(cloud.events) - sum(finding.in_cloud for finding in findings)
     if strangers:
         found.append(f"the cloud holds {strangers} events of no edge")
@@ -69,6 +72,7 @@ async def read_and_compare(
         ),
         cloud_events=len(cloud.events),
         orders=orders,
+        wall=wall,
         nodes=nodes,
         seconds=round(seconds, 3),
         story=tuple(story),

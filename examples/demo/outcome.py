@@ -9,6 +9,7 @@ from typing import Any, Literal
 from examples.demo.orders.proof import SiteFinding
 from examples.demo.proof import EdgeFinding
 from examples.demo.timing import CutLag, Latency
+from examples.demo.wall import WallFinding
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ class Orders:
     stopped_s: float
     latency_calm: Latency | None
     latency_stopped: Latency | None
+    travelled: tuple[tuple[int, bool], ...] = ()
+    """What the site got to which one order moved: numbers, and whether each was a snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ class Outcome:
     tally: tuple[TallyLine, ...]
     cloud_events: int
     orders: Orders
+    wall: WallFinding
     nodes: NodeMoves | None
     seconds: float
     story: tuple[StoryLine, ...]

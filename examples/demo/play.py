@@ -25,12 +25,20 @@ from examples.demo.findings import read_and_compare
 from examples.demo.nodes import NODES_MIN, RANGES, kill_a_node
 from examples.demo.orders.findings import Down
 from examples.demo.orders.orders import ORDER_TYPE, SNAPSHOT_EVERY, STREAM, Dispatcher, SiteProgram, only
-from examples.demo.orders.script import OrderActs, orders_arrived, start_late, stop_reading, widen_and_kill
+from examples.demo.orders.script import (
+    OrderActs,
+    move_an_order,
+    orders_arrived,
+    start_late,
+    stop_reading,
+    widen_and_kill,
+)
 from examples.demo.outcome import NodeMoves, Outcome, StoryLine
 from examples.demo.script import EDGE_FILE, Acts, Edge, break_the_line, kill_the_process, lose_the_disk
 from examples.demo.series import Series, read_folder
 from examples.demo.service_lines import answer
 from examples.demo.show import EdgeProgress, Show
+from examples.demo.wall import PUSH_FILTER, write_behind_the_wall
 from examples.support.http_client import HttpClient, Unanswered
 from examples.support.relay import Relay
 
@@ -212,6 +220,7 @@ def _edge_settings(plan: Plan, edge_id: str, port: int) -> dict[str, object]:
         "subscriptions": STREAM,
         "subscription_filters": f"{STREAM}={json.dumps(only(SITE_OF[edge_id]))}",
         "start_from": "snapshots" if edge_id == LATE_ID else "log",
+        "push_filter": PUSH_FILTER,
     }
 
 
@@ -281,12 +290,14 @@ async def _way_down(
     story: _Story,
 ) -> list[str]:
     """What happens to the orders; returns when all of them are where they belong, or what is not."""
-    _, b, c = edges
+    a, b, c = edges
     acts, dispatcher = down.acts, down.dispatcher
     await widen_and_kill(b, SITE_OF[b.id], cast, acts, story.tell)
     await stop_reading(c, c.program, SITE_OF[c.id], cast, dispatcher, acts, story.tell)
     orders.cancel()
     await start_late(late, cloud, SITE_OF[LATE_ID], cast, dispatcher, acts, story.tell)
+    await move_an_order(cloud, SITE_OF[a.id], SITE_OF[b.id], dispatcher, story.tell)
+    await write_behind_the_wall(a, cloud, story.tell)
     story.tell("demo", f"{dispatcher.published:,} orders' events are published; waiting until every site has its own")
     everybody = [*((edge.service, edge.program) for edge in edges), (late, down.late_program)]
     return await orders_arrived(everybody, cloud, at_most_s=_QUIET_TIMEOUT_S)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,6 +10,7 @@ import orjson
 
 from common.core.events.batch import EventBatch, split_tags
 from common.core.events.ids import entity_type_of
+from common.core.events.leaving import is_mark
 from common.core.journal.url import parse_journal_url
 from common.journal.stores.journal import Journal
 from common.projection.tally import Tally, all_tallies, fold_all
@@ -18,6 +19,7 @@ from examples.demo.orders.orders import ORDER_TYPE, STREAM
 from examples.demo.orders.proof import Delivered, Published, content_of
 from examples.demo.proof import Stored
 from examples.demo.series import Reading, reading_of
+from examples.demo.wall import WALLED_TYPE, WalledEvent
 
 _PAGE_EVENTS: Final = 2_000
 _PAGE_BYTES: Final = 4 * 1024 * 1024
@@ -27,10 +29,11 @@ _PAGE_BYTES: Final = 4 * 1024 * 1024
 class CloudStore:
     """The cloud's journal in log order, its `tally` table, and a fold of the journal that the table must equal.
 
-    ``events`` came from edges, ``orders`` are the cloud's own.
+    ``events`` came from edges, ``orders`` are the cloud's own; ``walled`` came from edges through a wall, and are in neither.
     """
 
     events: list[Stored]
+    walled: list[WalledEvent]
     orders: list[Published]
     folded: Mapping[str, Tally]
     tally: Mapping[str, Tally]
@@ -42,14 +45,16 @@ class EdgeStore:
     """An edge's own log, in its order, and what its inbox holds."""
 
     events: list[Stored]
+    walled: list[WalledEvent]
     inbox: list[Delivered]
 
 
 async def read_edge(environment: Environment, path: str) -> EdgeStore:
     """An edge's file."""
     async with environment.open_journal(parse_journal_url(path), max_bytes=None, notified=False) as journal:
-        events = [event for page in await _pages(journal) for event in _stored(page)]
-        return EdgeStore(events, await _inbox(journal))
+        pages = await _pages(journal)
+        events = [event for page in pages for event in _stored(page) if entity_type_of(event.entity) != WALLED_TYPE]
+        return EdgeStore(events, _walled(pages), await _inbox(journal))
 
 
 async def read_cloud(environment: Environment, url: str) -> CloudStore:
@@ -57,10 +62,16 @@ async def read_cloud(environment: Environment, url: str) -> CloudStore:
     async with environment.open_journal(parse_journal_url(url), max_bytes=None, notified=False) as journal:
         pages = await _pages(journal)
         return CloudStore(
-            events=[event for page in pages for event in _stored(page) if entity_type_of(event.entity) != ORDER_TYPE],
+            events=[
+                event
+                for page in pages
+                for event in _stored(page)
+                if entity_type_of(event.entity) not in (ORDER_TYPE, WALLED_TYPE)
+            ],
+            walled=_walled(pages),
             orders=[event for page in pages for event in _published(page)],
-            folded=fold_all(pages),
-            tally=await all_tallies(journal.projections),
+            folded=_not_walled(fold_all(pages)),
+            tally=_not_walled(await all_tallies(journal.projections)),
             parked=(await journal.log.stats()).parked,
         )
 
@@ -86,6 +97,20 @@ async def _inbox(journal: Journal) -> list[Delivered]:
             found.append(Delivered(event.persistence_id, event.seq_nr, content, row.leaving, row.replaces))
         after = rows[-1].id
     return found
+
+
+def _walled(pages: Sequence[EventBatch]) -> list[WalledEvent]:
+    return [
+        WalledEvent(page.seq_nr[index], page.payload[index], is_mark(page, index))
+        for page in pages
+        for index, entity in enumerate(page.persistence_id)
+        if entity_type_of(entity) == WALLED_TYPE
+    ]
+
+
+def _not_walled(tallies: Mapping[str, Tally]) -> dict[str, Tally]:
+    """A table of columns does not have marks, so it differs from a fold of all rows there."""
+    return {entity: tally for entity, tally in tallies.items() if entity_type_of(entity) != WALLED_TYPE}
 
 
 def _published(page: EventBatch) -> list[Published]:

@@ -18,6 +18,7 @@ import pytest
 
 from examples.demo.__main__ import main
 from examples.demo.series import EXCERPT
+from examples.demo.wall import SECRET
 
 DEMO = [sys.executable, "-m", "examples.demo"]
 TIMEOUT_S = 100
@@ -89,6 +90,11 @@ def test_the_demo_holds_and_its_json_has_every_fact_of_the_tables(tmp_path: Path
     assert late["replaced"] > 0
     assert orders["moved"] > 0
     assert orders["latency_stopped"]["events"] > 0
+    assert orders["travelled"] in ([[3, True], [4, False]], [[1, False], [2, False], [3, False], [4, False]])
+    wall = facts["wall"]
+    assert (wall["at_edge"], wall["in_cloud"], wall["marks"]) == (3, 2, 1)
+    assert not any(SECRET.encode() in path.read_bytes() for path in tmp_path.glob("*/cloud/journal.db*"))
+    assert any(SECRET.encode() in path.read_bytes() for path in tmp_path.glob("*/edge-a/journal.db*"))
     assert any("push.rebased" in line["what"] for line in facts["story"])
 
 

@@ -11,6 +11,7 @@ from examples.demo.proof import EdgeFinding
 from examples.demo.series import Reading
 from examples.demo.service_lines import answer
 from examples.demo.show import EdgeProgress, PlainShow
+from examples.demo.wall import WallFinding
 
 WHOLE = EdgeFinding(
     edge_id="edge-a",
@@ -42,6 +43,7 @@ def outcome(lost: int) -> Outcome:
         tally=(),
         cloud_events=3_600 - lost,
         orders=Orders((), 0, 0, 0, 0, 0.0, None, None),
+        wall=WallFinding("edge-a", 3, 2, 1, ()),
         nodes=None,
         seconds=1.0,
         story=(),

@@ -51,6 +51,10 @@ def draw_order_facts(orders: Orders) -> Table:
     grid.add_column(ratio=1)
     a, b, c, late = orders.sites
     grid.add_row(" [blue]orders[/]", f"{orders.published:,} events published, {orders.moved:,} moves between sites")
+    past = ", ".join(f"a snapshot of 1 to {number}" if is_one else str(number) for number, is_one in orders.travelled)
+    grid.add_row(
+        f" [{colour_of(b.edge_id)}]moved[/]", f"one order came from {a.edge_id}'s site with its history: {past}"
+    )
     grid.add_row(
         f" [{colour_of(b.edge_id)}]widened[/]",
         f"SIGKILL after {orders.backfilled_at_kill:,} events, {orders.backfill_left_at_kill:,} positions before the "

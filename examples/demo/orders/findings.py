@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from examples.demo.orders.orders import ARCHIVED_SITE, SNAPSHOT_EVERY, Dispatcher, SiteProgram
+from examples.demo.orders.orders import (
+    ARCHIVED_SITE,
+    ORDER_TYPE,
+    SNAPSHOT_EVERY,
+    TRAVELLED_STEPS,
+    TRAVELLER,
+    Dispatcher,
+    SiteProgram,
+)
 from examples.demo.orders.proof import Delivered, Published, SiteAccount, SiteFinding, examine_site
 from examples.demo.orders.script import OrderActs
 from examples.demo.outcome import Orders
@@ -57,10 +65,30 @@ def compare_orders(
         stopped_s=(acts.resumed_us - acts.stopped_us) / 1e6,
         latency_calm=latency(list(a.program.waits_between(acts.calm_from_us, acts.stopped_us))),
         latency_stopped=latency(list(a.program.waits_between(acts.stopped_us, acts.resumed_us))),
+        travelled=travelled([*b.program.acked, *inboxes[b.id]]),
     )
+    problems += _travel_problems(orders.travelled, a, b)
     if orders.latency_stopped is None:
         problems.append(f"{a.id} got nothing while {c.id} was stopped")
     return orders, problems
+
+
+def travelled(rows: Sequence[Delivered]) -> tuple[tuple[int, bool], ...]:
+    """What a site got of the order that moved to it."""
+    return tuple((row.seq_nr, row.replaces) for row in rows if row.entity == f"{ORDER_TYPE}|{TRAVELLER}")
+
+
+def _travel_problems(rows: Sequence[tuple[int, bool]], origin: Edge, target: Edge) -> list[str]:
+    """The order must have come whole, and have been seen to leave."""
+    numbers = [number for number, _ in rows]
+    begins_whole = bool(rows) and (rows[0][1] or numbers[0] == 1)
+    problems = []
+    if not begins_whole or numbers != list(range(numbers[0], TRAVELLED_STEPS + 1)):
+        problems.append(f"the order {TRAVELLER} came to {target.id} without its history: {numbers}")
+    left = [row for row in origin.program.acked if row.entity == f"{ORDER_TYPE}|{TRAVELLER}" and row.leaving]
+    if [row.seq_nr for row in left] != [TRAVELLED_STEPS]:
+        problems.append(f"{origin.id} did not see the order {TRAVELLER} leave")
+    return problems
 
 
 def _showed_too_little(down: Down, findings: Sequence[SiteFinding], stopped: Edge) -> list[str]:

@@ -24,6 +24,8 @@ STREAM: Final = "orders"
 ARCHIVED_SITE: Final = "old"
 ARCHIVE_EVENTS: Final = 20_000
 SNAPSHOT_EVERY: Final = 3
+TRAVELLER: Final = "traveller"
+TRAVELLED_STEPS: Final = 4
 
 _ARCHIVE_STEPS: Final = 5
 _POST_EVENTS_MAX: Final = 2_000
@@ -96,6 +98,16 @@ class Dispatcher:
         """Orders with a drawing each, more than the buffers of a connection hold."""
         for number in range(1, orders + 1):
             await self._post([_event(f"large-{number}", 1, "placed", site, drawing="x" * _LARGE_BYTES)])
+
+    async def publish_traveller(self, site: str) -> None:
+        """An order that is worked on at a site."""
+        steps = enumerate(("placed", "worked on", "worked on"), 1)
+        await self._post([_event(TRAVELLER, step, what, site) for step, what in steps])
+
+    async def move_traveller(self, site: str) -> None:
+        """It goes on at another one."""
+        self.moved += 1
+        await self._post([_event(TRAVELLER, TRAVELLED_STEPS, "moved", site)])
 
     async def _post(self, events: Sequence[dict[str, object]]) -> None:
         self._posts += 1

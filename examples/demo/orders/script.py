@@ -18,7 +18,15 @@ import trio
 from common.runtime.environment import utc_now_us
 from examples.demo.cast import Cast, Service
 from examples.demo.failure import DemoFailure
-from examples.demo.orders.orders import ARCHIVED_SITE, ORDER_TYPE, STREAM, Dispatcher, SiteProgram, only
+from examples.demo.orders.orders import (
+    ARCHIVED_SITE,
+    ORDER_TYPE,
+    STREAM,
+    TRAVELLER,
+    Dispatcher,
+    SiteProgram,
+    only,
+)
 from examples.demo.script import Edge, Tell
 from examples.support.http_client import Answer, HttpClient, Unanswered
 
@@ -138,6 +146,18 @@ async def start_late(
         await _until(late, lambda place: bool(place.get("position")))
     for _ in range(_LATE_TICKS):
         await dispatcher.tick()
+
+
+async def move_an_order(cloud: Service, origin: str, target: str, dispatcher: Dispatcher, tell: Tell) -> None:
+    """An order that one site has worked on goes to another one, which has nothing of it."""
+    await dispatcher.publish_traveller(origin)
+    await _snapshots_taken(cloud)
+    await dispatcher.move_traveller(target)
+    tell(
+        "cloud",
+        f"the order {TRAVELLER}, 3 steps at site/{origin}, moves to site/{target}: with the 4th step its history goes there, "
+        f"and site/{origin} sees it leave",
+    )
 
 
 async def _snapshots_taken(cloud: Service) -> None:
