@@ -19,6 +19,7 @@ NAMES = frozenset(
         "push.before_ack",
         "push.before_filter_change",
         "push.after_filter_change",
+        "push.in_past",
         "projection.in_transaction",
         "projection.handed_over",
         "projection.taken_over",

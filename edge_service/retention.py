@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 import trio
 
 from common.core.errors import BackhaulError
+from common.core.filters.past import Past
 from common.core.journal.ages import EVERY_POSITION
 from common.core.journal.retention import TIGHT_SHARE, deletable_through, least_age_s, must_drop
+from common.core.push.filter_transition import FilterTransition, PushFilterState
+from common.core.push.past import OwedPasts
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import JournalStats, TrimLimit
 from common.runtime.app.application import Application
@@ -22,6 +25,10 @@ _log = structlog.get_logger()
 # page an entity whatever its size (130 ms for 1,000 events of 1,000 entities, 140 ms for 5,000): few large ones.
 _CHUNK_EVENTS = 5_000
 _KEYS_CHUNK = 500
+# What is looked through in a round for entities that come in; a longer backlog takes several, which delete nothing.
+_LOOKED_AT_PAGES = 50
+_LOOKED_AT_EVENTS = 500
+_LOOKED_AT_BYTES = 1024 * 1024
 _SOON_S = 0.2
 _AFTER_REFUSAL_S = 0.02
 _WARN_SHARES = (0.8, 0.9)
@@ -70,6 +77,8 @@ class EdgeRetention:
         self._dropping = False
         self._refused = trio.Event()
         self._warned_share = 0.0
+        self._owed = OwedPasts()
+        self._owed_by: tuple[FilterTransition, PushFilterState] | None = None
         self.stats: JournalStats | None = None
         self.trimmed = 0
         self.dropped = 0
@@ -106,13 +115,46 @@ class EdgeRetention:
         age = await journal.ages.load()
         keep_s = least_age_s(settings.keep_acked_s, stats.used_bytes, settings.cap_bytes)
         through = min(through, age.older_than(keep_s))
-        trimmed = await journal.log.trim(self._limit(through, "trimmed")) if through else 0
+        trimmed = 0
+        if through and (self._is_tight() or await self._knows_owed(stats.head_position)):
+            kept = frozenset[str]() if self._is_tight() else self._owed.persistence_ids
+            trimmed = await journal.log.trim(replace(self._limit(through, "trimmed"), kept=kept))
         forgotten = await journal.log.forget_append_ids(age.older_than(settings.keep_keys_s), _KEYS_CHUNK)
         self.trimmed += trimmed
         if trimmed:
             _log.debug("journal.trimmed", events=trimmed, through=through)
         dropped = 0 if trimmed else await self._drop(stats)
         return bool(trimmed == _CHUNK_EVENTS or forgotten == _KEYS_CHUNK or dropped)
+
+    async def _knows_owed(self, head: int) -> bool:
+        """Find the entities that come in with events not acknowledged yet; False while not all are known: nothing may go.
+
+        Their past is sent before those events. Where room is tight it is not waited for.
+        """
+        link, owed = self._link, self._owed
+        lanes = link.lanes
+        if lanes is None or lanes.past is Past.NONE or lanes.sends_everything:
+            self._owed_by = None
+            return True
+        if not lanes.place.is_settled:
+            return False  # a backfill may bring in whatever is stored
+        if self._owed_by != (lanes, lanes.place):
+            self._owed_by = (lanes, lanes.place)
+            owed.restart(link.acked_position)
+        owed.acknowledged(link.acked_position)
+        for _ in range(_LOOKED_AT_PAGES):
+            if owed.is_full or owed.looked_through >= head:
+                break
+            page = await self._journal.log.read(
+                owed.looked_through,
+                max_events=_LOOKED_AT_EVENTS,
+                max_bytes=_LOOKED_AT_BYTES,
+                selection=lanes.selection,
+            )
+            found = lanes.choose(page.events)
+            through = page.through if found.end is None else page.events.position[found.end] - 1
+            owed.add(found.entries, through)
+        return not owed.is_full and owed.looked_through >= head
 
     def _warn(self, stats: JournalStats) -> None:
         """Once at each share of the cap, and again after it was well below."""

@@ -16,6 +16,7 @@ import trio
 
 from common import VERSION
 from common.core.errors import BackhaulError, ConfigurationError, ErrorKind
+from common.core.filters.past import Past
 from common.core.filters.predicates import parse_filter
 from common.core.flow.backoff import Backoff
 from common.core.flow.messages import EdgeHealth
@@ -362,6 +363,7 @@ async def _push(
             progress_timeout_s=settings.progress_timeout_s,
             poll_interval_s=settings.poll_interval_s,
             own_filter=parse_filter(settings.push_filter).criteria,
+            own_past=Past(settings.push_history),
             on_push=transformations.pushed if transformations.on_push else None,
             health=health,
         ),

@@ -82,6 +82,10 @@ class EdgeSettings(StreamSettings):
             may_be_empty=True,
         ),
     )
+    push_history: Literal["snapshot", "full", "none"] = field(
+        default="full",
+        metadata=about("Most past of an entity that enters what is pushed, whatever the cloud asks for."),
+    )
 
     serve: Address | None = field(
         default=None,

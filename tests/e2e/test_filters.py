@@ -1,4 +1,4 @@
-"""A cloud's filter for an edge, with real processes: either side is killed between the change, the backfill and its end."""
+"""A cloud's filter for an edge, with real processes: either side is killed in a change, its backfill, and an entity's past."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from examples.support.postgres import Databases
 from tests.e2e.processes import Service, Stage
 
 EACH = 120
+PAST = 400
+REQUEST = 40
+RED: list[object] = [{"exclude_all": True}, {"include_tags": ["red"]}]
 NOTHING: list[object] = [{"exclude_all": True}]
 EVERYTHING: list[object] = []
 # By what has been done when it dies: nothing, the change, a backfilled batch, the last one but its ack.
@@ -112,3 +115,105 @@ def test_the_edges_own_filter_is_obeyed_whatever_the_cloud_asks_for(stage: Stage
     edge.stop()
     edge.start(push_filter="")
     cloud.delivered(15)
+
+
+# -- the past of entities that enter ------------------------------------------------------------------------------------
+def grow(edge: Service, count: int, entity: str, tag: str) -> None:
+    event = {"entity_type": "Sensor", "entity_id": entity, "event_type": "Read", "payload": "x" * 20, "tags": [tag]}
+    status, body = edge.ask("POST", "/v1/events", {"events": [event] * count})
+    assert status == 201, body
+
+
+def withheld_by_tag(stage: Stage, **settings: object) -> tuple[Service, Service]:
+    """A cloud that asks for what is red, and an edge whose two entities are blue."""
+    cloud = stage.cloud("cloud", **settings).start()
+    cloud.settings["grpc_port"] = cloud.grpc_port
+    ask(cloud, RED)
+    edge = stage.edge(cloud=cloud, batch_max_events=40, window_max_batches=1).start()
+    in_force(cloud, RED)
+    for _ in range(PAST // REQUEST):
+        grow(edge, REQUEST, "a", "blue")
+        grow(edge, REQUEST, "b", "blue")
+    edge.until("/status", lambda answer: answer["link"]["acked"] == 2 * PAST)
+    assert cloud.delivered(0) == []
+    return cloud, edge
+
+
+def check_whole(cloud: Service) -> None:
+    """`delivered` has seen that numbers are dense: nothing is missing, and nothing came twice."""
+    found = cloud.delivered(2 * PAST + 2)
+    for name in ("a", "b"):
+        tags = [event["tags"] for event in found if event["entity_id"] == f"e1/{name}"]
+        assert tags == [["blue"]] * PAST + [["red"]]
+
+
+def killed_cloud(stage: Stage, fail_point: str, **settings: object) -> None:
+    cloud, edge = withheld_by_tag(stage, **settings)
+    cloud.stop()
+    cloud.launch(prologue=f"import os; os.environ['BACKHAUL_FAIL_POINT'] = {fail_point!r}")
+    cloud.until_ready()
+    mark = edge.mark()
+    edge.wait_for("push.started", after=mark)
+    grow(edge, 1, "a", "red")
+    grow(edge, 1, "b", "red")
+    assert cloud.exit_status() == -signal.SIGKILL
+    assert cloud.noise.pop() == f"fail point hit: {fail_point.partition(':')[0]}"
+    cloud.start()
+    check_whole(cloud)
+
+
+# By what of the past is stored when it dies: none, some that is acknowledged, some that is not.
+@pytest.mark.parametrize("fail_point", ["append.before_commit", "append.before_commit:4", "push.before_ack:5"])
+def test_a_cloud_that_is_killed_in_a_past_goes_on_with_it(stage: Stage, fail_point: str) -> None:
+    killed_cloud(stage, fail_point)
+
+
+@pytest.mark.parametrize("fail_point", ["append.before_commit:3", "append.after_commit:4", "push.before_ack:2"])
+def test_a_past_on_postgres_too(stage: Stage, postgres: Databases, fail_point: str) -> None:
+    with postgres.fresh() as url:
+        killed_cloud(stage, fail_point, journal=url)
+        stage.end()
+
+
+@pytest.mark.parametrize("is_postgres", [False, True])
+def test_an_edge_that_is_killed_in_a_past_goes_on_with_it(
+    stage: Stage, postgres: Databases, *, is_postgres: bool
+) -> None:
+    with postgres.fresh() as url:
+        cloud, edge = withheld_by_tag(stage, **({"journal": url} if is_postgres else {}))
+        edge.stop()
+        for count in (1, 3, 7):
+            edge.launch(prologue=f"import os; os.environ['BACKHAUL_FAIL_POINT'] = 'push.in_past:{count}'")
+            if count == 1:
+                edge.until_ready()
+                grow(edge, 1, "a", "red")
+                try:
+                    grow(edge, 1, "b", "red")
+                except OSError:
+                    pass  # it may be gone by then
+            assert edge.exit_status() == -signal.SIGKILL
+            assert edge.noise.pop() == "fail point hit: push.in_past"
+        edge.start()
+        head = edge.get("/status")["journal"]["head"]
+        if head == 2 * PAST + 1:
+            grow(edge, 1, "b", "red")
+        check_whole(cloud)
+        stage.end()
+
+
+def test_how_much_past_is_asked_with_the_filter(stage: Stage) -> None:
+    cloud = stage.cloud().start()
+    edge = stage.edge(cloud=cloud).start()
+    for history, count in (("none", 1), ("full", 3)):
+        status, answer = cloud.ask("POST", "/v1/origins/e1/filter", {"criteria": RED, "history": history})
+        assert (status, answer["history"]) == (200, history)
+        version = answer["version"]
+        cloud.until("/v1/origins/e1/filter", lambda answer: answer["in_force"]["version"] == version)  # noqa: B023
+        grow(edge, 2, history, "blue")
+        grow(edge, 1, history, "red")
+        edge.until("/status", lambda answer: answer["link"]["acked"] == answer["journal"]["head"])
+        found = cloud.get("/v1/events?after=0&max=1000")["events"]
+        assert len([event for event in found if event["entity_id"] == f"e1/{history}"]) == count
+    for body in ({"history": "full"}, {"criteria": RED, "history": "all"}, {"withdraw": True, "history": "full"}):
+        status, _ = cloud.ask("POST", "/v1/origins/e1/filter", body)
+        assert status == 400

@@ -15,12 +15,23 @@ import trio
 from trio.testing import MockClock
 
 from common.core.events.batch import EventBatch, concat
+from common.core.filters.past import Past
 from common.core.filters.predicates import parse_filter
 from common.core.flow.messages import Drain, Heartbeat
 from common.core.journal.append import ParkedEvent, PushLane
 from common.core.journal.history import Offset, Resume
 from common.core.push.filter_transition import EVERYTHING, PushFilter, PushFilterState
-from common.core.push.messages import PUSH_PATH, Ack, FromCloud, Hello, PushBatch, PushFilterUpdate, Start
+from common.core.push.messages import (
+    PUSH_PATH,
+    Ack,
+    FromCloud,
+    Hello,
+    PastKnown,
+    PastQuestion,
+    PushBatch,
+    PushFilterUpdate,
+    Start,
+)
 from common.journal.stores.journal import Journal
 from common.transport.codec.push import decode_from_edge, encode_from_cloud
 from common.transport.codec.wire import push as wire
@@ -238,7 +249,7 @@ async def test_no_filter_of_the_cloud_opens_what_the_edge_keeps_to_itself(leak: 
 
     async def collect(stream: MessageStream, hello: Hello) -> None:
         await stream.send(encode_from_cloud(LEAKS[leak](hello)))
-        update = encode_from_cloud(PushFilterUpdate(9, EVERYTHING))
+        update = encode_from_cloud(PushFilterUpdate(9, EVERYTHING, Past.FULL))
         while True:
             match decode_from_edge(await stream.receive()):
                 case PushBatch() as batch:
@@ -247,6 +258,8 @@ async def test_no_filter_of_the_cloud_opens_what_the_edge_keeps_to_itself(leak: 
                     await stream.send(update)
                 case Heartbeat() | Hello():
                     pass
+                case PastQuestion(names):  # nothing, it says: so it is brought all that it may have
+                    await stream.send(encode_from_cloud(PastKnown((0,) * len(names))))
                 case applied:
                     backfilled = 0 if applied.needs_backfill else applied.position
                     await stream.send(encode_from_cloud(Ack(backfilled, lane=PushLane.BACKFILL)))

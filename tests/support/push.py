@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from common.core.events.batch import EventBatch, new_events
+from common.core.filters.past import Past
 from common.core.flow.backoff import Backoff
 from common.core.journal.append import LocalAppend
 from common.core.push.filter_transition import EVERYTHING
@@ -81,10 +82,11 @@ class PushWorld:
         address: str = ADDRESS,
         seed: int = 1,
         own_filter: str = EVERYTHING,
+        own_past: Past = Past.FULL,
     ) -> AsyncIterator[tuple[Journal, LinkState]]:
         """An edge that keeps its link while the block runs."""
         settings = PushSettings(
-            origin_id, self.ids(), LIMITS, self.batch_events, 4, 10.0, 30.0, self.poll_s, own_filter
+            origin_id, self.ids(), LIMITS, self.batch_events, 4, 10.0, 30.0, self.poll_s, own_filter, own_past
         )
         state = LinkState()
         async with (

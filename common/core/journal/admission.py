@@ -135,7 +135,7 @@ def admit_pushed(
     one: ``prev_seq_nr`` is what is known and ``seq_nr`` is one more. On the first event of a new branch the known number
     is what the peer says, as long as it is not above what the old branch had: the fork is rebased onto the head.
     A range and the events around it may come in one batch: within an entity, numbers say what comes first.
-    In the backfill lane an event whose number is known, or is parked (``parked_to``: the last number an entity has
+    In the backfill and past lanes an event whose number is known, or is parked (``parked_to``: the last number an entity has
     parked), is passed over, on whichever branch it came: up to where a log was forked its branches are one.
     An event that was stated as gone, with all known ones behind it (``ranges_of``: what is kept of an entity from this
     origin on this branch), is not gone: a copy of the log that had not lost it goes on. It is judged as if the range
@@ -171,7 +171,7 @@ def admit_pushed(
         ):
             admission.returned[persistence_id] = seq_nr
             head.origin_seq_nr = prev_seq_nr
-        if request.lane is PushLane.BACKFILL and _has(request, head, seq_nr, parked_to or {}):
+        if request.lane is not PushLane.LIVE and _has(request, head, seq_nr, parked_to or {}):
             continue
         code = request.poison.get(index) or _objection(request, head, seq_nr, prev_seq_nr)
         if code:
@@ -255,8 +255,9 @@ def _skip(request: PushedAppend, stated: StatedRange, heads: Heads) -> StatedRan
         return None
     if head.parked:
         return stated
-    # What is backfilled lies where the branches of the log are one still: there is nothing to go back to.
-    return _pass_over(head, head.branch if request.lane is PushLane.BACKFILL else request.branch, stated)
+    # What is backfilled lies where the branches of the log are one still: there is nothing to go back to. In the past lane
+    # where the branches part is not known: what a number stood for on the branch before is taken for the same.
+    return _pass_over(head, request.branch if request.lane is PushLane.LIVE else head.branch, stated)
 
 
 def _pass_over(head: EntityHead, branch: int, stated: StatedRange) -> StatedRange | None:

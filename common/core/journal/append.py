@@ -39,10 +39,12 @@ class LocalAppend:
 
 
 class PushLane(Enum):
-    """Which of an origin's two cursors a stretch moves (``core.push.filter_transition``)."""
+    """Which of an origin's cursors a stretch moves (``core.push.filter_transition``); the past moves none."""
 
     LIVE = "live"
     BACKFILL = "backfill"
+    PAST = "past"
+    """What comes before the event with which an entity enters a filter (``core.push.past``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ class PushedAppend:
     ``events`` keeps the origin's numbering. ``poison`` maps an index in ``events`` to the code of what makes that event
     unfit to store; with ``NOT_ALLOWED`` it leaves the entity's head alone, and makes none. ``session`` must be the
     origin's newest, ``branch`` is the one its Hello opened. In the backfill lane positions are compared with the
-    origin's backfill cursor, and events whose number is known are passed over.
+    origin's backfill cursor, and events whose number is known are passed over; so they are in the past lane, in which
+    batches are counted instead of positions, and nothing is compared but the session.
     """
 
     origin_id: str

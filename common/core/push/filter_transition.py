@@ -12,18 +12,20 @@ was taken out and put back is continued where it had been. Whatever an entity's 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from common.core.events.batch import EventBatch
 from common.core.events.leaving import marked
 from common.core.events.stated_range import StatedRange
 from common.core.filters.criteria import FilterLimits
-from common.core.filters.permission import match_batch, within
+from common.core.filters.past import Past
+from common.core.filters.permission import Matched, match_batch, within
 from common.core.filters.predicates import EntityPredicate, parse_filter
 from common.core.filters.selection import Selection
 from common.core.journal.append import PushLane
 
 EVERYTHING = "[]"
+_LEAST_FIRST = (Past.NONE, Past.SNAPSHOT, Past.FULL)
 # What one side has accepted and stored is good for the other, whatever its limits are now.
 STORED_LIMITS = FilterLimits(
     json_bytes=1 << 20, criteria=100_000, entries=100_000, regex_entries=1_000, regex_bytes=4_096
@@ -32,11 +34,15 @@ STORED_LIMITS = FilterLimits(
 
 @dataclass(frozen=True, slots=True)
 class PushFilter:
-    """Criteria as canonical JSON: the cloud's for an edge, with their version, and the edge's own."""
+    """Criteria as canonical JSON: the cloud's for an edge, with their version, and the edge's own.
+
+    ``history`` is no part of what is selected: it is said with a filter that is requested, and not kept in a place.
+    """
 
     version: int = 0
     criteria: str = EVERYTHING
     producer: str = EVERYTHING
+    history: Past = field(default=Past.NONE, compare=False)
 
     @property
     def is_everything(self) -> bool:
@@ -101,23 +107,55 @@ class PushFilterApplied:
 
 
 @dataclass(frozen=True, slots=True)
+class Entry:
+    """An entity comes in with its event ``seq_nr`` at ``position``; numbers below ``start`` are not wanted."""
+
+    persistence_id: str
+    seq_nr: int
+    position: int
+    start: int = 1
+
+
+def past_in_force(requested: PushFilter, own: Past) -> Past:
+    """How much past is brought: what the cloud asks for with its filter, at most ``own``.
+
+    A cloud of before there was a past asks for none.
+    """
+    return min(requested.history, own, key=_LEAST_FIRST.index)
+
+
+@dataclass(frozen=True, slots=True)
 class PushSelection:
     """What of a stretch is pushed: indexes, and the numbers that the entities which come in by it jump over.
 
-    Of the events at ``marks``, which are some of ``indexes``, leaving marks are sent.
+    Of the events at ``marks``, which are some of ``indexes``, leaving marks are sent. Before the stretch the past of
+    ``entries`` is brought. ``end`` is the index at which the stretch must end, because an entity that it brings out comes
+    in again there: its past lies between. ``leaving`` are entities with the number that takes them out.
     """
 
     indexes: list[int]
     marks: list[int]
     ranges: tuple[StatedRange, ...]
+    entries: tuple[Entry, ...] = ()
+    leaving: tuple[tuple[str, int], ...] = ()
+    end: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenEvents:
+    """The same as the events that are sent, with the marks among them."""
+
+    events: EventBatch
+    selection: PushSelection
 
 
 class FilterTransition:
     """The sending end: which lane is served, what it sends, and when the next change begins."""
 
-    def __init__(self, place: PushFilterState, requested: PushFilter) -> None:
+    def __init__(self, place: PushFilterState, requested: PushFilter, own_past: Past = Past.FULL) -> None:
         self.place = place
         self._requested = requested
+        self._own_past = own_past
         self._compile()
 
     @property
@@ -135,9 +173,14 @@ class FilterTransition:
         """Whether the live lane withholds nothing."""
         return self.place.is_settled and self.place.new.is_everything
 
-    def desire(self, version: int, criteria: str) -> None:
+    @property
+    def past(self) -> Past:
+        """How much past an entity that comes in brings."""
+        return past_in_force(self._requested, self._own_past)
+
+    def desire(self, version: int, criteria: str, history: Past = Past.NONE) -> None:
         """The cloud asks for another filter; only the last that was asked for counts."""
-        self._requested = replace(self._requested, version=version, criteria=criteria)
+        self._requested = replace(self._requested, version=version, criteria=criteria, history=history)
 
     def change(self, position: int) -> PushFilterApplied:
         """Begin the change that is wanted at ``position``, up to which everything is acknowledged."""
@@ -149,8 +192,9 @@ class FilterTransition:
 
     def backfilled(self, position: int) -> None:
         """The backfill lane is acknowledged up to here."""
+        was_settled = self.place.is_settled
         self.place = replace(self.place, backfill_position=position)
-        if self.place.is_settled:
+        if self.place.is_settled and not was_settled:
             self._compile()
 
     @property
@@ -165,26 +209,44 @@ class FilterTransition:
 
     def choose(self, events: EventBatch) -> PushSelection:
         """What of a stretch of the own log the lane sends."""
-        chosen, entering, marks = _delivered(self._new, events)
+        chosen, entering, matched = _delivered(self._new, events)
         if self._old is not None:
             sent_before = set(_delivered(self._old, events)[0])
             chosen = [index for index in chosen if index not in sent_before]
-        ranges = []
+        brings_past = self.past is not Past.NONE
+        ranges, entries = [], []
         last: dict[str, int] = {}
-        for index in chosen:
+        end: int | None = None
+        for at, index in enumerate(chosen):
             persistence_id, seq_nr = events.persistence_id[index], events.seq_nr[index]
             from_seq_nr = last.get(persistence_id, 0) + 1
             if index in entering and from_seq_nr < seq_nr:
+                if brings_past:
+                    start = self._new.from_seq_nr(persistence_id)
+                    if from_seq_nr > 1 and start < seq_nr:
+                        chosen, end = chosen[:at], index
+                        break
+                    if start < seq_nr:
+                        entries.append(Entry(persistence_id, seq_nr, events.position[index], start))
                 ranges.append(StatedRange(persistence_id, from_seq_nr, seq_nr - 1, "withheld"))
             last[persistence_id] = seq_nr
-        return PushSelection(chosen, [index for index in chosen if index in marks], tuple(ranges))
+        sent = set(chosen) if matched.leaving else frozenset[int]()
+        leaving = [index for index in matched.leaving if index in sent] if brings_past else []
+        return PushSelection(
+            chosen,
+            [index for index in matched.marks if index in sent],
+            tuple(ranges),
+            tuple(entries),
+            tuple((events.persistence_id[index], events.seq_nr[index]) for index in leaving),
+            end,
+        )
 
-    def chosen_of(self, events: EventBatch) -> tuple[EventBatch, tuple[StatedRange, ...]]:
+    def chosen_of(self, events: EventBatch) -> ChosenEvents:
         """The same as the events that are sent, with the marks among them, and what they jump over."""
         chosen = self.choose(events)
         kept = events if len(chosen.indexes) == len(events) else events.select(chosen.indexes)
         marks = set(chosen.marks)
-        return marked(kept, [at for at, index in enumerate(chosen.indexes) if index in marks]), chosen.ranges
+        return ChosenEvents(marked(kept, [at for at, index in enumerate(chosen.indexes) if index in marks]), chosen)
 
     def _compile(self) -> None:
         new = self.place.new.predicate()
@@ -197,8 +259,8 @@ class FilterTransition:
         self._selection = new.selection(frozenset())
 
 
-def _delivered(predicate: EntityPredicate, events: EventBatch) -> tuple[list[int], set[int], set[int]]:
-    """What a predicate delivers of a stretch, with stated starts obeyed; which of it brings its entity in, and the marks."""
+def _delivered(predicate: EntityPredicate, events: EventBatch) -> tuple[list[int], set[int], Matched]:
+    """What a predicate delivers of a stretch, with stated starts obeyed; which of it brings its entity in; all that matches."""
     matched = match_batch(predicate, events)
     delivered, entering = [], set(matched.entering)
     for index in matched.indexes:
@@ -208,4 +270,4 @@ def _delivered(predicate: EntityPredicate, events: EventBatch) -> tuple[list[int
         if start > 1 and start == events.seq_nr[index]:
             entering.add(index)
         delivered.append(index)
-    return delivered, entering, set(matched.marks)
+    return delivered, entering, matched

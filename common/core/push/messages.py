@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from common.core.events.batch import EventBatch
 from common.core.events.stated_range import StatedRange
+from common.core.filters.past import Past
 from common.core.flow.messages import Drain, Heartbeat
 from common.core.journal.append import ParkedEvent, PushLane
 from common.core.journal.history import History, Offset, Resume
@@ -71,6 +72,7 @@ class PushFilterUpdate:
 
     version: int
     criteria: str
+    history: Past = Past.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ class PushBatch:
     """Positions ``after_position`` < p <= ``through_position`` of a lane; ``generation_id`` wrote the last of them.
 
     Without positions (``through_position`` = ``after_position``) it holds ranges only: what is gone ahead of the lane.
+    In the past lane the batches of the stream are counted in their place, and events are in no order but their entities'.
     """
 
     after_position: int
@@ -90,12 +93,29 @@ class PushBatch:
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """Every position of the lane up to this one is durable at the receiver, or was withheld."""
+    """Every position of the lane up to this one is durable at the receiver, or was withheld; or batch of the past lane."""
 
     position: int
     parked: tuple[ParkedEvent, ...] = ()
     lane: PushLane = PushLane.LIVE
 
 
-FromEdge = Hello | PushBatch | PushFilterApplied | Heartbeat
-FromCloud = Start | Ack | PushFilterUpdate | Heartbeat | Drain
+@dataclass(frozen=True, slots=True)
+class PastQuestion:
+    """Up to which number are these entities known? Asked before they enter, one question at a time."""
+
+    persistence_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PastKnown:
+    """The answer, in the order of the question: the last number stored, stated or parked (``core.push.past``).
+
+    What is still being stored need not be in it.
+    """
+
+    seq_nrs: tuple[int, ...]
+
+
+FromEdge = Hello | PushBatch | PushFilterApplied | Heartbeat | PastQuestion
+FromCloud = Start | Ack | PushFilterUpdate | Heartbeat | Drain | PastKnown

@@ -13,6 +13,8 @@ The producer (edge) sends its journal from the position the endpoint (cloud, ``c
     LIVE       another filter wanted, none in flight PushFilterApplied at ``position``     BACKFILL (or LIVE: nothing below)
     BACKFILL   room in the window                    send up to the change position        BACKFILL
     BACKFILL   ack of the change position            the new filter is the applied one     LIVE
+    any        an entity comes in                    ask what is known of it, send its     same
+                                                     past, then what was to be sent
     any        ack within what was sent              free the window                       same
     any        ack of less or more than was sent     ``link.protocol``                     ended
     any        Drain                                 send nothing more, await acks         draining
@@ -20,11 +22,13 @@ The producer (edge) sends its journal from the position the endpoint (cloud, ``c
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from enum import Enum, auto
 
 from common.core.errors import BackhaulError
 from common.core.events.batch import Envelope
+from common.core.filters.past import Past
 from common.core.flow.window import AdaptiveWindow
 from common.core.journal.append import PushLane
 from common.core.journal.history import History, Offset
@@ -73,8 +77,8 @@ def check_start(start: Start, history: History, acked: Offset | None, at_stored:
 class Producer:
     """The sending end after Start. ``position`` is how far was sent, ``acked`` how far is durable over there.
 
-    Those two are the live lane's. One lane is served at a time, and the next only when all of the last is acknowledged:
-    so what is in flight is always of one lane.
+    Those two are the live lane's. Live or backfill is served at a time, and the other only when all of the one is
+    acknowledged; batches of the past lane go between those of either. Acks come in the order in which batches were sent.
     """
 
     def __init__(
@@ -85,6 +89,7 @@ class Producer:
         batches_max: int,
         ack_target_s: float,
         own_filter: str = EVERYTHING,
+        own_past: Past = Past.FULL,
     ) -> None:
         theirs = start.limits
         self._batch_bytes = min(limits.batch_bytes, theirs.batch_bytes)
@@ -99,15 +104,20 @@ class Producer:
         self.position = start.stored.position
         self.acked = start.stored.position
         self.draining = False
-        self.lanes = FilterTransition(start.place, replace(start.requested, producer=own_filter))
+        self.lanes = FilterTransition(start.place, replace(start.requested, producer=own_filter), own_past)
         self._backfill_sent = start.place.backfill_position
+        self.past_sent = 0
+        """Batches of the past lane that this stream has sent."""
+        self._past_acked = 0
+        self._unacked: deque[tuple[PushLane, int]] = deque()
+        self._sent_batches = self._acked_batches = 0
         self._change_is_sent = False
 
     @property
     def progress(self) -> tuple[int, ...]:
         """What is acknowledged, and of which change: differs whenever something has moved."""
         place = self.lanes.place
-        return (self.acked, place.change_position, place.backfill_position)
+        return (self.acked, place.change_position, place.backfill_position, self._past_acked)
 
     @property
     def cursor(self) -> int:
@@ -144,11 +154,15 @@ class Producer:
 
     def sent(self, batch: PushBatch, weight: int, now_s: float) -> None:
         """The batch was handed to the line."""
-        self.window.sent(batch.through_position, len(batch.events), weight, now_s)
+        self._sent_batches += 1
+        self._unacked.append((batch.lane, batch.through_position))
+        self.window.sent(self._sent_batches, len(batch.events), weight, now_s)
         if batch.lane is PushLane.LIVE:
             self.position = batch.through_position
-        else:
+        elif batch.lane is PushLane.BACKFILL:
             self._backfill_sent = batch.through_position
+        else:
+            self.past_sent = batch.through_position
 
     def ack(self, ack: Ack, now_s: float) -> float | None:
         """Take an acknowledgement; returns the age in seconds of what it settles (None when it is a repeat).
@@ -157,25 +171,43 @@ class Producer:
             BackhaulError: ``link.protocol`` when it acknowledges what was not sent, less than before, or names more parked events
                 than it acknowledges positions.
         """
-        is_live = ack.lane is PushLane.LIVE
-        acked, sent = (
-            (self.acked, self.position) if is_live else (self.lanes.place.backfill_position, self._backfill_sent)
-        )
+        is_past = ack.lane is PushLane.PAST
+        acked, sent = {
+            PushLane.LIVE: (self.acked, self.position),
+            PushLane.BACKFILL: (self.lanes.place.backfill_position, self._backfill_sent),
+            PushLane.PAST: (self._past_acked, self.past_sent),
+        }[ack.lane]
         if not acked <= ack.position <= sent:
             raise BackhaulError(
                 "link.protocol",
                 f"ack of {ack.lane.value} position {ack.position} while {acked} to {sent} may be acknowledged",
                 "this is a fault of the peer: report it",
             )
-        if len(ack.parked) > ack.position - acked:
+        parked_max = self.window.in_flight_events if is_past else ack.position - acked
+        if len(ack.parked) > parked_max:
             raise BackhaulError(
                 "link.protocol",
-                f"ack of {ack.position - acked} positions names {len(ack.parked)} parked events",
+                f"ack of {parked_max} events names {len(ack.parked)} parked ones",
                 "this is a fault of the peer: report it",
             )
-        if is_live:
+        if is_past:
+            self._past_acked = ack.position
+        elif ack.lane is PushLane.LIVE:
             self.acked = ack.position
         else:
             self._change_is_sent = False
             self.lanes.backfilled(ack.position)
-        return self.window.acked(ack.position, now_s)
+        return self.window.acked(self._settled(ack), now_s)
+
+    def _settled(self, ack: Ack) -> int:
+        """How many batches are acknowledged: all up to the last one of the ack's lane that it covers."""
+        unacked, covered = self._unacked, 0
+        for count, (lane, through) in enumerate(unacked, start=1):
+            if lane is ack.lane:
+                if through > ack.position:
+                    break
+                covered = count
+        for _ in range(covered):
+            unacked.popleft()
+        self._acked_batches += covered
+        return self._acked_batches

@@ -12,6 +12,7 @@ or store: the shell in ``common.transport`` does.
     COMMITTING  batch, within the window             queue it behind                        COMMITTING
     COMMITTING  stored                               ack the position, name parked ones     IDLE or QUEUED
     COMMITTING  fenced, superseded, refused          end with the code                      ended
+    any         question about entities              answer what is known of them           same
     any         batch beyond the window, or that     ``link.protocol``                      ended
                 does not continue its lane
 """
@@ -43,7 +44,8 @@ from common.core.journal.append import (
 from common.core.journal.history import Offset
 from common.core.policy.rules import EVERYTHING
 from common.core.push.filter_transition import UNFILTERED, PushFilterApplied, PushFilterState
-from common.core.push.messages import Ack, PushBatch, PushLimits
+from common.core.push.messages import Ack, PastKnown, PastQuestion, PushBatch, PushLimits
+from common.core.push.past import QUESTION_MAX, UNWANTED
 
 # What a queued batch takes in memory beside its bytes, roughly: even empty ones are bounded.
 _BATCH_OVERHEAD_BYTES = 2_048
@@ -79,6 +81,8 @@ class Endpoint:
         """Where the origin's lanes are; what a change asks for is not in it before it is stored."""
         self.change: PushFilterApplied | None = None
         self._backfill_received = place.backfill_position
+        self._past_received = 0
+        self._question: PastQuestion | None = None
         self.queued_events = 0
         self.queued_bytes = 0
 
@@ -93,6 +97,11 @@ class Endpoint:
         """Whether nothing waits to be committed."""
         return not self._queue and self.change is None
 
+    @property
+    def question(self) -> tuple[str, ...]:
+        """Entities of which is asked how far they are known; empty when nothing is asked."""
+        return self._question.persistence_ids if self._question else ()
+
     def receive(self, batch: PushBatch, size: int) -> None:
         """Queue a batch that took ``size`` bytes on the line; it must continue where the last one ended.
 
@@ -100,7 +109,8 @@ class Endpoint:
             BackhaulError: ``link.protocol``.
         """
         positions = batch.events.position
-        in_order = all(map(lt, [batch.after_position, *positions], positions))
+        is_past = batch.lane is PushLane.PAST
+        in_order = is_past or all(map(lt, [batch.after_position, *positions], positions))
         received, lane_is_open = self._received(batch)
         if (
             not lane_is_open
@@ -108,7 +118,7 @@ class Endpoint:
             or batch.through_position < batch.after_position
             or (batch.through_position == batch.after_position and not batch.ranges)
             or not in_order
-            or (positions and positions[-1] > batch.through_position)
+            or (positions and positions[-1] > batch.through_position and not is_past)
         ):
             raise BackhaulError(
                 "link.protocol",
@@ -126,8 +136,10 @@ class Endpoint:
         self._queue.append((batch, weight))
         if batch.lane is PushLane.LIVE:
             self.received = batch.through_position
-        else:
+        elif batch.lane is PushLane.BACKFILL:
             self._backfill_received = batch.through_position
+        else:
+            self._past_received = batch.through_position
         self.queued_events += len(batch.events)
         self.queued_bytes += weight
 
@@ -136,6 +148,8 @@ class Endpoint:
         place = self._expected_place()
         if batch.lane is PushLane.LIVE:
             return self.received, self._backfill_received >= place.change_position
+        if batch.lane is PushLane.PAST:
+            return self._past_received, batch.through_position == batch.after_position + 1
         return self._backfill_received, batch.through_position <= place.change_position
 
     def _expected_place(self) -> PushFilterState:
@@ -162,6 +176,38 @@ class Endpoint:
         change.filter.predicate()
         self.change = change
         self._backfill_received = self._expected_place().backfill_position
+
+    def receive_question(self, question: PastQuestion) -> None:
+        """Keep a question until it is answered.
+
+        Raises:
+            BackhaulError: ``link.protocol``.
+        """
+        names = question.persistence_ids
+        problem = f"asks of {len(names)} entities" if not 1 <= len(names) <= QUESTION_MAX else ""
+        problem = problem or next(filter(None, map(persistence_id_problem, names)), "")
+        if self._question or problem:
+            raise BackhaulError(
+                "link.protocol",
+                f"a question about entities {problem or 'came before the last one was answered'}",
+                f"ask of at most {QUESTION_MAX} entities at a time, one question after the other",
+            )
+        self._question = question
+
+    def answered(self, known: Sequence[int]) -> PastKnown:
+        """The answer to the question that waits, from what the journal has of its entities.
+
+        Of those that the origin may not write nothing is said. Where an application may give entities other ids than those
+        that are asked for, nothing is known of them: what is sent again is passed over.
+        """
+        names = self.question
+        self._question = None
+        denied = self.rights.denied(names)
+        if self._on_receive is not None:
+            known = [0] * len(names)
+        return PastKnown(
+            tuple(UNWANTED if name in denied else seq_nr for name, seq_nr in zip(names, known, strict=True))
+        )
 
     def changed_or_refused(self, refused: Fenced | OutOfStep | None) -> Ack:
         """The ack of the change that was queued, once it is stored.
@@ -263,7 +309,7 @@ class Endpoint:
                 raise AssertionError(f"not an outcome of a pushed append: {outcome!r}")
         if lane is PushLane.LIVE:
             self.stored = through
-        else:
+        elif lane is PushLane.BACKFILL:
             self.place = replace(self.place, backfill_position=through)
         return Ack(through, parked, lane)
 

@@ -11,19 +11,24 @@ from dataclasses import dataclass
 
 from common.core.errors import BackhaulError
 from common.core.events.ids import NAME_MAX_BYTES, text_problem
-from common.core.push.filter_transition import NO_FILTER, PushFilter
+from common.core.filters.past import Past
+from common.core.push.filter_transition import PushFilter
 
 _ANY = "*"
 
 
 @dataclass(frozen=True, slots=True)
 class RequestedFilter:
-    """Criteria (canonical JSON) for the origins that fit ``pattern``. Versions are never used twice in one journal."""
+    """Criteria (canonical JSON) for the origins that fit ``pattern``. Versions are never used twice in one journal.
+
+    ``history`` is how much past an entity brings that enters.
+    """
 
     pattern: str
     version: int
     criteria: str
     set_us: int
+    history: Past = Past.SNAPSHOT
 
 
 def check_pattern(pattern: str) -> None:
@@ -58,6 +63,6 @@ def filter_for(origin_id: str, asked: Iterable[RequestedFilter]) -> PushFilter:
     """What is asked of an origin."""
     found = [one for one in asked if fits(one.pattern, origin_id)]
     if not found:
-        return NO_FILTER
+        return PushFilter(history=Past.SNAPSHOT)
     best = max(found, key=lambda one: (_ANY not in one.pattern, len(one.pattern.replace(_ANY, "")), one.version))
-    return PushFilter(best.version, best.criteria)
+    return PushFilter(best.version, best.criteria, history=best.history)

@@ -54,7 +54,7 @@ def append_pushed(
         return Fenced(origin.session if origin else 0)
     place = draft.push_filter_states.get(request.origin_id, UNFILTERED)
     position = origin.stored.position if request.lane is PushLane.LIVE else place.backfill_position
-    if position != request.after_position:
+    if request.lane is not PushLane.PAST and position != request.after_position:
         return OutOfStep(position)
     heads = DraftHeads(draft.heads)
     own_parked = [parked for parked in draft.parked if parked.origin_id == request.origin_id]
@@ -75,8 +75,8 @@ def append_pushed(
         )
     draft.cut_ranges(request, admission.returned)
     keep_ranges(connections, draft, request.origin_id, request.branch, admission.skipped)
-    if request.through.position == request.after_position:
-        pass  # ranges alone: the last event stored stays the one it is
+    if request.lane is PushLane.PAST or request.through.position == request.after_position:
+        pass  # the last event stored stays the one it is
     elif request.lane is PushLane.LIVE:
         draft.origins[request.origin_id] = replace(origin, stored=request.through, last_seen_us=connections.now_us())
     else:

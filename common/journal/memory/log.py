@@ -218,6 +218,8 @@ class MemoryLog:
 
 def _may_go(state: MemoryState, index: int, limit: TrimLimit) -> bool:
     entity_type = entity_type_of(state.log.persistence_id[index])
+    if state.log.persistence_id[index] in limit.kept:
+        return False
     if limit.entity_types and entity_type not in limit.entity_types:
         return False
     return entity_type not in limit.covered_types or is_covered(state, index)

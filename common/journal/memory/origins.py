@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import trio
 
 from common.core.journal.history import History, OriginState, Resume, ResumeDecision, decide_resume
+from common.core.push.past import known_of
 from common.journal.memory.connections import MemoryConnections
 from common.journal.stores.identities import BlockedIdentity
 from common.journal.stores.origins import StoredRange
@@ -34,6 +36,20 @@ class MemoryOrigins:
         """See ``OriginStore.rows``."""
         await trio.lowlevel.checkpoint()
         return [state for _, state in sorted(self._connections.database.state.origins.items())]
+
+    async def known(self, origin_id: str, persistence_ids: Sequence[str]) -> list[int]:
+        """See ``OriginStore.known``."""
+        await trio.lowlevel.checkpoint()
+        state = self._connections.database.state
+        parked_to: dict[str, int] = {}
+        for parked in state.parked:
+            if parked.origin_id == origin_id:
+                parked_to[parked.persistence_id] = max(parked.numbers.seq_nr, parked_to.get(parked.persistence_id, 0))
+        heads = ((name, state.heads.get(name)) for name in persistence_ids)
+        return [
+            known_of(origin_id, head.owner if head else None, head.origin_seq_nr if head else 0, parked_to.get(name))
+            for name, head in heads
+        ]
 
     async def forget_superseded(self, origin_id: str) -> bool:
         """See ``OriginStore.forget_superseded``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import trio
 
+from common.core.filters.past import Past
 from common.core.journal.append import Fenced, OutOfStep
 from common.core.push.filter_transition import UNFILTERED, PushFilterApplied, PushFilterState
 from common.core.push.requested_filter import RequestedFilter
@@ -16,13 +17,14 @@ class MemoryPushFilters:
     def __init__(self, connections: MemoryConnections) -> None:
         self._connections = connections
 
-    async def ask(self, pattern: str, criteria: str) -> RequestedFilter:
+    async def ask(self, pattern: str, criteria: str, history: Past = Past.SNAPSHOT) -> RequestedFilter:
         """See ``PushFilterStore.ask_filter``."""
         async with self._connections.transaction() as draft:
             asked = draft.requested_filters.get(pattern)
-            if asked is None or asked.criteria != criteria:
+            if asked is None or (asked.criteria, asked.history) != (criteria, history):
                 draft.last_filter_version += 1
-                asked = RequestedFilter(pattern, draft.last_filter_version, criteria, self._connections.now_us())
+                now_us = self._connections.now_us()
+                asked = RequestedFilter(pattern, draft.last_filter_version, criteria, now_us, history)
                 draft.requested_filters[pattern] = asked
             return asked
 

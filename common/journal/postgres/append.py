@@ -54,6 +54,8 @@ def _parameter(number: int, type_: str) -> str:
 
 APPEND_SQL = f"SELECT * FROM append_batch({', '.join(map(_parameter, range(1, len(_TYPES) + 1), _TYPES))})"
 
+# s_lane of the function's arguments
+_LANES = {PushLane.LIVE: 0, PushLane.BACKFILL: 1, PushLane.PAST: 2}
 # s_code of the function's answer
 _STORED, _WRONG_SEQ, _FOREIGN_OWNER, _SEEN, _FENCED, _OUT_OF_STEP, _BLOCKED = range(7)
 
@@ -344,7 +346,7 @@ def _sub_batches(requests: Sequence[AppendRequest]) -> list[list[Any]]:
             to = request.through
             rows.append((
                 n, request.origin_id, request.session, request.branch, request.after_position, request.parked_max,
-                to.position, to.timestamp_us, to.seq_nr, int(request.lane is PushLane.BACKFILL),
+                to.position, to.timestamp_us, to.seq_nr, _LANES[request.lane],
                 to.journal_id, to.generation_id, to.persistence_id, "", "",
             ))  # fmt: skip
         else:

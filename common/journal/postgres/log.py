@@ -222,6 +222,7 @@ _OLDEST_IS_AFTER = (
     " AND (SELECT oldest.position FROM event AS oldest WHERE oldest.entity_no = event.entity_no"
     " ORDER BY oldest.seq_nr LIMIT 1) > $4"
 )
+_KEPT = "SELECT h.entity_no FROM entity AS h WHERE h.persistence_id = ANY (${}::text[])"
 _TRIM = """
 WITH doomed AS MATERIALIZED (
     SELECT position, entity_no, seq_nr FROM event
@@ -277,6 +278,9 @@ async def trim(connection: asyncpg.Connection, limit: TrimLimit) -> int:
     if limit.covered_types:
         args.append(sorted(limit.covered_types))
         condition += f" AND ({_COVERED} OR NOT (true {TYPE_CONDITION.format(len(args))}))"
+    if limit.kept:
+        args.append(sorted(limit.kept))
+        condition += f" AND entity_no <> ALL (ARRAY({_KEPT.format(len(args))}))"
     if limit.after:
         condition += _OLDEST_IS_AFTER
     async with connection.transaction():

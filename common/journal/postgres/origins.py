@@ -6,12 +6,14 @@ Asyncio-flavoured functions on a session.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import astuple
 
 import asyncpg
 
 from common.core.events.stated_range import StatedRange
 from common.core.journal.history import History, Offset, OriginState, Resume, ResumeDecision, decide_resume
+from common.core.push.past import known_of
 from common.journal.postgres.opening import dump_generations, load_generations
 from common.journal.postgres.push_filters import load_place, write_place
 from common.journal.postgres.sessions import PostgresSessions
@@ -87,6 +89,19 @@ async def origins(connection: asyncpg.Connection) -> list[OriginState]:
     return list(map(_state, await connection.fetch(f"SELECT {_COLUMNS} FROM origin ORDER BY origin_id")))
 
 
+async def known_numbers(connection: asyncpg.Connection, origin_id: str, persistence_ids: Sequence[str]) -> list[int]:
+    """See ``OriginStore.known``."""
+    rows = await connection.fetch(
+        "SELECT h.owner, h.origin_seq_nr,"
+        " (SELECT max(q.seq_nr) FROM parked AS q WHERE q.origin_id = $1 AND q.persistence_id = u.name)"
+        " FROM unnest($2::text[]) WITH ORDINALITY AS u (name, at)"
+        " LEFT JOIN entity AS h ON h.persistence_id = u.name ORDER BY u.at",
+        origin_id,
+        list(persistence_ids),
+    )
+    return [known_of(origin_id, *row) for row in rows]
+
+
 async def forget_superseded(connection: asyncpg.Connection, origin_id: str) -> bool:
     """See ``OriginStore.forget_superseded``."""
     done = await connection.execute(
@@ -118,6 +133,10 @@ class PostgresOrigins:
     async def rows(self) -> list[OriginState]:
         """See ``OriginStore.rows``."""
         return await self._sessions.read(origins)
+
+    async def known(self, origin_id: str, persistence_ids: Sequence[str]) -> list[int]:
+        """See ``OriginStore.known``."""
+        return await self._sessions.read(known_numbers, origin_id, persistence_ids)
 
     async def forget_superseded(self, origin_id: str) -> bool:
         """See ``OriginStore.forget_superseded``."""

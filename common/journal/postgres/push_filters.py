@@ -4,34 +4,43 @@ from __future__ import annotations
 
 import asyncpg
 
+from common.core.filters.past import Past
 from common.core.journal.append import Fenced, OutOfStep
 from common.core.push.filter_transition import UNFILTERED, PushFilter, PushFilterApplied, PushFilterState
 from common.core.push.requested_filter import RequestedFilter
 from common.journal.postgres.sessions import PostgresSessions
 
-_ASKED = "SELECT pattern, version, criteria, set_us FROM asked_filter"
+_ASKED = "SELECT pattern, version, criteria, set_us, history FROM asked_filter"
 _PLACE = (
     "old_version, old_criteria, old_producer, new_version, new_criteria, new_producer, change_position,"
     " backfill_position"
 )
 
 
-async def ask(connection: asyncpg.Connection, pattern: str, criteria: str, now_us: int) -> RequestedFilter:
+async def ask(
+    connection: asyncpg.Connection, pattern: str, criteria: str, history: Past, now_us: int
+) -> RequestedFilter:
     """See ``PushFilterStore.ask_filter``."""
     async with connection.transaction():
         # One at a time: two may set the same pattern.
         await connection.execute("LOCK TABLE asked_filter IN SHARE ROW EXCLUSIVE MODE")
         row = await connection.fetchrow(f"{_ASKED} WHERE pattern = $1", pattern)
-        if row is None or row["criteria"] != criteria:
+        if row is None or (row["criteria"], row["history"]) != (criteria, history):
             await connection.execute("DELETE FROM asked_filter WHERE pattern = $1", pattern)
             row = await connection.fetchrow(
-                "INSERT INTO asked_filter (pattern, criteria, set_us) VALUES ($1, $2, $3)"
-                " RETURNING pattern, version, criteria, set_us",
+                "INSERT INTO asked_filter (pattern, criteria, set_us, history) VALUES ($1, $2, $3, $4)"
+                " RETURNING pattern, version, criteria, set_us, history",
                 pattern,
                 criteria,
                 now_us,
+                history.value,
             )
-    return RequestedFilter(*row)
+    return _requested(row)
+
+
+def _requested(row: asyncpg.Record) -> RequestedFilter:
+    pattern, version, criteria, set_us, history = row
+    return RequestedFilter(pattern, version, criteria, set_us, Past(history))
 
 
 async def withdraw(connection: asyncpg.Connection, pattern: str) -> bool:
@@ -41,7 +50,7 @@ async def withdraw(connection: asyncpg.Connection, pattern: str) -> bool:
 
 async def requested_filters(connection: asyncpg.Connection) -> list[RequestedFilter]:
     """See ``PushFilterStore.requested_filters``."""
-    return [RequestedFilter(*row) for row in await connection.fetch(f"{_ASKED} ORDER BY pattern")]
+    return [_requested(row) for row in await connection.fetch(f"{_ASKED} ORDER BY pattern")]
 
 
 async def load_place(connection: asyncpg.Connection, origin_id: str) -> PushFilterState:
@@ -86,9 +95,9 @@ class PostgresPushFilters:
     def __init__(self, sessions: PostgresSessions) -> None:
         self._sessions = sessions
 
-    async def ask(self, pattern: str, criteria: str) -> RequestedFilter:
+    async def ask(self, pattern: str, criteria: str, history: Past = Past.SNAPSHOT) -> RequestedFilter:
         """See ``PushFilterStore.ask_filter``."""
-        return await self._sessions.state.run(ask, pattern, criteria, self._sessions.now_us())
+        return await self._sessions.state.run(ask, pattern, criteria, history, self._sessions.now_us())
 
     async def withdraw(self, pattern: str) -> bool:
         """See ``PushFilterStore.withdraw_filter``."""

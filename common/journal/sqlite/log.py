@@ -223,6 +223,10 @@ def _may_go(limit: TrimLimit) -> tuple[str, list[str]]:
         needs_cover, more = selected.of_types(limit.covered_types)
         wanted = f"{wanted} AND (NOT {needs_cover} OR coalesce({_COVERED}, false))"
         args = args + more
+    if limit.kept:
+        kept = "SELECT entity_no FROM json_each(?) CROSS JOIN entity ON persistence_id = value"
+        wanted = f"{wanted} AND entity_no NOT IN ({kept})"
+        args = [*args, orjson.dumps(sorted(limit.kept)).decode()]
     # A reader that begins in the middle must not leave an entity's older events behind.
     return (f"{wanted} AND {_OLDEST} > {limit.after}" if limit.after else wanted), args
 

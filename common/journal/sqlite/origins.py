@@ -18,6 +18,7 @@ from common.core.events.stated_range import StatedRange
 from common.core.journal.admission import GONE_REASONS
 from common.core.journal.append import Fenced, OutOfStep, ParkedEvent, PushedAppend, PushLane
 from common.core.journal.history import Generation, History, Offset, OriginState, Resume, ResumeDecision, decide_resume
+from common.core.push.past import known_of
 from common.journal.sqlite.connection import insert_rows, select
 from common.journal.sqlite.connections import SqliteConnections
 from common.journal.sqlite.push_filters import load_place, write_place
@@ -45,6 +46,8 @@ class Origins:
         session, position = row or (0, 0)
         if session != request.session or not session:
             return Fenced(session)
+        if request.lane is PushLane.PAST:
+            return None
         if request.lane is PushLane.BACKFILL:
             position = load_place(self._writer, request.origin_id).backfill_position
         return None if position == request.after_position else OutOfStep(position)
@@ -52,8 +55,8 @@ class Origins:
     def move(self, request: PushedAppend) -> None:
         """Everything of the lane up to the batch's end is stored or parked by this transaction."""
         origin_id, through = request.origin_id, request.through
-        if through.position == request.after_position:
-            return  # ranges alone: the last event stored stays the one it is
+        if request.lane is PushLane.PAST or through.position == request.after_position:
+            return  # the last event stored stays the one it is
         if request.lane is PushLane.BACKFILL:
             self._writer.execute("UPDATE origin SET last_seen_us = ? WHERE origin_id = ?", (self._now_us, origin_id))
             self._writer.execute(
@@ -173,6 +176,19 @@ def origins(connection: apsw.Connection, origin_id: str | None = None) -> list[O
     ]
 
 
+def known_numbers(reader: apsw.Connection, origin_id: str, persistence_ids: Sequence[str]) -> list[int]:
+    """See ``OriginStore.known``."""
+    rows = select(
+        reader,
+        "SELECT e.owner, h.origin_seq_nr,"
+        " (SELECT max(q.seq_nr) FROM parked AS q WHERE q.origin_id = ? AND q.persistence_id = asked.value)"
+        " FROM json_each(?) AS asked LEFT JOIN entity AS e ON e.persistence_id = asked.value"
+        " LEFT JOIN entity_head AS h USING (entity_no) ORDER BY asked.key",
+        (origin_id, orjson.dumps(list(persistence_ids)).decode()),
+    )
+    return [known_of(origin_id, *row) for row in rows]
+
+
 def forget_superseded(writer: apsw.Connection, origin_id: str) -> bool:
     """See ``LogStore.forget_superseded``; the caller holds the transaction."""
     for known in origins(writer, origin_id):
@@ -234,6 +250,10 @@ class SqliteOrigins:
     async def rows(self) -> list[OriginState]:
         """See ``LogStore.origins``."""
         return await self._connections.read(origins)
+
+    async def known(self, origin_id: str, persistence_ids: Sequence[str]) -> list[int]:
+        """See ``OriginStore.known``."""
+        return await self._connections.read(known_numbers, origin_id, persistence_ids)
 
     async def forget_superseded(self, origin_id: str) -> bool:
         """See ``LogStore.forget_superseded``."""

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import apsw
 
+from common.core.filters.past import Past
 from common.core.journal.append import Fenced, OutOfStep
 from common.core.push.filter_transition import UNFILTERED, PushFilter, PushFilterApplied, PushFilterState
 from common.core.push.requested_filter import RequestedFilter
 from common.journal.sqlite.connection import select
 from common.journal.sqlite.connections import SqliteConnections
 
-_ASKED = "SELECT pattern, version, criteria, set_us FROM asked_filter"
+_ASKED = "SELECT pattern, version, criteria, set_us, history FROM asked_filter"
 
 
-def ask(writer: apsw.Connection, pattern: str, criteria: str, now_us: int) -> RequestedFilter:
+def ask(writer: apsw.Connection, pattern: str, criteria: str, history: Past, now_us: int) -> RequestedFilter:
     """See ``PushFilterStore.ask_filter``; the caller holds the transaction."""
     row = writer.execute(f"{_ASKED} WHERE pattern = ?", (pattern,)).get
-    if row is None or row[2] != criteria:
+    if row is None or (row[2], row[4]) != (criteria, history):
         writer.execute("DELETE FROM asked_filter WHERE pattern = ?", (pattern,))
         writer.execute(
-            "INSERT INTO asked_filter (pattern, criteria, set_us) VALUES (?, ?, ?)", (pattern, criteria, now_us)
+            "INSERT INTO asked_filter (pattern, criteria, set_us, history) VALUES (?, ?, ?, ?)",
+            (pattern, criteria, now_us, history.value),
         )
         row = writer.execute(f"{_ASKED} WHERE pattern = ?", (pattern,)).get
-    return RequestedFilter(*row)
+    return _requested(row)
+
+
+def _requested(row: tuple[Any, ...]) -> RequestedFilter:
+    pattern, version, criteria, set_us, history = row
+    return RequestedFilter(pattern, version, criteria, set_us, Past(history))
 
 
 def withdraw(writer: apsw.Connection, pattern: str) -> bool:
@@ -33,7 +42,7 @@ def withdraw(writer: apsw.Connection, pattern: str) -> bool:
 
 def requested_filters(reader: apsw.Connection) -> list[RequestedFilter]:
     """See ``PushFilterStore.requested_filters``."""
-    return [RequestedFilter(*row) for row in select(reader, f"{_ASKED} ORDER BY pattern")]
+    return [_requested(row) for row in select(reader, f"{_ASKED} ORDER BY pattern")]
 
 
 def load_place(connection: apsw.Connection, origin_id: str) -> PushFilterState:
@@ -80,9 +89,9 @@ class SqlitePushFilters:
     def __init__(self, connections: SqliteConnections) -> None:
         self._connections = connections
 
-    async def ask(self, pattern: str, criteria: str) -> RequestedFilter:
+    async def ask(self, pattern: str, criteria: str, history: Past = Past.SNAPSHOT) -> RequestedFilter:
         """See ``PushFilterStore.ask_filter``."""
-        return await self._connections.write(ask, pattern, criteria, self._connections.now_us())
+        return await self._connections.write(ask, pattern, criteria, history, self._connections.now_us())
 
     async def withdraw(self, pattern: str) -> bool:
         """See ``PushFilterStore.withdraw_filter``."""

@@ -60,7 +60,8 @@ class TrimLimit:
 
     ``reason`` is kept with the entities ("trimmed" or "dropped"); ``entity_types`` limits it when not empty. Entities of
     ``covered_types`` lose only what is at or below their latest snapshot: without it, nothing. Positions up to ``after``
-    are not looked at, so that a long log is gone through in stretches; entities with events there lose nothing.
+    are not looked at, so that a long log is gone through in stretches; entities with events there lose nothing. Nor do
+    the entities ``kept``, by persistence id.
     """
 
     through: int
@@ -69,6 +70,7 @@ class TrimLimit:
     entity_types: frozenset[str] = field(default_factory=frozenset)
     covered_types: frozenset[str] = field(default_factory=frozenset)
     after: int = 0
+    kept: frozenset[str] = frozenset()
 
 
 class LogStore(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +27,12 @@ class OriginStore(Protocol):
 
     async def rows(self) -> list[OriginState]:
         """All origins ever seen."""
+
+    async def known(self, origin_id: str, persistence_ids: Sequence[str]) -> list[int]:
+        """The last number of each entity that is stored, stated or parked from this origin.
+
+        0 of one that there is not, ``core.push.past.UNWANTED`` of one that belongs to another.
+        """
 
     async def forget_superseded(self, origin_id: str) -> bool:
         """Let an origin's superseded journals, and logs left behind at forks, back in (an operator's decision).

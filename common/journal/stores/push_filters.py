@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from common.core.filters.past import Past
 from common.core.journal.append import Fenced, OutOfStep
 from common.core.push.filter_transition import PushFilterApplied, PushFilterState
 from common.core.push.requested_filter import RequestedFilter
@@ -12,8 +13,11 @@ from common.core.push.requested_filter import RequestedFilter
 class PushFilterStore(Protocol):
     """The places move with the origins' events, in ``LogStore.append_group`` and ``OriginStore.open_session``."""
 
-    async def ask(self, pattern: str, criteria: str) -> RequestedFilter:
-        """Ask the origins that fit ``pattern`` for a filter from now on; a new version unless the same is asked already."""
+    async def ask(self, pattern: str, criteria: str, history: Past = Past.SNAPSHOT) -> RequestedFilter:
+        """Ask the origins that fit ``pattern`` for a filter from now on, and for so much past of what comes in by it.
+
+        A new version unless the same is asked already.
+        """
 
     async def withdraw(self, pattern: str) -> bool:
         """Ask for it no more; False when nothing was asked by this pattern."""

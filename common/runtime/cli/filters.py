@@ -21,18 +21,26 @@ def _filter_arguments(parser: ArgumentParser) -> None:
         "--change", type=criteria_argument, metavar="JSON", help="apply criteria after those that are asked for"
     )
     what.add_argument("--withdraw", action="store_true", help="ask for nothing by this id or pattern any more")
+    parser.add_argument(
+        "--history",
+        choices=("snapshot", "full", "none"),
+        help="with --set or --change: the past that an entity brings that comes in (snapshot, unless asked otherwise)",
+    )
     json_flag(parser)
 
 
 def _filter(question: Question) -> int:
     args = question.args
     path = f"/v1/origins/{path_segment(args.origin)}/filter"
+    history = {} if args.history is None else {"history": args.history}
     if args.set is not None:
-        answer = question.client.post(path, {"criteria": args.set})
+        answer = question.client.post(path, {"criteria": args.set, **history})
     elif args.change is not None:
-        answer = question.client.post(path, {"change": args.change})
+        answer = question.client.post(path, {"change": args.change, **history})
     elif args.withdraw:
-        answer = question.client.post(path, {"withdraw": True})
+        answer = question.client.post(path, {"withdraw": True, **history})
+    elif history:
+        answer = question.client.post(path, history)  # it is refused: a history goes with a filter
     else:
         answer = question.client.get(path)
     return show(question, answer, fields(on_one_line(answer)))

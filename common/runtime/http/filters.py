@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from common.core.errors import BackhaulError, ErrorKind
+from common.core.filters.past import Past
 from common.core.filters.predicates import EVERY_ENTITY, parse_filter
 from common.core.push.filter_transition import PushFilter
 from common.core.push.requested_filter import RequestedFilter, check_pattern, filter_for
@@ -26,6 +27,7 @@ from common.runtime.http.fields import check_query, invalid, json_object
 _log = structlog.get_logger()
 
 _ACTIONS: Final = ("criteria", "change", "withdraw")
+_HISTORIES: Final = tuple(past.value for past in Past)
 
 
 def filter_routes(journal: PushFilterStore, refresh: Callable[[], Awaitable[None]]) -> list[BaseRoute]:
@@ -43,7 +45,11 @@ def filter_routes(journal: PushFilterStore, refresh: Callable[[], Awaitable[None
         return json_response(
             {
                 "origin": origin_id,
-                "asked": {"version": asked.version, "criteria": orjson.loads(asked.criteria)},
+                "asked": {
+                    "version": asked.version,
+                    "criteria": orjson.loads(asked.criteria),
+                    "history": asked.history.value,
+                },
                 "in_force": _filter_as_json(place.new if place.is_settled else place.old),
                 "backfilling": None if place.is_settled else _filter_as_json(place.new),
                 "change_position": place.change_position,
@@ -54,8 +60,8 @@ def filter_routes(journal: PushFilterStore, refresh: Callable[[], Awaitable[None
     async def change(request: Request) -> Response:
         pattern = request.path_params["id"]
         check_pattern(pattern)
-        body = await json_object(request, _ACTIONS)
-        if len(body) != 1:
+        body = await json_object(request, (*_ACTIONS, "history"))
+        if len(body.keys() & set(_ACTIONS)) != 1:
             raise invalid("body", f"must have one of {', '.join(_ACTIONS)}")
         answer = await _withdraw(journal, pattern, body) if "withdraw" in body else await _ask(journal, pattern, body)
         await refresh()
@@ -69,13 +75,18 @@ def filter_routes(journal: PushFilterStore, refresh: Callable[[], Awaitable[None
 
 
 async def _ask(journal: PushFilterStore, pattern: str, body: dict[str, object]) -> dict[str, Any]:
+    history = body.get("history")
     if "criteria" in body:
-        wanted = parse_filter(orjson.dumps(body["criteria"]))
+        wanted, past = parse_filter(orjson.dumps(body["criteria"])), Past.SNAPSHOT
     else:
-        before = {asked.pattern: asked.criteria for asked in await journal.requested()}
-        known = parse_filter(before[pattern]) if pattern in before else EVERY_ENTITY
+        before = {asked.pattern: asked for asked in await journal.requested()}.get(pattern)
+        known, past = (parse_filter(before.criteria), before.history) if before else (EVERY_ENTITY, Past.SNAPSHOT)
         wanted = known.changed(orjson.dumps(body["change"]))
-    asked = await journal.ask(pattern, wanted.criteria)
+    if history is not None:
+        if history not in _HISTORIES:
+            raise invalid("history", f"must be one of {', '.join(_HISTORIES)}")
+        past = Past(history)
+    asked = await journal.ask(pattern, wanted.criteria, past)
     _log.info("operator.asked_filter", pattern=pattern, filter_version=asked.version)
     return _asked_as_json(asked)
 
@@ -83,6 +94,8 @@ async def _ask(journal: PushFilterStore, pattern: str, body: dict[str, object]) 
 async def _withdraw(journal: PushFilterStore, pattern: str, body: dict[str, object]) -> dict[str, Any]:
     if body["withdraw"] is not True:
         raise invalid("withdraw", "must be true")
+    if "history" in body:
+        raise invalid("history", "goes with criteria or a change")
     if not await journal.withdraw(pattern):
         raise BackhaulError(
             "filter.not_asked",
@@ -99,6 +112,7 @@ def _asked_as_json(asked: RequestedFilter) -> dict[str, Any]:
         "pattern": asked.pattern,
         "version": asked.version,
         "criteria": orjson.loads(asked.criteria),
+        "history": asked.history.value,
         "set_us": asked.set_us,
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import astuple
 
 from common.core.events.ids import text_problem
+from common.core.filters.past import Past
 from common.core.flow.messages import Drain, EdgeHealth, Heartbeat
 from common.core.journal.append import ParkedEvent, PushLane
 from common.core.journal.history import Generation, History, Offset, Resume
@@ -26,6 +27,8 @@ from common.core.push.messages import (
     FromCloud,
     FromEdge,
     Hello,
+    PastKnown,
+    PastQuestion,
     PushBatch,
     PushFilterUpdate,
     PushLimits,
@@ -44,7 +47,9 @@ def encode_from_edge(message: FromEdge) -> bytes:
     return wire.FromEdge(_from_edge_to_wire(message)).encode()
 
 
-def _from_edge_to_wire(message: FromEdge) -> wire.PushBatch | wire.Heartbeat | wire.Hello | wire.PushFilterApplied:
+def _from_edge_to_wire(
+    message: FromEdge,
+) -> wire.PushBatch | wire.Heartbeat | wire.Hello | wire.PushFilterApplied | wire.PastQuestion:
     match message:
         case PushBatch():
             return wire.PushBatch(
@@ -54,6 +59,7 @@ def _from_edge_to_wire(message: FromEdge) -> wire.PushBatch | wire.Heartbeat | w
                 ranges_to_wire(message.ranges),
                 message.generation_id,
                 message.lane is PushLane.BACKFILL,
+                message.lane is PushLane.PAST,
             )
         case Heartbeat():
             health = wire.EdgeHealth(*astuple(message.health)) if message.health else wire.EdgeHealth()
@@ -62,6 +68,8 @@ def _from_edge_to_wire(message: FromEdge) -> wire.PushBatch | wire.Heartbeat | w
             return _hello_to_wire(message)
         case PushFilterApplied():
             return _applied_to_wire(message)
+        case PastQuestion():
+            return wire.PastQuestion(list(message.persistence_ids))
 
 
 def decode_from_edge(data: bytes) -> FromEdge:
@@ -75,7 +83,7 @@ def decode_from_edge(data: bytes) -> FromEdge:
                 content.generation_id,
                 decode_batch(content.events),
                 ranges_from_wire(content.ranges),
-                _lane(content.backfill),
+                _lane(content.backfill, content.past),
             )
         case wire.Heartbeat():
             return Heartbeat(content.bytes_received, content.clock_us, _health_from_wire(content.health))
@@ -83,6 +91,8 @@ def decode_from_edge(data: bytes) -> FromEdge:
             return _hello_from_wire(content)
         case wire.PushFilterApplied():
             return _applied_from_wire(content)
+        case wire.PastQuestion():
+            return PastQuestion(tuple(content.persistence_id))
         case None:
             raise malformed("a message of the edge without known content")
 
@@ -94,7 +104,7 @@ def encode_from_cloud(message: FromCloud) -> bytes:
 
 def _from_cloud_to_wire(
     message: FromCloud,
-) -> wire.Ack | wire.Heartbeat | wire.Start | wire.PushFilterUpdate | wire.Drain:
+) -> wire.Ack | wire.Heartbeat | wire.Start | wire.PushFilterUpdate | wire.Drain | wire.PastKnown:
     match message:
         case Ack():
             return _ack_to_wire(message)
@@ -106,6 +116,8 @@ def _from_cloud_to_wire(
             return _update_to_wire(message)
         case Drain():
             return wire.Drain(message.retry_after_s, message.reason)
+        case PastKnown():
+            return wire.PastKnown(list(message.seq_nrs))
 
 
 def decode_from_cloud(data: bytes) -> FromCloud:
@@ -122,12 +134,14 @@ def decode_from_cloud(data: bytes) -> FromCloud:
             return Drain(content.retry_after_s, content.reason)
         case wire.PushFilterUpdate():
             return _update_from_wire(content)
+        case wire.PastKnown():
+            return PastKnown(tuple(content.seq_nr))
         case None:
             raise malformed("a message of the cloud without known content")
 
 
 def _ack_to_wire(ack: Ack) -> wire.Ack:
-    message = wire.Ack(ack.position, backfill=ack.lane is PushLane.BACKFILL)
+    message = wire.Ack(ack.position, backfill=ack.lane is PushLane.BACKFILL, past=ack.lane is PushLane.PAST)
     if ack.parked:
         message.parked_position = [parked.position for parked in ack.parked]
         message.parked_persistence_id = [parked.persistence_id for parked in ack.parked]
@@ -141,10 +155,13 @@ def _ack_from_wire(message: wire.Ack) -> Ack:
     numbers, codes = message.parked_seq_nr, message.parked_code
     if not (len(positions) == len(names) == len(numbers) == len(codes)):
         raise ragged("the parked columns of an ack differ in length")
-    return Ack(message.position, tuple(map(ParkedEvent, positions, names, numbers, codes)), _lane(message.backfill))
+    parked = tuple(map(ParkedEvent, positions, names, numbers, codes))
+    return Ack(message.position, parked, _lane(message.backfill, message.past))
 
 
-def _lane(backfill: bool) -> PushLane:
+def _lane(backfill: bool, past: bool) -> PushLane:
+    if past:
+        return PushLane.PAST
     return PushLane.BACKFILL if backfill else PushLane.LIVE
 
 
@@ -202,7 +219,7 @@ def _start_to_wire(start: Start) -> wire.Start:
     if place != UNFILTERED:
         message.old_filter, message.new_filter = _filter_to_wire(place.old), _filter_to_wire(place.new)
         message.change_position, message.backfill_position = place.change_position, place.backfill_position
-    if start.requested != NO_FILTER:
+    if start.requested != NO_FILTER or start.requested.history is not Past.NONE:
         message.desired_filter = _filter_to_wire(start.requested)
     return message
 
@@ -258,24 +275,31 @@ def _applied_from_wire(message: wire.PushFilterApplied) -> PushFilterApplied:
 
 
 def _update_to_wire(update: PushFilterUpdate) -> wire.PushFilterUpdate:
-    return wire.PushFilterUpdate(_filter_to_wire(PushFilter(update.version, update.criteria)))
+    asked = PushFilter(update.version, update.criteria, history=update.history)
+    return wire.PushFilterUpdate(_filter_to_wire(asked))
 
 
 def _update_from_wire(message: wire.PushFilterUpdate) -> PushFilterUpdate:
     """Criteria are checked where they are used."""
     decoded = _filter_from_wire(message.filter)
-    return PushFilterUpdate(decoded.version, decoded.criteria)
+    return PushFilterUpdate(decoded.version, decoded.criteria, decoded.history)
 
 
 def _filter_to_wire(filter_: PushFilter) -> wire.PushFilter:
     def text(criteria: str) -> str:
         return "" if criteria == EVERYTHING else criteria
 
-    return wire.PushFilter(filter_.version, text(filter_.criteria), text(filter_.producer))
+    history = "" if filter_.history is Past.NONE else filter_.history.value
+    return wire.PushFilter(filter_.version, text(filter_.criteria), text(filter_.producer), history)
 
 
 def _filter_from_wire(message: wire.PushFilter) -> PushFilter:
-    return PushFilter(message.version, message.criteria or EVERYTHING, message.producer or EVERYTHING)
+    """Raises ``link.malformed``."""
+    try:
+        history = Past(message.history or Past.NONE)
+    except ValueError:
+        raise malformed(f"unknown history {message.history[:80]!r}") from None
+    return PushFilter(message.version, message.criteria or EVERYTHING, message.producer or EVERYTHING, history)
 
 
 def _health_from_wire(said: wire.EdgeHealth) -> EdgeHealth | None:

@@ -125,6 +125,7 @@ class PushEndpoint:
                 endpoint,
                 state,
                 self._journal.push_filters,
+                self._journal.origins.known,
                 self._submit,
                 self._settings,
                 self._now_us,

@@ -7,7 +7,7 @@ ack leaves after the commit. When much is queued, the child hands it to the writ
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -23,7 +23,7 @@ from common.core.journal.append import NOT_ALLOWED, AppendRequest, PushedAppend,
 from common.core.policy.credentials import TrustNow, always_trusted
 from common.core.policy.rules import EVERYTHING, Policy
 from common.core.push.filter_transition import NO_FILTER, PushFilter, PushFilterApplied
-from common.core.push.messages import FromCloud, Hello, PushBatch, PushFilterUpdate, PushLimits, Start
+from common.core.push.messages import FromCloud, Hello, PastQuestion, PushBatch, PushFilterUpdate, PushLimits, Start
 from common.core.push.receiver import Endpoint, fenced
 from common.fail_points import fail_point
 from common.journal.group_commit import AHEAD_MIN_EVENTS, GROUP_MAX_BYTES, GROUP_MAX_EVENTS, Submitted
@@ -86,6 +86,7 @@ class EndpointStream:
         endpoint: Endpoint,
         state: OriginStream,
         journal: PushFilterStore,
+        known: Callable[[str, Sequence[str]], Awaitable[list[int]]],
         submit: Callable[[AppendRequest], Awaitable[Submitted]],
         settings: EndpointSettings,
         now_us: Callable[[], int],
@@ -96,6 +97,7 @@ class EndpointStream:
         self._endpoint = endpoint
         self.state = state
         self._journal = journal
+        self._known = known
         self._submit = submit
         self._settings = settings
         self._now_us = now_us
@@ -167,7 +169,10 @@ class EndpointStream:
                     continue  # something may have come meanwhile
                 if self._requested != self._sent_request:
                     self._sent_request = self._requested
-                    await self._send(PushFilterUpdate(self._sent_request.version, self._sent_request.criteria))
+                    asked = self._sent_request
+                    await self._send(PushFilterUpdate(asked.version, asked.criteria, asked.history))
+                elif self._endpoint.question:
+                    await self._answer()
                 elif self._endpoint.change:
                     await self._change_filter(self._endpoint.change)
                 elif self._is_idle:
@@ -210,6 +215,15 @@ class EndpointStream:
         self._tell_place()
         await self._send(ack)
 
+    async def _answer(self) -> None:
+        """Say how far the entities are known that are about to enter."""
+        endpoint = self._endpoint
+        with trio.move_on_after(self._settings.progress_timeout_s) as deadline:
+            known = await self._known(endpoint.origin_id, endpoint.question)
+        if deadline.cancelled_caught:
+            raise self._journal_is_slow("a question")
+        await self._send(endpoint.answered(known))
+
     def _tell_place(self) -> None:
         place = self._endpoint.place
         self.state.filter_version = place.new.version
@@ -230,7 +244,7 @@ class EndpointStream:
         ack = endpoint.settle(outcome, request.through.position, request.lane)
         if request.lane is PushLane.LIVE:
             state.stored_position = ack.position
-        else:
+        elif request.lane is PushLane.BACKFILL:
             self._tell_place()
             if not state.backfill_left:
                 _log.info("push.filter_backfilled", filter_version=state.filter_version, position=ack.position)
@@ -296,6 +310,9 @@ class EndpointStream:
                         self._work.unpark_all()
                     case PushFilterApplied():
                         endpoint.receive_change(message)
+                        self._work.unpark_all()
+                    case PastQuestion():
+                        endpoint.receive_question(message)
                         self._work.unpark_all()
                     case Heartbeat():
                         self._hear(message)

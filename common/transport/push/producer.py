@@ -17,15 +17,23 @@ import trio
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch
 from common.core.events.transformations import Transformed
+from common.core.filters.past import Past
 from common.core.flow.measures import CodeCounts, LatencyHistogram
 from common.core.flow.messages import Drain, EdgeHealth, Heartbeat
 from common.core.journal.append import PushLane
 from common.core.journal.history import Offset
-from common.core.push.filter_transition import EVERYTHING, UNFILTERED, PushFilterApplied, PushFilterState
-from common.core.push.messages import Ack, Hello, PushFilterUpdate, PushLimits, Start
+from common.core.push.filter_transition import (
+    EVERYTHING,
+    UNFILTERED,
+    FilterTransition,
+    PushFilterApplied,
+    PushFilterState,
+)
+from common.core.push.messages import Ack, Hello, PastKnown, PushBatch, PushFilterUpdate, PushLimits, Start
 from common.core.push.producer import Producer, StartVerdict, check_start
 from common.journal.stores.journal import Journal
 from common.transport.codec import push as codec
+from common.transport.push.past import PastLane
 from common.transport.push.source import PushSource
 from common.transport.stream import DialledStream, PeerClosed, PeerGone
 
@@ -50,6 +58,8 @@ class PushSettings:
     poll_interval_s: float
     own_filter: str = EVERYTHING
     """Criteria (canonical JSON) of what this edge ever pushes, whatever the cloud asks for."""
+    own_past: Past = Past.FULL
+    """How much past an entity brings at most that comes into what is pushed, whatever the cloud asks for."""
     on_push: Callable[[EventBatch], Transformed] | None = None
     """What an application makes of events before they are sent."""
     health: Callable[[], EdgeHealth] | None = None
@@ -81,6 +91,8 @@ class LinkState:
     parked: int = 0
     filter_version: int = 0
     """Of what the cloud asked for and is in force."""
+    lanes: FilterTransition | None = None
+    """What decides what is sent, of the present link or the last one; None before the first."""
     filters: PushFilterState = UNFILTERED
     """Which filters are in force, and up to where."""
     withheld: int = 0
@@ -207,6 +219,7 @@ class _PushStream:
             batches_max=settings.window_max_batches,
             ack_target_s=settings.progress_timeout_s / 3,
             own_filter=settings.own_filter,
+            own_past=settings.own_past,
         )
         self._source = PushSource(
             journal,
@@ -217,6 +230,17 @@ class _PushStream:
         )
         self._tell_filter()
         self._acked_or_asked = trio.lowlevel.ParkingLot()
+        self._past = PastLane(
+            journal,
+            self._producer,
+            self._source.known,
+            self._acked_or_asked,
+            self._send,
+            self._send_batch,
+            batch_max_events=settings.batch_max_events,
+            answer_timeout_s=settings.progress_timeout_s,
+            on_push=settings.on_push,
+        )
         self._drain: Drain | None = None
         self._peer_received = 0
         self._last_sent_s = trio.current_time()
@@ -267,6 +291,9 @@ class _PushStream:
         after, is_live = source.looked_through, producer.lanes.lane is PushLane.LIVE
         looked_at: Sequence[int] = events.position
         batch = await source.batch_of(events, through)
+        if batch and after < batch.through_position < through:  # the page was cut
+            through = batch.through_position
+            looked_at = looked_at[: bisect_right(looked_at, through)]
         if not source.has_holes:  # what an index left out is withheld
             looked_at = range(after + 1, through + 1)
         if batch is None:
@@ -278,17 +305,31 @@ class _PushStream:
             middle = (producer.cursor + through) // 2
             await self._send_page(events.slice(0, bisect_right(events.position, middle)), middle)
             return
+        if source.entries:
+            passed = await self._past.bring(source.entries, batch)
+            if passed is None:
+                return  # it is read again
+            if passed < batch.through_position:
+                # The rest is read again, and its past is behind the cursor then.
+                events = events.slice(0, bisect_right(events.position, passed))
+                batch = await source.batch_of(events, passed, is_due=True)
+                assert batch is not None
+                message = codec.encode_from_edge(batch)
+                looked_at = looked_at[: bisect_right(looked_at, passed)]
         source.sent(batch)
         if is_live and batch.through_position > batch.after_position:
             self._state.passed(looked_at, batch.events.position)
-        # Counted before the bytes leave: the ack may be there before `send` returns.
-        producer.sent(batch, len(message), trio.current_time())
-        self._state.sent_position = producer.position
-        self._state.in_flight_bytes = producer.window.in_flight_bytes
-        await self._send(message)
+        await self._send_batch(batch, message)
         if self._settings.health and trio.current_time() >= self._health_due_s:
             # Behind a batch only: on a line that stands still nothing small may look like progress.
             await self._send_heartbeat()
+
+    async def _send_batch(self, batch: PushBatch, message: bytes) -> None:
+        # Counted before the bytes leave: the ack may be there before `send` returns.
+        self._producer.sent(batch, len(message), trio.current_time())
+        self._state.sent_position = self._producer.position
+        self._state.in_flight_bytes = self._producer.window.in_flight_bytes
+        await self._send(message)
 
     async def _send_change(self, change: PushFilterApplied) -> None:
         self._source.restart()
@@ -302,6 +343,7 @@ class _PushStream:
         await self._send(codec.encode_from_edge(change))
 
     def _tell_filter(self) -> None:
+        self._state.lanes = self._producer.lanes
         self._state.filters = place = self._producer.lanes.place
         self._state.filter_version = place.new.version
         self._state.backfill_left = place.change_position - place.backfill_position
@@ -336,8 +378,10 @@ class _PushStream:
                     case Heartbeat():
                         self._peer_received = message.bytes_received
                     case PushFilterUpdate():
-                        self._producer.lanes.desire(message.version, message.criteria)
+                        self._producer.lanes.desire(message.version, message.criteria, message.history)
                         self._source.wake()
+                    case PastKnown():
+                        self._past.hear(message)
                     case Drain():
                         _log.info("push.draining", reason=message.reason, retry_after_s=message.retry_after_s)
                         self._drain = message

@@ -19,7 +19,9 @@ from common.core.events.transformations import Transformed
 from common.core.journal.append import PushLane
 from common.core.journal.recent_commits import RecentCommits
 from common.core.push.deletions import StatedDeletions, fits_ahead
+from common.core.push.filter_transition import Entry, PushSelection
 from common.core.push.messages import PushBatch
+from common.core.push.past import KnownEntities
 from common.core.push.producer import Producer
 from common.journal.stores.journal import Journal
 
@@ -56,6 +58,10 @@ class PushSource:
         """Whether something ahead of the last page is deleted: a position that it lacks may be either."""
         self._withheld_to = 0
         """Live: up to here nothing is sent, and that is not stated yet."""
+        self.entries: tuple[Entry, ...] = ()
+        """Entities that come in with what ``batch_of`` made last: their past goes before it."""
+        self.known = KnownEntities()
+        self._leaving: tuple[tuple[str, int], ...] = ()
         self._stated_s = trio.current_time()
         self._waiting: trio.CancelScope | None = None
 
@@ -120,8 +126,8 @@ class PushSource:
         if self._waiting:
             self._waiting.cancel()
 
-    async def batch_of(self, events: EventBatch, through: int) -> PushBatch | None:
-        """What is sent of a page; None when it is nothing and need not be stated yet.
+    async def batch_of(self, events: EventBatch, through: int, *, is_due: bool = False) -> PushBatch | None:
+        """What is sent of a page; None when it is nothing and need not be stated yet, unless ``is_due``.
 
         Raises:
             BackhaulError: ``transformation.failed``.
@@ -130,19 +136,27 @@ class PushSource:
         after, lane = producer.cursor, lanes.lane
         gone: list[StatedRange] = []
         ranges: tuple[StatedRange, ...] = ()
+        selection: PushSelection | None = None
+        self.entries = self._leaving = ()
         if lanes.sends_everything:
             self.has_holes = len(events) < through - after
             if self.has_holes:
                 gone = await self._deleted(events, after)
         else:
-            events, gone, ranges = await self._choose(events, after)
-            if lane is PushLane.LIVE and not events and not gone and not ranges and not self._is_due:
+            page = events
+            events, gone, selection = await self._choose(page, after)
+            ranges = selection.ranges
+            if selection.end is not None:
+                through = page.position[selection.end] - 1
+            if lane is PushLane.LIVE and not events and not gone and not ranges and not (is_due or self._is_due):
                 self._withheld_to = through
                 return None
         count = fits_ahead(gone, producer.message_bytes)
         if count < len(gone):  # the stream passes no hole before all that is gone ahead is stated
             ahead, generation_id = tuple(gone[:count]), self._journal.log.history.generation_at(after)
             return PushBatch(after, after, generation_id, EventBatch(), ahead, lane)
+        if selection is not None:
+            self.entries, self._leaving = selection.entries, selection.leaving
         ranges = (*gone, *ranges)
         if self._on_push is not None and events:
             transformed = self._on_push(events)
@@ -153,6 +167,8 @@ class PushSource:
     def sent(self, batch: PushBatch) -> None:
         """What ``batch_of`` made was handed to the line."""
         self._stated.sent(batch.ranges)
+        if self._leaving and batch.through_position > batch.after_position:
+            self.known.note(self._leaving)
 
     @property
     def _is_due(self) -> bool:
@@ -175,18 +191,18 @@ class PushSource:
         self._stated.keep(stated.persistence_id for stated in ahead)
         return ahead
 
-    async def _choose(
-        self, events: EventBatch, after: int
-    ) -> tuple[EventBatch, list[StatedRange], tuple[StatedRange, ...]]:
+    async def _choose(self, events: EventBatch, after: int) -> tuple[EventBatch, list[StatedRange], PushSelection]:
         """What the lane sends, and what it jumps over: deleted before it was wanted, and withheld.
 
-        An entity without an event here is spoken of only if the filter selects it by the tags it had last.
+        An entity without an event here is spoken of only if the filter selects it by the tags it had last. What is gone of one
+        that comes in belongs to its past, in which a snapshot may stand for it.
         """
         lanes = self._producer.lanes
-        kept, ranges = lanes.chosen_of(events)
+        chosen = lanes.chosen_of(events)
+        kept, entering = chosen.events, {entry.persistence_id for entry in chosen.selection.entries}
         first = dict(zip(reversed(kept.persistence_id), reversed(kept.seq_nr), strict=True))
         ahead = {stated.persistence_id for stated in await self._gone_ahead(after)}
-        asked = ahead.union(name for name, seq_nr in first.items() if seq_nr > 1)
+        asked = ahead.union(name for name, seq_nr in first.items() if seq_nr > 1) - entering
         deleted = await self._journal.log.deleted_of(asked) if asked else []
         selects = lanes.predicate.matches
         gone = []
@@ -196,4 +212,4 @@ class PushSource:
             reaches = before <= stated.to_seq_nr
             if reaches if before >= 0 else selects(stated.persistence_id, tags):
                 gone.append(stated)
-        return kept, self._stated.news(kept, gone), ranges
+        return kept, self._stated.news(kept, gone), chosen.selection

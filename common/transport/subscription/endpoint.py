@@ -63,6 +63,7 @@ from common.core.subscription.replay import QueuedReplay
 from common.core.subscription.replay_queue import REPLAYS_MAX
 from common.core.subscription.source import Serving
 from common.core.subscription.withheld import served_parts
+from common.journal.entity_pages import entity_page
 from common.journal.feeds import Feeds
 from common.journal.order_time import position_at
 from common.journal.stores.journal import Journal
@@ -72,7 +73,6 @@ from common.transport.link.live_peers import LivePeer, check_trusted
 from common.transport.link.live_streams import LiveStreams
 from common.transport.stream import Caller, MessageStream, Methods, PeerInfo, StreamMethod, UnaryMethod
 from common.transport.subscription.catalogue import StreamCatalogue, StreamDefinition, invalid_consumer, no_such_stream
-from common.transport.subscription.replays import entity_page
 from common.transport.subscription.sender import ConsumerStream
 from common.transport.subscription.source_stream import LaneSettings, SourceStream, filter_of, protocol_error
 from common.transport.subscription.stall import SelfStallClock

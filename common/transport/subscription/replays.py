@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from common.core.events.batch import EventBatch, predecessor_tags
+from common.core.events.batch import EventBatch
 from common.core.events.ids import entity_type_of
 from common.core.events.stated_range import StatedRange
 from common.core.filters.past import Past
@@ -12,14 +12,13 @@ from common.core.filters.permission import may_see_folded
 from common.core.filters.predicates import EntityPredicate
 from common.core.journal.snapshot import folded_by, reached_by_snapshots, snapshot_batch
 from common.core.subscription.messages import Deliver, DeliveryLane
-from common.core.subscription.replay import BEFORE_START, WITHHELD, EntityPage, QueuedReplay, ReplayPart, replay_page
+from common.core.subscription.replay import BEFORE_START, WITHHELD, QueuedReplay, ReplayPart
 from common.core.subscription.source import Serving
 from common.fail_points import fail_point
+from common.journal.entity_pages import entity_page
 from common.journal.stores.journal import Journal
 from common.transport.subscription.catalogue import StreamDefinition
 from common.transport.subscription.sender import Sender
-
-_TO_THE_LAST = 2**62
 
 
 async def send_snapshot_page(
@@ -176,47 +175,3 @@ async def first_after(journal: Journal, name: str, from_seq_nr: int, position: i
         low, high = (low, middle) if at > position else (middle + 1, high)
         middle = (low + high) // 2
     return low
-
-
-async def entity_page(
-    journal: Journal,
-    replay: QueuedReplay,
-    wanted: EntityPredicate,
-    past: Past,
-    through_position: int,
-    max_events: int,
-    max_bytes: int,
-    last: int = _TO_THE_LAST,
-) -> tuple[list[ReplayPart], QueuedReplay | None]:
-    """What ``wanted`` selects of an entity's numbers up to ``last``, with its past, and the rest (None = that was all)."""
-    name, first = replay.persistence_id, replay.from_seq_nr
-    found = await journal.log.read_entity(name, first, last, max_events=max_events)
-    events = _within(found, through_position, max_bytes)
-    is_cut = len(events) < len(found) and bool(events) and found.position[len(events)] <= through_position
-    goes_on = is_cut or (len(events) == len(found) == max_events)
-    is_last = not goes_on or events.seq_nr[-1] >= last
-    head = await journal.log.entity_head(name) if not found or found.seq_nr[0] > first else None
-    first_stored = found.seq_nr[0] if found else min(last, head.deleted_to if head else 0) + 1
-    page = EntityPage(events, first_stored, is_last)
-    if first < first_stored or past is Past.SNAPSHOT:
-        snapshot, tag_sets = await journal.snapshots.get(name), None
-        if snapshot is not None and wanted.permits_by_tags:
-            tag_sets = folded_by(snapshot, (await journal.log.tag_sets([name])).get(name))
-        page = replace(
-            page,
-            last_tags=predecessor_tags(found.tags[0], found.prev_tags[0]) if found else head.tags if head else "",
-            deleted_position=head.deleted_position if head else 0,
-            snapshot=snapshot,
-            tag_sets=tag_sets,
-        )
-    return replay_page(replay, page, wanted, past)
-
-
-def _within(events: EventBatch, position: int, max_bytes: int) -> EventBatch:
-    """The first events up to a position and a size, at least one of those up to the position."""
-    n, size = 0, 0
-    for at, weight in zip(events.position, events.weights(), strict=True):
-        if at > position or (n and size + weight > max_bytes):
-            break
-        n, size = n + 1, size + weight
-    return events if n == len(events) else events.slice(0, n)

@@ -6,13 +6,16 @@ import trio
 
 from common.core.events.ids import ALL_SLICES
 from common.core.events.stated_range import StatedRange
-from common.core.journal.append import Appended
+from common.core.filters.past import Past
+from common.core.filters.predicates import parse_filter
+from common.core.journal.append import Appended, LocalAppend
 from common.core.journal.snapshot import NewSnapshot
+from common.core.push.filter_transition import FilterTransition, PushFilter, PushFilterState
 from common.journal.stores.journal import Journal
 from common.transport.push.producer import LinkState
 from edge_service.retention import EdgeRetention, EdgeRetentionSettings
 from tests.contract.journals import Storage
-from tests.support.builders import append, appended, local, pass_age, whole_log
+from tests.support.builders import append, appended, events, local, pass_age, whole_log
 
 DAY_S = 86_400.0
 
@@ -47,6 +50,46 @@ class TestAcknowledged:
         await retention(storage, journal, acked=3).round()
         assert await positions(journal) == [4]
         assert await journal.log.deleted_ranges(0, 9) == [StatedRange("Sensor|1", 1, 3, "trimmed")]
+
+    async def test_the_past_of_what_is_about_to_come_in_stays(self, storage: Storage, journal: Journal) -> None:
+        """Two entities were withheld; one of them comes in with an event that is not acknowledged yet."""
+        for name, tag in (("S|a", "blue"), ("S|b", "blue"), ("S|a", "red"), ("S|b", "blue"), ("S|a", "blue")):
+            await append(journal, LocalAppend(events(name, tags=[tag])))
+        await pass_age(journal, 1)
+        red = parse_filter('[{"exclude_all":true},{"include_tags":["red"]}]').criteria
+        asked = PushFilter(1, red, history=Past.SNAPSHOT)
+        keeper = retention(storage, journal, acked=2)
+        keeper._link.lanes = FilterTransition(PushFilterState(new=asked), asked)
+        await keeper.round()
+        assert await positions(journal) == [1, 3, 4, 5]
+        keeper._link.acked_position = 5
+        await keeper.round()
+        assert await positions(journal) == []
+
+    async def test_where_room_is_tight_or_no_past_is_asked_for_nothing_is_held_back(
+        self, storage: Storage, journal: Journal
+    ) -> None:
+        red = parse_filter('[{"exclude_all":true},{"include_tags":["red"]}]').criteria
+        for name, history, cap_bytes in (("S|a", Past.NONE, None), ("S|b", Past.FULL, 1)):
+            await append(journal, LocalAppend(events(name, tags=["blue"])))
+            acked = journal.log.history.head_position
+            await append(journal, LocalAppend(events(name, tags=["red"])))
+            await pass_age(journal, 1)
+            asked = PushFilter(1, red, history=history)
+            keeper = retention(storage, journal, acked=acked, cap_bytes=cap_bytes)
+            keeper._link.lanes = FilterTransition(PushFilterState(new=asked), asked)
+            await keeper.round()
+            assert acked not in await positions(journal)
+
+    async def test_while_a_backfill_is_under_way_all_of_it_stays(self, storage: Storage, journal: Journal) -> None:
+        await append(journal, LocalAppend(events("S|a", tags=["blue"])))
+        await pass_age(journal, 1)
+        red = parse_filter('[{"exclude_all":true},{"include_tags":["red"]}]').criteria
+        asked = PushFilter(1, red, history=Past.FULL)
+        keeper = retention(storage, journal, acked=1)
+        keeper._link.lanes = FilterTransition(PushFilterState(new=asked, change_position=1), asked)
+        await keeper.round()
+        assert await positions(journal) == [1]
 
     async def test_before_the_cloud_has_named_its_position_nothing_goes(
         self, storage: Storage, journal: Journal

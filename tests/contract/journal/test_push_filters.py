@@ -10,9 +10,11 @@ from dataclasses import replace
 import pytest
 
 from common.core.events.stated_range import StatedRange
-from common.core.journal.append import Fenced, LocalAppend, OutOfStep, Pushed, PushedAppend, PushLane
+from common.core.filters.past import Past
+from common.core.journal.append import Fenced, LocalAppend, OriginBlocked, OutOfStep, Pushed, PushedAppend, PushLane
 from common.core.journal.history import Offset
 from common.core.push.filter_transition import NO_FILTER, UNFILTERED, PushFilter, PushFilterApplied, PushFilterState
+from common.core.push.past import UNWANTED
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import TrimLimit
 from tests.contract.journals import Storage
@@ -31,6 +33,16 @@ def backfill(
     return replace(
         batch, after_position=after, through=Offset(edge.journal_id, edge.generation, through), lane=PushLane.BACKFILL
     )
+
+
+def past(
+    edge: Origin, count: int, *rows: Row, ranges: tuple[StatedRange, ...] = (), parked_max: int = 10_000
+) -> PushedAppend:
+    """The ``count``-th message of the past lane, its events from anywhere in the log."""
+    batch = edge.batch(*rows, ranges=ranges, parked_max=parked_max)
+    batch.events.position = [7 - index for index in range(len(rows))]
+    through = Offset(edge.journal_id, edge.generation, count)
+    return replace(batch, after_position=count - 1, through=through, lane=PushLane.PAST)
 
 
 async def widened(journal: Journal, edge: Origin) -> None:
@@ -56,6 +68,17 @@ class TestAsked:
             assert await journal.push_filters.withdraw("edge-1")
             assert not await journal.push_filters.withdraw("edge-1")
             assert (await journal.push_filters.ask("edge-1", "[3]")).version > third.version
+
+    async def test_how_much_past_is_asked_for_is_kept_with_it(self, storage: Storage) -> None:
+        async with storage.open() as journal:
+            first = await journal.push_filters.ask("edge-1", "[1]")
+            assert first.history is Past.SNAPSHOT
+            second = await journal.push_filters.ask("edge-1", "[1]", Past.FULL)
+            assert second.version > first.version, "another past is another filter"
+            assert await journal.push_filters.ask("edge-1", "[1]", Past.FULL) == second
+        async with storage.open() as journal:
+            assert await journal.push_filters.requested() == [second]
+            assert second.history is Past.FULL
 
 
 class TestChange:
@@ -228,6 +251,103 @@ class TestBackfill:
         )
         assert outcomes[1:] == [Pushed(4, 1), Pushed(1, 1)]
         assert seq_nrs(await whole_log(journal)) == [("A|1", 1), ("L|1", 1), ("A|1", 2), ("Z|1", 1)]
+
+
+class TestPast:
+    async def test_it_moves_no_position_and_asks_for_the_session_alone(self, storage: Storage) -> None:
+        edge = Origin()
+        async with storage.open() as journal:
+            await edge.dial(journal)
+            await edge.push(journal, ("A|1", 1), withheld=5)
+            await widened(journal, edge)
+            [before] = await journal.origins.rows()
+            assert await append(journal, past(edge, 1, ("B|1", 1), ("C|1", 1), ("B|1", 2))) == Pushed(1, 3)
+            assert await append(journal, past(edge, 9, ("B|1", 3))) == Pushed(9, 1)
+            refused = await append(journal, replace(past(edge, 10, ("B|1", 4)), session=edge.session - 1))
+            assert refused == Fenced(edge.session)
+        async with storage.open() as journal:
+            [after] = await journal.origins.rows()
+            assert after.stored == before.stored
+            assert await journal.push_filters.state("edge-1") == PushFilterState(NARROW, WIDE, 6, 0)
+            await edge.push(journal, ("B|1", 4), ("C|1", 2))
+            log = await whole_log(journal)
+            assert seq_nrs(log)[1:5] == [("B|1", 1), ("C|1", 1), ("B|1", 2), ("B|1", 3)]
+            assert await journal.parked.rows() == []
+
+    async def test_a_repeat_is_passed_over_whole_and_in_part(self, journal: Journal) -> None:
+        edge = Origin()
+        await edge.dial(journal)
+        await edge.push(journal, ("A|1", 1), withheld=5)
+        batch = past(edge, 1, ("B|1", 1), ("B|1", 2))
+        assert await append(journal, batch) == Pushed(1, 2)
+        assert await append(journal, batch) == Pushed(1, 0)
+        assert await append(journal, past(edge, 2, ("B|1", 2), ("B|1", 3), ("A|1", 1))) == Pushed(2, 1)
+        assert seq_nrs(await whole_log(journal)) == [("A|1", 1), ("B|1", 1), ("B|1", 2), ("B|1", 3)]
+        assert await journal.parked.rows() == []
+
+    async def test_what_it_states_is_kept_as_far_as_it_is_news(self, journal: Journal) -> None:
+        edge = Origin()
+        await edge.dial(journal)
+        await edge.push(journal, ("A|1", 1), withheld=5)
+        ranges = (StatedRange("A|1", 1, 3, "trimmed"), StatedRange("B|1", 1, 6, "snapshot"))
+        rows: tuple[Row, ...] = (("A|1", 4), ("B|1", 7), ("B|1", 8))
+        assert await append(journal, past(edge, 1, *rows, ranges=ranges)) == Pushed(1, 3)
+        assert [kept.stated for kept in await journal.origins.stored_ranges("A|1")] == [
+            StatedRange("A|1", 2, 3, "trimmed")
+        ]
+        assert [kept.stated for kept in await journal.origins.stored_ranges("B|1")] == [
+            StatedRange("B|1", 1, 6, "snapshot")
+        ]
+        assert await append(journal, past(edge, 2, ranges=(StatedRange("C|1", 1, 2, "trimmed"),))) == Pushed(2, 0)
+        await edge.push(journal, ("A|1", 5), ("B|1", 9), ("C|1", 3))
+        assert await journal.parked.rows() == []
+
+    async def test_a_gap_and_another_owner_are_parked_once(self, journal: Journal) -> None:
+        edge = Origin()
+        await edge.dial(journal)
+        await appended(journal, local("L|1"))
+        batch = past(edge, 1, ("B|1", 2), ("L|1", 1))
+        outcome = await append(journal, batch)
+        assert isinstance(outcome, Pushed)
+        assert [parked.code for parked in outcome.parked] == ["parked.gap", "parked.foreign_owner"]
+        assert await append(journal, batch) == Pushed(1, 0)
+        assert len(await journal.parked.rows()) == 2
+        blocked = await append(journal, past(edge, 2, ("Z|1", 2), parked_max=2))
+        assert blocked == OriginBlocked(2, 2)
+
+    async def test_what_is_known_counts_what_is_stored_stated_and_parked(self, journal: Journal) -> None:
+        edge, other = Origin(), Origin("edge-2")
+        await edge.dial(journal)
+        await other.dial(journal)
+        await appended(journal, local("L|1"))
+        await other.push(journal, ("O|1", 1))
+        ranges = (StatedRange("B|1", 1, 4, "withheld"),)
+        await edge.push(journal, ("A|1", 1), ("A|1", 2), ("C|1", 1), ("C|1", 3), ranges=ranges)
+        names = ["O|1", "B|1", "none|1", "A|1", "L|1", "C|1"]
+        assert await journal.origins.known("edge-1", names) == [UNWANTED, 4, 0, 2, UNWANTED, 3]
+        assert await journal.origins.known("edge-2", ["O|1", "A|1"]) == [1, UNWANTED]
+        assert await journal.origins.known("edge-1", []) == []
+
+    async def test_after_a_fork_numbers_of_the_branch_before_are_known(self, journal: Journal) -> None:
+        edge = Origin()
+        await edge.dial(journal)
+        await edge.push(journal, ("A|1", 1), ("A|1", 2), ("A|1", 3), withheld=6)
+        await edge.dial(journal, ("g1", 1), ("g2", 3), head=6)
+        assert await journal.origins.known("edge-1", ["A|1"]) == [3]
+        assert await append(journal, past(edge, 1, ("A|1", 2), ("A|1", 3))) == Pushed(1, 0)
+        assert await append(journal, past(edge, 2, ("A|1", 4))) == Pushed(2, 1)
+        await edge.push(journal, ("A|1", 5))
+        assert await journal.parked.rows() == []
+
+    async def test_it_may_share_a_group_with_others(self, journal: Journal) -> None:
+        edge, other = Origin(), Origin("edge-2")
+        await edge.dial(journal)
+        await other.dial(journal)
+        outcomes = await journal.log.append_group(
+            [LocalAppend(events("L|1")), past(edge, 1, ("A|1", 1), ("A|1", 2)), other.batch(("Z|1", 1))]
+        )
+        assert outcomes[1:] == [Pushed(1, 2), Pushed(1, 1)]
+        assert [state.stored.position for state in await journal.origins.rows()] == [0, 1]
 
 
 @pytest.mark.parametrize("whom", [[], ["A|1"], ["A|1", "B|1", "C|1", "D|1"]])

@@ -42,6 +42,14 @@ class TestTrimming:
             StatedRange("C|1", 1, 1, "dropped"),
         ]
 
+    async def test_entities_that_are_to_be_kept_lose_nothing(self, journal: Journal) -> None:
+        await appended(journal, local("A|1", "B|1", "A|2", "A|1", "A|2"))
+        limit = TrimLimit(5, 2, kept=frozenset({"A|1", "none|1"}))
+        assert [await journal.log.trim(limit) for _ in range(3)] == [2, 1, 0]
+        assert (await whole_log(journal)).position == [1, 4]
+        both = TrimLimit(5, 9, entity_types=frozenset({"A"}), covered_types=frozenset({"B"}), kept=frozenset({"B|1"}))
+        assert await journal.log.trim(both) == 2
+
     async def test_an_empty_log_keeps_its_head_and_numbers(self, storage: Storage) -> None:
         async with storage.open() as journal:
             await appended(journal, local("A|1", "A|1", "A|2"))

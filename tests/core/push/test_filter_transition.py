@@ -1,7 +1,8 @@
 """Filters on the way up, both pure ends and the judge together: changes, cuts and restarts at any point of a log.
 
 Whatever happens, an entity's events are stored once and in order, jumps are stated, and in the end everything that the
-last filter selects is there: all of it where entities are selected by id, and by tags all that no statement had passed.
+last filter selects is there: all of it where entities are selected by id, and by tags all that no statement had passed. With
+the past that an entity brings no statement is needed, whatever selects it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch, new_events, tags_before
 from common.core.events.stated_range import StatedRange
+from common.core.filters.past import Past
 from common.core.filters.permission import match_batch
 from common.core.filters.predicates import parse_filter
 from common.core.journal.admission import EntityHead, admit_pushed
@@ -26,14 +28,17 @@ from common.core.push.filter_transition import (
     EVERYTHING,
     NO_FILTER,
     UNFILTERED,
+    Entry,
     FilterTransition,
     PushFilter,
     PushFilterApplied,
     PushFilterState,
 )
 from common.core.push.messages import Ack, PushBatch, PushLimits, Start
+from common.core.push.past import KnownEntities, PastBatch, known_of, owed_past
 from common.core.push.producer import Producer
 from common.core.push.receiver import Endpoint
+from common.core.subscription.replay import EntityPage, replay_page
 
 LIMITS = PushLimits(window_events=8, window_bytes=20_000, batch_bytes=2_000, event_bytes=1_000)
 IDS = ("S|a", "S|b", "S|c", "S|d")
@@ -85,6 +90,16 @@ class Log:
         stop = min(len(self.events) if through is None else through, after + max_events)
         return self.events.slice(after, stop), stop
 
+    def is_own_between(self, entry: Entry, after: int) -> bool:
+        """Whether the entity has events behind a position and before the one with which it comes in."""
+        return entry.persistence_id in self.events.persistence_id[after : entry.position - 1]
+
+    def page(self, name: str, from_seq_nr: int, last: int, max_events: int) -> EntityPage:
+        rows = zip(self.events.persistence_id, self.events.seq_nr, strict=True)
+        found = [at for at, (who, number) in enumerate(rows) if who == name and from_seq_nr <= number <= last]
+        events = self.events.select(found[:max_events])
+        return EntityPage(events, from_seq_nr, is_last=len(found) <= max_events)
+
 
 @dataclass
 class Cloud:
@@ -112,9 +127,9 @@ class Cloud:
             assert endpoint.place == self.place
             return ack
         request = endpoint.take(4, 10_000)
-        is_live = request.lane is PushLane.LIVE
+        is_live, is_past = request.lane is PushLane.LIVE, request.lane is PushLane.PAST
         at = self.position if is_live else self.place.backfill_position
-        if request.after_position != at:
+        if request.after_position != at and not is_past:
             return endpoint.settle(OutOfStep(at), request.through.position, request.lane)
         admission = admit_pushed(request, self.heads)
         assert admission.parked == []
@@ -124,7 +139,7 @@ class Cloud:
         through = request.through.position
         if is_live:
             self.position = through
-        else:
+        elif not is_past:
             self.place = replace(self.place, backfill_position=through)
         return endpoint.settle(Pushed(through, len(admission.accepted)), through, request.lane)
 
@@ -132,9 +147,10 @@ class Cloud:
 class World:
     """One edge, one cloud and the line between them, a step at a time."""
 
-    def __init__(self) -> None:
-        self.log, self.cloud = Log(), Cloud()
+    def __init__(self, history: Past = Past.NONE) -> None:
+        self.log, self.cloud = Log(), Cloud(requested=PushFilter(history=history))
         self.own = EVERYTHING
+        self.brought: list[tuple[str, int]] = []
         self.dial()
 
     def dial(self) -> None:
@@ -143,11 +159,13 @@ class World:
         self.producer = Producer(start, LIMITS, batches_max=3, ack_target_s=10, own_filter=self.own)
         self.endpoint = Endpoint("edge", 1, 1, start.stored, LIMITS, 10, cloud.place)
         self.up: deque[PushBatch | PushFilterApplied] = deque()
-        self.down: deque[Ack | tuple[int, str]] = deque()
+        self.down: deque[Ack | tuple[int, str, Past]] = deque()
+        self.left = KnownEntities()
 
     def ask_for(self, criteria: str) -> None:
-        self.cloud.requested = PushFilter(self.cloud.requested.version + 1, criteria)
-        self.down.append((self.cloud.requested.version, criteria))
+        before = self.cloud.requested
+        self.cloud.requested = PushFilter(before.version + 1, criteria, history=before.history)
+        self.down.append((self.cloud.requested.version, criteria, before.history))
 
     def send(self, max_events: int = 3) -> bool:
         producer, lanes = self.producer, self.producer.lanes
@@ -162,10 +180,46 @@ class World:
         if through == after:
             return False
         chosen = lanes.choose(page)
-        batch = PushBatch(after, through, "g", page.select(chosen.indexes), chosen.ranges, lanes.lane)
-        producer.sent(batch, 10, 0.0)
-        self.up.append(batch)
+        if chosen.end is not None:
+            through = page.position[chosen.end] - 1
+        for entry in chosen.entries:
+            if lanes.lane is PushLane.LIVE and self.log.is_own_between(entry, after):
+                through = entry.position - 1
+                chosen = lanes.choose(page.slice(0, through - after))
+                break
+            self.bring(entry)
+        self.hand_over(PushBatch(after, through, "g", page.select(chosen.indexes), chosen.ranges, lanes.lane))
+        self.left.note(chosen.leaving)
         return True
+
+    def hand_over(self, batch: PushBatch) -> None:
+        self.producer.sent(batch, 10, 0.0)
+        self.up.append(batch)
+
+    def bring(self, entry: Entry) -> None:
+        """As the shell does it, without waiting: what is still being stored is not in the answer."""
+        name, lanes = entry.persistence_id, self.producer.lanes
+        known = self.left.number_of(name)
+        if known is None:
+            head = self.cloud.heads.get(name)
+            known = known_of("edge", head.owner, head.origin_seq_nr, None) if head else 0
+        rest = owed_past(entry, known)
+        batch = PastBatch()
+        if rest is not None:
+            batch.begin(entry, known)
+        covered = rest.covered if rest else 0
+        while rest is not None:
+            page = self.log.page(name, rest.from_seq_nr, entry.seq_nr - 1, 3)
+            parts, rest = replay_page(rest, page, lanes.predicate, lanes.past)
+            for part in parts:
+                covered = batch.add(part, covered)
+            if batch:
+                self.brought += zip(batch.events.persistence_id, batch.events.seq_nr, strict=True)
+                count = self.producer.past_sent
+                halves = batch.halves() if len(batch.events) > 1 else (batch,)
+                for at, half in enumerate(halves, start=count):
+                    self.hand_over(PushBatch(at, at + 1, "g", half.events, tuple(half.ranges), PushLane.PAST))
+                batch = PastBatch()
 
     def receive(self) -> bool:
         if not self.up:
@@ -214,7 +268,7 @@ class World:
         for name, head in self.cloud.heads.items():
             numbers = stored.get(name, [])
             assert numbers == sorted(set(numbers))
-            answer = [n for each in self.cloud.stated if each.persistence_id == name for n in _numbers(each)]
+            answer = [n for each in self.cloud.stated if each.persistence_id == name for n in numbers_of(each)]
             assert sorted(numbers + answer) == list(range(1, head.origin_seq_nr + 1))
 
     def selected(self, which: PushFilter) -> list[tuple[str, int]]:
@@ -223,11 +277,13 @@ class World:
         return [(events.persistence_id[index], events.seq_nr[index]) for index in indexes]
 
 
-def _numbers(stated: StatedRange) -> range:
+def numbers_of(stated: StatedRange) -> range:
     return range(stated.from_seq_nr, stated.to_seq_nr + 1)
 
 
-def play(world: World, data: st.DataObject, filters: tuple[str, ...]) -> PushFilter:
+def play(
+    world: World, data: st.DataObject, filters: tuple[str, ...], owns: tuple[str, ...] | None = None
+) -> PushFilter:
     """A random story and its end; the filter that is in force then."""
     names, tags = st.sampled_from(IDS), st.sampled_from(TAGS)
     for _ in range(data.draw(st.integers(5, 40))):
@@ -248,7 +304,7 @@ def play(world: World, data: st.DataObject, filters: tuple[str, ...]) -> PushFil
             case "d":
                 world.dial()
             case _:
-                world.own = data.draw(st.sampled_from(filters))
+                world.own = data.draw(st.sampled_from(owns or filters))
                 world.dial()
     world.dial()
     world.run()
@@ -274,7 +330,7 @@ def test_entities_selected_by_id_are_there_whole_whatever_was_changed_and_cut(da
 def test_what_tags_select_is_there_unless_a_later_event_had_passed_it(data: st.DataObject) -> None:
     world = World()
     last = play(world, data, BY_TAG)
-    passed = {(stated.persistence_id, number) for stated in world.cloud.stated for number in _numbers(stated)}
+    passed = {(stated.persistence_id, number) for stated in world.cloud.stated for number in numbers_of(stated)}
     assert set(world.selected(last)) <= set(world.cloud.stored) | passed
     ever = {event for which in world.cloud.applied for event in world.selected(which)}
     assert set(world.cloud.stored) <= ever, "what no filter ever selected stays where it is"

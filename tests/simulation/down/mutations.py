@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import trio
 
-import common.transport.subscription.replays
+import common.journal.entity_pages
 from common.core.events.batch import EventBatch
 from common.core.events.stated_range import StatedRange
 from common.core.filters.index import FilterIndex, Key
@@ -58,7 +58,7 @@ def go_on_after_a_change(self: ReplayQueue) -> None:
 _filter_changes = ReplayQueue.filter_changes
 
 
-_entity_page = common.transport.subscription.replays.entity_page
+_entity_page = common.journal.entity_pages.entity_page
 
 
 async def page_of_one(

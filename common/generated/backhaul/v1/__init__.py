@@ -159,6 +159,7 @@ class FromEdge(betterproto.Message):
     batch: "PushBatch" = betterproto.message_field(2, group="message")
     heartbeat: "Heartbeat" = betterproto.message_field(3, group="message")
     filter_applied: "PushFilterApplied" = betterproto.message_field(4, group="message")
+    past_question: "PastQuestion" = betterproto.message_field(5, group="message")
 
 
 @dataclass(eq=False, repr=False)
@@ -168,6 +169,7 @@ class FromCloud(betterproto.Message):
     heartbeat: "Heartbeat" = betterproto.message_field(3, group="message")
     drain: "Drain" = betterproto.message_field(4, group="message")
     filter_update: "PushFilterUpdate" = betterproto.message_field(5, group="message")
+    past_known: "PastKnown" = betterproto.message_field(6, group="message")
 
 
 @dataclass(eq=False, repr=False)
@@ -182,6 +184,11 @@ class PushFilter(betterproto.Message):
 
     producer: str = betterproto.string_field(3)
     """The edge's own, which always holds too."""
+
+    history: str = betterproto.string_field(4)
+    """
+    With a filter that is asked for: the past that an entity brings that comes in, "snapshot" or "full"; empty = none.
+    """
 
 
 @dataclass(eq=False, repr=False)
@@ -293,6 +300,11 @@ class PushBatch(betterproto.Message):
     backfill: bool = betterproto.bool_field(6)
     """Whether these are positions of the backfill lane."""
 
+    past: bool = betterproto.bool_field(7)
+    """
+    Past lane: after_position and through_position count its messages of this stream, one each, from 0.
+    """
+
 
 @dataclass(eq=False, repr=False)
 class Ack(betterproto.Message):
@@ -308,6 +320,23 @@ class Ack(betterproto.Message):
     parked_seq_nr: List[int] = betterproto.int64_field(4)
     parked_code: List[str] = betterproto.string_field(5)
     backfill: bool = betterproto.bool_field(6)
+    past: bool = betterproto.bool_field(7)
+
+
+@dataclass(eq=False, repr=False)
+class PastQuestion(betterproto.Message):
+    """Up to which number are these entities known? One question at a time."""
+
+    persistence_id: List[str] = betterproto.string_field(1)
+
+
+@dataclass(eq=False, repr=False)
+class PastKnown(betterproto.Message):
+    """
+    One entry an entity of the question: the last number that is stored, stated or parked; -1 = nothing is wanted of it.
+    """
+
+    seq_nr: List[int] = betterproto.int64_field(1)
 
 
 @dataclass(eq=False, repr=False)

@@ -136,7 +136,7 @@ class Hello:
         )
 
 
-_PUSH_BATCH_KEYS: Final = frozenset({8, 16, 26, 34, 42, 48})
+_PUSH_BATCH_KEYS: Final = frozenset({8, 16, 26, 34, 42, 48, 56})
 PUSH_BATCH_EVENTS: Final = b"\x1a"
 
 
@@ -152,6 +152,7 @@ class PushBatch:
     ranges: StatedRanges = field(default_factory=StatedRanges)
     generation_id: str = ""
     backfill: bool = False
+    past: bool = False
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -168,6 +169,8 @@ class PushBatch:
             out.append(delimited(b"\x2a", self.generation_id.encode()))
         if self.backfill:
             out.append(b"\x30\x01")
+        if self.past:
+            out.append(b"\x38\x01")
         return b"".join(out)
 
     @staticmethod
@@ -179,6 +182,7 @@ class PushBatch:
         ranges: list[bytes] = []
         generation_id = ""
         backfill = False
+        past = False
         at, end = 0, len(data)
         try:
             while at < end:
@@ -215,9 +219,14 @@ class PushBatch:
                     if at == end:
                         break
                     key = data[at]
+                if key == 56:
+                    past, at = read_bool(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
                 if key not in _PUSH_BATCH_KEYS:
                     number, wire_type, at = read_key(data, at)
-                    if number in {1, 2, 3, 4, 5, 6}:
+                    if number in {1, 2, 3, 4, 5, 6, 7}:
                         raise unfit(number, wire_type)
                     else:
                         at = skip(data, at, wire_type)
@@ -230,6 +239,7 @@ class PushBatch:
             StatedRanges.decode(b"".join(ranges)) if ranges else StatedRanges(),
             generation_id,
             backfill,
+            past,
         )
 
 
@@ -397,7 +407,7 @@ class Heartbeat:
         return Heartbeat(bytes_received, clock_us, EdgeHealth.decode(b"".join(health)) if health else EdgeHealth())
 
 
-_PUSH_FILTER_KEYS: Final = frozenset({8, 18, 26})
+_PUSH_FILTER_KEYS: Final = frozenset({8, 18, 26, 34})
 
 
 @dataclass(slots=True)
@@ -407,6 +417,7 @@ class PushFilter:
     version: int = 0
     criteria: str = ""
     producer: str = ""
+    history: str = ""
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -417,6 +428,8 @@ class PushFilter:
             out.append(delimited(b"\x12", self.criteria.encode()))
         if self.producer:
             out.append(delimited(b"\x1a", self.producer.encode()))
+        if self.history:
+            out.append(delimited(b"\x22", self.history.encode()))
         return b"".join(out)
 
     @staticmethod
@@ -425,6 +438,7 @@ class PushFilter:
         version = 0
         criteria = ""
         producer = ""
+        history = ""
         at, end = 0, len(data)
         try:
             while at < end:
@@ -444,15 +458,20 @@ class PushFilter:
                     if at == end:
                         break
                     key = data[at]
+                if key == 34:
+                    history, at = read_text(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
                 if key not in _PUSH_FILTER_KEYS:
                     number, wire_type, at = read_key(data, at)
-                    if number in {1, 2, 3}:
+                    if number in {1, 2, 3, 4}:
                         raise unfit(number, wire_type)
                     else:
                         at = skip(data, at, wire_type)
         except (IndexError, ValueError) as error:
             raise undecoded("PushFilter", error) from error
-        return PushFilter(version, criteria, producer)
+        return PushFilter(version, criteria, producer, history)
 
 
 _PUSH_FILTER_APPLIED_KEYS: Final = frozenset({10, 16, 24})
@@ -516,17 +535,58 @@ class PushFilterApplied:
         )
 
 
+_PAST_QUESTION_KEYS: Final = frozenset({10})
+
+
+@dataclass(slots=True)
+class PastQuestion:
+    """Up to which number are these entities known? One question at a time."""
+
+    persistence_id: list[str] = field(default_factory=list)
+
+    def encode(self) -> bytes:
+        """Its bytes, fields in the order of their numbers."""
+        out: list[bytes] = []
+        if self.persistence_id:
+            out.append(texts(b"\x0a", self.persistence_id))
+        return b"".join(out)
+
+    @staticmethod
+    def decode(data: bytes) -> PastQuestion:
+        """The message that these bytes are; fields that it does not know are left out."""
+        persistence_id: list[str] = []
+        at, end = 0, len(data)
+        try:
+            while at < end:
+                key = data[at]
+                if key == 10:
+                    at = read_texts(data, at, persistence_id)
+                    if at == end:
+                        break
+                    key = data[at]
+                if key not in _PAST_QUESTION_KEYS:
+                    number, wire_type, at = read_key(data, at)
+                    if number in {1}:
+                        raise unfit(number, wire_type)
+                    else:
+                        at = skip(data, at, wire_type)
+        except (IndexError, ValueError) as error:
+            raise undecoded("PastQuestion", error) from error
+        return PastQuestion(persistence_id)
+
+
 FROM_EDGE_HELLO: Final = b"\x0a"
 FROM_EDGE_BATCH: Final = b"\x12"
 FROM_EDGE_HEARTBEAT: Final = b"\x1a"
 FROM_EDGE_FILTER_APPLIED: Final = b"\x22"
+FROM_EDGE_PAST_QUESTION: Final = b"\x2a"
 
 
 @dataclass(slots=True)
 class FromEdge:
     """The message FromEdge."""
 
-    message: Hello | PushBatch | Heartbeat | PushFilterApplied | None = None
+    message: Hello | PushBatch | Heartbeat | PushFilterApplied | PastQuestion | None = None
 
     def encode(self) -> bytes:
         """Its bytes; none when nothing is set."""
@@ -539,13 +599,15 @@ class FromEdge:
             return delimited(FROM_EDGE_HEARTBEAT, message.encode())
         if isinstance(message, PushFilterApplied):
             return delimited(FROM_EDGE_FILTER_APPLIED, message.encode())
+        if isinstance(message, PastQuestion):
+            return delimited(FROM_EDGE_PAST_QUESTION, message.encode())
         return b""
 
     @staticmethod
     def decode(data: bytes) -> FromEdge:
         """None is set when it is one that this version does not know."""
         try:
-            number, content = read_one_of(data, 4)
+            number, content = read_one_of(data, 5)
         except (IndexError, ValueError) as error:
             raise undecoded("FromEdge", error) from error
         if number == 1:
@@ -556,6 +618,8 @@ class FromEdge:
             return FromEdge(Heartbeat.decode(content))
         if number == 4:
             return FromEdge(PushFilterApplied.decode(content))
+        if number == 5:
+            return FromEdge(PastQuestion.decode(content))
         return FromEdge()
 
 
@@ -745,7 +809,7 @@ class Start:
         )
 
 
-_ACK_KEYS: Final = frozenset({8, 18, 26, 34, 42, 48})
+_ACK_KEYS: Final = frozenset({8, 18, 26, 34, 42, 48, 56})
 
 
 @dataclass(slots=True)
@@ -758,6 +822,7 @@ class Ack:
     parked_seq_nr: list[int] = field(default_factory=list)
     parked_code: list[str] = field(default_factory=list)
     backfill: bool = False
+    past: bool = False
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -774,6 +839,8 @@ class Ack:
             out.append(texts(b"\x2a", self.parked_code))
         if self.backfill:
             out.append(b"\x30\x01")
+        if self.past:
+            out.append(b"\x38\x01")
         return b"".join(out)
 
     @staticmethod
@@ -785,6 +852,7 @@ class Ack:
         parked_seq_nr: list[int] = []
         parked_code: list[str] = []
         backfill = False
+        past = False
         at, end = 0, len(data)
         try:
             while at < end:
@@ -819,6 +887,11 @@ class Ack:
                     if at == end:
                         break
                     key = data[at]
+                if key == 56:
+                    past, at = read_bool(data, at + 1)
+                    if at == end:
+                        break
+                    key = data[at]
                 if key not in _ACK_KEYS:
                     number, wire_type, at = read_key(data, at)
                     if number == 2 and wire_type == 0:
@@ -827,13 +900,13 @@ class Ack:
                     elif number == 4 and wire_type == 0:
                         one_int64, at = read_int64(data, at)
                         parked_seq_nr.append(one_int64)
-                    elif number in {1, 2, 3, 4, 5, 6}:
+                    elif number in {1, 2, 3, 4, 5, 6, 7}:
                         raise unfit(number, wire_type)
                     else:
                         at = skip(data, at, wire_type)
         except (IndexError, ValueError) as error:
             raise undecoded("Ack", error) from error
-        return Ack(position, parked_position, parked_persistence_id, parked_seq_nr, parked_code, backfill)
+        return Ack(position, parked_position, parked_persistence_id, parked_seq_nr, parked_code, backfill, past)
 
 
 _DRAIN_KEYS: Final = frozenset({9, 18})
@@ -926,18 +999,62 @@ class PushFilterUpdate:
         return PushFilterUpdate(PushFilter.decode(b"".join(filter)) if filter else PushFilter())
 
 
+_PAST_KNOWN_KEYS: Final = frozenset({10})
+
+
+@dataclass(slots=True)
+class PastKnown:
+    """One entry an entity of the question: the last number that is stored, stated or parked; -1 = nothing is wanted of it."""
+
+    seq_nr: list[int] = field(default_factory=list)
+
+    def encode(self) -> bytes:
+        """Its bytes, fields in the order of their numbers."""
+        out: list[bytes] = []
+        if self.seq_nr:
+            out.append(numbers(b"\x0a", self.seq_nr))
+        return b"".join(out)
+
+    @staticmethod
+    def decode(data: bytes) -> PastKnown:
+        """The message that these bytes are; fields that it does not know are left out."""
+        seq_nr: list[int] = []
+        at, end = 0, len(data)
+        try:
+            while at < end:
+                key = data[at]
+                if key == 10:
+                    at = read_int64s(data, at + 1, seq_nr)
+                    if at == end:
+                        break
+                    key = data[at]
+                if key not in _PAST_KNOWN_KEYS:
+                    number, wire_type, at = read_key(data, at)
+                    if number == 1 and wire_type == 0:
+                        one_int64, at = read_int64(data, at)
+                        seq_nr.append(one_int64)
+                    elif number in {1}:
+                        raise unfit(number, wire_type)
+                    else:
+                        at = skip(data, at, wire_type)
+        except (IndexError, ValueError) as error:
+            raise undecoded("PastKnown", error) from error
+        return PastKnown(seq_nr)
+
+
 FROM_CLOUD_START: Final = b"\x0a"
 FROM_CLOUD_ACK: Final = b"\x12"
 FROM_CLOUD_HEARTBEAT: Final = b"\x1a"
 FROM_CLOUD_DRAIN: Final = b"\x22"
 FROM_CLOUD_FILTER_UPDATE: Final = b"\x2a"
+FROM_CLOUD_PAST_KNOWN: Final = b"\x32"
 
 
 @dataclass(slots=True)
 class FromCloud:
     """The message FromCloud."""
 
-    message: Start | Ack | Heartbeat | Drain | PushFilterUpdate | None = None
+    message: Start | Ack | Heartbeat | Drain | PushFilterUpdate | PastKnown | None = None
 
     def encode(self) -> bytes:
         """Its bytes; none when nothing is set."""
@@ -952,13 +1069,15 @@ class FromCloud:
             return delimited(FROM_CLOUD_DRAIN, message.encode())
         if isinstance(message, PushFilterUpdate):
             return delimited(FROM_CLOUD_FILTER_UPDATE, message.encode())
+        if isinstance(message, PastKnown):
+            return delimited(FROM_CLOUD_PAST_KNOWN, message.encode())
         return b""
 
     @staticmethod
     def decode(data: bytes) -> FromCloud:
         """None is set when it is one that this version does not know."""
         try:
-            number, content = read_one_of(data, 5)
+            number, content = read_one_of(data, 6)
         except (IndexError, ValueError) as error:
             raise undecoded("FromCloud", error) from error
         if number == 1:
@@ -971,6 +1090,8 @@ class FromCloud:
             return FromCloud(Drain.decode(content))
         if number == 5:
             return FromCloud(PushFilterUpdate.decode(content))
+        if number == 6:
+            return FromCloud(PastKnown.decode(content))
         return FromCloud()
 
 

@@ -22,6 +22,7 @@ from trio.testing import MockClock
 import cloud_service.service
 import edge_service.service
 from cloud_service.settings import CloudSettings
+from common.core.filters.past import Past
 from common.journal.memory.journal import open_memory_journal
 from common.journal.memory.state import MemoryDatabase
 from common.journal.stores.journal import Journal
@@ -72,6 +73,7 @@ EDGE: dict[str, tuple[str, object, list[tuple[str, str]]]] = {
     "window_max_batches": ("5", 5, [(_PUSH, "window_max_batches")]),
     "poll_interval_s": ("0.75", 0.75, [(_PUSH, "poll_interval_s"), (_EDGE_RANGES, "poll_s"), (_EDGE_FEED, "poll_s")]),
     "push_filter": ('[{"exclude_all":true}]', '[{"exclude_all":true}]', [(_PUSH, "own_filter")]),
+    "push_history": ("none", Past.NONE, [(_PUSH, "own_past")]),
     "backoff_min_s": ("0.25", 0.25, [(_PUSH_WAIT, "min_s")]),
     "backoff_max_s": ("77", 77.0, [(_PUSH_WAIT, "max_s")]),
     "lease_s": ("16", 16.0, [(_EDGE_RANGES, "lease_s")]),

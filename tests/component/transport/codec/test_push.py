@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,10 +11,24 @@ from hypothesis import strategies as st
 from common.core.errors import BackhaulError
 from common.core.events.batch import EVENT_COLUMNS, EventBatch, concat, join_metadata, join_tags, new_events
 from common.core.events.stated_range import StatedRange
+from common.core.filters.past import Past
 from common.core.flow.messages import Drain, EdgeHealth, Heartbeat
-from common.core.journal.append import LocalAppend, ParkedEvent
+from common.core.journal.append import LocalAppend, ParkedEvent, PushLane
 from common.core.journal.history import Generation, History, Offset, Resume
-from common.core.push.messages import Ack, CheckReply, FromCloud, FromEdge, Hello, PushBatch, PushLimits, Start
+from common.core.push.filter_transition import PushFilter
+from common.core.push.messages import (
+    Ack,
+    CheckReply,
+    FromCloud,
+    FromEdge,
+    Hello,
+    PastKnown,
+    PastQuestion,
+    PushBatch,
+    PushFilterUpdate,
+    PushLimits,
+    Start,
+)
 from common.generated.backhaul import v1 as wire
 from common.transport.codec import intake
 from common.transport.codec import push as codec
@@ -61,12 +77,18 @@ def sample_batch() -> EventBatch:
 FROM_EDGE: dict[str, FromEdge] = {
     "hello": Hello("edge-1", "i1", History("j1", (Generation("g1", 1), Generation("g2", 5)), 9), 123, ("Sensor",)),
     "batch": PushBatch(6, 9, "g2", sample_batch(), (StatedRange("Sensor|edge-1/x", 1, 4, "dropped"),)),
+    "past_batch": PushBatch(
+        2, 3, "g2", sample_batch(), (StatedRange("Sensor|edge-1/x", 1, 4, "snapshot"),), PushLane.PAST
+    ),
+    "past_question": PastQuestion(("Sensor|edge-1/x", "Sensor|edge-1/y")),
     "heartbeat": Heartbeat(12345, 678),
     "heartbeat_with_health": Heartbeat(5, 678, EdgeHealth(9, 2_500_000, 4096, 10, 20, 30, "1.2.3")),
 }
 FROM_CLOUD: dict[str, FromCloud] = {
     "start": Start(3, Offset("j1", "g2", 6, 5, "Sensor|a", 2), Resume.REWOUND, "c1", "cg", PushLimits(1, 2, 3, 4), 99),
     "ack": Ack(9, (ParkedEvent(9, "Sensor|edge-1/x", 5, "parked.gap"),)),
+    "past_ack": Ack(3, lane=PushLane.PAST),
+    "past_known": PastKnown((7, 0, -1)),
     "heartbeat": Heartbeat(0, 678),
     "drain": Drain(1.5, "the node is stopping"),
 }
@@ -80,6 +102,23 @@ def test_what_the_edge_says_is_heard(kind: str) -> None:
 @pytest.mark.parametrize("kind", FROM_CLOUD)
 def test_what_the_cloud_says_is_heard(kind: str) -> None:
     assert codec.decode_from_cloud(codec.encode_from_cloud(FROM_CLOUD[kind])) == FROM_CLOUD[kind]
+
+
+def test_how_much_past_is_asked_for_goes_with_a_filter() -> None:
+    """It is no part of what makes two filters the same, so it is looked at by itself."""
+    update = codec.decode_from_cloud(codec.encode_from_cloud(PushFilterUpdate(3, '[{"exclude_all":true}]', Past.FULL)))
+    assert isinstance(update, PushFilterUpdate)
+    assert update.history is Past.FULL
+    old = FROM_CLOUD["start"]
+    assert isinstance(old, Start)
+    for history in Past:
+        asked = replace(old, requested=PushFilter(history=history))
+        start = codec.decode_from_cloud(codec.encode_from_cloud(asked))
+        assert isinstance(start, Start)
+        assert start.requested.history is history
+    start = codec.decode_from_cloud((GOLDEN / "from_cloud.start.v1.bin").read_bytes())
+    assert isinstance(start, Start)
+    assert start.requested.history is Past.NONE, "a cloud of before there was a past"
 
 
 @given(batches())

@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from common.core.events.stated_range import StatedRange
+from common.core.filters.past import Past
 from common.core.filters.permission import match_batch
 from common.core.filters.predicates import parse_filter
 from common.core.push.filter_transition import EVERYTHING
@@ -89,9 +90,11 @@ async def test_an_entity_that_is_taken_out_and_put_back_has_no_hole_and_no_repea
         assert await cloud.parked.rows() == []
 
 
-async def test_tags_move_an_entity_in_and_out_and_what_it_jumps_over_is_stated(autojump_clock: MockClock) -> None:
+async def test_without_a_past_tags_move_an_entity_in_and_out_and_what_it_jumps_over_is_stated(
+    autojump_clock: MockClock,
+) -> None:
     world = PushWorld()
-    async with world.cloud() as (cloud, endpoint), world.edge() as (edge, _):
+    async with world.cloud() as (cloud, endpoint), world.edge(own_past=Past.NONE) as (edge, _):
         await ask(cloud, endpoint, RED)
         for tags in ("", "red", "red", "blue", "", "red"):
             await append(edge, ["S|a"], tags=tags)

@@ -10,7 +10,8 @@ DROP FUNCTION IF EXISTS append_batch;
 --
 -- Arrays by their first letter, indexes from 1:
 --   s_  sub-batches in order; s_events[s] of the events belong to it; s_origin '' = a local append.
---       s_lane: which of the origin's two cursors it moves, 0 = live, 1 = backfill: there what is known is passed over.
+--       s_lane: which of the origin's cursors it moves, 0 = live, 1 = backfill, 2 = none (the past of entities that
+--       enter); in 1 and 2 what is known is passed over.
 --   n_  the distinct entities of the group; n_sub is the pushed sub-batch that alone touches it, or 0.
 --       n_no: its entity_no if the caller has it from an earlier answer, else 0; comes back filled in.
 --       n_prev and n_last: prev_seq_nr of its first and seq_nr of its last pushed event; local: 0.
@@ -72,7 +73,7 @@ DECLARE
     has_local  boolean := false;
     asks_no    CONSTANT boolean := 0 = ANY (n_no);
     has_pushed boolean := false;
-    has_backfill CONSTANT boolean := 1 = ANY (s_lane);
+    has_repeats  CONSTANT boolean := 0 < ANY (s_lane);
     has_ids    boolean := false;
     has_new    boolean := false;
     s_parked   bigint[] := array_fill(0::bigint, ARRAY[n_subs]);
@@ -145,6 +146,8 @@ BEGIN
             IF s_lane[first] = 1 THEN  -- whoever holds the origin's row holds its place
                 known := coalesce(
                     (SELECT l.backfill_position FROM push_place AS l WHERE l.origin_id = row.origin_id), 0);
+            ELSIF s_lane[first] = 2 THEN
+                known := s_after[first];
             END IF;
             IF row.session <> s_session[first] THEN
                 s_number[first] := row.session;
@@ -236,7 +239,7 @@ BEGIN
                 WHERE h.entity_no = u.no
                   AND CASE WHEN u.sub = 0 THEN (u.n = 0 OR h.owner = '') AND coalesce(u.expect, -1) IN (-1, h.seq_nr)
                       ELSE h.owner = s_origin[u.sub] AND h.parked = 0
-                          AND CASE WHEN h.branch = s_branch[u.sub] OR s_lane[u.sub] = 1 THEN h.origin_seq_nr = u.prev
+                          AND CASE WHEN h.branch = s_branch[u.sub] OR s_lane[u.sub] > 0 THEN h.origin_seq_nr = u.prev
                               ELSE h.origin_seq_nr >= u.prev END
                       END
                 RETURNING u.i, h.seq_nr - u.n - u.prev AS base
@@ -401,7 +404,7 @@ BEGIN
                             known := prev;
                         END IF;
                     END IF;
-                    IF s_lane[s] = 1 THEN
+                    IF s_lane[s] > 0 THEN
                         CONTINUE WHEN h_mine[ent] AND seq <= known;
                         CONTINUE WHEN (h_parked[ent] > 0 OR NOT h_mine[ent] OR p_event[p] = i) AND seq <= (
                             SELECT max(q.seq_nr) FROM parked AS q
@@ -582,13 +585,13 @@ BEGIN
         ) AS u
         WHERE o.origin_id = u.id AND u.id <> '' AND u.code = stored AND u.lane = 0 AND u.position > o.position;
     END IF;
-    IF has_backfill THEN
+    IF has_repeats THEN
         UPDATE origin AS o
         SET parked = u.parked, last_seen_us = now_us
         FROM (
             SELECT unnest(s_origin) AS id, unnest(s_code) AS code, unnest(s_lane) AS lane, unnest(s_parked) AS parked
         ) AS u
-        WHERE o.origin_id = u.id AND u.lane = 1 AND u.code = stored;
+        WHERE o.origin_id = u.id AND u.lane > 0 AND u.code = stored;
         UPDATE push_place AS l
         SET backfill_position = u.position
         FROM (

@@ -1,0 +1,69 @@
+"""Pages of one entity as they are sent again, from what a journal has of it: events, the latest snapshot, what is deleted.
+
+What is made of a page is decided by ``core.subscription.replay``, the same on the way down and up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from common.core.events.batch import EventBatch, predecessor_tags
+from common.core.filters.past import Past
+from common.core.filters.predicates import EntityPredicate
+from common.core.journal.snapshot import folded_by
+from common.core.subscription.replay import EntityPage, QueuedReplay, ReplayPart, replay_page
+from common.journal.stores.journal import Journal
+
+_TO_THE_LAST = 2**62
+
+
+async def entity_page(
+    journal: Journal,
+    replay: QueuedReplay,
+    wanted: EntityPredicate,
+    past: Past,
+    through_position: int,
+    max_events: int,
+    max_bytes: int,
+    last: int = _TO_THE_LAST,
+    *,
+    snapshots_to: int = _TO_THE_LAST,
+) -> tuple[list[ReplayPart], QueuedReplay | None]:
+    """What ``wanted`` selects of an entity's numbers up to ``last``, with its past, and the rest (None = that was all).
+
+    Of its snapshots only those up to ``snapshots_to`` stand for something.
+    """
+    name, first = replay.persistence_id, replay.from_seq_nr
+    found = await journal.log.read_entity(name, first, last, max_events=max_events)
+    events = _within(found, through_position, max_bytes)
+    is_cut = len(events) < len(found) and bool(events) and found.position[len(events)] <= through_position
+    goes_on = is_cut or (len(events) == len(found) == max_events)
+    is_last = not goes_on or events.seq_nr[-1] >= last
+    head = await journal.log.entity_head(name) if not found or found.seq_nr[0] > first else None
+    first_stored = found.seq_nr[0] if found else min(last, head.deleted_to if head else 0) + 1
+    page = EntityPage(events, first_stored, is_last)
+    if first < first_stored or past is Past.SNAPSHOT:
+        snapshot, tag_sets = await journal.snapshots.get(name), None
+        if snapshot is not None and snapshot.seq_nr > snapshots_to:
+            older = (one for one in await journal.snapshots.kept(name) if one.seq_nr <= snapshots_to)
+            snapshot = next(older, None)
+        if snapshot is not None and wanted.permits_by_tags:
+            tag_sets = folded_by(snapshot, (await journal.log.tag_sets([name])).get(name))
+        page = replace(
+            page,
+            last_tags=predecessor_tags(found.tags[0], found.prev_tags[0]) if found else head.tags if head else "",
+            deleted_position=head.deleted_position if head else 0,
+            snapshot=snapshot,
+            tag_sets=tag_sets,
+        )
+    return replay_page(replay, page, wanted, past)
+
+
+def _within(events: EventBatch, position: int, max_bytes: int) -> EventBatch:
+    """The first events up to a position and a size, at least one of those up to the position."""
+    n, size = 0, 0
+    for at, weight in zip(events.position, events.weights(), strict=True):
+        if at > position or (n and size + weight > max_bytes):
+            break
+        n, size = n + 1, size + weight
+    return events if n == len(events) else events.slice(0, n)
