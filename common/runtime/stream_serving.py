@@ -37,6 +37,7 @@ _FIREHOSE_FIGURES: Final = {
     "ring_events": ("ring_events", "Events in memory."),
     "ring_bytes": ("ring_bytes", "Bytes in memory."),
     "reads_total": ("reads", "Pages the one reader took from the journal."),
+    "read_events_total": ("read_events", "Events in those pages."),
     "fed_events_total": ("fed_events", "Events that came from commits of this process."),
     "catch_up_reads_total": ("catch_up_reads", "Pages read for consumers behind the ring."),
     "catch_up_events_total": ("catch_up_events", "Events in those pages."),

@@ -2,6 +2,7 @@
 
     python -m tests.bench [name …] [--quick]
 
+A name stands for all that begin with it and a dash, too: ``nodes``.
 A missed target is marked, not an error: machines differ. A store that does not sync its commits ends the run.
 """
 
@@ -17,7 +18,7 @@ from common import border
 from common.runtime.logs.fields import leaf_errors
 from examples.support.postgres import PostgresUnavailable
 from examples.support.processes import ProcessFailure
-from tests.bench import nodes, policy, projections
+from tests.bench import moves, nodes, policy, projections, rolling, standing_by, two_writers
 from tests.bench.down import behind, fan_out, filters, firehose, idle, stopped
 from tests.bench.down import latency as down_latency
 from tests.bench.entity import entities
@@ -37,7 +38,11 @@ BENCHMARKS: dict[str, Callable[[Place], Awaitable[list[Table]]]] = {
     "filters": filters.run,
     "firehose": firehose.run,
     "projections": projections.run,
-    "nodes": nodes.run,
+    "nodes-reading": nodes.run,
+    "nodes-writing": two_writers.run,
+    "nodes-moves": moves.run,
+    "nodes-idle": standing_by.run,
+    "nodes-rolling": rolling.run,
     "fan-out": fan_out.run,
     "behind": behind.run,
     "idle": idle.run,
@@ -67,14 +72,17 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that everything works, not how fast")
     result = parser.parse_args()
-    unknown = sorted(set(result.names) - BENCHMARKS.keys())
-    if unknown:
-        parser.error(f"no benchmark {unknown[0]!r}; there are {', '.join(BENCHMARKS)}")
+    names = []
+    for name in result.names:
+        meant = [each for each in BENCHMARKS if each == name or each.startswith(f"{name}-")]
+        if not meant:
+            parser.error(f"no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+        names += meant
     status = 1
     try:
         with open_place(result.quick) as place:
             print("\n".join(describe(place)), flush=True)
-            status = trio.run(_run, result.names or list(BENCHMARKS), place)
+            status = trio.run(_run, names or list(BENCHMARKS), place)
     except* (NotDurable, PostgresUnavailable, ProcessFailure, BenchFailure) as failures:
         for failure in leaf_errors(failures):
             print(f"bench: {failure}", file=sys.stderr)

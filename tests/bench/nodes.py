@@ -1,17 +1,19 @@
 """What reading costs PostgreSQL when projections have several ranges, on one node and on two.
 
-Processor time of the sessions that read the log, an event of the log, from a node's start until every range has reached
-its end. Two situations, in turns of one run: the log is there before the nodes are (`behind`), and edges push it while
-they run (`pushed`). On two nodes each has one of the two projections, so each reads everything once.
+Processor time of the sessions that read the log, an event of the log, until every range has reached its end. Two situations,
+in turns of one run: projections are paused until the log is there (`behind`), and edges push it while they run (`pushed`).
+On two nodes each has one of the two projections, so each reads everything once, but for what it has stored itself and
+still has in memory.
 """
 
 from __future__ import annotations
 
 import shutil
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from statistics import median
 
@@ -23,9 +25,8 @@ from common.core.journal.append import LocalAppend
 from common.journal.postgres import open_postgres_journal
 from common.runtime.environment import utc_now_us
 from examples.support.processes import Program
-from tests.bench import moves, standing_by
 from tests.bench.place import Place
-from tests.bench.processes import BenchFailure, cloud, cpu_s, edge
+from tests.bench.processes import BenchFailure, cloud, cpu_s, edge, metric
 from tests.bench.table import Table, middle_ratio
 from tests.bench.workload import BATCH, batches, fill
 
@@ -36,7 +37,10 @@ EDGES = 4
 _READERS = (
     "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'backhaul reader%'"
 )
-_LOWEST = "SELECT count(*), min(position) FROM backhaul.projection WHERE name IN ('latest', 'tally')"
+PROJECTIONS = ("latest", "tally")
+_OWNED = "SELECT count(*) FROM backhaul.projection WHERE owner <> ''"
+_LOWEST = "SELECT min(position) FROM backhaul.projection"
+_READ = ("read_events_total", "range_events_total")
 _STUCK_S = 120.0
 _POLL_S = 0.05
 
@@ -65,10 +69,11 @@ BARS = {SHAPES[1]: 1.2, SHAPES[3]: 2.2}
 
 @dataclass(frozen=True, slots=True)
 class _Cost:
-    """Processor microseconds an event: of the sessions that read, and of the nodes."""
+    """Processor microseconds an event: of the sessions that read, and of the nodes; and how often nodes read it from the log."""
 
     readers_us: float
     nodes_us: float
+    reads: float
 
 
 async def run(place: Place) -> list[Table]:
@@ -87,7 +92,7 @@ async def run(place: Place) -> list[Table]:
                 found[shape].append(await _measure(place, shape, total, journals))
         tables.append(_table(situation, total, found))
     shutil.rmtree(folder)
-    return [*tables, await moves.measure(place), await standing_by.measure(place)]
+    return tables
 
 
 def _table(situation: str, total: int, found: dict[_Shape, list[_Cost]]) -> Table:
@@ -101,6 +106,7 @@ def _table(situation: str, total: int, found: dict[_Shape, list[_Cost]]) -> Tabl
             table.add("  of 1 range, one node", f"{ratio:.2f}")
         else:
             table.judge("  of 1 range, one node", f"{ratio:.2f}", f"<= {bar}", ratio <= bar)
+        table.add("  times that an event was read", f"{median(cost.reads for cost in costs):.2f}")
         table.add("  nodes, all their work", f"{median(cost.nodes_us for cost in costs):.1f} us")
     return table
 
@@ -108,32 +114,40 @@ def _table(situation: str, total: int, found: dict[_Shape, list[_Cost]]) -> Tabl
 async def _measure(place: Place, shape: _Shape, total: int, edges: dict[str, Path]) -> _Cost:
     folder = place.fresh_folder("nodes")
     with place.postgres.fresh() as url:
-        if not edges:
-            await _fill(url, total)
         async with AsyncExitStack() as stack:
             nodes: list[Program] = []
             for projections in shape.nodes:
                 settings = {"projections": projections, "projection_ranges": shape.ranges}
                 nodes.append(await stack.enter_async_context(cloud(url, settings)))
-            # What nodes spend on starting is not reading; ranges have begun by then, which is a small part.
-            started_cpu_s = sum(map(cpu_s, nodes))
-            ports = [(await node.event("service.ready"))["grpc_port"] for node in nodes]
-            for number, (name, journal) in enumerate(edges.items()):
+            lines = [await node.event("service.ready") for node in nodes]
+            connection = await stack.enter_async_context(_connected(url))
+            await _until(connection, _OWNED, lambda owned: owned == shape.rows)
+            if not edges:
+                await _fill(url, total)
+            # What nodes spend on starting, and their sessions, is not reading.
+            started_cpu_s, readers_cpu_s = sum(map(cpu_s, nodes)), await _readers_cpu_s(connection)
+            for (name, journal), line in zip(edges.items(), cycle(lines), strict=False):
                 shutil.copy(journal, folder / f"{name}.db")
-                port = ports[number % len(ports)]
-                await stack.enter_async_context(edge(name, folder / f"{name}.db", port))
-            async with _connected(url) as connection:
-                await _reach(connection, shape.rows, total)
-                readers_cpu_s = await _readers_cpu_s(connection)
+                await stack.enter_async_context(edge(name, folder / f"{name}.db", line["grpc_port"]))
+            await _until(connection, _LOWEST, lambda position: position >= total)
+            readers_cpu_s = await _readers_cpu_s(connection) - readers_cpu_s
             nodes_cpu_s = sum(map(cpu_s, nodes)) - started_cpu_s
+            read = 0.0
+            for line in lines:
+                read += sum([await metric(line["http_port"], f"backhaul_cloud_firehose_{name}") for name in _READ])
     shutil.rmtree(folder)
-    return _Cost(readers_cpu_s / total * 1e6, nodes_cpu_s / total * 1e6)
+    return _Cost(readers_cpu_s / total * 1e6, nodes_cpu_s / total * 1e6, read / total)
 
 
 async def _fill(url: str, total: int) -> None:
+    """Store so many events while projections are paused, and let them go."""
     async with open_postgres_journal(url, now_us=utc_now_us, new_id=lambda: uuid.uuid4().hex) as journal:
+        for name in PROJECTIONS:
+            await journal.projections.set_paused(name, True)
         for batch in batches("node", total, BATCH):
             await journal.log.append_group([LocalAppend(batch)])
+        for name in PROJECTIONS:
+            await journal.projections.set_paused(name, False)
 
 
 @asynccontextmanager
@@ -145,15 +159,15 @@ async def _connected(url: str) -> AsyncIterator[asyncpg.Connection]:
         connection.terminate()
 
 
-async def _reach(connection: asyncpg.Connection, rows: int, position: int) -> None:
-    """Wait until all ranges are there. Raises ``BenchFailure`` when they are not in time."""
+async def _until(connection: asyncpg.Connection, question: str, holds: Callable[[int], bool]) -> None:
+    """Wait for an answer. Raises ``BenchFailure`` when it does not come in time."""
     with trio.move_on_after(_STUCK_S):
         while True:
-            found = await border.call_asyncio(connection.fetchrow, _LOWEST)
-            if found[0] == rows and found[1] >= position:
+            found = await border.call_asyncio(connection.fetchval, question)
+            if holds(found or 0):
                 return
             await trio.sleep(_POLL_S)
-    raise BenchFailure(f"{found[0]} of {rows} ranges, the last one at {found[1]} of {position}")
+    raise BenchFailure(f"{question}: {found}")
 
 
 async def _readers_cpu_s(connection: asyncpg.Connection) -> float:

@@ -55,9 +55,8 @@ def open_place(is_quick: bool) -> Iterator[Place]:
     with tempfile.TemporaryDirectory(prefix="backhaul-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # PostgreSQL runs as another user when root starts it
-        with postgres_server(
-            folder / "postgres", settings={"max_wal_size": "4GB", "shared_buffers": "256MB"}
-        ) as server:
+        settings = {"max_wal_size": "4GB", "shared_buffers": "256MB", "max_connections": "400"}
+        with postgres_server(folder / "postgres", settings=settings) as server:
             server.require_durable()
             yield Place(folder, server, is_quick)
 

@@ -27,11 +27,14 @@ from tests.bench.workload import batches
 
 NODES: Final = ("n1", "n2", "n3")
 _TAKEOVER: Final = "projection.taken_over"
-POINTS: Final = ("projection.handed_over", _TAKEOVER, "projection.accepted")
+_HAND_OVER: Final = "projection.handed_over"
+POINTS: Final = (_HAND_OVER, _TAKEOVER, "projection.accepted")
 _RANGES: Final = 8
 # A range stays for five seconds where it has come to, so some lives are longer.
 _LIFE_S: Final = (0.2, 8.0)
-_AT_A_POINT_S: Final = 10.0
+_STAYS_S: Final = 8.0
+_AT_A_POINT_S: Final = 60.0
+_SETTLED_S: Final = 10.0
 _CAUGHT_UP_S: Final = 120.0
 _READY_S: Final = 60.0
 
@@ -65,19 +68,28 @@ async def run_nodes_campaign(url: str, kills: int, seed: int, say: Callable[[str
         storing = trio.CancelScope()
         nursery.start_soon(_store, journal, storing)
         ended: list[Program] = []
+        aimed: Counter[str] = Counter()
         for number in range(kills):
             name = chance.choice(NODES)
-            point = chance.choice(POINTS) if number % 4 == 3 else ""
+            point = POINTS[number // 4 % len(POINTS)] if number % 4 == 3 else ""
             if point:
+                aimed[point] += 1
                 await running[name].stop(20.0)
                 ended.append(running[name])
                 other = chance.choice([one for one in NODES if one != name])
                 running[name] = await _start(programs, url, name, f"{point}:1")
                 if point == _TAKEOVER:
-                    await running[other].kill()
-                    ended.append(running[other])
-                    outcome.kills += 1
-                await _provoke(journal, other, running[name], chance)
+                    with trio.move_on_after(_AT_A_POINT_S):
+                        while running[name].status is None:
+                            await _until_it_has_ranges(journal, name, running[name])
+                            await running[other].kill()
+                            ended.append(running[other])
+                            outcome.kills += 1
+                            await _dies(running[name])
+                            running[other] = await _start(programs, url, other)
+                            await _until_it_has_ranges(journal, other, running[name])
+                else:
+                    await _provoke(journal, name if point == _HAND_OVER else other, running[name])
                 if running[other].status is not None:
                     running[other] = await _start(programs, url, other)
                 outcome.points[point] += running[name].status is not None
@@ -94,6 +106,9 @@ async def run_nodes_campaign(url: str, kills: int, seed: int, say: Callable[[str
         outcome.moves = sum(len(one.said("projection.handed_over")) for one in (*ended, *running.values()))
         for program in running.values():
             await program.stop(20.0)
+    outcome.problems += [
+        f"{point} was never hit, of {times} times" for point, times in aimed.items() if not outcome.points[point]
+    ]
     if not outcome.events or (kills >= 8 and not outcome.moves):
         outcome.problems.append(f"{outcome.events} events and {outcome.moves} moves show nothing")
     return outcome
@@ -120,18 +135,36 @@ async def _start(programs: Programs, url: str, name: str, fail_point: str = "") 
     return program
 
 
-async def _provoke(journal: Journal, other: str, aimed: Program, chance: Random) -> None:
-    """Have ranges move by draining nodes, until the one that is aimed at has died, or for a while."""
+async def _provoke(journal: Journal, giver: str, aimed: Program) -> None:
+    """Have ranges move away from ``giver`` and back by draining it, until the one that is aimed at has died, or for a while.
+
+    It is drained for longer than a range stays where it has moved to, and has got some before.
+    """
     with trio.move_on_after(_AT_A_POINT_S):
         while aimed.status is None:
-            for is_drained in (True, False):
-                await journal.members.set_drained(chance.choice((other, aimed.name)), is_drained)
-                await trio.sleep(1.0)
-            for name in (other, aimed.name):
-                await journal.members.set_drained(name, False)
-            await trio.sleep(2.0)
-    for name in NODES:
-        await journal.members.set_drained(name, False)
+            await _until_it_has_ranges(journal, giver, aimed)
+            await journal.members.set_drained(giver, True)
+            await _dies(aimed)
+            await journal.members.set_drained(giver, False)
+    await journal.members.set_drained(giver, False)
+
+
+async def _until_it_has_ranges(journal: Journal, name: str, aimed: Program) -> None:
+    with trio.move_on_after(_SETTLED_S):
+        while not await _has_ranges(journal, name) and aimed.status is None:  # noqa: ASYNC110  another process
+            await trio.sleep(0.1)
+
+
+async def _dies(aimed: Program) -> None:
+    with trio.move_on_after(_STAYS_S):
+        while aimed.status is None:  # noqa: ASYNC110  another process
+            await trio.sleep(0.05)
+
+
+async def _has_ranges(journal: Journal, name: str) -> bool:
+    """Whether the present start of the node has any."""
+    live = {one.instance for one in (await journal.members.look()).live if one.report.node == name}
+    return any(row.owner in live for row in await journal.projections.rows())
 
 
 async def _store(journal: Journal, storing: trio.CancelScope) -> None:

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import trio
@@ -18,7 +19,7 @@ import trio
 from common import border
 from examples.support.processes import Program
 from tests.bench.place import Place
-from tests.bench.processes import BenchFailure, cloud, cpu_s, edge, measured
+from tests.bench.processes import BenchFailure, cloud, cpu_s, edge, measured, metric
 from tests.bench.table import Table, middle_ratio, spread
 from tests.bench.workload import BATCH, ENTITIES, PAYLOAD_BYTES, fill
 
@@ -26,17 +27,20 @@ import asyncpg  # isort: skip  # after border, which prepares asyncio
 
 _RATIO_TARGET = 0.8
 _RATE_TARGET = 80_000
+_COMMITS = "backhaul_cloud_journal_commits_total"
 _POLL_S = 0.01
 _STUCK_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """Events a second, and processor microseconds an event."""
+    """Events a second, processor microseconds an event, and events a commit."""
 
     rate: float
     edge_us: float
     cloud_us: float
+    server_us: float
+    group: float
 
 
 class _Head:
@@ -72,36 +76,44 @@ async def drain(
     each: int,
     projections: str,
     *,
+    nodes: int = 1,
     settings: Mapping[str, object] | None = None,
     ready: Callable[[str], Awaitable[None]] | None = None,
 ) -> Drained:
-    """Drain copies of the edges' files into a new database; ``ready`` is given its URL before the edges start."""
+    """Drain copies of the edges' files into a new database, through so many nodes; each edge has one of them.
+
+    ``ready`` is given the database's URL before the edges start.
+    """
     total = each * len(journals)
     folder = place.fresh_folder("drain")
     with place.postgres.fresh() as url:
-        async with (
-            cloud(url, {"projections": projections, **(settings or {})}) as node,
-            _head(url) as head,
-            AsyncExitStack() as stack,
-        ):
-            port = (await node.event("service.ready"))["grpc_port"]
+        async with _head(url) as head, AsyncExitStack() as stack:
+            chosen = {"projections": projections, **(settings or {})}
+            clouds = [await stack.enter_async_context(cloud(url, chosen)) for _ in range(nodes)]
+            ready_lines = [await node.event("service.ready") for node in clouds]
             if ready:
                 await ready(url)
             for name, journal in journals.items():
                 shutil.copy(journal, folder / f"{name}.db")
-            node_cpu_s = cpu_s(node)
+            clouds_cpu_s = sum(map(cpu_s, clouds))
             programs: list[Program] = []
-            for name in journals:
-                program = await stack.enter_async_context(edge(name, folder / f"{name}.db", port))
+            for name, line in zip(journals, cycle(ready_lines), strict=False):
+                program = await stack.enter_async_context(edge(name, folder / f"{name}.db", line["grpc_port"]))
                 programs.append(program)
             first = programs[0]
             await first.event("push.started")
             # What an edge spends on starting is not draining.
-            edges_cpu_s = sum(cpu_s(program) for program in programs)
+            edges_cpu_s, server_cpu_s = sum(map(cpu_s, programs)), place.postgres.processor_s()
             await head.reaches(total)
             took_s = trio.current_time() - first.first_heard_s("push.started")
-            edges_us = (sum(cpu_s(program) for program in programs) - edges_cpu_s) / total * 1e6
-            drained = Drained(total / took_s, edges_us, (cpu_s(node) - node_cpu_s) / total * 1e6)
+            commits = [await metric(line["http_port"], _COMMITS) for line in ready_lines]
+            drained = Drained(
+                total / took_s,
+                (sum(map(cpu_s, programs)) - edges_cpu_s) / total * 1e6,
+                (sum(map(cpu_s, clouds)) - clouds_cpu_s) / total * 1e6,
+                (place.postgres.processor_s() - server_cpu_s) / total * 1e6,
+                total / sum(commits),
+            )
     shutil.rmtree(folder)
     return drained
 
