@@ -32,6 +32,7 @@ from common.firehose.settings import FirehoseSettings
 from common.firehose.wakeups import Deadlines, Waiter
 from common.journal.feeds import Feed, RangeFeed
 from common.journal.stores.journal import Journal
+from common.journal.stores.log import LogPage
 
 _log = structlog.get_logger()
 
@@ -90,6 +91,9 @@ class Firehose:
             ring,
             self._settings,
             is_wanted=lambda: self.is_wanted,
+            paced_by=lambda: None if self._feeds else self.ranges.foremost,
+            read_already=self._read_already,
+            on_read=self._read_for_ring,
             extend=self._extend,
             restart=self._restart,
             changed=self._change_log,
@@ -271,6 +275,12 @@ class Firehose:
             waiter.wake()
         self.ranges.extended(after)
         self.tell_changes()
+
+    def _read_already(self, after: int) -> LogPage | None:
+        return self.ranges.read_already(after)
+
+    def _read_for_ring(self, after: int, page: LogPage) -> None:
+        self.ranges.read_for_ring(after, page)
 
     def _restart(self, after: int) -> None:
         self.fan_out.restart(after)

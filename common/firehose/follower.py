@@ -3,6 +3,10 @@
 What this process commits comes to it directly and needs no read, as long as it follows what the ring has. Everything
 else is read: when the journal's prompt knows of more (other nodes' commits, heard of by ``LISTEN``), and after a while
 without a sign, so that a log of which nothing is heard is followed too. What it takes waits for nobody.
+
+While only ranges of projections take from the ring, it is not read further than they come: a ring that ran ahead of them
+would be read once for nobody, and then again, block by block, for those that fell out of it. And what was read for them is
+not read again for the ring, nor the other way round.
 """
 
 from __future__ import annotations
@@ -30,7 +34,11 @@ _OFFERED_MAX_BYTES = 16 * 1024 * 1024
 
 
 class Follower:
-    """Follows the log while ``is_wanted``; ``extend`` and ``restart`` change the ring, ``changed`` says it is another log."""
+    """Follows the log while ``is_wanted``; ``extend`` and ``restart`` change the ring, ``changed`` says it is another log.
+
+    ``paced_by`` is the position of the foremost of those that take from the ring, or None where the head is wanted;
+    ``read_already`` has what others have read of the log after a position, ``on_read`` is given what was read here.
+    """
 
     def __init__(
         self,
@@ -39,6 +47,9 @@ class Follower:
         settings: FirehoseSettings,
         *,
         is_wanted: Callable[[], bool],
+        paced_by: Callable[[], int | None],
+        read_already: Callable[[int], LogPage | None],
+        on_read: Callable[[int, LogPage], None],
         extend: Callable[[EventBatch], None],
         restart: Callable[[int], None],
         changed: Callable[[], None],
@@ -47,6 +58,9 @@ class Follower:
         self._ring = ring
         self._settings = settings
         self._is_wanted = is_wanted
+        self._paced_by = paced_by
+        self._read_already = read_already
+        self._on_read = on_read
         self._extend = extend
         self._restart = restart
         self._changed = changed
@@ -63,7 +77,7 @@ class Follower:
         self.fed_events = 0
 
     def wake(self) -> None:
-        """It is wanted now."""
+        """It is wanted now, or those that pace it have come further."""
         self._wanted.unpark_all()
 
     async def run(self) -> NoReturn:
@@ -114,14 +128,36 @@ class Follower:
                     self._take_offered()
                     if is_signalled and head_signal.position <= ring.through and not self._is_another_log():
                         continue  # it came directly
-                heard = head_signal.position
-                page = await self._read(ring.through, max_events=self._settings.read_max_events)
+                if not await self._is_due():
+                    is_behind = True
+                    continue
+                heard, after = head_signal.position, ring.through
+                found = None if self._is_another_log() else self._read_already(after)
+                page = found or await self._read(after, max_events=self._settings.read_max_events)
+                if found is None:
+                    self._on_read(after, page)
                 self._take_page(page)
                 is_behind = page.through < page.head
                 await trio.lowlevel.checkpoint()
         self.is_following = False
         self._restart(ring.through)
         self._is_fresh = True
+
+    async def _is_due(self) -> bool:
+        """Whether the next page is to be read now; if not, a while has passed, or they have come further.
+
+        What they have read for themselves the ring goes on behind.
+        """
+        foremost = self._paced_by()
+        if foremost is None or self._is_another_log():
+            return True
+        if foremost > self._ring.through:
+            self._restart(foremost)
+        if foremost >= self._ring.through - self._settings.read_max_events:
+            return True
+        with trio.move_on_after(self._settings.poll_s):
+            await self._wanted.park()
+        return False
 
     async def _wait(self, position: int) -> bool:
         """Wait for a sign; False when there was none and it is time to look."""

@@ -29,8 +29,10 @@ from common.journal.stores.log import LogPage
 
 # However often nothing wakes it, a range that waits for a block asks again.
 _ASK_AGAIN_S = 5.0
-# So near to the ring a range has it followed again.
+# So near to the ring, or to the end of the log while it is not followed, a range has it followed.
 _NEAR_BLOCKS = 2
+# So far behind the log a ring that ranges do not keep up with is of no use: larger steps, block by block, are faster.
+_FAR_BLOCKS = 8
 
 
 class RangeHub(Protocol):
@@ -47,6 +49,10 @@ class RangeHub(Protocol):
     def is_following(self) -> bool:
         """Whether the ring is kept at the head."""
 
+    @property
+    def head(self) -> int:
+        """The highest position of the log that is known here."""
+
 
 class RangeReader:
     """``RangeFeeds`` of one journal; ``run`` reads the blocks. ``wanted`` is called when the ring has to follow."""
@@ -57,6 +63,7 @@ class RangeReader:
         self.page_positions = settings.range_page_blocks * settings.block_events
         self.blocks = RangeBlocks(settings.block_events, settings.read_max_bytes, settings.range_blocks_max_bytes)
         self._near = _NEAR_BLOCKS * settings.block_events
+        self._far = _FAR_BLOCKS * settings.block_events
         self._wanted = wanted
         self._is_expected = False
         self._work = trio.lowlevel.ParkingLot()
@@ -67,7 +74,16 @@ class RangeReader:
     @property
     def is_wanted(self) -> bool:
         """Whether a range takes from the ring, or soon will: while all are far behind, what it held would be for nobody."""
-        return self._is_expected or any(map(self.is_near, self._feeds))
+        if self._is_expected:
+            return True
+        if self.hub.is_following and self.hub.head - self.hub.ring.through > self._far:
+            return False
+        return any(map(self.is_near, self._feeds))
+
+    @property
+    def foremost(self) -> int | None:
+        """How far the range has come that has come furthest; None while ranges are to come, which begin where they will."""
+        return None if self._is_expected else max((cursor.position for cursor in self._feeds), default=None)
 
     def expect(self, is_expected: bool) -> None:
         """See ``RangeFeeds.expect``."""
@@ -75,9 +91,23 @@ class RangeReader:
         if is_expected:
             self._wanted()
 
+    def read_already(self, after: int) -> LogPage | None:
+        """What follows ``after``, if it was read for ranges and is still kept."""
+        block = self.blocks.at(after, self.hub.source.generation)
+        if block is None:
+            return None
+        events = block.events.slice(block.index_after(after), len(block.events))
+        return LogPage(events, block.through, max(self.hub.head, block.through))
+
+    def read_for_ring(self, after: int, page: LogPage) -> None:
+        """What the ring was extended by: ranges that come to it later, when it is gone from there, find it here."""
+        if self._feeds:
+            self.blocks.give(LogStretch(self.hub.source, after, page.through, page.events), page.head)
+
     def is_near(self, cursor: RangeCursor) -> bool:
-        """Whether the range is in the ring or a few blocks behind it."""
-        return cursor.position >= self.hub.ring.after - self._near
+        """Whether the range is in the ring, or a few blocks behind it or what it is to begin with."""
+        begins = self.hub.ring.after if self.hub.is_following else self.hub.head
+        return cursor.position >= begins - self._near
 
     @property
     def feeds(self) -> int:
@@ -132,6 +162,8 @@ class RangeReader:
     async def run(self) -> NoReturn:
         """Read blocks until cancelled."""
         while True:
+            ring = self.hub.ring
+            self.blocks.held = (ring.after, ring.through) if self.hub.is_following else (0, 0)
             plan = self.blocks.begin()
             if plan is None:
                 await self._work.park()

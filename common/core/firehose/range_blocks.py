@@ -52,6 +52,8 @@ class RangeBlocks:
     reads: int = 0
     events: int = 0
     bytes: int = 0
+    held: tuple[int, int] = (0, 0)
+    """After which position the ring has the log, and through which: that is not read here unless a range asks for it."""
     _cursors: dict[RangeCursor, None] = field(default_factory=dict)
     _waiting: dict[RangeCursor, None] = field(default_factory=dict)
     _kept: dict[Selection, list[LogStretch]] = field(default_factory=dict)
@@ -96,6 +98,19 @@ class RangeBlocks:
                     return block
         return None
 
+    def at(self, position: int, generation: str) -> LogStretch | None:
+        """A block of everything that holds what follows ``position``."""
+        for block in self._kept.get(EVERYTHING, ()):
+            if block.after <= position < block.through and block.is_of(generation):
+                return block
+        return None
+
+    def give(self, block: LogStretch, head: int) -> None:
+        """What was read of the log for the ring: ranges that are behind the foremost find it here and need not read it."""
+        self.head = max(self.head, head)
+        if block.through > block.after and self._has_others():
+            self._keep(EVERYTHING, block)
+
     def ask(self, cursor: RangeCursor) -> None:
         """Have what follows the cursor read."""
         cursor.head = cursor.error = None
@@ -116,6 +131,9 @@ class RangeBlocks:
         if self._ahead is None:
             return None
         selection, after = self._ahead
+        if self.held[0] <= after < self.held[1]:
+            self._ahead = None
+            return None
         foremost = max((cursor.position for cursor in self._cursors if cursor.selection == selection), default=-1)
         kept = self._kept.get(selection, ())
         if foremost < 0 or sum(block.after >= foremost for block in kept) >= _AHEAD_BLOCKS:
@@ -169,6 +187,8 @@ class RangeBlocks:
     def _plan(self, selection: Selection, after: int) -> ReadPlan:
         positions = self.block_events if selection.is_all else _SPARSE_BLOCKS * self.block_events
         through = (after // positions + 1) * positions
+        if after < self.held[0] < self.held[1]:
+            through = min(through, self.held[0])
         return ReadPlan(selection, after, through, self.block_events, self.block_bytes)
 
     def _keep(self, selection: Selection, block: LogStretch) -> None:

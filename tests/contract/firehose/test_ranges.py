@@ -206,3 +206,34 @@ async def test_while_all_ranges_are_far_behind_the_ring_is_not_followed(journal:
             assert (firehose.is_following, firehose.report().reads) == (False, 0)
             await to_the_end(feed, page.through, 1_010)
             await until(lambda: firehose.is_following)
+
+
+async def test_a_ring_that_ranges_do_not_keep_up_with_is_not_read_ahead_of_them(journal: Journal) -> None:
+    """Events that other nodes store: what is read for the ring is of use to a range, or is not read."""
+    settings = replace(BLOCKS, read_max_events=20, ranges_ring_max_events=40)
+    async with running(muffled(journal, "head_signal"), settings) as firehose:
+        with firehose.follow(SliceRange(0, 511)) as low, firehose.follow(SliceRange(512, 1023)) as high:
+            await low.read(0, max_events=1, max_bytes=100, selection=EVERYTHING)
+            await until(lambda: firehose.is_following)
+            for seed in range(15):
+                await store(journal, Random(seed), 20, entities=50)
+            await trio.sleep(0.3)
+            assert firehose.report().read_events <= 3 * 20
+            # One after the other: what the first has drawn into the ring is gone from there when the second comes.
+            assert await to_the_end(low, 0, 300) == await wanted(journal, SliceRange(0, 511))
+            assert await to_the_end(high, 0, 300) == await wanted(journal, SliceRange(512, 1023))
+            report = firehose.report()
+            assert report.read_events + report.range_events <= 300 + 3 * 20
+
+
+async def test_a_ring_that_is_far_behind_the_log_is_left_to_blocks(journal: Journal) -> None:
+    settings = replace(BLOCKS, read_max_events=20)
+    async with running(muffled(journal, "head_signal"), settings) as firehose:
+        with firehose.follow(ALL_SLICES) as feed:
+            await feed.read(0, max_events=1, max_bytes=100, selection=EVERYTHING)
+            await until(lambda: firehose.is_following)
+            await store(journal, Random(1), 9 * settings.block_events)
+            await until(lambda: not firehose.is_following)
+            positions = await to_the_end(feed, 0, 9 * settings.block_events)
+            assert positions == list(range(1, 9 * settings.block_events + 1))
+            await until(lambda: firehose.is_following)

@@ -129,3 +129,40 @@ def test_few_types_are_looked_for_over_more_positions() -> None:
     plan = blocks.begin()
     assert plan is not None
     assert (plan.through, plan.max_events) == (400, 50)
+
+
+def test_what_the_ring_has_is_neither_read_ahead_nor_by_a_block_that_begins_before_it() -> None:
+    blocks, cursor = new_blocks(), RangeCursor(SliceRange(0, 1023), "g")
+    blocks.add(cursor)
+    blocks.held = (60, 200)
+    blocks.ask(cursor)
+    plans = []
+    while plan := blocks.begin():
+        plans.append((plan.after, plan.through))
+        answer(blocks, plan)
+    assert plans == [(0, 50), (50, 60)]
+    blocks.move(cursor, 130, EVERYTHING)
+    blocks.ask(cursor)
+    plan = blocks.begin()
+    assert plan is not None
+    assert (plan.after, plan.through) == (130, 150), "it asks for what the ring has: it is gone from there by now"
+
+
+def test_what_was_read_for_the_ring_is_found_by_ranges_that_are_behind() -> None:
+    blocks = new_blocks(LOG.between(0, 130).byte_size())
+    first, last = RangeCursor(SliceRange(0, 511), "g", 100), RangeCursor(SliceRange(512, 1023), "g", 30)
+    blocks.add(first)
+    blocks.give(LogStretch(SOURCE, 30, 100, LOG.between(30, 100)), LOG.head)
+    assert blocks.bytes == 0, "one alone takes it from the ring"
+    blocks.add(last)
+    given = LogStretch(SOURCE, 30, 100, LOG.between(30, 100))
+    blocks.give(given, LOG.head)
+    assert blocks.find(last) is given
+    assert blocks.at(99, "g") is given
+    assert blocks.at(100, "g") is None
+    assert blocks.at(99, "of another history") is None
+    blocks.give(LogStretch(SOURCE, 100, 200, LOG.between(100, 200)), LOG.head)
+    assert blocks.at(30, "g") is None, "the rearmost go first"
+    for cursor in (first, last):
+        blocks.move(cursor, LOG.head, EVERYTHING)
+    assert blocks.bytes == 0
