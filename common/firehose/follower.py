@@ -28,6 +28,8 @@ from common.journal.stores.log import LogPage
 
 _log = structlog.get_logger()
 
+# However often others look at the end of the log, this one does too.
+_LOOK_EVERY_S = 10.0
 # Commits that wait for the ring; when it is full they are read instead.
 _OFFERED_MAX_EVENTS = 20_000
 _OFFERED_MAX_BYTES = 16 * 1024 * 1024
@@ -160,9 +162,21 @@ class Follower:
         return False
 
     async def _wait(self, position: int) -> bool:
-        """Wait for a sign; False when there was none and it is time to look."""
-        await self._journal.log.head_signal.wait_above(position, self._settings.poll_s)
-        return self._journal.log.head_signal.position > position
+        """Wait for a sign; False when there was none and it is time to look.
+
+        It is not while the node's renewals, which are as frequent, have seen that the log ends where it did.
+        """
+        head_signal, poll_s = self._journal.log.head_signal, self._settings.poll_s
+        until_s = trio.current_time() + _LOOK_EVERY_S
+        is_time = False
+        while not is_time:
+            looks = head_signal.looks
+            # A renewal that is a little late is not missed yet.
+            await head_signal.wait_above(position, 2 * poll_s if looks else poll_s)
+            if head_signal.position > position:
+                return True
+            is_time = head_signal.looks == looks or trio.current_time() >= until_s
+        return False
 
     async def _read(self, after: int, *, max_events: int) -> LogPage:
         page = await self._page(after, max_events)

@@ -14,7 +14,15 @@ class HeadSignal:
 
     def __init__(self, position: int = 0) -> None:
         self.position = position
+        self.looks = 0
+        """How often a statement of another purpose has found out where the log ends: a look that others need not repeat."""
         self._waiters = trio.lowlevel.ParkingLot()
+
+    def looked(self, position: int) -> None:
+        """Such a statement has found the log's end. Lower than what is known: that is for those to settle who look at the log."""
+        if position >= self.position:
+            self.looks += 1
+            self.raise_to(position)
 
     def raise_to(self, position: int) -> None:
         """Wake everybody if ``position`` is news."""

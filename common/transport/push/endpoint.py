@@ -78,9 +78,11 @@ class PushEndpoint:
                 live.ask(filter_for(origin_id, asked))
 
     async def follow_filters(self, every_s: float) -> NoReturn:
-        """Refresh again and again: filters requested of another node arrive here too."""
+        """Refresh again and again: filters requested of another node arrive here too. Without edges there is nobody to tell."""
         while True:
             await trio.sleep(every_s)
+            if not self._live:
+                continue
             try:
                 await self.refresh_filters()
             except BackhaulError:

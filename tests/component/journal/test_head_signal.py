@@ -67,3 +67,12 @@ async def test_a_head_that_is_lower_than_before_is_told_too(
         node.committed(position)
         await trio.sleep(1)
     assert cast(Session, node._connection).answer == [4, 9, 6, 7]
+
+
+def test_a_look_that_finds_less_than_is_known_is_none() -> None:
+    """After a failover that lost commits: who follows the log has to look for itself."""
+    signal = HeadSignal(7)
+    signal.looked(6)
+    assert (signal.position, signal.looks) == (7, 0)
+    signal.looked(8)
+    assert (signal.position, signal.looks) == (8, 1)

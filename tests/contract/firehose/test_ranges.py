@@ -237,3 +237,31 @@ async def test_a_ring_that_is_far_behind_the_log_is_left_to_blocks(journal: Jour
             positions = await to_the_end(feed, 0, 9 * settings.block_events)
             assert positions == list(range(1, 9 * settings.block_events + 1))
             await until(lambda: firehose.is_following)
+
+
+async def test_while_the_renewals_of_the_node_see_the_end_of_the_log_it_is_not_read_for_that(journal: Journal) -> None:
+    quiet = muffled(journal)
+    async with running(quiet, replace(BLOCKS, poll_s=0.2)) as firehose:
+        with firehose.follow(ALL_SLICES) as feed:
+            await feed.read(0, max_events=1, max_bytes=100, selection=EVERYTHING)
+            await until(lambda: firehose.is_following)
+
+            async def renew(task_status: trio.TaskStatus[None]) -> None:
+                task_status.started()
+                while True:
+                    quiet.log.head_signal.looked(quiet.log.head_signal.position)
+                    await trio.sleep(0.05)
+
+            async with trio.open_nursery() as nursery:
+                await nursery.start(renew)
+                await trio.sleep(0.5)
+                before = firehose.report().reads
+                await trio.sleep(1.5)
+                assert firehose.report().reads <= before + 1
+                await store(journal, Random(1), 3)
+                quiet.log.head_signal.looked(3)
+                assert await to_the_end(feed, 0, 3) == [1, 2, 3]
+                nursery.cancel_scope.cancel()
+            # They have ended, and nobody says that there is more.
+            await store(journal, Random(2), 3)
+            assert await to_the_end(feed, 3, 6) == [4, 5, 6]

@@ -15,6 +15,7 @@ from common.core.members.member import Member, MemberReport
 from common.journal.stores.journal import Journal
 from common.journal.stores.projections import ProjectionLease
 from tests.contract.journals import PostgresStorage, Storage
+from tests.support.builders import appended, local
 
 NODE_1 = MemberReport("n1/1", "n1", 17, runs=frozenset({"tally", "latest"}), sessions=12)
 NODE_2 = MemberReport("n2/2", "n2", 18, weight=2)
@@ -62,6 +63,15 @@ class TestRows:
         assert seen.settles_in_s == 0.0
         [mine] = (await journal.members.renew(replace(NODE_1, edges=7), 3.0)).members
         assert (mine.report.edges, mine.renewals) == (7, 2)
+
+    async def test_a_renewal_sees_where_the_log_ends(self, storage: Storage, journal: Journal) -> None:
+        if not isinstance(storage, PostgresStorage):
+            return
+        async with storage.open() as other:
+            await appended(other, local("A|1", "A|2"))
+            looks = journal.log.head_signal.looks
+            await journal.members.renew(NODE_1, 3.0)
+            assert (journal.log.head_signal.position, journal.log.head_signal.looks) == (2, looks + 1)
 
     async def test_every_node_sees_the_others(self, storage: Storage, journal: Journal) -> None:
         async with another_node(storage, journal) as other:

@@ -25,7 +25,8 @@ SELECT instance, node, started_us, weight, runs, sessions, edges, renewals,
        greatest(0, extract(epoch FROM clock_timestamp() - renewed_at))::float8 AS silent_s,
        lock_pid IN (SELECT pid FROM held) AS has_lock,
        node IN (SELECT node FROM drained_node) AS is_drained,
-       greatest(0, extract(epoch FROM settles_at - clock_timestamp()))::float8 AS settles_in_s
+       greatest(0, extract(epoch FROM settles_at - clock_timestamp()))::float8 AS settles_in_s,
+       (SELECT position FROM head) AS head
 FROM everyone, membership ORDER BY instance
 """
 _LOOK_ONLY = f"WITH everyone AS (SELECT * FROM member){_LOOK}"
@@ -79,22 +80,21 @@ def _members(rows: list[asyncpg.Record]) -> MemberList:
     )
 
 
-async def renew(connection: asyncpg.Connection, report: MemberReport, lease_s: float) -> MemberList:
-    """See ``MemberStore.renew``."""
-    return _members(
-        await connection.fetch(
-            _RENEW,
-            MEMBER_LOCK,
-            report.instance,
-            report.node,
-            report.started_us,
-            report.weight,
-            sorted(report.runs),
-            report.sessions,
-            report.edges,
-            lease_s,
-        )
+async def renew(connection: asyncpg.Connection, report: MemberReport, lease_s: float) -> tuple[MemberList, int]:
+    """See ``MemberStore.renew``; and where the log ends, which is then not asked for by another statement."""
+    rows = await connection.fetch(
+        _RENEW,
+        MEMBER_LOCK,
+        report.instance,
+        report.node,
+        report.started_us,
+        report.weight,
+        sorted(report.runs),
+        report.sessions,
+        report.edges,
+        lease_s,
     )
+    return _members(rows), rows[0]["head"]
 
 
 async def look(connection: asyncpg.Connection) -> MemberList:
@@ -149,8 +149,9 @@ class PostgresMembers:
 
     async def renew(self, report: MemberReport, lease_s: float) -> MemberList:
         """See ``MemberStore.renew``."""
-        found = await self._sessions.members.run(renew, report, lease_s)
+        found, head = await self._sessions.members.run(renew, report, lease_s)
         self._sessions.hints.saw_others(_has_others(found, report.instance))
+        self._sessions.head_signal.looked(head)
         return found
 
     async def look(self) -> MemberList:
