@@ -64,7 +64,7 @@ async def test_a_filter_is_set_changed_shown_and_withdrawn() -> None:
             status, reported = await world.post("/v1/origins/line-*/filter", {"criteria": NOTHING})
             assert (status, reported) == (
                 200,
-                {"pattern": "line-*", "version": 1, "criteria": NOTHING, "set_us": START_US},
+                {"pattern": "line-*", "version": 1, "criteria": NOTHING, "history": "snapshot", "set_us": START_US},
             )
             assert world.reported == [1], "stored before edges are told"
             _, reported = await world.post("/v1/origins/line-*/filter", {"change": [{"include_ids": ["press"]}]})
@@ -85,6 +85,27 @@ async def test_a_filter_is_set_changed_shown_and_withdrawn() -> None:
         assert world.reported == [1, 1, 2, 1]
 
 
+async def test_how_much_past_is_asked_for_goes_with_a_filter_and_stays_with_changes() -> None:
+    async with serving() as world:
+        path = "/v1/origins/line-7/filter"
+        status, reported = await world.post(path, {"criteria": NOTHING, "history": "full"})
+        assert (status, reported["history"]) == (200, "full")
+        _, reported = await world.post(path, {"change": [{"include_ids": ["press"]}]})
+        assert (reported["version"], reported["history"]) == (2, "full")
+        _, reported = await world.post(path, {"change": [{"include_ids": ["press"]}], "history": "none"})
+        assert (reported["version"], reported["history"]) == (3, "none")
+        _, reported = await world.post(path, {"criteria": NOTHING})
+        assert reported["history"] == "snapshot"
+        assert (await world.get(path))["asked"] == {"version": 4, "criteria": NOTHING, "history": "snapshot"}
+        for body in (
+            {"history": "full"},
+            {"criteria": NOTHING, "history": "all"},
+            {"withdraw": True, "history": "full"},
+        ):
+            status, _ = await world.post(path, body)
+            assert status == 400, body
+
+
 async def test_how_far_a_change_is_can_be_seen() -> None:
     async with serving() as world:
         edge = Origin()
@@ -98,7 +119,7 @@ async def test_how_far_a_change_is_can_be_seen() -> None:
             assert await world.journal.push_filters.change("edge-1", edge.session, change) is None
         assert await world.get("/v1/origins/edge-1/filter") == {
             "origin": "edge-1",
-            "asked": {"version": 0, "criteria": []},
+            "asked": {"version": 0, "criteria": [], "history": "snapshot"},
             "in_force": {"version": 1, "criteria": NOTHING, "edges_own": [{"exclude_tags": ["secret"]}]},
             "backfilling": {"version": 2, "criteria": [], "edges_own": []},
             "change_position": 10,
