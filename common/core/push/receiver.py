@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from operator import lt
+from operator import attrgetter, lt
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events import rules as event_rules
@@ -258,6 +258,9 @@ class Endpoint:
             transformed = self._on_receive(merged)
             merged, ranges = transformed.events, (*ranges, *transformed.ranges)
             faults = set(transformed.faults)
+        if len(ranges) > 1:
+            # What an application withheld comes behind what else is stated: an entity's numbers say what is before what.
+            ranges = tuple(sorted(ranges, key=attrgetter("from_seq_nr")))
         poison = {
             index: code
             for index, (code, _) in event_rules.problems(merged, self._limits.event_bytes, may_leave=True).items()

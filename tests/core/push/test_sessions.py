@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch, new_events
 from common.core.events.stated_range import StatedRange
-from common.core.events.transformations import Transformed
+from common.core.events.transformations import Transformed, transform
 from common.core.journal.admission import EntityHead, admit_pushed
-from common.core.journal.append import NOT_ALLOWED, Fenced, OriginBlocked, OutOfStep, Pushed
+from common.core.journal.append import NOT_ALLOWED, Fenced, OriginBlocked, OutOfStep, Pushed, PushLane
 from common.core.journal.history import Generation, History, Offset, Resume
 from common.core.policy.parsing import parse_policy
 from common.core.push.messages import Ack, PushBatch, PushLimits, Start
@@ -248,3 +248,20 @@ def test_what_the_origin_may_not_write_is_set_apart_before_anything_else_looks_a
     heads: dict[str, EntityHead] = {}
     admit_pushed(request, heads)
     assert set(heads) == {"Sensor|edge/a", "Sensor|edge/b"}
+
+
+def test_what_an_application_withholds_between_two_stated_ranges_is_no_gap() -> None:
+    """An entity's past may state several ranges in one message: they and the withheld numbers are told in their order."""
+
+    def withholds_5(events: EventBatch) -> Transformed:
+        return transform(lambda event: None if event.seq_nr == 5 else event, events)
+
+    receiver = Endpoint("edge", 1, 1, Offset("j", "g", 9), LIMITS, 10, on_receive=withholds_5)
+    events = stretch(2, 9).select([0, 1, 2, 3, 6])  # 3, 4, 5, 6, 9
+    ranges = (StatedRange("Sensor|a", 1, 2, "withheld"), StatedRange("Sensor|a", 7, 8, "withheld"))
+    receiver.receive(PushBatch(0, 1, "g", events, ranges, PushLane.PAST), 100)
+    heads: dict[str, EntityHead] = {}
+    admission = admit_pushed(receiver.take(100, 10**6), heads)
+    assert admission.parked == []
+    assert [(one.from_seq_nr, one.to_seq_nr) for one in admission.skipped] == [(1, 2), (5, 5), (7, 8)]
+    assert heads["Sensor|a"].origin_seq_nr == 9
