@@ -190,12 +190,16 @@ class EndpointStream:
         async with self._taking:
             if self._endpoint.is_idle:
                 return  # it was given while we waited for our turn
-            policy = self._settings.policy()
-            if policy is not self._policy:
-                self._policy, self._endpoint.rights = policy, policy.rights_of(self._endpoint.origin_id)
+            self._look_at_policy()
             request = self._endpoint.take(GROUP_MAX_EVENTS, GROUP_MAX_BYTES)
             self._room.unpark_all()
             self._submitted.append((request, await self._submit(request)))
+
+    def _look_at_policy(self) -> None:
+        """Judge by the policy that holds now."""
+        policy = self._settings.policy()
+        if policy is not self._policy:
+            self._policy, self._endpoint.rights = policy, policy.rights_of(self._endpoint.origin_id)
 
     async def _change_filter(self, change: PushFilterApplied) -> None:
         endpoint = self._endpoint
@@ -222,6 +226,7 @@ class EndpointStream:
             known = await self._known(endpoint.origin_id, endpoint.question)
         if deadline.cancelled_caught:
             raise self._journal_is_slow("a question")
+        self._look_at_policy()
         await self._send(endpoint.answered(known))
 
     def _tell_place(self) -> None:

@@ -17,6 +17,7 @@ from common.core.filters.past import Past
 from common.core.filters.predicates import parse_filter
 from common.core.journal.append import LocalAppend
 from common.core.journal.snapshot import NewSnapshot
+from common.core.policy.parsing import parse_policy
 from common.core.push.messages import PastQuestion
 from common.core.push.past import PastBatch
 from common.core.push.receiver import Endpoint
@@ -268,6 +269,24 @@ async def test_of_an_entity_that_another_owns_nothing_is_brought(autojump_clock:
         await settled(cloud, 3)
         rows = await cloud.parked.rows()
         assert [(row.code, row.event.seq_nr) for row in rows] == [("parked.foreign_owner", 3)]
+
+
+async def test_of_an_entity_that_the_edge_may_not_write_nothing_is_brought_nor_said(autojump_clock: MockClock) -> None:
+    """The first thing that a stream brings may be a question: the policy of that moment answers it."""
+    policy = parse_policy("[[rule]]\nwho = '*'\nwrite = '*|{id}/*'", "policy")
+    world = PushWorld().with_endpoint(policy=lambda: policy)
+    async with world.cloud() as (cloud, _):
+        await cloud.push_filters.ask("edge-1", ONLY_RED)
+        async with world.edge() as (edge, link):
+            await grow(edge, "S|other/a", "blue", "blue")
+            await settled(cloud, 2)
+            line = await live_connection(world.network)
+            line.cut_after("down", messages=0)
+            await grow(edge, "S|other/a", "red")
+            await settled(cloud, 3)
+            rows = await cloud.parked.rows()
+            assert [(row.code, row.event.seq_nr) for row in rows] == [("parked.not_allowed", 3)]
+            assert link.connects > 1
 
 
 async def test_the_past_of_an_entity_with_parked_events_queues_behind_them(autojump_clock: MockClock) -> None:
