@@ -114,6 +114,7 @@ class SkippedIsStated(DownChecker):
 class PassedIsBehind(DownChecker):
     """What is led over lies behind the place: what is withheld behind live, what is gone up to where the place reaches.
 
+    While live is in its snapshots, events that come in place of one are of the log up to the low mark, where live goes on.
     Else a number that another filter selects, or a source gives anew, would be taken for one that is known.
     """
 
@@ -122,7 +123,8 @@ class PassedIsBehind(DownChecker):
         for name, seq_nr in commit.passed:
             row = watch.source.row(name, seq_nr)
             reasons = {one.reason for one in watch.stated.get(name, ()) if one.to_seq_nr >= seq_nr}
-            end = place.live.position if reasons == {"withheld"} else reached_by(place)
+            live = max(place.live.position, place.live.scan.low if place.live.scan else 0)
+            end = live if reasons == {"withheld"} else reached_by(place)
             is_start = seq_nr < watch.wanted.from_seq_nr(name)
             if row is not None and row.position > end and not is_start:
                 self.complain(
@@ -134,7 +136,7 @@ class DeletedIsStated(DownChecker):
     """Programs are informed of each deleted number that is led over, and of no other; in the end none is missing.
 
     Of an entity that had left the filter when the last of them was stored nothing is said; nor, where snapshots are the
-    beginning, of one that is gone and has none.
+    beginning, of one without a snapshot that the filter selects.
     """
 
     def received(self, commit: Received) -> None:
@@ -158,7 +160,8 @@ class DeletedIsStated(DownChecker):
             entity = row.persistence_id
             if row.position in kept or row.position <= begin or (types and entity.partition("|")[0] not in types):
                 continue
-            if self._begins_with_snapshots and entity not in source.disk.state.snapshots:
+            snapshot = source.disk.state.snapshots.get(entity)
+            if self._begins_with_snapshots and (snapshot is None or not wanted.matches(entity, snapshot.tags)):
                 continue
             last = source.row(entity, heads[entity].deleted_to)
             is_followed = row.is_selected(wanted) and last is not None and wanted.matches(entity, last.tags)
