@@ -80,7 +80,8 @@ class PastLane:
                     return None
                 parts, rest = await self._read(rest, entry, room)
                 for part in parts:
-                    if max((part.reached, *part.events.position)) > passed:
+                    # Of what is deleted the place may not be known; before the entering event it is.
+                    if max((min(part.reached, entry.position - 1), *part.events.position)) > passed:
                         through = entry.position - 1
                         break
                     if batch and not self._fits(batch, part.events, room):

@@ -179,6 +179,52 @@ async def test_cuts_at_every_message_lose_and_repeat_nothing(direction: Directio
         assert await cloud.parked.rows() == []
 
 
+async def test_a_snapshot_taken_when_its_event_was_deleted_stands_for_it(autojump_clock: MockClock) -> None:
+    """Where its event stood is not known then: the place where it was taken may be behind the entering event."""
+    world = PushWorld()
+    async with world.edge() as (edge, link):
+        async with world.cloud() as (cloud, endpoint):
+            await ask(cloud, endpoint, RED)
+            await grow(edge, "S|a", "blue", "blue")
+            await settled(cloud, 2)
+            await edge.log.trim(TrimLimit(2, 10))
+        await grow(edge, "S|a", "red")
+        await edge.snapshots.put([NewSnapshot("S|a", 2, "State", "json", b"two")])
+        async with world.cloud() as (cloud, _):
+            await settled(cloud, 3)
+            assert await stories(cloud) == {"S|a": [2, 3]}
+            assert await stated(cloud, "S|a") == [StatedRange("S|a", 1, 1, "snapshot")]
+            assert link.last_code != "link.protocol"
+
+
+async def test_an_entering_event_may_be_dropped_while_its_past_is_asked_for(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = PushWorld()
+    async with world.cloud() as (cloud, endpoint), world.edge() as (edge, link):
+        ask_cloud, questions = PastLane._ask, list[list[str]]()
+
+        async def slow(self: PastLane, names: list[str]) -> tuple[int, ...]:
+            known = await ask_cloud(self, names)
+            if not questions:
+                await grow(edge, "S|a", "blue", "blue")
+                await edge.log.trim(TrimLimit(5, 10, reason="dropped"))
+            questions.append(names)
+            return known
+
+        monkeypatch.setattr(PastLane, "_ask", slow)
+        await ask(cloud, endpoint, RED)
+        await grow(edge, "S|a", "blue", "blue")
+        await settled(cloud, 2)
+        await grow(edge, "S|a", "red")
+        await settled(cloud, 5)
+        await grow(edge, "S|a", "blue", "red")
+        await settled(cloud, 7)
+        assert (await stories(cloud))["S|a"][-2:] == [6, 7]
+        assert await cloud.parked.rows() == []
+        assert link.connects == 1
+
+
 class Breaking(list[MemoryConnection]):
     """The connections of a line of which each breaks after a few messages of the edge."""
 
