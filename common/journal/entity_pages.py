@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from common.core.events.batch import EventBatch, predecessor_tags
+from common.core.events.batch import FOLDS_TAG, EventBatch, join_tags, predecessor_tags, split_tags
 from common.core.filters.past import Past
 from common.core.filters.predicates import EntityPredicate
 from common.core.journal.snapshot import folded_by
@@ -28,10 +28,12 @@ async def entity_page(
     last: int = _TO_THE_LAST,
     *,
     snapshots_to: int = _TO_THE_LAST,
+    as_events: bool = False,
 ) -> tuple[list[ReplayPart], QueuedReplay | None]:
     """What ``wanted`` selects of an entity's numbers up to ``last``, with its past, and the rest (None = that was all).
 
-    Of its snapshots only those up to ``snapshots_to`` stand for something.
+    Of its snapshots only those up to ``snapshots_to`` stand for something. ``as_events``: the receiver stores a snapshot like
+    an event, so one that folds events of other tags than its own gets ``FOLDS_TAG``: the walls there must know.
     """
     name, first = replay.persistence_id, replay.from_seq_nr
     found = await journal.log.read_entity(name, first, last, max_events=max_events)
@@ -47,7 +49,7 @@ async def entity_page(
         if snapshot is not None and snapshot.seq_nr > snapshots_to:
             older = (one for one in await journal.snapshots.kept(name) if one.seq_nr <= snapshots_to)
             snapshot = next(older, None)
-        if snapshot is not None and wanted.permits_by_tags:
+        if snapshot is not None and (wanted.permits_by_tags or as_events):
             tag_sets = folded_by(snapshot, (await journal.log.tag_sets([name])).get(name))
         page = replace(
             page,
@@ -56,7 +58,19 @@ async def entity_page(
             snapshot=snapshot,
             tag_sets=tag_sets,
         )
-    return replay_page(replay, page, wanted, past)
+    parts, rest = replay_page(replay, page, wanted, past)
+    if as_events and page.snapshot is not None and page.tag_sets != frozenset({page.snapshot.tags}):
+        parts = [_marked(part) for part in parts]
+    return parts, rest
+
+
+def _marked(part: ReplayPart) -> ReplayPart:
+    if not part.snapshots:
+        return part
+    events = part.events.slice(0, len(part.events))
+    for index in range(part.snapshots):
+        events.tags[index] = join_tags((*split_tags(events.tags[index]), FOLDS_TAG))
+    return replace(part, events=events)
 
 
 def _within(events: EventBatch, position: int, max_bytes: int) -> EventBatch:

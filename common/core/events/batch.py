@@ -22,6 +22,8 @@ UNIT_SEPARATOR = "\x1f"
 NO_TAGS = UNIT_SEPARATOR
 # In ``tags``: this is a leaving mark (``core.events.leaving``). No event has it: a tag is never empty.
 LEFT_TAGS = UNIT_SEPARATOR * 2
+# A tag of a snapshot that stands in a log like an event and folds events of other tags: no wall by tags lets it through.
+FOLDS_TAG = "backhaul.folds"
 _WITHOUT_TAGS = frozenset({NO_TAGS, LEFT_TAGS})
 # What an event weighs beside its payload, for bounds in bytes: ids, numbers and framing, roughly.
 EVENT_OVERHEAD_BYTES = 120

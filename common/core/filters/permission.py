@@ -13,14 +13,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from common.core.events.batch import LEFT_TAGS, EventBatch, predecessor_tags
+from common.core.events.batch import FOLDS_TAG, LEFT_TAGS, EventBatch, predecessor_tags
 from common.core.filters.predicates import EVERY_ENTITY, EntityPredicate, Filter, Keys, fewest_keys
 from common.core.filters.selection import Selection
 
 
 @dataclass(frozen=True, slots=True)
 class Walled:
-    """What ``wish`` selects of what ``wall`` permits."""
+    """What ``wish`` selects of what ``wall`` permits.
+
+    A row with ``FOLDS_TAG`` says something of events whose tags are not known here, so no wall that asks for tags permits it.
+    """
 
     wall: EntityPredicate
     wish: EntityPredicate
@@ -30,16 +33,25 @@ class Walled:
         return self.wall.is_everything and self.wish.is_everything
 
     def matches(self, persistence_id: str, tags: str) -> bool:
-        if not self.wall.matches(persistence_id, tags):
+        if not self._wall_permits(persistence_id, tags):
             return False
         return self.wish is EVERY_ENTITY or self.wish.matches(persistence_id, tags)
 
     @property
     def permits_by_tags(self) -> bool:
-        return not (isinstance(self.wall, Filter) and not self.wall.asks_tags) or self.wish.permits_by_tags
+        return self._wall_asks_tags or self.wish.permits_by_tags
 
     def permits(self, persistence_id: str, tags: str) -> bool:
-        return self.wall.matches(persistence_id, tags) and self.wish.permits(persistence_id, tags)
+        return self._wall_permits(persistence_id, tags) and self.wish.permits(persistence_id, tags)
+
+    @property
+    def _wall_asks_tags(self) -> bool:
+        return not (isinstance(self.wall, Filter) and not self.wall.asks_tags)
+
+    def _wall_permits(self, persistence_id: str, tags: str) -> bool:
+        if FOLDS_TAG in tags and self._wall_asks_tags:
+            return False
+        return self.wall.matches(persistence_id, tags)
 
     def selection(self, entity_types: frozenset[str]) -> Selection:
         keys = self.keys()

@@ -118,6 +118,7 @@ class PastLane:
             room,
             last,
             snapshots_to=last,
+            as_events=True,
         )
 
     def hear(self, answer: PastKnown) -> None:

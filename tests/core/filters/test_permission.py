@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 
-from common.core.events.batch import predecessor_tags
+from common.core.events.batch import FOLDS_TAG, join_tags, predecessor_tags
 from common.core.filters.permission import Matched, Walled, match_batch, within
 from common.core.filters.predicates import EVERY_ENTITY, EntityPredicate, Filter, OnlyNew, parse_filter
 from tests.core.filters.test_predicates import histories, history_of, predicates
@@ -54,6 +54,18 @@ def test_an_entity_is_seen_to_leave_a_wish_and_not_through_a_wall() -> None:
     assert match_batch(ONLY_RED, events) == Matched([0, 1, 2], [1], [2])
     assert match_batch(within(ONLY_RED, EVERY_ENTITY), events) == Matched([0, 1, 2], [1], [2], [1])
     assert match_batch(within(NOT_BLUE, ONLY_RED), events) == Matched([0, 1, 2], [1], [2], [1])
+
+
+def test_a_snapshot_in_a_log_that_folds_other_tags_passes_no_wall_by_tags() -> None:
+    folding = join_tags(("blue", FOLDS_TAG))
+    for wall in ('[{"exclude_tags":["secret"]}]', '[{"exclude_all":true},{"include_tags":["blue"]}]'):
+        walled = within(parse_filter(wall), EVERY_ENTITY)
+        assert walled.matches("S|a", "blue")
+        assert walled.permits("S|a", "blue")
+        assert not walled.matches("S|a", folding)
+        assert not walled.permits("S|a", folding)
+    assert within(parse_filter('[{"exclude_ids":["b"]}]'), EVERY_ENTITY).matches("S|a", folding)
+    assert parse_filter('[{"exclude_all":true},{"include_tags":["blue"]}]').matches("S|a", folding), "a wish is no wall"
 
 
 def test_a_wall_costs_one_question_an_event_and_none_where_it_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:

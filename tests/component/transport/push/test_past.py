@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from trio.testing import MockClock
 
-from common.core.events.batch import new_events
+from common.core.events.batch import FOLDS_TAG, new_events, split_tags
 from common.core.events.stated_range import StatedRange
 from common.core.filters.past import Past
-from common.core.filters.predicates import parse_filter
+from common.core.filters.permission import match_batch, within
+from common.core.filters.predicates import EVERY_ENTITY, parse_filter
 from common.core.journal.append import LocalAppend
 from common.core.journal.snapshot import NewSnapshot
 from common.core.policy.parsing import parse_policy
@@ -95,6 +96,26 @@ async def test_the_latest_snapshot_stands_for_what_is_before_it(autojump_clock: 
         assert await stories(cloud) == {"S|a": [4, 5, 6]}
         assert (await whole_log(cloud)).payload[0] == b"four"
         assert await stated(cloud, "S|a") == [StatedRange("S|a", 1, 3, "snapshot")]
+
+
+async def test_a_snapshot_that_folds_other_tags_passes_no_wall_of_the_cloud(autojump_clock: MockClock) -> None:
+    """It stands in the cloud's log like an event, with the tags of its last one."""
+    world = PushWorld()
+    async with world.cloud() as (cloud, endpoint), world.edge() as (edge, _):
+        await ask(cloud, endpoint, RED)
+        for name, last in (("S|a", NewSnapshot("S|a", 2, "State", "json", b"folds a secret")), ("S|b", None)):
+            await grow(edge, name, "secret", "blue")
+            said = last or NewSnapshot(name, 2, "State", "json", b"says blue", says_last_event=True)
+            await edge.snapshots.put([said])
+            await grow(edge, name, "red")
+        await settled(cloud, 6)
+        assert await stories(cloud) == {"S|a": [2, 3], "S|b": [2, 3]}
+        log, wall = await whole_log(cloud), within(parse_filter('[{"exclude_tags":["secret"]}]'), EVERY_ENTITY)
+        seen = [log.payload[index] for index in match_batch(wall, log).indexes]
+        assert b"says blue" in seen
+        assert b"folds a secret" not in seen
+        tags = dict(zip(log.payload, map(split_tags, log.tags), strict=True))
+        assert (tags[b"folds a secret"], tags[b"says blue"]) == (("blue", FOLDS_TAG), ("blue",))
 
 
 async def test_a_snapshot_of_the_entering_event_or_above_stands_for_nothing(autojump_clock: MockClock) -> None:
