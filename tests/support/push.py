@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -12,10 +12,10 @@ import trio
 from common.core.events.batch import EventBatch, new_events
 from common.core.filters.past import Past
 from common.core.flow.backoff import Backoff
-from common.core.journal.append import LocalAppend
+from common.core.journal.append import AppendRequest, LocalAppend
 from common.core.push.filter_transition import EVERYTHING
 from common.core.push.messages import PUSH_PATH, PushLimits
-from common.journal.group_commit import open_group_commit
+from common.journal.group_commit import Submitted, open_group_commit
 from common.journal.memory.journal import open_memory_journal
 from common.journal.memory.state import MemoryDatabase
 from common.journal.stores.journal import Journal
@@ -62,16 +62,24 @@ class PushWorld:
             ) as journal,
             open_group_commit(journal.log) as commit,
         ):
-            endpoint = PushEndpoint(journal, commit.submit, self.endpoint, now_us)
-            async with self.network.serve(
-                {PUSH_PATH: StreamMethod(endpoint.serve)},
-                host=address.partition(":")[0],
-                port=int(address.partition(":")[2]),
-                tls=None,
-                message_max_bytes=self.message_max_bytes,
-                connections_max=100,
-            ):
+            async with self.serve(journal, commit.submit, address) as endpoint:
                 yield journal, endpoint
+
+    @asynccontextmanager
+    async def serve(
+        self, journal: Journal, submit: Callable[[AppendRequest], Awaitable[Submitted]], address: str = ADDRESS
+    ) -> AsyncIterator[PushEndpoint]:
+        """A cloud's end over a journal that is open, whatever its storage."""
+        endpoint = PushEndpoint(journal, submit, self.endpoint, now_us)
+        async with self.network.serve(
+            {PUSH_PATH: StreamMethod(endpoint.serve)},
+            host=address.partition(":")[0],
+            port=int(address.partition(":")[2]),
+            tls=None,
+            message_max_bytes=self.message_max_bytes,
+            connections_max=100,
+        ):
+            yield endpoint
 
     @asynccontextmanager
     async def edge(

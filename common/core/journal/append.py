@@ -55,7 +55,8 @@ class PushedAppend:
     unfit to store; with ``NOT_ALLOWED`` it leaves the entity's head alone, and makes none. ``session`` must be the
     origin's newest, ``branch`` is the one its Hello opened. In the backfill lane positions are compared with the
     origin's backfill cursor, and events whose number is known are passed over; so they are in the past lane, in which
-    batches are counted instead of positions, and nothing is compared but the session.
+    batches are counted instead of positions, and nothing is compared but the session and ``generation_id``:
+    that of the journal they are for, as it was when the stream began; empty = it is not compared.
     """
 
     origin_id: str
@@ -68,6 +69,7 @@ class PushedAppend:
     poison: Mapping[int, str] = field(default_factory=dict)
     parked_max: int = 10_000
     lane: PushLane = PushLane.LIVE
+    generation_id: str = ""
 
 
 AppendRequest = LocalAppend | PushedAppend
@@ -114,7 +116,10 @@ class Pushed:
 
 @dataclass(frozen=True, slots=True)
 class Fenced:
-    """A newer session of the same origin exists; nothing was stored."""
+    """A newer session of the same origin exists; nothing was stored.
+
+    With the session's own number: the journal has begun another generation since, and may lack what was acknowledged.
+    """
 
     session: int
 

@@ -64,6 +64,7 @@ class Endpoint:
         parked_max: int,
         place: PushFilterState = UNFILTERED,
         on_receive: Callable[[EventBatch], Transformed] | None = None,
+        generation_id: str = "",
     ) -> None:
         self._on_receive = on_receive
         self.rights = EVERYTHING.rights_of(origin_id)
@@ -71,6 +72,7 @@ class Endpoint:
         self.origin_id = origin_id
         self.session = session
         self._branch = branch
+        self._generation_id = generation_id
         self._journal_id = stored.journal_id
         self._limits = limits
         self._parked_max = parked_max
@@ -282,6 +284,7 @@ class Endpoint:
             poison,
             self._parked_max if self.rights.parked_events is None else self.rights.parked_events,
             last.lane,
+            self._generation_id,
         )
 
     def settle(self, outcome: AppendOutcome, through: int, lane: PushLane = PushLane.LIVE) -> Ack:
@@ -298,6 +301,8 @@ class Endpoint:
                 pass  # a repeat of what had been stored
             case OutOfStep(position):
                 raise _out_of_step(self.origin_id, position)
+            case Fenced(session) if session == self.session:
+                raise _other_history(self.origin_id)
             case Fenced(session):
                 raise fenced(self.origin_id, session)
             case OriginBlocked(count, maximum):
@@ -331,6 +336,15 @@ def _out_of_step(origin_id: str, position: int) -> BackhaulError:
     return BackhaulError(
         "push.out_of_step",
         f"the stored position of {origin_id} is {position}, not where this stream goes on",
+        "dial again: the stream resumes at the stored position",
+        retry_after_s=1.0,
+    )
+
+
+def _other_history(origin_id: str) -> BackhaulError:
+    return BackhaulError(
+        "push.out_of_step",
+        f"the journal has another history since {origin_id} connected, and may lack what was acknowledged",
         "dial again: the stream resumes at the stored position",
         retry_after_s=1.0,
     )

@@ -56,6 +56,8 @@ APPEND_SQL = f"SELECT * FROM append_batch({', '.join(map(_parameter, range(1, le
 
 # s_lane of the function's arguments
 _LANES = {PushLane.LIVE: 0, PushLane.BACKFILL: 1, PushLane.PAST: 2}
+# s_session of a stream that began under another generation of the journal
+_NO_SESSION = -1
 # s_code of the function's answer
 _STORED, _WRONG_SEQ, _FOREIGN_OWNER, _SEEN, _FENCED, _OUT_OF_STEP, _BLOCKED = range(7)
 
@@ -94,6 +96,7 @@ class AppendCall:
     events: EventBatch
     now_us: int
     wants_all: bool
+    generation_id: str
     arguments: tuple[Any, ...]
     entities: list[str]
     entity_sub: list[int]
@@ -102,12 +105,19 @@ class AppendCall:
 
     @classmethod
     def of(
-        cls, requests: Sequence[AppendRequest], now_us: int, entity_no: Mapping[str, int], *, wants_all: bool = False
+        cls,
+        requests: Sequence[AppendRequest],
+        now_us: int,
+        entity_no: Mapping[str, int],
+        *,
+        generation_id: str = "",
+        wants_all: bool = False,
     ) -> AppendCall:
         """Arrays of a group whose requests may share one (``group_commit.Group``).
 
         ``entity_no`` holds the numbers of entities that are known from earlier answers on the same connection.
-        ``wants_all`` asks for what ``stored`` needs.
+        ``generation_id`` is the journal's newest: what was pushed to another one is refused as of no session. ``wants_all``
+        asks for what ``stored`` needs.
         """
         entities = _Entities()
         event_entity: list[int] = []
@@ -135,7 +145,9 @@ class AppendCall:
         types, n_type = _types(entities)
         columns = [_column(column) for column in (events.event_type, events.codec, events.tags, events.metadata)]
         times, time = _column(events.event_time_us)
-        s_events, s_origin, *s_numbers, journal, generation, entity, append_id, digest = _sub_batches(requests)
+        s_events, s_origin, *s_numbers, journal, generation, entity, append_id, digest = _sub_batches(
+            requests, generation_id
+        )
         r_sub, r_ent, r_from, r_to, r_reason = _transposed(ranges, 5)
         x_sub, x_ent = _transposed(expectations, 2)
         p_event, p_code = _transposed(poison, 2)
@@ -169,7 +181,9 @@ class AppendCall:
             *(value or "" for _, value in columns),
             *map(_packed, (events.position, events.timestamp_us, events.stored_us, events.origin_seq_nr)),
         )
-        return cls(requests, events, now_us, wants_all, arguments, names, entities.sub, event_entity, event_seq)
+        return cls(
+            requests, events, now_us, wants_all, generation_id, arguments, names, entities.sub, event_entity, event_seq
+        )
 
     def _numbers(self, answer: Mapping[str, Any]) -> list[int]:
         """Each event's number, 0 = not stored; empty when nobody asked."""
@@ -337,15 +351,16 @@ def _chain_ranges(
         newest[ent] = len(ranges)
 
 
-def _sub_batches(requests: Sequence[AppendRequest]) -> list[list[Any]]:
+def _sub_batches(requests: Sequence[AppendRequest], generation_id: str) -> list[list[Any]]:
     """A list per attribute: events, origin, eight numbers, and texts."""
     rows: list[tuple[Any, ...]] = []
     for request in requests:
         n = len(request.events)
         if isinstance(request, PushedAppend):
             to = request.through
+            session = request.session if request.generation_id in ("", generation_id) else _NO_SESSION
             rows.append((
-                n, request.origin_id, request.session, request.branch, request.after_position, request.parked_max,
+                n, request.origin_id, session, request.branch, request.after_position, request.parked_max,
                 to.position, to.timestamp_us, to.seq_nr, _LANES[request.lane],
                 to.journal_id, to.generation_id, to.persistence_id, "", "",
             ))  # fmt: skip

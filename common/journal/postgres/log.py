@@ -359,8 +359,8 @@ class PostgresLog:
         """
         if all(map(only_asks, requests)):
             return await self._answer(requests)
-        call = AppendCall.of(requests, self._sessions.now_us(), self._sessions.entity_no, wants_all=self.feed.is_wanted)
         before = self.history
+        call = self._sessions.append_call(requests, wants_all=self.feed.is_wanted)
         outcomes, stored, head = await self._sessions.writer.run(self._append, call, self._sessions.writer_sessions)
         self._sessions.saw_answer(self._sessions.writer, before, head)
         self.feed.give(stored)
@@ -378,10 +378,10 @@ class PostgresLog:
     async def _append(
         self, connection: asyncpg.Connection, call: AppendCall, made_for_session: int
     ) -> tuple[list[AppendOutcome], EventBatch, int]:
-        if made_for_session != self._sessions.writer_sessions:  # its entity numbers may be those of another history
-            call = AppendCall.of(
-                call.requests, self._sessions.now_us(), self._sessions.entity_no, wants_all=call.wants_all
-            )
+        # The session has settled the history: what was made before may be of another one, and build on what is lost.
+        is_of_history = call.generation_id == self.history.generation_id
+        if made_for_session != self._sessions.writer_sessions or not is_of_history:
+            call = self._sessions.append_call(call.requests, wants_all=call.wants_all)
         fail_point("append.before_commit")
         if call.has_statements:
             # The head is held for as long as they take; what they touch nobody else writes.

@@ -14,11 +14,13 @@ from typing import Concatenate, ParamSpec, TypeVar
 import asyncpg
 import trio
 
+from common.core.journal.append import AppendRequest
 from common.core.journal.history import Generation, History
 from common.core.journal.server_choice import is_behind
 from common.core.journal.session_budget import COMMITTERS, HANDLER_TRANSACTIONS, READERS, SEARCHERS
 from common.journal.change_signal import ChangeSignal
 from common.journal.head_signal import HeadSignal
+from common.journal.postgres.append import AppendCall
 from common.journal.postgres.connection import NoWritableServerError, OwnedConnection, map_errors
 from common.journal.postgres.exchange import PreparedStatements
 from common.journal.postgres.nodes.hints import Hints
@@ -196,6 +198,11 @@ class PostgresSessions:
                     f"the log ends at {head_position}, before {before.head_position}, which this node has seen"
                 )
         self.saw_head(head_position)
+
+    def append_call(self, requests: Sequence[AppendRequest], *, wants_all: bool) -> AppendCall:
+        """``AppendCall.of`` for the writer's session and the history as they are now."""
+        generation_id = self._history.generation_id
+        return AppendCall.of(requests, self.now_us(), self.entity_no, generation_id=generation_id, wants_all=wants_all)
 
     async def _new_writer(self, _: asyncpg.Connection) -> None:
         self.entity_no.clear()

@@ -251,6 +251,7 @@ class PushEndpoint:
             self._settings.parked_max,
             place,
             self._settings.on_receive,
+            own.generation_id,
         )
 
         return endpoint, start

@@ -154,6 +154,7 @@ def test_a_range_no_honest_peer_states_is_refused(stated: StatedRange) -> None:
     ("outcome", "code"),
     [
         (Fenced(7), "push.fenced"),
+        (Fenced(1), "push.out_of_step"),
         (OriginBlocked(10, 10), "push.blocked"),
         (OutOfStep(1), "push.out_of_step"),
     ],

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,14 +17,19 @@ import trio
 from common import border
 from common.core.errors import BackhaulError
 from common.core.events.ids import ALL_SLICES
+from common.core.journal.append import Appended, AppendRequest, Fenced, Pushed, PushedAppend, PushLane
 from common.core.journal.history import History
 from common.core.subscription.place import NO_FILTER, LogCursor, PlaceVerdict, ResumePoint, decide_resume_point
+from common.journal.group_commit import Submitted, open_group_commit
 from common.journal.postgres import open_postgres_journal
 from common.journal.stores.journal import Journal
 from common.journal.stores.leases import Lease
 from common.journal.stores.projections import ProjectionLease
 from examples.support.postgres import Databases, PostgresServer
-from tests.support.builders import START_US, appended, history, ids, local, whole_log
+from tests.component.transport.push.test_filters import RED
+from tests.component.transport.push.test_filters import ask as ask_for
+from tests.support import push
+from tests.support.builders import START_US, Origin, append, appended, history, ids, local, seq_nrs, whole_log
 
 FRESH_IDS = ids("new")
 Ask = Callable[[Journal], Awaitable[object]]
@@ -208,3 +215,84 @@ async def test_a_stale_replica_that_takes_over_begins_a_generation(own_postgres:
         assert len(log) == 4  # type: ignore[arg-type]
         assert journal.log.history.generations == idle.log.history.generations
         assert verdict(seen, journal.log.history) is PlaceVerdict.DIVERGED
+
+
+async def test_what_was_pushed_to_the_history_that_is_gone_is_refused(own_postgres: PostgresServer) -> None:
+    """Each lane could go on: the past compares no position, and the others are where the replica has them."""
+    url = own_postgres.create()
+    edges = {lane: Origin(origin_id=f"edge-{lane.value}", journal_id=lane.value) for lane in PushLane}
+    async with border.open_loop(), a_node(url) as journal:
+        for edge in edges.values():
+            await edge.dial(journal)
+
+        def stretch(lane: PushLane) -> PushedAppend:
+            generation_id = journal.log.history.generation_id
+            return replace(edges[lane].batch((f"{lane.value}|1", 1)), lane=lane, generation_id=generation_id)
+
+        pushed = [stretch(lane) for lane in PushLane]
+        replica = await trio.to_thread.run_sync(own_postgres.replica)
+        await answered(append_one, journal)
+        await trio.to_thread.run_sync(own_postgres.fail_over, replica)
+
+        outcomes = await answered(lambda journal: journal.log.append_group([*pushed, local("A|1")]), journal)
+        fenced = [Fenced(edge.session) for edge in edges.values()]
+        assert outcomes == [*fenced, Appended(1, [1])]
+        assert [await append(journal, request) for request in pushed] == fenced
+
+        for edge in edges.values():
+            await edge.dial(journal)
+        assert [await append(journal, stretch(lane)) for lane in PushLane] == [Pushed(1, 1)] * len(PushLane)
+
+
+async def test_a_past_that_the_replica_lacks_is_brought_again_before_the_page_that_follows_it(
+    own_postgres: PostgresServer,
+) -> None:
+    """The page goes on where the replica is: the past before it moved no position."""
+    world, replicas, brought = push.PushWorld(), list[Path](), list[int]()
+
+    async with (
+        border.open_loop(),
+        a_node(own_postgres.create()) as journal,
+        open_group_commit(journal.log) as commit,
+    ):
+
+        async def submit(request: AppendRequest) -> Submitted:
+            assert isinstance(request, PushedAppend)
+            if request.lane is PushLane.PAST:
+                brought.append(len(request.events))
+            elif brought and replicas:  # the past is stored
+                await trio.to_thread.run_sync(own_postgres.fail_over, replicas.pop())
+                await answered(append_one, journal)
+            return await commit.submit(request)
+
+        async def position() -> int:
+            return max([state.stored.position for state in await journal.origins.rows()], default=0)
+
+        async with world.serve(journal, submit) as endpoint, world.edge() as (edge, link):
+            await ask_for(journal, endpoint, RED)
+            await push.append(edge, ["S|a"] * 3, tags="blue")
+            await until_position(position, 3)
+            replicas.append(await trio.to_thread.run_sync(own_postgres.replica))
+            await answered(append_one, journal)
+            await until_position(position, 3)
+            connects = link.connects
+            await push.append(edge, ["S|a"], tags="red")
+            await until_position(position, 4)
+
+            log = await whole_log(journal)
+            assert [seq_nr for name, seq_nr in seq_nrs(log) if name == "S|a"] == [1, 2, 3, 4]
+            assert await journal.origins.stored_ranges("S|a") == []
+            assert brought == [3, 3]
+            assert link.connects == connects + 1
+
+
+async def until_position(position: Callable[[], Awaitable[int]], wanted: int) -> None:
+    with trio.fail_after(60):
+        while True:
+            try:
+                if await position() == wanted:
+                    return
+            except BackhaulError as error:
+                if error.code != "journal.unavailable":
+                    raise
+            await trio.sleep(0.05)
