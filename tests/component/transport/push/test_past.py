@@ -25,6 +25,7 @@ from common.core.push.receiver import Endpoint
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import TrimLimit
 from common.transport.memory.line import Direction, MemoryConnection
+from common.transport.push.endpoint import PushEndpoint
 from common.transport.push.past import PastLane
 from tests.component.transport.push.test_filters import NOTHING, RED, ask, settled, stories
 from tests.support.push import PushWorld, append, live_connection, wait_for_head, whole_log
@@ -37,6 +38,15 @@ async def stated(cloud: Journal, name: str) -> list[StatedRange]:
     return [kept.stated for kept in await cloud.origins.stored_ranges(name)]
 
 
+async def in_force(cloud: Journal, endpoint: PushEndpoint, criteria: str = RED, past: Past = Past.SNAPSHOT) -> None:
+    """Asked for, and obeyed by the edge: what is appended now comes under it."""
+    await cloud.push_filters.ask("edge-1", parse_filter(criteria).criteria, past)
+    await endpoint.refresh_filters()
+    with trio.fail_after(600):
+        while (await cloud.push_filters.state("edge-1")).new.criteria != parse_filter(criteria).criteria:  # noqa: ASYNC110 - under a mock clock a look now and then costs nothing
+            await trio.sleep(0.1)
+
+
 async def grow(edge: Journal, name: str, *tags: str) -> None:
     for one in tags:
         await append(edge, [name], tags=one)
@@ -45,7 +55,7 @@ async def grow(edge: Journal, name: str, *tags: str) -> None:
 async def test_an_entity_that_enters_by_its_tags_brings_its_past(autojump_clock: MockClock) -> None:
     world = PushWorld()
     async with world.cloud() as (cloud, endpoint), world.edge() as (edge, link):
-        await ask(cloud, endpoint, RED)
+        await in_force(cloud, endpoint)
         await grow(edge, "S|a", *["blue"] * 120, "red", "blue", "blue", "", "red")
         await append(edge, ["S|b"], tags="blue")
         await settled(cloud, 126)
@@ -73,8 +83,7 @@ async def test_how_much_past_asks_the_cloud_and_limits_the_edge(
 ) -> None:
     world = PushWorld()
     async with world.cloud() as (cloud, endpoint), world.edge(own_past=own) as (edge, _):
-        await cloud.push_filters.ask("edge-1", ONLY_RED, asked)
-        await endpoint.refresh_filters()
+        await in_force(cloud, endpoint, past=asked)
         await grow(edge, "S|a", "blue", "blue")
         await edge.snapshots.put([NewSnapshot("S|a", 2, "State", "json", b"{}")])
         await grow(edge, "S|a", "red")
@@ -88,7 +97,7 @@ async def test_how_much_past_asks_the_cloud_and_limits_the_edge(
 async def test_the_latest_snapshot_stands_for_what_is_before_it(autojump_clock: MockClock) -> None:
     world = PushWorld()
     async with world.cloud() as (cloud, endpoint), world.edge() as (edge, _):
-        await ask(cloud, endpoint, RED)
+        await in_force(cloud, endpoint)
         await grow(edge, "S|a", *["blue"] * 5)
         await edge.snapshots.put([NewSnapshot("S|a", 4, "State", "json", b"four")])
         await grow(edge, "S|a", "red")
@@ -102,7 +111,7 @@ async def test_a_snapshot_that_folds_other_tags_passes_no_wall_of_the_cloud(auto
     """It stands in the cloud's log like an event, with the tags of its last one."""
     world = PushWorld()
     async with world.cloud() as (cloud, endpoint), world.edge() as (edge, _):
-        await ask(cloud, endpoint, RED)
+        await in_force(cloud, endpoint)
         for name, last in (("S|a", NewSnapshot("S|a", 2, "State", "json", b"folds a secret")), ("S|b", None)):
             await grow(edge, name, "secret", "blue")
             said = last or NewSnapshot(name, 2, "State", "json", b"says blue", says_last_event=True)
@@ -138,7 +147,7 @@ async def test_a_snapshot_of_the_entering_event_or_above_stands_for_nothing(auto
 async def test_a_snapshot_stands_for_what_retention_deleted_and_the_rest_is_stated(autojump_clock: MockClock) -> None:
     world = PushWorld()
     async with world.cloud() as (cloud, endpoint), world.edge() as (edge, _):
-        await ask(cloud, endpoint, RED)
+        await in_force(cloud, endpoint)
         for name in ("S|a", "S|b"):
             await grow(edge, name, *["blue"] * 5)
         await edge.snapshots.put([NewSnapshot("S|a", 3, "State", "json", b"three")])
@@ -155,7 +164,7 @@ async def test_a_snapshot_stands_for_what_retention_deleted_and_the_rest_is_stat
 async def test_a_wall_lets_neither_events_nor_snapshots_through_that_it_forbids(autojump_clock: MockClock) -> None:
     world = PushWorld()
     async with world.cloud() as (cloud, endpoint), world.edge(own_filter=NOT_SECRET) as (edge, _):
-        await ask(cloud, endpoint, RED)
+        await in_force(cloud, endpoint)
         await grow(edge, "S|a", "blue", "secret", "blue", "secret", "red")
         await edge.snapshots.put([NewSnapshot("S|a", 3, "State", "json", b"folds a secret")])
         await grow(edge, "S|b", "blue", "blue")
@@ -185,7 +194,7 @@ async def test_a_wider_filter_brings_the_past_of_what_it_selects(autojump_clock:
 async def test_cuts_at_every_message_lose_and_repeat_nothing(direction: Direction, autojump_clock: MockClock) -> None:
     world = PushWorld(batch_events=5)
     async with world.cloud() as (cloud, endpoint), world.edge() as (edge, _):
-        await ask(cloud, endpoint, RED)
+        await in_force(cloud, endpoint)
         head = 0
         for messages in range(1, 14):
             await append(edge, [f"S|{messages}", "S|a"] * 11, tags="blue")
@@ -268,7 +277,7 @@ async def test_a_long_past_goes_on_where_a_cut_left_it(
     monkeypatch.setattr(PastBatch, "add", counted)
     world = PushWorld(batch_events=10)
     async with world.cloud() as (cloud, endpoint), world.edge() as (edge, link):
-        await ask(cloud, endpoint, RED)
+        await in_force(cloud, endpoint)
         await append(edge, ["S|a"] * 600, tags="blue")
         await settled(cloud, 600)
         line = await live_connection(world.network)
@@ -295,7 +304,7 @@ async def test_a_storm_of_entities_is_asked_for_together(
     world = PushWorld(batch_events=200)
     names = [f"S|{index}" for index in range(1000)]
     async with world.cloud() as (cloud, endpoint), world.edge() as (edge, _):
-        await ask(cloud, endpoint, RED)
+        await in_force(cloud, endpoint)
         await append(edge, names * 3, tags="blue")
         await settled(cloud, 3000)
         await append(edge, names, tags="red")
@@ -318,7 +327,7 @@ async def test_an_entity_that_comes_and_goes_on_one_stream_is_asked_for_once(
     monkeypatch.setattr(PastLane, "_ask", counted)
     world = PushWorld()
     async with world.cloud() as (cloud, endpoint), world.edge() as (edge, _):
-        await ask(cloud, endpoint, RED)
+        await in_force(cloud, endpoint)
         await grow(edge, "S|a", *["blue", "blue", "red", "blue", "blue", "blue"] * 10)
         await settled(cloud, 60)
         await grow(edge, "S|a", "red")
@@ -331,7 +340,7 @@ async def test_of_an_entity_that_another_owns_nothing_is_brought(autojump_clock:
     world = PushWorld()
     async with world.cloud() as (cloud, endpoint), world.edge() as (edge, _):
         await cloud.log.append_group([LocalAppend(new_events(["S|a"], ["Read"], [b"own"]))])
-        await ask(cloud, endpoint, RED)
+        await in_force(cloud, endpoint)
         await grow(edge, "S|a", "blue", "blue", "red")
         await settled(cloud, 3)
         rows = await cloud.parked.rows()
@@ -359,7 +368,7 @@ async def test_of_an_entity_that_the_edge_may_not_write_nothing_is_brought_nor_s
 async def test_the_past_of_an_entity_with_parked_events_queues_behind_them(autojump_clock: MockClock) -> None:
     world = PushWorld()
     async with world.cloud() as (cloud, endpoint), world.edge() as (edge, link):
-        await ask(cloud, endpoint, RED)
+        await in_force(cloud, endpoint)
         await append(edge, ["S|a"], tags="red", payload_bytes=400_000)  # larger than an event may be
         await grow(edge, "S|a", "blue", "blue", "blue", "red")
         await settled(cloud, 5)
@@ -375,7 +384,7 @@ async def test_the_past_of_an_entity_with_parked_events_queues_behind_them(autoj
 async def test_either_side_may_restart_anywhere_in_a_past(autojump_clock: MockClock) -> None:
     world = PushWorld(batch_events=7, commit_s=0.01)
     async with world.edge() as (edge, _), world.cloud() as (cloud, endpoint):
-        await ask(cloud, endpoint, RED)
+        await in_force(cloud, endpoint)
         await append(edge, [f"S|{name}" for name in "abcdef"] * 60, tags="blue")
         await settled(cloud, 360)
         await append(edge, [f"S|{name}" for name in "abcdef"], tags="red")
