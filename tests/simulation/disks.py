@@ -90,6 +90,11 @@ class Disk(MemoryDatabase):
 
     def restore(self, backup: Disk) -> None:
         """Be as the backup was; no process may be using the disk."""
+        heads = backup.state.heads
+        for (name, seq_nr), payloads in self.snapshots.items():
+            # Taken since of an event that is there: who has it may keep it, though the store has forgotten it.
+            if name in heads and seq_nr <= heads[name].seq_nr:
+                backup.snapshots.setdefault((name, seq_nr), set()).update(payloads)
         self._committed, self.tables = backup.state, backup.tables
         self.payload_at, self.history, self.snapshots = backup.payload_at, backup.history, backup.snapshots
 

@@ -136,7 +136,7 @@ class DeletedIsStated(DownChecker):
     """Programs are informed of each deleted number that is led over, and of no other; in the end none is missing.
 
     Of an entity that had left the filter when the last of them was stored nothing is said; nor, where snapshots are the
-    beginning, of one without a snapshot that the filter selects.
+    beginning, of what was deleted below the mark from which the log is read: there nothing is asked in the end.
     """
 
     def received(self, commit: Received) -> None:
@@ -154,14 +154,13 @@ class DeletedIsStated(DownChecker):
                 self.complain(f"{commit.disk.name} leads over {seq_nr} of {name}, deleted, and informs nobody")
 
     def at_end(self, disk: Disk, name: str, source: History, wanted: EntityPredicate, types: frozenset[str]) -> None:
+        if self._begins_with_snapshots:
+            return
         followed, kept, heads = disk.followed[name], source.kept(), source.disk.state.heads
         begin = disk.state.subscriptions[name].current.place.begin
         for row in source.rows():
             entity = row.persistence_id
             if row.position in kept or row.position <= begin or (types and entity.partition("|")[0] not in types):
-                continue
-            snapshot = source.disk.state.snapshots.get(entity)
-            if self._begins_with_snapshots and (snapshot is None or not wanted.matches(entity, snapshot.tags)):
                 continue
             last = source.row(entity, heads[entity].deleted_to)
             is_followed = row.is_selected(wanted) and last is not None and wanted.matches(entity, last.tags)
