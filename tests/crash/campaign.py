@@ -51,8 +51,8 @@ SOURCE_POINTS: Final = (
     "serving.in_snapshots",
     "serving.in_replay",
 )
-# Reached where a filter is changed: tests/e2e/test_filters.py kills it there.
-FILTER_CHANGES: Final = ("push.before_filter_change", "push.after_filter_change")
+# Reached where a filter is changed, or an entity enters one: tests/e2e/test_filters.py kills it there.
+FILTER_CHANGES: Final = ("push.before_filter_change", "push.after_filter_change", "push.in_past")
 assert {
     *EDGE_POINTS,
     *CLOUD_POINTS,

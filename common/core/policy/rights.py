@@ -42,11 +42,15 @@ def is_audited(method: str, path: str) -> bool:
     """Whether the request gets an audit line: it can change something, and the journal does not record it by itself.
 
     Events, commands, states and snapshots are in the journal with their content; an ack of the inbox frees rows for good, and
-    what is deleted is gone.
+    a snapshot that is deleted is gone.
     """
     if method in SAFE_METHODS:
         return False
-    return right_for(path) is Right.OPERATORS or path.startswith("/v1/inbox/") or method == "DELETE"
+    return (
+        right_for(path) is Right.OPERATORS
+        or path.startswith("/v1/inbox/")
+        or (method == "DELETE" and path.startswith("/v1/snapshots/"))
+    )
 
 
 @dataclass(frozen=True, slots=True)
