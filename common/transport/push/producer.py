@@ -173,7 +173,6 @@ async def _open(
     on_start()
     state.session = start.session
     state.sent_position = state.acked_position = state.resumed_position = position
-    state.acked_is_known = True
     state.clock_skew_s = (start.clock_us - hello.clock_us) / 1e6
     head = journal.log.history.head_position
     _log.info(
@@ -191,6 +190,8 @@ async def _open(
             _log.error("push.peer_lost_history", acked=acked.position, stored=position, kept_from=kept_from, lost=lost)
         else:
             _log.warning("push.peer_refilled", acked=acked.position, stored=position, kept_from=kept_from)
+    # No await from here to the stream's lanes: without them retention does not know what is owed.
+    state.acked_is_known = True
     return start
 
 

@@ -8,8 +8,9 @@ import trio
 from trio.testing import MockClock
 
 from common.journal.memory.journal import open_memory_journal
+from common.journal.memory.log import MemoryLog
 from common.journal.memory.state import MemoryDatabase
-from common.journal.stores.log import TrimLimit
+from common.journal.stores.log import JournalStats, TrimLimit
 from tests.support.push import LIMITS, NAMES, PushWorld, append, now_us, same_story, wait_for_head, whole_log
 
 
@@ -90,6 +91,31 @@ async def test_a_cloud_that_lost_history_is_refilled_and_told_of(autojump_clock:
         assert link.parked == 0
         answer = [(line["event"], line["log_level"]) for line in logs if line["event"].startswith("push.peer_")]
         assert answer == [("push.peer_refilled", "warning")]  # nothing is lost, nothing is to be done
+
+
+async def test_nothing_is_known_as_acknowledged_before_what_is_owed_can_be_asked(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention may run at every await of a link's beginning."""
+    world = PushWorld()
+    async with world.cloud() as (cloud, _), world.edge() as (edge, link):
+        await append(edge, NAMES)
+        await wait_for_head(cloud, 500)
+        await trio.sleep(2)
+    links, seen = [link], list[bool]()
+    look = MemoryLog.stats
+
+    async def stats(self: MemoryLog) -> JournalStats:
+        seen.append(links[-1].acked_is_known and links[-1].lanes is None)
+        return await look(self)
+
+    world.cloud_disk = MemoryDatabase()
+    monkeypatch.setattr(MemoryLog, "stats", stats)
+    async with world.cloud() as (cloud, _), world.edge() as (edge, link):
+        links.append(link)
+        await wait_for_head(cloud, 500)
+    assert link.acked_is_known
+    assert not any(seen)
 
 
 async def test_what_neither_the_cloud_nor_the_edge_has_any_more_is_an_error(autojump_clock: MockClock) -> None:
