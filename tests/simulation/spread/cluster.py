@@ -41,20 +41,27 @@ class Gate:
 
     def __init__(self) -> None:
         self.is_broken = False
-        self._open = trio.Event()
-        self._open.set()
+        self._pauses = 0
+        self._changed = trio.lowlevel.ParkingLot()
 
     def close(self) -> None:
-        """The process is stopped."""
-        self._open = trio.Event()
+        """The process is stopped, until each of its pauses is over."""
+        self._pauses += 1
 
     def open(self) -> None:
-        """It goes on."""
-        self._open.set()
+        """One of its pauses is over."""
+        self._pauses -= 1
+        self._changed.unpark_all()
+
+    def break_off(self) -> None:
+        """The process is dead, also when it was stopped."""
+        self.is_broken = True
+        self._changed.unpark_all()
 
     async def passed(self) -> None:
         """Wait until the process runs. Raises ``journal.unavailable`` when it is dead."""
-        await self._open.wait()
+        while self._pauses > 0 and not self.is_broken:
+            await self._changed.park()
         if self.is_broken:
             raise BackhaulError("journal.unavailable", "the process is dead", retry_after_s=1.0)
 
@@ -186,8 +193,7 @@ class Machine:
     async def kill(self) -> None:
         """SIGKILL: nothing is given back, and its sessions are closed."""
         if self.node is not None and self._connections is not None:
-            self._gate.is_broken = True
-            self._gate.open()
+            self._gate.break_off()
             disconnect(self._connections)
             await self._end()
 
