@@ -62,6 +62,6 @@ def _release_first(_: Cluster) -> AbstractContextManager[Any]:
 
 
 MUTATIONS: Final[Mapping[str, SpreadMutation]] = {
-    "assignment_by_local_time": SpreadMutation((2, 4), "Spread", _by_local_time),
+    "assignment_by_local_time": SpreadMutation((6, 8), "Spread", _by_local_time),
     "release_before_the_last_commit": SpreadMutation((1, 3), "EffectsOnce", _release_first),
 }
