@@ -6,7 +6,8 @@ them within a look. What cannot be read keeps what holds: one line says so for e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -14,7 +15,7 @@ import trio
 
 from common import audit
 from common.core.errors import BackhaulError, ConfigurationError
-from common.core.policy.credentials import Trust, days_left, digest_of
+from common.core.policy.credentials import DAY_S, Trust, days_left, digest_of
 from common.core.policy.der import DerError, certificate_facts, pem_blocks, revocation_list
 from common.journal.stores.identities import IdentityStore
 from common.runtime.environment import Environment
@@ -63,8 +64,8 @@ class TrustKeeper:
         self._peers.append(peers)
 
     @property
-    def _live(self) -> list[LivePeer]:
-        return [peer for peers in self._peers for peer in peers()]
+    def _live(self) -> Iterator[LivePeer]:
+        return chain.from_iterable(peers() for peers in self._peers)
 
     def reload(self) -> str:
         """Read the files now. Raises `tls.files_unreadable`, and what holds stays."""
@@ -94,25 +95,26 @@ class TrustKeeper:
             if blocked != self._trust.blocked:
                 self._trust = Trust(self._trust.anchors, self._trust.revoked, blocked)
         now_s = self._now_us() / 1e6
-        for peer in self._live:
-            objection = self._trust.objection(peer.names, peer.info.credential, now_s)
+        soon_s = now_s + WARN_DAYS * DAY_S
+        running_out = {"own": self._own_expires_s} if 0 < self._own_expires_s < soon_s else {}
+        for peer in self._live:  # thousands of them: one pass
+            credential = peer.info.credential
+            objection = self._trust.objection(peer.names, credential, now_s)
             if objection is not None:
                 audit.refused(
                     who=peer.name, source=peer.info.address, what="stay connected", rule="trust", result=objection.code
                 )
                 peer.end(objection)
-        self._warn(now_s)
+            if credential is not None and credential.expires_s < soon_s:
+                running_out[peer.name] = credential.expires_s
+        self._warn(running_out, now_s)
 
-    def _warn(self, now_s: float) -> None:
-        running_out = {peer.name: peer.expires_s for peer in self._live}
-        if self._own_expires_s:
-            running_out["own"] = self._own_expires_s
+    def _warn(self, running_out: Mapping[str, float], now_s: float) -> None:
         for name in [name for name in self._warned_s if name not in running_out and name != "list"]:
             del self._warned_s[name]
         for name, expires_s in running_out.items():
-            days = days_left(expires_s, now_s)
-            if days < WARN_DAYS and self._is_due(name, now_s):
-                log.warning("tls.expires_soon", certificate=name, days=round(days, 5))
+            if self._is_due(name, now_s):
+                log.warning("tls.expires_soon", certificate=name, days=round(days_left(expires_s, now_s), 5))
         if self._list_due_s and self._list_due_s < now_s and self._is_due("list", now_s):
             log.error("tls.crl_outdated", path=str(self._crl), overdue_s=round(now_s - self._list_due_s))
 

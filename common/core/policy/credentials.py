@@ -61,7 +61,7 @@ class Trust:
 
     def objection(self, names: Collection[str], credential: Credential | None, now_s: float) -> BackhaulError | None:
         """Why a peer of these ids may not be connected now. Codes: ``auth.expired``, ``auth.refused``."""
-        for name in names:
+        for name in names if self.blocked else ():
             if name in self.blocked:
                 why = f": {self.blocked[name]}" if self.blocked[name] else ""
                 return _refused(f"{name!r} is blocked{why}", "an operator blocked it: `identities allow` lets it in")

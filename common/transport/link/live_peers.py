@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import trio
@@ -24,11 +24,11 @@ class LivePeer:
     name: str
     info: PeerInfo
     end: Callable[[BackhaulError], None]
+    names: tuple[str, ...] = field(init=False)
+    """Every id that the peer goes by or could go by."""
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Every id that the peer goes by or could go by."""
-        return (self.name, *self.info.identities)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", (self.name, *self.info.identities))
 
     @property
     def expires_s(self) -> float:

@@ -66,7 +66,7 @@ class PushEndpoint:
 
     def live_peers(self) -> list[LivePeer]:
         """The edges that are connected to this node now, for the watch over their certificates."""
-        return [LivePeer(origin_id, live.peer, live.end) for origin_id, live in self._live.items()]
+        return [live.live_peer for live in self._live.values()]
 
     async def refresh_filters(self) -> None:
         """Look at what is asked of the edges, and tell those on this node for whom it is news."""

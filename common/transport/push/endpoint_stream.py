@@ -29,7 +29,8 @@ from common.fail_points import fail_point
 from common.journal.group_commit import AHEAD_MIN_EVENTS, GROUP_MAX_BYTES, GROUP_MAX_EVENTS, Submitted
 from common.journal.stores.push_filters import PushFilterStore
 from common.transport.codec import push as codec
-from common.transport.stream import MessageStream, PeerClosed, PeerGone, PeerInfo
+from common.transport.link.live_peers import LivePeer
+from common.transport.stream import MessageStream, PeerClosed, PeerGone
 
 _log = structlog.get_logger()
 
@@ -96,6 +97,8 @@ class EndpointStream:
         self._parked = parked
         self._endpoint = endpoint
         self.state = state
+        self.live_peer = LivePeer(state.origin_id, stream.peer, self.end)
+        """The edge's end of the connection."""
         self._journal = journal
         self._known = known
         self._submit = submit
@@ -137,11 +140,6 @@ class EndpointStream:
         """Refuse the edge what is still to come."""
         self._end = self._end or reason
         self.wake()
-
-    @property
-    def peer(self) -> PeerInfo:
-        """The edge's end of the connection."""
-        return self._stream.peer
 
     def ask(self, requested: PushFilter) -> None:
         """Send the edge the filter requested of it now, unless it has it; of quick changes only the last is sent."""

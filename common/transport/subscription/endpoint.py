@@ -135,7 +135,7 @@ class SubscriptionEndpoint:
 
     def live_peers(self) -> list[LivePeer]:
         """The consumers that are connected to this node now, for the watch over their certificates."""
-        return [LivePeer(live.state.consumer_id, live.peer, live.end) for live in self._live.values()]
+        return [live.live_peer for live in self._live.values()]
 
     async def run(self) -> NoReturn:
         """Watch over all streams, until cancelled. Started by its owner."""

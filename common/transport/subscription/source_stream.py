@@ -37,7 +37,8 @@ from common.fail_points import fail_point
 from common.journal.feeds import Feed, Feeds
 from common.journal.stores.journal import Journal
 from common.transport.codec.subscription import decode_from_consumer
-from common.transport.stream import MessageStream, PeerClosed, PeerGone, PeerInfo
+from common.transport.link.live_peers import LivePeer
+from common.transport.stream import MessageStream, PeerClosed, PeerGone
 from common.transport.subscription.catalogue import StreamDefinition
 from common.transport.subscription.replays import send_replay_page, send_snapshot_page
 from common.transport.subscription.sender import ConsumerStream, Sender
@@ -96,6 +97,8 @@ class SourceStream:
         self._drain: Drain | None = None
         self._end: BackhaulError | None = None
         self._peer_ended = False
+        self.live_peer = LivePeer(state.consumer_id, stream.peer, self.end)
+        """The consumer's end of the connection."""
         self._watch = ConsumerWatch(stream, serving, self._sender, settings.progress_timeout_s, trio.current_time())
         self._failure: BackhaulError | None = None
 
@@ -113,11 +116,6 @@ class SourceStream:
                 "if two services subscribe under one name, stop one; else nothing is to be done",
             )
         )
-
-    @property
-    def peer(self) -> PeerInfo:
-        """The consumer's end of the connection."""
-        return self._stream.peer
 
     def end(self, reason: BackhaulError) -> None:
         """Refuse the consumer what is still to come."""
