@@ -11,8 +11,11 @@ other languages' readers stop between 100 and 1,000. Within the bound, what was 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from typing import Any, Final
 
 import orjson
@@ -21,6 +24,7 @@ PAYLOAD_LEVELS_MAX: Final = 128
 # A request, its list of events and an event stand around a payload.
 BODY_LEVELS_MAX: Final = PAYLOAD_LEVELS_MAX + 3
 
+_SHALLOW_LEVELS: Final = 8
 _STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
 
 
@@ -31,12 +35,14 @@ def _container(levels: int) -> bytes:
 
 
 _ATOM: Final = rb'[^\[\]{}",\s]++'
-# Nearly every request has an event of at most six levels, in a list in an object; what nests deeper takes the loop.
-_EVENT_LEVELS: Final = 6
-_SHALLOW: Final = re.compile(rb"\s*+" + _container(_EVENT_LEVELS + 2))
-_EVENT: Final = re.compile(rb"[,\s]*+(" + _container(_EVENT_LEVELS) + b")")
-_VALUE: Final = re.compile(_STRING + b"|" + _ATOM + b"|" + _container(_EVENT_LEVELS - 1))
-_MEMBER: Final = re.compile(b"(" + _STRING + rb")\s*+:\s*+(" + _VALUE.pattern + b")")
+# Nearly every value has at most so many levels; what nests deeper takes a loop of tokens.
+_VALUE: Final = re.compile(_STRING + b"|" + _ATOM + b"|" + _container(5))
+_SHALLOW: Final = re.compile(rb"\s*+" + _container(_SHALLOW_LEVELS))
+# An escaped letter, digit or punctuation mark of ASCII: what the name of a member could be hidden by.
+_ESCAPED_ASCII: Final = re.compile(rb"\\u00[2-7]")
+_CONTAINERS: Final = frozenset({dict, list})
+# Each is a search over all of the text.
+_FLAT_NAMES_MAX: Final = 32
 _KEY: Final = re.compile(rb"[,{\s]*+(" + _STRING + rb")\s*+:\s*+")
 _TOKEN: Final = re.compile(_STRING + rb"|[\[\]{}]")
 _SEPARATOR: Final = re.compile(rb"[,\s]*+")
@@ -70,13 +76,17 @@ def read(text: bytes, levels_max: int = BODY_LEVELS_MAX) -> Any:  # noqa: ANN401
     Raises:
         UnfitJson: it is not JSON, or nests too deep.
     """
+    value = _parsed(text, levels_max)
+    check_levels(text, levels_max)
+    return value
+
+
+def _parsed(text: bytes, levels_max: int) -> Any:  # noqa: ANN401  JSON's values
     try:
-        value = orjson.loads(text)
+        return orjson.loads(text)
     except orjson.JSONDecodeError as error:
         check_levels(text, levels_max)  # orjson has a bound of its own, and says so in words only
         raise UnfitJson(f"is not JSON: {error}") from None
-    check_levels(text, levels_max)
-    return value
 
 
 def is_readable(text: bytes, levels_max: int = PAYLOAD_LEVELS_MAX) -> bool:
@@ -90,7 +100,7 @@ def is_readable(text: bytes, levels_max: int = PAYLOAD_LEVELS_MAX) -> bool:
 
 def check_levels(text: bytes, levels_max: int) -> None:
     """Refuse a text that nests more levels. Raises UnfitJson with the path to the value that is one too many."""
-    if text.count(b"[") + text.count(b"{") <= levels_max or (levels_max >= _EVENT_LEVELS + 2 and _SHALLOW.match(text)):
+    if text.count(b"[") + text.count(b"{") <= levels_max or (levels_max >= _SHALLOW_LEVELS and _SHALLOW.match(text)):
         return
     depth = 0
     for token in _TOKEN.finditer(text):
@@ -117,22 +127,66 @@ class Visits:
 TOP_ONLY: Final = Visits()
 
 
-def keep_raw(text: bytes, value: object, visits: Visits) -> object:
-    """``value``, which ``text`` was read to, with its raw members as RawJson.
+def read_keeping(text: bytes, visits: Visits, levels_max: int = BODY_LEVELS_MAX) -> object:
+    """As ``read``, with the raw members as RawJson; a member that is given twice would be dropped, so it is refused.
 
     Raises:
-        UnfitJson: an object that is looked into has a member twice; one of the two would be dropped.
+        UnfitJson: as ``read``; an object that is looked into has a member twice.
     """
-    _visit(text, len(text) - len(text.lstrip()), value, visits, "")
+    value = _parsed(text, levels_max)
+    if not _keep_flat(text, value, visits):
+        check_levels(text, levels_max)
+        _visit(text, len(text) - len(text.lstrip()), value, visits, "")
     return value
+
+
+def _keep_flat(text: bytes, value: object, visits: Visits) -> bool:
+    """Keep the raw members of one object, or of the objects of one list, if a few searches over all the text prove where
+    they are; False leaves ``value`` as it is, for the walk along the text.
+
+    A member's name in quotes stands in the text at least once for every object that has it, and oftener where it is given
+    twice, or is a text or a name elsewhere. So a name found exactly as often as objects have it is theirs alone, if no
+    letter of it is escaped.
+    """
+    if visits.raw is None or not isinstance(value, dict) or _ESCAPED_ASCII.search(text):
+        return False
+    rows = objects = [value]
+    for name in visits.within & value.keys():
+        rows = value[name]
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            return False
+        objects = [{key: member for key, member in value.items() if key != name}, *rows]
+    holders = [row for row in rows if visits.raw in row]
+    found = _members_named(visits.raw).findall(text)
+    if len(found) != len(holders):
+        return False
+    for row, raw in zip(holders, found, strict=True):
+        row[visits.raw] = RawJson(raw)
+    inner = [member for each in objects for member in each.values() if type(member) in _CONTAINERS]
+    if not all(map(_is_of_scalars, inner)):
+        return False
+    counts = Counter(chain(value, *(rows if rows is not objects else ()), *(one for one in inner if type(one) is dict)))
+    return (
+        len(counts) <= _FLAT_NAMES_MAX
+        and counts[visits.raw] == len(holders)
+        and all(name.isascii() and text.count(b'"%b"' % name.encode()) == count for name, count in counts.items())
+    )
+
+
+def _is_of_scalars(member: list[object] | dict[str, object]) -> bool:
+    return _CONTAINERS.isdisjoint(map(type, member.values() if isinstance(member, dict) else member))
+
+
+@cache
+def _members_named(name: str) -> re.Pattern[bytes]:
+    """Finds the values of members of this name."""
+    return re.compile(re.escape(b'"%b"' % name.encode()) + rb"\s*+:\s*+(" + _VALUE.pattern + b")")
 
 
 def _visit(text: bytes, start: int, value: object, visits: Visits, place: str) -> int:
     """Visit the object or list at ``start``; where it ends."""
     if isinstance(value, list):
         position = start + 1
-        if end := _visit_shallow(text, position, value, visits, place):
-            return text.index(b"]", end) + 1
         for index, item in enumerate(value):
             found = _SEPARATOR.match(text, position)
             position = _visit(text, found.end() if found else position, item, visits, f"{place}[{index}]")
@@ -159,31 +213,6 @@ def _visit(text: bytes, start: int, value: object, visits: Visits, place: str) -
         else:
             position = _end(text, position)
     return text.index(b"}", position) + 1
-
-
-def _visit_shallow(text: bytes, start: int, items: list[Any], visits: Visits, place: str) -> int:
-    """Visit the objects of a list when all are of few levels; where the last one ends, or 0 when it takes a closer look."""
-    quoted = b'"%b"' % visits.raw.encode() if visits.raw is not None else b""
-    position = start
-    for index, item in enumerate(items):
-        found = _EVENT.match(text, position) if isinstance(item, dict) else None
-        if found is None:
-            return 0
-        members = _MEMBER.findall(found[1])
-        if len(members) != len(item):  # one is given twice
-            return 0
-        if not visits.within.isdisjoint(item):
-            return 0
-        found_raw = dict(members)
-        for name in visits.unique & item.keys():
-            _visit(found_raw.get(b'"%b"' % name.encode(), b"0"), 0, item[name], TOP_ONLY, f"{place}[{index}].{name}")
-        if visits.raw in item:
-            raw = found_raw.get(quoted)
-            if raw is None:  # its name has escapes
-                return 0
-            item[visits.raw] = RawJson(raw)
-        position = found.end()
-    return position
 
 
 def _end(text: bytes, start: int) -> int:

@@ -115,7 +115,7 @@ class ServiceClient:
         """Any answer in JSON, errors included."""
         where, status, content = self._exchange(method, path, body)
         try:
-            parsed = json_text.keep_raw(content, json_text.read(content, _ANSWER_LEVELS_MAX), _ANSWER_VISITS)
+            parsed = json_text.read_keeping(content, _ANSWER_VISITS, _ANSWER_LEVELS_MAX)
         except json_text.UnfitJson:
             parsed = None
         if not isinstance(parsed, dict):

@@ -61,14 +61,13 @@ def json_response(content: object, status: int = 200, headers: Mapping[str, str]
 
 
 def parse_json(body: bytes, visits: Visits = TOP_ONLY) -> object:
-    """The JSON value of a body, its raw members as the text that came (`json_text.keep_raw`).
+    """The JSON value of a body, its raw members as the text that came (`json_text.read_keeping`).
 
     The one reader of JSON in requests. Raises BackhaulError: `http.malformed_json`, `http.json_too_deep`,
     `http.invalid_request` for a member that is given twice, where one of the two would be dropped.
     """
     try:
-        value = json_text.read(body)
-        return json_text.keep_raw(body, value, visits)
+        return json_text.read_keeping(body, visits)
     except json_text.UnfitJson as unfit:
         raise unfit_json(unfit) from None
 

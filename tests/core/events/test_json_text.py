@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.core.events import json_text
 from common.core.events.json_text import (
     BODY_LEVELS_MAX,
     RawJson,
@@ -14,8 +17,8 @@ from common.core.events.json_text import (
     Visits,
     check_levels,
     is_readable,
-    keep_raw,
     read,
+    read_keeping,
 )
 from tests.support.json_texts import json_texts
 
@@ -23,7 +26,7 @@ VISITS = Visits(raw="payload", within=frozenset({"events"}), unique=frozenset({"
 
 
 def kept(text: str) -> object:
-    return keep_raw(text.encode(), read(text.encode()), VISITS)
+    return read_keeping(text.encode(), VISITS)
 
 
 @given(json_texts(), json_texts())
@@ -49,10 +52,73 @@ def test_so_is_each_payload_of_a_list(payloads: list[str], other: str, is_escape
     }
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        # A name of the payload's, of the metadata's and of a value's own; one that is escaped; one that is not ASCII.
+        '{"events":[{"a":1,"payload":{"payload":[2]}},{"payload":3}]}',
+        '{"events":[{"payload":[[[[[[[1]]]]]]],"metadata":{"payload":"x"}},{"payload":3}]}',
+        '{"events":[{"payload":[[[[[[[{"payload":1}]]]]]]]}]}',
+        '{"events":[{"payload":"payload"},{"a":"payload","payload":3}]}',
+        '{"payload":0,"events":[{"payload":1}]}',
+        '{"events":[{"p\\u0061yload":1},{"payload":"a\\"payload\\":"}]}',
+        '{"events":[{"größe":1,"payload":{"a":1,"a":1}}],"events2":[]}',
+        '{"a":[[1]],"payload":[1 , 2]}',
+        '{"events":[]}',
+        '{"events":[1]}',
+        '{"payload":{}}',
+        " [ 1 ] ",
+    ],
+)
+def test_the_searches_keep_what_the_walk_keeps(text: str) -> None:
+    with patch.object(json_text, "_keep_flat", return_value=False):
+        walked = kept(text)
+    assert kept(text) == walked
+    assert repr(kept(text)) == repr(walked)  # bytes and texts are not equal, but say so
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from(["payload", "tags", "metadata", "a", "events"]), json_texts(), max_size=3)
+    ),
+    st.dictionaries(st.sampled_from(["payload", "a", "metadata"]), json_texts(), max_size=2),
+)
+def test_so_they_do_whatever_stands_where(rows: list[dict[str, str]], top: dict[str, str]) -> None:
+    def text_of(members: dict[str, str]) -> str:
+        return "{" + ",".join(f'"{name}":{value}' for name, value in members.items()) + "}"
+
+    text = text_of({**top, "events": "[" + ",".join(map(text_of, rows)) + "]"})
+    with patch.object(json_text, "_keep_flat", return_value=False):
+        try:
+            walked = repr(kept(text))
+        except UnfitJson as unfit:
+            walked = f"{unfit.what} {unfit.place}"
+    try:
+        found = repr(kept(text))
+    except UnfitJson as unfit:
+        found = f"{unfit.what} {unfit.place}"
+    assert found == walked
+
+
+def test_levels_beside_a_payload_are_counted_too() -> None:
+    with pytest.raises(UnfitJson) as refused:
+        kept('{"payload":1,"tags":' + 200 * "[" + 200 * "]" + "}")
+    assert refused.value.too_deep
+
+
+def test_a_usual_request_is_searched_and_not_walked() -> None:
+    text = (
+        '{"events":[{"event_type":"Read","payload":{"celsius":21.5},"tags":["a"],"metadata":{"by":"x"}},{"payload":1}]}'
+    )
+    with patch.object(json_text, "_visit", side_effect=AssertionError):
+        kept(text)
+        kept('{"event_type":"Read","payload":{"celsius":21.5}}')
+
+
 @given(json_texts())
 def test_what_is_not_looked_into_is_as_orjson_reads_it(text: str) -> None:
     whole = f'{{"v":{text}}}'.encode()
-    assert keep_raw(whole, read(whole), Visits()) == orjson.loads(whole)
+    assert read_keeping(whole, Visits()) == orjson.loads(whole)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +130,7 @@ def test_what_is_not_looked_into_is_as_orjson_reads_it(text: str) -> None:
         ('{"events":[{},{"a":1,"a":1}]}', "events[1].a"),
         ('{"events":[{"metadata":{"a":"1","a":"2"}}]}', "events[0].metadata.a"),
         ('{"metadata":{"a":"1","a":"2"}}', "metadata.a"),
+        ('{"payload":1,"metadata":{"ö":"1","\\u00f6":"2"}}', "metadata.ö"),
     ],
 )
 def test_a_member_that_is_given_twice_is_refused_where_one_would_be_dropped(text: str, place: str) -> None:
