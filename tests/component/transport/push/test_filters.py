@@ -14,6 +14,7 @@ from common.core.filters.past import Past
 from common.core.filters.permission import match_batch
 from common.core.filters.predicates import parse_filter
 from common.core.push.filter_transition import EVERYTHING
+from common.core.push.requested_filter import RequestedFilter
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import TrimLimit
 from common.transport.memory.line import Direction
@@ -230,6 +231,28 @@ async def test_a_node_hears_of_what_was_asked_of_another(autojump_clock: MockClo
         await append(edge, ["S|a", "S|b"])
         await settled(cloud, 2)
         assert set(await stories(cloud)) == {"S|a"}
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_node_without_edges_does_not_look_for_what_is_asked_of_them(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, looks = PushWorld(), 0
+    async with world.cloud() as (cloud, endpoint), trio.open_nursery() as nursery:
+        requested = cloud.push_filters.requested
+
+        async def counted() -> list[RequestedFilter]:
+            nonlocal looks
+            looks += 1
+            return await requested()
+
+        monkeypatch.setattr(cloud.push_filters, "requested", counted)
+        nursery.start_soon(endpoint.follow_filters, 1.0)
+        await trio.sleep(20)
+        assert looks == 0
+        async with world.edge():
+            await trio.sleep(10)
+            assert looks >= 5
         nursery.cancel_scope.cancel()
 
 

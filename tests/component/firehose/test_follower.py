@@ -1,0 +1,130 @@
+"""When the follower looks at the end of the log by itself: renewals of the node's member row do so for it, within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from random import Random
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from common.core.events.ids import ALL_SLICES
+from common.core.filters.selection import EVERYTHING
+from common.firehose.firehose import Firehose
+from common.firehose.settings import FirehoseSettings
+from common.journal.feeds import RangeFeed
+from common.journal.memory.journal import open_memory_journal
+from common.journal.memory.state import MemoryDatabase
+from common.journal.stores.journal import Journal
+from tests.support.builders import SettableClock, ids
+from tests.support.firehose import muffled, running
+from tests.support.projections import store
+
+POLL_S = 0.5
+LOOK_EVERY_S = 10.0
+
+
+@pytest.fixture
+async def journal() -> AsyncIterator[Journal]:
+    async with open_memory_journal(MemoryDatabase(), now_us=SettableClock(), new_id=ids("one").__next__) as journal:
+        yield journal
+
+
+@dataclass
+class Node:
+    """A firehose that hears of the log's end by renewals alone, and a range that has come to it."""
+
+    journal: Journal
+    firehose: Firehose
+    feed: RangeFeed
+
+    async def renew(self, every_s: float, times: int, seen: int) -> None:
+        """So many renewals, each of which finds the log's end at ``seen``."""
+        for _ in range(times):
+            await trio.sleep(every_s)
+            self.journal.log.head_signal.looked(seen)
+
+    @property
+    def reads(self) -> int:
+        """How often the follower has looked."""
+        return self.firehose.report().reads
+
+
+@asynccontextmanager
+async def at_the_end(journal: Journal) -> AsyncIterator[Node]:
+    quiet = muffled(journal)
+    async with running(quiet, replace(FirehoseSettings(), poll_s=POLL_S)) as firehose:
+        with firehose.follow(ALL_SLICES) as feed:
+            await feed.read(0, max_events=1, max_bytes=100, selection=EVERYTHING)
+            await trio.sleep(2 * POLL_S)
+            yield Node(quiet, firehose, feed)
+
+
+async def test_without_renewals_it_looks_at_every_poll(journal: Journal, autojump_clock: MockClock) -> None:
+    async with at_the_end(journal) as node:
+        before = node.reads
+        await trio.sleep(20.5 * POLL_S)
+        assert before + 19 <= node.reads <= before + 21
+
+
+async def test_a_renewal_that_is_a_little_late_is_not_missed(journal: Journal, autojump_clock: MockClock) -> None:
+    async with at_the_end(journal) as node:
+        await node.renew(1.5 * POLL_S, 2, 0)
+        before = node.reads
+        await node.renew(1.5 * POLL_S, 10, 0)
+        assert node.reads == before
+
+
+async def test_one_that_does_not_come_is_made_up_for(journal: Journal, autojump_clock: MockClock) -> None:
+    async with at_the_end(journal) as node:
+        await node.renew(POLL_S, 4, 0)
+        before = node.reads
+        await store(journal, Random(1), 3)
+        await trio.sleep(4.1 * POLL_S)
+        assert node.reads > before
+        assert (await node.feed.read(0, max_events=9, max_bytes=9_999, selection=EVERYTHING)).events.position == [
+            1,
+            2,
+            3,
+        ]
+
+
+async def test_renewals_that_see_nothing_new_are_not_believed_for_ever(
+    journal: Journal, autojump_clock: MockClock
+) -> None:
+    async with at_the_end(journal) as node:
+        await node.renew(POLL_S, 2, 0)
+        await store(journal, Random(1), 3)
+        before = node.reads
+        await node.renew(POLL_S, round(LOOK_EVERY_S / POLL_S) + 4, 0)
+        assert before < node.reads <= before + 3
+        assert (await node.feed.read(0, max_events=9, max_bytes=9_999, selection=EVERYTHING)).events.position == [
+            1,
+            2,
+            3,
+        ]
+
+
+async def test_what_a_renewal_has_seen_is_read(journal: Journal, autojump_clock: MockClock) -> None:
+    async with at_the_end(journal) as node:
+        await store(journal, Random(1), 3)
+        await node.renew(POLL_S, 1, 3)
+        await trio.sleep(POLL_S / 10)
+        assert (await node.feed.read(0, max_events=9, max_bytes=9_999, selection=EVERYTHING)).events.position == [
+            1,
+            2,
+            3,
+        ]
+
+
+async def test_a_renewal_that_finds_less_than_is_known_is_no_look(journal: Journal, autojump_clock: MockClock) -> None:
+    """After a failover that lost commits: the follower finds out by itself, as early as without renewals."""
+    await store(journal, Random(1), 3)
+    async with at_the_end(journal) as node:
+        await node.renew(POLL_S, 4, 3)
+        before = node.reads
+        await node.renew(POLL_S, 10, 2)
+        assert node.reads > before + 3
