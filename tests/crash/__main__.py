@@ -1,6 +1,7 @@
 """`python -m tests.crash`: run the campaigns and print what held; exit status 0 only if everything did.
 
     python -m tests.crash --kills 20 [--storage sqlite|postgres|both] [--nodes N] [--rounds N] [--seed K] [--keep]
+    python -m tests.crash --only nodes --node-kills 200
 
 The random part follows from the seed as far as timing allows. Stores and logs are kept, and named, when something
 does not hold.
@@ -12,15 +13,18 @@ import argparse
 import secrets
 import shutil
 from functools import partial
+from pathlib import Path
 
 import trio
 
 from tests.crash import projections
 from tests.crash.campaign import Outcome, Plan, run_campaign, summary
 from tests.crash.down.campaign import DownOutcome, down_summary, run_down_campaign
-from tests.crash.nodes import NodesOutcome, run_nodes_campaign
+from tests.crash.nodes import run_nodes_campaign
 from tests.crash.stage import make_directory
 from tests.support.postgres import postgres_for_tests
+
+CAMPAIGNS = ("services", "projections", "nodes")
 
 
 def main() -> int:
@@ -33,11 +37,28 @@ def main() -> int:
     parser.add_argument("--storage", choices=("sqlite", "postgres", "both"), default="both", help="of the cloud")
     parser.add_argument("--nodes", type=int, default=2, help="cloud nodes on PostgreSQL during the random kills")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6), help="what the random kills follow from")
+    parser.add_argument(
+        "--only", choices=CAMPAIGNS, action="append", help="these campaigns (again and again); else all"
+    )
     parser.add_argument("--keep", action="store_true", help="keep stores and logs also when everything holds")
     wanted = parser.parse_args()
-    storages = ("sqlite", "postgres") if wanted.storage == "both" else (wanted.storage,)
+    chosen = wanted.only or CAMPAIGNS
     directory = make_directory()
     print(f"seed {wanted.seed}; stores and logs in {directory}")
+    holds = all([
+        "services" not in chosen or _kill_services(wanted, directory),
+        "projections" not in chosen or _kill_projections(wanted.projection_kills, wanted.seed, directory),
+        "nodes" not in chosen or _kill_nodes(wanted.node_kills, wanted.seed, directory),
+    ])  # fmt: skip
+    if holds and not wanted.keep:
+        shutil.rmtree(directory, ignore_errors=True)
+    else:
+        print(f"\nstores and logs are kept in {directory}; the seed was {wanted.seed}")
+    return 0 if holds else 1
+
+
+def _kill_services(wanted: argparse.Namespace, directory: Path) -> bool:
+    storages = ("sqlite", "postgres") if wanted.storage == "both" else (wanted.storage,)
     outcomes: list[Outcome] = []
     down_outcomes: list[DownOutcome] = []
     for storage in storages:
@@ -55,29 +76,25 @@ def main() -> int:
         _tell_end(down_outcomes[-1])
     print("\n" + "\n".join(summary(outcomes)))
     print("\nthe way down\n" + "\n".join(down_summary(down_outcomes)))
+    return all(one.holds for one in outcomes) and all(one.holds for one in down_outcomes)
+
+
+def _kill_projections(kills: int, seed: int, directory: Path) -> bool:
     print("\nprojections: a handler that is not idempotent, killed at fail points", flush=True)
     with postgres_for_tests() as databases, databases.fresh() as url:
-        wrong = projections.main(directory, url, wanted.projection_kills, wanted.seed, partial(print, flush=True))
+        wrong = projections.main(directory, url, kills, seed, partial(print, flush=True))
     print("\n".join(f"  DOES NOT HOLD: {problem}" for problem in wrong) or "  the tables are a fold of the log")
-    moving = _kill_nodes(wanted.node_kills, wanted.seed)
-    holds = (
-        all(one.holds for one in outcomes) and all(one.holds for one in down_outcomes) and not wrong and moving.holds
-    )
-    if holds and not wanted.keep:
-        shutil.rmtree(directory, ignore_errors=True)
-    else:
-        print(f"\nstores and logs are kept in {directory}; the seed was {wanted.seed}")
-    return 0 if holds else 1
+    return not wrong
 
 
-def _kill_nodes(kills: int, seed: int) -> NodesOutcome:
+def _kill_nodes(kills: int, seed: int, directory: Path) -> bool:
     print("\nnodes: killed while ranges move between three on one PostgreSQL", flush=True)
     with postgres_for_tests() as databases, databases.fresh() as url:
-        outcome = trio.run(run_nodes_campaign, url, kills, seed, partial(print, flush=True))
+        outcome = trio.run(run_nodes_campaign, url, kills, seed, partial(print, flush=True), directory)
     hit = ", ".join(f"{point} {count}" for point, count in sorted(outcome.points.items()))
     print(f"  {outcome.kills} kills, at fail points: {hit or 'none'}; {outcome.moves} moves, {outcome.events} events")
     print("\n".join(f"  DOES NOT HOLD: {one}" for one in outcome.problems) or "  the tally is a fold of the log")
-    return outcome
+    return outcome.holds
 
 
 def _tell_end(outcome: Outcome | DownOutcome) -> None:

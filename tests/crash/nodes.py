@@ -11,6 +11,8 @@ import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -55,8 +57,10 @@ class NodesOutcome:
         return not self.problems
 
 
-async def run_nodes_campaign(url: str, kills: int, seed: int, say: Callable[[str], None]) -> NodesOutcome:
-    """Kill so many nodes, one at a time; each is started again before the next dies."""
+async def run_nodes_campaign(
+    url: str, kills: int, seed: int, say: Callable[[str], None], logs: Path | None = None
+) -> NodesOutcome:
+    """Kill so many nodes, one at a time; each is started again before the next dies. What they log is kept in ``logs``."""
     chance, outcome = Random(seed), NodesOutcome()
     async with (
         border.open_loop(),
@@ -64,7 +68,8 @@ async def run_nodes_campaign(url: str, kills: int, seed: int, say: Callable[[str
         open_programs() as programs,
         trio.open_nursery() as nursery,
     ):
-        running = {name: await _start(programs, url, name) for name in NODES}
+        start = partial(_start, programs, url, logs)
+        running = {name: await start(name) for name in NODES}
         storing = trio.CancelScope()
         nursery.start_soon(_store, journal, storing)
         ended: list[Program] = []
@@ -77,7 +82,7 @@ async def run_nodes_campaign(url: str, kills: int, seed: int, say: Callable[[str
                 await running[name].stop(20.0)
                 ended.append(running[name])
                 other = chance.choice([one for one in NODES if one != name])
-                running[name] = await _start(programs, url, name, f"{point}:1")
+                running[name] = await start(name, f"{point}:1")
                 if point == _TAKEOVER:
                     with trio.move_on_after(_AT_A_POINT_S):
                         while running[name].status is None:
@@ -86,19 +91,19 @@ async def run_nodes_campaign(url: str, kills: int, seed: int, say: Callable[[str
                             ended.append(running[other])
                             outcome.kills += 1
                             await _dies(running[name])
-                            running[other] = await _start(programs, url, other)
+                            running[other] = await start(other)
                             await _until_it_has_ranges(journal, other, running[name])
                 else:
                     await _provoke(journal, name if point == _HAND_OVER else other, running[name])
                 if running[other].status is not None:
-                    running[other] = await _start(programs, url, other)
+                    running[other] = await start(other)
                 outcome.points[point] += running[name].status is not None
             else:
                 await trio.sleep(chance.uniform(*_LIFE_S))
             await running[name].kill()
             outcome.kills += 1
             ended.append(running[name])
-            running[name] = await _start(programs, url, name)
+            running[name] = await start(name)
             if number % 20 == 19:
                 say(f"  {number + 1} kills")
         storing.cancel()
@@ -114,7 +119,7 @@ async def run_nodes_campaign(url: str, kills: int, seed: int, say: Callable[[str
     return outcome
 
 
-async def _start(programs: Programs, url: str, name: str, fail_point: str = "") -> Program:
+async def _start(programs: Programs, url: str, logs: Path | None, name: str, fail_point: str = "") -> Program:
     settings = {
         "journal": url,
         "node": name,
@@ -127,7 +132,7 @@ async def _start(programs: Programs, url: str, name: str, fail_point: str = "") 
     variables = service_variables("cloud_service", settings)
     if fail_point:
         variables["BACKHAUL_FAIL_POINT"] = fail_point
-    program = await programs.start(name, "cloud_service", "run", variables=variables)
+    program = await programs.start(name, "cloud_service", "run", variables=variables, log=logs and logs / f"{name}.log")
     with trio.move_on_after(_READY_S):
         # One that dies at its point may do so before it is ready.
         while not program.said("service.ready") and program.status is None:  # noqa: ASYNC110  another process
