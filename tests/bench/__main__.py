@@ -18,7 +18,7 @@ from common import border
 from common.runtime.logs.fields import leaf_errors
 from examples.support.postgres import PostgresUnavailable
 from examples.support.processes import ProcessFailure
-from tests.bench import moves, nodes, policy, projections, rolling, standing_by, two_writers
+from tests.bench import failover, moves, nodes, policy, projections, rolling, standing_by, two_writers
 from tests.bench.down import behind, fan_out, filters, firehose, idle, stopped
 from tests.bench.down import latency as down_latency
 from tests.bench.entity import entities
@@ -43,6 +43,7 @@ BENCHMARKS: dict[str, Callable[[Place], Awaitable[list[Table]]]] = {
     "nodes-moves": moves.run,
     "nodes-idle": standing_by.run,
     "nodes-rolling": rolling.run,
+    "nodes-failover": failover.run,
     "fan-out": fan_out.run,
     "behind": behind.run,
     "idle": idle.run,

@@ -1,7 +1,8 @@
 """How long ranges rest when nodes come and go: a node that joins, planned moves under load, and nodes that end.
 
 Two real nodes on one PostgreSQL. A range rests from its old holder's last statement, or from the signal, until the database
-shows its new owner at work. Times are of leases and prompts, not of speed.
+shows its new owner at work. Times are of leases and prompts, not of speed. After each round the tally must have every event
+once, in order.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ ROWS = 2 * RANGES
 BARS_S = {"SIGKILL": 2.5, "SIGSTOP": 5.0, "SIGTERM": 0.3}
 JOIN_S, MOVE_MEDIAN_S, MOVE_WORST_S = 2.0, 0.05, 0.25
 _HELD = "SELECT count(*) FROM backhaul.projection WHERE split_part(owner, '/', 1) = $1 AND NOT directed"
+_COUNTS = (
+    "SELECT head.position, coalesce(sum(events), 0)::bigint, coalesce(sum(out_of_order), 0)::bigint"
+    " FROM backhaul.head LEFT JOIN backhaul.tally ON true GROUP BY 1"
+)
 _STUCK_S = 60.0
 _POLL_S = 0.005
 
@@ -40,21 +45,33 @@ async def run(place: Place) -> list[Table]:
     ends: dict[str, list[float]] = {name: [] for name in BARS_S}
     joins: list[float] = []
     moves: list[float] = []
+    counted: list[tuple[int, int, int]] = []
     for _ in range(place.sized(20, 1)):
         for name, taken in ends.items():
-            await _round(place, name, taken, joins, moves)
+            counted.append(await _round(place, name, taken, joins, moves))
     table = Table(f"Nodes come and go: {ROWS} ranges, two nodes, events all the time")
     table.judge("a node that joins has its share, p95", _s(_p95(joins)), f"< {JOIN_S} s", _p95(joins) < JOIN_S)
+    table.add("planned moves", f"{len(moves)}")
     table.judge("planned move, median", _s(median(moves)), f"< {MOVE_MEDIAN_S} s", median(moves) < MOVE_MEDIAN_S)
     table.judge("planned move, worst", _s(max(moves)), f"< {MOVE_WORST_S} s", max(moves) < MOVE_WORST_S)
     for name, taken in ends.items():
         table.judge(
             f"{name}: all ranges run elsewhere, p95", _s(_p95(taken)), f"< {BARS_S[name]} s", _p95(taken) < BARS_S[name]
         )
+    stored, tallied, disorder = (sum(column) for column in zip(*counted, strict=True))
+    table.judge(
+        "events stored; in the tally; out of order",
+        f"{stored:,}; {tallied:,}; {disorder}",
+        "the same; 0",
+        stored == tallied and not disorder,
+    )
     return [table]
 
 
-async def _round(place: Place, end: str, ends: list[float], joins: list[float], moves: list[float]) -> None:
+async def _round(
+    place: Place, end: str, ends: list[float], joins: list[float], moves: list[float]
+) -> tuple[int, int, int]:
+    """One of them; returns the events that were stored, those in the tally, and those that came to it out of order."""
     with place.postgres.fresh() as url:
         async with AsyncExitStack() as stack:
             first = await stack.enter_async_context(cloud(url, {"node": "n1", "projection_ranges": RANGES}))
@@ -62,7 +79,7 @@ async def _round(place: Place, end: str, ends: list[float], joins: list[float], 
             stack.callback(connection.terminate)
             await until_held(connection, "n1", ROWS)
             nursery = await stack.enter_async_context(trio.open_nursery())
-            await nursery.start(_load, url)
+            storing = await nursery.start(_load, url)
             second = await stack.enter_async_context(cloud(url, {"node": "n2", "projection_ranges": RANGES}))
             joins.append(await until_held(connection, "n2", ROWS // 2))
             await trio.sleep(0.5)
@@ -76,18 +93,26 @@ async def _round(place: Place, end: str, ends: list[float], joins: list[float], 
                 case _:
                     nursery.start_soon(second.stop, 20.0)
             ends.append(await until_held(connection, "n1", ROWS, since_s=joined_s))
-            nursery.cancel_scope.cancel()
+            storing.cancel()
             if end == "SIGSTOP":
                 await second.kill()
+            with trio.move_on_after(_STUCK_S):
+                while True:
+                    stored, tallied, disorder = await border.call_asyncio(connection.fetchrow, _COUNTS)
+                    if stored == tallied:
+                        break
+                    await trio.sleep(_POLL_S)
+            return stored, tallied, disorder
 
 
-async def _load(url: str, task_status: trio.TaskStatus[None]) -> None:
-    """A few events again and again, of many entities."""
-    async with open_postgres_journal(url, now_us=utc_now_us, new_id=lambda: uuid.uuid4().hex) as journal:
-        task_status.started()
-        for batch in batches("node", 1_000_000, 20):
-            await journal.log.append_group([LocalAppend(batch)])
-            await trio.sleep(0.02)
+async def _load(url: str, task_status: trio.TaskStatus[trio.CancelScope]) -> None:
+    """A few events again and again, of many entities, until the scope is cancelled that it starts with."""
+    with trio.CancelScope() as storing:
+        async with open_postgres_journal(url, now_us=utc_now_us, new_id=lambda: uuid.uuid4().hex) as journal:
+            task_status.started(storing)
+            for batch in batches("node", 1_000_000, 20):
+                await journal.log.append_group([LocalAppend(batch)])
+                await trio.sleep(0.02)
 
 
 async def until_held(connection: asyncpg.Connection, node: str, rows: int, since_s: float | None = None) -> float:

@@ -1,7 +1,9 @@
 """Measuring program: many edges in one process, each with the product's own link to a cloud of several addresses.
 
-Each edge's journal is in memory and gets an event a second. What is measured is the time from an event's being stored to its
-ack, whatever the link goes through meanwhile: drained, refused, dialled again at another node.
+Each edge's journal is in memory and gets events at a steady rate. What is measured is the time from an event's being stored to
+its ack, whatever the link goes through meanwhile: drained, refused, dialled again at another node. It is asked by lines:
+``acked`` is answered with each edge's last ack, ``moved`` with the seconds until each edge has had a later one than that, and
+``over`` ends it.
 """
 
 from __future__ import annotations
@@ -34,7 +36,6 @@ from common.transport.stream import Channel
 from tests.bench.processes import answer
 from tests.bench.workload import events
 
-_EVERY_S = 1.0
 _LOOK_S = 0.02
 _MESSAGE_MAX_BYTES = 8 * 1024 * 1024
 
@@ -42,11 +43,14 @@ _MESSAGE_MAX_BYTES = 8 * 1024 * 1024
 class _Edge:
     """One edge: its journal, its link, and since when each of its events waits for an ack."""
 
-    def __init__(self, number: int, journal: Journal) -> None:
+    def __init__(self, number: int, journal: Journal, every_s: float) -> None:
         self.id = f"edge-{number}"
+        self.stored = 0
         self.link = LinkState()
         self.longest_s = 0.0
+        self.marked = 0
         self._journal = journal
+        self._every_s = every_s
         self._waiting: deque[tuple[int, float]] = deque()
 
     @property
@@ -55,15 +59,26 @@ class _Edge:
         return not self._waiting
 
     async def store(self, chance: random.Random, until_s: trio.Event) -> None:
-        """An event a second, until that is over."""
-        await trio.sleep(chance.uniform(0, _EVERY_S))
-        number = 0
+        """One event after the other, until that is over."""
+        await trio.sleep(chance.uniform(0, self._every_s))
         while not until_s.is_set():
-            await self._journal.log.append_group([LocalAppend(events(self.id, number, 1, entities=1))])
-            number += 1
-            self._waiting.append((number, trio.current_time()))
-            with trio.move_on_after(_EVERY_S):
+            await self._journal.log.append_group([LocalAppend(events(self.id, self.stored, 1, entities=1))])
+            self.stored += 1
+            self._waiting.append((self.stored, trio.current_time()))
+            with trio.move_on_after(self._every_s):
                 await until_s.wait()
+
+    def mark(self) -> int:
+        """The last ack, from which ``moves`` counts."""
+        self.marked = self.link.acked_position
+        return self.marked
+
+    async def moves(self) -> float:
+        """Seconds until an ack covers more than what was marked."""
+        began_s = trio.current_time()
+        while self.link.acked_position <= self.marked:  # noqa: ASYNC110  the link's own
+            await trio.sleep(_LOOK_S)
+        return trio.current_time() - began_s
 
     def look(self, now_s: float) -> None:
         """Take what was acknowledged off the list."""
@@ -100,7 +115,20 @@ async def _look(edges: list[_Edge]) -> NoReturn:
             edge.look(trio.current_time())
 
 
-async def _main(ports: list[int], first: int, edges: int) -> None:
+async def _moved(everybody: list[_Edge]) -> list[float]:
+    """Of each edge, as it comes."""
+    found: list[float] = []
+
+    async def one(edge: _Edge) -> None:
+        found.append(await edge.moves())
+
+    async with trio.open_nursery() as nursery:
+        for edge in everybody:
+            nursery.start_soon(one, edge)
+    return found
+
+
+async def _main(ports: list[int], first: int, edges: int, every_s: float = 1.0) -> None:
     commands, chance, over = trio.wrap_file(sys.stdin), random.Random(first), trio.Event()
     peer = PeerAddress(tuple(Address("127.0.0.1", port) for port in ports))
 
@@ -113,7 +141,7 @@ async def _main(ports: list[int], first: int, edges: int) -> None:
         everybody = []
         for number in range(first, first + edges):
             opened = open_memory_journal(MemoryDatabase(), now_us=utc_now_us, new_id=lambda: uuid.uuid4().hex)
-            everybody.append(_Edge(number, await stack.enter_async_context(opened)))
+            everybody.append(_Edge(number, await stack.enter_async_context(opened), every_s))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_look, everybody)
             async with trio.open_nursery() as storing:
@@ -125,18 +153,26 @@ async def _main(ports: list[int], first: int, edges: int) -> None:
                 for edge in everybody:
                     edge.forget()
                 answer("load.connected")
-                await commands.readline()
+                while (command := (await commands.readline()).strip()) not in ("", "over"):
+                    if command == "acked":
+                        answer("load.acked", acked={edge.id: edge.mark() for edge in everybody})
+                    else:
+                        answer("load.moved", seconds=await _moved(everybody))
                 over.set()
             while not all(edge.is_acked for edge in everybody):  # noqa: ASYNC110  links' own
                 await trio.sleep(_LOOK_S)
-            answer("result", longest_s=[edge.longest_s for edge in everybody])
+            answer(
+                "result",
+                longest_s=[edge.longest_s for edge in everybody],
+                stored=sum(edge.stored for edge in everybody),
+            )
             nursery.cancel_scope.cancel()
 
 
 def main() -> None:
-    """Arguments as JSON: ``ports`` of the nodes, the number of the ``first`` edge, how many ``edges``. A line ends it."""
+    """Arguments as JSON: ``ports`` of the nodes, the number of the ``first`` edge, how many ``edges``, seconds between events."""
     configure_logging(
-        service="edges", version=VERSION, instance="", now_us=utc_now_us, level="error", log_format="json"
+        service="edges", version=VERSION, instance="", now_us=utc_now_us, level="warning", log_format="json"
     )
     trio.run(lambda: _main(**json.loads(sys.argv[1])))
 
