@@ -17,6 +17,7 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.ids import NAME_MAX_BYTES, invisible_problem, text_problem
 from common.core.flow.measures import CodeCounts
 from common.core.flow.messages import Drain
+from common.core.flow.return_hint import RefusedLinks, return_hint_s
 from common.core.journal.append import AppendRequest
 from common.core.journal.history import Resume, history_problem
 from common.core.push.messages import PROTOCOL_VERSION, CheckReply, Hello, Start
@@ -25,6 +26,7 @@ from common.core.push.requested_filter import RequestedFilter, filter_for
 from common.journal.group_commit import Submitted
 from common.journal.stores.journal import Journal
 from common.transport.codec import push as codec
+from common.transport.link.call_status import first_refusal
 from common.transport.link.live_peers import LivePeer, check_trusted
 from common.transport.link.live_streams import LiveStreams
 from common.transport.push.endpoint_stream import EndpointSettings, EndpointStream, OriginStream, protocol_error
@@ -33,6 +35,9 @@ from common.transport.stream import Caller, MessageStream, PeerInfo
 __all__ = ["EndpointSettings", "OriginStream", "PushEndpoint"]
 
 _log = structlog.get_logger()
+
+# A journal that asks for more than this is not away, but slow.
+_SOON_S = 1.0
 
 
 class PushEndpoint:
@@ -52,6 +57,8 @@ class PushEndpoint:
         self._live: LiveStreams[str, EndpointStream] = LiveStreams("edge")
         self._seen: dict[str, tuple[int, ...]] = {}
         """By live origin: versions of all requested filters when they were last sent to it."""
+        self._refused = RefusedLinks()
+        """Edges that found the database away."""
         self.ends = CodeCounts()
         """Streams that are over."""
         self.on_end: Callable[[OriginStream, str, str], object] = lambda state, code, reason: None
@@ -107,6 +114,27 @@ class PushEndpoint:
     async def serve(self, stream: MessageStream) -> None:
         """One stream, from Hello to its end. Raises BackhaulError for what the peer must learn."""
         hello = await self._receive_hello(stream)
+        try:
+            await self._serve(stream, hello)
+        except* BackhaulError as group:
+            error = first_refusal(group)
+            if error.code != "journal.unavailable" or (error.retry_after_s or 0.0) > _SOON_S:
+                raise
+            raise self._come_back(hello.origin_id, error) from error
+
+    def _come_back(self, origin_id: str, error: BackhaulError) -> BackhaulError:
+        """The same refusal, with the hint for as many edges as will dial again."""
+        self._refused.add(origin_id, trio.current_time())
+        return BackhaulError(
+            error.code,
+            error.message,
+            error.hint,
+            kind=error.kind,
+            details=error.details,
+            retry_after_s=return_hint_s(len(self._refused) + len(self._live)),
+        )
+
+    async def _serve(self, stream: MessageStream, hello: Hello) -> None:
         origin_id = hello.origin_id
         with structlog.contextvars.bound_contextvars(origin_id=origin_id, peer=stream.peer.address):
             endpoint, start = await self._open_session(hello)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import NoReturn
 
@@ -17,7 +17,7 @@ from common.core.events.batch import EventBatch, new_events
 from common.core.filters.predicates import parse_filter
 from common.core.flow.messages import Heartbeat
 from common.core.journal.append import LocalAppend
-from common.core.journal.history import Generation, History, Offset, Resume
+from common.core.journal.history import Generation, History, Offset, Resume, ResumeDecision
 from common.core.push.messages import PROTOCOL_VERSION, PUSH_PATH, Ack, Hello, PushBatch, Start
 from common.journal.memory.push_filters import MemoryPushFilters
 from common.journal.memory.state import MemoryDatabase
@@ -340,3 +340,56 @@ async def test_an_edge_is_not_called_silent_while_the_cloud_owes_it_an_ack(autoj
         assert [live.origin_id for live in endpoint.streams] == ["edge-1"]
         await trio.sleep_until(acked_s + 40)
         assert endpoint.streams == []
+
+
+async def test_edges_are_back_soon_after_the_database_is(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it was away: a node that bears them says so to the few that it has."""
+    world, is_away = PushWorld(), False
+    edges = [f"edge-{number}" for number in range(1, 9)]
+    async with world.cloud() as (cloud, _), AsyncExitStack() as stack:
+        open_session = cloud.origins.open_session
+
+        async def unless_away(origin_id: str, instance: str, history: History) -> ResumeDecision:
+            if is_away:
+                raise BackhaulError("journal.unavailable", "gone for now", retry_after_s=1.0)
+            return await open_session(origin_id, instance, history)
+
+        monkeypatch.setattr(cloud.origins, "open_session", unless_away)
+        links = [
+            (await stack.enter_async_context(world.edge(name, disk=MemoryDatabase(), seed=number)))[1]
+            for number, name in enumerate(edges)
+        ]
+        for away_s in (1.0, 10.0, 100.0):
+            await trio.sleep(5)
+            assert {link.state for link in links} == {"connected"}
+            is_away = True
+            for connection in tuple(world.network.connections):
+                connection.cut()
+            await trio.sleep(away_s)
+            assert {link.last_code for link in links} == {"journal.unavailable"}
+            is_away = False
+            await trio.sleep(2.0)
+            assert {link.state for link in links} == {"connected"}, away_s
+
+
+async def test_a_journal_that_is_slow_is_not_dialled_sooner(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It asks for more time than one that is away."""
+    world, asks_s, answered_s = PushWorld(), [1.0, 5.0], []
+    asked_s = iter(asks_s)
+
+    async def refuse(*_: object) -> NoReturn:
+        raise BackhaulError("journal.unavailable", "not now", retry_after_s=next(asked_s))
+
+    async with world.cloud() as (cloud, _):
+        monkeypatch.setattr(cloud.origins, "open_session", refuse)
+        for _ in asks_s:
+            async with dialled(world) as stream:
+                await stream.send(hello())
+                with pytest.raises(BackhaulError) as refused:
+                    await stream.receive()
+            answered_s.append(refused.value.retry_after_s)
+    assert answered_s == [0.2, 5.0]
