@@ -9,6 +9,7 @@ a misspelt one is answered with the nearest name.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -99,13 +100,14 @@ def main(program: Program[S], words: Sequence[str], environ: Mapping[str, str]) 
 
 
 def _dispatch(program: Program[S], words: Sequence[str], environ: Mapping[str, str]) -> int:
-    parser = parser_of(program)
+    parser = parser_of(program, words)
     args, unknown = parser.parse_known_args(words)
     if unknown and not unknown[0].startswith("-"):
         raise _usage(f"{unknown[0]!r} is one argument too many", program.name)
     flags = [*(getattr(args, _FLAGS, None) or ()), *unknown]
     load_from = partial(load, program.settings_class, program.prefix, environ=environ)
     if args.command == "run":
+        gc.disable()  # until it serves: of what is imported and opened nothing is garbage, and looking takes a twelfth
         from common.runtime.cli.run import run_from  # noqa: PLC0415 - heavy, and only for `run`
 
         return run_from(program.service, partial(load_from, flags), program.instance, program.load_serve())
@@ -120,7 +122,7 @@ def _dispatch(program: Program[S], words: Sequence[str], environ: Mapping[str, s
         say(program.migrate(load_from(flags).settings))
         return 0
     if args.command == "completion":
-        say(_completion(parser, args.shell))
+        say(_completion(parser_of(program), args.shell))
         return 0
     command: Command = args.command
     if command.in_context and not command.needs_settings:
@@ -180,8 +182,11 @@ def _usage(message: str, prog: str) -> BackhaulError:
     return BackhaulError("cli.usage", message, f"{prog} --help")
 
 
-def parser_of(program: Program[Any]) -> argparse.ArgumentParser:
-    """All commands of a program, for parsing and for what is made of them: completion, manuals."""
+def parser_of(program: Program[Any], words: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """All commands of a program, for parsing and for what is made of them: completion, manuals.
+
+    For ``words`` alone, commands that they do not name have no flags of settings: those of all take 0.1 s to add.
+    """
     parser = _Parser(
         prog=program.name,
         description=program.about,
@@ -205,7 +210,8 @@ def parser_of(program: Program[Any]) -> argparse.ArgumentParser:
         migrate.usage = "%(prog)s [--SETTING VALUE ...]"
         described_whole.append(migrate)
     for described in described_whole:
-        _add_settings(described, program, are_shown=True)
+        if words is None or described.prog.split()[-1] in words:
+            _add_settings(described, program, are_shown=True)
 
     completion = _add(commands, "completion", "print a script that completes commands and flags in a shell")
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="for example: source <(… completion bash)")
@@ -225,7 +231,8 @@ def parser_of(program: Program[Any]) -> argparse.ArgumentParser:
         if command.in_context and not command.needs_settings:
             added.add_argument("--context", metavar="NAME", help="ask this service, as `context add` has kept it")
         added.set_defaults(command=command)
-        _add_settings(added, program, are_shown=False)
+        if words is None or word in words:
+            _add_settings(added, program, are_shown=False)
     return parser
 
 

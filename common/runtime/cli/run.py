@@ -73,6 +73,7 @@ def run_from(service: str, load: Callable[[], Loaded[S]], instance: Callable[[S]
             # What is loaded now stays: a collection that looked through it all would hold everybody up for 20 ms.
             gc.collect()
             gc.freeze()
+            gc.enable()
             # What a thousand consumers have under way is made and gone in its time; looking through it again and again took a
             # tenth of what they cost, and a tenth of a second at once.
             gc.set_threshold(_COLLECT_AFTER)

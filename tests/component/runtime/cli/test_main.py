@@ -56,6 +56,36 @@ def test_a_question_loads_nothing_heavy(closed_port: str) -> None:
     assert run_script(script) == "[]\n"
 
 
+def test_a_command_adds_the_flags_of_its_own_settings_alone() -> None:
+    script = (
+        "import argparse; from edge_service.cli import EDGE; from common.runtime.cli.main import parser_of\n"
+        "def flags(words):\n"
+        "    actions = parser_of(EDGE, words)._subparsers._group_actions[0].choices\n"
+        "    return [name for name, one in actions.items() if '--drain-s' in one.format_help() or '--drain-s' in"
+        " one._option_string_actions]\n"
+        "print(flags(['run']), flags(['status', '--http-port', '1']), len(flags(None)) > 10)"
+    )
+    assert run_script(script) == "['run'] ['status'] True\n"
+
+
+def test_a_running_service_collects_garbage_and_leaves_alone_what_was_loaded() -> None:
+    script = (
+        "import gc, os\n"
+        "from dataclasses import replace\n"
+        "from common.runtime.cli import main\n"
+        "from edge_service.cli import EDGE\n"
+        "async def serve(settings, environment, stop):\n"
+        "    print(gc.isenabled(), gc.get_freeze_count() > 10_000)\n"
+        "def load_serve():\n"
+        "    print(gc.isenabled())\n"
+        "    return serve\n"
+        "words = ['run', '--id', 'edge-1', '--cloud', 'localhost']\n"
+        "main.main(replace(EDGE, load_serve=load_serve), words, {})"
+    )
+    lines = run_script(script).splitlines()
+    assert ("False" in lines, "True True" in lines) == (True, True), lines
+
+
 def run_script(script: str) -> str:
     return subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
