@@ -19,7 +19,7 @@ from common.runtime.logs.fields import leaf_errors
 from examples.support.postgres import PostgresUnavailable
 from examples.support.processes import ProcessFailure
 from tests.bench import failover, moves, nodes, policy, projections, rolling, standing_by, two_writers
-from tests.bench.down import behind, fan_out, filters, firehose, idle, stopped
+from tests.bench.down import behind, entering, fan_out, filters, firehose, idle, stopped
 from tests.bench.down import latency as down_latency
 from tests.bench.entity import entities
 from tests.bench.peers import compare as peers
@@ -46,6 +46,7 @@ BENCHMARKS: dict[str, Callable[[Place], Awaitable[list[Table]]]] = {
     "nodes-failover": failover.run,
     "fan-out": fan_out.run,
     "behind": behind.run,
+    "entering": entering.run,
     "idle": idle.run,
     "stopped": stopped.run,
     "down-latency": down_latency.run,

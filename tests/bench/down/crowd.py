@@ -46,7 +46,14 @@ class Crowd:
 
     async def reach(self, position: int) -> Reached:
         """Wait until everybody is at that position."""
-        result = await self.ask(f"reach {position}", "load.reached")
+        return await self._reached(f"reach {position}")
+
+    async def have(self, events: int) -> Reached:
+        """Wait until everybody got so many events since the mark."""
+        return await self._reached(f"have {events}")
+
+    async def _reached(self, words: str) -> Reached:
+        result = await self.ask(words, "load.reached")
         return Reached(
             sum(one["events"] for one in result),
             sum(one["messages"] for one in result),
@@ -82,15 +89,19 @@ async def crowd(
     certificates: str = "",
     first: int = 0,
     loads: int = _LOADS,
+    program: str = "tests.bench.down.subscribers",
 ) -> AsyncIterator[Crowd]:
-    """``count`` consumers over ``loads`` processes, not connected yet. ``{topic}`` in ``criteria`` is each one's own."""
+    """``count`` consumers over ``loads`` processes, not connected yet. ``{topic}`` in ``criteria`` is each one's own.
+
+    ``program`` is what each process runs: it takes the arguments and commands of the usual one, and perhaps others.
+    """
     loads = min(loads, count)
     async with AsyncExitStack() as stack:
         programs = []
         for begin, size in _shares(first, count, loads):
-            program = await stack.enter_async_context(
+            running = await stack.enter_async_context(
                 measured_meanwhile(
-                    "tests.bench.down.subscribers",
+                    program,
                     port=grpc_port,
                     first=begin,
                     count=size,
@@ -101,9 +112,9 @@ async def crowd(
                     timed=timed,
                 )
             )
-            programs.append(program)
-        for program in programs:
-            await program.event("load.ready")
+            programs.append(running)
+        for running in programs:
+            await running.event("load.ready")
         yield Crowd(programs)
 
 
@@ -135,11 +146,11 @@ class Publisher:
 
 @asynccontextmanager
 async def publisher(
-    http_port: int, *, entities: int = 500, topics: int = 0, name: str = "line"
+    http_port: int, *, entities: int = 500, topics: int = 0, name: str = "line", root: str = "site"
 ) -> AsyncIterator[Publisher]:
     """A program that publishes through the cloud's HTTP door."""
     async with measured_meanwhile(
-        "tests.bench.up.publisher", port=http_port, entities=entities, topics=topics, name=name
+        "tests.bench.up.publisher", port=http_port, entities=entities, topics=topics, name=name, root=root
     ) as program:
         await program.event("publisher.ready")
         yield Publisher(program)

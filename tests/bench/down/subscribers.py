@@ -2,8 +2,8 @@
 
 Every batch is decoded to columns, and each event's previous number compared with the last one known of its entity: what
 does not continue ends the program. Acks go out when some kilobytes have come, else a few times a second; heartbeats as a
-consumer's. It takes commands line by line: ``connect``, ``mark``, ``reach`` a position, ``begun``, ``filter`` (of
-all), and answers each.
+consumer's. It takes commands line by line: ``connect``, ``mark``, ``reach`` a position, ``have`` so many events, ``begun``,
+``filter`` (of all), and answers each.
 """
 
 from __future__ import annotations
@@ -189,6 +189,11 @@ class _Crowd:
         await self._until(lambda one: one.position >= position)
         self.tell("load.reached")
 
+    async def have(self, events: int) -> None:
+        """Wait until everybody got so many since the mark, and tell what it took."""
+        await self._until(lambda one: one.events >= events)
+        self.tell("load.reached")
+
     def tell(self, event: str) -> None:
         """What came since the mark."""
         delays = [delay for one in self._consumers for delay in one.delays_s]
@@ -262,6 +267,8 @@ async def _main(
                     crowd.mark()
                 case "reach":
                     await crowd.reach(int(rest))
+                case "have":
+                    await crowd.have(int(rest))
                 case "tell":
                     crowd.tell("load.told")
                 case "begun":

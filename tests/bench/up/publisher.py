@@ -29,11 +29,12 @@ _PAYLOAD = orjson.Fragment(b'"' + b"x" * (PAYLOAD_BYTES - 2) + b'"')
 class _Publisher:
     """Goes on where it was."""
 
-    def __init__(self, port: int, entities: int, topics: int, name: str) -> None:
+    def __init__(self, port: int, entities: int, topics: int, name: str, root: str) -> None:
         self._port = port
         self._entities = entities
         self._topics = topics
         self._name = name
+        self._root = root
         self._next = 0
 
     async def publish(self, count: int, batch: int, rate: float) -> None:
@@ -76,7 +77,7 @@ class _Publisher:
                 "event_time": when,
             }
             if self._topics:
-                row["tags"] = [f"t:site/{entity % self._topics}/line"]
+                row["tags"] = [f"t:{self._root}/{entity % self._topics}/line"]
             rows.append(row)
         return orjson.dumps({"events": rows})
 
@@ -85,8 +86,8 @@ def _instant(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-async def _main(port: int, entities: int, topics: int, name: str) -> None:
-    publisher = _Publisher(port, entities, topics, name)
+async def _main(port: int, entities: int, topics: int, name: str, root: str) -> None:
+    publisher = _Publisher(port, entities, topics, name, root)
     answer("publisher.ready")
     async for line in trio.wrap_file(sys.stdin):
         count, batch, rate = line.split()
@@ -94,7 +95,7 @@ async def _main(port: int, entities: int, topics: int, name: str) -> None:
 
 
 def main() -> None:
-    """Arguments as JSON: ``port`` (HTTP), ``entities``, ``topics`` (0 = none), ``name`` of the entities."""
+    """Arguments as JSON: ``port`` (HTTP), ``entities``, ``topics`` (0 = none) below ``root``, ``name`` of the entities."""
     trio.run(lambda: _main(**json.loads(sys.argv[1])))
 
 
