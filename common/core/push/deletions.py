@@ -16,7 +16,7 @@ from common.core.events.stated_range import StatedRange
 
 AHEAD_MAX_BYTES = 64 * 1024
 # A range on the wire beside its entity's id.
-_RANGE_BYTES = 32
+RANGE_BYTES = 32
 
 
 class StatedDeletions:
@@ -52,7 +52,7 @@ def fits_ahead(ranges: Sequence[StatedRange], message_bytes: int) -> int:
     """How many of these ranges go into one message that may take so many bytes with its events; at least one."""
     left = min(AHEAD_MAX_BYTES, message_bytes // 4)
     for count, stated in enumerate(ranges):
-        left -= len(stated.persistence_id.encode()) + _RANGE_BYTES
+        left -= len(stated.persistence_id.encode()) + RANGE_BYTES
         if left < 0:
             return max(1, count)
     return len(ranges)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 
 from common.core.events.batch import EventBatch
 from common.core.events.stated_range import StatedRange
+from common.core.push.deletions import RANGE_BYTES
 from common.core.push.filter_transition import Entry
 from common.core.subscription.replay import WITHHELD, QueuedReplay, ReplayPart
 
@@ -101,6 +102,11 @@ class KnownEntities:
         while len(self._known) > _KNOWN_MAX:
             del self._known[next(iter(self._known))]
 
+    def forget(self, persistence_ids: Iterable[str]) -> None:
+        """Events of these were parked: what becomes of them is an operator's decision, and nobody tells this stream."""
+        for persistence_id in persistence_ids:
+            self._known.pop(persistence_id, None)
+
     def number_of(self, persistence_id: str) -> int | None:
         """The number that was noted last."""
         return self._known.get(persistence_id)
@@ -113,15 +119,20 @@ class PastBatch:
     events: EventBatch = field(default_factory=EventBatch)
     ranges: list[StatedRange] = field(default_factory=list)
     size: int = 0
-    """Bytes that the events count for."""
+    """Bytes that events and ranges count for."""
 
     def __bool__(self) -> bool:
         return bool(self.events or self.ranges)
 
+    @property
+    def may_be_cut(self) -> bool:
+        """Whether two messages could say the same."""
+        return len(self.events) > 1 or len({*self.events.persistence_id, *_names(self.ranges)}) > 1
+
     def begin(self, entry: Entry, known: int) -> None:
         """State what is not wanted of an entity."""
         if known + 1 < entry.start:
-            self.ranges.append(StatedRange(entry.persistence_id, known + 1, entry.start - 1, WITHHELD))
+            self._state(StatedRange(entry.persistence_id, known + 1, entry.start - 1, WITHHELD))
 
     def add(self, part: ReplayPart, covered: int) -> int:
         """Take in a part of one entity, of which all is sent or stated up to ``covered``; answers up to where it is now.
@@ -130,19 +141,25 @@ class PastBatch:
         """
         for stated in part.ranges:
             if stated.to_seq_nr > covered:
-                self.ranges.append(replace(stated, from_seq_nr=covered + 1))
+                self._state(replace(stated, from_seq_nr=covered + 1))
                 covered = stated.to_seq_nr
         events = part.events
         for persistence_id, seq_nr in zip(events.persistence_id[: part.snapshots], events.seq_nr, strict=False):
             if covered + 1 < seq_nr:
-                self.ranges.append(StatedRange(persistence_id, covered + 1, seq_nr - 1, REPLACED))
+                self._state(StatedRange(persistence_id, covered + 1, seq_nr - 1, REPLACED))
             covered = seq_nr
         self.events.extend(events)
         self.size += events.byte_size()
         return max(covered, events.seq_nr[-1]) if events else covered
 
+    def _state(self, stated: StatedRange) -> None:
+        self.ranges.append(stated)
+        self.size += _weight(stated)
+
     def halves(self) -> tuple[PastBatch, PastBatch]:
         """The same as two messages, the first before the second; a range goes before the first event that is above it."""
+        if len(self.events) < 2:
+            return self._halves_of_entities()
         middle = len(self.events) // 2
         first, second = self.events.slice(0, middle), self.events.slice(middle, len(self.events))
         last = dict(zip(first.persistence_id, first.seq_nr, strict=True))
@@ -151,4 +168,35 @@ class PastBatch:
         for stated in self.ranges:
             is_late = stated.persistence_id in later and stated.to_seq_nr > last.get(stated.persistence_id, 0)
             (late if is_late else early).append(stated)
-        return PastBatch(first, early, first.byte_size()), PastBatch(second, late, second.byte_size())
+        return _batch_of(first, early), _batch_of(second, late)
+
+    def _halves_of_entities(self) -> tuple[PastBatch, PastBatch]:
+        """Some entities whole, then the others."""
+        names = list(dict.fromkeys([*_names(self.ranges), *self.events.persistence_id]))
+        early = set(names[: len(names) // 2])
+        is_early = [name in early for name in self.events.persistence_id]
+        first = self.events.select([index for index, one in enumerate(is_early) if one])
+        second = self.events.select([index for index, one in enumerate(is_early) if not one])
+        return (
+            _batch_of(first, [stated for stated in self.ranges if stated.persistence_id in early]),
+            _batch_of(second, [stated for stated in self.ranges if stated.persistence_id not in early]),
+        )
+
+
+def _batch_of(events: EventBatch, ranges: list[StatedRange]) -> PastBatch:
+    return PastBatch(events, ranges, events.byte_size() + sum(map(_weight, ranges)))
+
+
+def _names(ranges: Iterable[StatedRange]) -> Iterable[str]:
+    return (stated.persistence_id for stated in ranges)
+
+
+def weight_of(part: ReplayPart) -> int:
+    """Bytes that a part counts for in a message; before each of its snapshots a range is stated."""
+    events = part.events
+    replaced = sum(len(name.encode()) + RANGE_BYTES for name in events.persistence_id[: part.snapshots])
+    return events.byte_size() + replaced + sum(map(_weight, part.ranges))
+
+
+def _weight(stated: StatedRange) -> int:
+    return len(stated.persistence_id.encode()) + RANGE_BYTES

@@ -17,7 +17,7 @@ from common.core.events.transformations import Transformed
 from common.core.journal.append import PushLane
 from common.core.push.filter_transition import Entry
 from common.core.push.messages import PastKnown, PastQuestion, PushBatch
-from common.core.push.past import QUESTION_MAX, UNWANTED, KnownEntities, PastBatch, owed_past
+from common.core.push.past import QUESTION_MAX, UNWANTED, KnownEntities, PastBatch, owed_past, weight_of
 from common.core.push.producer import Producer
 from common.core.subscription.replay import QueuedReplay, ReplayPart
 from common.fail_points import fail_point
@@ -84,7 +84,7 @@ class PastLane:
                     if max((min(part.reached, entry.position - 1), *part.events.position)) > passed:
                         through = entry.position - 1
                         break
-                    if batch and not self._fits(batch, part.events, room):
+                    if batch and not self._fits(batch, part, room):
                         if not await self._send_past(batch):
                             return None
                         batch = PastBatch()
@@ -132,8 +132,8 @@ class PastLane:
             )
         self._asked, self._known = 0, numbers
 
-    def _fits(self, batch: PastBatch, events: EventBatch, room: int) -> bool:
-        size, count = batch.size + events.byte_size(), len(batch.events) + len(events)
+    def _fits(self, batch: PastBatch, part: ReplayPart, room: int) -> bool:
+        size, count = batch.size + weight_of(part), len(batch.events) + len(part.events)
         return size <= room and count <= self._batch_max_events
 
     async def _room(self) -> int:
@@ -156,7 +156,7 @@ class PastLane:
         count, generation_id = producer.past_sent, self._journal.log.history.generation_id
         batch = PushBatch(count, count + 1, generation_id, events, ranges, PushLane.PAST)
         message = codec.encode_from_edge(batch)
-        if len(message) > producer.message_bytes and len(past.events) > 1:
+        if len(message) > producer.message_bytes and past.may_be_cut:
             # Tags, metadata and ranges can outweigh the payloads by which it was filled.
             first, second = past.halves()
             return await self._send_past(first) and await self._send_past(second)

@@ -408,6 +408,7 @@ class _PushStream:
         if producer.progress != before:
             state.last_progress_us = self._now_us()
             self._on_progress()
+        self._source.known.forget(parked.persistence_id for parked in ack.parked)
         for parked in ack.parked:
             state.parked += 1
             _log.warning(
