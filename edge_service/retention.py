@@ -29,6 +29,8 @@ _KEYS_CHUNK = 500
 _LOOKED_AT_PAGES = 50
 _LOOKED_AT_EVENTS = 500
 _LOOKED_AT_BYTES = 1024 * 1024
+# What was passed over for want of a snapshot is gone through again so often.
+_WALK_ANEW_S = 60.0
 _SOON_S = 0.2
 _AFTER_REFUSAL_S = 0.02
 _WARN_SHARES = (0.8, 0.9)
@@ -79,6 +81,10 @@ class EdgeRetention:
         self._warned_share = 0.0
         self._owed = OwedPasts()
         self._owed_by: tuple[FilterTransition, PushFilterState] | None = None
+        self._walked = 0
+        """Up to here nothing is left but what is kept for entities in ``_kept``, or was not covered by a snapshot."""
+        self._kept = frozenset[str]()
+        self._walked_anew_s = 0.0
         self.stats: JournalStats | None = None
         self.trimmed = 0
         self.dropped = 0
@@ -117,14 +123,26 @@ class EdgeRetention:
         through = min(through, age.older_than(keep_s))
         trimmed = 0
         if through and (self._is_tight() or await self._knows_owed(stats.head_position)):
-            kept = frozenset[str]() if self._is_tight() else self._owed.persistence_ids
-            trimmed = await journal.log.trim(replace(self._limit(through, "trimmed"), kept=kept))
+            trimmed = await self._trim(through)
         forgotten = await journal.log.forget_append_ids(age.older_than(settings.keep_keys_s), _KEYS_CHUNK)
         self.trimmed += trimmed
         if trimmed:
             _log.debug("journal.trimmed", events=trimmed, through=through)
         dropped = 0 if trimmed else await self._drop(stats)
         return bool(trimmed == _CHUNK_EVENTS or forgotten == _KEYS_CHUNK or dropped)
+
+    async def _trim(self, through: int) -> int:
+        """Remove a chunk of what is acknowledged. What is kept is not gone through again while none of it is let go."""
+        kept = frozenset[str]() if self._is_tight() else self._owed.persistence_ids
+        is_time = trio.current_time() - self._walked_anew_s >= _WALK_ANEW_S
+        if not self._kept or not self._kept <= kept or is_time or self._walked > through:
+            self._walked, self._walked_anew_s = 0, trio.current_time()
+        self._kept = kept
+        limit = replace(self._limit(through, "trimmed"), kept=kept, after=self._walked)
+        trimmed = await self._journal.log.trim(limit)
+        if trimmed < _CHUNK_EVENTS:
+            self._walked = through
+        return trimmed
 
     async def _knows_owed(self, head: int) -> bool:
         """Find the entities that come in with events not acknowledged yet; False while not all are known: nothing may go.
@@ -151,9 +169,14 @@ class EdgeRetention:
                 max_bytes=_LOOKED_AT_BYTES,
                 selection=lanes.selection,
             )
-            found = lanes.choose(page.events)
-            through = page.through if found.end is None else page.events.position[found.end] - 1
-            owed.add(found.entries, through)
+            events, end = page.events, None
+            while not owed.is_full:  # one that leaves and comes in again in one page is owed for each time
+                found = lanes.choose(events)
+                end = found.end
+                owed.add(found.entries, page.through if end is None else events.position[end] - 1)
+                if end is None:
+                    break
+                events = events.slice(end, len(events))
         return not owed.is_full and owed.looked_through >= head
 
     def _warn(self, stats: JournalStats) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any, cast
+
 import trio
 
 from common.core.events.ids import ALL_SLICES
@@ -12,6 +15,7 @@ from common.core.journal.append import Appended, LocalAppend
 from common.core.journal.snapshot import NewSnapshot
 from common.core.push.filter_transition import FilterTransition, PushFilter, PushFilterState
 from common.journal.stores.journal import Journal
+from common.journal.stores.log import LogStore, TrimLimit
 from common.transport.push.producer import LinkState
 from edge_service.retention import EdgeRetention, EdgeRetentionSettings
 from tests.contract.journals import Storage
@@ -35,6 +39,27 @@ def retention(
     link = LinkState(acked_position=acked or 0, acked_is_known=acked is not None)
     settings = EdgeRetentionSettings(interval_s, keep_acked_s, DAY_S, cap_bytes, frozenset(plain), frozenset(covered))
     return EdgeRetention(journal, link, settings)
+
+
+def _asked_for_red(history: Past) -> FilterTransition:
+    red = parse_filter('[{"exclude_all":true},{"include_tags":["red"]}]').criteria
+    asked = PushFilter(1, red, history=history)
+    return FilterTransition(PushFilterState(new=asked), asked)
+
+
+class _Noting:
+    """A log that notes what it is to remove."""
+
+    def __init__(self, log: LogStore, limits: list[TrimLimit]) -> None:
+        self._log = log
+        self._limits = limits
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  (what the log has)
+        return getattr(self._log, name)
+
+    async def trim(self, limit: TrimLimit) -> int:
+        self._limits.append(limit)
+        return await self._log.trim(limit)
 
 
 async def positions(journal: Journal) -> list[int]:
@@ -65,6 +90,38 @@ class TestAcknowledged:
         keeper._link.acked_position = 5
         await keeper.round()
         assert await positions(journal) == []
+
+    async def test_an_entity_that_comes_and_goes_in_one_page_costs_one_read(
+        self, storage: Storage, journal: Journal
+    ) -> None:
+        for tags in ("blue", "red", "blue", "blue") * 30:
+            await append(journal, LocalAppend(events("S|a", tags=[tags])))
+        await append(journal, LocalAppend(events("S|b", tags=["blue"])))
+        await pass_age(journal, 1)
+        keeper = retention(storage, journal, acked=1)
+        keeper._link.lanes = _asked_for_red(Past.FULL)
+        before = sum(journal.log.read_counts.values())
+        await keeper.round()
+        assert sum(journal.log.read_counts.values()) - before <= 2
+        assert await positions(journal) == list(range(1, 122)), "it comes in with what is not acknowledged"
+
+    async def test_what_is_kept_is_gone_through_once(self, storage: Storage, journal: Journal) -> None:
+        """Until some of it may go: then that goes."""
+        for name, tag in (("S|a", "blue"), ("S|b", "blue"), ("S|c", "blue"), ("S|a", "red"), ("S|b", "red")):
+            await append(journal, LocalAppend(events(name, tags=[tag])))
+        await pass_age(journal, 1)
+        keeper = retention(storage, journal, acked=3)
+        keeper._link.lanes = _asked_for_red(Past.FULL)
+        limits: list[TrimLimit] = []
+        keeper._journal = replace(journal, log=cast(LogStore, _Noting(journal.log, limits)))
+        for _ in range(3):
+            await keeper.round()
+        assert await positions(journal) == [1, 2, 4, 5]
+        assert [limit.after for limit in limits] == [0, 3, 3]
+        keeper._link.acked_position = 5
+        await keeper.round()
+        assert await positions(journal) == []
+        assert limits[-1].after == 0
 
     async def test_where_room_is_tight_or_no_past_is_asked_for_nothing_is_held_back(
         self, storage: Storage, journal: Journal
