@@ -215,7 +215,7 @@ class _Edge:
             running.routes(
                 [
                     events_route(running.intake),
-                    *read_routes(journal, EventTrace(journal.log, self._link, on_push)),
+                    *read_routes(journal, EventTrace(journal, self._link, on_push)),
                     *parked_routes(journal),
                     *policy_routes(self._policy),
                     *identity_routes(journal.identities, self._trust),

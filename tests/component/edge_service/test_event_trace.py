@@ -10,18 +10,21 @@ from trio.testing import MockClock
 from common.core.events.batch import EventBatch
 from common.core.events.transformations import Transformed
 from common.core.filters.past import Past
+from common.core.filters.predicates import parse_filter
+from common.core.journal.snapshot import NewSnapshot
 from common.core.push.filter_transition import EVERYTHING, PushFilter, PushFilterState
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import TrimLimit
 from common.transport.push.producer import LinkState
 from edge_service.event_trace import EventTrace
 from tests.component.transport.push.test_filters import A_AND_B, NOT_B, ONLY_A, RED, ask, settled, stories
+from tests.component.transport.push.test_past import NOT_SECRET
 from tests.support.push import PushWorld, append
 
 
 async def answers(edge: Journal, link: LinkState, count: int) -> list[object]:
     """By position: "sent" (and acknowledged), "waits", or what withholds it."""
-    trace, found = EventTrace(edge.log, link, None), list[object]()
+    trace, found = EventTrace(edge, link, None), list[object]()
     for position in range(1, count + 1):
         answer = await trace(position)
         if "withheld" in answer:
@@ -75,7 +78,6 @@ async def test_a_wider_filter_sends_what_was_withheld_and_a_narrower_one_does_no
 
 
 async def test_an_event_that_only_its_predecessor_selects_is_sent(autojump_clock: MockClock) -> None:
-    """What comes later as a past counts as withheld here: the cloud knows better."""
     world = PushWorld()
     async with world.cloud() as (cloud, endpoint), world.edge(own_past=Past.NONE) as (edge, link):
         await ask(cloud, endpoint, RED)
@@ -86,6 +88,42 @@ async def test_an_event_that_only_its_predecessor_selects_is_sent(autojump_clock
         found = await answers(edge, link, 6)
         assert as_sent(found) == await stored(edge, cloud)
         assert link.withheld == 2
+
+
+async def test_what_came_with_the_past_of_its_entity_was_sent(autojump_clock: MockClock) -> None:
+    world = PushWorld()
+    async with world.cloud() as (cloud, endpoint), world.edge(own_filter=NOT_SECRET) as (edge, link):
+        await cloud.push_filters.ask("edge-1", parse_filter(RED).criteria, Past.FULL)
+        await endpoint.refresh_filters()
+        await trio.sleep(1)
+        for tags in ("blue", "secret", "blue", "red", "blue", "blue"):
+            await append(edge, ["S|a"], tags=tags)
+        await append(edge, ["S|b"], tags="blue")
+        await settled(cloud, 7)
+        await trio.sleep(5)
+        found = await answers(edge, link, 7)
+        assert found == ["sent", "push_filter", "sent", "sent", "sent", "requested_filter", "requested_filter"]
+        assert as_sent(found) == await stored(edge, cloud)
+        trace = EventTrace(edge, link, None)
+        assert await trace(3) == {"sent": True, "acked": True, "past_of": 4}
+        await append(edge, ["S|a"], tags="red")
+        await settled(cloud, 8)
+        assert await trace(6) == {"sent": True, "acked": True, "past_of": 7}
+
+
+async def test_an_event_for_which_a_snapshot_went_was_not_sent_itself(autojump_clock: MockClock) -> None:
+    world = PushWorld()
+    async with world.cloud() as (cloud, endpoint), world.edge() as (edge, link):
+        await cloud.push_filters.ask("edge-1", parse_filter(RED).criteria, Past.SNAPSHOT)
+        await endpoint.refresh_filters()
+        await trio.sleep(1)
+        await append(edge, ["S|a"] * 3, tags="blue")
+        await edge.snapshots.put([NewSnapshot("S|a", 2, "State", "json", b"{}")])
+        await append(edge, ["S|a"], tags="red")
+        await settled(cloud, 4)
+        trace = EventTrace(edge, link, None)
+        assert await trace(1) == {"sent": False, "acked": False, "past_of": 4, "replaced_by": 2}
+        assert await trace(3) == {"sent": True, "acked": True, "past_of": 4}
 
 
 async def test_what_is_counted_once_is_not_counted_again_on_the_next_link(autojump_clock: MockClock) -> None:
@@ -100,9 +138,9 @@ async def test_before_the_first_link_nothing_is_known_and_what_waits_is_not_sent
     world = PushWorld()
     async with world.edge() as (edge, link):
         await append(edge, ["S|a"])
-        assert await EventTrace(edge.log, link, None)(1) == {"sent": None, "acked": None}
+        assert await EventTrace(edge, link, None)(1) == {"sent": None, "acked": None}
         link.acked_is_known = True
-        assert await EventTrace(edge.log, link, None)(1) == {"sent": False, "acked": False}
+        assert await EventTrace(edge, link, None)(1) == {"sent": False, "acked": False}
 
 
 async def test_what_the_edges_own_code_withholds_is_said(autojump_clock: MockClock) -> None:
@@ -113,7 +151,7 @@ async def test_what_the_edges_own_code_withholds_is_said(autojump_clock: MockClo
 
     async with world.edge() as (edge, _):
         await append(edge, ["S|a", "S|b"])
-        trace = EventTrace(edge.log, LinkState(acked_is_known=True, sent_position=2, acked_position=2), keep_a)
+        trace = EventTrace(edge, LinkState(acked_is_known=True, sent_position=2, acked_position=2), keep_a)
         assert await trace(1) == {"sent": True, "acked": True}
         assert await trace(2) == {"sent": False, "acked": False, "withheld": {"by": "on_push"}}
 
@@ -153,4 +191,4 @@ async def test_after_a_restart_off_line_the_lag_is_what_the_cloud_lacks(autojump
         await append(edge, ["S|a"] * 2)
         await trio.sleep(1)
         assert (link.acked_position, link.sent_position, link.acked_is_known) == (10, 10, False)
-        assert await EventTrace(edge.log, link, None)(1) == {"sent": None, "acked": None}
+        assert await EventTrace(edge, link, None)(1) == {"sent": None, "acked": None}
