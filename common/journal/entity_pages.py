@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from common.core.events.batch import FOLDS_TAG, EventBatch, join_tags, predecessor_tags, split_tags
+from common.core.events.batch import EventBatch, folding, predecessor_tags
 from common.core.filters.past import Past
 from common.core.filters.predicates import EntityPredicate
 from common.core.journal.snapshot import folded_by
@@ -69,7 +69,7 @@ def _marked(part: ReplayPart) -> ReplayPart:
         return part
     events = part.events.slice(0, len(part.events))
     for index in range(part.snapshots):
-        events.tags[index] = join_tags((*split_tags(events.tags[index]), FOLDS_TAG))
+        events.tags[index] = folding(events.tags[index])
     return replace(part, events=events)
 
 

@@ -186,6 +186,12 @@ def split_tags(joined: str) -> tuple[str, ...]:
     return tuple(joined.split(UNIT_SEPARATOR)) if joined and joined not in _WITHOUT_TAGS else ()
 
 
+def folding(tags: str) -> str:
+    """The tags of a snapshot that stands in a log like an event, and says something of events of other tags, or may do so."""
+    own = split_tags(tags)
+    return tags if FOLDS_TAG in own else join_tags((*own, FOLDS_TAG))
+
+
 def tags_before(before: str, tags: str) -> str:
     """The entry in ``prev_tags`` of an event with ``tags`` whose predecessor had the tags ``before``."""
     if before == tags or (LEFT_TAGS not in (before, tags) and set(split_tags(before)) == set(split_tags(tags))):

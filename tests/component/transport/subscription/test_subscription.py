@@ -13,6 +13,8 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EventBatch, join_metadata
 from common.core.events.deleted import stated_by
 from common.core.events.stated_range import StatedRange
+from common.core.filters.permission import match_batch, within
+from common.core.filters.predicates import EVERY_ENTITY, parse_filter
 from common.core.journal.snapshot import NewSnapshot
 from common.core.subscription.messages import Begin
 from common.journal.memory.state import MemoryDatabase
@@ -380,6 +382,24 @@ async def test_a_subscription_may_write_into_the_consumers_own_journal(autojump_
             await wait_for_head(consumer, 800)
             assert same_story(await whole_log(source), await whole_log(consumer))
             assert (await consumer.log.stats()).parked == 0
+
+
+async def test_a_snapshot_in_the_consumers_own_journal_passes_no_wall_there(autojump_clock: MockClock) -> None:
+    """It may fold events of other tags than its own, and only the source knows."""
+    world = SubscriptionWorld()
+    sink = JournalSink("orders", event_max_bytes=1_000_000, parked_max=100)
+    async with world.source() as (source, _):
+        await publish(source, ["Order|1"], tags=["secret"])
+        await publish(source, ["Order|1"], tags=["red"])
+        await source.snapshots.put([NewSnapshot("Order|1", 2, "State", "json", b"folds a secret")])
+        await source.log.trim(TrimLimit(2, 10))
+        await publish(source, ["Order|1"], tags=["red"])
+        async with world.consumer(sink=sink) as (consumer, state):
+            await wait_for_position(state, 3)
+            log = await whole_log(consumer)
+    assert log.payload[0] == b"folds a secret"
+    wall = within(parse_filter('[{"exclude_tags":["secret"]}]'), EVERY_ENTITY)
+    assert [log.seq_nr[index] for index in match_batch(wall, log).indexes] == [2]
 
 
 async def test_one_node_of_a_service_follows_and_another_takes_over(autojump_clock: MockClock) -> None:
