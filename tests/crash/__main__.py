@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import secrets
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,10 +22,11 @@ from tests.crash import projections
 from tests.crash.campaign import Outcome, Plan, run_campaign, summary
 from tests.crash.down.campaign import DownOutcome, down_summary, run_down_campaign
 from tests.crash.nodes import run_nodes_campaign
+from tests.crash.pasts.campaign import PastsOutcome, pasts_summary, run_pasts_campaign
 from tests.crash.stage import make_directory
 from tests.support.postgres import postgres_for_tests
 
-CAMPAIGNS = ("services", "projections", "nodes")
+CAMPAIGNS = ("services", "pasts", "projections", "nodes")
 
 
 def main() -> int:
@@ -47,6 +49,7 @@ def main() -> int:
     print(f"seed {wanted.seed}; stores and logs in {directory}")
     holds = all([
         "services" not in chosen or _kill_services(wanted, directory),
+        "pasts" not in chosen or _kill_in_pasts(wanted, directory),
         "projections" not in chosen or _kill_projections(wanted.projection_kills, wanted.seed, directory),
         "nodes" not in chosen or _kill_nodes(wanted.node_kills, wanted.seed, directory),
     ])  # fmt: skip
@@ -57,11 +60,14 @@ def main() -> int:
     return 0 if holds else 1
 
 
+def _storages(wanted: argparse.Namespace) -> Sequence[str]:
+    return ("sqlite", "postgres") if wanted.storage == "both" else (wanted.storage,)
+
+
 def _kill_services(wanted: argparse.Namespace, directory: Path) -> bool:
-    storages = ("sqlite", "postgres") if wanted.storage == "both" else (wanted.storage,)
     outcomes: list[Outcome] = []
     down_outcomes: list[DownOutcome] = []
-    for storage in storages:
+    for storage in _storages(wanted):
         nodes = wanted.nodes if storage == "postgres" else 1
         plan = Plan(storage, nodes, wanted.rounds, wanted.kills, wanted.seed)
         print(f"\n{storage}", flush=True)
@@ -77,6 +83,19 @@ def _kill_services(wanted: argparse.Namespace, directory: Path) -> bool:
     print("\n" + "\n".join(summary(outcomes)))
     print("\nthe way down\n" + "\n".join(down_summary(down_outcomes)))
     return all(one.holds for one in outcomes) and all(one.holds for one in down_outcomes)
+
+
+def _kill_in_pasts(wanted: argparse.Namespace, directory: Path) -> bool:
+    outcomes: list[PastsOutcome] = []
+    for storage in _storages(wanted):
+        print(f"\n{storage}, pasts on the way up", flush=True)
+        place = directory / f"{storage}-pasts"
+        place.mkdir(mode=0o711)
+        plan = Plan(storage, 1, max(1, wanted.rounds), 0, wanted.seed)
+        outcomes.append(trio.run(run_pasts_campaign, plan, place, partial(print, flush=True)))
+        _tell_end(outcomes[-1])
+    print("\npasts on the way up\n" + "\n".join(pasts_summary(outcomes)))
+    return all(one.holds for one in outcomes)
 
 
 def _kill_projections(kills: int, seed: int, directory: Path) -> bool:
@@ -97,7 +116,7 @@ def _kill_nodes(kills: int, seed: int, directory: Path) -> bool:
     return outcome.holds
 
 
-def _tell_end(outcome: Outcome | DownOutcome) -> None:
+def _tell_end(outcome: Outcome | DownOutcome | PastsOutcome) -> None:
     hit = ", ".join(f"{side} {point} {count}" for (side, point), count in sorted(outcome.points.items()))
     print(f"  fail points hit: {hit or 'none'}")
     alarms = ", ".join(f"{name} {count}" for name, count in sorted(outcome.alarms.items()))
