@@ -235,10 +235,10 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         (5, 12, 2, 23, 3), "TallyIsFold", _patched(MemoryProjections, "commit", _commit_offset_first)
     ),
     "no_epoch": Mutation(
-        (3638, 2449, 2970, 3150), "TallyIsFold", _patched(MemoryProjections, "commit", _commit_of_any_owner)
+        (2449, 3638, 2970, 3150), "TallyIsFold", _patched(MemoryProjections, "commit", _commit_of_any_owner)
     ),
     "delete_before_ack": Mutation(
-        (9, 8), "TrimmedIsStored", _patched(edge_service.retention, "deletable_through", _everything_deletable)
+        (8, 9), "TrimmedIsStored", _patched(edge_service.retention, "deletable_through", _everything_deletable)
     ),
     "no_generations": Mutation(
         (279, 1043),
@@ -254,7 +254,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "no_append_ids": Mutation(
         (592, 30, 79), "NothingTwice", _patched(common.journal.memory.log, "append_local", _append_without_id)
     ),
-    "no_progress_watch": Mutation((83, 21, 122), "Converges", _patched(_PushStream, "_watch_progress", _watch_nothing)),
+    "no_progress_watch": Mutation((21, 83, 122), "Converges", _patched(_PushStream, "_watch_progress", _watch_nothing)),
     "clock_gives_age": Mutation((45, 496, 647), "AgesAreElapsed", _patched(AgeKeeper, "advance", _advance_by_the_wall)),
     "clock_gives_order": Mutation((35, 17, 9), "TimeMovesOn", _patched(append, "store", _store_by_the_clock)),
     "no_stated_ranges": Mutation((83, 8, 82), "NothingParked", _patched(StatedDeletions, "news", _state_nothing)),
@@ -267,7 +267,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         _patched(common.core.journal.admission, "_are_gone", lambda *_arguments: False),
     ),
     "no_window": Mutation(
-        (9, 1), "BoundsHeld", _patched(AdaptiveWindow, "room_bytes", property(lambda _window: 2**20))
+        (1, 9), "BoundsHeld", _patched(AdaptiveWindow, "room_bytes", property(lambda _window: 2**20))
     ),
     "no_continuity_of_backfill": Mutation(
         (12,),
@@ -277,7 +277,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "replay_goes_on_after_a_change": Mutation((64, 74, 96), "PlaceBehindEffect", _REPLAYS_GO_ON),
     # Only a replay with a gap shows it, so its source is one of those that leave gaps.
     "replay_forgets_its_gaps": Mutation(
-        (16, 60, 74),
+        (74, 16, 60),
         "PlaceBehindEffect",
         _all_patched(
             _REPLAYS_GO_ON,
@@ -343,5 +343,5 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         _patched(common.transport.subscription.endpoint, "gone_back", lambda place, _history: place),
         plan_seed=1130000000,
     ),
-    "no_poll": Mutation((8, 30, 16), "Converges", _patched(HeadSignal, "wait_above", _wait_for_the_prompt)),
+    "no_poll": Mutation((16, 8, 30), "Converges", _patched(HeadSignal, "wait_above", _wait_for_the_prompt)),
 }
