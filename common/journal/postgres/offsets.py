@@ -132,12 +132,22 @@ def key_columns(keys: Collection[RangeKey]) -> tuple[list[str], list[int], list[
     return [name for name, _ in keys], [slices.first for _, slices in keys], [slices.last for _, slices in keys]
 
 
+# Two that lock rows of several ranges, each in an order of its own, may wait for each other, until the server ends one a
+# second later: all do it in this order, and commits too.
+_LOCKED = "SELECT name AS n, first_slice AS f FROM projection WHERE {} ORDER BY name, first_slice FOR NO KEY UPDATE"
+_IS_MINE = "projection.name = mine.n AND projection.first_slice = mine.f"
 _HAND_OVER = """
-UPDATE projection AS held SET epoch = held.epoch + 1, owner = successor, directed = true, lease_until = '-infinity',
+WITH mine AS MATERIALIZED (
+    SELECT held.name AS n, held.first_slice AS f, successor
+    FROM projection AS held
+    JOIN unnest($1::text[], $2::int[], $3::int[], $4::bigint[], $5::text[])
+        AS moves (name, first_slice, last_slice, epoch, successor)
+        USING (name, first_slice, last_slice, epoch)
+    WHERE NOT paused ORDER BY 1, 2 FOR NO KEY UPDATE OF held
+)
+UPDATE projection SET epoch = projection.epoch + 1, owner = successor, directed = true, lease_until = '-infinity',
     moved_at = clock_timestamp()
-FROM unnest($1::text[], $2::int[], $3::int[], $4::bigint[], $5::text[]) AS moves (name, first_slice, last_slice, epoch, successor)
-WHERE held.name = moves.name AND held.first_slice = moves.first_slice AND held.last_slice = moves.last_slice
-    AND held.epoch = moves.epoch AND NOT paused
+FROM mine WHERE projection.name = mine.n AND projection.first_slice = mine.f
 """
 
 
@@ -156,7 +166,9 @@ async def hand_over(connection: asyncpg.Connection, moves: Sequence[tuple[Projec
 async def accept(connection: asyncpg.Connection, owner: str) -> None:
     """See ``ProjectionStore.accept``. ``owner`` is named for the sake of the trigger that prompts the others."""
     await connection.execute(
-        "UPDATE projection SET directed = false, owner = owner WHERE owner = $1 AND directed", owner
+        f"WITH mine AS MATERIALIZED ({_LOCKED.format('owner = $1 AND directed')})"
+        f" UPDATE projection SET directed = false, owner = owner FROM mine WHERE {_IS_MINE}",
+        owner,
     )
     fail_point("projection.accepted")
 
@@ -188,7 +200,7 @@ async def commit_together(
 ) -> bool:
     """Commit the effects and offsets of several ranges in one exchange; False: nothing is written, go one by one."""
     statements: list[Statement] = []
-    for one in all_of:
+    for one in sorted(all_of, key=lambda one: (one.lease.name, one.lease.slices.first)):
         statements += one.statements
         statements.append(Statement(_MOVE_OR_FAIL, [_arguments(one)]))
     try:
@@ -355,7 +367,10 @@ async def set_failing(
 async def set_paused(connection: asyncpg.Connection, name: str, paused: bool) -> int:
     """See ``ProjectionStore.set_paused``."""
     done: str = await connection.execute(
-        "UPDATE projection SET paused = $2, epoch = epoch + $2::boolean::int WHERE name = $1", name, paused
+        f"WITH mine AS MATERIALIZED ({_LOCKED.format('name = $1')})"
+        f" UPDATE projection SET paused = $2, epoch = epoch + $2::boolean::int FROM mine WHERE {_IS_MINE}",
+        name,
+        paused,
     )
     return int(done.split()[-1])
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
+import pytest
 import trio
 
 from common import border
 from common.core.errors import BackhaulError
-from common.core.events.ids import slice_ranges
+from common.core.events.ids import SliceRange, slice_ranges
 from common.core.journal.history import epoch_jump
 from common.core.journal.session_budget import ServerSessions
 from common.core.members.member import MemberReport
-from common.journal.postgres import open_postgres_journal, opening
+from common.journal.postgres import offsets, open_postgres_journal, opening
 from common.journal.postgres.connection import SCHEMA, SessionLimits
+from common.journal.postgres.exchange import PreparedStatements
 from common.journal.postgres.opening import MEMBER_LOCK
+from common.journal.postgres.shared_commits import RangeCommit
 from common.journal.stores.journal import Journal
-from common.journal.stores.projections import ProjectionRow
+from common.journal.stores.projections import ProjectionLease, ProjectionRow
 from examples.support.postgres import Databases
 from tests.support.builders import START_US, ids
 from tests.support.members import node
@@ -28,6 +31,7 @@ import asyncpg  # isort: skip  # after border, which prepares asyncio
 STUCK_S = 60.0
 FRESH_IDS = ids("new")
 FOUR = slice_ranges(4)
+NODE = MemberReport("n1/1", "n1", 17, runs=frozenset({"tally"}))
 
 
 @asynccontextmanager
@@ -166,3 +170,93 @@ async def count(url: str) -> ServerSessions:
 async def test_a_database_without_a_journal_yet_has_no_nodes(postgres_url: str) -> None:
     async with border.open_loop():
         assert (await count(postgres_url)).nodes == 0
+
+
+async def waits_for_a_row(connection: asyncpg.Connection) -> None:
+    """Until a session of this database waits for a lock that another one holds."""
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        " AND pid <> pg_backend_pid()"
+    )
+    with trio.fail_after(STUCK_S):
+        while not await border.call_asyncio(connection.fetchval, waiting):  # noqa: ASYNC110  the server's
+            await trio.sleep(0.02)
+
+
+class TestRowsAreLockedInOneOrder:
+    """Whoever locks rows of several ranges does so by name and slices: else two of them may wait for each other."""
+
+    @staticmethod
+    @asynccontextmanager
+    async def a_commit_of_two_ranges(url: str) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+        """Open, with the row of its first range locked; what is yielded goes on to the second, and commits."""
+        connection = await connected(url, **SessionLimits().settings())
+        move = "UPDATE projection SET position = position WHERE name = 'tally' AND first_slice = $1"
+        try:
+            await border.call_asyncio(connection.execute, "BEGIN")
+            await border.call_asyncio(connection.execute, move, FOUR[0].first)
+
+            async def go_on() -> None:
+                await waits_for_a_row(other)
+                await border.call_asyncio(connection.execute, move, FOUR[2].first)
+                await border.call_asyncio(connection.execute, "COMMIT")
+
+            other = await connected(url)
+            yield go_on
+            other.terminate()
+        finally:
+            connection.terminate()
+
+    @pytest.mark.parametrize("act", ["leave", "accept", "pause"])
+    async def test_by_what_touches_all_rows(self, postgres_url: str, act: str) -> None:
+        async with border.open_loop(), opened(postgres_url) as journal:
+            await journal.projections.declare("tally", FOUR)
+            await journal.members.renew(NODE, 60.0)
+            await journal.projections.take_all(NODE.instance, [("tally", slices) for slices in FOUR], 60.0)
+            first = await connected(postgres_url)
+            # It is the last on its page now: what goes by places comes to it last.
+            await border.call_asyncio(first.execute, "UPDATE projection SET directed = true")
+            await border.call_asyncio(first.execute, "UPDATE projection SET updated_us = 9 WHERE first_slice = 0")
+            first.terminate()
+            async with self.a_commit_of_two_ranges(postgres_url) as go_on, trio.open_nursery() as nursery:
+                match act:
+                    case "leave":
+                        nursery.start_soon(journal.members.leave, NODE.instance, {})
+                    case "accept":
+                        nursery.start_soon(journal.projections.accept, NODE.instance)
+                    case _:
+                        nursery.start_soon(journal.projections.set_paused, "tally", True)
+                await go_on()
+            rows = await journal.projections.rows()
+            match act:
+                case "leave":
+                    assert {row.owner for row in rows} == {""}
+                case "accept":
+                    assert not any(row.is_directed for row in rows)
+                case _:
+                    assert all(row.paused for row in rows)
+
+    async def test_by_commits_that_share_a_transaction(self, postgres_url: str) -> None:
+        async with border.open_loop(), opened(postgres_url) as journal:
+            await journal.projections.declare("tally", FOUR)
+            leases = [await acquired(journal, slices) for slices in reversed(FOUR)]
+            commits = [RangeCommit(lease, 5, [], 60.0, START_US) for lease in leases]
+            committer = await connected(postgres_url, **SessionLimits().settings())
+            together: list[bool] = []
+
+            async def commit() -> None:
+                together.append(
+                    await border.call_asyncio(offsets.commit_together, committer, PreparedStatements(), commits)
+                )
+
+            async with self.a_commit_of_two_ranges(postgres_url) as go_on, trio.open_nursery() as nursery:
+                nursery.start_soon(commit)
+                await go_on()
+            committer.terminate()
+            assert together == [True]
+
+
+async def acquired(journal: Journal, slices: SliceRange) -> ProjectionLease:
+    lease = await journal.projections.acquire("tally", slices, "me", 60.0)
+    assert lease is not None
+    return lease

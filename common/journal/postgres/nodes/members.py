@@ -39,15 +39,18 @@ WITH renewed AS (
         lease_until = excluded.lease_until, lock_pid = excluded.lock_pid
     RETURNING *
 ), everyone AS (SELECT * FROM member WHERE instance <> $2 UNION ALL SELECT * FROM renewed){_LOOK}"""
+# Rows of ranges in the order in which their commits lock them (``offsets.commit_together``).
 _LEAVE = """
 WITH successors AS (
     SELECT * FROM unnest($2::text[], $3::int[], $4::int[], $5::text[]) AS named (name, first_slice, last_slice, successor)
+), mine AS MATERIALIZED (
+    SELECT name, first_slice FROM projection WHERE owner = $1 ORDER BY name, first_slice FOR NO KEY UPDATE
 ), handed AS (
     UPDATE projection AS held SET (owner, directed, epoch, lease_until, moved_at) = (
         SELECT coalesce(max(successor), ''), count(*) > 0, held.epoch + 1, '-infinity'::timestamptz, clock_timestamp()
         FROM successors WHERE successors.name = held.name AND successors.first_slice = held.first_slice
             AND successors.last_slice = held.last_slice
-    ) WHERE owner = $1 RETURNING 1
+    ) FROM mine WHERE held.name = mine.name AND held.first_slice = mine.first_slice RETURNING 1
 ), gone AS (
     DELETE FROM member WHERE instance = $1
 )
