@@ -26,10 +26,12 @@ from common.core.firehose.subscriber_cursor import SubscriberCursor
 from common.firehose.catch_ups import CatchUpReaders
 from common.firehose.feed import CursorFeed
 from common.firehose.follower import Follower
+from common.firehose.histories import EntityHistories
 from common.firehose.pump import Pump
 from common.firehose.range_reader import RangeReader, generation_of
 from common.firehose.settings import FirehoseSettings
 from common.firehose.wakeups import Deadlines, Waiter
+from common.journal.entity_history import EntityHistory, HistoryRequest
 from common.journal.feeds import Feed, RangeFeed
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import LogPage
@@ -60,6 +62,10 @@ class FirehoseReport:
     catch_up_reads: int
     catch_up_events: int
     shared_pages: int
+    history_reads: int
+    """Of single entities, for those that had to be sent again."""
+    shared_histories: int
+    """Given to consumers, that another one had read."""
     evaluations: int
     demotions: int
     ranges: int
@@ -81,6 +87,13 @@ class Firehose:
         ring = Ring(self.source, journal.log.history.head_position, max_events=1, max_bytes=1)
         self.fan_out = FanOut(ring)
         self.readers = CatchUpReaders(journal, lambda: self.source, self._settings)
+        self.histories = EntityHistories(
+            journal,
+            lambda: self.ring.through,
+            lambda: (self.log_epoch, generation_of(journal)),
+            max_bytes=self._settings.histories_max_bytes,
+            keep_s=self._settings.histories_keep_s,
+        )
         self.deadlines = Deadlines()
         self.pump = Pump()
         self.catching_up_waiters: dict[Waiter, None] = {}
@@ -113,6 +126,7 @@ class Firehose:
             while True:
                 await trio.sleep(self._settings.sweep_s)
                 self.fan_out.sweep(trio.current_time())
+                self.histories.forget_old(trio.current_time())
                 self.tell_changes()
 
     @contextmanager
@@ -156,6 +170,10 @@ class Firehose:
         finally:
             feed.close()
 
+    async def history(self, asked: HistoryRequest, position: int) -> EntityHistory:
+        """See ``Feeds.history``."""
+        return await self.histories.read(asked, position)
+
     def expect(self, is_expected: bool) -> None:
         """See ``RangeFeeds.expect``."""
         self.ranges.expect(is_expected)
@@ -189,6 +207,8 @@ class Firehose:
             catch_up_reads=counts.reads,
             catch_up_events=counts.events,
             shared_pages=counts.shared,
+            history_reads=self.histories.reads,
+            shared_histories=self.histories.shared,
             evaluations=self.fan_out.evaluations,
             demotions=self.fan_out.demotions,
             ranges=self.ranges.feeds,
@@ -265,6 +285,7 @@ class Firehose:
 
     def _extend(self, events: EventBatch) -> None:
         after = self.ring.through
+        self.histories.extended(events.persistence_id)
         news = self.fan_out.extend(events, trio.current_time())
         for entity_types in news.entity_types:
             for cursor in self.fan_out.plain_members(entity_types):
@@ -284,6 +305,7 @@ class Firehose:
 
     def _restart(self, after: int) -> None:
         self.fan_out.restart(after)
+        self.histories.forget_all()
         self.ranges.restarted()
         self._wake_all()
 
@@ -291,6 +313,7 @@ class Firehose:
         self.log_epoch += 1
         self.source = self.ring.source = self._source()
         self.readers.queue.forget_pages()
+        self.histories.forget_all()
         self.ranges.forget()
         self._wake_all()
 

@@ -34,6 +34,9 @@ class FirehoseSettings:
     ranges_ring_max_events: int = 20_000
     ranges_ring_max_bytes: int = 8 * 1024 * 1024
     """What the ring holds while only ranges are served from it."""
+    histories_max_bytes: int = 16 * 1024 * 1024
+    """Histories of single entities kept for other consumers that ask for the same."""
+    histories_keep_s: float = 5.0
     deleted_max: int = 500
     """Entities of which something was deleted that one page may tell of."""
     look_again_s: float = 0.25

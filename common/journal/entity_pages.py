@@ -10,24 +10,21 @@ from dataclasses import replace
 from common.core.events.batch import EventBatch, folding, predecessor_tags
 from common.core.filters.past import Past
 from common.core.filters.predicates import EntityPredicate
-from common.core.journal.snapshot import folded_by
 from common.core.subscription.replay import EntityPage, QueuedReplay, ReplayPart, replay_page
-from common.journal.stores.journal import Journal
-
-_TO_THE_LAST = 2**62
+from common.journal.entity_history import TO_THE_LAST, EntityHistory, HistoryRequest, ReadHistory
 
 
 async def entity_page(
-    journal: Journal,
+    read: ReadHistory,
     replay: QueuedReplay,
     wanted: EntityPredicate,
     past: Past,
     through_position: int,
     max_events: int,
     max_bytes: int,
-    last: int = _TO_THE_LAST,
+    last: int = TO_THE_LAST,
     *,
-    snapshots_to: int = _TO_THE_LAST,
+    snapshots_to: int = TO_THE_LAST,
     as_events: bool = False,
 ) -> tuple[list[ReplayPart], QueuedReplay | None]:
     """What ``wanted`` selects of an entity's numbers up to ``last``, with its past, and the rest (None = that was all).
@@ -35,33 +32,40 @@ async def entity_page(
     Of its snapshots only those up to ``snapshots_to`` stand for something. ``as_events``: the receiver stores a snapshot like
     an event, so one that folds events of other tags than its own gets ``FOLDS_TAG``: the walls there must know.
     """
-    name, first = replay.persistence_id, replay.from_seq_nr
-    found = await journal.log.read_entity(name, first, last, max_events=max_events)
-    events = _within(found, through_position, max_bytes)
-    is_cut = len(events) < len(found) and bool(events) and found.position[len(events)] <= through_position
-    goes_on = is_cut or (len(events) == len(found) == max_events)
-    is_last = not goes_on or events.seq_nr[-1] >= last
-    head = await journal.log.entity_head(name) if not found or found.seq_nr[0] > first else None
-    first_stored = found.seq_nr[0] if found else min(last, head.deleted_to if head else 0) + 1
-    page = EntityPage(events, first_stored, is_last)
-    if first < first_stored or past is Past.SNAPSHOT:
-        snapshot, tag_sets = await journal.snapshots.get(name), None
-        if snapshot is not None and snapshot.seq_nr > snapshots_to:
-            older = (one for one in await journal.snapshots.kept(name) if one.seq_nr <= snapshots_to)
-            snapshot = next(older, None)
-        if snapshot is not None and (wanted.permits_by_tags or as_events):
-            tag_sets = folded_by(snapshot, (await journal.log.tag_sets([name])).get(name))
-        page = replace(
-            page,
-            last_tags=predecessor_tags(found.tags[0], found.prev_tags[0]) if found else head.tags if head else "",
-            deleted_position=head.deleted_position if head else 0,
-            snapshot=snapshot,
-            tag_sets=tag_sets,
-        )
+    asked = HistoryRequest(
+        replay.persistence_id,
+        replay.from_seq_nr,
+        last,
+        max_events,
+        wants_snapshot=past is Past.SNAPSHOT,
+        wants_tag_sets=wanted.permits_by_tags or as_events,
+        snapshots_to=snapshots_to,
+    )
+    page = _page(asked, await read(asked), through_position, max_bytes)
     parts, rest = replay_page(replay, page, wanted, past)
     if as_events and page.snapshot is not None and page.tag_sets != frozenset({page.snapshot.tags}):
         parts = [_marked(part) for part in parts]
     return parts, rest
+
+
+def _page(asked: HistoryRequest, history: EntityHistory, through_position: int, max_bytes: int) -> EntityPage:
+    """As much of a history as fits, up to a position."""
+    first, last, found, head = asked.from_seq_nr, asked.to_seq_nr, history.events, history.head
+    events = _within(found, through_position, max_bytes)
+    is_cut = len(events) < len(found) and bool(events) and found.position[len(events)] <= through_position
+    goes_on = is_cut or (len(events) == len(found) == asked.max_events)
+    is_last = not goes_on or events.seq_nr[-1] >= last
+    first_stored = found.seq_nr[0] if found else min(last, head.deleted_to if head else 0) + 1
+    page = EntityPage(events, first_stored, is_last)
+    if first >= first_stored and not asked.wants_snapshot:
+        return page
+    return replace(
+        page,
+        last_tags=predecessor_tags(found.tags[0], found.prev_tags[0]) if found else head.tags if head else "",
+        deleted_position=head.deleted_position if head else 0,
+        snapshot=history.snapshot,
+        tag_sets=history.tag_sets,
+    )
 
 
 def _marked(part: ReplayPart) -> ReplayPart:

@@ -14,6 +14,7 @@ from common.core.filters.predicates import EntityPredicate
 from common.core.filters.selection import Selection
 from common.core.firehose.demotion import SubscriberTier
 from common.core.firehose.fetch_result import FetchResult
+from common.journal.entity_history import EntityHistory, HistoryRequest
 from common.journal.stores.log import LogPage
 
 __all__ = ["Feed", "Feeds", "RangeFeed", "RangeFeeds", "SubscriberTier"]
@@ -84,6 +85,12 @@ class Feeds(Protocol):
         states_past: bool = True,
     ) -> AbstractContextManager[Feed]:
         """A cursor that reads the journal up to ``through()``, wherever that is when it is asked, and no further."""
+
+    async def history(self, asked: HistoryRequest, position: int) -> EntityHistory:
+        """What the journal has of one entity, of the events up to ``position`` at least.
+
+        Read for others a moment ago, perhaps: the same object, which is not to be changed.
+        """
 
 
 class RangeFeed(Protocol):

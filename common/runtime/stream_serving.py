@@ -42,6 +42,8 @@ _FIREHOSE_FIGURES: Final = {
     "catch_up_reads_total": ("catch_up_reads", "Pages read for consumers behind the ring."),
     "catch_up_events_total": ("catch_up_events", "Events in those pages."),
     "shared_pages_total": ("shared_pages", "Pages that another consumer had read already."),
+    "history_reads_total": ("history_reads", "Histories of single entities read from the journal, to send them again."),
+    "shared_histories_total": ("shared_histories", "Histories that another consumer had read already."),
     "evaluations_total": ("evaluations", "Filters asked about an event."),
     "demotions_total": ("demotions", "Consumers that fell behind the ring."),
     "ranges": ("ranges", "Ranges of projections that read here."),

@@ -117,9 +117,11 @@ class Matched:
 def match_batch(predicate: EntityPredicate, events: EventBatch) -> Matched:
     """Which events of a batch are delivered."""
     matches, matched = predicate.matches, Matched()
+    last_name, last_tags, now = "", "", False
     rows = zip(events.persistence_id, events.tags, events.prev_tags, strict=True)
     for index, (persistence_id, tags, prev_tags) in enumerate(rows):
-        now = matches(persistence_id, tags)
+        if tags != last_tags or persistence_id != last_name or not index:  # a history is mostly of the same tags
+            last_name, last_tags, now = persistence_id, tags, matches(persistence_id, tags)
         before = matches(persistence_id, predecessor_tags(tags, prev_tags)) if prev_tags else now
         if now or before:
             matched.add(index, now, before, now or predicate.permits(persistence_id, tags))

@@ -210,5 +210,7 @@ class _PageWriter:
     def _part(self, run: _Run) -> ReplayPart:
         events, indexes = self.page.events, run.indexes
         gone = tuple(events.position[index] for index in indexes if index in self.leaving)
-        shown = marked(events.select(indexes), [at for at, index in enumerate(indexes) if index in self.marks])
+        is_all = len(indexes) == len(events) and not self.marks
+        some = events if is_all else events.select(indexes)
+        shown = marked(some, [at for at, index in enumerate(indexes) if index in self.marks])
         return ReplayPart(shown, run.ranges, gone)

@@ -21,6 +21,7 @@ from common.core.push.past import QUESTION_MAX, UNWANTED, KnownEntities, PastBat
 from common.core.push.producer import Producer
 from common.core.subscription.replay import QueuedReplay, ReplayPart
 from common.fail_points import fail_point
+from common.journal.entity_history import history_reader
 from common.journal.entity_pages import entity_page
 from common.journal.stores.journal import Journal
 from common.transport.codec import push as codec
@@ -109,7 +110,7 @@ class PastLane:
         """The entering event follows in the page, so no snapshot may stand for it."""
         lanes, last = self._producer.lanes, entry.seq_nr - 1
         return await entity_page(
-            self._journal,
+            history_reader(self._journal),
             replay,
             lanes.predicate,
             lanes.past,

@@ -298,8 +298,21 @@ class _Session:
         await self._send(ConsumerAck(self._acks.acknowledge()))
 
     async def _ask_for_replays(self) -> None:
-        for name, from_seq_nr in self._intake.to_replay(self._replays_max - len(self._replaying), self._replaying):
-            self._replaying.add(name)
+        wanted = self._intake.to_replay(self._replays_max - len(self._replaying), self._replaying)
+        self._replaying.update(name for name, _ in wanted)
+        asked = 0
+        self._stream.hold()
+        try:
+            for name, from_seq_nr in wanted:
+                if not self._stream.send_nowait(encode_from_consumer(Replay(name, from_seq_nr))):
+                    break
+                asked += 1
+        finally:
+            self._stream.release()
+        if asked:
+            self._last_sent_s = trio.current_time()
+            self._received_at_last_sent = self._stream.bytes_received
+        for name, from_seq_nr in wanted[asked:]:
             await self._send(Replay(name, from_seq_nr))
 
     async def _ask_for_filter(self) -> None:

@@ -63,6 +63,7 @@ from common.core.subscription.replay import QueuedReplay
 from common.core.subscription.replay_queue import REPLAYS_MAX
 from common.core.subscription.source import Serving
 from common.core.subscription.withheld import served_parts
+from common.journal.entity_history import history_reader
 from common.journal.entity_pages import entity_page
 from common.journal.feeds import Feeds
 from common.journal.order_time import position_at
@@ -383,7 +384,7 @@ class SubscriptionEndpoint:
             return EntityEvents(EventBatch())
         limits = self._settings.limits
         parts, rest = await entity_page(
-            self._journal,
+            history_reader(self._journal),
             QueuedReplay(name, first, first - 1),
             within(allowed, EVERY_ENTITY),
             Past.FULL,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from common.core.events.batch import EventBatch
 from common.core.events.ids import entity_type_of
@@ -14,11 +14,34 @@ from common.core.journal.snapshot import folded_by, reached_by_snapshots, snapsh
 from common.core.subscription.messages import Deliver, DeliveryLane
 from common.core.subscription.replay import BEFORE_START, WITHHELD, QueuedReplay, ReplayPart
 from common.core.subscription.source import Serving
-from common.fail_points import fail_point
+from common.fail_points import fail_point, is_aimed_at
+from common.journal.entity_history import EntityHistory, HistoryRequest
 from common.journal.entity_pages import entity_page
+from common.journal.feeds import Feeds
 from common.journal.stores.journal import Journal
+from common.transport.codec.events import encode_batch
 from common.transport.subscription.catalogue import StreamDefinition
 from common.transport.subscription.sender import Sender
+
+# What leaves in one write: pages of so many replays, up to about so many bytes.
+_TOGETHER = 16
+_TOGETHER_BYTES = 16_384
+
+
+@dataclass(slots=True)
+class _HistoryReader:
+    """Reads histories up to ``position`` for one consumer, and has the bytes of the last one, perhaps made for another."""
+
+    feeds: Feeds
+    position: int
+    _last: EntityHistory = field(default_factory=lambda: EntityHistory(EventBatch()))
+
+    async def read(self, asked: HistoryRequest) -> EntityHistory:
+        self._last = await self.feeds.history(asked, self.position)
+        return self._last
+
+    def encode(self, events: EventBatch) -> bytes:
+        return self._last.encoded(events, encode_batch)
 
 
 async def send_snapshot_page(
@@ -28,6 +51,7 @@ async def send_snapshot_page(
     serving: Serving,
     sender: Sender,
     journal: Journal,
+    feeds: Feeds,
     served: StreamDefinition,
     past: Past,
 ) -> bool:
@@ -65,7 +89,7 @@ async def send_snapshot_page(
         through = max(min(low, cursor.scan.low), cursor.position)
     for name in withheld:
         if name not in unseen:
-            await _send_instead(name, cursor.scan.low, wanted, serving, sender, journal, past)
+            await _send_instead(name, cursor.scan.low, wanted, serving, sender, feeds, past)
     async with sender.send_lock:
         await sender.send_snapshots(lane, snapshot_batch(chosen), through, scan, reached_by_snapshots(chosen))
         fail_point("serving.in_snapshots")
@@ -82,18 +106,21 @@ async def _send_instead(
     wanted: EntityPredicate,
     serving: Serving,
     sender: Sender,
-    journal: Journal,
+    feeds: Feeds,
     past: Past,
 ) -> None:
     """Send the events that may be seen of an entity whose snapshot may not, up to where the log is to be read from."""
     rest: QueuedReplay | None = QueuedReplay(name, 1, 0)
+    reader = _HistoryReader(feeds, through)
     while rest is not None:
         batch_bytes = min(await sender.room(), serving.limits.batch_bytes)
-        parts, rest = await entity_page(journal, rest, wanted, past, through, serving.limits.batch_events, batch_bytes)
+        parts, rest = await entity_page(
+            reader.read, rest, wanted, past, through, serving.limits.batch_events, batch_bytes
+        )
         async with sender.send_lock:
             position = serving.place.live.position
-            for part in parts:
-                await sender.send_replayed(_replayed(name, position, part))
+            messages = [_replayed(name, position, part) for part in parts]
+            await sender.deliver_together(sender.replayed(messages, reader.encode))
 
 
 def _replayed(name: str, position: int, part: ReplayPart) -> Deliver:
@@ -110,19 +137,54 @@ def _replayed(name: str, position: int, part: ReplayPart) -> Deliver:
     )
 
 
-async def send_replay_page(
+async def send_replay_pages(
+    wanted: EntityPredicate,
+    serving: Serving,
+    sender: Sender,
+    journal: Journal,
+    feeds: Feeds,
+    served: StreamDefinition,
+    past: Past,
+) -> int:
+    """Send a page each of the next replays, in the turn; short ones leave together. Answers how many have ended.
+
+    Live cannot pass meanwhile, so what is read up to its place is the end of each.
+    """
+    together: list[tuple[Deliver, bytes]] = []
+    ended = size = pages = 0
+    while (replay := serving.next_replay) is not None and size < _TOGETHER_BYTES and pages < _TOGETHER:
+        messages, rest = await _replay_page(replay, wanted, serving, sender, journal, feeds, served, past)
+        if is_aimed_at("serving.in_replay"):
+            await sender.deliver_together(messages)
+            messages = []
+            fail_point("serving.in_replay")
+        together += messages
+        if rest is not None:  # a long one has a turn for each page, so that the live lane and a change may come between
+            serving.replay_goes_on(rest)
+            break
+        serving.replay_ends()
+        position, name = serving.place.live.position, replay.persistence_id
+        together.append((Deliver(DeliveryLane.REPLAY, 0, position, replay_of=name, replay_done=True), b""))
+        ended += 1
+        pages += 1
+        size += sum(len(encoded) for _, encoded in messages)
+    await sender.deliver_together(together)
+    return ended
+
+
+async def _replay_page(
     replay: QueuedReplay,
     wanted: EntityPredicate,
     serving: Serving,
     sender: Sender,
     journal: Journal,
+    feeds: Feeds,
     served: StreamDefinition,
     past: Past,
-) -> bool:
-    """Send a page of one entity up to live's place, in the turn: live cannot pass while its end is looked for.
+) -> tuple[list[tuple[Deliver, bytes]], QueuedReplay | None]:
+    """The messages of a page of one entity up to live's place, each with its events' bytes, and the rest of the replay.
 
-    Numbers below the one from which the filter wants the entity, and those before the consumer's beginning, are stated. Answers
-    whether it was the last page.
+    Numbers below the one from which the filter wants the entity, and those before the consumer's beginning, are stated.
     """
     name, start = replay.persistence_id, wanted.from_seq_nr(replay.persistence_id)
     position = serving.place.live.position
@@ -139,21 +201,14 @@ async def send_replay_page(
             replay = QueuedReplay(name, first, first - 1)
             parts.append(ReplayPart(EventBatch(), (StatedRange(name, 1, first - 1, BEFORE_START),)))
     rest: QueuedReplay | None = None
+    reader = _HistoryReader(feeds, position)
     if is_served:
         limits = serving.limits
         found, rest = await entity_page(
-            journal, replay, wanted, past, position, limits.batch_events, limits.batch_bytes
+            reader.read, replay, wanted, past, position, limits.batch_events, limits.batch_bytes
         )
         parts += found
-    for part in parts:
-        await sender.send_replayed(_replayed(name, position, part))
-    fail_point("serving.in_replay")
-    if rest is not None:
-        serving.replay_goes_on(rest)
-        return False
-    serving.replay_ends()
-    await sender.deliver(Deliver(DeliveryLane.REPLAY, 0, position, replay_of=name, replay_done=True))
-    return True
+    return sender.replayed([_replayed(name, position, part) for part in parts], reader.encode), rest
 
 
 async def first_after(journal: Journal, name: str, from_seq_nr: int, position: int) -> int:

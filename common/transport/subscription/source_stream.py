@@ -40,7 +40,7 @@ from common.transport.codec.subscription import decode_from_consumer
 from common.transport.link.live_peers import LivePeer
 from common.transport.stream import MessageStream, PeerClosed, PeerGone
 from common.transport.subscription.catalogue import StreamDefinition
-from common.transport.subscription.replays import send_replay_page, send_snapshot_page
+from common.transport.subscription.replays import send_replay_pages, send_snapshot_page
 from common.transport.subscription.sender import ConsumerStream, Sender
 from common.transport.subscription.watch import ConsumerWatch
 
@@ -365,7 +365,15 @@ class SourceStream:
     # -- beside the log --------------------------------------------------------------------------------------------
     async def _serve_snapshots(self, lane: DeliveryLane, predicate: EntityPredicate) -> None:
         while self._drain is None and await send_snapshot_page(
-            lane, predicate, self._wanted, self._serving, self._sender, self._journal, self._served, self._past
+            lane,
+            predicate,
+            self._wanted,
+            self._serving,
+            self._sender,
+            self._journal,
+            self._feeds,
+            self._served,
+            self._past,
         ):
             pass
 
@@ -374,8 +382,14 @@ class SourceStream:
         while serving.next_replay is not None and self._drain is None:
             await sender.room()
             async with sender.send_lock:
-                self.state.replays += await send_replay_page(
-                    serving.next_replay, self._wanted, serving, sender, self._journal, self._served, self._past
+                self.state.replays += await send_replay_pages(
+                    self._wanted,
+                    serving,
+                    sender,
+                    self._journal,
+                    self._feeds,
+                    self._served,
+                    self._past,
                 )
             self._wake()
         self._running.discard(DeliveryLane.REPLAY)

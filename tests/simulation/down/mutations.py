@@ -24,6 +24,7 @@ from common.core.subscription.consumer import Received, Waiting, admit_received
 from common.core.subscription.messages import Deliver, DeliveryLane
 from common.core.subscription.replay import QueuedReplay, ReplayPart, _PageWriter
 from common.core.subscription.replay_queue import ReplayQueue
+from common.journal.entity_history import ReadHistory
 from common.journal.memory.connections import MemoryConnections
 from common.journal.memory.state import MemoryState
 from common.journal.memory.subscriptions import MemorySubscriptions
@@ -62,7 +63,7 @@ _entity_page = common.journal.entity_pages.entity_page
 
 
 async def page_of_one(
-    journal: Journal,
+    read: ReadHistory,
     replay: QueuedReplay,
     wanted: EntityPredicate,
     past: Past,
@@ -72,7 +73,7 @@ async def page_of_one(
 ) -> tuple[list[ReplayPart], QueuedReplay | None]:
     """Replays of many slow pages: a change of filter comes between two of them more often."""
     await trio.sleep(0.3)
-    return await _entity_page(journal, replay, wanted, past, through, 1, max_bytes)
+    return await _entity_page(read, replay, wanted, past, through, 1, max_bytes)
 
 
 async def first_of_all(_journal: Journal, _name: str, from_seq_nr: int, _position: int) -> int:
