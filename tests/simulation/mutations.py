@@ -22,6 +22,8 @@ import common.firehose.catch_ups
 import common.journal.memory.log
 import common.journal.memory.origins
 import common.journal.memory.subscriptions
+import common.projection.pages
+import common.projection.range_task
 import common.transport.push.source
 import common.transport.subscription.commits
 import common.transport.subscription.endpoint
@@ -52,6 +54,8 @@ from common.journal.memory.projections import MemoryProjections
 from common.journal.memory.state import DraftHeads, MemoryState
 from common.journal.memory.subscriptions import MemorySubscriptions
 from common.journal.stores.projections import ProjectionLease
+from common.projection.beginning.covered import Covered
+from common.projection.handler_invoker import NO_MARKS
 from common.runtime.age_keeper import AgeKeeper
 from common.transport.push.endpoint_stream import EndpointStream
 from common.transport.push.producer import _PushStream
@@ -333,6 +337,10 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     ),
     "deleted_is_not_told": Mutation(
         (7,), "DeletedIsStated", _patched(common.transport.subscription.sinks, "with_deleted", down.inform_of_nothing)
+    ),
+    "covered_comes_again": Mutation((12, 18), "FoldIsWhole", _patched(Covered, "without", down.leave_out_nothing)),
+    "snapshot_is_an_event": Mutation(
+        (12, 18), "FoldIsWhole", _patched(common.projection.pages, "_flags_of", lambda *_arguments: NO_MARKS)
     ),
     "returned_stays_gone": Mutation(
         (910000108,), "GoneIsGone", _patched(MemoryState, "cut_ranges", lambda *_arguments: None)

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import count, islice
 from random import Random
 
 from tests.simulation.down.plan import DownPlan, draw_down_plan
 
 DAY_S = 86_400.0
+LISTED = 500
+"""How many seeds are listed."""
+_LISTED_FROM = 2_000_000
 DATABASE = "database"
 """The clock of the cloud's database, which both nodes store by."""
 
@@ -130,8 +134,16 @@ def draw_plan(seed: int) -> FaultPlan:
         ),
         held_for_ever=chance.random() < 0.5,
         down=down,
-        faults=tuple(sorted((*_faults(chance, edges, nodes, faults_s), *_starts(down)), key=lambda fault: fault.at_s)),
+        faults=tuple(
+            sorted((*_faults(chance, edges, nodes, faults_s), *_starts(down, nodes)), key=lambda fault: fault.at_s)
+        ),
     )
+
+
+def listed_seeds() -> list[int]:
+    """The first ``LISTED`` seeds of a range whose plans have a way down: walls, moves, snapshots and changes of filters."""
+    plans = ((seed, draw_plan(seed)) for seed in count(_LISTED_FROM))
+    return list(islice((seed for seed, plan in plans if plan.down is not None), LISTED))
 
 
 def _sizes(chance: Random) -> Sizes:
@@ -213,9 +225,13 @@ def _faults(chance: Random, edges: tuple[str, ...], nodes: tuple[str, ...], faul
     return tuple(faults)
 
 
-def _starts(down: DownPlan | None) -> list[Fault]:
-    """A late subscription begins with a new process of its edge."""
-    return [Fault(one.from_s, Kind.STOP, one.edge) for one in (down.subscriptions if down else ()) if one.from_s]
+def _starts(down: DownPlan | None, nodes: tuple[str, ...]) -> list[Fault]:
+    """A late subscription begins with a new process of its edge, a late projection with new ones of the nodes."""
+    if down is None:
+        return []
+    late = [(one.from_s, one.edge) for one in down.subscriptions]
+    late += [(down.fold.from_s, node) for node in nodes] if down.fold else []
+    return [Fault(from_s, Kind.STOP, target) for from_s, target in late if from_s]
 
 
 def _line_fault(chance: Random, at_s: float, kind: Kind, edge: str) -> Fault:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from common.core.events.batch import EventBatch
 from common.core.events.ids import slice_of
@@ -37,10 +37,11 @@ def check_read_models(cloud: Disk) -> Iterator[tuple[str, str]]:
             yield "LatestIsLast", f"{wrong[0]} is {stored.get(wrong[0])} in the table, {last.get(wrong[0])} in the log"
 
 
-def has_caught_up(state: State, ranges: int) -> bool:
-    """Whether every range of both projections is at the end of the log."""
-    rows = [row for (name, _), row in state.projections.items() if name in {TALLY.name, LATEST.name}]
-    return len(rows) == 2 * ranges and all(row.position == state.head_position for row in rows)
+def has_caught_up(state: State, ranges: int, *, others: Collection[str] = ()) -> bool:
+    """Whether every range of the built-in projections, and of ``others``, is at the end of the log."""
+    names = {TALLY.name, LATEST.name, *others}
+    rows = [row for (name, _), row in state.projections.items() if name in names]
+    return len(rows) == len(names) * ranges and all(row.position == state.head_position for row in rows)
 
 
 def _seen(cloud: Disk, projection: str) -> EventBatch:

@@ -11,6 +11,7 @@ from common.core.push.messages import Ack, Hello, PushBatch, Start
 from common.transport.codec import push as codec
 from tests.simulation.checkers import CHECKERS, AppendsHonoured, Checker
 from tests.simulation.disks import Disk, State
+from tests.simulation.down.orders_folded import check_folded
 from tests.simulation.down.plan import DownPlan
 from tests.simulation.down.referee import DownReferee
 from tests.simulation.facts import CLOUD, Facts, envelopes_after, removed_between
@@ -42,6 +43,7 @@ class Referee:
         self.on_cloud_commit: list[Callable[[State, State], None]] = []
         self._trace = trace
         self._sizes = sizes
+        self._down_plan = down
         self._stop = stop
         self._checkers: list[Checker] = [made(self.facts, self.complain) for made in CHECKERS]
         self.down = DownReferee(down, sizes, self.facts, trace, self.complain)
@@ -91,7 +93,11 @@ class Referee:
 
     def check_read_models(self) -> None:
         """Compare what projections wrote with the log; no transaction may be under way."""
-        for checker, what in check_read_models(self.facts.cloud_disk):
+        fold = self._down_plan.fold if self._down_plan else None
+        for checker, what in (
+            *check_read_models(self.facts.cloud_disk),
+            *check_folded(self.facts.cloud_disk, fold),
+        ):
             self.complain(checker, what)
 
     def at_end(self, edges: list[Disk]) -> None:

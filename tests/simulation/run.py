@@ -13,7 +13,8 @@ from dataclasses import dataclass, fields
 import trio
 from trio.testing import MockClock
 
-from tests.simulation.down.workload import FilterChanger, Publisher, Reader, SnapshotTaker
+from tests.simulation.down.orders_folded import NAME
+from tests.simulation.down.workload import FilterChanger, ProjectionResetter, Publisher, Reader, SnapshotTaker
 from tests.simulation.facts import CLOUD, named
 from tests.simulation.faults import Faults
 from tests.simulation.mutations import MUTATIONS
@@ -150,7 +151,9 @@ def _not_yet(plan: FaultPlan, referee: Referee, world: World) -> str:
         waiting_for = referee.down.not_yet(one, disks[one.edge], disks[one.source])
         if waiting_for:
             return waiting_for
-    return "" if has_caught_up(cloud, plan.sizes.projection_ranges) else f"projections: {cloud.projections}"
+    folds = (NAME,) if plan.down and plan.down.fold else ()
+    is_projected = has_caught_up(cloud, plan.sizes.projection_ranges, others=folds)
+    return "" if is_projected else f"projections: {cloud.projections}"
 
 
 async def _operate(faults: Faults, operating: trio.CancelScope) -> None:
@@ -180,6 +183,8 @@ def _users_of_the_way_down(
         if one.is_changing:
             yield FilterChanger(one, world.edges[one.edge], plan, down, referee).run
     yield SnapshotTaker(plan, down, world.nodes, referee).run
+    if down.fold is not None:
+        yield ProjectionResetter(plan, down.fold, world.nodes).run
 
 
 def _check_what_is_left(referee: Referee, world: World, tasks_before: int) -> None:

@@ -14,7 +14,7 @@ from functools import cache
 import pytest
 
 from tests.simulation.mutations import MUTATIONS
-from tests.simulation.plan import DATABASE, Fault, FaultPlan, Kind, draw_plan
+from tests.simulation.plan import DATABASE, LISTED, Fault, FaultPlan, Kind, draw_plan, listed_seeds
 from tests.simulation.run import Outcome, simulate, simulate_plan
 
 SEEDS = range(1, 9)
@@ -90,6 +90,18 @@ def test_a_seed_repeats_in_other_processes() -> None:
         for hash_seed in ("1", "2")
     ]
     assert digests == [unharmed(3).digest] * 2
+
+
+def test_the_listed_seeds_have_all_that_moves_entities() -> None:
+    plans = [draw_plan(seed) for seed in listed_seeds()]
+    downs = [plan.down for plan in plans if plan.down is not None]
+    assert len(downs) == len(plans) == LISTED
+    kills = [plan for plan in plans if any(fault.kind in (Kind.CRASH, Kind.POWER_CUT) for fault in plan.faults)]
+    changing = [down for down in downs if any(one.is_changing for one in down.subscriptions)]
+    snapshots = [down for down in downs if down.snapshot_s or down.snapshot_every]
+    deleting = [down for down in downs if down.retention_age_s is not None]
+    assert min(len(kills), len(changing), len(snapshots), len(deleting)) > LISTED // 4
+    assert sum(down.fold is not None for down in downs) > LISTED // 10
 
 
 def test_the_plans_cover_every_fault() -> None:

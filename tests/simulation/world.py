@@ -34,6 +34,7 @@ from common.transport.memory.network import MemoryNetwork
 from common.transport.stream import Channel, Methods, PeerGone, PeerInfo, ServedStream, StreamMethod, UnaryMethod
 from edge_service.settings import EdgeSettings
 from tests.simulation.disks import Disk, Mount
+from tests.simulation.down.orders_folded import application_at
 from tests.simulation.down.plan import STREAM_TYPES, policy_file
 from tests.simulation.facts import CLOUD
 from tests.simulation.hosts import Clock, Host, Serve
@@ -169,7 +170,10 @@ class World:
             )
 
         async def serve(environment: Environment, stop: trio.Event, task_status: trio.TaskStatus[object]) -> None:
-            await cloud_service.service.serve(settings, environment, stop, task_status=task_status)
+            application = application_at(down.fold if down else None)
+            await cloud_service.service.serve(
+                settings, environment, stop, application=application, task_status=task_status
+            )
 
         return self._host(name, name, self._referee.facts.cloud_disk, self.clocks[name], serve)
 

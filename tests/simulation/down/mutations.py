@@ -213,3 +213,13 @@ async def transaction_told_early(self: MemoryConnections) -> AsyncIterator[Memor
             await trio.sleep(self.commit_delay_s)
         database.state = draft
     await trio.lowlevel.checkpoint()
+
+
+async def leave_out_nothing(_self: object, events: EventBatch) -> EventBatch:
+    """The log gives again what a snapshot has stood for."""
+    return events
+
+
+async def lead_over_nothing(*_arguments: object) -> tuple[None, int]:
+    """A range reads the log from its place, whatever of it is deleted."""
+    return None, 0

@@ -12,6 +12,7 @@ from tempfile import mkdtemp
 from typing import Any, Final
 
 from common.core.filters.past import Past
+from tests.simulation.down.orders_folded import FoldPlan, draw_fold_plan
 from tests.simulation.facts import CLOUD
 from tests.support.builders import START_US
 
@@ -77,6 +78,8 @@ class DownPlan:
     pending_max: int
     block_events: int
     deleted_max: int
+    fold: FoldPlan | None
+    """The cloud's projection that takes snapshots, if it has one."""
 
 
 def draw_down_plan(seed: int, edges: tuple[str, ...], faults_s: float) -> DownPlan | None:
@@ -118,6 +121,7 @@ def draw_down_plan(seed: int, edges: tuple[str, ...], faults_s: float) -> DownPl
         pending_max=chance.choice((2, 10, 8_192)),
         block_events=chance.choice((3, 20, 2_000)),
         deleted_max=chance.choice((1, 500)),
+        fold=draw_fold_plan(seed, faults_s),
     )
 
 

@@ -20,6 +20,7 @@ from common.core.journal.append import LocalAppend
 from common.runtime.service_parts import Ports
 from common.testing.http_in_memory import HttpAnswer, http_request
 from tests.simulation.disks import Disk
+from tests.simulation.down.orders_folded import NAME, FoldPlan
 from tests.simulation.down.plan import ORDER_TYPE, ORDERS_MAX, SITES, DownPlan, FollowedStream, draw_criteria
 from tests.simulation.facts import CLOUD, Submission
 from tests.simulation.hosts import Host
@@ -209,3 +210,19 @@ class SnapshotTaker:
                 "payload": {"taken": self._taken},
             }
             await ask(chance.choice(list(self._nodes.values())), "PUT", f"/v1/snapshots/{ORDER_TYPE}/{order}", body)
+
+
+class ProjectionResetter:
+    """An operator who has the projection of orders begin again."""
+
+    def __init__(self, plan: FaultPlan, fold: FoldPlan, nodes: Mapping[str, Host]) -> None:
+        self._chance = Random(f"resetter {plan.seed}")
+        self._resets_s = fold.resets_s
+        self._nodes = nodes
+
+    async def run(self, _until_s: float) -> None:
+        """At the plan's times; where no node runs that has it, nothing happens."""
+        for at_s in self._resets_s:
+            await trio.sleep_until(at_s)
+            node = self._chance.choice(list(self._nodes.values()))
+            await ask(node, "POST", f"/v1/projections/{NAME}/reset", {"confirm": NAME})
