@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from common.core.events.batch import EventBatch, folding, predecessor_tags
+from common.core.events.batch import EventBatch, predecessor_tags
+from common.core.events.replacing import as_pushed
 from common.core.filters.past import Past
 from common.core.filters.predicates import EntityPredicate
 from common.core.subscription.replay import EntityPage, QueuedReplay, ReplayPart, replay_page
@@ -43,8 +44,9 @@ async def entity_page(
     )
     page = _page(asked, await read(asked), through_position, max_bytes)
     parts, rest = replay_page(replay, page, wanted, past)
-    if as_events and page.snapshot is not None and page.tag_sets != frozenset({page.snapshot.tags}):
-        parts = [_marked(part) for part in parts]
+    if as_events and page.snapshot is not None:
+        folds = page.tag_sets != frozenset({page.snapshot.tags})
+        parts = [_marked(part, folds=folds) for part in parts]
     return parts, rest
 
 
@@ -68,13 +70,10 @@ def _page(asked: HistoryRequest, history: EntityHistory, through_position: int, 
     )
 
 
-def _marked(part: ReplayPart) -> ReplayPart:
+def _marked(part: ReplayPart, *, folds: bool) -> ReplayPart:
     if not part.snapshots:
         return part
-    events = part.events.slice(0, len(part.events))
-    for index in range(part.snapshots):
-        events.tags[index] = folding(events.tags[index])
-    return replace(part, events=events)
+    return replace(part, events=as_pushed(part.events, dict.fromkeys(range(part.snapshots), folds)))
 
 
 def _within(events: EventBatch, position: int, max_bytes: int) -> EventBatch:

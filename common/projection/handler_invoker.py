@@ -14,9 +14,11 @@ from common.core.errors import FOREIGN, BackhaulError
 from common.core.events.batch import Envelope, EventBatch
 from common.core.events.deleted import DELETED_TYPE, stated_by
 from common.core.events.leaving import has_marks, is_mark
+from common.core.events.replacing import replacing
 from common.core.events.restart import is_restart
 from common.core.journal.statement import Statement
 from common.journal.tables import Tables
+from common.projection.beginning.leading import takes_no_snapshots
 from common.projection.handler_executor import HandlerExecutor, call_async, call_inline, raised, returned_wrong
 from common.projection.handler_life import HandlerLife
 from common.projection.handlers import Event, Handler
@@ -80,7 +82,7 @@ class HandlerInvoker:
 
         Raises:
             BackhaulError: ``projection.handler_failed``, ``projection.handler_returned``, ``projection.handler_timeout``,
-                those in ``UNREADABLE``.
+                ``projection.takes_no_snapshots``, those in ``UNREADABLE``.
         """
         handler = self.handler
         if not events:
@@ -93,6 +95,12 @@ class HandlerInvoker:
             return PreparedEffects(
                 await self._plain_calls(lambda: self._columns(events), handler.deadline_s, handler.function)
             )
+        snapshots = replacing(events)
+        if snapshots:  # they came up from an edge, and stand in the log
+            first = snapshots[0]
+            if not handler.snapshots:
+                raise takes_no_snapshots(handler.name, events.persistence_id[first], events.seq_nr[first])
+            marks = EventFlags(marks.leaving, {*marks.replaces, *snapshots})
         if handler.each is not None:
             return PreparedEffects(
                 await self._plain_calls(lambda: self._each(events, marks), handler.deadline_s, handler.function)

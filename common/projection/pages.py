@@ -33,6 +33,7 @@ PAGE_FAULTS: Final = frozenset(
         "projection.handler_returned",
         "projection.handler_timeout",
         "projection.statement_failed",
+        "projection.takes_no_snapshots",
         *UNREADABLE,
     }
 )

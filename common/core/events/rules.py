@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 from hashlib import blake2b
 
-from common.core.events.batch import LEFT_TAGS, UNIT_SEPARATOR, EventBatch, split_metadata
+from common.core.events.batch import FOLDS_TAG, LEFT_TAGS, UNIT_SEPARATOR, EventBatch, split_metadata
 from common.core.events.deleted import DELETED_TYPE
 from common.core.events.ids import (
     NAME_MAX_BYTES,
@@ -19,6 +19,7 @@ from common.core.events.ids import (
     text_problem,
 )
 from common.core.events.leaving import LEAVING_TYPE, is_mark, mark_problem
+from common.core.events.replacing import REPLACES_KEY
 from common.core.events.restart import RESTART_TYPE
 
 TAGS_MAX = 32
@@ -107,7 +108,7 @@ def _label_problem(label: str) -> str:
 @_cached_for_short
 def _tags_problem(joined: str) -> str:
     tags = joined.split(UNIT_SEPARATOR)
-    if len(tags) > TAGS_MAX:
+    if len(tags) > TAGS_MAX + (FOLDS_TAG in tags):  # it was added to those of a snapshot
         return f"has {len(tags)} tags, the limit is {TAGS_MAX}"
     return next((f"tag {tag[:40]!r} {_label_problem(tag)}" for tag in tags if _label_problem(tag)), "")
 
@@ -117,7 +118,7 @@ def _metadata_problem(joined: str) -> str:
     if joined.count(UNIT_SEPARATOR) % 2 == 0:
         return "has metadata that is not pairs of key and value"
     metadata = split_metadata(joined)
-    if len(metadata) > METADATA_MAX:
+    if len(metadata) > METADATA_MAX + (REPLACES_KEY in metadata):
         return f"has {len(metadata)} metadata entries, the limit is {METADATA_MAX}"
     for key, value in metadata.items():
         problem = _label_problem(key) or text_problem(value, NAME_MAX_BYTES)

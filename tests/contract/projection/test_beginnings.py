@@ -15,6 +15,7 @@ import trio
 from common.core.errors import BackhaulError
 from common.core.events.batch import Envelope, new_events
 from common.core.events.ids import ALL_SLICES, slice_of, slice_ranges
+from common.core.events.replacing import with_mark
 from common.core.filters.past import Past
 from common.core.journal.append import LocalAppend
 from common.core.journal.snapshot import NewSnapshot
@@ -128,6 +129,12 @@ async def filled(journal: Journal) -> Accounts:
     return accounts
 
 
+async def pushed_snapshot(accounts: Accounts, name: str, total: int) -> None:
+    """As it stands in a log that it was pushed to."""
+    batch = new_events([name], ["Sum"], [b"%d" % total], metadata=[with_mark("")])
+    await accounts.journal.log.append_group([LocalAppend(batch)])
+
+
 @dataclass
 class Place:
     """A handler somewhere: what it was given, and what its table says."""
@@ -215,6 +222,25 @@ class TestRemoteIsLocal:
             await place.reach(3)
             assert await sums.rows(place.journal) == accounts.rows
         assert [row[1] for row in sums.seen] == [1, 2, 3]
+
+    async def test_a_snapshot_that_came_up_from_an_edge_is_one(self, journal: Journal, where: Any) -> None:  # noqa: ANN401
+        accounts, sums = Accounts(journal), Sums("each")
+        await accounts.add(["A|x", "A|y", "A|x"], [1, 2, 3])
+        await pushed_snapshot(accounts, "A|x", 50)
+        await accounts.add(["A|x"], [4])
+        async with where(journal, sums.handler) as place:
+            await place.reach(5)
+            assert await sums.rows(place.journal) == {"A|x": (54, 4), "A|y": (2, 1)}
+        assert [row[1:3] for row in sums.seen if row[0] == "A|x"] == [(1, False), (2, False), (3, True), (4, False)]
+
+    async def test_a_handler_that_takes_none_stops_at_one_from_an_edge(self, journal: Journal, where: Any) -> None:  # noqa: ANN401
+        accounts, sums = Accounts(journal), Sums("each", takes_snapshots=False)
+        await accounts.add(["A|x"], [1])
+        await pushed_snapshot(accounts, "A|x", 50)
+        async with where(journal, sums.handler) as place:
+            await until(lambda: place.failure() != "")
+            assert place.failure() == "projection.takes_no_snapshots"
+        assert ("A|x", 2, True, 0) not in sums.seen
 
 
 def test_a_stream_is_asked_for_events_where_the_handler_takes_no_snapshots() -> None:
@@ -323,6 +349,18 @@ class TestOwnLog:
         async with running(journal, sums.handler, settings=QUICK, decode=decode) as [progress]:
             await until(lambda: progress.position >= 3)
         assert await sums.rows(journal) == accounts.rows
+
+    async def test_a_pushed_snapshot_goes_by_the_policy_of_a_handler_that_takes_none(
+        self, journal: Journal, form: str
+    ) -> None:
+        accounts = Accounts(journal)
+        sums = Sums(form, takes_snapshots=False, on_failure=OnFailure.PARK, attempts=2)
+        await accounts.add(["A|x", "A|y"], [1, 2])
+        await pushed_snapshot(accounts, "A|x", 50)
+        await accounts.add(["A|y", "A|x"], [3, 4])
+        async with running(journal, sums.handler, settings=QUICK, decode=decode, in_threads=True) as [progress]:
+            await until(lambda: progress.position >= 5)
+        assert await sums.rows(journal) == {"A|x": (1, 1), "A|y": (5, 2)}, "the rest flows on"
 
     async def test_what_is_gone_without_a_snapshot_stops_it_until_that_is_accepted(self, journal: Journal) -> None:
         accounts, sums = Accounts(journal), Sums("each")
