@@ -20,6 +20,7 @@ NAMES = frozenset(
         "push.before_filter_change",
         "push.after_filter_change",
         "push.in_past",
+        "push.in_snapshots",
         "projection.in_transaction",
         "projection.handed_over",
         "projection.taken_over",

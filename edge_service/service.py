@@ -364,6 +364,7 @@ async def _push(
             poll_interval_s=settings.poll_interval_s,
             own_filter=parse_filter(settings.push_filter).criteria,
             own_past=Past(settings.push_history),
+            snapshots_if_behind=settings.push_snapshots_if_behind,
             on_push=transformations.pushed if transformations.on_push else None,
             health=health,
         ),

@@ -87,6 +87,13 @@ class EdgeSettings(StreamSettings):
         metadata=about("Most past of an entity that enters what is pushed, whatever the cloud asks for."),
     )
 
+    push_snapshots_if_behind: int = field(
+        default=0,
+        metadata=about(
+            "Push snapshots instead of the backlog when so many positions behind; 0 never.", minimum=0, maximum=2**62
+        ),
+    )
+
     serve: Address | None = field(
         default=None,
         metadata=about(

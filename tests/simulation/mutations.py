@@ -50,6 +50,7 @@ from common.journal.group_commit import GROUP_MAX_BYTES, GROUP_MAX_EVENTS
 from common.journal.head_signal import HeadSignal
 from common.journal.memory import append
 from common.journal.memory.connections import MemoryConnections
+from common.journal.memory.log import MemoryLog
 from common.journal.memory.projections import MemoryProjections
 from common.journal.memory.state import DraftHeads, MemoryState
 from common.journal.memory.subscriptions import MemorySubscriptions
@@ -187,14 +188,16 @@ def _state_nothing(*_deleted: object) -> tuple[()]:
     return ()
 
 
-async def _deleted_so_far(self: PushSource, events: EventBatch, after: int) -> list[StatedRange]:
+def _news_so_far(self: PushSource, events: EventBatch, gone: list[StatedRange]) -> list[StatedRange]:
     """Each range only with the page that comes to the last of it."""
-    journal, here = self._journal, set(events.persistence_id)
-    through = events.position[-1] if events else journal.log.history.head_position
-    ahead = await journal.log.deleted_ranges(after, 2**62)
-    reached = {stated.persistence_id for stated in await journal.log.deleted_ranges(after, through)}
-    self._holes_to = (await journal.log.stats()).deleted_through
-    return self._stated.news(events, [one for one in ahead if one.persistence_id in reached | here])
+    log, here = self._journal.log, set(events.persistence_id)
+    assert isinstance(log, MemoryLog)
+    heads = log._connections.database.state.heads
+    through = events.position[-1] if events else log.history.head_position
+    return self._stated.news(
+        events,
+        [one for one in gone if one.persistence_id in here or heads[one.persistence_id].deleted_position <= through],
+    )
 
 
 async def _wait_for_the_prompt(self: HeadSignal, position: int, _at_most_s: float) -> None:
@@ -263,7 +266,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "clock_gives_order": Mutation((35, 17, 9), "TimeMovesOn", _patched(append, "store", _store_by_the_clock)),
     "no_stated_ranges": Mutation((83, 8, 82), "NothingParked", _patched(StatedDeletions, "news", _state_nothing)),
     "drops_are_stated_late": Mutation(
-        (600779803, 600779814, 600779865), "NothingParked", _patched(PushSource, "_deleted", _deleted_so_far)
+        (600779803, 600779814, 600779865), "NothingParked", _patched(PushSource, "_news", _news_so_far)
     ),
     "gone_is_gone_for_ever": Mutation(
         (910000108, 600779865),

@@ -91,10 +91,21 @@ class PushWorld:
         seed: int = 1,
         own_filter: str = EVERYTHING,
         own_past: Past = Past.FULL,
+        snapshots_if_behind: int = 0,
     ) -> AsyncIterator[tuple[Journal, LinkState]]:
         """An edge that keeps its link while the block runs."""
         settings = PushSettings(
-            origin_id, self.ids(), LIMITS, self.batch_events, 4, 10.0, 30.0, self.poll_s, own_filter, own_past
+            origin_id,
+            self.ids(),
+            LIMITS,
+            self.batch_events,
+            4,
+            10.0,
+            30.0,
+            self.poll_s,
+            own_filter,
+            own_past,
+            snapshots_if_behind,
         )
         state = LinkState()
         async with (

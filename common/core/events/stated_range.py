@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Final
+
+REPLACED: Final = "snapshot"
+"""The reason of numbers for which a snapshot stands."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@
 | underway | on the edge's disk, as far as the cloud knows, and not stored yet |
 | parked | kept aside in the cloud until an operator decides |
 | withheld | left out on purpose: filters, transformations |
+| replaced | not stored themselves: a snapshot stands for them |
 | dropped | removed by the edge at its cap, as ``on_full`` allows |
 | trimmed | removed before the cloud had it, for another reason |
 | discarded | given up by an operator |
@@ -19,18 +20,19 @@ from typing import Final
 
 from common.core.fleet.facts import EdgeFacts
 
-PARTS: Final = ("stored", "underway", "parked", "withheld", "dropped", "trimmed", "discarded", "gone")
+PARTS: Final = ("stored", "underway", "parked", "withheld", "replaced", "dropped", "trimmed", "discarded", "gone")
 LOST: Final = ("dropped", "trimmed", "gone")
+_STATED: Final = ("withheld", "replaced", "dropped", "trimmed", "discarded")
 _PART_OF_REASON: Final = {
     "withheld": "withheld",
     "mapped": "withheld",
+    "snapshot": "replaced",
     "dropped": "dropped",
     "discarded": "discarded",
     # Decisions about numbers that are counted elsewhere, or never were events of this origin.
     "accepted": "",
     "transferred": "",
     "replaced": "",
-    "snapshot": "",
 }
 
 
@@ -49,7 +51,7 @@ def parts_of(stored: int, parked: int, stated: Mapping[str, int], facts: EdgeFac
         if part:
             parts[part] += numbers
     passed = position + facts.past
-    settled = stored + parked + parts["withheld"] + parts["dropped"] + parts["trimmed"] + parts["discarded"]
+    settled = stored + parked + sum(parts[part] for part in _STATED)
     parts["withheld"] += max(0, passed - settled)
     return parts
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 from common.core.events.batch import EventBatch, tags_before
-from common.core.events.stated_range import StatedRange
+from common.core.events.stated_range import REPLACED, StatedRange
 from common.core.journal.append import (
     LOCAL_OWNER,
     NOT_ALLOWED,
@@ -106,6 +106,8 @@ def admit_repeat(request: LocalAppend, stored_digest: bytes, stored: Appended) -
 
 # Reasons of ranges that say: the sender's log has these events no more. Another copy of that log may still have them.
 GONE_REASONS = frozenset({"trimmed", "dropped"})
+# The same, or a snapshot is sent for them. Another copy of the log may not know that one was to come.
+RETURNING_REASONS = GONE_REASONS | {REPLACED}
 
 
 @dataclass(slots=True)
@@ -209,14 +211,14 @@ def _are_gone(ranges: Sequence[StatedRange], from_seq_nr: int, to_seq_nr: int) -
     """Whether the sender said of each of these numbers that its log has the event no more."""
     left = to_seq_nr
     for stated in sorted(ranges, key=lambda stated: stated.to_seq_nr, reverse=True):
-        if stated.reason in GONE_REASONS and stated.to_seq_nr >= left:
+        if stated.reason in RETURNING_REASONS and stated.to_seq_nr >= left:
             left = min(left, stated.from_seq_nr - 1)
     return left < from_seq_nr
 
 
 def cut_range(stated: StatedRange, returned: int) -> StatedRange | None:
     """What is left of a range when the event ``returned`` came after all; None when nothing is."""
-    if stated.reason not in GONE_REASONS or stated.to_seq_nr < returned:
+    if stated.reason not in RETURNING_REASONS or stated.to_seq_nr < returned:
         return stated
     return replace(stated, to_seq_nr=returned - 1) if stated.from_seq_nr < returned else None
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from common.core.events.batch import EventBatch
-from common.core.events.stated_range import StatedRange
+from common.core.events.stated_range import REPLACED, StatedRange
 from common.core.push.deletions import RANGE_BYTES
 from common.core.push.filter_transition import Entry
 from common.core.subscription.replay import WITHHELD, QueuedReplay, ReplayPart
@@ -29,8 +29,6 @@ QUESTION_MAX = 1_000
 """Entities in one question."""
 OWED_MAX = 10_000
 """Entities whose past is held back from retention."""
-REPLACED = "snapshot"
-"""The reason of numbers for which a snapshot stands."""
 _KNOWN_MAX = 4_096
 
 

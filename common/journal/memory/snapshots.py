@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import trio
@@ -91,6 +91,16 @@ class MemorySnapshots:
         """See ``SnapshotStore.snapshot``."""
         await trio.lowlevel.checkpoint()
         return self._connections.database.state.snapshots.get(persistence_id)
+
+    async def of(self, persistence_ids: Collection[str]) -> list[Snapshot]:
+        """See ``SnapshotStore.of``."""
+        await trio.lowlevel.checkpoint()
+        snapshots = self._connections.database.state.snapshots
+        return [snapshots[name] for name in sorted(set(persistence_ids)) if name in snapshots]
+
+    async def sized(self, persistence_ids: Collection[str]) -> list[tuple[Snapshot, int]]:
+        """See ``SnapshotStore.sized``."""
+        return [(replace(one, payload=b""), len(one.payload)) for one in await self.of(persistence_ids)]
 
     async def kept(self, persistence_id: str) -> list[Snapshot]:
         """See ``SnapshotStore.kept``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import asyncpg
 
@@ -124,6 +124,26 @@ async def get(connection: asyncpg.Connection, persistence_id: str) -> Snapshot |
     return Snapshot(*row) if row else None
 
 
+async def of(connection: asyncpg.Connection, persistence_ids: Collection[str]) -> list[Snapshot]:
+    """See ``SnapshotStore.of``."""
+    rows = await connection.fetch(
+        f"SELECT {_COLUMNS} FROM snapshot WHERE persistence_id = ANY ($1::text[])", sorted(set(persistence_ids))
+    )
+    return [Snapshot(*row) for row in rows]
+
+
+_WITHOUT_PAYLOAD = _COLUMNS.replace("payload", "''::bytea AS payload")
+
+
+async def sized(connection: asyncpg.Connection, persistence_ids: Collection[str]) -> list[tuple[Snapshot, int]]:
+    """See ``SnapshotStore.sized``."""
+    rows = await connection.fetch(
+        f"SELECT {_WITHOUT_PAYLOAD}, octet_length(snapshot.payload) FROM snapshot WHERE persistence_id = ANY ($1::text[])",
+        sorted(set(persistence_ids)),
+    )
+    return [(Snapshot(*row[:-1]), row[-1]) for row in map(tuple, rows)]
+
+
 async def kept(connection: asyncpg.Connection, persistence_id: str) -> list[Snapshot]:
     """See ``SnapshotStore.kept``."""
     rows = await connection.fetch(
@@ -241,6 +261,14 @@ class PostgresSnapshots:
     async def get(self, persistence_id: str) -> Snapshot | None:
         """See ``SnapshotStore.snapshot``."""
         return await self._sessions.read(get, persistence_id)
+
+    async def of(self, persistence_ids: Collection[str]) -> list[Snapshot]:
+        """See ``SnapshotStore.of``."""
+        return await self._sessions.read(of, persistence_ids)
+
+    async def sized(self, persistence_ids: Collection[str]) -> list[tuple[Snapshot, int]]:
+        """See ``SnapshotStore.sized``."""
+        return await self._sessions.read(sized, persistence_ids)
 
     async def kept(self, persistence_id: str) -> list[Snapshot]:
         """See ``SnapshotStore.kept``."""

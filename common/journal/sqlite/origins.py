@@ -15,7 +15,7 @@ import orjson
 
 from common.core.events.batch import EVENT_COLUMNS
 from common.core.events.stated_range import StatedRange
-from common.core.journal.admission import GONE_REASONS
+from common.core.journal.admission import RETURNING_REASONS
 from common.core.journal.append import Fenced, OutOfStep, ParkedEvent, PushedAppend, PushLane
 from common.core.journal.history import Generation, History, Offset, OriginState, Resume, ResumeDecision, decide_resume
 from common.core.push.past import known_of
@@ -25,7 +25,7 @@ from common.journal.sqlite.push_filters import load_place, write_place
 from common.journal.stores.identities import BlockedIdentity
 from common.journal.stores.origins import StoredRange
 
-_GONE = orjson.dumps(sorted(GONE_REASONS)).decode()
+_GONE = orjson.dumps(sorted(RETURNING_REASONS)).decode()
 
 _ORIGIN_COLUMNS = (
     "origin_id, session, instance, branch, journal_id, generation_id, position, timestamp_us, persistence_id, seq_nr,"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from itertools import repeat
 from typing import Any
@@ -113,6 +113,23 @@ def get(reader: apsw.Connection, persistence_id: str) -> Snapshot | None:
     return _snapshot(row) if row else None
 
 
+_WITHOUT_PAYLOAD = _COLUMNS.replace("payload", "x'' AS payload")
+_OF = "FROM json_each(?) CROSS JOIN snapshot ON snapshot.persistence_id = value"
+
+
+def of(reader: apsw.Connection, persistence_ids: Collection[str]) -> list[Snapshot]:
+    """See ``SnapshotStore.of``."""
+    names = orjson.dumps(sorted(set(persistence_ids))).decode()
+    return [_snapshot(row) for row in select(reader, f"SELECT {_COLUMNS} {_OF}", (names,))]
+
+
+def sized(reader: apsw.Connection, persistence_ids: Collection[str]) -> list[tuple[Snapshot, int]]:
+    """See ``SnapshotStore.sized``."""
+    names = orjson.dumps(sorted(set(persistence_ids))).decode()
+    rows = select(reader, f"SELECT {_WITHOUT_PAYLOAD}, length(snapshot.payload) {_OF}", (names,))
+    return [(_snapshot(row[:-1]), row[-1]) for row in rows]
+
+
 def _snapshot(row: Sequence[Any]) -> Snapshot:
     return replace(Snapshot(*row), says_last_event=bool(row[-1]))
 
@@ -212,6 +229,14 @@ class SqliteSnapshots:
     async def get(self, persistence_id: str) -> Snapshot | None:
         """See ``SnapshotStore.snapshot``."""
         return await self._connections.read(get, persistence_id)
+
+    async def of(self, persistence_ids: Collection[str]) -> list[Snapshot]:
+        """See ``SnapshotStore.of``."""
+        return await self._connections.read(of, persistence_ids)
+
+    async def sized(self, persistence_ids: Collection[str]) -> list[tuple[Snapshot, int]]:
+        """See ``SnapshotStore.sized``."""
+        return await self._connections.read(sized, persistence_ids)
 
     async def kept(self, persistence_id: str) -> list[Snapshot]:
         """See ``SnapshotStore.kept``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from common.core.journal.snapshot import NewSnapshot, Snapshot
@@ -22,6 +22,12 @@ class SnapshotStore(Protocol):
 
     async def get(self, persistence_id: str) -> Snapshot | None:
         """An entity's latest."""
+
+    async def of(self, persistence_ids: Collection[str]) -> list[Snapshot]:
+        """The latest of each of these entities that has one."""
+
+    async def sized(self, persistence_ids: Collection[str]) -> list[tuple[Snapshot, int]]:
+        """The same without their payloads (they are empty), each with the size of its payload."""
 
     async def kept(self, persistence_id: str) -> list[Snapshot]:
         """All of an entity that are kept, the latest first."""

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Final
 
 from common.core.events.batch import Envelope
-from common.core.events.stated_range import StatedRange
+from common.core.events.stated_range import REPLACED, StatedRange
 from common.core.journal.admission import EntityHead
 from common.journal.stores.journal import Journal
 from common.journal.stores.parked import ParkedRow
@@ -22,17 +22,22 @@ from common.runtime.http.event_json import event_place_as_json
 _PARKED_PAGE: Final = 50
 # Origins whose prefix is tried.
 _HINTED_MAX: Final = 100
-_STATES: Final[Mapping[str, str]] = {"withheld": "withheld", "dropped": "dropped", "trimmed": "deleted"}
+_STATES: Final[Mapping[str, str]] = {
+    "withheld": "withheld",
+    "dropped": "dropped",
+    "trimmed": "deleted",
+    REPLACED: "replaced",
+}
 """By the reason of a stated range; any other is ``never``."""
 
 
 async def find_event(journal: Journal, persistence_id: str, seq_nr: int, origin_id: str = "") -> dict[str, object]:
     """The answer of `GET /v1/where`.
 
-    `state` is stored, deleted, withheld, dropped, never, parked, missing or unknown. `position`, `stored_us`,
-    `origin_seq_nr` … are there when it is stored; `range` says what was stated; `parked` has the row. `missing` is a
-    number below the head that is neither stored nor stated: a fault. What the source of a subscription had deleted before it
-    came is deleted too, with the subscription's name. With ``origin_id``, `seq_nr` is the number there, and
+    `state` is stored, deleted, withheld, dropped, replaced (a snapshot stands for it), never, parked, missing or unknown.
+    `position`, `stored_us`, `origin_seq_nr` … are there when it is stored; `range` says what was stated; `parked` has the row.
+    `missing` is a number below the head that is neither stored nor stated: a fault. What the source of a subscription had
+    deleted before it came is deleted too, with the subscription's name. With ``origin_id``, `seq_nr` is the number there, and
     `asked` repeats what was asked.
     """
     head = await journal.log.entity_head(persistence_id)

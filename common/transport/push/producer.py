@@ -31,6 +31,7 @@ from common.core.push.filter_transition import (
 )
 from common.core.push.messages import Ack, Hello, PastKnown, PushBatch, PushFilterUpdate, PushLimits, Start
 from common.core.push.producer import Producer, StartVerdict, check_start
+from common.fail_points import fail_point
 from common.journal.stores.journal import Journal
 from common.transport.codec import push as codec
 from common.transport.push.past import PastLane
@@ -60,6 +61,8 @@ class PushSettings:
     """Criteria (canonical JSON) of what this edge ever pushes, whatever the cloud asks for."""
     own_past: Past = Past.FULL
     """How much past an entity brings at most that comes into what is pushed, whatever the cloud asks for."""
+    snapshots_if_behind: int = 0
+    """With more events than this ahead a stream begins with snapshots; 0 = never."""
     on_push: Callable[[EventBatch], Transformed] | None = None
     """What an application makes of events before they are sent."""
     health: Callable[[], EdgeHealth] | None = None
@@ -228,6 +231,7 @@ class _PushStream:
             batch_max_events=settings.batch_max_events,
             batch_max_bytes=settings.limits.batch_bytes,
             on_push=settings.on_push,
+            snapshots_if_behind=settings.snapshots_if_behind,
         )
         self._tell_filter()
         self._acked_or_asked = trio.lowlevel.ParkingLot()
@@ -263,6 +267,7 @@ class _PushStream:
     # -- sending: the only task that does ---------------------------------------------------------------------------
     async def _send_journal(self) -> None:
         producer, source, settings = self._producer, self._source, self._settings
+        await source.begin()
         while not producer.draining:
             change = producer.change_filter()
             if change:
@@ -298,7 +303,7 @@ class _PushStream:
         if not source.has_holes:  # what an index left out is withheld
             looked_at = range(after + 1, through + 1)
         if batch is None:
-            self._state.passed(looked_at, ())
+            self._state.passed(*source.page.counted(looked_at, ()))
             return
         message = codec.encode_from_edge(batch)
         if len(message) > producer.message_bytes and through - producer.cursor > 1:
@@ -319,8 +324,10 @@ class _PushStream:
                 looked_at = looked_at[: bisect_right(looked_at, passed)]
         source.sent(batch)
         if is_live and batch.through_position > batch.after_position:
-            self._state.passed(looked_at, batch.events.position)
+            self._state.passed(*source.page.counted(looked_at, batch.events.position))
         await self._send_batch(batch, message)
+        if source.page.has_stand_ins:
+            fail_point("push.in_snapshots")
         if self._settings.health and trio.current_time() >= self._health_due_s:
             # Behind a batch only: on a line that stands still nothing small may look like progress.
             await self._send_heartbeat()

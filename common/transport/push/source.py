@@ -8,6 +8,7 @@ does costs the cloud no commit for each event.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -23,7 +24,9 @@ from common.core.push.filter_transition import Entry, PushSelection
 from common.core.push.messages import PushBatch
 from common.core.push.past import KnownEntities
 from common.core.push.producer import Producer
+from common.core.push.stand_ins import ReplacedPage, StatedReplaced, as_replaced
 from common.journal.stores.journal import Journal
+from common.transport.push.stand_ins import StandIns
 
 _ANYWHERE = 2**62
 WITHHELD_TOLD_S = 1.0
@@ -42,6 +45,7 @@ class PushSource:
         batch_max_events: int,
         batch_max_bytes: int,
         on_push: Callable[[EventBatch], Transformed] | None = None,
+        snapshots_if_behind: int = 0,
     ) -> None:
         self._on_push = on_push
         self._journal = journal
@@ -52,6 +56,15 @@ class PushSource:
         """The log was read after the prompt had named this position."""
         self._must_look = True
         self._stated = StatedDeletions()
+        self._stand_ins = StandIns(
+            journal, if_behind=snapshots_if_behind, max_events=batch_max_events, max_bytes=batch_max_bytes
+        )
+        self._replaced = StatedReplaced()
+        self._lost_ahead: dict[str, int] = {}
+        self._snapshots_ahead: dict[str, int] = {}
+        """By entity of which something is gone ahead: up to which number, and that of the snapshot that comes for it."""
+        self.page = ReplacedPage()
+        """What ``batch_of`` looked at last, with the snapshots that stand in."""
         self._holes_to = 0
         """Up to here events may be gone that no page has stated yet: the log is read, also where commits are at hand."""
         self.has_holes = False
@@ -65,6 +78,10 @@ class PushSource:
         self._stated_s = trio.current_time()
         self._waiting: trio.CancelScope | None = None
 
+    async def begin(self) -> None:
+        """Find out where snapshots stand in; before the first page."""
+        await self._stand_ins.begin(self._producer.position)
+
     def listening(self) -> AbstractContextManager[None]:
         """Hear of commits while the block runs."""
         return self._journal.log.feed.listen(self._tail.add)
@@ -73,6 +90,7 @@ class PushSource:
         """The lane or its filter has changed: look again from where the lane is."""
         self._withheld_to = 0
         self._must_look = True
+        self._lost_ahead, self._snapshots_ahead = {}, {}
 
     async def next(self, room_bytes: int) -> tuple[EventBatch, int] | None:
         """The next page of the lane and the position it goes to; None when there is nothing new."""
@@ -138,24 +156,35 @@ class PushSource:
         ranges: tuple[StatedRange, ...] = ()
         selection: PushSelection | None = None
         self.entries = self._leaving = ()
+        self.page = ReplacedPage()
+        ahead: list[StatedRange] = []
+        self.has_holes = len(events) < through - after
+        if self.has_holes or not lanes.sends_everything:
+            ahead = await self._gone_ahead(after)
+        if lanes.sends_everything and ahead:
+            gone = self._news(events, ahead)
+            if (first := self._first_of(gone, after)) is not None:
+                return first
+        read, page = events, ReplacedPage(events)
+        seen = self.looked_through  # what is withheld before it has nothing that stands in: else it would have gone
+        if lane is PushLane.LIVE and self._stand_ins.are_active(seen):
+            page, through = await self._stand_ins.page(events, seen, through, lanes.predicate)
+        self.page = page
         if lanes.sends_everything:
-            self.has_holes = len(events) < through - after
-            if self.has_holes:
-                gone = await self._deleted(events, after)
+            events = page.marked(page.events)
+            ranges = self._replaced.news(page.ranges)
         else:
-            page = events
-            events, gone, selection = await self._choose(page, after)
-            ranges = selection.ranges
+            events, gone, selection = await self._choose(page.events, ahead)
+            events, ranges = page.marked(events), (*self._replaced.news(page.ranges), *selection.ranges)
             if selection.end is not None:
-                through = page.position[selection.end] - 1
+                through = page.events.position[selection.end] - 1
+                if page.ranges:  # some of them may be of what comes behind
+                    return await self.batch_of(read.slice(0, bisect_right(read.position, through)), through)
             if lane is PushLane.LIVE and not events and not gone and not ranges and not (is_due or self._is_due):
                 self._withheld_to = through
                 return None
-        count = fits_ahead(gone, producer.message_bytes)
-        if count < len(gone):  # the stream passes no hole before all that is gone ahead is stated
-            ahead, generation_id = tuple(gone[:count]), self._journal.log.history.generation_at(after)
-            return PushBatch(after, after, generation_id, EventBatch(), ahead, lane)
-        if selection is not None:
+            if (first := self._first_of(gone, after)) is not None:
+                return first
             self.entries, self._leaving = selection.entries, selection.leaving
         ranges = (*gone, *ranges)
         if self._on_push is not None and events:
@@ -167,6 +196,8 @@ class PushSource:
     def sent(self, batch: PushBatch) -> None:
         """What ``batch_of`` made was handed to the line."""
         self._stated.sent(batch.ranges)
+        if self.page.has_stand_ins:
+            self._replaced.sent(batch.ranges)
         if self._leaving and batch.through_position > batch.after_position:
             self.known.note(self._leaving)
 
@@ -174,10 +205,18 @@ class PushSource:
     def _is_due(self) -> bool:
         return trio.current_time() - self._stated_s >= WITHHELD_TOLD_S
 
-    async def _deleted(self, events: EventBatch, after: int) -> list[StatedRange]:
-        """What is gone ahead of the stream and not stated yet: all of it, how far on it may lie."""
-        ahead = await self._gone_ahead(after)
-        return self._stated.news(events, ahead)
+    def _first_of(self, gone: list[StatedRange], after: int) -> PushBatch | None:
+        """A batch without positions where not all fits beside a page: no hole is passed before what is gone ahead is stated."""
+        count = fits_ahead(gone, self._producer.message_bytes)
+        if count == len(gone):
+            return None
+        self.page = ReplacedPage()
+        generation_id = self._journal.log.history.generation_at(after)
+        return PushBatch(after, after, generation_id, EventBatch(), tuple(gone[:count]), self._producer.lanes.lane)
+
+    def _news(self, events: EventBatch, gone: list[StatedRange]) -> list[StatedRange]:
+        """What is not stated yet, said to be replaced where a snapshot comes for it."""
+        return self._stated.news(events, as_replaced(gone, self._snapshots_ahead))
 
     async def _gone_ahead(self, after: int) -> list[StatedRange]:
         """Each entity's whole range; from now on the log is read up to the last of them.
@@ -187,11 +226,29 @@ class PushSource:
         ahead = await self._journal.log.deleted_ranges(after, _ANYWHERE)
         if ahead:
             self._holes_to = (await self._journal.log.stats()).deleted_through
+            if self._producer.lanes.lane is PushLane.LIVE:
+                await self._stand_ins.lost(after)
+        await self._look_for_snapshots(ahead, after)
         self.has_holes = bool(ahead)
         self._stated.keep(stated.persistence_id for stated in ahead)
         return ahead
 
-    async def _choose(self, events: EventBatch, after: int) -> tuple[EventBatch, list[StatedRange], PushSelection]:
+    async def _look_for_snapshots(self, ahead: list[StatedRange], after: int) -> None:
+        """Which snapshots stand for what is gone ahead; asked of an entity when it has lost more."""
+        lanes = self._producer.lanes
+        if lanes.lane is not PushLane.LIVE or not self._stand_ins.are_active(after):
+            self._lost_ahead, self._snapshots_ahead = {}, {}
+            return
+        lost = {one.persistence_id: one.to_seq_nr for one in ahead}
+        more = {name: to for name, to in lost.items() if self._lost_ahead.get(name) != to}
+        found = await self._stand_ins.standing(more, lanes.predicate) if more else {}
+        known = {name: number for name, number in self._snapshots_ahead.items() if name in lost and name not in more}
+        self._lost_ahead = lost
+        self._snapshots_ahead = known | {name: one.snapshot.seq_nr for name, one in found.items()}
+
+    async def _choose(
+        self, events: EventBatch, gone_ahead: list[StatedRange]
+    ) -> tuple[EventBatch, list[StatedRange], PushSelection]:
         """What the lane sends, and what it jumps over: deleted before it was wanted, and withheld.
 
         An entity without an event here is spoken of only if the filter selects it by the tags it had last. What is gone of one
@@ -201,7 +258,7 @@ class PushSource:
         chosen = lanes.chosen_of(events)
         kept, entering = chosen.events, {entry.persistence_id for entry in chosen.selection.entries}
         first = dict(zip(reversed(kept.persistence_id), reversed(kept.seq_nr), strict=True))
-        ahead = {stated.persistence_id for stated in await self._gone_ahead(after)}
+        ahead = {stated.persistence_id for stated in gone_ahead}
         asked = ahead.union(name for name, seq_nr in first.items() if seq_nr > 1) - entering
         deleted = await self._journal.log.deleted_of(asked) if asked else []
         selects = lanes.predicate.matches
@@ -212,4 +269,4 @@ class PushSource:
             reaches = before <= stated.to_seq_nr
             if reaches if before >= 0 else selects(stated.persistence_id, tags):
                 gone.append(stated)
-        return kept, self._stated.news(kept, gone), chosen.selection
+        return kept, self._news(kept, gone), chosen.selection

@@ -262,6 +262,17 @@ class TestNewBranches:
         ]
         assert await stated(journal, "A|2") == [StatedRange("A|2", 1, 1, "dropped")]
 
+    async def test_what_was_stated_as_replaced_comes_back_unless_the_snapshot_came(self, journal: Journal) -> None:
+        """A copy of the log may not know that a snapshot was to come."""
+        edge = Origin()
+        await edge.dial(journal)
+        ranges = [StatedRange("A|1", 1, 3, "snapshot"), StatedRange("A|2", 1, 3, "snapshot")]
+        await edge.push(journal, ("A|2", 4), withheld=1, ranges=ranges)
+        outcome = await edge.push(journal, ("A|1", 2), ("A|1", 3), ("A|2", 3))
+        assert [(parked.persistence_id, parked.code) for parked in outcome.parked] == [("A|2", "parked.conflict")]
+        assert await stated(journal, "A|1") == [StatedRange("A|1", 1, 1, "snapshot")]
+        assert await stated(journal, "A|2") == [StatedRange("A|2", 1, 3, "snapshot")]
+
     async def test_an_event_that_comes_back_unfit_is_parked_and_those_behind_it_wait(self, journal: Journal) -> None:
         edge = Origin()
         await edge.dial(journal)

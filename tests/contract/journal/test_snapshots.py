@@ -118,6 +118,21 @@ class TestPut:
         assert found == replace(first, payload=b"mended", taken_position=5)
         assert await journal.snapshots.kept("Order|1") == [found]
 
+    async def test_those_of_some_entities_are_found_whole_or_measured(self, journal: Journal) -> None:
+        await journal.log.append_group([local("Order|1", "Order|2", "Order|3", "Order|3")])
+        for one in (taken("Order|1", 1, b"one"), taken("Order|3", 1), taken("Order|3", 2, b"")):
+            await journal.snapshots.put([one], keep=2)
+        wanted = ["Order|3", "Order|2", "Order|1", "Order|1", "Order|none"]
+        found = {one.persistence_id: one for one in await journal.snapshots.of(wanted)}
+        assert found == {name: await journal.snapshots.get(name) for name in ("Order|1", "Order|3")}
+        sized = {one.persistence_id: (one, size) for one, size in await journal.snapshots.sized(wanted)}
+        assert sized == {
+            "Order|1": (replace(found["Order|1"], payload=b""), 3),
+            "Order|3": (found["Order|3"], 0),
+        }
+        assert await journal.snapshots.of([]) == []
+        assert await journal.snapshots.sized([]) == []
+
     async def test_as_many_older_ones_stay_as_are_to_be_kept(self, journal: Journal) -> None:
         await journal.log.append_group([local(*["Order|1"] * 9, "Order|2")])
         for seq_nr in range(1, 6):

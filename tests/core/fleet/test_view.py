@@ -49,13 +49,15 @@ def test_pages_are_narrowed_and_sorted(query: FleetQuery, expected: str) -> None
 
 def test_every_part_is_counted_once() -> None:
     facts = EdgeFacts(head=120, gone=(("j0", 4, 6),), past=3)
-    stated = {"withheld": 4, "mapped": 1, "dropped": 5, "discarded": 2, "trimmed": 6, "accepted": 99, "transferred": 99}
-    parts = parts_of(80, 3, stated, facts, position=100)
+    stated = {"withheld": 4, "mapped": 1, "dropped": 5, "discarded": 2, "trimmed": 6, "snapshot": 7}
+    stated |= {"accepted": 99, "transferred": 99}
+    parts = parts_of(73, 3, stated, facts, position=100)
     assert parts == {
-        "stored": 80,
+        "stored": 73,
         "underway": 20,
         "parked": 3,
         "withheld": 5 + 2,  # two positions were passed over and are not stated yet
+        "replaced": 7,
         "dropped": 5,
         "trimmed": 6,
         "discarded": 2,
@@ -70,6 +72,7 @@ def test_every_part_is_counted_once() -> None:
         ("stored", "nothing"),
         ("underway", "nothing"),
         ("withheld", "nothing"),
+        ("replaced", "nothing"),
         ("discarded", "nothing"),
         ("parked", "waits"),
         ("dropped", "lost"),

@@ -85,7 +85,8 @@ def test_each_part_of_what_is_missing_is_counted_as_it_is(stage: Stage, relays: 
     other.append(4, entity="e3/blocked")
     cloud.until("/v1/fleet/e2", lambda body: body["lag_events"] == 4 and body["stored"] == 5)
     assert parts(cloud, "e2") | {"underway": 0} == {
-        "stored": 2, "underway": 0, "parked": 3, "withheld": 0, "dropped": 0, "trimmed": 0, "discarded": 0, "gone": 0,
+        "stored": 2, "underway": 0, "parked": 3, "withheld": 0, "replaced": 0, "dropped": 0, "trimmed": 0, "discarded": 0,
+        "gone": 0,
     }  # fmt: skip
     other.kill()
     for path in other.folder.rglob("*.db*"):
@@ -102,6 +103,7 @@ def test_each_part_of_what_is_missing_is_counted_as_it_is(stage: Stage, relays: 
         "underway": 0,
         "parked": 1,
         "withheld": 3,
+        "replaced": 0,
         "dropped": dropped,
         "trimmed": 0,
         "discarded": 1,
@@ -143,7 +145,8 @@ def test_what_a_restored_cloud_has_lost_and_an_edge_has_removed_is_trimmed(stage
     edge.append(1)
     found = cloud.until("/v1/fleet/e1", lambda body: body["stored"] == 10 and body["parts"]["stored"] == 6)
     assert found["parts"] == {
-        "stored": 6, "underway": 0, "parked": 0, "withheld": 0, "dropped": 0, "trimmed": 4, "discarded": 0, "gone": 0,
+        "stored": 6, "underway": 0, "parked": 0, "withheld": 0, "replaced": 0, "dropped": 0, "trimmed": 4, "discarded": 0,
+        "gone": 0,
     }  # fmt: skip
     assert found["is_lost"] == "lost"
     assert [(one["entity"], one["from_seq_nr"], one["to_seq_nr"], one["reason"]) for one in found["ranges"]] == [

@@ -152,8 +152,8 @@ def test_which_events_are_not_there(situation: Situation) -> None:
 def test_is_anything_lost(situation: Situation) -> None:
     losses = situation.json("fleet", "--losses")["losses"]
     assert losses["parts"] == {
-        "stored": 5 + 4 + 2 + FULL, "underway": 0, "parked": 1 + 3, "withheld": 2, "dropped": 0, "trimmed": 0, "discarded": 0,
-        "gone": 4,
+        "stored": 5 + 4 + 2 + FULL, "underway": 0, "parked": 1 + 3, "withheld": 2, "replaced": 0, "dropped": 0, "trimmed": 0,
+        "discarded": 0, "gone": 4,
     }  # fmt: skip
     assert (losses["is_lost"], losses["edges_with_losses"]) == ("lost", ["burnt"])
     assert "events are lost" in ask(situation.n1, "fleet", "--losses")

@@ -26,7 +26,7 @@ def main() -> int:
     failed, totals, by = [], Counter[str](), Counter[str]()
     for seed in range(first, first + answer.seeds):
         outcome = simulate_up(seed, answer.mutation)
-        for name in ("events", "trimmed", "stated", "cuts", "deaths"):
+        for name in ("events", "trimmed", "stated", "cuts", "deaths", "dropped", "stood_in"):
             totals[name] += getattr(outcome, name)
         if outcome.complaints:
             failed.append(seed)

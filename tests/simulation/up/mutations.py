@@ -14,16 +14,21 @@ from unittest.mock import patch
 import common.core.subscription.replay
 import common.journal.memory.append
 import common.journal.memory.origins
+import common.transport.push.stand_ins
+from common.core.events.batch import EventBatch
 from common.core.events.stated_range import StatedRange
 from common.core.filters.permission import Walled
 from common.core.filters.predicates import EntityPredicate
 from common.core.journal.admission import Heads, PushAdmission, admit_pushed
 from common.core.journal.append import PushedAppend, PushLane
+from common.core.journal.snapshot import Snapshot
 from common.core.push.filter_transition import Entry
 from common.core.push.messages import PushBatch
 from common.core.push.past import KnownEntities, OwedPasts, PastBatch, known_of
+from common.core.push.stand_ins import ReplacedPage, StandIn, replaced_page
 from common.core.subscription.replay import ReplayPart
 from common.transport.push.past import PastLane
+from common.transport.push.stand_ins import StandIns
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,24 @@ def _add_from_one(self: PastBatch, part: ReplayPart, covered: int) -> int:
     return through
 
 
+def _replaced_page_without_ranges(
+    events: EventBatch, after: int, through: int, stand_ins: Mapping[str, StandIn]
+) -> ReplacedPage:
+    return replace(replaced_page(events, after, through, stand_ins), ranges=())
+
+
+def _place_whatever_is_gone(snapshot: Snapshot, deleted_to: int, deleted_position: int) -> int:
+    return snapshot.position or deleted_position
+
+
+def _selected_only(snapshot: Snapshot, predicate: EntityPredicate, tag_sets: frozenset[str] | None) -> bool:
+    return predicate.matches(snapshot.persistence_id, snapshot.tags)
+
+
+def _nothing_stands_in(self: StandIns, after: int) -> bool:
+    return False
+
+
 def _patched(owner: object, name: str, instead: object) -> Callable[[], AbstractContextManager[Any]]:
     return lambda: patch.object(owner, name, instead)
 
@@ -114,6 +137,18 @@ MUTATIONS: Final[Mapping[str, UpMutation]] = {
     "left_with_a_later_number": UpMutation((1, 2), "PastIsWhole", _patched(KnownEntities, "number_of", _number_after)),
     "retention_takes_what_is_owed": UpMutation((5, 11, 22), "OwedIsKept", _patched(OwedPasts, "add", _nothing_owed)),
     "gaps_in_a_past_not_stated": UpMutation((1, 5), "NothingParked", _patched(PastBatch, "add", _add_without_ranges)),
+    "what_is_set_aside_is_not_stated": UpMutation(
+        (1001, 1002),
+        "NothingParked",
+        _patched(common.transport.push.stand_ins, "replaced_page", _replaced_page_without_ranges),
+    ),
+    "snapshots_below_what_is_gone": UpMutation(
+        (1003, 1006), "NothingParked", _patched(common.transport.push.stand_ins, "place_of", _place_whatever_is_gone)
+    ),
+    "stand_in_through_a_wall": UpMutation(
+        (1007, 1015), "WallHolds", _patched(common.transport.push.stand_ins, "may_stand_in", _selected_only)
+    ),
+    "nothing_stands_in": UpMutation((1001,), "NotLost", _patched(StandIns, "are_active", _nothing_stands_in)),
     "ranges_of_a_past_from_the_first_number": UpMutation(
         (38, 56), "PastIsWhole", _patched(PastBatch, "add", _add_from_one)
     ),

@@ -1,15 +1,16 @@
 """One run: an edge and a cloud over a memory line, whose filters, entities, snapshots, retention and faults a seed decides.
 
 Both ends are the services' own code over memory journals. Entities move between sites; the cloud asks for some sites, or for
-all; the edge may have a wall. The line is cut, either side dies, and the edge's retention takes what it may. In the end all
+all; the edge may have a wall. The line is cut, either side dies, and the edge's retention takes what it may. From seed 1,000 on
+the edge also drops what the cloud does not have, and may begin with snapshots when it is behind. In the end all
 come together, and the checkers compare both logs. Run one again: ``python -m tests.simulation.up --seed 4711``.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, nullcontext
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
 
 import trio
@@ -17,13 +18,17 @@ from trio.testing import MockClock
 
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch, new_events
+from common.core.events.replacing import replacing
+from common.core.events.stated_range import REPLACED
 from common.core.filters.past import Past
 from common.core.filters.permission import match_batch
 from common.core.filters.predicates import parse_filter
+from common.core.journal.admission import GONE_REASONS
 from common.core.journal.append import LocalAppend
 from common.core.journal.snapshot import NewSnapshot
 from common.core.push.filter_transition import EVERYTHING, PushFilter
 from common.journal.stores.journal import Journal
+from common.journal.stores.log import TrimLimit
 from common.transport.push.endpoint import PushEndpoint
 from common.transport.push.producer import LinkState
 from edge_service.retention import EdgeRetention, EdgeRetentionSettings
@@ -48,6 +53,8 @@ FILTERS = tuple(
     )
 )
 _SETTLES_S = 3_600.0
+LOSING_SEEDS = 1_000
+"""From there on events are dropped."""
 
 
 @dataclass
@@ -61,6 +68,8 @@ class UpOutcome:
     stated: int = 0
     cuts: int = 0
     deaths: int = 0
+    dropped: int = 0
+    stood_in: int = 0
 
     def told(self) -> str:
         """For a failed test."""
@@ -82,6 +91,8 @@ class _Run:
     """All that the edge ever stored."""
     place: dict[str, str] = field(default_factory=dict)
     asked: str = EVERYTHING
+    covered: dict[str, bool] = field(default_factory=dict)
+    """Entities that lost events to the cap: whether each time a snapshot stood for them."""
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
@@ -90,6 +101,9 @@ class _Run:
         self.own = self.chance.choice([EVERYTHING, NO_SECRETS])
         self.past = self.chance.choice([Past.SNAPSHOT, Past.FULL])
         self.names = [f"S|{letter}" for letter in "abcdef"[: self.chance.randint(2, 6)]]
+        self.loses = self.seed >= LOSING_SEEDS
+        self.behind = self.chance.choice([0, 0, 8, 20]) if self.loses else 0
+        self.is_asked = not self.loses or self.chance.random() < 0.5
 
     def complain(self, checker: str, what: str) -> None:
         self.outcome.complaints.append((checker, what))
@@ -99,20 +113,25 @@ class _Run:
         for _ in range(self.chance.randint(2, 5)):
             async with AsyncExitStack() as stack:
                 cloud, endpoint = await stack.enter_async_context(self.world.cloud())
-                edge, link = await stack.enter_async_context(self.world.edge(own_filter=self.own))
+                edge, link = await stack.enter_async_context(self._edge())
                 retention = self._retention(edge, link)
                 for _ in range(self.chance.randint(4, 14)):
                     await self._step(edge, link, retention, cloud, endpoint)
             self.outcome.deaths += 1
             if self.chance.random() < 0.5:  # one of the two is away for a while
-                async with self.world.edge(own_filter=self.own) as (edge, _):
+                async with self._edge() as (edge, _):
                     await self._grow(edge)
+                    if self.loses:
+                        await self._lose(edge)
                     await trio.sleep(self.chance.random())
-        async with self.world.cloud() as (cloud, endpoint), self.world.edge(own_filter=self.own) as (edge, _):
+        async with self.world.cloud() as (cloud, endpoint), self._edge() as (edge, _):
             await self._ask(cloud, endpoint)
             await self._grow(edge)
             if await self._settled(edge, cloud):
                 await self._judge(edge, cloud)
+
+    def _edge(self) -> AbstractAsyncContextManager[tuple[Journal, LinkState]]:
+        return self.world.edge(own_filter=self.own, snapshots_if_behind=self.behind)
 
     def _retention(self, edge: Journal, link: LinkState) -> EdgeRetention:
         return EdgeRetention(edge, link, EdgeRetentionSettings(1.0, 0.0, 1e9, None, frozenset()))
@@ -127,6 +146,8 @@ class _Run:
             (2, lambda: self._trim(edge, link, retention)),
             (2, self._cut),
         ]
+        if self.loses:
+            steps.append((3, lambda: self._lose(edge)))
         weights, acts = zip(*steps, strict=True)
         [act] = self.chance.choices(acts, weights)
         await act()
@@ -147,7 +168,27 @@ class _Run:
             page = await edge.log.read(edge.log.history.head_position - 1, max_events=1, max_bytes=1)
             self.history.extend(page.events)
 
+    async def _lose(self, edge: Journal) -> None:
+        """More comes while the disk is full: the oldest goes though the cloud may lack it, covered by a snapshot or not."""
+        await self._grow(edge)
+        for _ in range(self.chance.randint(0, 3)):
+            await self._snapshot(edge)
+        before = await whole_log(edge)
+        covered = self.chance.choice([frozenset({"S"}), frozenset[str]()])
+        count = self.chance.randint(1, 12)
+        self.outcome.dropped += await edge.log.trim(TrimLimit(2**62, count, "dropped", covered_types=covered))
+        kept = set((await whole_log(edge)).position)
+        gone = {
+            name for position, name in zip(before.position, before.persistence_id, strict=True) if position not in kept
+        }
+        for name in gone:
+            head, snapshot = await edge.log.entity_head(name), await edge.snapshots.get(name)
+            stands = head is not None and snapshot is not None and snapshot.seq_nr >= head.deleted_to
+            self.covered[name] = self.covered.get(name, True) and stands
+
     async def _ask(self, cloud: Journal, endpoint: PushEndpoint) -> None:
+        if not self.is_asked:
+            return
         self.asked = self.chance.choice(FILTERS)
         await cloud.push_filters.ask(EDGE, self.asked, self.past)
         await endpoint.refresh_filters()
@@ -235,10 +276,33 @@ class _Run:
                     self.complain("SaidTruly", f"{name} {seq_nr} is said to be {reason}, and never was")
                 if reason == "withheld" and not (self.own == NO_SECRETS and tags[name, seq_nr] == SECRET):
                     self.complain("PastIsWhole", f"{name} {seq_nr}, which may be seen, is said to be withheld")
-                if reason == "trimmed" and seq_nr > head.deleted_to:
-                    self.complain("SaidTruly", f"{name} {seq_nr} is said to be trimmed, and is there")
+                if reason in GONE_REASONS and seq_nr > head.deleted_to:
+                    self.complain("SaidTruly", f"{name} {seq_nr} is said to be {reason}, and is there")
+                if reason == "dropped" and self.covered.get(name) and not self.is_asked and self.own == EVERYTHING:
+                    self.complain("NotLost", f"{name} {seq_nr} is said to be dropped, and a snapshot stood for it")
+            self._judge_replaced(name, stated, there)
             known[name] = max(stored[-1], *stated, 0)
         await self._judge_selected(edge, known)
+
+    def _judge_replaced(self, name: str, stated: Mapping[int, str], there: EventBatch) -> None:
+        """What is said to be replaced is: the next that came of its entity is a snapshot, which says that it is one.
+
+        Where a filter changes, a wall comes to forbid what is folded, or more is lost than it stands for, it may not come.
+        """
+        rows = zip(there.persistence_id, there.origin_seq_nr, there.payload, there.metadata, strict=True)
+        snapshots = {number: payload in self.folds for who, number, payload, _ in rows if who == name}
+        marks = {there.origin_seq_nr[index] for index in replacing(there) if there.persistence_id[index] == name}
+        if marks != {number for number, is_one in snapshots.items() if is_one}:
+            self.complain("SaidTruly", f"{name} has the marks {sorted(marks)}")
+        self.outcome.stood_in += len(marks)
+        if self.is_asked or self.own != EVERYTHING or not self.covered.get(name, True):
+            return
+        for seq_nr, reason in stated.items():
+            following = min((number for number in snapshots if number > seq_nr), default=None)
+            if reason == REPLACED and not (following and snapshots[following]):
+                self.complain(
+                    "ReplacedTruly", f"{name} {seq_nr} is said to be replaced, and {following} is no snapshot"
+                )
 
     def _judge_walls(self, there: EventBatch) -> None:
         if self.own != NO_SECRETS:

@@ -74,6 +74,7 @@ EDGE: dict[str, tuple[str, object, list[tuple[str, str]]]] = {
     "poll_interval_s": ("0.75", 0.75, [(_PUSH, "poll_interval_s"), (_EDGE_RANGES, "poll_s"), (_EDGE_FEED, "poll_s")]),
     "push_filter": ('[{"exclude_all":true}]', '[{"exclude_all":true}]', [(_PUSH, "own_filter")]),
     "push_history": ("none", Past.NONE, [(_PUSH, "own_past")]),
+    "push_snapshots_if_behind": ("666", 666, [(_PUSH, "snapshots_if_behind")]),
     "backoff_min_s": ("0.25", 0.25, [(_PUSH_WAIT, "min_s")]),
     "backoff_max_s": ("77", 77.0, [(_PUSH_WAIT, "max_s")]),
     "lease_s": ("16", 16.0, [(_EDGE_RANGES, "lease_s")]),

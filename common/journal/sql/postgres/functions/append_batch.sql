@@ -390,7 +390,7 @@ BEGIN
                         FOR row IN
                             SELECT q.from_seq_nr, q.to_seq_nr FROM stated_range AS q
                             WHERE q.persistence_id = n_name[ent] AND q.origin_id = s_origin[s]
-                              AND q.branch = s_branch[s] AND q.reason IN ('trimmed', 'dropped')
+                              AND q.branch = s_branch[s] AND q.reason IN ('trimmed', 'dropped', 'snapshot')
                             ORDER BY q.to_seq_nr DESC
                         LOOP
                             IF row.to_seq_nr >= gone_from THEN
@@ -505,7 +505,7 @@ BEGIN
             SET to_seq_nr = u.seq - 1
             FROM (SELECT unnest(back_ent) AS ent, unnest(back_seq) AS seq) AS u
             WHERE q.persistence_id = n_name[u.ent] AND q.origin_id = s_origin[n_sub[u.ent]]
-              AND q.branch = s_branch[n_sub[u.ent]] AND q.reason IN ('trimmed', 'dropped')
+              AND q.branch = s_branch[n_sub[u.ent]] AND q.reason IN ('trimmed', 'dropped', 'snapshot')
               AND q.to_seq_nr >= u.seq AND s_code[n_sub[u.ent]] = stored;
             DELETE FROM stated_range AS q
             USING (SELECT unnest(back_ent) AS ent) AS u

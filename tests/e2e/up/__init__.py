@@ -1,0 +1,1 @@
+"""What edges push, with real processes."""
