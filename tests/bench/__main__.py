@@ -26,7 +26,7 @@ from tests.bench.peers import compare as peers
 from tests.bench.place import NotDurable, Place, describe, open_place
 from tests.bench.processes import BenchFailure
 from tests.bench.table import Table
-from tests.bench.up import backlog, drain, edges, intake, latency
+from tests.bench.up import backlog, drain, edges, from_snapshots, intake, latency
 
 BENCHMARKS: dict[str, Callable[[Place], Awaitable[list[Table]]]] = {
     "drain": drain.run,
@@ -34,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[Place], Awaitable[list[Table]]]] = {
     "intake": intake.run,
     "latency": latency.run,
     "backlog": backlog.run,
+    "snapshots-up": from_snapshots.run,
     "entities": entities.run,
     "filters": filters.run,
     "firehose": firehose.run,

@@ -83,8 +83,10 @@ async def cloud(
 
 
 @asynccontextmanager
-async def edge(name: str, journal: Path, cloud_port: int) -> AsyncIterator[Program]:
-    """An edge on free ports, just started: wait for its ``service.ready``."""
+async def edge(
+    name: str, journal: Path, cloud_port: int, more: Mapping[str, object] | None = None
+) -> AsyncIterator[Program]:
+    """An edge on free ports, just started: wait for its ``service.ready``. ``more`` settings as in its TOML file."""
     settings = {
         "id": name,
         "cloud": f"127.0.0.1:{cloud_port}",
@@ -92,6 +94,7 @@ async def edge(name: str, journal: Path, cloud_port: int) -> AsyncIterator[Progr
         "grpc_port": 0,
         "http_port": 0,
         "log_format": "json",
+        **(more or {}),
     }
     async with running(name, "edge_service", "run", variables=service_variables("edge_service", settings)) as program:
         yield program

@@ -79,10 +79,11 @@ async def drain(
     nodes: int = 1,
     settings: Mapping[str, object] | None = None,
     ready: Callable[[str], Awaitable[None]] | None = None,
+    of_edges: Mapping[str, object] | None = None,
 ) -> Drained:
     """Drain copies of the edges' files into a new database, through so many nodes; each edge has one of them.
 
-    ``ready`` is given the database's URL before the edges start.
+    ``ready`` is given the database's URL before the edges start. Of each edge ``each`` events arrive.
     """
     total = each * len(journals)
     folder = place.fresh_folder("drain")
@@ -98,7 +99,9 @@ async def drain(
             clouds_cpu_s = sum(map(cpu_s, clouds))
             programs: list[Program] = []
             for name, line in zip(journals, cycle(ready_lines), strict=False):
-                program = await stack.enter_async_context(edge(name, folder / f"{name}.db", line["grpc_port"]))
+                program = await stack.enter_async_context(
+                    edge(name, folder / f"{name}.db", line["grpc_port"], of_edges)
+                )
                 programs.append(program)
             first = programs[0]
             await first.event("push.started")
