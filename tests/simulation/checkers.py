@@ -306,18 +306,9 @@ class NothingLost(Checker):
 
     def at_end(self, edges: list[Disk], cloud: Disk) -> None:
         facts = self.facts
-        stated = {
-            (kept.stated.persistence_id, number)
-            for _, kept in cloud.state.ranges
-            for number in range(kept.stated.from_seq_nr, kept.stated.to_seq_nr + 1)
-        }
-        for payload in facts.order:
-            entity = facts.submissions[payload].persistence_id
-            if payload in facts.in_cloud or payload in facts.lost or entity in facts.damaged:
-                continue
-            if payload in facts.removed_unsent and (entity, facts.placed[payload][1]) in stated:
-                continue
+        for payload in filter(facts.is_missing, facts.order):
             why = "was removed, and nothing says so" if payload in facts.removed_unsent else "is not in the cloud"
+            entity = facts.submissions[payload].persistence_id
             self.complain(f"{named(payload)}, {facts.placed[payload][1]} of {entity}, {why}")
 
 

@@ -98,6 +98,17 @@ class Facts:
         is_damaged = self.submissions[payload].persistence_id in self.damaged
         return self.has(payload) or payload in self.removed_unsent or payload in self.lost or is_damaged
 
+    def is_missing(self, payload: bytes) -> bool:
+        """Whether the cloud has neither the event nor the word that it was removed, though nothing excuses that."""
+        entity = self.submissions[payload].persistence_id
+        if payload in self.in_cloud or payload in self.lost or entity in self.damaged:
+            return False
+        return payload not in self.removed_unsent or not self._is_stated(entity, self.placed[payload][1])
+
+    def _is_stated(self, entity: str, seq_nr: int) -> bool:
+        ranges = (kept.stated for _, kept in self.cloud_disk.state.ranges)
+        return any(one.persistence_id == entity and one.from_seq_nr <= seq_nr <= one.to_seq_nr for one in ranges)
+
     def edge_disk_gone(self, gone: Disk, instead: Disk | None) -> None:
         """An edge goes on with another disk, or (a clone) not at all."""
         self.disks.remove(gone)

@@ -141,7 +141,10 @@ def _not_yet(plan: FaultPlan, referee: Referee, world: World) -> str:
         at = (origin.stored.journal_id, origin.stored.position) if origin else ("", 0)
         if name in referee.facts.cloned:
             # A clone may have left the cloud at any position, and an idle original need not have noticed.
-            missing = [payload for payload in edge.log.payload if not referee.facts.is_settled(payload)]
+            # What it removed as acknowledged, before it dialled a cloud that was put back, it has yet to state.
+            facts = referee.facts
+            missing = [payload for payload in edge.log.payload if not facts.is_settled(payload)]
+            missing += [payload for payload in facts.removed_unsent if facts.is_missing(payload)]
             if missing:
                 return f"{name} has {named(missing[0])} and {len(missing) - 1} more that the cloud has not"
         elif edge.head_position and at != (edge.journal_id, edge.head_position):
