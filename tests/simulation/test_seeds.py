@@ -30,6 +30,7 @@ ONCE_FAILED = {
     1130000000: "a place had passed deleted numbers that were not stated, and the source had them again",
     40331: "what a replay under a narrower filter rightly left out was still owed in the referee's eyes",
     3001233: "a run ended before an edge had dialled the cloud that was put back, and could state nothing",
+    3002147: "a run ended while a subscription that had begun anew was still behind",
     40382: "readers that stayed slow after the faults could not have emptied a small inbox in time",
 }
 
