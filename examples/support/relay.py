@@ -96,6 +96,12 @@ class Relay:
         task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Relay until cancelled; `started` with the port, which stays the same through every mode."""
+        with trio.socket.socket() as kept:  # never listens: while the relay refuses, nobody else is given the port
+            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            await kept.bind((host, port))
+            await self._relay(host, kept.getsockname()[1], task_status)
+
+    async def _relay(self, host: str, port: int, task_status: trio.TaskStatus[int]) -> None:
         async with trio.open_nursery() as nursery:
             while True:
                 await self._listening.wait()
@@ -106,8 +112,6 @@ class Relay:
                         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SLOW_BUFFER_BYTES)
                     await listener.bind((host, port))
                     listener.listen(256)
-                    if not port:
-                        port = listener.getsockname()[1]
                     task_status.started(port)
                     task_status = trio.TASK_STATUS_IGNORED
                     with trio.CancelScope() as self._accept_scope:

@@ -55,11 +55,14 @@ SOURCE_POINTS: Final = (
 FILTER_CHANGES: Final = ("push.before_filter_change", "push.after_filter_change")
 # Reached where an entity comes into what is pushed: tests/crash/pasts/campaign.py kills the edge there.
 PAST_POINTS: Final = ("push.in_past",)
+# Reached where snapshots stand in for events: tests/e2e/up/test_snapshots.py kills the edge there.
+SNAPSHOT_POINTS: Final = ("push.in_snapshots",)
 assert {
     *EDGE_POINTS,
     *CLOUD_POINTS,
     *FILTER_CHANGES,
     *PAST_POINTS,
+    *SNAPSHOT_POINTS,
     *CONSUMER_POINTS,
     *SOURCE_POINTS,
     *NODE_POINTS,

@@ -137,6 +137,8 @@ async def test_refusing_it_does_not_listen_and_comes_back_on_its_port() -> None:
             await stream.receive_some(100)
         with pytest.raises(OSError, match="all attempts"):
             await line.dial()
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", line.port))
         line.relay.set_mode("pass")
         with trio.fail_after(2):
             again = await dial_until_it_listens(line)
