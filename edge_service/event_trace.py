@@ -9,10 +9,11 @@ from common.core.events.batch import EventBatch
 from common.core.events.transformations import Transformed
 from common.core.filters.past import Past
 from common.core.push.fate import Fate, fate_of
+from common.journal.entity_history import TO_THE_LAST
 from common.journal.stores.journal import Journal
 from common.transport.push.producer import LinkState
+from common.transport.push.stand_ins import load_stretch
 
-_LAST = 2**62
 _PAGE_EVENTS = 200
 # A question about one event looks through so many pages of its entity.
 _PAGES_MAX = 50
@@ -24,7 +25,7 @@ class EventTrace:
     An acknowledged position says that the cloud needs nothing more up to there. What is withheld below it was neither sent
     nor acknowledged, unless its entity has come into the filter since and brought it as part of its past: `past_of` is the
     number with which it came in. Where a snapshot stood for it, `replaced_by` is that one's number, as far as it is known now.
-    Nothing is known (null) before this process has had a link.
+    Nothing is known (null) before this process has had a link; nor, beside `replaced_by`, of an event where snapshots stand in.
     """
 
     def __init__(self, journal: Journal, link: LinkState, on_push: Callable[[EventBatch], Transformed] | None) -> None:
@@ -48,7 +49,22 @@ class EventTrace:
             return _withheld(fate.value, link.filters.new.version)
         if self._is_withheld_by_code(page.events):
             return _withheld("on_push", None)
-        return self._progress(fate, position)
+        progress = self._progress(fate, position)
+        if progress["sent"] and (seq_nr := await self._stood_in_for(page.events)):
+            return {"sent": None, "acked": None, "replaced_by": seq_nr}
+        return progress
+
+    async def _stood_in_for(self, event: EventBatch) -> int:
+        """The number of the snapshot that may have gone in an event's place where snapshots stand in; 0 = none.
+
+        It may have been taken after the event itself had gone, or the stretch have begun behind it: only the cloud knows.
+        """
+        stretch, name, position = await load_stretch(self._log), event.persistence_id[0], event.position[0]
+        is_inside = position <= stretch.all_to
+        if not is_inside and position <= stretch.lost_to:
+            is_inside = bool(await self._log.deleted_of([name]))
+        snapshot = await self._snapshots.get(name) if is_inside else None
+        return snapshot.seq_nr if snapshot is not None and snapshot.seq_nr > event.seq_nr[0] else 0
 
     def _progress(self, fate: Fate, position: int) -> dict[str, object]:
         link = self._link
@@ -82,7 +98,7 @@ class EventTrace:
         """Number, fate and position of the next event that is sent for its own sake; None where none is found."""
         first = seq_nr + 1
         for _ in range(_PAGES_MAX):
-            events = await self._log.read_entity(name, first, _LAST, max_events=_PAGE_EVENTS)
+            events = await self._log.read_entity(name, first, TO_THE_LAST, max_events=_PAGE_EVENTS)
             for index in range(len(events)):
                 fate = fate_of(self._link.filters, events.slice(index, index + 1))
                 if not fate.is_withheld:

@@ -24,12 +24,19 @@ from common.core.push.stand_ins import (
     replaced_page,
 )
 from common.journal.stores.journal import Journal
+from common.journal.stores.log import LogStore
 
 _log = structlog.get_logger()
 
 _ANYWHERE = 2**62
 # Of the stretch: see ``Stretch``. Kept before anything is sent by it.
 _ALL_TO, _LOST_AFTER, _LOST_TO = "push snapshots to", "push lost after", "push lost to"
+
+
+async def load_stretch(log: LogStore) -> Stretch:
+    """The stretch that the edge keeps beside its log, also when the live lane has passed it."""
+    places = [await log.load_cursor(name) for name in (_ALL_TO, _LOST_AFTER, _LOST_TO)]
+    return Stretch(*(place.position if place else 0 for place in places))
 
 
 class StandIns:
@@ -45,8 +52,7 @@ class StandIns:
 
     async def begin(self, position: int) -> None:
         """Go on with the stretch that was kept, or begin one if the cloud's ``position`` is far behind."""
-        places = [await self._journal.log.load_cursor(name) for name in (_ALL_TO, _LOST_AFTER, _LOST_TO)]
-        self._stretch = Stretch(*(place.position if place else 0 for place in places))
+        self._stretch = await load_stretch(self._journal.log)
         head = self._journal.log.history.head_position
         if position >= self._stretch.all_to and is_far_behind(position, head, self._if_behind):
             await self._start(self._stretch.behind(head), "behind", position)

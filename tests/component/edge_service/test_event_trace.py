@@ -192,3 +192,36 @@ async def test_after_a_restart_off_line_the_lag_is_what_the_cloud_lacks(autojump
         await trio.sleep(1)
         assert (link.acked_position, link.sent_position, link.acked_is_known) == (10, 10, False)
         assert await EventTrace(edge, link, None)(1) == {"sent": None, "acked": None}
+
+
+async def test_below_a_snapshot_that_stands_in_the_edge_does_not_claim_that_events_came(
+    autojump_clock: MockClock,
+) -> None:
+    world = PushWorld()
+    async with world.edge(snapshots_if_behind=2) as (edge, link):
+        await append(edge, ["S|a", "S|b"] * 3)
+        await edge.snapshots.put([NewSnapshot("S|a", 2, "State", "json", b"{}")])
+        trace = EventTrace(edge, link, None)
+        async with world.cloud() as (cloud, _):
+            await settled(cloud, 6)
+            await trio.sleep(5)
+            assert (await stories(cloud))["S|a"] == [2, 3]
+            assert await trace(1) == {"sent": None, "acked": None, "replaced_by": 2}
+            sent = {"sent": True, "acked": True}
+            assert [await trace(position) for position in (2, 3, 4, 5)] == [sent] * 4
+
+
+async def test_nor_where_only_what_an_entity_has_lost_is_replaced(autojump_clock: MockClock) -> None:
+    world = PushWorld()
+    async with world.edge() as (edge, link):
+        await append(edge, ["S|a", "S|b"] * 4)
+        await edge.log.trim(TrimLimit(1, 1_000, "dropped"))
+        for name in ("S|a", "S|b"):
+            await edge.snapshots.put([NewSnapshot(name, 3, "State", "json", b"{}")])
+        trace = EventTrace(edge, link, None)
+        async with world.cloud() as (cloud, _):
+            await settled(cloud, 8)
+            await trio.sleep(5)
+            assert await stories(cloud) == {"S|a": [3, 4], "S|b": [1, 2, 3, 4]}
+            assert await trace(3) == {"sent": None, "acked": None, "replaced_by": 3}
+            assert [await trace(at) for at in (2, 4, 5)] == [{"sent": True, "acked": True}] * 3
