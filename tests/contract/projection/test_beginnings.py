@@ -419,7 +419,7 @@ class TestOwnLog:
             assert "A|gone" not in rows
             sums.poison = set()
             assert await parking.want(journal.projections, "sums", "A|gone") == 2
-            await until(lambda: ("A|gone", 4, False, 0) in sums.seen)
+            await until_rows(journal, sums, accounts.rows)
         assert [row[:3] for row in sums.seen if row[0] == "A|gone"] == [("A|gone", 3, True), ("A|gone", 4, False)]
         assert await sums.rows(journal) == accounts.rows
 
@@ -480,6 +480,13 @@ class TestFromNow:
         with pytest.raises(BackhaulError) as refusal:
             Sums("each", takes_snapshots=False, start_from=start_from)
         assert refusal.value.code == "projection.invalid_handler"
+
+
+async def until_rows(journal: Journal, sums: Sums, expected: dict[str, tuple[int, int]]) -> None:
+    """Wait until the table is as expected: a handler was called before its statements are committed."""
+    with trio.fail_after(60):
+        while await sums.rows(journal) != expected:
+            await trio.sleep(0.005)
 
 
 async def until_declared(journal: Journal, name: str) -> None:
