@@ -485,7 +485,7 @@ class TestFromNow:
 async def until_rows(journal: Journal, sums: Sums, expected: dict[str, tuple[int, int]]) -> None:
     """Wait until the table is as expected: a handler was called before its statements are committed."""
     with trio.fail_after(60):
-        while await sums.rows(journal) != expected:
+        while await sums.rows(journal) != expected:  # noqa: ASYNC110
             await trio.sleep(0.005)
 
 
