@@ -1,7 +1,8 @@
 """How many edges a node sends away, so that they spread again after nodes have come and gone.
 
-A node that has far more than the mean for a while drains the surplus, slowly: those it asks dial again, and a balancer puts
-most of them elsewhere. A drained node asks all of its edges.
+A node that has far more than its share for a while drains the surplus, slowly: those it asks dial again, and a balancer puts
+most of them elsewhere. So does each node above its share while another has far less than its own: of three nodes two can
+have a little too much, and the third hardly anything. A drained node asks all of its edges.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Final
 from common.core.members.member import Member
 
 FAR_ABOVE: Final = 1.3
-PATIENCE_S: Final = 30.0
-_SHARE_A_SECOND: Final = 0.01
+FAR_BELOW: Final = 0.75
+PATIENCE_S: Final = 15.0
+_SHARE_A_SECOND: Final = 0.02
 _MOST_A_SECOND: Final = 50.0
 _DRAIN_IN_S: Final = 30.0
 
@@ -49,13 +51,14 @@ class EdgeBalance:
         return count
 
     def _wanted(self, me: Member | None, own: int, others: Sequence[Member]) -> int:
-        """What the node is to keep; all it has while that is not far above its share."""
+        """What the node is to keep; all it has while that is not far above its share, and nobody is far below theirs."""
         if me is None or me.is_drained:
             return 0
-        total = own + sum(one.report.edges for one in others)
-        share = total * _weight(me) / (_weight(me) + sum(map(_weight, others)))
+        per_weight = (own + sum(one.report.edges for one in others)) / (_weight(me) + sum(map(_weight, others)))
+        share = per_weight * _weight(me)
         is_draining = self._above_since_s is not None
-        return ceil(share) if own > (share if is_draining else FAR_ABOVE * share) else own
+        is_other_short = any(one.report.edges < FAR_BELOW * per_weight * _weight(one) for one in others)
+        return ceil(share) if own > (share if is_draining or is_other_short else FAR_ABOVE * share) else own
 
 
 def _weight(member: Member) -> int:
