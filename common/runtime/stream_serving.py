@@ -65,10 +65,10 @@ class ServedStreams:
         """What consumers dial."""
         return self._endpoint.methods
 
-    async def drain(self, retry_after_s: float, at_most_s: float) -> None:
+    async def drain(self, redial_within_s: float, at_most_s: float) -> None:
         """Ask every consumer to leave and dial again, and wait for what is under way."""
         with trio.move_on_after(at_most_s):
-            await self._endpoint.drain(retry_after_s)
+            await self._endpoint.drain(redial_within_s)
 
     def status(self) -> list[dict[str, Any]]:
         """Who follows streams of this service, for ``/status``."""

@@ -31,6 +31,17 @@ class Backoff:
         jittered = self._min_s + chance * (ceiling - self._min_s)
         return max(jittered, min(at_least_s, 10 * self._max_s) * (1 + chance / 4))
 
+    def next_delay_within(self, chance: float, within_s: float) -> float:
+        """The next delay after a peer has asked its links to dial again within so many seconds: they spread over them.
+
+        Its other nodes serve meanwhile, so nobody has a reason to wait for the end. Not shorter than the shortest delay, and
+        links that are sent away again and again get no further than that wait longer, as after failures.
+        """
+        self.failures += 1
+        ceiling = min(self._max_s, self._min_s * 2.0 ** min(self.failures, 60), _HINTS_MAX * within_s)
+        ceiling = max(self._min_s, ceiling, min(within_s, 10 * self._max_s))
+        return self._min_s + chance * (ceiling - self._min_s)
+
     def next_long_delay(self, chance: float) -> float:
         """The delay after a fence or a refusal that only an operator lifts: ten times the longest, halved
         by chance.

@@ -30,7 +30,7 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """The node stops: leave, and dial again after the pause."""
+    """The node stops, or has too many: leave, and dial again within that time."""
 
-    retry_after_s: float
+    redial_within_s: float
     reason: str

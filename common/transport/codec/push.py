@@ -115,7 +115,7 @@ def _from_cloud_to_wire(
         case PushFilterUpdate():
             return _update_to_wire(message)
         case Drain():
-            return wire.Drain(message.retry_after_s, message.reason)
+            return wire.Drain(message.redial_within_s, message.reason)
         case PastKnown():
             return wire.PastKnown(list(message.seq_nrs))
 
@@ -131,7 +131,7 @@ def decode_from_cloud(data: bytes) -> FromCloud:
         case wire.Start():
             return _start_from_wire(content)
         case wire.Drain():
-            return Drain(content.retry_after_s, content.reason)
+            return Drain(content.redial_within_s, content.reason)
         case wire.PushFilterUpdate():
             return _update_from_wire(content)
         case wire.PastKnown():

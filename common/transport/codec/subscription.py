@@ -100,7 +100,7 @@ def _from_source_to_wire(
         case Heartbeat():
             return push.Heartbeat(message.bytes_received, message.clock_us)
         case Drain():
-            return push.Drain(message.retry_after_s, message.reason)
+            return push.Drain(message.redial_within_s, message.reason)
         case BackfillDone():
             return wire.BackfillDone(message.version, message.position)
         case FilterApplied():
@@ -170,7 +170,7 @@ def decode_from_source(data: bytes) -> FromSource:
         case push.Heartbeat():
             return Heartbeat(content.bytes_received, content.clock_us)
         case push.Drain():
-            return Drain(content.retry_after_s, content.reason)
+            return Drain(content.redial_within_s, content.reason)
         case wire.FilterApplied():
             begin = _cursor_from_wire(content.begin) if content.backfill else None
             return FilterApplied(content.version, content.change_position, begin, _wall(content.wall))

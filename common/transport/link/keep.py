@@ -206,7 +206,7 @@ def _enter(record: LinkRecord, name: str, now_us: int) -> None:
 
 def _delay(backoff: Backoff, chance: float, error: BackhaulError | None, drain: Drain | None) -> float:
     if drain:
-        return backoff.next_delay(chance, at_least_s=drain.retry_after_s)
+        return backoff.next_delay_within(chance, drain.redial_within_s)
     if error is None:
         return backoff.next_delay(chance)
     if error.code in _LONG_WAIT or error.kind is ErrorKind.FORBIDDEN:

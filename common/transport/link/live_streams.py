@@ -38,9 +38,9 @@ class LiveStreams(Mapping[K, S], Generic[K, S]):
     def __len__(self) -> int:
         return len(self._live)
 
-    async def leave(self, retry_after_s: float, tell: Callable[[S, Drain], None]) -> None:
+    async def leave(self, redial_within_s: float, tell: Callable[[S, Drain], None]) -> None:
         """Ask all to dial again elsewhere, by ``tell``; returns when none is left."""
-        self.drain = Drain(retry_after_s, "the service that was dialled is stopping")
+        self.drain = Drain(redial_within_s, "the service that was dialled is stopping")
         for live in self._live.values():
             tell(live, self.drain)
         while self._live:

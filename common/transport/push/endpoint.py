@@ -95,20 +95,20 @@ class PushEndpoint:
             except BackhaulError:
                 continue  # the journal's watch reports it
 
-    async def drain(self, retry_after_s: float) -> None:
+    async def drain(self, redial_within_s: float) -> None:
         """Ask every edge, also those that still come, to finish and dial another node; returns when none is left."""
-        await self._live.leave(retry_after_s, lambda live, _: live.wake())
+        await self._live.leave(redial_within_s, lambda live, _: live.wake())
 
     @property
     def staying(self) -> int:
         """Edges that are connected and were not asked to leave."""
         return sum(not live.is_leaving for live in self._live.values())
 
-    def drain_some(self, count: int, retry_after_s: float, reason: str) -> int:
+    def drain_some(self, count: int, redial_within_s: float, reason: str) -> int:
         """Ask so many edges, those that came first, to finish and dial another node; returns how many were asked."""
         staying = [live for live in self._live.values() if not live.is_leaving][:count]
         for live in staying:
-            live.drain(Drain(retry_after_s, reason))
+            live.drain(Drain(redial_within_s, reason))
         return len(staying)
 
     async def serve(self, stream: MessageStream) -> None:

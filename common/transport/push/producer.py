@@ -391,7 +391,7 @@ class _PushStream:
                     case PastKnown():
                         self._past.hear(message)
                     case Drain():
-                        _log.info("push.draining", reason=message.reason, retry_after_s=message.retry_after_s)
+                        _log.info("push.draining", reason=message.reason, redial_within_s=message.redial_within_s)
                         self._drain = message
                         self._producer.draining = True
                     case Start():

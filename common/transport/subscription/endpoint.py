@@ -149,9 +149,9 @@ class SubscriptionEndpoint:
                 live.look(now_s, still_s)
             self._look_at_policy()
 
-    async def drain(self, retry_after_s: float) -> None:
+    async def drain(self, redial_within_s: float) -> None:
         """Ask every consumer, also those that still come, to leave; returns when none is left."""
-        await self._live.leave(retry_after_s, SourceStream.drain)
+        await self._live.leave(redial_within_s, SourceStream.drain)
 
     async def serve(self, stream: MessageStream) -> None:
         """One stream, from Subscribe to its end. Raises BackhaulError for what the consumer must learn."""

@@ -25,7 +25,7 @@ class Endpoint:
     def staying(self) -> int:
         return len(self.streams)
 
-    def drain_some(self, count: int, _retry_after_s: float, reason: str) -> int:
+    def drain_some(self, count: int, _redial_within_s: float, reason: str) -> int:
         self.reasons.add(reason)
         gone, self.streams = self.streams[:count], self.streams[count:]
         return len(gone)

@@ -46,6 +46,29 @@ def test_a_hint_is_honoured_and_spread(chance: float, hint_s: float) -> None:
     assert hint_s <= delay_s <= max(1.0, hint_s * 1.25)
 
 
+@given(chances, st.floats(0.5, 300))
+def test_links_that_are_sent_away_spread_over_the_time_they_are_given(chance: float, within_s: float) -> None:
+    delay_s = Backoff(0.5, 30).next_delay_within(chance, within_s)
+    assert delay_s == pytest.approx(0.5 + chance * (max(min(1.0, 8 * within_s), within_s) - 0.5))
+
+
+def test_a_link_that_is_sent_away_again_and_again_waits_longer() -> None:
+    backoff = Backoff(0.5, 30)
+    longest = [backoff.next_delay_within(1.0, 1.0) for _ in range(6)]
+    assert longest == [1, 2, 4, 8, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("within_s", "longest_s"),
+    [(1e9, 300), (float("inf"), 300), (float("-inf"), 0.5), (float("nan"), 1.0), (0.0, 0.5)],
+)
+def test_no_such_time_is_longer_than_the_longest_wait_or_shorter_than_the_shortest(
+    within_s: float, longest_s: float
+) -> None:
+    assert Backoff(0.5, 30).next_delay_within(0.0, within_s) == 0.5
+    assert Backoff(0.5, 30).next_delay_within(1.0, within_s) == longest_s
+
+
 @pytest.mark.parametrize("hint_s", [1e9, float("inf")])
 def test_no_hint_keeps_away_for_ever(hint_s: float) -> None:
     assert Backoff(0.5, 30).next_delay(0.0, at_least_s=hint_s) == 300

@@ -381,10 +381,10 @@ class EdgeHealth(betterproto.Message):
 @dataclass(eq=False, repr=False)
 class Drain(betterproto.Message):
     """
-    The node stops: send nothing new, wait for the acks, end the stream, dial again after the pause.
+    The node stops, or has too many: send nothing new, wait for the acks, end the stream, dial again within that time.
     """
 
-    retry_after_s: float = betterproto.double_field(1)
+    redial_within_s: float = betterproto.double_field(1)
     reason: str = betterproto.string_field(2)
 
 

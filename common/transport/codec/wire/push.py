@@ -914,16 +914,16 @@ _DRAIN_KEYS: Final = frozenset({9, 18})
 
 @dataclass(slots=True)
 class Drain:
-    """The node stops: send nothing new, wait for the acks, end the stream, dial again after the pause."""
+    """The node stops, or has too many: send nothing new, wait for the acks, end the stream, dial again within that time."""
 
-    retry_after_s: float = 0.0
+    redial_within_s: float = 0.0
     reason: str = ""
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
         out: list[bytes] = []
-        if self.retry_after_s:
-            out.append(double(b"\x09", self.retry_after_s))
+        if self.redial_within_s:
+            out.append(double(b"\x09", self.redial_within_s))
         if self.reason:
             out.append(delimited(b"\x12", self.reason.encode()))
         return b"".join(out)
@@ -931,14 +931,14 @@ class Drain:
     @staticmethod
     def decode(data: bytes) -> Drain:
         """The message that these bytes are; fields that it does not know are left out."""
-        retry_after_s = 0.0
+        redial_within_s = 0.0
         reason = ""
         at, end = 0, len(data)
         try:
             while at < end:
                 key = data[at]
                 if key == 9:
-                    retry_after_s, at = read_double(data, at + 1)
+                    redial_within_s, at = read_double(data, at + 1)
                     if at == end:
                         break
                     key = data[at]
@@ -955,7 +955,7 @@ class Drain:
                         at = skip(data, at, wire_type)
         except (IndexError, ValueError) as error:
             raise undecoded("Drain", error) from error
-        return Drain(retry_after_s, reason)
+        return Drain(redial_within_s, reason)
 
 
 _PUSH_FILTER_UPDATE_KEYS: Final = frozenset({10})

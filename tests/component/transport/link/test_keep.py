@@ -25,11 +25,19 @@ Try = Callable[[Report, Report], Drain | float | None]
 stands before it ends."""
 
 
-class LongestDelay(random.Random):
-    """Chance that makes every delay as long as it can be, nearly."""
+LONGEST = 1.0 - 1e-9
+"""Chance that makes every delay as long as it can be, nearly."""
+
+
+class Chance(random.Random):
+    """Always the same."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self._value = value
 
     def random(self) -> float:
-        return 1.0 - 1e-9
+        return self._value
 
 
 class Peer:
@@ -69,7 +77,7 @@ class Peer:
         return [after - before for before, after in zip(self.ended_s, self.dialled_s[1:], strict=False)]
 
 
-async def delays_of(*tries: Try) -> list[float]:
+async def delays_of(*tries: Try, chance: float = LONGEST) -> list[float]:
     """How long a link waits after each of these tries."""
     peer = Peer(tries)
     with trio.move_on_after(10_000):
@@ -79,7 +87,7 @@ async def delays_of(*tries: Try) -> list[float]:
             peer.converse,
             LinkState(),
             backoff=Backoff(0.5, 30.0),
-            chance=LongestDelay(),
+            chance=Chance(chance),
             now_us=now_us,
         )
     assert len(peer.delays_s) == len(tries)
@@ -130,15 +138,20 @@ async def test_useful_work_makes_the_next_delay_short(autojump_clock: MockClock)
     assert (await delays_of(*[unreachable] * 8, work))[-1] == pytest.approx(1.0)
 
 
-async def test_a_peers_hint_is_honoured_whatever_carries_it(autojump_clock: MockClock) -> None:
+async def test_a_peers_hint_is_honoured(autojump_clock: MockClock) -> None:
     hinted = PeerRefused("journal.unavailable", "wait", status="UNAVAILABLE", retry_after_s=20.0)
+    assert 20.0 <= (await delays_of(refusal(hinted)))[0] <= 25.0
 
+
+@pytest.mark.parametrize("chance", [0.0, 0.5])
+async def test_a_link_that_is_sent_away_dials_within_the_time_it_is_given(
+    chance: float, autojump_clock: MockClock
+) -> None:
     def drained(connected: Report, _progressed: Report) -> Drain:
         connected()
         return Drain(20.0, "stopping")
 
-    for hinting in (refusal(hinted), drained):
-        assert 20.0 <= (await delays_of(hinting))[0] <= 25.0
+    assert (await delays_of(drained, chance=chance))[0] == pytest.approx(0.5 + chance * 19.5)
 
 
 @pytest.mark.parametrize("code", sorted(_LONG_WAIT))

@@ -81,7 +81,7 @@ async def test_all_are_asked_to_leave_and_waited_for() -> None:
         await trio.testing.wait_all_tasks_blocked()
         await streams.leave(1.5, Peer.leave)
         assert not streams
-    assert [drain.retry_after_s for peer in peers.values() for drain in peer.answer] == [1.5, 1.5]
+    assert [drain.redial_within_s for peer in peers.values() for drain in peer.answer] == [1.5, 1.5]
 
 
 async def test_a_stream_that_is_cancelled_is_lost_or_else_the_service_stops() -> None:
