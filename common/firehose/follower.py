@@ -1,6 +1,6 @@
 """The one reader that keeps a node's ring at the head of the log.
 
-What this process commits comes to it directly and needs no read, as long as it follows what the ring has. Everything
+What this process commits comes to it directly and needs no read, once the ring has what lies before it. Everything
 else is read: when the journal's prompt knows of more (other nodes' commits, heard of by ``LISTEN``), and after a while
 without a sign, so that a log of which nothing is heard is followed too. What it takes waits for nobody.
 
@@ -33,6 +33,8 @@ _LOOK_EVERY_S = 10.0
 # Commits that wait for the ring; when it is full they are read instead.
 _OFFERED_MAX_EVENTS = 20_000
 _OFFERED_MAX_BYTES = 16 * 1024 * 1024
+# Reading so many events costs the database about as much as a statement does.
+_WORTH_A_READ = 100
 
 
 class Follower:
@@ -135,7 +137,7 @@ class Follower:
                     continue
                 heard, after = head_signal.position, ring.through
                 found = None if self._is_another_log() else self._read_already(after)
-                page = found or await self._read(after, max_events=self._settings.read_max_events)
+                page = found or await self._read(after, max_events=self._settings.read_max_events, through=self._gap(after))
                 if found is None:
                     self._on_read(after, page)
                 self._take_page(page)
@@ -178,18 +180,31 @@ class Follower:
             is_time = head_signal.looks == looks or trio.current_time() >= until_s
         return False
 
-    async def _read(self, after: int, *, max_events: int) -> LogPage:
-        page = await self._page(after, max_events)
+    def _gap(self, after: int) -> int | None:
+        """Where to stop reading: before what came directly, if that is so much that one more read costs less."""
+        if not self._offered or self._offered[0].position[0] - 1 <= after:
+            return None
+        before = through = self._offered[0].position[0] - 1
+        for events in self._offered:
+            if events.position[0] > through + 1:
+                break
+            through = events.position[-1]
+        return before if through - before >= _WORTH_A_READ else None
+
+    async def _read(self, after: int, *, max_events: int, through: int | None = None) -> LogPage:
+        page = await self._page(after, max_events, through)
         is_another = self._is_another_log()
         if is_another:
-            page = await self._page(after, max_events)  # the first may still be of the history before
+            page = await self._page(after, max_events, None)  # the first may still be of the history before
         if is_another or page.head < self._ring.through:
             self._another_log(page.head)
         return page
 
-    async def _page(self, after: int, max_events: int) -> LogPage:
+    async def _page(self, after: int, max_events: int, through: int | None) -> LogPage:
         self.reads += 1
-        page = await self._journal.log.read(after, max_events=max_events, max_bytes=self._settings.read_max_bytes)
+        page = await self._journal.log.read(
+            after, max_events=max_events, max_bytes=self._settings.read_max_bytes, through=through
+        )
         self.read_events += len(page.events)
         return page
 

@@ -163,7 +163,7 @@ class RangeReader:
         """Read blocks until cancelled."""
         while True:
             ring = self.hub.ring
-            self.blocks.held = (ring.after, ring.through) if self.hub.is_following else (0, 0)
+            self.blocks.ring_after = ring.after if self.hub.is_following else None
             plan = self.blocks.begin()
             if plan is None:
                 await self._work.park()

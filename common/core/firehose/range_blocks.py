@@ -3,7 +3,7 @@
 All ranges of a node read the same log, each a part of it, so a block is read whole and kept until every range has come to
 the end. Blocks end at fixed places, so ranges that are near each other meet. What is kept is bounded: the rearmost blocks
 go first, so a range that is slower than the others reads for itself, and holds up nobody. Two blocks are read ahead of
-the foremost range.
+the foremost range, as far as the ring does not read there.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class RangeBlocks:
     reads: int = 0
     events: int = 0
     bytes: int = 0
-    held: tuple[int, int] = (0, 0)
-    """After which position the ring has the log, and through which: that is not read here unless a range asks for it."""
+    ring_after: int | None = None
+    """After which position the ring has the log and follows it: that is not read here unless a range asks for it."""
     _cursors: dict[RangeCursor, None] = field(default_factory=dict)
     _waiting: dict[RangeCursor, None] = field(default_factory=dict)
     _kept: dict[Selection, list[LogStretch]] = field(default_factory=dict)
@@ -131,7 +131,7 @@ class RangeBlocks:
         if self._ahead is None:
             return None
         selection, after = self._ahead
-        if self.held[0] <= after < self.held[1]:
+        if self.ring_after is not None and after >= self.ring_after:
             self._ahead = None
             return None
         foremost = max((cursor.position for cursor in self._cursors if cursor.selection == selection), default=-1)
@@ -187,8 +187,8 @@ class RangeBlocks:
     def _plan(self, selection: Selection, after: int) -> ReadPlan:
         positions = self.block_events if selection.is_all else _SPARSE_BLOCKS * self.block_events
         through = (after // positions + 1) * positions
-        if after < self.held[0] < self.held[1]:
-            through = min(through, self.held[0])
+        if self.ring_after is not None and after < self.ring_after:
+            through = min(through, self.ring_after)
         return ReadPlan(selection, after, through, self.block_events, self.block_bytes)
 
     def _keep(self, selection: Selection, block: LogStretch) -> None:

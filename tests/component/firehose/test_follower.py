@@ -1,4 +1,7 @@
-"""When the follower looks at the end of the log by itself: renewals of the node's member row do so for it, within bounds."""
+"""When the follower looks at the end of the log by itself: renewals of the node's member row do so for it, within bounds.
+
+And what it reads: not what this node has stored itself, if that is worth a read.
+"""
 
 from __future__ import annotations
 
@@ -128,3 +131,25 @@ async def test_a_renewal_that_finds_less_than_is_known_is_no_look(journal: Journ
         before = node.reads
         await node.renew(POLL_S, 10, 2)
         assert node.reads > before + 3
+
+
+@pytest.mark.parametrize(("own", "read"), [(300, 50), (20, 70)])
+async def test_it_reads_what_another_node_has_stored_and_takes_its_own_from_memory(
+    own: int, read: int, autojump_clock: MockClock
+) -> None:
+    database, clock = MemoryDatabase(), SettableClock()
+    async with (
+        open_memory_journal(database, now_us=clock, new_id=ids("one").__next__) as one,
+        open_memory_journal(database, now_us=clock, new_id=ids("two").__next__) as two,
+        running(muffled(one, "feed"), FirehoseSettings(poll_s=POLL_S)) as firehose,
+    ):
+        with firehose.follow(ALL_SLICES) as feed:
+            await feed.read(0, max_events=1, max_bytes=100, selection=EVERYTHING)
+            await trio.sleep(2 * POLL_S)
+            await store(two, Random(1), 50)
+            await store(one, Random(2), own)
+            await trio.sleep(2 * POLL_S)
+            report = firehose.report()
+            assert (report.ring_through, report.read_events) == (50 + own, read)
+            page = await feed.read(0, max_events=1_000, max_bytes=1 << 20, selection=EVERYTHING)
+            assert page.events.position == list(range(1, 51 + own))

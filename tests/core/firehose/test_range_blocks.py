@@ -134,7 +134,7 @@ def test_few_types_are_looked_for_over_more_positions() -> None:
 def test_what_the_ring_has_is_neither_read_ahead_nor_by_a_block_that_begins_before_it() -> None:
     blocks, cursor = new_blocks(), RangeCursor(SliceRange(0, 1023), "g")
     blocks.add(cursor)
-    blocks.held = (60, 200)
+    blocks.ring_after = 60
     blocks.ask(cursor)
     plans = []
     while plan := blocks.begin():
@@ -146,6 +146,18 @@ def test_what_the_ring_has_is_neither_read_ahead_nor_by_a_block_that_begins_befo
     plan = blocks.begin()
     assert plan is not None
     assert (plan.after, plan.through) == (130, 150), "it asks for what the ring has: it is gone from there by now"
+
+
+def test_what_the_ring_is_about_to_read_is_not_read_ahead() -> None:
+    blocks, cursor = new_blocks(), RangeCursor(SliceRange(0, 1023), "g", 40)
+    blocks.add(cursor)
+    blocks.ring_after = 100
+    blocks.ask(cursor)
+    plans = []
+    while plan := blocks.begin():
+        plans.append((plan.after, plan.through))
+        answer(blocks, plan)
+    assert plans == [(40, 50), (50, 100)], "the ring has nothing yet, and reads on from there"
 
 
 def test_what_was_read_for_the_ring_is_found_by_ranges_that_are_behind() -> None:
