@@ -20,9 +20,10 @@ import trio
 
 from tests.crash import projections
 from tests.crash.campaign import Outcome, Plan, run_campaign, summary
-from tests.crash.down.campaign import DownOutcome, down_summary, run_down_campaign
+from tests.crash.down.campaign import run_down_campaign
+from tests.crash.flow_outcome import FlowOutcome, flow_summary
 from tests.crash.nodes import run_nodes_campaign
-from tests.crash.pasts.campaign import PastsOutcome, pasts_summary, run_pasts_campaign
+from tests.crash.pasts.campaign import run_pasts_campaign
 from tests.crash.stage import make_directory
 from tests.support.postgres import postgres_for_tests
 
@@ -66,7 +67,7 @@ def _storages(wanted: argparse.Namespace) -> Sequence[str]:
 
 def _kill_services(wanted: argparse.Namespace, directory: Path) -> bool:
     outcomes: list[Outcome] = []
-    down_outcomes: list[DownOutcome] = []
+    down_outcomes: list[FlowOutcome] = []
     for storage in _storages(wanted):
         nodes = wanted.nodes if storage == "postgres" else 1
         plan = Plan(storage, nodes, wanted.rounds, wanted.kills, wanted.seed)
@@ -81,12 +82,12 @@ def _kill_services(wanted: argparse.Namespace, directory: Path) -> bool:
         down_outcomes.append(trio.run(run_down_campaign, plan, place, partial(print, flush=True)))
         _tell_end(down_outcomes[-1])
     print("\n" + "\n".join(summary(outcomes)))
-    print("\nthe way down\n" + "\n".join(down_summary(down_outcomes)))
+    print("\nthe way down\n" + "\n".join(flow_summary(down_outcomes)))
     return all(one.holds for one in outcomes) and all(one.holds for one in down_outcomes)
 
 
 def _kill_in_pasts(wanted: argparse.Namespace, directory: Path) -> bool:
-    outcomes: list[PastsOutcome] = []
+    outcomes: list[FlowOutcome] = []
     for storage in _storages(wanted):
         print(f"\n{storage}, pasts on the way up", flush=True)
         place = directory / f"{storage}-pasts"
@@ -94,7 +95,7 @@ def _kill_in_pasts(wanted: argparse.Namespace, directory: Path) -> bool:
         plan = Plan(storage, 1, max(1, wanted.rounds), 0, wanted.seed)
         outcomes.append(trio.run(run_pasts_campaign, plan, place, partial(print, flush=True)))
         _tell_end(outcomes[-1])
-    print("\npasts on the way up\n" + "\n".join(pasts_summary(outcomes)))
+    print("\npasts on the way up\n" + "\n".join(flow_summary(outcomes)))
     return all(one.holds for one in outcomes)
 
 
@@ -116,7 +117,7 @@ def _kill_nodes(kills: int, seed: int, directory: Path) -> bool:
     return outcome.holds
 
 
-def _tell_end(outcome: Outcome | DownOutcome | PastsOutcome) -> None:
+def _tell_end(outcome: Outcome | FlowOutcome) -> None:
     hit = ", ".join(f"{side} {point} {count}" for (side, point), count in sorted(outcome.points.items()))
     print(f"  fail points hit: {hit or 'none'}")
     alarms = ", ".join(f"{name} {count}" for name, count in sorted(outcome.alarms.items()))

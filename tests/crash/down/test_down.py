@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 from tests.crash.campaign import Plan
-from tests.crash.down.campaign import down_summary, run_down_campaign
+from tests.crash.down.campaign import run_down_campaign
+from tests.crash.flow_outcome import flow_summary
 from tests.crash.stage import make_directory
 
 
@@ -17,7 +18,7 @@ async def test_kills_on_the_way_down_lose_nothing_and_double_nothing(storage: st
     outcome = await run_down_campaign(
         Plan(storage, nodes=1, rounds=1, kills=1, seed=5, is_brief=True), directory, print
     )
-    print("\n".join(down_summary([outcome])))
+    print("\n".join(flow_summary([outcome])))
     assert outcome.problems == [], f"stores and logs are in {directory}"
     assert outcome.holds
     shutil.rmtree(directory)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -22,10 +21,11 @@ from common.core.journal.url import parse_journal_url
 from common.runtime.environment import Environment, real_environment
 from examples.support.http_client import HttpClient, Unanswered
 from examples.support.postgres import PostgresUnavailable
-from tests.crash.campaign import PAST_POINTS, Plan, messages_of, seconds, title
+from tests.crash.campaign import PAST_POINTS, Plan, messages_of
 from tests.crash.failure import CrashFailure
+from tests.crash.flow_outcome import FlowOutcome
 from tests.crash.killing import Killer, Tell
-from tests.crash.orders import ENTITY_TYPE, HOME, SITES, Order, Published, Publisher
+from tests.crash.orders import ENTITY_TYPE, HOME, SITES, Order, Publisher
 from tests.crash.proof import Row
 from tests.crash.stage import EDGE_ID, PREFIX, Stage, open_stage
 from tests.crash.stores import read_log
@@ -43,30 +43,10 @@ _LOOK_S: Final = 0.05
 _FIRST_EVENTS: Final = 100
 
 
-@dataclass(slots=True)
-class PastsOutcome:
-    """What came of it."""
-
-    plan: Plan
-    kills: Counter[str] = field(default_factory=Counter)
-    points: Counter[tuple[str, str]] = field(default_factory=Counter)
-    recovered_s: list[float] = field(default_factory=list)
-    alarms: dict[str, int] = field(default_factory=dict)
-    published: Published = field(default_factory=Published)
-    figures: dict[str, int] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
-    took_s: float = 0.0
-
-    @property
-    def holds(self) -> bool:
-        """Whether everything was proved."""
-        return bool(self.figures) and not self.problems
-
-
-async def run_pasts_campaign(plan: Plan, directory: Path, tell: Tell) -> PastsOutcome:
+async def run_pasts_campaign(plan: Plan, directory: Path, tell: Tell) -> FlowOutcome:
     """Run the rounds of ``plan`` in ``directory``, where the stores and logs stay."""
     began_s = trio.current_time()
-    outcome = PastsOutcome(plan)
+    outcome = FlowOutcome(plan)
     try:
         async with open_stage(
             directory, storage=plan.storage, nodes=1, chance=Random(), cloud=_CLOUD, edges=(_EDGE,)
@@ -84,7 +64,7 @@ async def run_pasts_campaign(plan: Plan, directory: Path, tell: Tell) -> PastsOu
 class _PastsCampaign:
     """A campaign while it runs."""
 
-    def __init__(self, plan: Plan, stage: Stage, outcome: PastsOutcome, tell: Tell) -> None:
+    def __init__(self, plan: Plan, stage: Stage, outcome: FlowOutcome, tell: Tell) -> None:
         self._plan = plan
         self._stage = stage
         self._outcome = outcome
@@ -211,20 +191,3 @@ async def _read(environment: Environment, url: str) -> tuple[Sequence[Row], int]
     async with environment.open_journal(parse_journal_url(url), max_bytes=None, notified=False) as journal:
         content = await read_log(journal)
     return content.rows, content.parked
-
-
-def pasts_summary(outcomes: Sequence[PastsOutcome]) -> list[str]:
-    """The closing table."""
-    names = dict.fromkeys(name for outcome in outcomes for name in outcome.figures)
-    rows = [
-        ("", [title(outcome.plan) for outcome in outcomes]),
-        ("kills", [", ".join(f"{name} {n}" for name, n in sorted(one.kills.items())) for one in outcomes]),
-        ("recovered in, median / longest", [seconds(outcome.recovered_s) for outcome in outcomes]),
-        *((name, [f"{outcome.figures.get(name, 0):,}" for outcome in outcomes]) for name in names),
-        ("result", ["holds" if outcome.holds else "DOES NOT HOLD" for outcome in outcomes]),
-    ]
-    widths = [max(len(cells[column]) for _, cells in rows) for column in range(len(outcomes))]
-    return [
-        f"  {name:<34}" + "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
-        for name, cells in rows
-    ]

@@ -8,8 +8,9 @@ import orjson
 import pytest
 
 from tests.crash.campaign import Plan
+from tests.crash.flow_outcome import flow_summary
 from tests.crash.orders import AWAY, HOME, Order
-from tests.crash.pasts.campaign import examine_pasts, pasts_summary, run_pasts_campaign
+from tests.crash.pasts.campaign import examine_pasts, run_pasts_campaign
 from tests.crash.proof import Row
 from tests.crash.stage import make_directory
 
@@ -20,7 +21,7 @@ async def test_an_edge_and_a_cloud_that_die_in_a_past_bring_it_whole(storage: st
     outcome = await run_pasts_campaign(
         Plan(storage, nodes=1, rounds=1, kills=0, seed=5, is_brief=True), directory, print
     )
-    print("\n".join(pasts_summary([outcome])))
+    print("\n".join(flow_summary([outcome])))
     assert outcome.problems == [], f"stores and logs are in {directory}"
     assert outcome.holds
     shutil.rmtree(directory)
