@@ -1,14 +1,14 @@
 """Statements of projections on an SQLite connection: ``$1`` parameters, and all or nothing.
 
 The SQLite journal and the memory journal, whose projections' tables are SQLite's too, both stand on it. SQLite reads ``$1``
-as a parameter *named* "$1" and numbers parameters by first appearance, so rows are bound by name: a statement that
-says ``$2`` before ``$1`` means the same here as on PostgreSQL.
+as a parameter *named* "$1" and numbers parameters by first appearance. So a statement that says ``$2`` before ``$1`` is
+bound by name, and means the same here as on PostgreSQL.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -30,7 +30,7 @@ def run_statements(connection: apsw.Connection, statements: Sequence[Statement])
     for statement in statements:
         with _map_errors(statement.sql):
             check_rows(statement.sql, statement.rows, _types(connection, statement.sql))
-            connection.executemany(statement.sql, map(_named, statement.rows))
+            connection.executemany(statement.sql, _bindings(statement.sql, statement.rows))
 
 
 def run_query(connection: apsw.Connection, sql: str, args: Sequence[Any]) -> list[tuple[Any, ...]]:
@@ -110,6 +110,11 @@ def _types(connection: apsw.Connection, sql: str) -> list[str]:
         }
         types = known[sql] = parameter_types(text, tables)
     return types
+
+
+def _bindings(sql: str, rows: Sequence[Sequence[Any]]) -> Iterable[Any]:
+    """The rows as apsw takes them: as they are where their values come in order, else by name, at three times the time."""
+    return rows if read_sql(sql).is_in_order else map(_named, rows)
 
 
 def _named(row: Sequence[Any]) -> dict[str, Any]:

@@ -49,6 +49,8 @@ class SqlText:
     """Parameter, table and index of the column it is inserted into, where the INSERT names no columns."""
     limits: tuple[int, ...]
     """Parameters that are a LIMIT or OFFSET."""
+    is_in_order: bool = False
+    """Whether it is one statement whose parameters first appear as $1, $2 …: a row's values are in SQLite's order."""
 
 
 @lru_cache(2048)
@@ -74,7 +76,12 @@ def read_sql(sql: str) -> SqlText:
     columns += _compared(tokens)
     limits = [int(after[1:]) for token, after in pairwise(tokens)
               if token in {"limit", "offset"} and after[0] == "$"]  # fmt: skip
-    return SqlText(len(numbers), problem, tuple(dict.fromkeys(tables)), tuple(columns), tuple(placed), tuple(limits))
+    is_in_order = ";" not in tokens and list(dict.fromkeys(token for token in tokens if token[0] == "$")) == [
+        f"${number}" for number in numbers
+    ]
+    return SqlText(
+        len(numbers), problem, tuple(dict.fromkeys(tables)), tuple(columns), tuple(placed), tuple(limits), is_in_order
+    )
 
 
 def _tokens(sql: str) -> Iterator[str]:
