@@ -56,8 +56,8 @@ def edges(count: int) -> Endpoint:
 
 async def test_a_surplus_goes_after_a_while_down_to_the_share(autojump_clock: MockClock) -> None:
     others = member("n1", 300), member("n2", 0)
-    assert (await after(25, edges(300), *others)).staying == 300
-    slow = await after(45, edges(300), *others)
+    assert (await after(14, edges(300), *others)).staying == 300
+    slow = await after(22, edges(300), *others)
     assert 250 < slow.staying < 300
     endpoint = edges(300)
     # What has gone from here is there: the total stays.
