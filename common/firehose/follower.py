@@ -137,7 +137,9 @@ class Follower:
                     continue
                 heard, after = head_signal.position, ring.through
                 found = None if self._is_another_log() else self._read_already(after)
-                page = found or await self._read(after, max_events=self._settings.read_max_events, through=self._gap(after))
+                page = found or await self._read(
+                    after, max_events=self._settings.read_max_events, through=self._gap(after)
+                )
                 if found is None:
                     self._on_read(after, page)
                 self._take_page(page)

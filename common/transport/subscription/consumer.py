@@ -387,7 +387,9 @@ class _Session:
                     case Heartbeat():
                         continue
                     case Drain():
-                        _log.info("subscription.draining", reason=message.reason, redial_within_s=message.redial_within_s)
+                        _log.info(
+                            "subscription.draining", reason=message.reason, redial_within_s=message.redial_within_s
+                        )
                         self._drain = message
                     case _:
                         raise _protocol_error("a second Subscribed came")

@@ -62,7 +62,7 @@ async def test_a_surplus_goes_after_a_while_down_to_the_share(autojump_clock: Mo
     endpoint = edges(300)
     # What has gone from here is there: the total stays.
     for _ in range(40):
-        await after(60, endpoint, member("n1", endpoint.staying), member("n2", 300 - endpoint.staying))
+        await after(30, endpoint, member("n1", endpoint.staying), member("n2", 300 - endpoint.staying))
     assert 150 <= endpoint.staying <= 195
     assert endpoint.reasons == {"this node has more edges than its share"}
 
