@@ -119,7 +119,7 @@ def _is_storable(kinds: set[type], column: Sequence[Any]) -> bool:
     if kinds <= _HARMLESS:
         return True
     if kinds == {int}:
-        return min(column) >= -_INT_END and max(column) < _INT_END
+        return bool(min(column) >= -_INT_END and max(column) < _INT_END)
     if kinds == {str}:
         text = "".join(column)
         return "\0" not in text and text.isascii()

@@ -482,7 +482,7 @@ class TestFromNow:
         assert refusal.value.code == "projection.invalid_handler"
 
 
-async def until_rows(journal: Journal, sums: Sums, expected: dict[str, tuple[int, int]]) -> None:
+async def until_rows(journal: Journal, sums: Sums, expected: Mapping[str, tuple[int, int]]) -> None:
     """Wait until the table is as expected: a handler was called before its statements are committed."""
     with trio.fail_after(60):
         while await sums.rows(journal) != expected:  # noqa: ASYNC110
