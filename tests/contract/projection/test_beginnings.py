@@ -483,10 +483,9 @@ class TestFromNow:
 
 
 async def until_rows(journal: Journal, sums: Sums, expected: Mapping[str, tuple[int, int]]) -> None:
-    """Wait until the table is as expected: a handler was called before its statements are committed."""
     with trio.fail_after(60):
-        while await sums.rows(journal) != expected:  # noqa: ASYNC110
-            await trio.sleep(0.005)
+        while await sums.rows(journal) != expected:  # noqa: ASYNC110  the handler is called before the commit
+            await trio.sleep(0.01)
 
 
 async def until_declared(journal: Journal, name: str) -> None:
