@@ -286,9 +286,11 @@ class PlaceBehindEffect(DownChecker):
         if missing:
             self.complain(f"{commit.disk.name} is past {missing[:3]} of {commit.watch.name} and does not have them")
         for name in commit.waiting_before - commit.waiting:
-            for number in commit.watch.replayed.get(name, [(name, 2**62)]):
-                if commit.misses(number):
-                    self.complain(f"{commit.disk.name} waits no more for {name}, and lacks {number[1]}")
+            replays = commit.watch.replays_of(name) or [[(name, 2**62)]]
+            lacking = [[number for number in owed if commit.misses(number)] for owed in replays]
+            if all(lacking):
+                for _, seq_nr in lacking[-1]:
+                    self.complain(f"{commit.disk.name} waits no more for {name}, and lacks {seq_nr}")
 
 
 class NothingPastTheHead(DownChecker):

@@ -148,9 +148,11 @@ class StreamWatch:
         self.place: ResumePoint | None = None
         self.stated: dict[str, list[Stated]] = {}
         self.leaving: dict[Number, set[bool]] = {}
-        self.replayed: dict[str, list[Number]] = {}
+        self._replays: dict[str, list[tuple[int, list[Number]]]] = {}
         self._asked: dict[int, FilterState] = {}
         self._steps: deque[_Step] = deque()
+        self._made = 0
+        self._passed = 0
 
     # -- filters ---------------------------------------------------------------------------------------------------
     def _all(self, *filters: FilterState | None) -> EntityPredicate:
@@ -248,7 +250,7 @@ class StreamWatch:
         owed = [row for row in rows if row.position in kept and row.position > begin and row.is_selected(wanted)]
         owes = [(name, row.seq_nr) for row in owed]
         settled = {(name, row.seq_nr) for row in rows} - set(owes)
-        self.replayed[name] = owes
+        self._replays.setdefault(name, []).append((self._made, owes))
         for step in self._steps:
             step.owed = [number for number in step.owed if number not in settled]
 
@@ -275,6 +277,7 @@ class StreamWatch:
     def _step(self, owed: list[Number]) -> None:
         assert self.place is not None
         self._steps.append(_Step(_key(self.place), owed))
+        self._made += 1
 
     def owed_at(self, stored: Subscription) -> list[Number] | None:
         """What must have taken effect now that this place is stored; None when the stream has no such place."""
@@ -285,8 +288,18 @@ class StreamWatch:
         owed = [number for index in range(last + 1) for number in self._steps[index].owed]
         for _ in range(last):
             self._steps.popleft()
+        self._passed += last
         self._steps[0].owed = []
         return owed
+
+    def replays_of(self, name: str) -> list[list[Number]]:
+        """What the replays owed that can have ended the entity's waiting by the place stored last.
+
+        Those heard behind that place, and the last one before it. Later ones may be of another filter.
+        """
+        heard = self._replays.get(name, [])
+        before = [owed for made, owed in heard if made <= self._passed]
+        return before[-1:] + [owed for made, owed in heard if made == self._passed + 1]
 
 
 def _with(place: ResumePoint, **changes: object) -> ResumePoint:
