@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from common.core.events import rules as event_rules
-from common.core.events.batch import EventBatch, folding
+from common.core.events.batch import EventBatch
 from common.core.events.deleted import with_deleted
+from common.core.events.replacing import as_pushed
 from common.core.events.stated_range import StatedRange
 from common.core.journal.admission import GONE_REASONS
 from common.core.journal.append import PushedAppend
@@ -87,8 +88,8 @@ class InboxSink:
 class JournalSink:
     """Events go into this service's own journal, owned by the subscription: nobody else writes those entities.
 
-    A snapshot becomes an event of its entity, in the place of those before it. What tags these had is not known here, so no
-    wall by tags of this journal's own streams lets it through. What is stored is not stored again.
+    A snapshot becomes an event of its entity that says that it is one, in the place of those before it. What tags these had is
+    not known here, so no wall by tags of this journal's own streams lets it through. What is stored is not stored again.
     """
 
     takes_restarts = False
@@ -107,11 +108,9 @@ class JournalSink:
             return Effect()
         found = event_rules.problems(events, self._event_max_bytes, may_leave=True)
         poison = {index: code for index, (code, _) in found.items()}
-        if taken.replaces:
-            events = events.slice(0, len(events))
-            for index in taken.replaces:
-                events.prev_seq_nr[index] = events.seq_nr[index] - 1
-                events.tags[index] = folding(events.tags[index])
+        events = as_pushed(events, dict.fromkeys(taken.replaces, True))
+        for index in taken.replaces:
+            events.prev_seq_nr[index] = events.seq_nr[index] - 1
         through = Offset(place.journal_id, place.generation_id, place.live.position)
         append = PushedAppend(self._origin_id, 1, _BRANCH, 0, through, events, taken.passed, poison, self._parked_max)
         return Effect(append=append)

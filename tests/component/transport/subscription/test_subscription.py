@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.events.batch import EventBatch, join_metadata
 from common.core.events.deleted import stated_by
+from common.core.events.replacing import replacing
 from common.core.events.stated_range import StatedRange
 from common.core.filters.permission import match_batch, within
 from common.core.filters.predicates import EVERY_ENTITY, parse_filter
@@ -398,6 +399,7 @@ async def test_a_snapshot_in_the_consumers_own_journal_passes_no_wall_there(auto
             await wait_for_position(state, 3)
             log = await whole_log(consumer)
     assert log.payload[0] == b"folds a secret"
+    assert replacing(log) == [0], "handlers there are to set what it says, not to add it"
     wall = within(parse_filter('[{"exclude_tags":["secret"]}]'), EVERY_ENTITY)
     assert [log.seq_nr[index] for index in match_batch(wall, log).indexes] == [2]
 
