@@ -40,14 +40,15 @@ class Pattern:
 
     def matches(self, text: str) -> bool:
         """Whether the whole text fits."""
-        first, *rest = self.parts
-        if not rest:
-            return text == first
-        *middle, last = rest
+        if len(self.parts) == 1:
+            return text == self.parts[0]
+        first, last = self.parts[0], self.parts[-1]
         if len(text) < len(first) + len(last) or not text.startswith(first) or not text.endswith(last):
             return False
+        if len(self.parts) == 2:
+            return True
         at, end = len(first), len(text) - len(last)
-        for part in middle:
+        for part in self.parts[1:-1]:
             at = text.find(part, at, end)
             if at < 0:
                 return False

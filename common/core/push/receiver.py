@@ -128,7 +128,7 @@ class Endpoint:
                 f" after {received}",
                 "send the journal in order, without overlap, from the position Start names, lane by lane",
             )
-        problem = next(filter(None, map(_range_problem, batch.ranges)), "")
+        problem = _ranges_problem(batch.ranges)
         problem = problem or text_problem(batch.generation_id, NAME_MAX_BYTES)
         if problem:
             raise BackhaulError(
@@ -350,11 +350,15 @@ def _other_history(origin_id: str) -> BackhaulError:
     )
 
 
-def _range_problem(stated: StatedRange) -> str:
-    """What makes a range one that no honest peer states, or ''. Its texts and numbers are stored as they are."""
-    if not 1 <= stated.from_seq_nr <= stated.to_seq_nr:
-        return f"from {stated.from_seq_nr} to {stated.to_seq_nr}"
-    return persistence_id_problem(stated.persistence_id) or text_problem(stated.reason, NAME_MAX_BYTES)
+def _ranges_problem(ranges: Sequence[StatedRange]) -> str:
+    """What makes one of these ranges one that no honest peer states, or ''. Their texts and numbers are stored as they are."""
+    for stated in ranges:
+        if not 1 <= stated.from_seq_nr <= stated.to_seq_nr:
+            return f"from {stated.from_seq_nr} to {stated.to_seq_nr}"
+        if problem := persistence_id_problem(stated.persistence_id):
+            return problem
+    reasons = {stated.reason for stated in ranges}
+    return next(filter(None, (text_problem(reason, NAME_MAX_BYTES) for reason in reasons)), "")
 
 
 def _ranges_of(batches: Sequence[PushBatch]) -> tuple[StatedRange, ...]:
@@ -370,7 +374,8 @@ def _ranges_of(batches: Sequence[PushBatch]) -> tuple[StatedRange, ...]:
         for entry in batch.ranges:
             from_seq_nr = max(entry.from_seq_nr, brought.get(entry.persistence_id, 0) + 1)
             if from_seq_nr <= entry.to_seq_nr:
-                stated.append(replace(entry, from_seq_nr=from_seq_nr))
+                goes_on = from_seq_nr > entry.from_seq_nr
+                stated.append(replace(entry, from_seq_nr=from_seq_nr) if goes_on else entry)
         brought.update(zip(batch.events.persistence_id, batch.events.seq_nr, strict=True))
     return tuple(stated)
 

@@ -138,8 +138,8 @@ class AppendCall:
             poison += [(len(event_entity) + i + 1, request.poison[i]) for i in sorted(request.poison)]
             continuous = _number_pushed(request, sub, entities, event_entity)
             event_seq += request.events.seq_nr
-            regular = regular and continuous and not request.ranges and not request.poison
-            _chain_ranges(request, sub, entities, ranges, range_next)
+            leading = _chain_ranges(request, sub, entities, ranges, range_next)
+            regular = regular and continuous and leading and not request.poison
         events = requests[0].events if len(requests) == 1 else concat(request.events for request in requests)
         names = list(entities.index)
         types, n_type = _types(entities)
@@ -160,7 +160,7 @@ class AppendCall:
             *map(_ints, s_numbers),
             _texts(names),
             _ints([entity_no.get(name, 0) for name in names]),
-            _ints(list(map(slice_of, names))),
+            _ints([slice_of(name) if count else 0 for name, count in zip(names, entities.count, strict=True)]),
             *map(_ints, (entities.sub, entities.count, entities.prev, entities.last)),
             _ints(entities.expect if expectations else []),
             _ints(entities.range if ranges else []),
@@ -336,11 +336,21 @@ def _chain_ranges(
     entities: _Entities,
     ranges: list[tuple[int, int, int, int, str]],
     range_next: list[int],
-) -> None:
-    """Add the stated ranges, those of one entity linked in the order they were stated."""
+) -> bool:
+    """Add the stated ranges, those of one entity linked in the order they were stated.
+
+    Answers whether they lead to the events: live, one an entity, which ends where the entity's events begin.
+    """
     newest: dict[int, int] = {}
+    leading = request.lane is PushLane.LIVE or not request.ranges
     for stated in request.ranges:
         ent = entities.number(stated.persistence_id, sub)
+        if ent in newest or not 1 <= stated.from_seq_nr <= stated.to_seq_nr:
+            leading = False
+        elif not entities.count[ent - 1]:
+            entities.prev[ent - 1] = entities.last[ent - 1] = stated.to_seq_nr
+        elif entities.prev[ent - 1] != stated.to_seq_nr:
+            leading = False
         # Numbers begin at 1; a peer that says otherwise must not make the server's arithmetic overflow.
         ranges.append((sub, ent, max(1, stated.from_seq_nr), stated.to_seq_nr, stated.reason))
         range_next.append(0)
@@ -349,6 +359,7 @@ def _chain_ranges(
         else:
             entities.range[ent - 1] = len(ranges)
         newest[ent] = len(ranges)
+    return leading
 
 
 def _sub_batches(requests: Sequence[AppendRequest], generation_id: str) -> list[list[Any]]:

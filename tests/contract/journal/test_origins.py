@@ -6,6 +6,8 @@ transactions and restarts. PostgreSQL judges in SQL, so each rule has its case.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import trio
 
 from common.core.events.stated_range import StatedRange
@@ -156,6 +158,25 @@ class TestStatedRanges:
         assert len(await whole_log(journal)) == 2
         assert (await edge.push(journal, ("N|1", 8))).stored == 1
         assert (await whole_log(journal)).seq_nr == [1, 2, 1]
+
+    async def test_ranges_that_lead_to_many_entities_come_again_and_with_one_that_does_not_fit(
+        self, journal: Journal, edge: Origin
+    ) -> None:
+        leading = [StatedRange(f"N|{number}", 1, number, "snapshot") for number in range(1, 9)]
+        assert (await edge.push(journal, withheld=8, ranges=leading)).stored == 0
+        further = [*(replace(one, to_seq_nr=4) for one in leading[:6]), StatedRange("A|1", 1, 3, "snapshot")]
+        outcome = await edge.push(journal, ("N|4", 5), ("N|3", 5), ("A|1", 4), ("A|2", 1), ranges=further)
+        assert (outcome.stored, outcome.parked) == (4, ())
+        numbers = [(await head_of(journal, one.persistence_id)).origin_seq_nr for one in leading]
+        assert numbers == [4, 4, 5, 5, 5, 6, 7, 8]
+        assert await stated(journal, "N|3") == [leading[2], StatedRange("N|3", 4, 4, "snapshot")]
+        assert await stated(journal, "N|8") == [leading[7]]
+        assert await stated(journal, "A|1") == [StatedRange("A|1", 3, 3, "snapshot")]
+        gap = [StatedRange("N|1", 1, 9, "snapshot"), StatedRange("N|2", 7, 9, "snapshot")]
+        outcome = await edge.push(journal, ("N|1", 10), ("N|2", 10), ranges=gap)
+        assert [(one.persistence_id, one.code) for one in outcome.parked] == [("N|2", "parked.gap")]
+        assert (await head_of(journal, "N|1")).origin_seq_nr == 10
+        assert await stated(journal, "N|2") == [leading[1], StatedRange("N|2", 3, 4, "snapshot")]
 
     async def test_a_range_about_somebody_elses_entity_is_ignored(self, journal: Journal, edge: Origin) -> None:
         other = Origin("edge-2")

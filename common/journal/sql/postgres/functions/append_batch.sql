@@ -24,8 +24,9 @@ DROP FUNCTION IF EXISTS append_batch;
 --       e_prev is empty when regular (then it is e_seq - 1). Any other empty column: every event has the value o_….
 --       Payload i ends at byte e_end[i] of payloads. Columns that only parked rows need are packed, 8 bytes big
 --       endian an event: k_….
--- regular: no ranges, no poison, and pushed events follow each other within each entity. Then one look at the entity
--- heads decides for all, and the rows go in as they came; anything else takes the loop, event by event.
+-- regular: no poison, pushed events follow each other within each entity, and what ranges there are lead to them: live, one
+-- an entity, which ends where its events begin; of an entity without events n_prev and n_last are where it ends. Then one
+-- look at the entity heads decides for all, and the rows go in as they came; anything else takes the loop, event by event.
 -- wants_all: the caller hands what was stored on to others, so it needs every number back.
 CREATE FUNCTION append_batch(
     now_us bigint, regular boolean, wants_all boolean,
@@ -91,7 +92,7 @@ DECLARE
     has_tags   boolean;        -- an event of the log or of this group has tags
     n_tags     text[];         -- by entity: tags of its last event before this group, NULL when it has none
     event_code      text[];
-    kept_from       bigint[];  -- by range: where the part begins that is news, 0 = none is
+    kept_from       bigint[];  -- by range (regular: by entity): where the part begins that is news, 0 = none is
     n         bigint := 0;
     row       record;
     first     int;
@@ -185,7 +186,8 @@ BEGIN
     END IF;
     is_whole := is_whole AND stored = ALL (s_code);
 
-    -- 4. Entities. Those never seen get a row now; 5d takes it away again where nothing was kept.
+    -- 4. Entities. Those never seen get a row now, with all that a range alone says of them; 5d takes it away again where nothing
+    -- was kept.
     IF asks_no THEN
         is_new := array_fill(false, ARRAY[n_entities]);
         FOR row IN
@@ -206,10 +208,12 @@ BEGIN
     END IF;
     IF has_new THEN
         INSERT INTO entity (entity_no, seq_nr, origin_seq_nr, branch, parked, owner, persistence_id)
-        SELECT u.no, 0, 0, CASE WHEN u.sub = 0 THEN 0 ELSE s_branch[u.sub] END, 0,
+        SELECT u.no, 0, CASE WHEN is_whole AND u.n = 0 AND r_from[u.range] = 1 THEN u.last ELSE 0 END,
+               CASE WHEN u.sub = 0 THEN 0 ELSE s_branch[u.sub] END, 0,
                CASE WHEN u.sub = 0 THEN '' ELSE s_origin[u.sub] END, u.name
         FROM (
-            SELECT unnest(is_new) AS is_new, unnest(n_no) AS no, unnest(n_sub) AS sub, unnest(n_name) AS name
+            SELECT unnest(is_new) AS is_new, unnest(n_no) AS no, unnest(n_sub) AS sub, unnest(n_name) AS name,
+                   unnest(n_count) AS n, unnest(n_last) AS last, unnest(n_range) AS range
         ) AS u
         WHERE u.is_new;
     END IF;
@@ -226,30 +230,68 @@ BEGIN
     -- The heads move if they are where a regular group needs them, all or none of them.
     IF is_whole THEN
         BEGIN
-            WITH moved AS (
-                UPDATE entity AS h
-                SET seq_nr = h.seq_nr + u.n,
-                    origin_seq_nr = CASE WHEN u.sub = 0 THEN h.origin_seq_nr ELSE u.last END,
-                    branch = CASE WHEN u.sub = 0 THEN h.branch ELSE s_branch[u.sub] END
-                FROM (
-                    SELECT generate_series(1, n_entities) AS i, unnest(n_no) AS no, unnest(n_sub) AS sub,
-                           unnest(n_count) AS n, unnest(n_prev) AS prev, unnest(n_last) AS last,
-                           unnest(n_expect) AS expect
-                ) AS u
-                WHERE h.entity_no = u.no
-                  AND CASE WHEN u.sub = 0 THEN (u.n = 0 OR h.owner = '') AND coalesce(u.expect, -1) IN (-1, h.seq_nr)
-                      ELSE h.owner = s_origin[u.sub] AND h.parked = 0
-                          AND CASE WHEN h.branch = s_branch[u.sub] OR s_lane[u.sub] > 0 THEN h.origin_seq_nr = u.prev
-                              ELSE h.origin_seq_nr >= u.prev END
-                      END
-                RETURNING u.i, h.seq_nr - u.n - u.prev AS base
-            )
-            SELECT array_agg(m.base ORDER BY m.i) INTO n_base FROM moved AS m;
+            IF cardinality(r_ent) = 0 THEN
+                WITH moved AS (
+                    UPDATE entity AS h
+                    SET seq_nr = h.seq_nr + u.n,
+                        origin_seq_nr = CASE WHEN u.sub = 0 THEN h.origin_seq_nr ELSE u.last END,
+                        branch = CASE WHEN u.sub = 0 THEN h.branch ELSE s_branch[u.sub] END
+                    FROM (
+                        SELECT generate_series(1, n_entities) AS i, unnest(n_no) AS no, unnest(n_sub) AS sub,
+                               unnest(n_count) AS n, unnest(n_prev) AS prev, unnest(n_last) AS last,
+                               unnest(n_expect) AS expect
+                    ) AS u
+                    WHERE h.entity_no = u.no
+                      AND CASE WHEN u.sub = 0 THEN (u.n = 0 OR h.owner = '') AND coalesce(u.expect, -1) IN (-1, h.seq_nr)
+                          ELSE h.owner = s_origin[u.sub] AND h.parked = 0
+                              AND CASE WHEN h.branch = s_branch[u.sub] OR s_lane[u.sub] > 0 THEN h.origin_seq_nr = u.prev
+                                  ELSE h.origin_seq_nr >= u.prev END
+                          END
+                    RETURNING u.i, h.seq_nr - u.n - u.prev AS base
+                )
+                SELECT array_agg(m.base ORDER BY m.i) INTO n_base FROM moved AS m;
+            ELSE
+                -- the same, with the numbers that a range leads over; nobody else writes these rows now
+                WITH asked AS (
+                    SELECT u.*, b.origin_seq_nr AS known, coalesce(r_from[u.range], 0) AS gone_from,
+                           coalesce(is_new[u.i] AND u.n = 0 AND r_from[u.range] = 1, false) AS is_there
+                    FROM (
+                        SELECT generate_series(1, n_entities) AS i, unnest(n_no) AS no, unnest(n_sub) AS sub,
+                               unnest(n_count) AS n, unnest(n_prev) AS prev, unnest(n_last) AS last,
+                               unnest(n_expect) AS expect, unnest(n_range) AS range
+                    ) AS u
+                    JOIN entity AS b ON b.entity_no = u.no
+                ), moved AS (
+                    UPDATE entity AS h
+                    SET seq_nr = h.seq_nr + u.n,
+                        origin_seq_nr = CASE WHEN u.sub = 0 THEN h.origin_seq_nr
+                            WHEN u.n = 0 THEN greatest(u.last, h.origin_seq_nr) ELSE u.last END,
+                        branch = CASE WHEN u.sub = 0 THEN h.branch ELSE s_branch[u.sub] END
+                    FROM asked AS u
+                    WHERE h.entity_no = u.no AND NOT u.is_there
+                      AND CASE WHEN u.sub = 0 THEN (u.n = 0 OR h.owner = '') AND coalesce(u.expect, -1) IN (-1, h.seq_nr)
+                          ELSE h.owner = s_origin[u.sub] AND h.parked = 0
+                              AND CASE WHEN u.gone_from > 0 THEN h.branch = s_branch[u.sub]
+                                      AND (u.n = 0 OR h.origin_seq_nr <= u.prev) AND h.origin_seq_nr >= u.gone_from - 1
+                                  WHEN h.branch = s_branch[u.sub] OR s_lane[u.sub] > 0 THEN h.origin_seq_nr = u.prev
+                                  ELSE h.origin_seq_nr >= u.prev END
+                          END
+                    RETURNING u.i, h.seq_nr - u.n - u.prev AS base,
+                              CASE WHEN u.gone_from > 0 AND u.known < u.prev THEN u.known + 1 ELSE 0 END AS kept_from
+                )
+                SELECT array_agg(m.base ORDER BY m.i), array_agg(m.kept_from ORDER BY m.i) INTO n_base, kept_from
+                FROM (SELECT * FROM moved UNION ALL SELECT i, 0, 1 FROM asked WHERE is_there) AS m;
+            END IF;
             IF coalesce(cardinality(n_base), 0) < n_entities THEN
                 RAISE EXCEPTION USING errcode = 'BH001';
             END IF;
         EXCEPTION WHEN SQLSTATE 'BH001' THEN
             is_whole := false;
+            IF has_new AND cardinality(r_ent) > 0 THEN
+                UPDATE entity AS h SET origin_seq_nr = 0
+                FROM (SELECT unnest(is_new) AS is_new, unnest(n_no) AS no) AS u
+                WHERE h.entity_no = u.no AND u.is_new;
+            END IF;
         END;
     END IF;
 
@@ -272,6 +314,15 @@ BEGIN
                    unnest(e_time) AS time, unnest(e_type) AS type, unnest(e_codec) AS codec, unnest(e_tags) AS tags,
                    unnest(e_metadata) AS metadata, unnest(e_end) AS until, unnest(e_before) AS before
         ) AS e;
+        IF cardinality(r_ent) > 0 THEN
+            INSERT INTO stated_range (origin_id, branch, persistence_id, from_seq_nr, to_seq_nr, reason, received_us)
+            SELECT s_origin[r.sub], s_branch[r.sub], n_name[r.ent], kept_from[r.ent], r.until, r.reason, now_us
+            FROM (
+                SELECT generate_series(1, cardinality(r_ent)) AS i, unnest(r_sub) AS sub, unnest(r_ent) AS ent,
+                       unnest(r_to) AS until, unnest(r_reason) AS reason
+            ) AS r
+            WHERE kept_from[r.ent] > 0 ORDER BY r.i;
+        END IF;
         FOR s IN 1 .. n_subs LOOP
             s_first[s] := before_position + 1 + last;
             last := last + s_events[s];
@@ -564,11 +615,17 @@ BEGIN
 
     -- 5d. Entities that were only asked about, or only refused.
     IF has_new THEN
-        FOR k IN 1 .. n_entities LOOP
-            IF is_new[k] AND (CASE WHEN is_whole THEN n_count[k] = 0 ELSE NOT h_dirty[k] END) THEN
-                DELETE FROM entity AS h WHERE h.entity_no = n_no[k];
-                n_no[k] := 0;
-            END IF;
+        FOR ent IN
+            SELECT u.i
+            FROM (
+                SELECT generate_series(1, n_entities) AS i, unnest(is_new) AS is_new, unnest(n_count) AS n,
+                       unnest(n_range) AS range, unnest(h_dirty) AS dirty
+            ) AS u
+            WHERE u.is_new
+              AND CASE WHEN is_whole THEN u.n = 0 AND coalesce(u.range, 0) = 0 ELSE NOT u.dirty END
+        LOOP
+            DELETE FROM entity AS h WHERE h.entity_no = n_no[ent];
+            n_no[ent] := 0;
         END LOOP;
     END IF;
 
