@@ -188,16 +188,16 @@ def _state_nothing(*_deleted: object) -> tuple[()]:
     return ()
 
 
-def _news_so_far(self: PushSource, events: EventBatch, gone: list[StatedRange]) -> list[StatedRange]:
+def _unstated_so_far(self: PushSource, events: EventBatch) -> tuple[list[StatedRange], bool]:
     """Each range only with the page that comes to the last of it."""
     log, here = self._journal.log, set(events.persistence_id)
     assert isinstance(log, MemoryLog)
     heads = log._connections.database.state.heads
     through = events.position[-1] if events else log.history.head_position
-    return self._stated.news(
-        events,
-        [one for one in gone if one.persistence_id in here or heads[one.persistence_id].deleted_position <= through],
-    )
+    gone, _ = self._stated.unstated(events, 1 << 30)
+    return [
+        one for one in gone if one.persistence_id in here or heads[one.persistence_id].deleted_position <= through
+    ], True
 
 
 async def _wait_for_the_prompt(self: HeadSignal, position: int, _at_most_s: float) -> None:
@@ -266,7 +266,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
     "clock_gives_order": Mutation((35, 17, 9), "TimeMovesOn", _patched(append, "store", _store_by_the_clock)),
     "no_stated_ranges": Mutation((83, 8, 82), "NothingParked", _patched(StatedDeletions, "news", _state_nothing)),
     "drops_are_stated_late": Mutation(
-        (600779803, 600779814, 600779865), "NothingParked", _patched(PushSource, "_news", _news_so_far)
+        (600779803, 600779814, 600779865), "NothingParked", _patched(PushSource, "_unstated", _unstated_so_far)
     ),
     "gone_is_gone_for_ever": Mutation(
         (910000108, 600779865),

@@ -8,7 +8,7 @@ the events it replaces, and what it replaces may be deleted (``retention``).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from common.core.errors import BackhaulError, ErrorKind
@@ -55,6 +55,27 @@ class Snapshot:
     """Head of the log when it was stored."""
     says_last_event: bool = False
     """It says no more than the event with its number, whose tags it has."""
+
+
+@dataclass(slots=True)
+class SnapshotsBeside:
+    """Latest snapshots beside a stretch of the log, in columns that have an entry an entity, in the order of ``at``.
+
+    They are of entities that have events there at or below their snapshot, or whose last deleted event stood there. ``seq_nr``,
+    ``position`` and ``size`` (bytes of its payload) are the snapshot's, ``deleted_to`` and ``deleted_position`` the
+    entity's; ``at`` is the first of those positions. ``events`` counts what the stretch has; at ``kept_at`` is the first
+    of it that is not at or below one of these snapshots (0 = all are).
+    """
+
+    persistence_id: list[str] = field(default_factory=list)
+    seq_nr: list[int] = field(default_factory=list)
+    position: list[int] = field(default_factory=list)
+    size: list[int] = field(default_factory=list)
+    deleted_to: list[int] = field(default_factory=list)
+    deleted_position: list[int] = field(default_factory=list)
+    at: list[int] = field(default_factory=list)
+    events: int = 0
+    kept_at: int = 0
 
 
 def admit_snapshot(new: NewSnapshot, *, reached: int, deleted_to: int, stored: int, replaces: bool = False) -> bool:

@@ -8,11 +8,11 @@ nevertheless, from a copy of the log that had not lost it (``core.journal.admiss
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from common.core.events.batch import EventBatch
-from common.core.events.stated_range import StatedRange
+from common.core.events.stated_range import REPLACED, StatedRange
 
 AHEAD_MAX_BYTES = 64 * 1024
 # A range on the wire beside its entity's id.
@@ -24,35 +24,48 @@ class StatedDeletions:
 
     def __init__(self) -> None:
         self._stated: dict[str, int] = {}
+        self._unstated: dict[str, StatedRange] = {}
 
-    def news(self, events: EventBatch, deleted: Sequence[StatedRange]) -> list[StatedRange]:
+    def news(self, events: EventBatch, deleted: Iterable[StatedRange]) -> Iterator[StatedRange]:
         """What is to be stated with or before a page: ``deleted``, each entity's whole range, as far as it is news.
 
         It may be newer than ``events``: an entity's range ends before its first event in the page.
         """
         first = dict(zip(reversed(events.persistence_id), reversed(events.seq_nr), strict=True))
-        news = []
         for gone in deleted:
             to_seq_nr = min(gone.to_seq_nr, first.get(gone.persistence_id, gone.to_seq_nr + 1) - 1)
             if to_seq_nr >= gone.from_seq_nr and to_seq_nr > self._stated.get(gone.persistence_id, 0):
-                news.append(replace(gone, to_seq_nr=to_seq_nr))
-        return news
+                yield gone if to_seq_nr == gone.to_seq_nr else replace(gone, to_seq_nr=to_seq_nr)
+
+    def look_at(self, deleted: Iterable[StatedRange]) -> None:
+        """All that is deleted ahead: what of it is not stated yet is asked for with ``unstated``."""
+        self._unstated = {gone.persistence_id: gone for gone in self.news(EventBatch(), deleted)}
+
+    def unstated(self, events: EventBatch, message_bytes: int) -> tuple[list[StatedRange], bool]:
+        """As ``news`` of what was looked at last, as far as it fits beside the page (``fits_ahead``); and whether that is all."""
+        return fits_ahead(self.news(events, self._unstated.values()), message_bytes)
 
     def sent(self, ranges: Iterable[StatedRange]) -> None:
         """These were handed to the line."""
         for stated in ranges:
-            self._stated[stated.persistence_id] = max(stated.to_seq_nr, self._stated.get(stated.persistence_id, 0))
+            name = stated.persistence_id
+            if stated.reason == REPLACED and name not in self._unstated:
+                continue  # nothing of it is gone, as far as is known; there may be any number of them
+            self._stated[name] = to_seq_nr = max(stated.to_seq_nr, self._stated.get(name, 0))
+            if name in self._unstated and self._unstated[name].to_seq_nr <= to_seq_nr:
+                del self._unstated[name]
 
     def keep(self, persistence_ids: Iterable[str]) -> None:
         """Only of these entities is there anything left to state: the others' numbers need not be remembered."""
         self._stated = {name: self._stated[name] for name in persistence_ids if name in self._stated}
 
 
-def fits_ahead(ranges: Sequence[StatedRange], message_bytes: int) -> int:
-    """How many of these ranges go into one message that may take so many bytes with its events; at least one."""
-    left = min(AHEAD_MAX_BYTES, message_bytes // 4)
-    for count, stated in enumerate(ranges):
+def fits_ahead(ranges: Iterable[StatedRange], message_bytes: int) -> tuple[list[StatedRange], bool]:
+    """The first of these ranges that go into one message of so many bytes beside its events, at least one; and whether all do."""
+    left, fit = min(AHEAD_MAX_BYTES, message_bytes // 4), list[StatedRange]()
+    for stated in ranges:
         left -= len(stated.persistence_id.encode()) + RANGE_BYTES
-        if left < 0:
-            return max(1, count)
-    return len(ranges)
+        if left < 0 and fit:
+            return fit, False
+        fit.append(stated)
+    return fit, True

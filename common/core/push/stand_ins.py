@@ -14,15 +14,17 @@ taken meanwhile at a place behind the stretch's end makes the stretch longer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
-from common.core.events.batch import EventBatch
+from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch, concat
 from common.core.events.replacing import as_pushed
 from common.core.events.stated_range import REPLACED, StatedRange
 from common.core.filters.permission import may_see_folded
 from common.core.filters.predicates import EntityPredicate
-from common.core.journal.snapshot import Snapshot, folded_by, snapshot_batch
+from common.core.journal.snapshot import Snapshot, SnapshotsBeside, folded_by
 
 STATED_MAX = 100_000
 
@@ -66,14 +68,15 @@ def is_far_behind(position: int, head: int, most: int) -> bool:
     return 0 < most < head - position
 
 
-def place_of(snapshot: Snapshot, deleted_to: int, deleted_position: int) -> int:
-    """The position of a snapshot's event; 0 when it is below what is deleted, where it stands for nothing.
+def place_of(seq_nr: int, position: int, deleted_to: int, deleted_position: int) -> int:
+    """The place of a snapshot of ``seq_nr`` whose event stood at ``position``; 0 when it stands for nothing.
 
-    One that was stored after its event was deleted has none of its own: that event was the last deleted one.
+    That is below what is deleted. One that was stored after its event was deleted has no position of its own: that event
+    was the last deleted one.
     """
-    if snapshot.seq_nr < deleted_to:
+    if seq_nr < deleted_to:
         return 0
-    return snapshot.position or (deleted_position if snapshot.seq_nr == deleted_to else 0)
+    return position or (deleted_position if seq_nr == deleted_to else 0)
 
 
 def may_stand_in(snapshot: Snapshot, predicate: EntityPredicate, tag_sets: frozenset[str] | None) -> bool:
@@ -84,31 +87,130 @@ def may_stand_in(snapshot: Snapshot, predicate: EntityPredicate, tag_sets: froze
 
 
 @dataclass(frozen=True, slots=True)
-class StandIn:
-    """A snapshot that stands in at ``position``; it has its payload if that is in the page. ``folds``: see ``FOLDS_TAG``."""
+class Standing:
+    """Snapshots that stand in beside a stretch of the log, in columns that have an entry an entity, in the order of ``at``.
 
-    snapshot: Snapshot
-    position: int
-    folds: bool = True
+    ``position`` is the snapshot's place, ``size`` its payload's in bytes, and ``at`` the first position of the stretch for
+    which it stands. ``kept_at`` is the first with an event for which none does (0 = there is none): from there on
+    the log is read. ``events`` counts all that the stretch has.
+    """
+
+    persistence_id: list[str] = field(default_factory=list)
+    seq_nr: list[int] = field(default_factory=list)
+    position: list[int] = field(default_factory=list)
+    size: list[int] = field(default_factory=list)
+    at: list[int] = field(default_factory=list)
+    kept_at: int = 0
+    events: int = 0
+
+    def here(self, after: int, through: int) -> list[int]:
+        """Indexes of those with their place in ``after`` < position <= ``through``, in the order of the places."""
+        places = self.position
+        found = [index for index, position in enumerate(places) if after < position <= through]
+        found.sort(key=places.__getitem__)
+        return found
+
+    def furthest(self, through: int) -> int:
+        """The last place of those that stand for something up to ``through``; 0 = there are none."""
+        return max(self.position[: bisect_right(self.at, through)], default=0)
+
+
+def standing_of(beside: SnapshotsBeside, stands_in: Callable[[str], bool] | None = None) -> Standing:
+    """Which of the snapshots beside a stretch stand in: those with a place, and of them those that may."""
+    kept_at = beside.kept_at
+    if any(beside.deleted_to) or not all(beside.position):
+        places = list(map(place_of, beside.seq_nr, beside.position, beside.deleted_to, beside.deleted_position))
+    else:
+        places = beside.position
+    if stands_in is None and all(places):
+        return Standing(
+            beside.persistence_id, beside.seq_nr, places, beside.size, beside.at, beside.kept_at, beside.events
+        )
+    standing = Standing(events=beside.events)
+    rows = zip(beside.persistence_id, beside.seq_nr, places, beside.size, beside.at, strict=True)
+    for name, seq_nr, place, size, at in rows:
+        if place and (stands_in is None or stands_in(name)):
+            standing.persistence_id.append(name)
+            standing.seq_nr.append(seq_nr)
+            standing.position.append(place)
+            standing.size.append(size)
+            standing.at.append(at)
+        else:  # some of its events may be there
+            kept_at = min(kept_at or at, at)
+    return replace(standing, kept_at=kept_at)
 
 
 @dataclass(frozen=True, slots=True)
-class ReplacedPage:
-    """A page of the log with snapshots standing in: its events, what is stated as replaced, and the positions set aside."""
+class Replaced:
+    """Numbers that are replaced, a range an entity, and beside each the first position that it is stated with, rising."""
+
+    ranges: Sequence[StatedRange] = ()
+    at: Sequence[int] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.ranges)
+
+    def cut(self, through: int) -> Replaced:
+        """Those up to a position."""
+        stop = bisect_right(self.at, through)
+        return self if stop == len(self.at) else Replaced(self.ranges[:stop], self.at[:stop])
+
+
+NOTHING_REPLACED: Final = Replaced()
+
+
+def fitting_through(
+    standing: Standing, news: Replaced, after: int, through: int, *, max_rows: int, max_bytes: int
+) -> int:
+    """How far a page behind ``after`` goes, at most ``through``: not so far that what stands in is too much for one.
+
+    It states at most ``max_rows`` of ``news``, and brings at most so many snapshots of a weight of ``max_bytes``, but one
+    whatever it weighs.
+    """
+    if len(news.at) > max_rows:
+        through = min(through, news.at[max_rows] - 1)
+    left = max_bytes
+    for count, index in enumerate(standing.here(after, through)):
+        left -= standing.size[index] + EVENT_OVERHEAD_BYTES
+        if count and (left < 0 or count >= max_rows):
+            return standing.position[index] - 1
+    return through
+
+
+@dataclass(frozen=True, slots=True)
+class PushPage:
+    """A page of the log that goes to ``through``: its events, with what stands in and without what that stands for.
+
+    ``replaced`` are numbers that are replaced, as far as that was not stated before. ``set_aside`` are the
+    positions of events that were left out; of a page that ``is_replaced`` all were, and the log was not read for it.
+    ``stand_ins`` are the positions of snapshots, and whether each folds events of other tags. ``is_made``: it has been looked
+    at for what stands in; then ``has_holes`` says whether it has positions without an event.
+    """
 
     events: EventBatch = field(default_factory=EventBatch)
-    ranges: tuple[StatedRange, ...] = ()
+    through: int = 0
+    replaced: Replaced = NOTHING_REPLACED
     set_aside: frozenset[int] = frozenset()
-    stand_ins: Mapping[int, StandIn] = field(default_factory=dict)
+    stand_ins: Mapping[int, bool] = field(default_factory=dict)
+    is_replaced: bool = False
+    is_made: bool = False
+    has_holes: bool = False
 
     @property
     def has_stand_ins(self) -> bool:
         """Whether it is not as the log has it."""
-        return bool(self.set_aside or self.stand_ins)
+        return self.is_replaced or bool(self.set_aside or self.stand_ins or self.replaced)
+
+    def cut(self, through: int) -> PushPage:
+        """The part that goes to an earlier position."""
+        events = self.events.slice(0, bisect_right(self.events.position, through))
+        return replace(self, events=events, through=through, replaced=self.replaced.cut(through))
 
     def counted(self, looked_at: Sequence[int], sent: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
         """Positions of events that were looked at, and of those that were sent, without what snapshots stand for."""
-        if not self.has_stand_ins:
+        if self.is_replaced:
+            return (), ()
+        if not self.set_aside and not self.stand_ins:
             return looked_at, sent
         left = {position for position in looked_at if position not in self.set_aside and position not in self.stand_ins}
         return sorted(left), [position for position in sent if position in left]
@@ -118,32 +220,47 @@ class ReplacedPage:
         if not self.stand_ins:
             return events
         standing = enumerate(map(self.stand_ins.get, events.position))
-        return as_pushed(events, {index: one.folds for index, one in standing if one is not None})
+        return as_pushed(events, {index: folds for index, folds in standing if folds is not None})
 
 
-def replaced_page(events: EventBatch, after: int, through: int, stand_ins: Mapping[str, StandIn]) -> ReplacedPage:
-    """The page of ``after`` < position <= ``through`` in which these stand in, by entity.
+def replaced_page(
+    events: EventBatch | None,
+    through: int,
+    standing: Standing,
+    replaced: Replaced,
+    snapshots: EventBatch,
+    folds: Sequence[bool],
+    *,
+    has_holes: bool = False,
+) -> PushPage:
+    """The page that goes to ``through`` in which these stand in; ``events`` is None where they do for all of it.
 
-    A snapshot says of itself that its predecessor had its tags: nothing of its entity comes before it that would enter.
+    ``snapshots`` are those with their place in it, in the order of their places, and ``folds`` says whether each folds events of
+    other tags. A snapshot says of itself that its predecessor had its tags: nothing of its entity comes before it that
+    would enter.
     """
-    here = {one.position: one for one in stand_ins.values() if after < one.position <= through}
-    kept, aside, last = list[int](), set[int](), dict[str, int]()
-    for index, (name, seq_nr) in enumerate(zip(events.persistence_id, events.seq_nr, strict=True)):
-        one = stand_ins.get(name)
-        if one is None or seq_nr > one.snapshot.seq_nr:
-            kept.append(index)
-        else:
-            aside.add(events.position[index])
-            last[name] = one.snapshot.seq_nr - 1
-    for one in here.values():
-        last[one.snapshot.persistence_id] = one.snapshot.seq_nr - 1
-    merged = events.select(kept) if aside else events.slice(0, len(events))
-    if here:
-        merged.extend(snapshot_batch([replace(one.snapshot, position=one.position) for one in here.values()]))
-        order = sorted(range(len(merged)), key=merged.position.__getitem__)
-        merged = merged.select(order)
-    ranges = tuple(StatedRange(name, 1, to, REPLACED) for name, to in last.items() if to)
-    return ReplacedPage(merged, ranges, frozenset(aside - here.keys()), here)
+    aside = set[int]()
+    merged, stand_ins = snapshots, dict(zip(snapshots.position, folds, strict=True))
+    if events:
+        stop = bisect_right(standing.at, through)
+        covered_to = dict(zip(standing.persistence_id[:stop], standing.seq_nr, strict=False)).get
+        numbers = zip(events.persistence_id, events.seq_nr, strict=True)
+        kept = [index for index, (name, seq_nr) in enumerate(numbers) if seq_nr > covered_to(name, 0)]
+        merged = events if len(kept) == len(events) else events.select(kept)
+        aside = set(events.position).difference(merged.position, stand_ins)
+        if snapshots:
+            merged = concat([merged, snapshots])
+            merged = merged.select(sorted(range(len(merged)), key=merged.position.__getitem__))
+    return PushPage(
+        merged,
+        through,
+        replaced.cut(through),
+        frozenset(aside),
+        stand_ins,
+        is_replaced=events is None,
+        is_made=True,
+        has_holes=has_holes,
+    )
 
 
 class StatedReplaced:
@@ -152,13 +269,22 @@ class StatedReplaced:
     def __init__(self) -> None:
         self._stated: dict[str, int] = {}
 
-    def news(self, ranges: Iterable[StatedRange]) -> tuple[StatedRange, ...]:
-        """What of it was not stated yet."""
-        return tuple(one for one in ranges if one.to_seq_nr > self._stated.get(one.persistence_id, 0))
+    def news(self, standing: Standing, through: int) -> Replaced:
+        """What those that stand for something up to ``through`` replace, and was not stated yet."""
+        stop = bisect_right(standing.at, through)
+        names, last = standing.persistence_id[:stop], [seq_nr - 1 for seq_nr in standing.seq_nr[:stop]]
+        stated = list(map(self._stated.get, names))
+        if stated == last:
+            return NOTHING_REPLACED
+        rows = zip(names, last, stated, standing.at, strict=False)
+        news = [(StatedRange(name, 1, to, REPLACED), at) for name, to, before, at in rows if to > (before or 0)]
+        return Replaced([stated for stated, _ in news], [at for _, at in news])
 
     def sent(self, ranges: Iterable[StatedRange]) -> None:
         """These were handed to the line."""
-        self._stated.update((one.persistence_id, one.to_seq_nr) for one in ranges if one.reason == REPLACED)
+        for one in ranges:
+            if one.reason == REPLACED:
+                self._stated[one.persistence_id] = max(one.to_seq_nr, self._stated.get(one.persistence_id, 0))
         if len(self._stated) > STATED_MAX:
             self._stated.clear()
 
@@ -174,5 +300,6 @@ def as_replaced(ranges: Sequence[StatedRange], stand_ins: Mapping[str, int]) -> 
         if one.to_seq_nr > seq_nr:
             stated.append(one)
         elif seq_nr > one.from_seq_nr:
-            stated.append(replace(one, to_seq_nr=min(one.to_seq_nr, seq_nr - 1), reason=REPLACED))
+            to_seq_nr = min(one.to_seq_nr, seq_nr - 1)
+            stated.append(StatedRange(one.persistence_id, one.from_seq_nr, to_seq_nr, REPLACED))
     return stated

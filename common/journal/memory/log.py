@@ -40,6 +40,11 @@ class MemoryLog:
         return History(state.journal_id, self._connections.generations, state.head_position)
 
     @property
+    def trims(self) -> int | None:
+        """See ``LogStore.trims``."""
+        return self._connections.database.state.trims
+
+    @property
     def place_key(self) -> str:
         """See ``LogStore.place_key``; what is in memory alone is no secret of anybody's."""
         return f"key of {self._connections.database.state.journal_id}"[:64]
@@ -187,6 +192,7 @@ class MemoryLog:
                 if log.persistence_id[index] not in older and _may_go(draft, index, limit)
             ]
             removed = wanted[: limit.max_events]
+            draft.trims += bool(removed)
             for index in removed:
                 head = heads[log.persistence_id[index]]
                 head.deleted_to = log.seq_nr[index]

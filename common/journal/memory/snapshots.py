@@ -8,9 +8,18 @@ from dataclasses import replace
 
 import trio
 
-from common.core.events.batch import EVENT_OVERHEAD_BYTES
+from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch
 from common.core.events.ids import entity_type_of
-from common.core.journal.snapshot import NewSnapshot, Snapshot, admit_snapshot, check_deletable, id_ranges, no_snapshot
+from common.core.journal.snapshot import (
+    NewSnapshot,
+    Snapshot,
+    SnapshotsBeside,
+    admit_snapshot,
+    check_deletable,
+    id_ranges,
+    no_snapshot,
+    snapshot_batch,
+)
 from common.journal.memory.connections import MemoryConnections
 from common.journal.memory.state import MemoryState
 
@@ -98,9 +107,46 @@ class MemorySnapshots:
         snapshots = self._connections.database.state.snapshots
         return [snapshots[name] for name in sorted(set(persistence_ids)) if name in snapshots]
 
+    async def batch(self, persistence_ids: Sequence[str]) -> tuple[EventBatch, list[bool]]:
+        """See ``SnapshotStore.batch``."""
+        found = {one.persistence_id: one for one in await self.of(persistence_ids)}
+        ordered = [found[name] for name in persistence_ids if name in found]
+        return snapshot_batch(ordered), [one.says_last_event for one in ordered]
+
     async def sized(self, persistence_ids: Collection[str]) -> list[tuple[Snapshot, int]]:
         """See ``SnapshotStore.sized``."""
         return [(replace(one, payload=b""), len(one.payload)) for one in await self.of(persistence_ids)]
+
+    async def beside(self, after: int, through: int, *, lost_after: int | None = None) -> SnapshotsBeside:
+        """See ``SnapshotStore.beside``."""
+        await trio.lowlevel.checkpoint()
+        state = self._connections.database.state
+        log, at = state.log, dict[str, int]()
+
+        def is_asked(name: str) -> bool:
+            return lost_after is None or state.heads[name].deleted_position > lost_after
+
+        for name in state.snapshots:
+            if after < state.heads[name].deleted_position <= through and is_asked(name):
+                at[name] = state.heads[name].deleted_position
+        indexes = range(bisect_right(log.position, after), bisect_right(log.position, through))
+        found = SnapshotsBeside(events=len(indexes))
+        for index in indexes:
+            name, position = log.persistence_id[index], log.position[index]
+            if is_covered(state, index) and is_asked(name):
+                at[name] = min(position, at.get(name, position))
+            elif not found.kept_at:
+                found.kept_at = position
+        for name in sorted(at, key=at.__getitem__):
+            one, head = state.snapshots[name], state.heads[name]
+            found.persistence_id.append(name)
+            found.seq_nr.append(one.seq_nr)
+            found.position.append(one.position)
+            found.size.append(len(one.payload))
+            found.deleted_to.append(head.deleted_to)
+            found.deleted_position.append(head.deleted_position)
+            found.at.append(at[name])
+        return found
 
     async def kept(self, persistence_id: str) -> list[Snapshot]:
         """See ``SnapshotStore.kept``."""

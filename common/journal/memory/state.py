@@ -127,6 +127,7 @@ class MemoryState:
     head_position: int = 0
     head_timestamp_us: int = 0
     deleted_through: int = 0
+    trims: int = 0
     heads: dict[str, EntityHead] = field(default_factory=dict)
     tag_sets: dict[str, frozenset[str]] = field(default_factory=dict)
     append_ids: dict[str, AppendIdEntry] = field(default_factory=dict)

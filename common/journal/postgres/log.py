@@ -341,6 +341,7 @@ class PostgresLog:
         self.head_signal = sessions.head_signal
         self.feed = CommitFeed()
         self.read_counts: Counter[str] = Counter()
+        self.trims: int | None = None  # not known: other nodes may remove events, too
 
     @property
     def history(self) -> History:

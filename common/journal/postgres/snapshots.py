@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import asyncpg
 
-from common.core.events.batch import EVENT_OVERHEAD_BYTES
-from common.core.journal.snapshot import NewSnapshot, Snapshot, admit_snapshot, check_deletable, id_ranges, no_snapshot
+from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch
+from common.core.journal.snapshot import (
+    NewSnapshot,
+    Snapshot,
+    SnapshotsBeside,
+    admit_snapshot,
+    check_deletable,
+    id_ranges,
+    no_snapshot,
+    snapshot_batch,
+)
 from common.journal.postgres.log import TYPE_CONDITION
 from common.journal.postgres.sessions import PostgresSessions
 from common.journal.snapshot_watermark import LOOK_EVENTS
@@ -144,6 +154,42 @@ async def sized(connection: asyncpg.Connection, persistence_ids: Collection[str]
     return [(Snapshot(*row[:-1]), row[-1]) for row in map(tuple, rows)]
 
 
+# In one statement, so in one state.
+_BESIDE = """
+WITH stretch AS MATERIALIZED (
+    SELECT event.entity_no, event.position,
+           event.seq_nr <= snapshot.seq_nr AND ($3::bigint IS NULL OR deleted_position > $3) IS TRUE AS is_covered
+    FROM event LEFT JOIN snapshot USING (entity_no) LEFT JOIN entity_deleted USING (entity_no)
+    WHERE event.position > $1 AND event.position <= $2
+), found AS (
+    SELECT entity_no, min(at) AS at
+    FROM (
+        SELECT entity_no, position AS at FROM stretch WHERE is_covered
+        UNION ALL
+        SELECT entity_no, deleted_position FROM entity_deleted
+        WHERE deleted_position > $1 AND deleted_position <= $2 AND ($3::bigint IS NULL OR deleted_position > $3)
+    ) AS places
+    GROUP BY entity_no
+), columns AS (
+    SELECT persistence_id, seq_nr, position, octet_length(payload) AS size, coalesce(deleted_to, 0) AS deleted_to,
+           coalesce(deleted_position, 0) AS deleted_position, at
+    FROM found JOIN snapshot USING (entity_no) LEFT JOIN entity_deleted USING (entity_no)
+)
+SELECT array_agg(persistence_id ORDER BY at), array_agg(seq_nr ORDER BY at), array_agg(position ORDER BY at),
+       array_agg(size ORDER BY at), array_agg(deleted_to ORDER BY at), array_agg(deleted_position ORDER BY at),
+       array_agg(at ORDER BY at), (SELECT count(*) FROM stretch),
+       (SELECT coalesce(min(position), 0) FROM stretch WHERE is_covered IS NOT TRUE)
+FROM columns
+"""
+
+
+async def beside(connection: asyncpg.Connection, after: int, through: int, lost_after: int | None) -> SnapshotsBeside:
+    """See ``SnapshotStore.beside``."""
+    *arrays, events, kept_at = await connection.fetchrow(_BESIDE, after, through, lost_after)
+    columns: list[Any] = [*(array or [] for array in arrays), events, kept_at]
+    return SnapshotsBeside(*columns)
+
+
 async def kept(connection: asyncpg.Connection, persistence_id: str) -> list[Snapshot]:
     """See ``SnapshotStore.kept``."""
     rows = await connection.fetch(
@@ -266,9 +312,19 @@ class PostgresSnapshots:
         """See ``SnapshotStore.of``."""
         return await self._sessions.read(of, persistence_ids)
 
+    async def batch(self, persistence_ids: Sequence[str]) -> tuple[EventBatch, list[bool]]:
+        """See ``SnapshotStore.batch``."""
+        found = {one.persistence_id: one for one in await self.of(persistence_ids)}
+        ordered = [found[name] for name in persistence_ids if name in found]
+        return snapshot_batch(ordered), [one.says_last_event for one in ordered]
+
     async def sized(self, persistence_ids: Collection[str]) -> list[tuple[Snapshot, int]]:
         """See ``SnapshotStore.sized``."""
         return await self._sessions.read(sized, persistence_ids)
+
+    async def beside(self, after: int, through: int, *, lost_after: int | None = None) -> SnapshotsBeside:
+        """See ``SnapshotStore.beside``."""
+        return await self._sessions.read(beside, after, through, lost_after)
 
     async def kept(self, persistence_id: str) -> list[Snapshot]:
         """See ``SnapshotStore.kept``."""

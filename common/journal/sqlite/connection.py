@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, islice
+from itertools import accumulate, chain, islice, pairwise
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, TypeVarTuple
 
@@ -218,6 +218,12 @@ def transaction(writer: apsw.Connection) -> Iterator[None]:
     except BaseException:
         roll_back(writer)
         raise
+
+
+def cut(joined: bytes | None, lengths: list[int]) -> list[bytes]:
+    """Values of these lengths that were read one behind the other."""
+    ends = list(accumulate(lengths, initial=0))
+    return [joined[start:end] for start, end in pairwise(ends)] if joined else [b""] * len(lengths)
 
 
 def roll_back(writer: apsw.Connection) -> None:

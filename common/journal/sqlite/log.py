@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any
 
 import apsw
@@ -22,7 +22,7 @@ from common.fail_points import fail_point
 from common.journal.commit_feed import CommitFeed
 from common.journal.sqlite import indexes, selected
 from common.journal.sqlite.append import OpenAppend, append_group
-from common.journal.sqlite.connection import begin_at_once, head_position, select, snapshot
+from common.journal.sqlite.connection import begin_at_once, cut, head_position, select, snapshot
 from common.journal.sqlite.connections import SqliteConnections
 from common.journal.sqlite.entities import EntityNames, entity_head
 from common.journal.sqlite.file import SqliteFile
@@ -60,17 +60,12 @@ def _events(reader: apsw.Connection, names: EntityNames, source: str, args: tupl
     try:
         *arrays, payloads = reader.execute(f"{_PAGE} FROM {source}", args).get
         columns = list(map(orjson.loads, arrays))
-        columns[_PAYLOAD] = _cut(payloads, columns[_PAYLOAD])
+        columns[_PAYLOAD] = cut(payloads, columns[_PAYLOAD])
     except apsw.TooBigError:  # some 1,000 MB of payloads
         columns = list(map(list, zip(*select(reader, f"SELECT {_COLUMNS} FROM {source}", args), strict=True)))
     columns[_ENTITY] = names.of(columns[_ENTITY])
     columns.insert(_SEQ_NR + 1, [seq_nr - 1 for seq_nr in columns[_SEQ_NR]])
     return EventBatch(*columns)
-
-
-def _cut(joined: bytes | None, lengths: list[int]) -> list[bytes]:
-    ends = list(accumulate(lengths, initial=0))
-    return [joined[start:end] for start, end in pairwise(ends)] if joined else [b""] * len(lengths)
 
 
 def look(
@@ -314,11 +309,17 @@ class SqliteLog:
         self.head_signal = connections.head_signal
         self.feed = CommitFeed()
         self.read_counts: Counter[str] = Counter()
+        self._trims = self._trimming = 0
 
     @property
     def history(self) -> History:
         """Journal id and generations as of opening, head as last known here."""
         return self._connections.history
+
+    @property
+    def trims(self) -> int | None:
+        """See ``LogStore.trims``."""
+        return None if self._trimming else self._trims
 
     @property
     def place_key(self) -> str:
@@ -438,7 +439,12 @@ class SqliteLog:
 
     async def trim(self, limit: TrimLimit) -> int:
         """See ``LogStore.trim``."""
-        return await self._connections.write(trim, limit)
+        self._trimming += 1
+        try:
+            return await self._connections.write(trim, limit)
+        finally:
+            self._trimming -= 1
+            self._trims += 1
 
     async def event_bytes(self, after: int, through: int) -> int:
         """See ``LogStore.event_bytes``."""

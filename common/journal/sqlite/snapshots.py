@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
 from itertools import repeat
 from typing import Any
 
 import apsw
 import orjson
 
-from common.core.events.batch import EVENT_OVERHEAD_BYTES
-from common.core.journal.snapshot import NewSnapshot, Snapshot, admit_snapshot, check_deletable, id_ranges, no_snapshot
+from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch
+from common.core.journal.snapshot import (
+    NewSnapshot,
+    Snapshot,
+    SnapshotsBeside,
+    admit_snapshot,
+    check_deletable,
+    id_ranges,
+    no_snapshot,
+)
 from common.journal.snapshot_watermark import LOOK_EVENTS, SnapshotWatermark
-from common.journal.sqlite.connection import head_position, insert_rows, select
+from common.journal.sqlite.connection import cut, head_position, insert_rows, select
 from common.journal.sqlite.connection import snapshot as one_state
 from common.journal.sqlite.connections import SqliteConnections
 from common.journal.sqlite.selected import of_types
@@ -113,25 +120,98 @@ def get(reader: apsw.Connection, persistence_id: str) -> Snapshot | None:
     return _snapshot(row) if row else None
 
 
-_WITHOUT_PAYLOAD = _COLUMNS.replace("payload", "x'' AS payload")
+# As arrays, and payloads one behind the other, without Python's lock: see ``log``.
+_ARRAYS = ", ".join(f"json_group_array({name})" for name in _COLUMNS.replace("payload", "length(payload)").split(", "))
+_PAYLOAD = _COLUMNS.split(", ").index("payload")
 _OF = "FROM json_each(?) CROSS JOIN snapshot ON snapshot.persistence_id = value"
+
+
+def _columns_of(reader: apsw.Connection, persistence_ids: Collection[str]) -> list[list[Any]]:
+    """Of the latest of these entities, ``_COLUMNS`` in the order of the ids."""
+    args = (orjson.dumps(persistence_ids).decode(),)
+    try:
+        *arrays, payloads = reader.execute(f"SELECT {_ARRAYS}, CAST(group_concat(payload, '') AS BLOB) {_OF}", args).get
+    except apsw.TooBigError:  # some 1,000 MB of payloads
+        rows = select(reader, f"SELECT {_COLUMNS} {_OF}", args)
+        return list(map(list, zip(*rows, strict=True)))
+    columns = list(map(orjson.loads, arrays))
+    columns[_PAYLOAD] = cut(payloads, columns[_PAYLOAD])
+    return columns
 
 
 def of(reader: apsw.Connection, persistence_ids: Collection[str]) -> list[Snapshot]:
     """See ``SnapshotStore.of``."""
-    names = orjson.dumps(sorted(set(persistence_ids))).decode()
-    return [_snapshot(row) for row in select(reader, f"SELECT {_COLUMNS} {_OF}", (names,))]
+    return list(map(_snapshot, zip(*_columns_of(reader, sorted(set(persistence_ids))), strict=True)))
+
+
+def batch(reader: apsw.Connection, persistence_ids: Sequence[str]) -> tuple[EventBatch, list[bool]]:
+    """See ``SnapshotStore.batch``."""
+    columns = dict(zip(_COLUMNS.split(", "), _columns_of(reader, persistence_ids), strict=True))
+    n, seq_nr = len(columns["seq_nr"]), columns["seq_nr"]
+    beside = {"prev_seq_nr": [number - 1 for number in seq_nr], "origin_seq_nr": [0] * n, "prev_tags": [""] * n}
+    says_last_event, _ = columns.pop("says_last_event"), columns.pop("taken_position")
+    return EventBatch(**beside, **columns), list(map(bool, says_last_event))
 
 
 def sized(reader: apsw.Connection, persistence_ids: Collection[str]) -> list[tuple[Snapshot, int]]:
     """See ``SnapshotStore.sized``."""
-    names = orjson.dumps(sorted(set(persistence_ids))).decode()
-    rows = select(reader, f"SELECT {_WITHOUT_PAYLOAD}, length(snapshot.payload) {_OF}", (names,))
-    return [(_snapshot(row[:-1]), row[-1]) for row in rows]
+    args = (orjson.dumps(sorted(set(persistence_ids))).decode(),)
+    columns = list(map(orjson.loads, reader.execute(f"SELECT {_ARRAYS} {_OF}", args).get))
+    sizes = columns[_PAYLOAD]
+    columns[_PAYLOAD] = [b""] * len(sizes)
+    return list(zip(map(_snapshot, zip(*columns, strict=True)), sizes, strict=True))
+
+
+_IS_LOST = "(SELECT deleted_position FROM entity WHERE entity.entity_no = {}.entity_no) > ?3"
+# Columns behind a long payload cost all its pages: none is read. As arrays, without Python's lock: see ``log._AS_ARRAYS``.
+_BESIDE = """
+SELECT json_group_array(persistence_id), json_group_array(seq_nr), json_group_array(position), json_group_array(size),
+       json_group_array(deleted_to), json_group_array(deleted_position), json_group_array(at), coalesce(sum(events), 0)
+FROM (
+    SELECT snapshot.persistence_id, snapshot.seq_nr, snapshot.position, length(snapshot.payload) AS size, deleted_to,
+           deleted_position, at, events
+    FROM (
+        SELECT entity_no, min(at) AS at, sum(is_event) AS events
+        FROM (
+            SELECT event.entity_no, event.position AS at, 1 AS is_event
+            FROM event CROSS JOIN snapshot ON snapshot.entity_no = event.entity_no AND event.seq_nr <= snapshot.seq_nr
+            WHERE event.position > ?1 AND event.position <= ?2 {of_events}
+            UNION ALL
+            SELECT entity_no, deleted_position, 0 FROM entity
+            WHERE deleted_position > 0 AND deleted_position > ?1 AND deleted_position <= ?2 {of_deleted}
+        )
+        GROUP BY entity_no
+    )
+    CROSS JOIN snapshot USING (entity_no) CROSS JOIN entity USING (entity_no)
+    ORDER BY at
+)
+"""
+_BESIDE_ALL = _BESIDE.format(of_events="", of_deleted="")
+_BESIDE_LOST = _BESIDE.format(of_events=f"AND {_IS_LOST.format('event')}", of_deleted="AND deleted_position > ?3")
+_KEPT_AT = """
+SELECT event.position FROM event LEFT JOIN snapshot USING (entity_no)
+WHERE event.position > ?1 AND event.position <= ?2 AND NOT (event.seq_nr <= coalesce(snapshot.seq_nr, 0) {})
+ORDER BY event.position LIMIT 1
+"""
+_KEPT_AT_ALL, _KEPT_AT_LOST = _KEPT_AT.format(""), _KEPT_AT.format(f"AND {_IS_LOST.format('event')}")
+
+
+def beside(reader: apsw.Connection, after: int, through: int, lost_after: int | None) -> SnapshotsBeside:
+    """See ``SnapshotStore.beside``."""
+    args = (after, through) if lost_after is None else (after, through, lost_after)
+    with one_state(reader):
+        *arrays, covered = reader.execute(_BESIDE_ALL if lost_after is None else _BESIDE_LOST, args).get
+        events = reader.execute("SELECT count(*) FROM event WHERE position > ? AND position <= ?", args[:2]).get
+        kept_at = 0
+        if covered < events:
+            kept_at = reader.execute(_KEPT_AT_ALL if lost_after is None else _KEPT_AT_LOST, args).get
+    columns: list[Any] = [*map(orjson.loads, arrays), events, kept_at]
+    return SnapshotsBeside(*columns)
 
 
 def _snapshot(row: Sequence[Any]) -> Snapshot:
-    return replace(Snapshot(*row), says_last_event=bool(row[-1]))
+    columns: list[Any] = [*row[:-1], bool(row[-1])]
+    return Snapshot(*columns)
 
 
 def kept(reader: apsw.Connection, persistence_id: str) -> list[Snapshot]:
@@ -234,9 +314,17 @@ class SqliteSnapshots:
         """See ``SnapshotStore.of``."""
         return await self._connections.read(of, persistence_ids)
 
+    async def batch(self, persistence_ids: Sequence[str]) -> tuple[EventBatch, list[bool]]:
+        """See ``SnapshotStore.batch``."""
+        return await self._connections.read(batch, persistence_ids)
+
     async def sized(self, persistence_ids: Collection[str]) -> list[tuple[Snapshot, int]]:
         """See ``SnapshotStore.sized``."""
         return await self._connections.read(sized, persistence_ids)
+
+    async def beside(self, after: int, through: int, *, lost_after: int | None = None) -> SnapshotsBeside:
+        """See ``SnapshotStore.beside``."""
+        return await self._connections.read(beside, after, through, lost_after)
 
     async def kept(self, persistence_id: str) -> list[Snapshot]:
         """See ``SnapshotStore.kept``."""

@@ -90,6 +90,13 @@ class LogStore(Protocol):
         """Journal id and generations as of opening, head as last known here."""
 
     @property
+    def trims(self) -> int | None:
+        """How often events were removed: while it stays the same, so does what was read of deleted ones.
+
+        None where it is not known: one is under way, or others may do it too.
+        """
+
+    @property
     def place_key(self) -> str:
         """The journal's secret for the digests of places (``core.journal.place_digest``); it is never sent."""
 

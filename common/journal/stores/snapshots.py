@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from common.core.journal.snapshot import NewSnapshot, Snapshot
+from common.core.events.batch import EventBatch
+from common.core.journal.snapshot import NewSnapshot, Snapshot, SnapshotsBeside
 
 
 class SnapshotStore(Protocol):
@@ -26,8 +27,17 @@ class SnapshotStore(Protocol):
     async def of(self, persistence_ids: Collection[str]) -> list[Snapshot]:
         """The latest of each of these entities that has one."""
 
+    async def batch(self, persistence_ids: Sequence[str]) -> tuple[EventBatch, list[bool]]:
+        """The same as events in columns (``snapshot_batch``), in the order of the ids, and ``says_last_event`` of each."""
+
     async def sized(self, persistence_ids: Collection[str]) -> list[tuple[Snapshot, int]]:
         """The same without their payloads (they are empty), each with the size of its payload."""
+
+    async def beside(self, after: int, through: int, *, lost_after: int | None = None) -> SnapshotsBeside:
+        """What stands beside the events with ``after`` < position <= ``through``, read in one state of the journal.
+
+        With ``lost_after`` only of entities whose last deleted event stood behind it; the others' events are kept.
+        """
 
     async def kept(self, persistence_id: str) -> list[Snapshot]:
         """All of an entity that are kept, the latest first."""

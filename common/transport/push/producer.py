@@ -31,6 +31,7 @@ from common.core.push.filter_transition import (
 )
 from common.core.push.messages import Ack, Hello, PastKnown, PushBatch, PushFilterUpdate, PushLimits, Start
 from common.core.push.producer import Producer, StartVerdict, check_start
+from common.core.push.stand_ins import PushPage
 from common.fail_points import fail_point
 from common.journal.stores.journal import Journal
 from common.transport.codec import push as codec
@@ -279,7 +280,7 @@ class _PushStream:
                 continue
             page = await source.next(room)
             if page:
-                await self._send_page(*page)
+                await self._send_page(page)
             else:
                 await source.wait(min(settings.poll_interval_s, settings.heartbeat_s))
                 await self._heartbeat_if_due()
@@ -287,7 +288,7 @@ class _PushStream:
             await self._acked_or_asked.park()
         await self._stream.end()
 
-    async def _send_page(self, events: EventBatch, through: int) -> None:
+    async def _send_page(self, page: PushPage) -> None:
         """Send a page, or of one that is too large a half: what goes with a message is chosen for its own positions.
 
         So a stream that ends behind any message has stated nothing that its position does not reach, but for what is gone
@@ -295,8 +296,9 @@ class _PushStream:
         """
         producer, source = self._producer, self._source
         after, is_live = source.looked_through, producer.lanes.lane is PushLane.LIVE
-        looked_at: Sequence[int] = events.position
-        batch = await source.batch_of(events, through)
+        through = page.through
+        looked_at: Sequence[int] = page.events.position
+        batch = await source.batch_of(page)
         if batch and after < batch.through_position < through:  # the page was cut
             through = batch.through_position
             looked_at = looked_at[: bisect_right(looked_at, through)]
@@ -309,7 +311,7 @@ class _PushStream:
         if len(message) > producer.message_bytes and through - producer.cursor > 1:
             # Tags, metadata and ranges can outweigh the payloads by which the page was cut.
             middle = (producer.cursor + through) // 2
-            await self._send_page(events.slice(0, bisect_right(events.position, middle)), middle)
+            await self._send_page(page.cut(middle))
             return
         if source.entries:
             passed = await self._past.bring(source.entries, batch)
@@ -317,8 +319,7 @@ class _PushStream:
                 return  # it is read again
             if passed < batch.through_position:
                 # The rest is read again, and its past is behind the cursor then.
-                events = events.slice(0, bisect_right(events.position, passed))
-                batch = await source.batch_of(events, passed, is_due=True)
+                batch = await source.batch_of(page.cut(passed), is_due=True)
                 assert batch is not None
                 message = codec.encode_from_edge(batch)
                 looked_at = looked_at[: bisect_right(looked_at, passed)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 
 import trio
 
@@ -24,7 +25,7 @@ from common.core.push.filter_transition import Entry, PushSelection
 from common.core.push.messages import PushBatch
 from common.core.push.past import KnownEntities
 from common.core.push.producer import Producer
-from common.core.push.stand_ins import ReplacedPage, StatedReplaced, as_replaced
+from common.core.push.stand_ins import PushPage, StatedReplaced, as_replaced
 from common.journal.stores.journal import Journal
 from common.transport.push.stand_ins import StandIns
 
@@ -56,14 +57,21 @@ class PushSource:
         """The log was read after the prompt had named this position."""
         self._must_look = True
         self._stated = StatedDeletions()
-        self._stand_ins = StandIns(
-            journal, if_behind=snapshots_if_behind, max_events=batch_max_events, max_bytes=batch_max_bytes
-        )
         self._replaced = StatedReplaced()
+        self._stand_ins = StandIns(
+            journal,
+            self._replaced,
+            if_behind=snapshots_if_behind,
+            max_events=batch_max_events,
+            max_bytes=batch_max_bytes,
+        )
+        self._ahead = _GoneAhead()
+        self._held: PushPage | None = None
+        """It is to come when more of what is gone ahead is stated."""
         self._lost_ahead: dict[str, int] = {}
         self._snapshots_ahead: dict[str, int] = {}
         """By entity of which something is gone ahead: up to which number, and that of the snapshot that comes for it."""
-        self.page = ReplacedPage()
+        self.page = PushPage()
         """What ``batch_of`` looked at last, with the snapshots that stand in."""
         self._holes_to = 0
         """Up to here events may be gone that no page has stated yet: the log is read, also where commits are at hand."""
@@ -90,17 +98,23 @@ class PushSource:
         """The lane or its filter has changed: look again from where the lane is."""
         self._withheld_to = 0
         self._must_look = True
+        self._ahead, self._held = _GoneAhead(), None
         self._lost_ahead, self._snapshots_ahead = {}, {}
 
-    async def next(self, room_bytes: int) -> tuple[EventBatch, int] | None:
+    async def next(self, room_bytes: int) -> PushPage | None:
         """The next page of the lane and the position it goes to; None when there is nothing new."""
         producer, lanes = self._producer, self._producer.lanes
+        if self._held is not None:
+            held, self._held = self._held, None
+            return held
         if lanes.lane is PushLane.BACKFILL:
             return await self._read(producer.cursor, room_bytes)
-        after = max(producer.cursor, self._withheld_to)
+        after = self.looked_through
+        if self._stand_ins.are_active(after):
+            return await self._stand_ins.read(after, room_bytes, lanes)
         fresh = None if after < self._holes_to else self._tail.after(after, self._batch_max_events, room_bytes)
         if fresh is not None:
-            return fresh, fresh.position[-1]
+            return PushPage(fresh, fresh.position[-1])
         if self._must_look or self._journal.log.head_signal.position > max(self._heard, after):
             self._heard = self._journal.log.head_signal.position
             found = await self._read(after, room_bytes)
@@ -108,10 +122,10 @@ class PushSource:
             if found:
                 return found
         if self._withheld_to > producer.cursor and self._is_due:
-            return EventBatch(), self._withheld_to
+            return PushPage(through=self._withheld_to)
         return None
 
-    async def _read(self, after: int, room_bytes: int) -> tuple[EventBatch, int] | None:
+    async def _read(self, after: int, room_bytes: int) -> PushPage | None:
         page = await self._journal.log.read(
             after,
             through=self._producer.bound,
@@ -119,7 +133,7 @@ class PushSource:
             max_bytes=room_bytes,
             selection=self._producer.lanes.selection,
         )
-        return (page.events, page.through) if page.through > after else None
+        return PushPage(page.events, page.through) if page.through > after else None
 
     async def wait(self, at_most_s: float) -> None:
         """Until there may be something new, or ``wake``."""
@@ -144,7 +158,7 @@ class PushSource:
         if self._waiting:
             self._waiting.cancel()
 
-    async def batch_of(self, events: EventBatch, through: int, *, is_due: bool = False) -> PushBatch | None:
+    async def batch_of(self, page: PushPage, *, is_due: bool = False) -> PushBatch | None:
         """What is sent of a page; None when it is nothing and need not be stated yet, unless ``is_due``.
 
         Raises:
@@ -153,38 +167,35 @@ class PushSource:
         producer, lanes = self._producer, self._producer.lanes
         after, lane = producer.cursor, lanes.lane
         gone: list[StatedRange] = []
-        ranges: tuple[StatedRange, ...] = ()
-        selection: PushSelection | None = None
         self.entries = self._leaving = ()
-        self.page = ReplacedPage()
+        self.page = PushPage()
         ahead: list[StatedRange] = []
-        self.has_holes = len(events) < through - after
+        seen = self.looked_through  # what is withheld before it has nothing that stands in: else it would have gone
+        self.has_holes = page.has_holes or after < seen if page.is_made else len(page.events) < page.through - after
         if self.has_holes or not lanes.sends_everything:
             ahead = await self._gone_ahead(after)
         if lanes.sends_everything and ahead:
-            gone = self._news(events, ahead)
-            if (first := self._first_of(gone, after)) is not None:
-                return first
-        read, page = events, ReplacedPage(events)
-        seen = self.looked_through  # what is withheld before it has nothing that stands in: else it would have gone
-        if lane is PushLane.LIVE and self._stand_ins.are_active(seen):
-            page, through = await self._stand_ins.page(events, seen, through, lanes.predicate)
-        self.page = page
+            gone, is_all = self._unstated(page.events)
+            if not is_all:
+                return self._without_positions(gone, page)
+        if lane is PushLane.LIVE and not page.is_made and self._stand_ins.are_active(seen):
+            page = await self._stand_ins.over(page, seen, lanes.predicate)
+        self.page, through = page, page.through
         if lanes.sends_everything:
-            events = page.marked(page.events)
-            ranges = self._replaced.news(page.ranges)
+            events, ranges = page.marked(page.events), tuple(page.replaced.ranges)
         else:
             events, gone, selection = await self._choose(page.events, ahead)
-            events, ranges = page.marked(events), (*self._replaced.news(page.ranges), *selection.ranges)
+            events, ranges = page.marked(events), (*page.replaced.ranges, *selection.ranges)
             if selection.end is not None:
                 through = page.events.position[selection.end] - 1
-                if page.ranges:  # some of them may be of what comes behind
-                    return await self.batch_of(read.slice(0, bisect_right(read.position, through)), through)
+                if page.replaced:  # some of them may be of what comes behind
+                    return await self.batch_of(page.cut(through))
             if lane is PushLane.LIVE and not events and not gone and not ranges and not (is_due or self._is_due):
                 self._withheld_to = through
                 return None
-            if (first := self._first_of(gone, after)) is not None:
-                return first
+            gone, is_all = fits_ahead(gone, producer.message_bytes)
+            if not is_all:
+                return self._without_positions(gone, page)
             self.entries, self._leaving = selection.entries, selection.leaving
         ranges = (*gone, *ranges)
         if self._on_push is not None and events:
@@ -196,8 +207,7 @@ class PushSource:
     def sent(self, batch: PushBatch) -> None:
         """What ``batch_of`` made was handed to the line."""
         self._stated.sent(batch.ranges)
-        if self.page.has_stand_ins:
-            self._replaced.sent(batch.ranges)
+        self._replaced.sent(batch.ranges)
         if self._leaving and batch.through_position > batch.after_position:
             self.known.note(self._leaving)
 
@@ -205,46 +215,56 @@ class PushSource:
     def _is_due(self) -> bool:
         return trio.current_time() - self._stated_s >= WITHHELD_TOLD_S
 
-    def _first_of(self, gone: list[StatedRange], after: int) -> PushBatch | None:
-        """A batch without positions where not all fits beside a page: no hole is passed before what is gone ahead is stated."""
-        count = fits_ahead(gone, self._producer.message_bytes)
-        if count == len(gone):
-            return None
-        self.page = ReplacedPage()
-        generation_id = self._journal.log.history.generation_at(after)
-        return PushBatch(after, after, generation_id, EventBatch(), tuple(gone[:count]), self._producer.lanes.lane)
+    def _unstated(self, events: EventBatch) -> tuple[list[StatedRange], bool]:
+        return self._stated.unstated(events, self._producer.message_bytes)
 
-    def _news(self, events: EventBatch, gone: list[StatedRange]) -> list[StatedRange]:
-        """What is not stated yet, said to be replaced where a snapshot comes for it."""
-        return self._stated.news(events, as_replaced(gone, self._snapshots_ahead))
+    def _without_positions(self, gone: list[StatedRange], page: PushPage) -> PushBatch:
+        """No hole is passed before what is gone ahead is stated: the page comes after a batch of ranges alone."""
+        self.page, self._held = PushPage(), page
+        after = self._producer.cursor
+        generation_id = self._journal.log.history.generation_at(after)
+        return PushBatch(after, after, generation_id, EventBatch(), tuple(gone), self._producer.lanes.lane)
 
     async def _gone_ahead(self, after: int) -> list[StatedRange]:
         """Each entity's whole range; from now on the log is read up to the last of them.
 
-        Commits at hand may still have what is stated as gone: the receiver would take it for a conflict.
+        Commits at hand may still have what is stated as gone: the receiver would take it for a conflict. All are read
+        again only when more has been removed.
         """
-        ahead = await self._journal.log.deleted_ranges(after, _ANYWHERE)
-        if ahead:
-            self._holes_to = (await self._journal.log.stats()).deleted_through
-            if self._producer.lanes.lane is PushLane.LIVE:
-                await self._stand_ins.lost(after)
-        await self._look_for_snapshots(ahead, after)
+        log, is_live = self._journal.log, self._producer.lanes.lane is PushLane.LIVE
+        trims = log.trims
+        is_known = trims is not None and trims == self._ahead.trims
+        if not is_known:
+            self._ahead = _GoneAhead.of(trims, await log.deleted_entities(after, _ANYWHERE, max_rows=_ANYWHERE))
+        ahead = self._ahead.behind(after)
         self.has_holes = bool(ahead)
-        self._stated.keep(stated.persistence_id for stated in ahead)
+        if not ahead:
+            self._stated.keep(())
+            self._stated.look_at(())
+            self._lost_ahead, self._snapshots_ahead = {}, {}
+            return ahead
+        if is_live:
+            await self._stand_ins.lost(after)
+        has_stretch = is_live and self._stand_ins.are_active(after)
+        if not is_known or has_stretch != self._ahead.has_stretch:
+            self._holes_to = (await log.stats()).deleted_through
+            await self._look_for_snapshots(ahead, has_stretch=has_stretch)
+            self._stated.keep(stated.persistence_id for stated in ahead)
+            self._stated.look_at(as_replaced(ahead, self._snapshots_ahead))
+            self._ahead.has_stretch = has_stretch
         return ahead
 
-    async def _look_for_snapshots(self, ahead: list[StatedRange], after: int) -> None:
+    async def _look_for_snapshots(self, ahead: list[StatedRange], *, has_stretch: bool) -> None:
         """Which snapshots stand for what is gone ahead; asked of an entity when it has lost more."""
-        lanes = self._producer.lanes
-        if lanes.lane is not PushLane.LIVE or not self._stand_ins.are_active(after):
+        if not has_stretch:
             self._lost_ahead, self._snapshots_ahead = {}, {}
             return
         lost = {one.persistence_id: one.to_seq_nr for one in ahead}
         more = {name: to for name, to in lost.items() if self._lost_ahead.get(name) != to}
-        found = await self._stand_ins.standing(more, lanes.predicate) if more else {}
+        found = await self._stand_ins.of_lost(more, self._producer.lanes.predicate) if more else {}
         known = {name: number for name, number in self._snapshots_ahead.items() if name in lost and name not in more}
         self._lost_ahead = lost
-        self._snapshots_ahead = known | {name: one.snapshot.seq_nr for name, one in found.items()}
+        self._snapshots_ahead = known | found
 
     async def _choose(
         self, events: EventBatch, gone_ahead: list[StatedRange]
@@ -269,4 +289,23 @@ class PushSource:
             reaches = before <= stated.to_seq_nr
             if reaches if before >= 0 else selects(stated.persistence_id, tags):
                 gone.append(stated)
-        return kept, self._news(kept, gone), chosen.selection
+        return kept, list(self._stated.news(kept, as_replaced(gone, self._snapshots_ahead))), chosen.selection
+
+
+@dataclass(slots=True)
+class _GoneAhead:
+    """What is deleted ahead of a lane, in the order of the positions of what went last; as of ``LogStore.trims``."""
+
+    trims: int | None = None
+    ranges: list[StatedRange] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    has_stretch: bool = False
+    """It was looked for snapshots that stand in."""
+
+    @classmethod
+    def of(cls, trims: int | None, deleted: list[tuple[StatedRange, int]]) -> _GoneAhead:
+        return cls(trims, [stated for stated, _ in deleted], [position for _, position in deleted])
+
+    def behind(self, after: int) -> list[StatedRange]:
+        """Those behind a position."""
+        return self.ranges[bisect_right(self.positions, after) :]

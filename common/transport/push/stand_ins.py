@@ -5,23 +5,28 @@ Where they do, and what becomes of a page, is decided by ``core.push.stand_ins``
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Mapping
 
 import structlog
 
 from common.core.errors import BackhaulError
-from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch
+from common.core.events.batch import EventBatch
 from common.core.filters.predicates import EntityPredicate
 from common.core.journal.history import Offset
-from common.core.journal.snapshot import Snapshot, folded_by
+from common.core.journal.snapshot import Snapshot
+from common.core.push.filter_transition import FilterTransition
 from common.core.push.stand_ins import (
-    ReplacedPage,
-    StandIn,
+    PushPage,
+    Standing,
+    StatedReplaced,
     Stretch,
+    fitting_through,
     is_far_behind,
     may_stand_in,
     place_of,
     replaced_page,
+    standing_of,
 )
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import LogStore
@@ -29,6 +34,8 @@ from common.journal.stores.log import LogStore
 _log = structlog.get_logger()
 
 _ANYWHERE = 2**62
+# Positions looked at for one page, where snapshots stand in for all that they have.
+_LOOK_MAX = 20_000
 # Of the stretch: see ``Stretch``. Kept before anything is sent by it.
 _ALL_TO, _LOST_AFTER, _LOST_TO = "push snapshots to", "push lost after", "push lost to"
 
@@ -42,13 +49,17 @@ async def load_stretch(log: LogStore) -> Stretch:
 class StandIns:
     """Which snapshots stand in on one stream."""
 
-    def __init__(self, journal: Journal, *, if_behind: int, max_events: int, max_bytes: int) -> None:
+    def __init__(
+        self, journal: Journal, told: StatedReplaced, *, if_behind: int, max_events: int, max_bytes: int
+    ) -> None:
         """With more than ``if_behind`` positions ahead the stream begins with snapshots; 0 = never. The rest bounds a page."""
         self._journal = journal
+        self._told = told
         self._if_behind = if_behind
         self._max_events = max_events
         self._max_bytes = max_bytes
         self._stretch = Stretch()
+        self._span = max_events
 
     async def begin(self, position: int) -> None:
         """Go on with the stretch that was kept, or begin one if the cloud's ``position`` is far behind."""
@@ -83,93 +94,120 @@ class StandIns:
         through = max(stretch.all_to, stretch.lost_to)
         _log.info("push.from_snapshots", cause=cause, position=position, through=through)
 
-    async def page(
-        self, events: EventBatch, after: int, through: int, predicate: EntityPredicate
-    ) -> tuple[ReplacedPage, int]:
-        """The page with what stands in, and the position to which it goes: less than ``through`` where it would be too large."""
-        while True:
-            deleted, through = await self._scope(events, after, through)
-            standing, sizes = await self._standing(deleted, predicate)
-            await self._reach(standing, after, through)
-            through = self._fitting(standing, sizes, after, through)
-            here = [name for name, one in standing.items() if after < one.position <= through]
-            bodies = {one.persistence_id: one for one in await self._journal.snapshots.of(here)} if here else {}
-            if all(name in bodies and bodies[name].seq_nr == standing[name].snapshot.seq_nr for name in here):
-                break  # else one was taken or deleted meanwhile
-        sets = await self._journal.log.tag_sets(here) if here else {}
-        for name in here:
-            one = bodies[name]
-            folds = folded_by(one, sets.get(name)) != frozenset({one.tags})
-            standing[name] = StandIn(one, standing[name].position, folds)
-        kept = sum(position <= through for position in events.position)
-        events = events if kept == len(events) else events.slice(0, kept)
-        return replaced_page(events, after, through, standing), through
+    async def read(self, after: int, room_bytes: int, lanes: FilterTransition) -> PushPage:
+        """The page behind ``after``, which is in the stretch: events of the log weigh at most ``room_bytes``, but one.
 
-    async def standing(self, deleted: Mapping[str, int], predicate: EntityPredicate) -> dict[str, StandIn]:
-        """Of entities that have lost their events up to these numbers, those for which a snapshot stands in; without payloads."""
-        found, _ = await self._standing({name: (to, _ANYWHERE) for name, to in deleted.items()}, predicate)
+        The log is read only where it has events for which none stands in; of the others a page takes more.
+        """
+        log = self._journal.log
+        while True:
+            looked = through = min(after + self._span, log.history.head_position)
+            trims = log.trims
+            standing = await self._look(after, through, lanes.predicate)
+            if standing is None:
+                continue
+            events = None
+            has_holes = standing.events < through - after
+            if standing.kept_at and standing.kept_at - after <= self._max_events:
+                page = await log.read(
+                    after,
+                    through=through,
+                    max_events=self._max_events,
+                    max_bytes=room_bytes,
+                    selection=lanes.selection,
+                )
+                if trims is None or trims != log.trims:
+                    # Of what is gone since, a snapshot may lie below: events come first, then what stands in for some.
+                    return await self.over(PushPage(page.events, page.through), after, lanes.predicate)
+                events, through = page.events, page.through
+                has_holes = len(events) < through - after
+            elif standing.kept_at:
+                through = standing.kept_at - 1
+            made = await self._made(events, after, through, standing, room_bytes, has_holes=has_holes)
+            if made is not None:
+                is_bare = made.through == looked and len(made.events) < self._max_events // 2
+                self._span = min(2 * self._span, _LOOK_MAX) if is_bare else max(self._max_events, made.through - after)
+                return made
+
+    async def over(self, page: PushPage, after: int, predicate: EntityPredicate) -> PushPage:
+        """A page behind ``after`` that was read of the log, with what stands in."""
+        made = None
+        while made is None:
+            standing = await self._look(after, page.through, predicate)
+            if standing is not None:
+                has_holes = len(page.events) < page.through - after
+                made = await self._made(
+                    page.events, after, page.through, standing, self._max_bytes, has_holes=has_holes
+                )
+        return made
+
+    async def of_lost(self, lost: Mapping[str, int], predicate: EntityPredicate) -> dict[str, int]:
+        """Of entities that have lost their events up to these numbers, those for which a snapshot stands in, and its number."""
+        names, found = list(lost), dict[str, int]()
+        for first in range(0, len(names), self._max_events):
+            sized = await self._journal.snapshots.sized(names[first : first + self._max_events])
+            placed = [
+                one for one, _ in sized if place_of(one.seq_nr, one.position, lost[one.persistence_id], _ANYWHERE)
+            ]
+            if not predicate.is_everything:
+                may = await self._permission([one.persistence_id for one in placed], predicate)
+                placed = list(filter(may, placed))
+            found.update((one.persistence_id, one.seq_nr) for one in placed)
         return found
 
-    async def _scope(self, events: EventBatch, after: int, through: int) -> tuple[dict[str, tuple[int, int]], int]:
-        """Entities of a page whose snapshots may stand in, with the number and the position of their last lost event (0)."""
-        log, names = self._journal.log, set(events.persistence_id)
-        if self._stretch.takes_all(after):
-            holes = await log.deleted_entities(after, through, max_rows=self._max_events)
-            if len(holes) == self._max_events:
-                through = holes[-1][1]
-            lost = {stated.persistence_id: (stated.to_seq_nr, at) for stated, at in holes}
-            gone = {stated.persistence_id: (stated.to_seq_nr, 0) for stated, _ in await log.deleted_of(names)}
-            return dict.fromkeys(names, (0, 0)) | gone | lost, through
-        rows = await log.deleted_entities(self._stretch.lost_after, _ANYWHERE, max_rows=_ANYWHERE)
-        inside = [at for _, at in rows if after < at <= through]
-        if len(inside) > self._max_events:
-            through = inside[self._max_events - 1]
-        found = {
-            stated.persistence_id: (stated.to_seq_nr, at)
-            for stated, at in rows
-            if stated.persistence_id in names or after < at <= through
-        }
-        return found, through
+    async def _look(self, after: int, through: int, predicate: EntityPredicate) -> Standing | None:
+        """What stands in beside a stretch of the log; None where a snapshot was taken or deleted meanwhile."""
+        beside = await self._journal.snapshots.beside(
+            after, through, lost_after=None if self._stretch.takes_all(after) else self._stretch.lost_after
+        )
+        if predicate.is_everything:
+            return standing_of(beside)
+        found = {one.persistence_id: one for one, _ in await self._journal.snapshots.sized(beside.persistence_id)}
+        numbers = zip(beside.persistence_id, beside.seq_nr, strict=True)
+        if any(name not in found or found[name].seq_nr != seq_nr for name, seq_nr in numbers):
+            return None
+        may = await self._permission(beside.persistence_id, predicate)
+        return standing_of(beside, lambda name: may(found[name]))
 
-    async def _standing(
-        self, deleted: Mapping[str, tuple[int, int]], predicate: EntityPredicate
-    ) -> tuple[dict[str, StandIn], dict[str, int]]:
-        """Snapshots that stand in, without payloads, and how large those are."""
-        placed: dict[str, tuple[Snapshot, int]] = {}
-        sizes: dict[str, int] = {}
-        for one, size in await self._journal.snapshots.sized(deleted):
-            position = place_of(one, *deleted[one.persistence_id])
-            if position:
-                placed[one.persistence_id] = one, position
-                sizes[one.persistence_id] = size
-        sets = await self._tag_sets(placed, predicate)
-        standing = {
-            name: StandIn(one, position)
-            for name, (one, position) in placed.items()
-            if may_stand_in(one, predicate, sets.get(name))
-        }
-        return standing, sizes
+    async def _permission(self, names: Collection[str], predicate: EntityPredicate) -> Callable[[Snapshot], bool]:
+        """Which of these entities' snapshots may stand in."""
+        sets = await self._journal.log.tag_sets(names) if names and predicate.permits_by_tags else {}
+        return lambda one: may_stand_in(one, predicate, sets.get(one.persistence_id))
 
-    async def _tag_sets(
-        self, names: Collection[str], predicate: EntityPredicate
-    ) -> Mapping[str, frozenset[str] | None]:
-        return await self._journal.log.tag_sets(names) if names and predicate.permits_by_tags else {}
+    async def _made(
+        self,
+        events: EventBatch | None,
+        after: int,
+        through: int,
+        standing: Standing,
+        max_bytes: int,
+        *,
+        has_holes: bool,
+    ) -> PushPage | None:
+        """None where a snapshot was taken or deleted meanwhile."""
+        news = self._told.news(standing, through)
+        through = fitting_through(standing, news, after, through, max_rows=self._max_events, max_bytes=max_bytes)
+        await self._reach(standing.furthest(through), after, through)
+        snapshots, folds = EventBatch(), list[bool]()
+        if here := standing.here(after, through):
+            names = [standing.persistence_id[index] for index in here]
+            snapshots, says_last = await self._journal.snapshots.batch(names)
+            if snapshots.persistence_id != names or snapshots.seq_nr != [standing.seq_nr[index] for index in here]:
+                return None
+            snapshots.position = [standing.position[index] for index in here]
+            asked = [name for name, says in zip(names, says_last, strict=True) if not says]
+            sets = await self._journal.log.tag_sets(asked) if asked else {}
+            rows = zip(names, snapshots.tags, says_last, strict=True)
+            folds = [not says and sets.get(name) != frozenset({tags}) for name, tags, says in rows]
+        if events and events.position[-1] > through:
+            events = events.slice(0, bisect_right(events.position, through))
+        return replaced_page(events, through, standing, news, snapshots, folds, has_holes=has_holes)
 
-    async def _reach(self, standing: Mapping[str, StandIn], after: int, through: int) -> None:
+    async def _reach(self, furthest: int, after: int, through: int) -> None:
         """The stretch ends behind every snapshot for which numbers of the page are set aside."""
-        furthest = max((one.position for one in standing.values()), default=0)
         if furthest > through:
             head = self._journal.log.history.head_position
             await self._keep(self._stretch.reaching(furthest, after, max(head, furthest)))
-
-    def _fitting(self, standing: Mapping[str, StandIn], sizes: Mapping[str, int], after: int, through: int) -> int:
-        left = self._max_bytes
-        inside = sorted((one.position, name) for name, one in standing.items() if after < one.position <= through)
-        for index, (position, name) in enumerate(inside):
-            left -= sizes[name] + EVENT_OVERHEAD_BYTES
-            if left < 0 and index:
-                return position - 1
-        return through
 
     async def _keep(self, stretch: Stretch) -> None:
         """Store what has changed: first where it begins, so that it is never longer than it was."""

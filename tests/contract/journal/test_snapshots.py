@@ -9,7 +9,7 @@ import pytest
 from common.core.errors import BackhaulError
 from common.core.events.batch import new_events
 from common.core.journal.append import LocalAppend
-from common.core.journal.snapshot import NewSnapshot, Snapshot
+from common.core.journal.snapshot import NewSnapshot, Snapshot, SnapshotsBeside
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import TrimLimit
 from tests.contract.journals import Storage
@@ -132,6 +132,28 @@ class TestPut:
         }
         assert await journal.snapshots.of([]) == []
         assert await journal.snapshots.sized([]) == []
+
+    async def test_payloads_of_any_bytes_are_each_their_own(self, journal: Journal) -> None:
+        payloads = {"Order|1": b"\x00\xff", "Order|2": b"", "Order|3": b"\xc3", "Order|4": b"\xa9\x00"}
+        await journal.log.append_group([local(*payloads)])
+        await journal.snapshots.put([taken(name, 1, payload) for name, payload in payloads.items()])
+        assert {one.persistence_id: one.payload for one in await journal.snapshots.of(payloads)} == payloads
+
+    async def test_as_they_stand_beside_a_stretch_of_the_log(self, journal: Journal) -> None:
+        await journal.log.append_group([local(*["S|a", "S|b", "S|a", "S|c", "S|b", "S|a"])])
+        await journal.snapshots.put([taken("S|a", 2), taken("S|b", 1, b"")])
+        whole = SnapshotsBeside(["S|a", "S|b"], [2, 1], [3, 2], [5, 0], [0, 0], [0, 0], [1, 2], events=6, kept_at=4)
+        assert await journal.snapshots.beside(0, 6) == whole
+        assert await journal.snapshots.beside(0, 6, lost_after=0) == SnapshotsBeside(events=6, kept_at=1)
+        later = SnapshotsBeside(["S|a"], [2], [3], [5], [0], [0], [3], events=1)
+        assert await journal.snapshots.beside(2, 3) == later
+        assert await journal.snapshots.beside(3, 5) == SnapshotsBeside(events=2, kept_at=4)
+        await journal.log.trim(TrimLimit(2, 100))
+        lost = SnapshotsBeside(["S|a", "S|b"], [2, 1], [3, 2], [5, 0], [1, 1], [1, 2], [1, 2], events=4, kept_at=4)
+        assert await journal.snapshots.beside(0, 6) == lost
+        assert await journal.snapshots.beside(0, 6, lost_after=0) == lost
+        one = SnapshotsBeside(["S|b"], [1], [2], [0], [1], [2], [2], events=4, kept_at=3)
+        assert await journal.snapshots.beside(0, 6, lost_after=1) == one
 
     async def test_as_many_older_ones_stay_as_are_to_be_kept(self, journal: Journal) -> None:
         await journal.log.append_group([local(*["Order|1"] * 9, "Order|2")])

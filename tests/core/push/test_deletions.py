@@ -27,7 +27,7 @@ from common.core.journal.history import (
     begin_generation,
     decide_resume,
 )
-from common.core.push.deletions import AHEAD_MAX_BYTES, StatedDeletions, fits_ahead
+from common.core.push.deletions import AHEAD_MAX_BYTES, RANGE_BYTES, StatedDeletions, fits_ahead
 
 ENTITIES = ["P|a", "P|b", "P|c"]
 
@@ -42,6 +42,7 @@ class Log:
     deleted: dict[str, tuple[int, int, str]] = field(default_factory=dict)
     generations: tuple[Generation, ...] = (Generation("g0", 1),)
     head: int = 0
+    deletions: int = 0
 
     def append(self, name: str, serial: int) -> None:
         self.head += 1
@@ -51,6 +52,7 @@ class Log:
 
     def delete(self, count: int, through: int, reason: str) -> None:
         """Remove the oldest events, as retention does."""
+        self.deletions += 1
         gone = [event for event in self.events if event[0] <= through][:count]
         for position, name, seq_nr, _ in gone:
             self.deleted[name] = (seq_nr, position, reason)
@@ -132,14 +134,14 @@ class World:
         self.log, self.cloud = Log(), Cloud()
         self.backups: list[Log] = []
         self.serial = self.starts = 0
-        self.deletions = StatedDeletions()
+        self.deletions, self.looked_at = StatedDeletions(), -1
         self.begin()
 
     def begin(self) -> bool:
         """A process starts on the live log and dials; False when it is refused."""
         self.starts += 1
         self.log.generations = begin_generation(self.log.generations, f"g{self.starts}", self.log.head)
-        self.deletions = StatedDeletions()
+        self.deletions, self.looked_at = StatedDeletions(), -1
         return self.cloud.dial(self.log, f"i{self.starts}") is not Resume.SUPERSEDED
 
     @property
@@ -157,11 +159,13 @@ class World:
             log.delete(3, log.head, "dropped")
         ranges: list[StatedRange] = []
         if len(events) < through - after:
-            ahead = log.ahead(after)
-            self.deletions.keep(stated.persistence_id for stated in ahead)
-            ranges = self.deletions.news(events, ahead)
-            if len(ranges) > ahead_max:
-                events, through, ranges = EventBatch(), after, ranges[:ahead_max]
+            if self.looked_at != log.deletions:
+                self.looked_at, ahead = log.deletions, log.ahead(after)
+                self.deletions.keep(stated.persistence_id for stated in ahead)
+                self.deletions.look_at(ahead)
+            ranges, is_all = self.deletions.unstated(events, ahead_max * 4 * (len(ENTITIES[0]) + RANGE_BYTES))
+            if not is_all:
+                events, through = EventBatch(), after
         self.deletions.sent(ranges)
         self.cloud.take(log, after, through, events, ranges)
 
@@ -218,17 +222,30 @@ def test_whatever_copy_goes_on_nothing_good_is_parked_and_no_deletion_is_silent(
 def test_a_range_ends_before_the_entitys_first_event_in_the_page() -> None:
     events, _ = log_of("P|a", "P|a", "P|a").page(1, 2)
     news = StatedDeletions().news(events, [StatedRange("P|a", 1, 3, "dropped"), StatedRange("P|b", 1, 3, "trimmed")])
-    assert news == [StatedRange("P|a", 1, 1, "dropped"), StatedRange("P|b", 1, 3, "trimmed")]
+    assert list(news) == [StatedRange("P|a", 1, 1, "dropped"), StatedRange("P|b", 1, 3, "trimmed")]
 
 
 def test_what_was_stated_is_not_stated_again_unless_more_is_gone() -> None:
     deletions, gone = StatedDeletions(), StatedRange("P|a", 1, 3, "dropped")
     deletions.sent([gone])
     more = StatedRange("P|a", 1, 4, "dropped")
-    assert deletions.news(EventBatch(), [gone]) == []
-    assert deletions.news(EventBatch(), [more]) == [more]
+    assert list(deletions.news(EventBatch(), [gone])) == []
+    assert list(deletions.news(EventBatch(), [more])) == [more]
     deletions.keep(["P|b"])
-    assert deletions.news(EventBatch(), [gone]) == [gone]
+    assert list(deletions.news(EventBatch(), [gone])) == [gone]
+
+
+def test_what_was_looked_at_is_left_to_state_until_it_is_sent() -> None:
+    deletions, gone = StatedDeletions(), [StatedRange(name, 1, 3, "dropped") for name in ENTITIES]
+    deletions.look_at(gone)
+    first, is_all = deletions.unstated(EventBatch(), 1)
+    assert (first, is_all) == (gone[:1], False)
+    deletions.sent([StatedRange("P|b", 1, 2, "dropped")])
+    assert deletions.unstated(EventBatch(), 10**9) == (gone, True), "a part of it is not all"
+    deletions.sent(first)
+    assert deletions.unstated(EventBatch(), 10**9) == (gone[1:], True)
+    deletions.sent(gone)
+    assert deletions.unstated(EventBatch(), 10**9) == ([], True)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +254,8 @@ def test_what_was_stated_is_not_stated_again_unless_more_is_gone() -> None:
 def test_as_many_ranges_go_into_a_message_as_leave_room_for_its_events(
     count: int, message_bytes: int, fits: int
 ) -> None:
-    assert fits_ahead([StatedRange(f"P|{n:08d}", 1, 3, "dropped") for n in range(count)], message_bytes) == fits
+    ranges = [StatedRange(f"P|{n:08d}", 1, 3, "dropped") for n in range(count)]
+    assert fits_ahead(ranges, message_bytes) == (ranges[:fits], fits == count)
 
 
 def log_of(*names: str) -> Log:

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from unittest.mock import patch
 
+import common.core.push.stand_ins
 import common.core.subscription.replay
 import common.journal.memory.append
 import common.journal.memory.origins
 import common.transport.push.stand_ins
-from common.core.events.batch import EventBatch
 from common.core.events.stated_range import StatedRange
 from common.core.filters.permission import Walled
 from common.core.filters.predicates import EntityPredicate
@@ -25,7 +25,7 @@ from common.core.journal.snapshot import Snapshot
 from common.core.push.filter_transition import Entry
 from common.core.push.messages import PushBatch
 from common.core.push.past import KnownEntities, OwedPasts, PastBatch, known_of
-from common.core.push.stand_ins import ReplacedPage, StandIn, replaced_page
+from common.core.push.stand_ins import NOTHING_REPLACED, Replaced, Standing, StatedReplaced
 from common.core.subscription.replay import ReplayPart
 from common.transport.push.past import PastLane
 from common.transport.push.stand_ins import StandIns
@@ -97,14 +97,12 @@ def _add_from_one(self: PastBatch, part: ReplayPart, covered: int) -> int:
     return through
 
 
-def _replaced_page_without_ranges(
-    events: EventBatch, after: int, through: int, stand_ins: Mapping[str, StandIn]
-) -> ReplacedPage:
-    return replace(replaced_page(events, after, through, stand_ins), ranges=())
+def _nothing_is_news(self: StatedReplaced, standing: Standing, through: int) -> Replaced:
+    return NOTHING_REPLACED
 
 
-def _place_whatever_is_gone(snapshot: Snapshot, deleted_to: int, deleted_position: int) -> int:
-    return snapshot.position or deleted_position
+def _place_whatever_is_gone(seq_nr: int, position: int, deleted_to: int, deleted_position: int) -> int:
+    return position or deleted_position
 
 
 def _selected_only(snapshot: Snapshot, predicate: EntityPredicate, tag_sets: frozenset[str] | None) -> bool:
@@ -140,10 +138,10 @@ MUTATIONS: Final[Mapping[str, UpMutation]] = {
     "what_is_set_aside_is_not_stated": UpMutation(
         (1001, 1002),
         "NothingParked",
-        _patched(common.transport.push.stand_ins, "replaced_page", _replaced_page_without_ranges),
+        _patched(StatedReplaced, "news", _nothing_is_news),
     ),
     "snapshots_below_what_is_gone": UpMutation(
-        (1003, 1006), "NothingParked", _patched(common.transport.push.stand_ins, "place_of", _place_whatever_is_gone)
+        (1003, 1006), "NothingParked", _patched(common.core.push.stand_ins, "place_of", _place_whatever_is_gone)
     ),
     "stand_in_through_a_wall": UpMutation(
         (1007, 1015), "WallHolds", _patched(common.transport.push.stand_ins, "may_stand_in", _selected_only)

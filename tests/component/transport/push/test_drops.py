@@ -42,7 +42,7 @@ async def test_what_is_stated_as_gone_is_not_sent_from_memory(asked: PushFilter)
             page = await source.next(1)
             await journal.log.trim(TrimLimit(2, 1, reason="dropped", after=1))
             while page is not None:
-                batch = await source.batch_of(*page)
+                batch = await source.batch_of(page)
                 assert batch is not None
                 assert stated.isdisjoint(batch.events.persistence_id), "its commit is at hand, but it is stated as gone"
                 stated.update(one.persistence_id for one in batch.ranges)

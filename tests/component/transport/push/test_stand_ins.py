@@ -10,7 +10,9 @@ from common.core.events.batch import FOLDS_TAG, join_metadata, join_tags, new_ev
 from common.core.events.replacing import REPLACES_KEY, replacing
 from common.core.events.stated_range import StatedRange
 from common.core.journal.append import LocalAppend
-from common.core.journal.snapshot import NewSnapshot
+from common.core.journal.snapshot import NewSnapshot, SnapshotsBeside
+from common.journal.memory.log import MemoryLog
+from common.journal.memory.snapshots import MemorySnapshots
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import TrimLimit
 from common.transport.memory.line import Direction, MemoryConnection
@@ -168,13 +170,13 @@ async def test_one_that_is_taken_meanwhile_behind_the_end_stands_in_as_well(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = PushWorld(batch_events=5)
-    page = StandIns.page
+    read = StandIns.read
     async with world.edge() as (edge, _):
         await append(edge, ["S|a", "S|b"] * 10)
         await take(edge, "S|a", 8)
 
     async def growing(self: StandIns, *args: object) -> object:
-        made = await page(self, *args)  # type: ignore[arg-type]
+        made = await read(self, *args)  # type: ignore[arg-type]
         if edge.log.history.head_position < 40:
             await append(edge, ["S|a", "S|b"] * 2)
             head = await edge.log.entity_head("S|a")
@@ -182,7 +184,7 @@ async def test_one_that_is_taken_meanwhile_behind_the_end_stands_in_as_well(
             await take(edge, "S|a", head.seq_nr)
         return made
 
-    monkeypatch.setattr(StandIns, "page", growing)
+    monkeypatch.setattr(StandIns, "read", growing)
     async with world.edge(snapshots_if_behind=10) as (edge, _), world.cloud() as (cloud, _):
         await settled(cloud, 40)
         found = (await stories(cloud))["S|a"]
@@ -190,6 +192,55 @@ async def test_one_that_is_taken_meanwhile_behind_the_end_stands_in_as_well(
         [last] = (await snapshots_in(cloud))["S|a"]
         assert found == [*range(last, 21)], "no event of it came before its snapshot"
         assert (await stories(cloud))["S|b"] == [*range(1, 21)]
+        assert await cloud.parked.rows() == []
+
+
+async def test_what_is_dropped_between_the_two_reads_of_a_page_is_no_gap(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page whose snapshots were looked up before events behind one of them went would bring it, and then what is left."""
+    world = PushWorld(batch_events=30)
+    async with world.edge() as (edge, _):
+        await append(edge, ["S|a", "S|b"] * 10)
+        await take(edge, "S|a", 3)
+    beside = MemorySnapshots.beside
+
+    async def dropping(self: MemorySnapshots, *args: int, **kwargs: int | None) -> SnapshotsBeside:
+        found = await beside(self, *args, **kwargs)  # type: ignore[arg-type]
+        await drop(edge, 12)
+        return found
+
+    monkeypatch.setattr(MemorySnapshots, "beside", dropping)
+    async with world.edge(snapshots_if_behind=10) as (edge, _), world.cloud() as (cloud, _):
+        await settled(cloud, 20)
+        assert await cloud.parked.rows() == []
+        assert await stories(cloud) == {name: [7, 8, 9, 10] for name in ("S|a", "S|b")}
+
+
+async def test_many_that_are_gone_are_looked_up_once(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = PushWorld(batch_events=4)
+    asked = list[int]()
+    async with world.edge() as (edge, _):
+        await append(edge, [f"S|{n}" for n in range(20)] * 3)
+        for n in range(20):
+            await take(edge, f"S|{n}", 3)
+        await drop(edge, 40)
+    deleted_entities = MemoryLog.deleted_entities
+
+    async def counted(self: MemoryLog, after: int, through: int, *, max_rows: int) -> list[tuple[StatedRange, int]]:
+        asked.append(after)
+        return await deleted_entities(self, after, through, max_rows=max_rows)
+
+    monkeypatch.setattr(MemoryLog, "deleted_entities", counted)
+    async with world.edge() as (edge, _), world.cloud() as (cloud, _):
+        await settled(cloud, 60)
+        assert asked == [0]
+        assert await stories(cloud) == {f"S|{n}": [3] for n in range(20)}
+        await append(edge, ["S|0"] * 4)
+        await drop(edge, 62, after=60)
+        await settled(cloud, 64)
         assert await cloud.parked.rows() == []
 
 
