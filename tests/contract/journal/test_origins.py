@@ -337,6 +337,16 @@ class TestNewBranches:
         head = await head_of(journal, "A|1")
         assert (head.seq_nr, head.origin_seq_nr, head.branch) == (6, 4, 2)
 
+    async def test_a_range_that_opens_the_new_branch_begins_where_it_says(self, journal: Journal) -> None:
+        edge = Origin()
+        await edge.dial(journal)
+        await edge.push(journal, ("A|1", 1), ("A|1", 2))
+        replaced = Origin(journal_id="journal-2", instance="process-2")
+        await replaced.dial(journal)
+        dropped = StatedRange("A|1", 1, 3, "dropped")
+        assert (await replaced.push(journal, ("A|1", 4), ranges=[dropped])).stored == 1
+        assert await stated(journal, "A|1") == [dropped]
+
     async def test_parked_events_of_the_old_branch_are_retried_before_those_of_the_new(self, journal: Journal) -> None:
         edge = Origin()
         await edge.dial(journal)
