@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from common.core.events.batch import EventBatch
+from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch
 from common.core.journal.admission import EntityHead
 from common.core.journal.snapshot import Snapshot, folded_by
 from common.journal.stores.journal import Journal
@@ -62,14 +62,12 @@ def history_reader(journal: Journal) -> ReadHistory:
 
 async def read_history(journal: Journal, asked: HistoryRequest) -> EntityHistory:
     """Read it in ``journal``: the events first, so that none is in neither the events nor what is gone."""
-    name, first = asked.persistence_id, asked.from_seq_nr
-    history = EntityHistory(await journal.log.read_entity(name, first, asked.to_seq_nr, max_events=asked.max_events))
-    found = history.events
-    if not found or found.seq_nr[0] > first:
+    name = asked.persistence_id
+    events = await journal.log.read_entity(name, asked.from_seq_nr, asked.to_seq_nr, max_events=asked.max_events)
+    history = EntityHistory(events)
+    if _begins_behind(asked, history):
         history.head = await journal.log.entity_head(name)
-    deleted_to = history.head.deleted_to if history.head is not None else 0
-    first_stored = found.seq_nr[0] if found else min(asked.to_seq_nr, deleted_to) + 1
-    if first >= first_stored and not asked.wants_snapshot:
+    if not _wants_snapshot(asked, history):
         return history
     snapshot = await journal.snapshots.get(name)
     if snapshot is not None and snapshot.seq_nr > asked.snapshots_to:
@@ -79,3 +77,59 @@ async def read_history(journal: Journal, asked: HistoryRequest) -> EntityHistory
     if snapshot is not None and asked.wants_tag_sets:
         history.tag_sets = folded_by(snapshot, (await journal.log.tag_sets([name])).get(name))
     return history
+
+
+async def read_histories(
+    journal: Journal, asked: Sequence[HistoryRequest], *, each_max: int, max_bytes: int
+) -> dict[HistoryRequest, EntityHistory]:
+    """Read those of ``asked`` that are short, in a few statements for all, each in the order of ``read_history``.
+
+    At most one of an entity. One with more than ``each_max`` events is left out, and so is what does not fit in ``max_bytes``
+    with those before it, or is not asked for to the last number and with the latest snapshot: that is for ``read_history``.
+    """
+    by_name = {one.persistence_id: one for one in asked}
+    most = min([each_max, *(one.max_events - 1 for one in asked)])
+    first = {name: one.from_seq_nr for name, one in by_name.items() if one.to_seq_nr == one.snapshots_to == TO_THE_LAST}
+    events = await journal.log.read_histories(first, each_max=most, max_bytes=max_bytes)
+    found = {name: EntityHistory(batch) for name, batch in events.items()}
+    behind = [name for name, history in found.items() if _begins_behind(by_name[name], history)]
+    heads = await journal.log.entity_heads(behind) if behind else {}
+    for name in behind:
+        found[name].head = heads.get(name)
+    left_bytes = max_bytes - sum(history.events.byte_size() for history in found.values())
+    await _add_snapshots(journal, by_name, found, left_bytes)
+    return {by_name[name]: history for name, history in found.items()}
+
+
+async def _add_snapshots(
+    journal: Journal, asked: Mapping[str, HistoryRequest], found: dict[str, EntityHistory], max_bytes: int
+) -> None:
+    """Where one is of use; a history whose snapshot does not fit is left out."""
+    wanting = [name for name, history in found.items() if _wants_snapshot(asked[name], history)]
+    fitting = []
+    for latest, size in await journal.snapshots.sized(wanting) if wanting else []:
+        name = latest.persistence_id
+        max_bytes -= size + EVENT_OVERHEAD_BYTES
+        if max_bytes < 0:
+            del found[name]
+        else:
+            fitting.append(name)
+    snapshots = await journal.snapshots.of(fitting) if fitting else []
+    tagged = [one.persistence_id for one in snapshots if asked[one.persistence_id].wants_tag_sets]
+    tag_sets = await journal.log.tag_sets(tagged) if tagged else {}
+    for snapshot in snapshots:
+        history = found[snapshot.persistence_id]
+        history.snapshot = snapshot
+        if asked[snapshot.persistence_id].wants_tag_sets:
+            history.tag_sets = folded_by(snapshot, tag_sets.get(snapshot.persistence_id))
+
+
+def _begins_behind(asked: HistoryRequest, history: EntityHistory) -> bool:
+    return not history.events or history.events.seq_nr[0] > asked.from_seq_nr
+
+
+def _wants_snapshot(asked: HistoryRequest, history: EntityHistory) -> bool:
+    """Whether its entity's snapshot may be of use."""
+    deleted_to = history.head.deleted_to if history.head is not None else 0
+    first_stored = history.events.seq_nr[0] if history.events else min(asked.to_seq_nr, deleted_to) + 1
+    return asked.wants_snapshot or asked.from_seq_nr < first_stored

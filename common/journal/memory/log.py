@@ -112,15 +112,38 @@ class MemoryLog:
             [await self.read_entity(name, at + 1, at + each_max, max_events=each_max) for name, at in known.items()]
         )
 
+    async def read_histories(self, first: Mapping[str, int], *, each_max: int, max_bytes: int) -> dict[str, EventBatch]:
+        """See ``LogStore.read_histories``."""
+        self.read_counts["entity"] += 1
+        await trio.lowlevel.checkpoint()
+        log = self._connections.database.state.log
+        indexes: dict[str, list[int]] = {name: [] for name in first}
+        for index, (name, seq_nr) in enumerate(zip(log.persistence_id, log.seq_nr, strict=True)):
+            if name in first and seq_nr >= first[name]:
+                indexes[name].append(index)
+        found: dict[str, EventBatch] = {}
+        for name in first:
+            if len(indexes[name]) <= each_max:
+                events = log.select(indexes[name])
+                max_bytes -= events.byte_size()
+                if max_bytes < 0:
+                    break
+                found[name] = events
+        return found
+
     async def probe(self, append_bytes: int) -> None:
         """See ``LogStore.probe``."""
         await trio.lowlevel.checkpoint()
 
     async def entity_head(self, persistence_id: str) -> EntityHead | None:
         """See ``Journal.entity_head``."""
+        return (await self.entity_heads([persistence_id])).get(persistence_id)
+
+    async def entity_heads(self, persistence_ids: Collection[str]) -> dict[str, EntityHead]:
+        """See ``LogStore.entity_heads``."""
         await trio.lowlevel.checkpoint()
-        head = self._connections.database.state.heads.get(persistence_id)
-        return replace(head) if head else None
+        heads = self._connections.database.state.heads
+        return {name: replace(heads[name]) for name in persistence_ids if name in heads}
 
     async def stats(self) -> JournalStats:
         """See ``Journal.stats``."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import astuple
+from collections.abc import Collection, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import asyncpg
@@ -13,7 +14,7 @@ from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch
 from common.core.events.ids import ALL_SLICES, SEPARATOR, SliceRange
 from common.core.events.stated_range import StatedRange
 from common.core.filters.selection import BLOCK_BITS, EVERYTHING, Selection
-from common.core.journal.admission import EntityHead, Heads
+from common.core.journal.admission import EntityHead
 from common.core.journal.append import AppendOutcome, AppendRequest, LocalAppend
 from common.core.journal.history import History, Offset
 from common.fail_points import fail_point
@@ -21,11 +22,10 @@ from common.journal.commit_feed import CommitFeed
 from common.journal.postgres import opening, selected
 from common.journal.postgres.append import APPEND_SQL, AppendCall, answers, only_asks
 from common.journal.postgres.connection import SCHEMA, refuse_newer
-from common.journal.postgres.offsets import run_statements
+from common.journal.postgres.offsets import load_cursor, run_statements, save_cursor
 from common.journal.postgres.sessions import EntityNameCache, PostgresSessions
 from common.journal.stores.log import JournalStats, LogPage, TrimLimit
 
-_CURSOR_COLUMNS = "journal_id, generation_id, position, timestamp_us, persistence_id, seq_nr"
 _ENTITIES_MAX = 200_000
 
 
@@ -164,25 +164,32 @@ async def read_entities(
     return await _batch(connection, names, list(map(list, zip(*rows, strict=True)))) if rows else EventBatch()
 
 
-async def entity_numbers(connection: asyncpg.Connection, names: Iterable[str]) -> tuple[int, Heads]:
-    """The log's last position and, of these entities, the heads of those that exist: their numbers only."""
-    rows = await connection.fetch(
-        "SELECT head.position, entity.persistence_id, entity.seq_nr"
-        " FROM head LEFT JOIN entity ON entity.persistence_id = ANY ($1::text[])",
-        list(names),
-    )
-    return rows[0]["position"], {name: EntityHead(name, seq_nr) for _, name, seq_nr in rows if name is not None}
+# Statistics cannot make it anything but a walk along one index for each entity.
+_HISTORIES = f"""
+SELECT {_WANTED.replace("entity_no", "name").replace("seq_nr - 1 AS prev", "prev")} FROM (
+    SELECT *, coalesce(sum(octet_length(payload) + {EVENT_OVERHEAD_BYTES}) OVER (ORDER BY i), 0) AS total
+    FROM (
+        SELECT asked.i, asked.name, e.*, count(e.position) OVER (PARTITION BY asked.i) AS n
+        FROM unnest($1::text[], $2::bigint[]) WITH ORDINALITY AS asked (name, first, i)
+        LEFT JOIN entity ON entity.persistence_id = asked.name
+        LEFT JOIN LATERAL (
+            SELECT {_WANTED} FROM event WHERE event.entity_no = entity.entity_no AND event.seq_nr >= asked.first
+            ORDER BY event.seq_nr LIMIT $3 + 1
+        ) AS e ON true
+    ) AS counted WHERE n <= $3
+) AS measured WHERE total <= $4 ORDER BY i, seq_nr
+"""
 
 
-async def entity_head(connection: asyncpg.Connection, persistence_id: str) -> EntityHead | None:
-    """See ``LogStore.entity_head``."""
-    row = await connection.fetchrow(
-        "SELECT persistence_id, seq_nr, owner, origin_seq_nr, branch, parked, coalesce(deleted_to, 0),"
-        " coalesce(deleted_position, 0), coalesce(reason, ''), tags"
-        " FROM entity LEFT JOIN entity_deleted USING (entity_no) WHERE persistence_id = $1",
-        persistence_id,
-    )
-    return EntityHead(*row) if row else None
+async def read_histories(
+    connection: asyncpg.Connection, first: Mapping[str, int], each_max: int, max_bytes: int
+) -> dict[str, EventBatch]:
+    """See ``LogStore.read_histories``."""
+    rows = await connection.fetch(_HISTORIES, list(first), list(first.values()), each_max, max_bytes)
+    return {
+        name: EventBatch(*map(list, zip(*of_one, strict=True))) if (of_one := list(group))[0][0] else EventBatch()
+        for name, group in groupby(rows, itemgetter(_ENTITY_COLUMN))
+    }
 
 
 async def stats(connection: asyncpg.Connection) -> tuple[JournalStats, str]:
@@ -198,20 +205,6 @@ async def stats(connection: asyncpg.Connection) -> tuple[JournalStats, str]:
     )
     refuse_newer(schema_version)
     return JournalStats(*row), generations
-
-
-async def deleted_entities(
-    connection: asyncpg.Connection, after: int, through: int, max_rows: int | None
-) -> list[tuple[StatedRange, int]]:
-    """See ``LogStore.deleted_entities``."""
-    rows = await connection.fetch(
-        "SELECT persistence_id, 1, deleted_to, reason, deleted_position FROM entity_deleted JOIN entity USING (entity_no)"
-        " WHERE deleted_position > $1 AND deleted_position <= $2 ORDER BY deleted_position LIMIT $3",
-        after,
-        through,
-        max_rows,
-    )
-    return [(StatedRange(*row), position) for *row, position in rows]
 
 
 _COVERED = (
@@ -317,22 +310,6 @@ async def forget_append_ids(connection: asyncpg.Connection, through: int, max_ro
     return removed
 
 
-async def load_cursor(connection: asyncpg.Connection, name: str) -> Offset | None:
-    """See ``LogStore.load_cursor``."""
-    row = await connection.fetchrow(f"SELECT {_CURSOR_COLUMNS} FROM cursor_in_log WHERE name = $1", name)
-    return Offset(*row) if row else None
-
-
-async def save_cursor(connection: asyncpg.Connection, name: str, offset: Offset) -> None:
-    """See ``LogStore.save_cursor``."""
-    await connection.execute(
-        f"INSERT INTO cursor_in_log (name, {_CURSOR_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7)"
-        f" ON CONFLICT (name) DO UPDATE SET ({_CURSOR_COLUMNS}) = ($2, $3, $4, $5, $6, $7)",
-        name,
-        *astuple(offset),
-    )
-
-
 class PostgresLog:
     """``LogStore`` over an open database."""
 
@@ -372,7 +349,7 @@ class PostgresLog:
         # The server function would write, and sync, what has not changed.
         names = {name for request in requests if isinstance(request, LocalAppend) for name in request.expected}
         before = self.history
-        position, heads = await self._sessions.writer.run(entity_numbers, names)
+        position, heads = await self._sessions.writer.run(selected.entity_numbers, names)
         self._sessions.saw_answer(self._sessions.writer, before, position)
         return answers(requests, position, heads)
 
@@ -445,9 +422,18 @@ class PostgresLog:
         async with self._sessions.readers.reader() as reader:
             return await reader.connection.run(read_entities, reader.names, known, each_max)
 
+    async def read_histories(self, first: Mapping[str, int], *, each_max: int, max_bytes: int) -> dict[str, EventBatch]:
+        """See ``LogStore.read_histories``."""
+        self.read_counts["entity"] += 1
+        return await self._sessions.read(read_histories, first, each_max, max_bytes)
+
     async def entity_head(self, persistence_id: str) -> EntityHead | None:
         """See ``LogStore.entity_head``."""
-        return await self._sessions.read(entity_head, persistence_id)
+        return (await self.entity_heads([persistence_id])).get(persistence_id)
+
+    async def entity_heads(self, persistence_ids: Collection[str]) -> dict[str, EntityHead]:
+        """See ``LogStore.entity_heads``."""
+        return await self._sessions.read(selected.entity_heads, persistence_ids)
 
     async def probe(self, append_bytes: int) -> None:
         """See ``LogStore.probe``. On the session that appends: others may be on another server."""
@@ -465,11 +451,11 @@ class PostgresLog:
 
     async def deleted_ranges(self, after: int, through: int, *, max_rows: int | None = None) -> list[StatedRange]:
         """See ``LogStore.deleted_ranges``."""
-        return [stated for stated, _ in await self._sessions.read(deleted_entities, after, through, max_rows)]
+        return [stated for stated, _ in await self._sessions.read(selected.deleted_entities, after, through, max_rows)]
 
     async def deleted_entities(self, after: int, through: int, *, max_rows: int) -> list[tuple[StatedRange, int]]:
         """See ``LogStore.deleted_entities``."""
-        return await self._sessions.read(deleted_entities, after, through, max_rows)
+        return await self._sessions.read(selected.deleted_entities, after, through, max_rows)
 
     async def trim(self, limit: TrimLimit) -> int:
         """See ``LogStore.trim``."""

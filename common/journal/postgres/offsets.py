@@ -1,10 +1,13 @@
-"""Offsets, leases and effects of projections. Asyncio-flavoured functions on a session; lease time is the database's."""
+"""Offsets, leases and effects of projections, and the places of those who take the log elsewhere.
+
+Asyncio-flavoured functions on a session; lease time is the database's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -12,6 +15,7 @@ import asyncpg
 
 from common.core.errors import BackhaulError
 from common.core.events.ids import SliceRange
+from common.core.journal.history import Offset
 from common.core.journal.range_failure import RangeFailure, failure_as_text, failure_of_text
 from common.core.journal.slice_ranges import ahead_as_text, ahead_of_text, check_ranges
 from common.core.journal.sql_text import read_sql
@@ -25,6 +29,7 @@ from common.journal.postgres.shared_commits import RangeCommit
 from common.journal.stores.projections import ProjectionLease, ProjectionRow, fenced, moved_to
 
 _RANGES_LOCK = 22254285
+_CURSOR_COLUMNS = "journal_id, generation_id, position, timestamp_us, persistence_id, seq_nr"
 _RANGE = "name = $1 AND first_slice = $2 AND last_slice = $3"
 _GUARD = f"{_RANGE} AND epoch = $4 AND position = $5 AND NOT paused"
 
@@ -435,3 +440,19 @@ async def _types(connection: asyncpg.Connection, sql: str) -> list[str]:
 def _failed(sql: str, error: BaseException) -> BackhaulError:
     first_line = str(error).partition("\n")[0]
     return statement_failed(sql, f"{type(error).__name__}: {first_line}")
+
+
+async def load_cursor(connection: asyncpg.Connection, name: str) -> Offset | None:
+    """See ``LogStore.load_cursor``."""
+    row = await connection.fetchrow(f"SELECT {_CURSOR_COLUMNS} FROM cursor_in_log WHERE name = $1", name)
+    return Offset(*row) if row else None
+
+
+async def save_cursor(connection: asyncpg.Connection, name: str, offset: Offset) -> None:
+    """See ``LogStore.save_cursor``."""
+    await connection.execute(
+        f"INSERT INTO cursor_in_log (name, {_CURSOR_COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7)"
+        f" ON CONFLICT (name) DO UPDATE SET ({_CURSOR_COLUMNS}) = ($2, $3, $4, $5, $6, $7)",
+        name,
+        *astuple(offset),
+    )

@@ -2,12 +2,13 @@
 
 Each key (a tag, an entity) gives its next positions in order; together they say which events come next and how far the
 log has been looked through. One look does a bounded amount of work, whatever the selection is and however long the log.
-Every part is a walk along one index, so that no statistics can make it anything else.
+Every part is a walk along one index, so that no statistics can make it anything else. Beside that, what is kept of entities
+that are asked for by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import asyncpg
 
@@ -22,6 +23,7 @@ from common.core.filters.selection import (
     stretches,
     widths,
 )
+from common.core.journal.admission import EntityHead, Heads
 from common.core.journal.tag_sets import known_tag_sets
 
 # With a condition a look goes through at most so many positions, however few events it finds.
@@ -121,6 +123,27 @@ async def _keys(connection: asyncpg.Connection, selection: Selection) -> tuple[S
     return sorted(tags), [row[0] for row in rows]
 
 
+async def entity_numbers(connection: asyncpg.Connection, names: Iterable[str]) -> tuple[int, Heads]:
+    """The log's last position and, of these entities, the heads of those that exist: their numbers only."""
+    rows = await connection.fetch(
+        "SELECT head.position, entity.persistence_id, entity.seq_nr"
+        " FROM head LEFT JOIN entity ON entity.persistence_id = ANY ($1::text[])",
+        list(names),
+    )
+    return rows[0]["position"], {name: EntityHead(name, seq_nr) for _, name, seq_nr in rows if name is not None}
+
+
+async def entity_heads(connection: asyncpg.Connection, persistence_ids: Collection[str]) -> dict[str, EntityHead]:
+    """See ``LogStore.entity_heads``."""
+    rows = await connection.fetch(
+        "SELECT persistence_id, seq_nr, owner, origin_seq_nr, branch, parked, coalesce(deleted_to, 0),"
+        " coalesce(deleted_position, 0), coalesce(reason, ''), tags"
+        " FROM entity LEFT JOIN entity_deleted USING (entity_no) WHERE persistence_id = ANY ($1)",
+        sorted(set(persistence_ids)),
+    )
+    return {row[0]: EntityHead(*row) for row in rows}
+
+
 async def tag_sets(
     connection: asyncpg.Connection, persistence_ids: Collection[str]
 ) -> dict[str, frozenset[str] | None]:
@@ -131,6 +154,20 @@ async def tag_sets(
         sorted(set(persistence_ids)),
     )
     return {name: known_tag_sets(noted) for name, noted in rows}
+
+
+async def deleted_entities(
+    connection: asyncpg.Connection, after: int, through: int, max_rows: int | None
+) -> list[tuple[StatedRange, int]]:
+    """See ``LogStore.deleted_entities``."""
+    rows = await connection.fetch(
+        "SELECT persistence_id, 1, deleted_to, reason, deleted_position FROM entity_deleted JOIN entity USING (entity_no)"
+        " WHERE deleted_position > $1 AND deleted_position <= $2 ORDER BY deleted_position LIMIT $3",
+        after,
+        through,
+        max_rows,
+    )
+    return [(StatedRange(*row), position) for *row, position in rows]
 
 
 async def deleted_of(connection: asyncpg.Connection, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:

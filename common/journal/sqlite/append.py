@@ -252,3 +252,13 @@ def store_events(writer: apsw.Connection, entities: EntityRows, events: EventBat
         "UPDATE journal SET head_position = ?, head_timestamp_us = ?", (position + n - 1, timestamp_us + n - 1)
     )
     return events
+
+
+def forget_append_ids(writer: apsw.Connection, through: int, max_rows: int) -> int:
+    """See ``LogStore.forget_append_ids``."""
+    writer.execute(
+        "DELETE FROM append_id WHERE append_id IN"
+        " (SELECT append_id FROM append_id WHERE first_position <= ? ORDER BY first_position LIMIT ?)",
+        (through, max_rows),
+    )
+    return writer.changes()

@@ -8,7 +8,7 @@ failed transaction they are read again.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import repeat
 
 import apsw
@@ -133,10 +133,12 @@ class EntityNames:
         return list(map(self._names.__getitem__, numbers))
 
 
-def entity_head(reader: apsw.Connection, persistence_id: str) -> EntityHead | None:
-    """See ``LogStore.entity_head``."""
-    row = reader.execute(
-        f"SELECT {_HEAD_COLUMNS} FROM entity JOIN entity_head USING (entity_no) WHERE persistence_id = ?",
-        (persistence_id,),
-    ).get
-    return EntityHead(*row) if row else None
+def entity_heads(reader: apsw.Connection, persistence_ids: Collection[str]) -> dict[str, EntityHead]:
+    """See ``LogStore.entity_heads``."""
+    rows = select(
+        reader,
+        f"SELECT {_HEAD_COLUMNS} FROM json_each(?) CROSS JOIN entity ON persistence_id = value"
+        " JOIN entity_head USING (entity_no)",
+        (orjson.dumps(sorted(set(persistence_ids))).decode(),),
+    )
+    return {row[0]: EntityHead(*row) for row in rows}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any
 
 import apsw
@@ -21,10 +21,10 @@ from common.core.journal.history import History, Offset
 from common.fail_points import fail_point
 from common.journal.commit_feed import CommitFeed
 from common.journal.sqlite import indexes, selected
-from common.journal.sqlite.append import OpenAppend, append_group
+from common.journal.sqlite.append import OpenAppend, append_group, forget_append_ids
 from common.journal.sqlite.connection import begin_at_once, cut, head_position, select, snapshot
 from common.journal.sqlite.connections import SqliteConnections
-from common.journal.sqlite.entities import EntityNames, entity_head
+from common.journal.sqlite.entities import EntityNames, entity_heads
 from common.journal.sqlite.file import SqliteFile
 from common.journal.stores.log import JournalStats, LogPage, TrimLimit
 
@@ -171,6 +171,40 @@ def read_entities(
     )
 
 
+_HISTORY = "FROM event WHERE event.entity_no = entity.entity_no AND seq_nr >= asked.value ORDER BY seq_nr LIMIT ?"
+_HISTORY_SIZES = (
+    f"SELECT asked.key, (SELECT count(*) FROM (SELECT 1 {_HISTORY})),"
+    f" (SELECT total(size) FROM (SELECT length(payload) + {EVENT_OVERHEAD_BYTES} AS size {_HISTORY}))"
+    " FROM json_each(?) AS asked CROSS JOIN entity ON persistence_id = asked.key"
+)
+_WHOLE_HISTORIES = (
+    f"(SELECT {_COLUMNS} FROM json_each(?) AS asked CROSS JOIN entity ON persistence_id = asked.key"
+    " CROSS JOIN event USING (entity_no) WHERE seq_nr >= asked.value ORDER BY entity_no, seq_nr)"
+)
+
+
+def read_histories(
+    reader: apsw.Connection, names: EntityNames, first: Mapping[str, int], *, each_max: int, max_bytes: int
+) -> dict[str, EventBatch]:
+    """See ``LogStore.read_histories``."""
+    found: dict[str, EventBatch] = {}
+    with snapshot(reader):
+        rows = select(reader, _HISTORY_SIZES, (each_max + 1, each_max + 1, orjson.dumps(first).decode()))
+        sizes = {name: (count, size) for name, count, size in rows}
+        for name in first:
+            count, size = sizes.get(name, (0, 0))
+            if count <= each_max:
+                max_bytes -= size
+                if max_bytes < 0:
+                    break
+                found[name] = EventBatch()
+        whole = orjson.dumps({name: first[name] for name in found if name in sizes}).decode()
+        events = _events(reader, names, _WHOLE_HISTORIES, (whole,))
+    for name, group in groupby(range(len(events)), events.persistence_id.__getitem__):
+        found[name] = events.select(list(group))
+    return found
+
+
 def stats(file: SqliteFile) -> JournalStats:
     """See ``LogStore.stats``; sizes are those of this moment."""
     reader = file.reader
@@ -264,16 +298,6 @@ def event_bytes(reader: apsw.Connection, after: int, through: int) -> int:
         (after, through),
     ).get
     return size
-
-
-def forget_append_ids(writer: apsw.Connection, through: int, max_rows: int) -> int:
-    """See ``LogStore.forget_append_ids``."""
-    writer.execute(
-        "DELETE FROM append_id WHERE append_id IN"
-        " (SELECT append_id FROM append_id WHERE first_position <= ? ORDER BY first_position LIMIT ?)",
-        (through, max_rows),
-    )
-    return writer.changes()
 
 
 def deleted_of(reader: apsw.Connection, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
@@ -415,9 +439,20 @@ class SqliteLog:
         """See ``LogStore.read_entities``."""
         return await self._connections.read(read_entities, self._connections.names, known, each_max=each_max)
 
+    async def read_histories(self, first: Mapping[str, int], *, each_max: int, max_bytes: int) -> dict[str, EventBatch]:
+        """See ``LogStore.read_histories``."""
+        self.read_counts["entity"] += 1
+        return await self._connections.read(
+            read_histories, self._connections.names, first, each_max=each_max, max_bytes=max_bytes
+        )
+
     async def entity_head(self, persistence_id: str) -> EntityHead | None:
         """See ``LogStore.entity_head``."""
-        return await self._connections.read(entity_head, persistence_id)
+        return (await self.entity_heads([persistence_id])).get(persistence_id)
+
+    async def entity_heads(self, persistence_ids: Collection[str]) -> dict[str, EntityHead]:
+        """See ``LogStore.entity_heads``."""
+        return await self._connections.read(entity_heads, persistence_ids)
 
     async def probe(self, append_bytes: int) -> None:
         """See ``LogStore.probe``."""

@@ -132,8 +132,18 @@ class LogStore(Protocol):
     async def read_entities(self, known: Mapping[str, int], *, each_max: int) -> EventBatch:
         """Of each entity the events numbered ``known`` + 1 … + ``each_max``, in order; one entity's follow each other."""
 
+    async def read_histories(self, first: Mapping[str, int], *, each_max: int, max_bytes: int) -> dict[str, EventBatch]:
+        """Of each entity all stored events from the number ``first`` on, in order; whole histories only.
+
+        One with more than ``each_max`` events is left out, and so are all behind the first one, in the order given, with
+        which the others that are short would weigh more than ``max_bytes`` together (``EventBatch.byte_size``).
+        """
+
     async def entity_head(self, persistence_id: str) -> EntityHead | None:
         """The entity's head row, or None when it never existed."""
+
+    async def entity_heads(self, persistence_ids: Collection[str]) -> dict[str, EntityHead]:
+        """The head rows of those of these entities that exist."""
 
     async def probe(self, append_bytes: int) -> None:
         """Find out whether appends can be stored now, of about ``append_bytes`` if not 0; stores nothing readers see.
