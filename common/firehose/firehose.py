@@ -7,7 +7,7 @@ While nobody subscribes nothing is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
@@ -93,6 +93,8 @@ class Firehose:
             lambda: (self.log_epoch, generation_of(journal)),
             max_bytes=self._settings.histories_max_bytes,
             keep_s=self._settings.histories_keep_s,
+            ahead_max_bytes=self._settings.histories_ahead_max_bytes,
+            short_max_events=self._settings.short_history_max_events,
         )
         self.deadlines = Deadlines()
         self.pump = Pump()
@@ -173,6 +175,10 @@ class Firehose:
     async def history(self, asked: HistoryRequest, position: int) -> EntityHistory:
         """See ``Feeds.history``."""
         return await self.histories.read(asked, position)
+
+    async def read_ahead(self, asked: Sequence[HistoryRequest], position: int, *, soon: int) -> None:
+        """See ``Feeds.read_ahead``."""
+        await self.histories.read_ahead(asked, position, soon=soon)
 
     def expect(self, is_expected: bool) -> None:
         """See ``RangeFeeds.expect``."""

@@ -1,21 +1,23 @@
 """Histories of single entities, read once for many consumers.
 
-An entity that enters many subscriptions at once is asked for by each of them. The first one reads; those who come while it
-does wait for it, and those who come a little later are given the same. A history holds as long as the entity has no newer
-event: the ring, which sees every event of the log in order, has it forgotten. So one that is kept is whole up to where the ring
-is, and serves every consumer that is not further. What is deleted, or snapshots that are stored, meanwhile make it no less
-true: it is as if it had been sent before. It is kept for seconds, and never across a change of the log's history.
+An entity that enters many subscriptions at once is asked for by each of them. The first one reads, several entities in one
+go; those who come while it does wait for it, and those who come a little later are given the same. A history holds as long
+as the entity has no newer event: the ring, which sees every event of the log in order, has it forgotten. So one that is kept
+is whole up to where the ring is, and serves every consumer that is not further. What is deleted, or snapshots that are
+stored, meanwhile make it no less true: it is as if it had been sent before. It is kept for seconds, and never across a
+change of the log's history.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import trio
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES
-from common.journal.entity_history import EntityHistory, HistoryRequest, read_history
+from common.journal.entity_history import EntityHistory, HistoryRequest, read_histories, read_history
 from common.journal.stores.journal import Journal
 
 # Columns of a few events weigh several times their payloads, and their bytes are kept beside them.
@@ -32,21 +34,33 @@ class _Kept:
     reaches: int
     began_s: float
     history: EntityHistory | None = None
+    error: Exception | None = None
+    """Why it could not be read: for all who wait."""
     weight: int = 0
-    is_read: trio.Event = field(default_factory=trio.Event)
+    is_over: trio.Event = field(default_factory=trio.Event)
 
 
 class EntityHistories:
     """See the module. ``through`` is where the ring is, ``log`` names the log's history as it is known now."""
 
     def __init__(
-        self, journal: Journal, through: Callable[[], int], log: Callable[[], object], *, max_bytes: int, keep_s: float
+        self,
+        journal: Journal,
+        through: Callable[[], int],
+        log: Callable[[], object],
+        *,
+        max_bytes: int,
+        keep_s: float,
+        ahead_max_bytes: int,
+        short_max_events: int,
     ) -> None:
         self._journal = journal
         self._through = through
         self._log = log
         self._max_bytes = max_bytes
         self._keep_s = keep_s
+        self._ahead_max_bytes = ahead_max_bytes
+        self._short_max_events = short_max_events
         self._kept: dict[HistoryRequest, _Kept] = {}  # in the order in which they were asked for first
         self._of: dict[str, set[HistoryRequest]] = {}
         self._bytes = 0
@@ -54,22 +68,39 @@ class EntityHistories:
         self.shared = 0
 
     async def read(self, asked: HistoryRequest, position: int) -> EntityHistory:
-        """The history, whole up to ``position`` at least: a place up to which the asking consumer knows the log."""
-        while (kept := self._kept.get(asked)) is not None and self._holds(kept, position):
-            if kept.history is None:
-                await kept.is_read.wait()
-            if kept.history is not None:
+        """The history, whole up to ``position`` at least: a place up to which the asking consumer knows the log.
+
+        Raises what the journal raises, also for a read that another consumer began.
+        """
+        while (kept := self._current(asked, position)) is not None:
+            if (history := await self._over(kept)) is not None:
                 self.shared += 1
-                return kept.history
+                return history
         kept = self._begin(asked, position)
-        try:
+        with self._reading([kept]):
             kept.history = history = await read_history(self._journal, asked)
-        finally:
-            if kept.history is None:
-                self._forget(kept)
-            kept.is_read.set()
-        self._weigh(kept, history)
         return history
+
+    async def read_ahead(self, asked: Sequence[HistoryRequest], position: int, *, soon: int) -> None:
+        """If one of the first ``soon`` is not kept, have those that are short read in one go, so that ``read`` does not wait.
+
+        What others are reading is waited for. A long one is left for ``read``. Raises as that.
+        """
+        current = [self._current(one, position) for one in asked]
+        if None in current[:soon]:
+            begun = [self._begin(one, position) for one, kept in zip(asked, current, strict=True) if kept is None]
+            with self._reading(begun):
+                found = await read_histories(
+                    self._journal,
+                    [kept.asked for kept in begun],
+                    each_max=self._short_max_events,
+                    max_bytes=self._ahead_max_bytes,
+                )
+                for kept in begun:
+                    kept.history = found.get(kept.asked)
+        for other in current[:soon]:
+            if other is not None:
+                await self._over(other)
 
     def extended(self, persistence_ids: Iterable[str]) -> None:
         """The ring has these entities' newest events."""
@@ -88,12 +119,25 @@ class EntityHistories:
         for kept in list(self._kept.values()):
             if kept.began_s > now_s - self._keep_s:
                 break
-            self._forget(kept)
+            if kept.is_over.is_set():
+                self._forget(kept)
 
-    def _holds(self, kept: _Kept, position: int) -> bool:
-        if kept.began_s <= trio.current_time() - self._keep_s or kept.log != self._log():
-            return False
-        return position <= max(kept.reaches, self._through())
+    def _current(self, asked: HistoryRequest, position: int) -> _Kept | None:
+        """What is kept, or being read, if it holds for a consumer that is at ``position``."""
+        kept = self._kept.get(asked)
+        if kept is None or kept.log != self._log():
+            return None
+        if kept.is_over.is_set() and kept.began_s <= trio.current_time() - self._keep_s:
+            return None
+        return kept if position <= kept.reaches or position <= self._through() else None
+
+    async def _over(self, kept: _Kept) -> EntityHistory | None:
+        """Wait until it is read. None: it was not, because its reader was cancelled or it is not short."""
+        if not kept.is_over.is_set():
+            await kept.is_over.wait()
+        if kept.error is not None:
+            raise kept.error
+        return kept.history
 
     def _begin(self, asked: HistoryRequest, position: int) -> _Kept:
         before = self._kept.get(asked)
@@ -102,8 +146,25 @@ class EntityHistories:
         kept = _Kept(asked, self._log(), max(position, self._through()), trio.current_time())
         self._kept[asked] = kept
         self._of.setdefault(asked.persistence_id, set()).add(asked)
-        self.reads += 1
         return kept
+
+    @contextmanager
+    def _reading(self, begun: Sequence[_Kept]) -> Iterator[None]:
+        """Whatever the block ends with, those who wait get it; one that was not read is forgotten, or is read again."""
+        try:
+            yield
+        except Exception as error:
+            for kept in begun:
+                kept.error = error
+            raise
+        finally:
+            for kept in begun:
+                if kept.history is not None and kept.error is None:
+                    self.reads += 1
+                    self._weigh(kept, kept.history)
+                else:
+                    self._forget(kept)
+                kept.is_over.set()
 
     def _weigh(self, kept: _Kept, history: EntityHistory) -> None:
         if self._kept.get(kept.asked) is not kept:

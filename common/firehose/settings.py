@@ -37,6 +37,10 @@ class FirehoseSettings:
     histories_max_bytes: int = 16 * 1024 * 1024
     """Histories of single entities kept for other consumers that ask for the same."""
     histories_keep_s: float = 5.0
+    histories_ahead_max_bytes: int = 512 * 1024
+    """What is read in one go of entities that are about to be sent again."""
+    short_history_max_events: int = 100
+    """One with more events is read alone."""
     deleted_max: int = 500
     """Entities of which something was deleted that one page may tell of."""
     look_again_s: float = 0.25

@@ -33,7 +33,27 @@ async def entity_page(
     Of its snapshots only those up to ``snapshots_to`` stand for something. ``as_events``: the receiver stores a snapshot like
     an event, so one that folds events of other tags than its own gets ``FOLDS_TAG``: the walls there must know.
     """
-    asked = HistoryRequest(
+    asked = page_request(replay, wanted, past, max_events, last, snapshots_to=snapshots_to, as_events=as_events)
+    page = _page(asked, await read(asked), through_position, max_bytes)
+    parts, rest = replay_page(replay, page, wanted, past)
+    if as_events and page.snapshot is not None:
+        folds = page.tag_sets != frozenset({page.snapshot.tags})
+        parts = [_marked(part, folds=folds) for part in parts]
+    return parts, rest
+
+
+def page_request(
+    replay: QueuedReplay,
+    wanted: EntityPredicate,
+    past: Past,
+    max_events: int,
+    last: int = TO_THE_LAST,
+    *,
+    snapshots_to: int = TO_THE_LAST,
+    as_events: bool = False,
+) -> HistoryRequest:
+    """What ``entity_page`` reads."""
+    return HistoryRequest(
         replay.persistence_id,
         replay.from_seq_nr,
         last,
@@ -42,12 +62,6 @@ async def entity_page(
         wants_tag_sets=wanted.permits_by_tags or as_events,
         snapshots_to=snapshots_to,
     )
-    page = _page(asked, await read(asked), through_position, max_bytes)
-    parts, rest = replay_page(replay, page, wanted, past)
-    if as_events and page.snapshot is not None:
-        folds = page.tag_sets != frozenset({page.snapshot.tags})
-        parts = [_marked(part, folds=folds) for part in parts]
-    return parts, rest
 
 
 def _page(asked: HistoryRequest, history: EntityHistory, through_position: int, max_bytes: int) -> EntityPage:

@@ -5,7 +5,7 @@ They are siblings of the firehose and do not import it: a composition root hands
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -90,6 +90,12 @@ class Feeds(Protocol):
         """What the journal has of one entity, of the events up to ``position`` at least.
 
         Read for others a moment ago, perhaps: the same object, which is not to be changed.
+        """
+
+    async def read_ahead(self, asked: Sequence[HistoryRequest], position: int, *, soon: int) -> None:
+        """Have histories of different entities read together if one of the first ``soon`` was not yet.
+
+        ``history`` has those that are short at once then, most likely.
         """
 
 

@@ -12,6 +12,7 @@ next event that is sent. So a replay keeps two numbers: the next to read, and th
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import islice
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.core.subscription.messages import Replay
@@ -32,6 +33,10 @@ class ReplayQueue:
     def first(self) -> QueuedReplay | None:
         """The replay whose turn it is."""
         return next(iter(self._queue.values()), None)
+
+    def next(self, count: int) -> list[QueuedReplay]:
+        """The first so many, in their order."""
+        return list(islice(self._queue.values(), count))
 
     @property
     def has_starts(self) -> bool:

@@ -126,6 +126,10 @@ class Serving:
         """Whose events are to be sent again."""
         return self._replays.first
 
+    def next_replays(self, count: int) -> list[QueuedReplay]:
+        """The same, with those behind it."""
+        return self._replays.next(count)
+
     def ranges_to_state(self, lane: DeliveryLane, ranges: tuple[StatedRange, ...]) -> tuple[StatedRange, ...]:
         """What of a stretch's ranges may be said on a lane.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field, replace
 
 from common.core.events.batch import EventBatch
@@ -16,7 +17,7 @@ from common.core.subscription.replay import BEFORE_START, WITHHELD, QueuedReplay
 from common.core.subscription.source import Serving
 from common.fail_points import fail_point, is_aimed_at
 from common.journal.entity_history import EntityHistory, HistoryRequest
-from common.journal.entity_pages import entity_page
+from common.journal.entity_pages import entity_page, page_request
 from common.journal.feeds import Feeds
 from common.journal.stores.journal import Journal
 from common.transport.codec.events import encode_batch
@@ -26,6 +27,7 @@ from common.transport.subscription.sender import Sender
 # What leaves in one write: pages of so many replays, up to about so many bytes.
 _TOGETHER = 16
 _TOGETHER_BYTES = 16_384
+_AHEAD = 32
 
 
 @dataclass(slots=True)
@@ -137,6 +139,33 @@ def _replayed(name: str, position: int, part: ReplayPart) -> Deliver:
     )
 
 
+async def read_ahead(
+    wanted: EntityPredicate, serving: Serving, feeds: Feeds, served: StreamDefinition, past: Past
+) -> frozenset[str]:
+    """Have the histories of the next replays read together, before the turn that sends them: live goes on meanwhile.
+
+    Answers of whom one turn may send: those that are asked for later would be read there, one by one. Where a consumer began
+    in the middle of the log each entity's first number is still to be found, so nothing is read ahead.
+    """
+    replays = serving.next_replays(_AHEAD)
+    if not serving.place.begin:
+        asked = []
+        for replay in replays:
+            name = replay.persistence_id
+            if not served.entity_types or entity_type_of(name) in served.entity_types:
+                queued = _from_start(replay, wanted.from_seq_nr(name))
+                asked.append(page_request(queued, wanted, past, serving.limits.batch_events))
+        await feeds.read_ahead(asked, serving.place.live.position, soon=_TOGETHER)
+    return frozenset(replay.persistence_id for replay in replays[:_TOGETHER])
+
+
+def _from_start(replay: QueuedReplay, start: int) -> QueuedReplay:
+    """Numbers below ``start`` are stated, and not sent."""
+    if replay.covered + 1 >= start:
+        return replay
+    return QueuedReplay(replay.persistence_id, start, start - 1)
+
+
 async def send_replay_pages(
     wanted: EntityPredicate,
     serving: Serving,
@@ -145,26 +174,29 @@ async def send_replay_pages(
     feeds: Feeds,
     served: StreamDefinition,
     past: Past,
+    ready: Container[str],
 ) -> int:
-    """Send a page each of the next replays, in the turn; short ones leave together. Answers how many have ended.
+    """Send a page each of the next replays, in the turn; short ones that are ``ready`` leave together. How many have ended.
 
     Live cannot pass meanwhile, so what is read up to its place is the end of each.
     """
     together: list[tuple[Deliver, bytes]] = []
     ended = size = pages = 0
     while (replay := serving.next_replay) is not None and size < _TOGETHER_BYTES and pages < _TOGETHER:
+        if pages and replay.persistence_id not in ready:
+            break
         messages, rest = await _replay_page(replay, wanted, serving, sender, journal, feeds, served, past)
         if is_aimed_at("serving.in_replay"):
             await sender.deliver_together(messages)
             messages = []
             fail_point("serving.in_replay")
-        together += messages
         if rest is not None:  # a long one has a turn for each page, so that the live lane and a change may come between
+            together += messages
             serving.replay_goes_on(rest)
             break
         serving.replay_ends()
         position, name = serving.place.live.position, replay.persistence_id
-        together.append((Deliver(DeliveryLane.REPLAY, 0, position, replay_of=name, replay_done=True), b""))
+        together += [*messages, (Deliver(DeliveryLane.REPLAY, 0, position, replay_of=name, replay_done=True), b"")]
         ended += 1
         pages += 1
         size += sum(len(encoded) for _, encoded in messages)
@@ -192,7 +224,7 @@ async def _replay_page(
     parts: list[ReplayPart] = []
     states_start = serving.is_start(replay) and start > 1
     if replay.covered + 1 < start:
-        replay, states_start = QueuedReplay(name, start, start - 1), True
+        replay, states_start = _from_start(replay, start), True
     if states_start:
         parts.append(ReplayPart(EventBatch(), (StatedRange(name, 1, start - 1, WITHHELD),)))
     if is_served and serving.place.begin:

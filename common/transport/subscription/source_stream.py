@@ -40,7 +40,7 @@ from common.transport.codec.subscription import decode_from_consumer
 from common.transport.link.live_peers import LivePeer
 from common.transport.stream import MessageStream, PeerClosed, PeerGone
 from common.transport.subscription.catalogue import StreamDefinition
-from common.transport.subscription.replays import send_replay_pages, send_snapshot_page
+from common.transport.subscription.replays import read_ahead, send_replay_pages, send_snapshot_page
 from common.transport.subscription.sender import ConsumerStream, Sender
 from common.transport.subscription.watch import ConsumerWatch
 
@@ -381,6 +381,7 @@ class SourceStream:
         serving, sender = self._serving, self._sender
         while serving.next_replay is not None and self._drain is None:
             await sender.room()
+            ready = await read_ahead(self._wanted, serving, self._feeds, self._served, self._past)
             async with sender.send_lock:
                 self.state.replays += await send_replay_pages(
                     self._wanted,
@@ -390,6 +391,7 @@ class SourceStream:
                     self._feeds,
                     self._served,
                     self._past,
+                    ready,
                 )
             self._wake()
         self._running.discard(DeliveryLane.REPLAY)
