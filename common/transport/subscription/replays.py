@@ -195,13 +195,20 @@ async def send_replay_pages(
             serving.replay_goes_on(rest)
             break
         serving.replay_ends()
-        position, name = serving.place.live.position, replay.persistence_id
-        together += [*messages, (Deliver(DeliveryLane.REPLAY, 0, position, replay_of=name, replay_done=True), b"")]
+        together += _ended(replay.persistence_id, serving.place.live.position, messages)
         ended += 1
         pages += 1
         size += sum(len(encoded) for _, encoded in messages)
     await sender.deliver_together(together)
     return ended
+
+
+def _ended(name: str, position: int, messages: list[tuple[Deliver, bytes]]) -> list[tuple[Deliver, bytes]]:
+    """A replay's last message says that it is the last; where nothing is left to send one says that alone."""
+    if not messages:
+        return [(Deliver(DeliveryLane.REPLAY, 0, position, replay_of=name, replay_done=True), b"")]
+    last, encoded = messages[-1]
+    return [*messages[:-1], (replace(last, replay_done=True), encoded)]
 
 
 async def _replay_page(

@@ -31,7 +31,7 @@ from common.core.subscription.messages import (
 )
 from common.core.subscription.parts import halves
 from common.core.subscription.place import NO_RESUME_POINT, FilterState, LogCursor, ResumePoint, SnapshotScan
-from common.core.subscription.replay import EntityPage, replay_page
+from common.core.subscription.replay import EntityPage, ReplayPart, replay_page
 from common.core.subscription.source import Serving
 from tests.support.subscription.model import JOURNAL, Page, Row, Source, columns, criteria, selects
 
@@ -269,16 +269,16 @@ class Session:
             columns(read), first_stored, is_last, deleted.tags if deleted else "", 0, self.source.snapshots.get(name)
         )
         parts, rest = replay_page(replay, page, wanted, self.consumer.past)
-        for part in parts:
-            self.send(
-                Deliver(DeliveryLane.REPLAY, 0, position, events=part.events, ranges=part.ranges, leaving=part.leaving,
-                        snapshots=part.snapshots, replay_of=name)
-            )  # fmt: skip
         if rest is not None:
             self.serving.replay_goes_on(rest)
         else:
             self.serving.replay_ends()
-            self.send(Deliver(DeliveryLane.REPLAY, 0, position, replay_of=name, replay_done=True))
+            parts = parts or [ReplayPart(EventBatch())]
+        for number, part in enumerate(parts, 1):
+            self.send(
+                Deliver(DeliveryLane.REPLAY, 0, position, events=part.events, ranges=part.ranges, leaving=part.leaving,
+                        snapshots=part.snapshots, replay_of=name, replay_done=rest is None and number == len(parts))
+            )  # fmt: skip
         return True
 
     # -- the consumer's steps --------------------------------------------------------------------------------------

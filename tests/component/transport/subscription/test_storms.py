@@ -78,6 +78,7 @@ async def test_histories_are_read_together_and_once_for_all(
         assert not takes_s or len(began) <= len(ENTERING) / 8
         for one in endpoint.streams:
             assert one.replays == len(ENTERING)
+            assert one.deliveries <= len(ENTERING) + 50, "the last message of a replay is its end"
 
 
 async def test_the_live_lane_goes_on_while_histories_are_read(
