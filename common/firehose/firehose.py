@@ -30,6 +30,7 @@ from common.firehose.histories import EntityHistories
 from common.firehose.pump import Pump
 from common.firehose.range_reader import RangeReader, generation_of
 from common.firehose.settings import FirehoseSettings
+from common.firehose.turns import Turns
 from common.firehose.wakeups import Deadlines, Waiter
 from common.journal.entity_history import EntityHistory, HistoryRequest
 from common.journal.feeds import Feed, RangeFeed
@@ -98,6 +99,7 @@ class Firehose:
         )
         self.deadlines = Deadlines()
         self.pump = Pump()
+        self.turns = Turns()
         self.catching_up_waiters: dict[Waiter, None] = {}
         self.log_epoch = 1
         self._feeds: dict[SubscriberCursor, CursorFeed] = {}
@@ -124,6 +126,7 @@ class Firehose:
             nursery.start_soon(self.ranges.run)
             nursery.start_soon(self.deadlines.run)
             nursery.start_soon(self.pump.run)
+            nursery.start_soon(self.turns.run)
             nursery.start_soon(self._summarise)
             while True:
                 await trio.sleep(self._settings.sweep_s)
@@ -179,6 +182,10 @@ class Firehose:
     async def read_ahead(self, asked: Sequence[HistoryRequest], position: int, *, soon: int) -> None:
         """See ``Feeds.read_ahead``."""
         await self.histories.read_ahead(asked, position, soon=soon)
+
+    async def turn(self) -> None:
+        """See ``Feeds.turn``."""
+        await self.turns.take()
 
     def expect(self, is_expected: bool) -> None:
         """See ``RangeFeeds.expect``."""

@@ -98,6 +98,9 @@ class Feeds(Protocol):
         ``history`` has those that are short at once then, most likely.
         """
 
+    async def turn(self) -> None:
+        """Wait for a turn to do much at a time, beside following the log: one consumer after the other."""
+
 
 class RangeFeed(Protocol):
     """The log as one range of a projection reads it. One task uses it at a time; cancelled, nothing is handed over."""

@@ -382,6 +382,7 @@ class SourceStream:
         while serving.next_replay is not None and self._drain is None:
             await sender.room()
             ready = await read_ahead(self._wanted, serving, self._feeds, self._served, self._past)
+            await self._feeds.turn()
             async with sender.send_lock:
                 self.state.replays += await send_replay_pages(
                     self._wanted,
