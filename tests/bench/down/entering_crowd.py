@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
@@ -63,6 +64,8 @@ class _Consumer:
         self._asked: set[str] = set()
         self._asked_max = 0
         self._deliveries = self._acked = self._unacked_bytes = 0
+        self._queue: deque[bytes] = deque()
+        self._work = trio.lowlevel.ParkingLot()
         self._lock = trio.Lock()
         self._stream: DialledStream | None = None
 
@@ -76,16 +79,24 @@ class _Consumer:
         assert isinstance(subscribed, Subscribed)
         self._asked_max = subscribed.replays_max
 
-    async def follow(self) -> None:
-        """Take what comes, until cancelled."""
+    async def receive(self) -> None:
+        """Queue what comes, until cancelled."""
         assert self._stream is not None
         while True:
-            data = await self._stream.receive()
-            message = decode_from_source(data)
-            if not isinstance(message, Deliver):
-                continue
-            self._take(message)
-            self._unacked_bytes += len(data)
+            self._queue.append(await self._stream.receive())
+            self._work.unpark()
+
+    async def follow(self) -> None:
+        """Take what has come, then ask and acknowledge, until cancelled."""
+        while True:
+            while not self._queue:
+                await self._work.park()
+            while self._queue:
+                data = self._queue.popleft()
+                message = decode_from_source(data)
+                if isinstance(message, Deliver):
+                    self._take(message)
+                    self._unacked_bytes += len(data)
             if self._unacked_bytes >= _ACK_AT_BYTES:
                 await self.acknowledge()
             await self._ask()
@@ -154,6 +165,7 @@ class _Crowd:
         """Let all subscribe."""
         for one in self._consumers:
             await one.connect(stack, self._port)
+            self._start_soon(one.receive)
             self._start_soon(one.follow)
             self._start_soon(self._every, _ACK_EVERY_S, one.acknowledge)
             self._start_soon(self._every, _HEARTBEAT_S, one.beat)
