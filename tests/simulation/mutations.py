@@ -281,10 +281,10 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         "SkippedIsStated",
         _patched(common.transport.subscription.commits, "admit_received", down.admit_backfill_without_continuity),
     ),
-    "replay_goes_on_after_a_change": Mutation((64, 74, 96), "PlaceBehindEffect", _REPLAYS_GO_ON),
+    "replay_goes_on_after_a_change": Mutation((64, 96, 140), "PlaceBehindEffect", _REPLAYS_GO_ON),
     # Only a replay with a gap shows it, so its source is one of those that leave gaps.
     "replay_forgets_its_gaps": Mutation(
-        (74, 16, 60),
+        (64, 96, 140),
         "PlaceBehindEffect",
         _all_patched(
             _REPLAYS_GO_ON,
