@@ -14,6 +14,7 @@ from itertools import repeat
 import apsw
 import orjson
 
+from common.core.events.stated_range import StatedRange
 from common.core.journal.admission import EntityHead, Heads
 from common.journal.sqlite.connection import insert_rows, select
 
@@ -142,3 +143,14 @@ def entity_heads(reader: apsw.Connection, persistence_ids: Collection[str]) -> d
         (orjson.dumps(sorted(set(persistence_ids))).decode(),),
     )
     return {row[0]: EntityHead(*row) for row in rows}
+
+
+def deleted_of(reader: apsw.Connection, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
+    """See ``PushFilterStore.deleted_of``."""
+    rows = select(
+        reader,
+        "SELECT persistence_id, 1, deleted_to, deleted_reason, tags FROM json_each(?) CROSS JOIN entity"
+        " ON persistence_id = value JOIN entity_head USING (entity_no) WHERE deleted_to > 0 ORDER BY persistence_id",
+        (orjson.dumps(sorted(set(persistence_ids))).decode(),),
+    )
+    return [(StatedRange(*row[:4]), row[4]) for row in rows]

@@ -24,7 +24,7 @@ from common.journal.sqlite import indexes, selected
 from common.journal.sqlite.append import OpenAppend, append_group, forget_append_ids
 from common.journal.sqlite.connection import begin_at_once, cut, head_position, select, snapshot
 from common.journal.sqlite.connections import SqliteConnections
-from common.journal.sqlite.entities import EntityNames, entity_heads
+from common.journal.sqlite.entities import EntityNames, deleted_of, entity_heads
 from common.journal.sqlite.file import SqliteFile
 from common.journal.stores.log import JournalStats, LogPage, TrimLimit
 
@@ -298,17 +298,6 @@ def event_bytes(reader: apsw.Connection, after: int, through: int) -> int:
         (after, through),
     ).get
     return size
-
-
-def deleted_of(reader: apsw.Connection, persistence_ids: Collection[str]) -> list[tuple[StatedRange, str]]:
-    """See ``PushFilterStore.deleted_of``."""
-    rows = select(
-        reader,
-        "SELECT persistence_id, 1, deleted_to, deleted_reason, tags FROM json_each(?) CROSS JOIN entity"
-        " ON persistence_id = value JOIN entity_head USING (entity_no) WHERE deleted_to > 0 ORDER BY persistence_id",
-        (orjson.dumps(sorted(set(persistence_ids))).decode(),),
-    )
-    return [(StatedRange(*row[:4]), row[4]) for row in rows]
 
 
 def load_cursor(reader: apsw.Connection, name: str) -> Offset | None:
