@@ -152,7 +152,7 @@ class StreamWatch:
         self._asked: dict[int, FilterState] = {}
         self._steps: deque[_Step] = deque()
         self._made = 0
-        self._passed = 0
+        self._passed = self._passed_before = 0
 
     # -- filters ---------------------------------------------------------------------------------------------------
     def _all(self, *filters: FilterState | None) -> EntityPredicate:
@@ -288,17 +288,18 @@ class StreamWatch:
         owed = [number for index in range(last + 1) for number in self._steps[index].owed]
         for _ in range(last):
             self._steps.popleft()
-        self._passed += last
+        self._passed_before, self._passed = self._passed, self._passed + last
         self._steps[0].owed = []
         return owed
 
     def replays_of(self, name: str) -> list[list[Number]]:
         """What the replays owed that can have ended the entity's waiting by the place stored last.
 
-        Those heard behind that place, and the last one before it. Later ones may be of another filter.
+        Those heard behind that place, and the last one between it and the place stored before. Later ones may be of another
+        filter.
         """
         heard = self._replays.get(name, [])
-        before = [owed for made, owed in heard if made <= self._passed]
+        before = [owed for made, owed in heard if self._passed_before < made <= self._passed]
         return before[-1:] + [owed for made, owed in heard if made == self._passed + 1]
 
 
