@@ -336,7 +336,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         (108,), "DeletedIsStated", _patched(common.firehose.catch_ups, "find_deleted", down.find_nothing_deleted)
     ),
     "ranges_before_their_events": Mutation(
-        (16, 117), "PassedIsBehind", _patched(FetchBuilder, "take", down.state_what_does_not_fit)
+        (146, 16), "PassedIsBehind", _patched(FetchBuilder, "take", down.state_what_does_not_fit)
     ),
     "deleted_is_not_told": Mutation(
         (7,), "DeletedIsStated", _patched(common.transport.subscription.sinks, "with_deleted", down.inform_of_nothing)

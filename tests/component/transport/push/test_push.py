@@ -112,7 +112,7 @@ async def test_a_draining_node_is_left_without_loss(autojump_clock: MockClock) -
             assert 50 <= link.acked_position == link.sent_position == head < 500
         async with world.cloud() as (cloud, _):
             await wait_for_head(cloud, 500)
-            assert 20.0 <= trio.current_time() - left_s <= 26.0, "as long as the node asked for"
+            assert 0.5 <= trio.current_time() - left_s <= 21.0, "within the time that the node gave"
             assert same_story(await whole_log(edge), await whole_log(cloud))
 
 
