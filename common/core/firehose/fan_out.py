@@ -134,10 +134,11 @@ class FanOut:
                     self._join(cursor, now_s)
                 return stretch
             self._join(cursor, now_s)
-        elif not ring.holds(cursor.seen(ring)):
+        seen = cursor.seen(ring)
+        if not ring.holds(seen):
             self._demote(cursor, now_s)
             return None
-        return self._take_plain(cursor, limits) if cursor.is_plain else cursor.take_pending(ring, limits)
+        return self._take_plain(cursor, seen, limits) if cursor.is_plain else cursor.take_pending(ring, limits)
 
     def may_serve(self, cursor: SubscriberCursor, now_s: float) -> bool:
         """Whether what comes next for one outside is taken from the ring; else the journal has it."""
@@ -168,13 +169,13 @@ class FanOut:
             cursor.record.sent_back()
         cursor.change(predicate)
 
-    def _take_plain(self, cursor: SubscriberCursor, limits: FetchLimits) -> FetchResult | None:
-        ring, shared = self.ring, self._views[cursor.entity_types].shared
-        seen = cursor.seen(ring)
+    def _take_plain(self, cursor: SubscriberCursor, seen: int, limits: FetchLimits) -> FetchResult | None:
+        ring = self.ring
         if seen == ring.through:
             return None
-        if cursor.has_unstated:  # what it has to say of its way here is not for the others
+        if cursor.unstated_to:  # what it has to say of its way here is not for the others
             return cursor.take_plain(ring, limits)
+        shared = self._views[cursor.entity_types].shared
         place = (cursor.position, seen, limits.max_events, limits.max_bytes)
         stretch = shared.get(place)
         if stretch is not None:

@@ -41,6 +41,8 @@ class SubscriberCursor:
         self.record = record
         self.is_member = False
         """Whether the ring gives it what is new: if it selects, into its list."""
+        self.unstated_to = 0
+        """Up to where it has seen deleted events that are stated later and its consumer has not learned that; 0 = none."""
         self._pending_max = pending_max
         self._states_past = states_past
         self._pending: deque[int] = deque()
@@ -50,7 +52,6 @@ class SubscriberCursor:
         self._seen = position
         self._seen_place = NO_PLACE
         self._stated_through = position
-        self._unstated_to = 0
         self._select_by(predicate)
 
     def _select_by(self, predicate: EntityPredicate) -> None:
@@ -150,13 +151,8 @@ class SubscriberCursor:
                 break
         return self._hand_over(step, ring.through, shared=True, from_ring=True)
 
-    @property
-    def has_unstated(self) -> bool:
-        """Whether it has seen deleted events that are stated later, and its consumer has not learned that yet."""
-        return self._unstated_to > 0
-
     def _take_unstated(self) -> int:
-        unstated_to, self._unstated_to = self._unstated_to, 0
+        unstated_to, self.unstated_to = self.unstated_to, 0
         return unstated_to
 
     def take_page(
@@ -167,7 +163,7 @@ class SubscriberCursor:
         if page.through <= self._seen:
             return None
         step = FetchBuilder(self.position, self._seen, limits)
-        self._unstated_to = max(unstated_to, self._unstated_to)
+        self.unstated_to = max(unstated_to, self.unstated_to)
         if page.through > self._stated_through:
             step.state(stated, page.through)
             self._stated_through = page.through
