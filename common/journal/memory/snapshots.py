@@ -117,6 +117,11 @@ class MemorySnapshots:
         """See ``SnapshotStore.sized``."""
         return [(replace(one, payload=b""), len(one.payload)) for one in await self.of(persistence_ids)]
 
+    async def numbers(self, persistence_ids: Collection[str]) -> tuple[list[str], list[int], list[int]]:
+        """See ``SnapshotStore.numbers``."""
+        found = await self.of(persistence_ids)
+        return [one.persistence_id for one in found], [one.seq_nr for one in found], [one.position for one in found]
+
     async def beside(self, after: int, through: int, *, lost_after: int | None = None) -> SnapshotsBeside:
         """See ``SnapshotStore.beside``."""
         await trio.lowlevel.checkpoint()

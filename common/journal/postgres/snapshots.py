@@ -154,6 +154,17 @@ async def sized(connection: asyncpg.Connection, persistence_ids: Collection[str]
     return [(Snapshot(*row[:-1]), row[-1]) for row in map(tuple, rows)]
 
 
+async def numbers(
+    connection: asyncpg.Connection, persistence_ids: Collection[str]
+) -> tuple[list[str], list[int], list[int]]:
+    """See ``SnapshotStore.numbers``."""
+    rows = await connection.fetch(
+        "SELECT persistence_id, seq_nr, position FROM snapshot WHERE persistence_id = ANY ($1::text[])",
+        list(persistence_ids),
+    )
+    return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+
+
 # In one statement, so in one state.
 _BESIDE = """
 WITH stretch AS MATERIALIZED (
@@ -321,6 +332,10 @@ class PostgresSnapshots:
     async def sized(self, persistence_ids: Collection[str]) -> list[tuple[Snapshot, int]]:
         """See ``SnapshotStore.sized``."""
         return await self._sessions.read(sized, persistence_ids)
+
+    async def numbers(self, persistence_ids: Collection[str]) -> tuple[list[str], list[int], list[int]]:
+        """See ``SnapshotStore.numbers``."""
+        return await self._sessions.read(numbers, persistence_ids)
 
     async def beside(self, after: int, through: int, *, lost_after: int | None = None) -> SnapshotsBeside:
         """See ``SnapshotStore.beside``."""

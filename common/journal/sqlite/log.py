@@ -230,14 +230,15 @@ def deleted_entities(
     reader: apsw.Connection, after: int, through: int, max_rows: int | None
 ) -> list[tuple[StatedRange, int]]:
     """See ``LogStore.deleted_entities``."""
+    # SQLite takes the first lower bound for the index's range: the condition of the partial index is not to be that one.
     rows = select(
         reader,
-        "SELECT persistence_id, 1, deleted_to, deleted_reason, deleted_position FROM entity"
-        " WHERE deleted_position > 0 AND deleted_position > ? AND deleted_position <= ? ORDER BY deleted_position"
+        "SELECT persistence_id, deleted_to, deleted_reason, deleted_position FROM entity"
+        " WHERE deleted_position > ? AND deleted_position <= ? AND deleted_position > 0 ORDER BY deleted_position"
         " LIMIT ?",
         (after, through, -1 if max_rows is None else max_rows),
     )
-    return [(StatedRange(*row), position) for *row, position in rows]
+    return [(StatedRange(name, 1, to_seq_nr, reason), position) for name, to_seq_nr, reason, position in rows]
 
 
 _COVERED = "event.seq_nr <= (SELECT snapshot.seq_nr FROM snapshot WHERE snapshot.entity_no = event.entity_no)"

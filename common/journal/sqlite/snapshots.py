@@ -162,51 +162,70 @@ def sized(reader: apsw.Connection, persistence_ids: Collection[str]) -> list[tup
     return list(zip(map(_snapshot, zip(*columns, strict=True)), sizes, strict=True))
 
 
-_IS_LOST = "(SELECT deleted_position FROM entity WHERE entity.entity_no = {}.entity_no) > ?3"
-# Columns behind a long payload cost all its pages: none is read. As arrays, without Python's lock: see ``log._AS_ARRAYS``.
-_BESIDE = """
-SELECT json_group_array(persistence_id), json_group_array(seq_nr), json_group_array(position), json_group_array(size),
-       json_group_array(deleted_to), json_group_array(deleted_position), json_group_array(at), coalesce(sum(events), 0)
+_NUMBERS = (
+    "SELECT json_group_array(snapshot.persistence_id), json_group_array(snapshot.seq_nr),"
+    f" json_group_array(snapshot.position) {_OF}"
+)
+
+
+def numbers(reader: apsw.Connection, persistence_ids: Collection[str]) -> tuple[list[str], list[int], list[int]]:
+    """See ``SnapshotStore.numbers``."""
+    names, seq_nr, position = map(
+        orjson.loads, reader.execute(_NUMBERS, (orjson.dumps(list(persistence_ids)).decode(),)).get
+    )
+    return names, seq_nr, position
+
+
+# An event a row, as arrays: to group them here would sort what mostly has one a page of each entity.
+_BESIDE_EVENTS = """
+SELECT json_group_array(persistence_id) FILTER (WHERE is_covered), json_group_array(seq_nr) FILTER (WHERE is_covered),
+       json_group_array(position) FILTER (WHERE is_covered), json_group_array(size) FILTER (WHERE is_covered),
+       json_group_array(deleted_to) FILTER (WHERE is_covered),
+       json_group_array(deleted_position) FILTER (WHERE is_covered), json_group_array(at) FILTER (WHERE is_covered),
+       count(*), coalesce(min(at) FILTER (WHERE NOT is_covered), 0)
 FROM (
     SELECT snapshot.persistence_id, snapshot.seq_nr, snapshot.position, length(snapshot.payload) AS size, deleted_to,
-           deleted_position, at, events
-    FROM (
-        SELECT entity_no, min(at) AS at, sum(is_event) AS events
-        FROM (
-            SELECT event.entity_no, event.position AS at, 1 AS is_event
-            FROM event CROSS JOIN snapshot ON snapshot.entity_no = event.entity_no AND event.seq_nr <= snapshot.seq_nr
-            WHERE event.position > ?1 AND event.position <= ?2 {of_events}
-            UNION ALL
-            SELECT entity_no, deleted_position, 0 FROM entity
-            WHERE deleted_position > 0 AND deleted_position > ?1 AND deleted_position <= ?2 {of_deleted}
-        )
-        GROUP BY entity_no
-    )
-    CROSS JOIN snapshot USING (entity_no) CROSS JOIN entity USING (entity_no)
-    ORDER BY at
+           deleted_position, event.position AS at,
+           event.seq_nr <= coalesce(snapshot.seq_nr, 0) AND deleted_position > ?3 AS is_covered
+    FROM event CROSS JOIN entity USING (entity_no) LEFT JOIN snapshot USING (entity_no)
+    WHERE event.position > ?1 AND event.position <= ?2
+    ORDER BY event.position
 )
 """
-_BESIDE_ALL = _BESIDE.format(of_events="", of_deleted="")
-_BESIDE_LOST = _BESIDE.format(of_events=f"AND {_IS_LOST.format('event')}", of_deleted="AND deleted_position > ?3")
-_KEPT_AT = """
-SELECT event.position FROM event LEFT JOIN snapshot USING (entity_no)
-WHERE event.position > ?1 AND event.position <= ?2 AND NOT (event.seq_nr <= coalesce(snapshot.seq_nr, 0) {})
-ORDER BY event.position LIMIT 1
+# SQLite takes the first lower bound for the index's range: the condition of the partial index is not to be that one.
+_BESIDE_DELETED = """
+SELECT json_group_array(persistence_id), json_group_array(seq_nr), json_group_array(position), json_group_array(size),
+       json_group_array(deleted_to), json_group_array(deleted_position), json_group_array(deleted_position)
+FROM (
+    SELECT snapshot.persistence_id, snapshot.seq_nr, snapshot.position, length(snapshot.payload) AS size, deleted_to,
+           deleted_position
+    FROM entity CROSS JOIN snapshot USING (entity_no)
+    WHERE deleted_position > max(?1, ?3) AND deleted_position <= ?2 AND deleted_position > 0
+    ORDER BY deleted_position
+)
 """
-_KEPT_AT_ALL, _KEPT_AT_LOST = _KEPT_AT.format(""), _KEPT_AT.format(f"AND {_IS_LOST.format('event')}")
 
 
 def beside(reader: apsw.Connection, after: int, through: int, lost_after: int | None) -> SnapshotsBeside:
     """See ``SnapshotStore.beside``."""
-    args = (after, through) if lost_after is None else (after, through, lost_after)
+    args = (after, through, -1 if lost_after is None else lost_after)
     with one_state(reader):
-        *arrays, covered = reader.execute(_BESIDE_ALL if lost_after is None else _BESIDE_LOST, args).get
-        events = reader.execute("SELECT count(*) FROM event WHERE position > ? AND position <= ?", args[:2]).get
-        kept_at = 0
-        if covered < events:
-            kept_at = reader.execute(_KEPT_AT_ALL if lost_after is None else _KEPT_AT_LOST, args).get
-    columns: list[Any] = [*map(orjson.loads, arrays), events, kept_at]
+        *of_events, events, kept_at = reader.execute(_BESIDE_EVENTS, args).get
+        of_deleted = reader.execute(_BESIDE_DELETED, args).get
+    pairs = zip(map(orjson.loads, of_events), map(orjson.loads, of_deleted), strict=True)
+    columns: list[Any] = [*_first_of_each([first + more for first, more in pairs]), events, kept_at]
     return SnapshotsBeside(*columns)
+
+
+def _first_of_each(columns: list[list[Any]]) -> list[list[Any]]:
+    """Of rows in columns, the entity the first and the place the last one: of each entity the first in the log, in its order."""
+    names, at = columns[0], columns[-1]
+    order = sorted(range(len(at)), key=at.__getitem__)
+    if len(set(names)) < len(names):
+        order = sorted({names[index]: index for index in reversed(order)}.values(), key=at.__getitem__)
+    elif order == list(range(len(at))):
+        return columns
+    return [[column[index] for index in order] for column in columns]
 
 
 def _snapshot(row: Sequence[Any]) -> Snapshot:
@@ -321,6 +340,10 @@ class SqliteSnapshots:
     async def sized(self, persistence_ids: Collection[str]) -> list[tuple[Snapshot, int]]:
         """See ``SnapshotStore.sized``."""
         return await self._connections.read(sized, persistence_ids)
+
+    async def numbers(self, persistence_ids: Collection[str]) -> tuple[list[str], list[int], list[int]]:
+        """See ``SnapshotStore.numbers``."""
+        return await self._connections.read(numbers, persistence_ids)
 
     async def beside(self, after: int, through: int, *, lost_after: int | None = None) -> SnapshotsBeside:
         """See ``SnapshotStore.beside``."""

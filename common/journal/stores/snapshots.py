@@ -33,6 +33,9 @@ class SnapshotStore(Protocol):
     async def sized(self, persistence_ids: Collection[str]) -> list[tuple[Snapshot, int]]:
         """The same without their payloads (they are empty), each with the size of its payload."""
 
+    async def numbers(self, persistence_ids: Collection[str]) -> tuple[list[str], list[int], list[int]]:
+        """Of the latest of those of them that have one, in columns and any order: id, number and position."""
+
     async def beside(self, after: int, through: int, *, lost_after: int | None = None) -> SnapshotsBeside:
         """What stands beside the events with ``after`` < position <= ``through``, read in one state of the journal.
 

@@ -130,8 +130,11 @@ class TestPut:
             "Order|1": (replace(found["Order|1"], payload=b""), 3),
             "Order|3": (found["Order|3"], 0),
         }
+        columns = await journal.snapshots.numbers(list(dict.fromkeys(wanted)))
+        assert sorted(zip(*columns, strict=True)) == [("Order|1", 1, 1), ("Order|3", 2, 4)]
         assert await journal.snapshots.of([]) == []
         assert await journal.snapshots.sized([]) == []
+        assert await journal.snapshots.numbers([]) == ([], [], [])
 
     async def test_payloads_of_any_bytes_are_each_their_own(self, journal: Journal) -> None:
         payloads = {"Order|1": b"\x00\xff", "Order|2": b"", "Order|3": b"\xc3", "Order|4": b"\xa9\x00"}
