@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf
 
 from common.core.events.batch import EventBatch, tags_before
@@ -220,7 +220,7 @@ def cut_range(stated: StatedRange, returned: int) -> StatedRange | None:
     """What is left of a range when the event ``returned`` came after all; None when nothing is."""
     if stated.reason not in RETURNING_REASONS or stated.to_seq_nr < returned:
         return stated
-    return replace(stated, to_seq_nr=returned - 1) if stated.from_seq_nr < returned else None
+    return stated._replace(to_seq_nr=returned - 1) if stated.from_seq_nr < returned else None
 
 
 def _accept(head: EntityHead, seq_nr: int, branch: int) -> int:
@@ -344,7 +344,7 @@ def _pass_over_up_to(head: EntityHead, row: ParkedNumbers, ranges: Sequence[tupl
     """
     for branch, stated in ranges:
         if branch == row.branch and stated.from_seq_nr < row.seq_nr:
-            _pass_over(head, branch, replace(stated, to_seq_nr=min(stated.to_seq_nr, row.seq_nr - 1)))
+            _pass_over(head, branch, stated._replace(to_seq_nr=min(stated.to_seq_nr, row.seq_nr - 1)))
 
 
 def _pass_over_waiting(head: EntityHead, ranges: Sequence[tuple[int, StatedRange]]) -> None:

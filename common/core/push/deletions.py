@@ -9,7 +9,6 @@ nevertheless, from a copy of the log that had not lost it (``core.journal.admiss
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 
 from common.core.events.batch import EventBatch
 from common.core.events.stated_range import REPLACED, StatedRange
@@ -32,10 +31,14 @@ class StatedDeletions:
         It may be newer than ``events``: an entity's range ends before its first event in the page.
         """
         first = dict(zip(reversed(events.persistence_id), reversed(events.seq_nr), strict=True))
+        known = self._stated.get
         for gone in deleted:
-            to_seq_nr = min(gone.to_seq_nr, first.get(gone.persistence_id, gone.to_seq_nr + 1) - 1)
-            if to_seq_nr >= gone.from_seq_nr and to_seq_nr > self._stated.get(gone.persistence_id, 0):
-                yield gone if to_seq_nr == gone.to_seq_nr else replace(gone, to_seq_nr=to_seq_nr)
+            name, from_seq_nr, to_seq_nr, _ = gone
+            is_cut = name in first and first[name] <= to_seq_nr
+            if is_cut:
+                to_seq_nr = first[name] - 1
+            if to_seq_nr >= from_seq_nr and to_seq_nr > known(name, 0):
+                yield gone._replace(to_seq_nr=to_seq_nr) if is_cut else gone
 
     def look_at(self, deleted: Iterable[StatedRange]) -> None:
         """All that is deleted ahead: what of it is not stated yet is asked for with ``unstated``."""
@@ -47,12 +50,13 @@ class StatedDeletions:
 
     def sent(self, ranges: Iterable[StatedRange]) -> None:
         """These were handed to the line."""
-        for stated in ranges:
-            name = stated.persistence_id
-            if stated.reason == REPLACED and name not in self._unstated:
+        for name, _, to_seq_nr, reason in ranges:
+            unstated = self._unstated.get(name)
+            if reason == REPLACED and unstated is None:
                 continue  # nothing of it is gone, as far as is known; there may be any number of them
-            self._stated[name] = to_seq_nr = max(stated.to_seq_nr, self._stated.get(name, 0))
-            if name in self._unstated and self._unstated[name].to_seq_nr <= to_seq_nr:
+            if to_seq_nr > self._stated.get(name, 0):
+                self._stated[name] = to_seq_nr
+            if unstated is not None and unstated.to_seq_nr <= self._stated[name]:
                 del self._unstated[name]
 
     def keep(self, persistence_ids: Iterable[str]) -> None:
@@ -64,7 +68,8 @@ def fits_ahead(ranges: Iterable[StatedRange], message_bytes: int) -> tuple[list[
     """The first of these ranges that go into one message of so many bytes beside its events, at least one; and whether all do."""
     left, fit = min(AHEAD_MAX_BYTES, message_bytes // 4), list[StatedRange]()
     for stated in ranges:
-        left -= len(stated.persistence_id.encode()) + RANGE_BYTES
+        name = stated.persistence_id
+        left -= (len(name) if name.isascii() else len(name.encode())) + RANGE_BYTES
         if left < 0 and fit:
             return fit, False
         fit.append(stated)

@@ -15,7 +15,7 @@ was brought that says nothing, and of what may not be seen it is the truth.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from common.core.events.batch import EventBatch
 from common.core.events.stated_range import REPLACED, StatedRange
@@ -139,7 +139,7 @@ class PastBatch:
         """
         for stated in part.ranges:
             if stated.to_seq_nr > covered:
-                self._state(replace(stated, from_seq_nr=covered + 1))
+                self._state(stated._replace(from_seq_nr=covered + 1))
                 covered = stated.to_seq_nr
         events = part.events
         for persistence_id, seq_nr in zip(events.persistence_id[: part.snapshots], events.seq_nr, strict=False):

@@ -375,7 +375,7 @@ def _ranges_of(batches: Sequence[PushBatch]) -> tuple[StatedRange, ...]:
             from_seq_nr = max(entry.from_seq_nr, brought.get(entry.persistence_id, 0) + 1)
             if from_seq_nr <= entry.to_seq_nr:
                 goes_on = from_seq_nr > entry.from_seq_nr
-                stated.append(replace(entry, from_seq_nr=from_seq_nr) if goes_on else entry)
+                stated.append(entry._replace(from_seq_nr=from_seq_nr) if goes_on else entry)
         brought.update(zip(batch.events.persistence_id, batch.events.seq_nr, strict=True))
     return tuple(stated)
 

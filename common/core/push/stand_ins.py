@@ -17,6 +17,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress, repeat
+from operator import gt
 from typing import Final
 
 from common.core.events.batch import EVENT_OVERHEAD_BYTES, EventBatch, concat
@@ -106,6 +108,8 @@ class Standing:
     def here(self, after: int, through: int) -> list[int]:
         """Indexes of those with their place in ``after`` < position <= ``through``, in the order of the places."""
         places = self.position
+        if not places or min(places) > through:  # as in the most of a long stretch
+            return []
         found = [index for index, position in enumerate(places) if after < position <= through]
         found.sort(key=places.__getitem__)
         return found
@@ -273,18 +277,17 @@ class StatedReplaced:
         """What those that stand for something up to ``through`` replace, and was not stated yet."""
         stop = bisect_right(standing.at, through)
         names, last = standing.persistence_id[:stop], [seq_nr - 1 for seq_nr in standing.seq_nr[:stop]]
-        stated = list(map(self._stated.get, names))
-        if stated == last:
+        is_news = list(map(gt, last, map(self._stated.get, names, repeat(0))))
+        if not any(is_news):
             return NOTHING_REPLACED
-        rows = zip(names, last, stated, standing.at, strict=False)
-        news = [(StatedRange(name, 1, to, REPLACED), at) for name, to, before, at in rows if to > (before or 0)]
-        return Replaced([stated for stated, _ in news], [at for _, at in news])
+        of_news = map(StatedRange, compress(names, is_news), repeat(1), compress(last, is_news), repeat(REPLACED))
+        return Replaced(list(of_news), list(compress(standing.at, is_news)))
 
     def sent(self, ranges: Iterable[StatedRange]) -> None:
         """These were handed to the line."""
-        for one in ranges:
-            if one.reason == REPLACED:
-                self._stated[one.persistence_id] = max(one.to_seq_nr, self._stated.get(one.persistence_id, 0))
+        for name, _, to_seq_nr, reason in ranges:
+            if reason == REPLACED and to_seq_nr > self._stated.get(name, 0):
+                self._stated[name] = to_seq_nr
         if len(self._stated) > STATED_MAX:
             self._stated.clear()
 
@@ -296,10 +299,10 @@ def as_replaced(ranges: Sequence[StatedRange], stand_ins: Mapping[str, int]) -> 
     """
     stated = []
     for one in ranges:
-        seq_nr = stand_ins.get(one.persistence_id, 0)
-        if one.to_seq_nr > seq_nr:
+        name, from_seq_nr, to_seq_nr, _ = one
+        seq_nr = stand_ins.get(name, 0)
+        if to_seq_nr > seq_nr:
             stated.append(one)
-        elif seq_nr > one.from_seq_nr:
-            to_seq_nr = min(one.to_seq_nr, seq_nr - 1)
-            stated.append(StatedRange(one.persistence_id, one.from_seq_nr, to_seq_nr, REPLACED))
+        elif seq_nr > from_seq_nr:
+            stated.append(StatedRange(name, from_seq_nr, to_seq_nr if to_seq_nr < seq_nr else seq_nr - 1, REPLACED))
     return stated

@@ -132,7 +132,7 @@ async def _expected(
             return {
                 "state": _STATES.get(kept.stated.reason, "never"),
                 "origin_id": kept.origin_id,
-                "range": {**asdict(kept.stated), "received_us": kept.received_us},
+                "range": {**kept.stated._asdict(), "received_us": kept.received_us},
             }
     parked = await _parked(journal, head, seq_nr)
     if parked is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Mapping
+from itertools import repeat
 
 import structlog
 
@@ -143,16 +144,20 @@ class StandIns:
 
     async def of_lost(self, lost: Mapping[str, int], predicate: EntityPredicate) -> dict[str, int]:
         """Of entities that have lost their events up to these numbers, those for which a snapshot stands in, and its number."""
-        names, found = list(lost), dict[str, int]()
-        for first in range(0, len(names), self._max_events):
-            sized = await self._journal.snapshots.sized(names[first : first + self._max_events])
-            placed = [
-                one for one, _ in sized if place_of(one.seq_nr, one.position, lost[one.persistence_id], _ANYWHERE)
-            ]
-            if not predicate.is_everything:
-                may = await self._permission([one.persistence_id for one in placed], predicate)
-                placed = list(filter(may, placed))
-            found.update((one.persistence_id, one.seq_nr) for one in placed)
+        asked, found = list(lost), dict[str, int]()
+        for first in range(0, len(asked), self._max_events):
+            part = asked[first : first + self._max_events]
+            if predicate.is_everything:
+                names, seq_nr, position = await self._journal.snapshots.numbers(part)
+            else:
+                sized = [one for one, _ in await self._journal.snapshots.sized(part)]
+                may = await self._permission([one.persistence_id for one in sized], predicate)
+                permitted = list(filter(may, sized))
+                names = [one.persistence_id for one in permitted]
+                seq_nr = [one.seq_nr for one in permitted]
+                position = [one.position for one in permitted]
+            places = map(place_of, seq_nr, position, map(lost.__getitem__, names), repeat(_ANYWHERE))
+            found.update((name, number) for name, number, place in zip(names, seq_nr, places, strict=True) if place)
         return found
 
     async def _look(self, after: int, through: int, predicate: EntityPredicate) -> Standing | None:

@@ -6,8 +6,6 @@ transactions and restarts. PostgreSQL judges in SQL, so each rule has its case.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import trio
 
 from common.core.events.stated_range import StatedRange
@@ -164,7 +162,7 @@ class TestStatedRanges:
     ) -> None:
         leading = [StatedRange(f"N|{number}", 1, number, "snapshot") for number in range(1, 9)]
         assert (await edge.push(journal, withheld=8, ranges=leading)).stored == 0
-        further = [*(replace(one, to_seq_nr=4) for one in leading[:6]), StatedRange("A|1", 1, 3, "snapshot")]
+        further = [*(one._replace(to_seq_nr=4) for one in leading[:6]), StatedRange("A|1", 1, 3, "snapshot")]
         outcome = await edge.push(journal, ("N|4", 5), ("N|3", 5), ("A|1", 4), ("A|2", 1), ranges=further)
         assert (outcome.stored, outcome.parked) == (4, ())
         numbers = [(await head_of(journal, one.persistence_id)).origin_seq_nr for one in leading]

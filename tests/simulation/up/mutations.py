@@ -93,7 +93,7 @@ def _add_without_ranges(self: PastBatch, part: ReplayPart, covered: int) -> int:
 
 def _add_from_one(self: PastBatch, part: ReplayPart, covered: int) -> int:
     through = _add(self, part, covered)
-    self.ranges = [replace(stated, from_seq_nr=1) for stated in self.ranges]
+    self.ranges = [stated._replace(from_seq_nr=1) for stated in self.ranges]
     return through
 
 
