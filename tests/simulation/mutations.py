@@ -200,9 +200,11 @@ def _unstated_so_far(self: PushSource, events: EventBatch) -> tuple[list[StatedR
     ], True
 
 
-async def _wait_for_the_prompt(self: HeadSignal, position: int, _at_most_s: float) -> None:
-    while self.position <= position:
-        await self._waiters.park()
+_wait_news = HeadSignal.wait_news
+
+
+async def _wait_for_the_prompt(self: HeadSignal, known: Callable[[], int], _at_most_s: float) -> None:
+    await _wait_news(self, known, float("inf"))
 
 
 # Slow pages of one event, and changes that end early, bring a change between two pages of a replay often enough.
@@ -349,10 +351,10 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         (910000108,), "GoneIsGone", _patched(MemoryState, "cut_ranges", lambda *_arguments: None)
     ),
     "passed_is_passed": Mutation(
-        (53, 79),
+        (161, 53, 79),
         "EverythingSelected",
         _patched(common.transport.subscription.endpoint, "gone_back", lambda place, _history: place),
         plan_seed=1130000000,
     ),
-    "no_poll": Mutation((16, 8, 30), "Converges", _patched(HeadSignal, "wait_above", _wait_for_the_prompt)),
+    "no_poll": Mutation((16, 8, 30), "Converges", _patched(HeadSignal, "wait_news", _wait_for_the_prompt)),
 }

@@ -1,7 +1,8 @@
-"""Hints between nodes: each head that a node has made is told to the others."""
+"""Hints that a log has grown: each head that a node has made is told to the others, and wakes those to whom it is news."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -76,3 +77,32 @@ def test_a_look_that_finds_less_than_is_known_is_none() -> None:
     assert (signal.position, signal.looks) == (7, 0)
     signal.looked(8)
     assert (signal.position, signal.looks) == (8, 1)
+
+
+async def test_only_those_to_whom_a_position_is_news_are_woken(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """One of them learns of positions elsewhere: it is asked what it knows when a higher one comes, not before."""
+    signal, known, woken = HeadSignal(0), 0, list[str]()
+
+    async def wait(name: str, ask: Callable[[], int]) -> None:
+        await signal.wait_news(ask, 10.0)
+        woken.append(name)
+
+    nursery.start_soon(wait, "follows by itself", lambda: known)
+    nursery.start_soon(wait, "has seen 0", lambda: 0)
+    nursery.start_soon(wait, "has seen 8", lambda: 8)
+    await trio.testing.wait_all_tasks_blocked()
+    known = 5
+    signal.raise_to(5)
+    await trio.testing.wait_all_tasks_blocked()
+    assert woken == ["has seen 0"]
+    signal.raise_to(8)
+    await trio.testing.wait_all_tasks_blocked()
+    assert woken == ["has seen 0", "follows by itself"]
+    signal.put_back(2)
+    signal.raise_to(3)
+    await trio.sleep(9.9)
+    assert len(woken) == 2
+    await trio.sleep(0.2)
+    assert len(woken) == 3
