@@ -108,6 +108,7 @@ class Firehose:
             ring,
             self._settings,
             is_wanted=lambda: self.is_wanted,
+            may_extend_at_once=lambda: not self._feeds,
             paced_by=lambda: None if self._feeds else self.ranges.foremost,
             read_already=self._read_already,
             on_read=self._read_for_ring,

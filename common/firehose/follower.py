@@ -1,8 +1,10 @@
 """The one reader that keeps a node's ring at the head of the log.
 
-What this process commits comes to it directly and needs no read, once the ring has what lies before it. Everything
-else is read: when the journal's prompt knows of more (other nodes' commits, heard of by ``LISTEN``), and after a while
-without a sign, so that a log of which nothing is heard is followed too. What it takes waits for nobody.
+What this process commits comes to it directly and needs no read, once the ring has what lies before it. While only ranges
+of projections take from the ring, the commit's task extends it in its own turn and the follower sleeps on; consumers, of
+whom there may be thousands, are no work for the commit's task. Everything else is read: when the journal's prompt knows of
+more (other nodes' commits, heard of by ``LISTEN``), and after a while without a sign, so that a log of which nothing is
+heard is followed too. What it takes waits for nobody.
 
 While only ranges of projections take from the ring, it is not read further than they come: a ring that ran ahead of them
 would be read once for nobody, and then again, block by block, for those that fell out of it. And what was read for them is
@@ -11,6 +13,7 @@ not read again for the ring, nor the other way round.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
 from typing import NoReturn
@@ -33,12 +36,16 @@ _LOOK_EVERY_S = 10.0
 # Commits that wait for the ring; when it is full they are read instead.
 _OFFERED_MAX_EVENTS = 20_000
 _OFFERED_MAX_BYTES = 16 * 1024 * 1024
+# To split more than this by slice would keep the commit's callers from their answers.
+_AT_ONCE_MAX_EVENTS = 500
 # Reading so many events costs the database about as much as a statement does.
 _WORTH_A_READ = 100
 
 
 class Follower:
     """Follows the log while ``is_wanted``; ``extend`` and ``restart`` change the ring, ``changed`` says it is another log.
+
+    ``may_extend_at_once`` says whether extending the ring is little enough for the task of a commit.
 
     ``paced_by`` is the position of the foremost of those that take from the ring, or None where the head is wanted;
     ``read_already`` has what others have read of the log after a position, ``on_read`` is given what was read here.
@@ -51,6 +58,7 @@ class Follower:
         settings: FirehoseSettings,
         *,
         is_wanted: Callable[[], bool],
+        may_extend_at_once: Callable[[], bool],
         paced_by: Callable[[], int | None],
         read_already: Callable[[int], LogPage | None],
         on_read: Callable[[int, LogPage], None],
@@ -62,6 +70,7 @@ class Follower:
         self._ring = ring
         self._settings = settings
         self._is_wanted = is_wanted
+        self._may_extend_at_once = may_extend_at_once
         self._paced_by = paced_by
         self._read_already = read_already
         self._on_read = on_read
@@ -73,6 +82,8 @@ class Follower:
         self._offered_bytes = 0
         self._wanted = trio.lowlevel.ParkingLot()
         self._history = _identity(journal)
+        self._heard = 0
+        """The log was read after the signal had named this position."""
         self._is_fresh = True
         self.is_following = False
         """Whether the ring is kept at the head now."""
@@ -116,8 +127,8 @@ class Follower:
         ring, head_signal = self._ring, self._journal.log.head_signal
         with self._journal.log.feed.listen(self._offer):
             self._forget_offered()
-            heard = head_signal.position
-            page = await self._read(max(heard, ring.through), max_events=1)
+            self._heard = head_signal.position
+            page = await self._read(self._known(), max_events=1)
             if self._is_fresh or page.head - ring.through > self._settings.ring_max_events:
                 self._restart(page.head)
                 self._is_fresh = False
@@ -127,15 +138,15 @@ class Follower:
                 is_well()
                 self._take_offered()
                 is_behind = is_behind or self._is_another_log()
-                if not is_behind and head_signal.position <= max(heard, ring.through):
-                    is_signalled = await self._wait(max(heard, ring.through))
+                if not is_behind and head_signal.position <= self._known():
+                    has_sign = await self._wait()
                     self._take_offered()
-                    if is_signalled and head_signal.position <= ring.through and not self._is_another_log():
+                    if has_sign and head_signal.position <= ring.through and not self._is_another_log():
                         continue  # it came directly
                 if not await self._is_due():
                     is_behind = True
                     continue
-                heard, after = head_signal.position, ring.through
+                self._heard, after = head_signal.position, ring.through
                 found = None if self._is_another_log() else self._read_already(after)
                 page = found or await self._read(
                     after, max_events=self._settings.read_max_events, through=self._gap(after)
@@ -143,7 +154,7 @@ class Follower:
                 if found is None:
                     self._on_read(after, page)
                 self._take_page(page)
-                is_behind = page.through < page.head
+                is_behind = ring.through < page.head
                 await trio.lowlevel.checkpoint()
         self.is_following = False
         self._restart(ring.through)
@@ -165,19 +176,24 @@ class Follower:
             await self._wanted.park()
         return False
 
-    async def _wait(self, position: int) -> bool:
+    def _known(self) -> int:
+        """A higher position is news here."""
+        return max(self._heard, self._ring.through)
+
+    async def _wait(self) -> bool:
         """Wait for a sign; False when there was none and it is time to look.
 
-        It is not while the node's renewals, which are as frequent, have seen that the log ends where it did.
+        It is not while the node's renewals, which are as frequent, have seen that the log ends where it did. A commit that
+        has extended the ring is a sign, too, but nobody is woken for it.
         """
         head_signal, poll_s = self._journal.log.head_signal, self._settings.poll_s
         until_s = trio.current_time() + _LOOK_EVERY_S
         is_time = False
         while not is_time:
-            looks = head_signal.looks
+            looks, fed_events = head_signal.looks, self.fed_events
             # A renewal that is a little late is not missed yet.
-            await head_signal.wait_above(position, 2 * poll_s if looks else poll_s)
-            if head_signal.position > position:
+            await head_signal.wait_news(self._known, 2 * poll_s if looks else poll_s)
+            if head_signal.position > self._known() or self.fed_events != fed_events:
                 return True
             is_time = head_signal.looks == looks or trio.current_time() >= until_s
         return False
@@ -194,11 +210,13 @@ class Follower:
         return before if through - before >= _WORTH_A_READ else None
 
     async def _read(self, after: int, *, max_events: int, through: int | None = None) -> LogPage:
+        # A commit may extend the ring while a page is on its way that ends before it.
+        had = self._ring.through
         page = await self._page(after, max_events, through)
         is_another = self._is_another_log()
         if is_another:
             page = await self._page(after, max_events, None)  # the first may still be of the history before
-        if is_another or page.head < self._ring.through:
+        if is_another or page.head < had:
             self._another_log(page.head)
         return page
 
@@ -225,7 +243,7 @@ class Follower:
 
     # -- directly ------------------------------------------------------------------------------------------------
     def _offer(self, events: EventBatch) -> None:
-        """Called in the commit's task: only kept here."""
+        """Called in the commit's task: taken at once where that is little work, else only kept here."""
         weight = events.byte_size()
         if (
             self._offered_events + len(events) > _OFFERED_MAX_EVENTS
@@ -235,6 +253,8 @@ class Follower:
         self._offered.append(events)
         self._offered_events += len(events)
         self._offered_bytes += weight
+        if self.is_following and len(events) <= _AT_ONCE_MAX_EVENTS and self._may_extend_at_once():
+            self._take_offered()
 
     def _take_offered(self) -> None:
         if self._is_another_log():  # they do not follow what the ring has, whatever their positions
@@ -275,4 +295,4 @@ def _identity(journal: Journal) -> tuple[object, ...]:
 
 
 def _index_after(events: EventBatch, position: int) -> int:
-    return position - events.position[0] + 1
+    return bisect_right(events.position, position)

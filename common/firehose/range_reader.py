@@ -155,7 +155,8 @@ class RangeReader:
 
     def moved(self, cursor: RangeCursor) -> None:
         """A range has got further: another block may be read ahead, and the ring be of use to it."""
-        self._work.unpark()
+        if self.blocks.may_have_work:
+            self._work.unpark()
         if self.is_near(cursor):
             self._wanted()
 
@@ -201,8 +202,8 @@ class SharedRangeFeed:
         self.waiter = Waiter(reader.hub.deadlines)
 
     async def read(self, after: int, *, max_events: int, max_bytes: int, selection: Selection) -> LogPage:
-        """See ``RangeFeed.read``."""
-        await trio.lowlevel.checkpoint()
+        """See ``RangeFeed.read``. What is at hand takes no turn of the loop: the commit of it, or ``wait_beyond``, does."""
+        await trio.lowlevel.checkpoint_if_cancelled()
         reader, cursor = self._reader, self.cursor
         page = RangePage(cursor.slices, after, max_events=max_events, max_bytes=max_bytes)
         while True:

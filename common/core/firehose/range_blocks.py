@@ -124,6 +124,11 @@ class RangeBlocks:
         """The range does not wait any more."""
         self._waiting.pop(cursor, None)
 
+    @property
+    def may_have_work(self) -> bool:
+        """Whether ``begin`` is to be asked: a range waits, or a block was to be read ahead."""
+        return bool(self._waiting) or self._ahead is not None
+
     def begin(self) -> ReadPlan | None:
         """What to read now: for the range that has waited longest, else ahead of the foremost; None when nothing is to do."""
         for cursor in self._waiting:

@@ -340,8 +340,9 @@ class PostgresLog:
         before = self.history
         call = self._sessions.append_call(requests, wants_all=self.feed.is_wanted)
         outcomes, stored, head = await self._sessions.writer.run(self._append, call, self._sessions.writer_sessions)
-        self._sessions.saw_answer(self._sessions.writer, before, head)
-        self.feed.give(stored)
+        self._sessions.check_answer(self._sessions.writer, before, head)
+        self.feed.give(stored)  # before the signal: to who has taken it from here the head is no news
+        self._sessions.saw_head(head)
         self._sessions.hints.committed(head)
         return outcomes
 

@@ -188,6 +188,15 @@ class PostgresSessions:
         """A session has answered with the log's head, to a question that was sent when ``before`` was known.
 
         Raises:
+            BackhaulError: as ``check_answer``.
+        """
+        self.check_answer(connection, before, head_position)
+        self.saw_head(head_position)
+
+    def check_answer(self, connection: OwnedConnection, before: History, head_position: int) -> None:
+        """As ``saw_answer``, for one who tells of the head himself.
+
+        Raises:
             BackhaulError: ``journal.unavailable``: the head is behind what this node has seen, so the session is with
                 another server or another log; it is closed, and the next one settles what has happened.
         """
@@ -197,7 +206,6 @@ class PostgresSessions:
                 raise NoWritableServerError(
                     f"the log ends at {head_position}, before {before.head_position}, which this node has seen"
                 )
-        self.saw_head(head_position)
 
     def append_call(self, requests: Sequence[AppendRequest], *, wants_all: bool) -> AppendCall:
         """``AppendCall.of`` for the writer's session and the history as they are now."""

@@ -1,20 +1,24 @@
 """When the follower looks at the end of the log by itself: renewals of the node's member row do so for it, within bounds.
 
-And what it reads: not what this node has stored itself, if that is worth a read.
+And what it reads: not what this node has stored itself, if that is worth a read. Nor does it wake for that while only ranges
+follow: the commit's task extends the ring.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from common.core.events.ids import ALL_SLICES
+from common.core.filters.predicates import EVERY_ENTITY
 from common.core.filters.selection import EVERYTHING
 from common.firehose.firehose import Firehose
 from common.firehose.settings import FirehoseSettings
@@ -22,12 +26,28 @@ from common.journal.feeds import RangeFeed
 from common.journal.memory.journal import open_memory_journal
 from common.journal.memory.state import MemoryDatabase
 from common.journal.stores.journal import Journal
+from common.journal.stores.log import LogPage
 from tests.support.builders import SettableClock, ids
-from tests.support.firehose import muffled, running
-from tests.support.projections import store
+from tests.support.firehose import Muffled, muffled, running
+from tests.support.projections import store, until
 
 POLL_S = 0.5
 LOOK_EVERY_S = 10.0
+
+
+class Late(Muffled):
+    """A journal whose pages take a while on their way."""
+
+    delay_s = 0.0
+    on_its_way = 0
+    becomes_shorter_by = 0
+
+    async def read(self, after: int, **more: Any) -> LogPage:  # noqa: ANN401
+        page = await super().read(after, **more)
+        self.on_its_way += 1
+        await trio.sleep(self.delay_s)
+        self.on_its_way -= 1
+        return replace(page, head=page.head - self.becomes_shorter_by)
 
 
 @pytest.fixture
@@ -153,3 +173,94 @@ async def test_it_reads_what_another_node_has_stored_and_takes_its_own_from_memo
             assert (report.ring_through, report.read_events) == (50 + own, read)
             page = await feed.read(0, max_events=1_000, max_bytes=1 << 20, selection=EVERYTHING)
             assert page.events.position == list(range(1, 51 + own))
+
+
+class Steps(trio.abc.Instrument):
+    """Counts how often tasks ran, by the last word of their names."""
+
+    def __init__(self) -> None:
+        self.of: Counter[str] = Counter()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.of[task.name.rpartition(".firehose.")[2]] += 1
+
+
+async def test_while_only_ranges_follow_a_commit_extends_the_ring_in_its_own_turn(
+    journal: Journal, autojump_clock: MockClock
+) -> None:
+    """Neither the follower nor the reader of blocks runs for it; nor is the log read because they heard nothing."""
+    async with running(journal, FirehoseSettings(poll_s=POLL_S)) as firehose:
+        with firehose.follow(ALL_SLICES) as feed:
+            await feed.read(0, max_events=1, max_bytes=100, selection=EVERYTHING)
+            await trio.sleep(POLL_S / 10)
+            behind = list[int]()
+            with journal.log.feed.listen(lambda events: behind.append(events.position[-1] - firehose.ring.through)):
+                steps, reads = Steps(), firehose.report().reads
+                trio.lowlevel.add_instrument(steps)
+                for number in range(40):
+                    await store(journal, Random(number), 2)
+                    await feed.wait_beyond(2 * number, 5.0)
+                    page = await feed.read(2 * number, max_events=9, max_bytes=9_999, selection=EVERYTHING)
+                    assert page.events.position == [2 * number + 1, 2 * number + 2]
+                    await trio.sleep(POLL_S / 10)
+                trio.lowlevel.remove_instrument(steps)
+            assert behind == [0] * 40
+            assert firehose.report().reads == reads
+            assert steps.of["follower.Follower.run"] <= 4 + 1  # it looks around once a poll
+            assert steps.of["range_reader.RangeReader.run"] == 0
+
+
+async def test_what_consumers_follow_is_no_work_for_the_commit(journal: Journal, autojump_clock: MockClock) -> None:
+    async with running(journal, FirehoseSettings(poll_s=POLL_S)) as firehose:
+        with (
+            firehose.follow(ALL_SLICES) as feed,
+            firehose.subscribe("one", EVERY_ENTITY, frozenset(), 0) as consumer,
+        ):
+            await feed.read(0, max_events=1, max_bytes=100, selection=EVERYTHING)
+            await trio.sleep(POLL_S / 10)
+            behind = list[int]()
+            with journal.log.feed.listen(lambda events: behind.append(events.position[-1] - firehose.ring.through)):
+                await store(journal, Random(1), 3)
+            assert behind == [3]
+            found = await consumer.next(max_events=9, max_bytes=9_999, at_most_s=1.0)
+            assert found is not None
+            assert found.events.position == [1, 2, 3]
+
+
+async def test_a_page_on_its_way_while_a_commit_extends_the_ring_tells_of_no_other_log(
+    journal: Journal, autojump_clock: MockClock
+) -> None:
+    """It ends where the log did when it was asked for; one that ends before what the ring had then is another log's."""
+    late = Late(journal, "feed", "head_signal")
+    async with running(late.journal, FirehoseSettings(poll_s=POLL_S)) as firehose:
+        with firehose.follow(ALL_SLICES) as feed:
+            await feed.read(0, max_events=1, max_bytes=100, selection=EVERYTHING)
+            await store(journal, Random(1), 5)
+            await trio.sleep(POLL_S / 10)
+            late.delay_s = POLL_S
+            await until(lambda: late.on_its_way > 0)
+            await store(journal, Random(2), 5)
+            assert firehose.ring.through == 10
+            await trio.sleep(2 * POLL_S)
+            assert (firehose.log_epoch, firehose.ring.after, firehose.ring.through) == (1, 0, 10)
+            late.becomes_shorter_by = 6
+            await trio.sleep(3 * POLL_S)
+            assert firehose.log_epoch > 1
+
+
+async def test_a_range_reads_what_is_at_hand_without_a_turn(journal: Journal) -> None:
+    async with running(journal, FirehoseSettings(poll_s=60.0)) as firehose:
+        with firehose.follow(ALL_SLICES) as feed:
+            await feed.read(0, max_events=1, max_bytes=100, selection=EVERYTHING)
+            await until(lambda: firehose.is_following)
+            await store(journal, Random(1), 5)
+            steps = Steps()
+            trio.lowlevel.add_instrument(steps)
+            page = await feed.read(0, max_events=9, max_bytes=9_999, selection=EVERYTHING)
+            trio.lowlevel.remove_instrument(steps)
+            assert page.events.position == [1, 2, 3, 4, 5]
+            assert not steps.of
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await feed.read(5, max_events=9, max_bytes=9_999, selection=EVERYTHING)
+            assert scope.cancelled_caught

@@ -58,6 +58,7 @@ def test_ranges_of_any_speed_get_all_of_theirs_in_order(data: st.DataObject) -> 
         if block is None:
             blocks.ask(cursor)
             while blocks.is_asked(cursor):
+                assert blocks.may_have_work
                 plan = blocks.begin()
                 assert plan is not None
                 answer(blocks, plan)
@@ -67,6 +68,8 @@ def test_ranges_of_any_speed_get_all_of_theirs_in_order(data: st.DataObject) -> 
         got[at] += page.events.position
         blocks.move(cursor, page.through, EVERYTHING)
         assert blocks.bytes <= max_bytes
+        if not blocks.may_have_work:
+            assert blocks.begin() is None
     for cursor, positions in zip(cursors, got, strict=True):
         rows = zip(LOG.events.position, LOG.events.persistence_id, strict=True)
         assert positions == [position for position, entity in rows if slice_of(entity) in cursor.slices]
