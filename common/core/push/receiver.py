@@ -371,7 +371,9 @@ def _ranges_of(batches: Sequence[PushBatch]) -> tuple[StatedRange, ...]:
     stated: list[StatedRange] = []
     brought: dict[str, int] = {}
     for batch in batches:
-        for entry in batch.ranges:
+        if not brought:
+            stated += batch.ranges
+        for entry in batch.ranges if brought else ():
             from_seq_nr = max(entry.from_seq_nr, brought.get(entry.persistence_id, 0) + 1)
             if from_seq_nr <= entry.to_seq_nr:
                 goes_on = from_seq_nr > entry.from_seq_nr

@@ -176,6 +176,24 @@ class TestStatedRanges:
         assert (await head_of(journal, "N|1")).origin_seq_nr == 10
         assert await stated(journal, "N|2") == [leading[1], StatedRange("N|2", 3, 4, "snapshot")]
 
+    async def test_ranges_of_entities_that_are_all_new_make_them_known(self, journal: Journal, edge: Origin) -> None:
+        new = [StatedRange(f"N|{number}", 1, number, "snapshot") for number in range(1, 6)]
+        assert (await edge.push(journal, withheld=5, ranges=new)).stored == 0
+        for one in new:
+            head = await head_of(journal, one.persistence_id)
+            assert (head.seq_nr, head.origin_seq_nr, head.owner, head.branch) == (0, one.to_seq_nr, "edge-1", 1)
+            assert await stated(journal, one.persistence_id) == [one]
+        with_gap = [StatedRange("M|1", 1, 3, "snapshot"), StatedRange("M|2", 2, 3, "snapshot")]
+        await edge.push(journal, withheld=2, ranges=with_gap)
+        assert await stated(journal, "M|1") == with_gap[:1]
+        assert await stated(journal, "M|2") == []
+        assert (await head_of(journal, "M|2")).origin_seq_nr == 0
+        some_known = [StatedRange("N|1", 1, 4, "snapshot"), StatedRange("M|3", 1, 2, "snapshot")]
+        await edge.push(journal, withheld=2, ranges=some_known)
+        assert await stated(journal, "N|1") == [new[0], StatedRange("N|1", 2, 4, "snapshot")]
+        outcome = await edge.push(journal, ("N|5", 6), ("N|1", 5), ("M|1", 4), ("M|2", 1), ("M|3", 3))
+        assert (outcome.stored, outcome.parked) == (5, ())
+
     async def test_a_range_about_somebody_elses_entity_is_ignored(self, journal: Journal, edge: Origin) -> None:
         other = Origin("edge-2")
         await other.dial(journal)

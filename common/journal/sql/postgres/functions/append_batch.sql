@@ -250,6 +250,11 @@ BEGIN
                     RETURNING u.i, h.seq_nr - u.n - u.prev AS base
                 )
                 SELECT array_agg(m.base ORDER BY m.i) INTO n_base FROM moved AS m;
+            ELSIF has_new AND n_events = 0 AND n_entities = cardinality(r_ent) AND true = ALL (is_new) AND 1 = ALL (r_from)
+            THEN
+                -- nothing but a range from 1 of each of some new entities: their rows were made as the ranges leave them
+                n_base := array_fill(0::bigint, ARRAY[n_entities]);
+                kept_from := array_fill(1::bigint, ARRAY[n_entities]);
             ELSE
                 -- the same, with the numbers that a range leads over; nobody else writes these rows now
                 WITH asked AS (
