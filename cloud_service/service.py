@@ -173,7 +173,7 @@ class _Node:
         self._handlers = [*built_in, *running.handlers]
         app = running.application.app
         self.endpoint = PushEndpoint(
-            journal, commit.submit, _endpoint_settings(settings, app.transformations, policy, trust), environment.now_us
+            journal, commit, _endpoint_settings(settings, app.transformations, policy, trust), environment.now_us
         )
         trust.watch(self.endpoint.live_peers)
         self.subscriptions = Subscriptions(

@@ -101,7 +101,7 @@ class World:
             require_identity=False,
         )
         async with open_group_commit(self.cloud.log) as commit:
-            endpoint = PushEndpoint(self.cloud, commit.submit, settings, utc_now_us)
+            endpoint = PushEndpoint(self.cloud, commit, settings, utc_now_us)
             async with self.environment.serve_grpc(
                 {PUSH_PATH: StreamMethod(endpoint.serve)},
                 host="127.0.0.1",

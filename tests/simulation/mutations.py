@@ -46,7 +46,6 @@ from common.core.push.messages import Ack
 from common.core.push.producer import StartVerdict
 from common.core.subscription.replay import _PageWriter
 from common.core.subscription.replay_queue import ReplayQueue
-from common.journal.group_commit import GROUP_MAX_BYTES, GROUP_MAX_EVENTS
 from common.journal.head_signal import HeadSignal
 from common.journal.memory import append
 from common.journal.memory.connections import MemoryConnections
@@ -58,6 +57,7 @@ from common.journal.stores.projections import ProjectionLease
 from common.projection.beginning.covered import Covered
 from common.projection.handler_invoker import NO_MARKS
 from common.runtime.age_keeper import AgeKeeper
+from common.transport.codec.push import encode_from_cloud
 from common.transport.push.endpoint_stream import EndpointStream
 from common.transport.push.producer import _PushStream
 from common.transport.push.source import PushSource
@@ -96,12 +96,19 @@ def _all_patched(*patches: Callable[[], Applied]) -> Callable[[], Applied]:
     return applied
 
 
-async def _commit_after_ack(self: EndpointStream) -> None:
-    request = self._endpoint.take(GROUP_MAX_EVENTS, GROUP_MAX_BYTES)
-    self._room.unpark_all()
-    await self._send(Ack(request.through.position))
-    submitted = await self._submit(request)
-    self._endpoint.settle(await submitted.wait(), request.through.position)
+_hand_over = EndpointStream._hand_over
+
+
+def _acknowledge_and_hand_over(self: EndpointStream) -> bool:
+    is_handed_over = _hand_over(self)
+    if is_handed_over:
+        self._stream.send_nowait(encode_from_cloud(Ack(self._under_way[-1].request.through.position)))
+    return is_handed_over
+
+
+async def _settle_without_ack(self: EndpointStream, stored: AppendOutcome) -> None:
+    self._endpoint.settle(stored, self._under_way.popleft().request.through.position)
+    await trio.lowlevel.checkpoint()
 
 
 def _resume_from_the_start(
@@ -226,7 +233,14 @@ async def _advance_by_the_wall(self: AgeKeeper) -> None:
 
 
 MUTATIONS: Final[Mapping[str, Mutation]] = {
-    "ack_before_commit": Mutation((9,), "AckIsDurable", _patched(EndpointStream, "_commit", _commit_after_ack)),
+    "ack_before_commit": Mutation(
+        (9,),
+        "AckIsDurable",
+        _all_patched(
+            _patched(EndpointStream, "_hand_over", _acknowledge_and_hand_over),
+            _patched(EndpointStream, "_settle", _settle_without_ack),
+        ),
+    ),
     "no_deduplication": Mutation(
         (9, 1), "NothingTwice", _patched(common.journal.memory.origins, "decide_resume", _resume_from_the_start)
     ),

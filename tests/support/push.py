@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -12,16 +12,17 @@ import trio
 from common.core.events.batch import EventBatch, new_events
 from common.core.filters.past import Past
 from common.core.flow.backoff import Backoff
-from common.core.journal.append import AppendRequest, LocalAppend
+from common.core.journal.append import LocalAppend
 from common.core.push.filter_transition import EVERYTHING
 from common.core.push.messages import PUSH_PATH, PushLimits
-from common.journal.group_commit import Submitted, open_group_commit
+from common.journal.group_commit import open_group_commit
 from common.journal.memory.journal import open_memory_journal
 from common.journal.memory.state import MemoryDatabase
 from common.journal.stores.journal import Journal
 from common.transport.memory.line import MemoryConnection
 from common.transport.memory.network import MemoryNetwork
 from common.transport.push.endpoint import EndpointSettings, PushEndpoint
+from common.transport.push.endpoint_stream import AppendWriter
 from common.transport.push.link import keep_push_link
 from common.transport.push.producer import LinkState, PushSettings
 from common.transport.stream import PeerInfo, StreamMethod
@@ -62,15 +63,15 @@ class PushWorld:
             ) as journal,
             open_group_commit(journal.log) as commit,
         ):
-            async with self.serve(journal, commit.submit, address) as endpoint:
+            async with self.serve(journal, commit, address) as endpoint:
                 yield journal, endpoint
 
     @asynccontextmanager
     async def serve(
-        self, journal: Journal, submit: Callable[[AppendRequest], Awaitable[Submitted]], address: str = ADDRESS
+        self, journal: Journal, writer: AppendWriter, address: str = ADDRESS
     ) -> AsyncIterator[PushEndpoint]:
         """A cloud's end over a journal that is open, whatever its storage."""
-        endpoint = PushEndpoint(journal, submit, self.endpoint, now_us)
+        endpoint = PushEndpoint(journal, writer, self.endpoint, now_us)
         async with self.network.serve(
             {PUSH_PATH: StreamMethod(endpoint.serve)},
             host=address.partition(":")[0],

@@ -100,6 +100,11 @@ class Endpoint:
         return not self._queue and self.change is None
 
     @property
+    def may_take_at_once(self) -> bool:
+        """Whether something waits, and neither a change of filter nor a question that came before it: it must not pass those."""
+        return bool(self._queue) and self.change is None and self._question is None
+
+    @property
     def question(self) -> tuple[str, ...]:
         """Entities of which is asked how far they are known; empty when nothing is asked."""
         return self._question.persistence_ids if self._question else ()

@@ -6,7 +6,7 @@ the journal on their own.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 import structlog
@@ -18,18 +18,22 @@ from common.core.events.ids import NAME_MAX_BYTES, invisible_problem, text_probl
 from common.core.flow.measures import CodeCounts
 from common.core.flow.messages import Drain
 from common.core.flow.return_hint import RefusedLinks, return_hint_s
-from common.core.journal.append import AppendRequest
 from common.core.journal.history import Resume, history_problem
 from common.core.push.messages import PROTOCOL_VERSION, CheckReply, Hello, Start
 from common.core.push.receiver import Endpoint
 from common.core.push.requested_filter import RequestedFilter, filter_for
-from common.journal.group_commit import Submitted
 from common.journal.stores.journal import Journal
 from common.transport.codec import push as codec
 from common.transport.link.call_status import first_refusal
 from common.transport.link.live_peers import LivePeer, check_trusted
 from common.transport.link.live_streams import LiveStreams
-from common.transport.push.endpoint_stream import EndpointSettings, EndpointStream, OriginStream, protocol_error
+from common.transport.push.endpoint_stream import (
+    AppendWriter,
+    EndpointSettings,
+    EndpointStream,
+    OriginStream,
+    protocol_error,
+)
 from common.transport.stream import Caller, MessageStream, PeerInfo
 
 __all__ = ["EndpointSettings", "OriginStream", "PushEndpoint"]
@@ -46,12 +50,12 @@ class PushEndpoint:
     def __init__(
         self,
         journal: Journal,
-        submit: Callable[[AppendRequest], Awaitable[Submitted]],
+        writer: AppendWriter,
         settings: EndpointSettings,
         now_us: Callable[[], int],
     ) -> None:
         self._journal = journal
-        self._submit = submit
+        self._writer = writer
         self._settings = settings
         self._now_us = now_us
         self._live: LiveStreams[str, EndpointStream] = LiveStreams("edge")
@@ -156,7 +160,7 @@ class PushEndpoint:
                 state,
                 self._journal.push_filters,
                 self._journal.origins.known,
-                self._submit,
+                self._writer,
                 self._settings,
                 self._now_us,
                 self.parked,

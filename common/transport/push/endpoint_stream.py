@@ -1,7 +1,18 @@
 """One push stream of a node after its session was opened: receive, commit, acknowledge; ask for filters and store changes.
 
-One nursery: a child receives into a bounded queue, this task commits what is queued and is the only one that sends. An
-ack leaves after the commit. When much is queued, the child hands it to the writer while the append before it still commits.
+One nursery: a child receives into a bounded queue, and hands what is queued to the node's writer in the same turn where
+nothing has to wait; this task does what has to, and is the only one that sends. An ack leaves after the commit. What comes
+while an append commits is merged into the next one; much of it is handed over meanwhile.
+
+    what comes or is queued                       the receiving child        this task
+    --------------------------------------------  -------------------------  ---------------------------------------
+    a batch, nothing under way                    hands it over              -
+    a batch, the writer's queue full              -                          waits for room, hands it over
+    a batch behind a question or change           -                          deals with those, hands it over
+    a batch, an append under way                  hands it over if it is     hands it over when that one is settled
+                                                  much, and the second
+    a question, a change of filter                -                          deals with it, nothing being under way
+    an append is settled                          -                          acknowledges it, or ends the stream
 """
 
 from __future__ import annotations
@@ -9,7 +20,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+import outcome
 import structlog
 import trio
 
@@ -19,14 +32,14 @@ from common.core.events.batch import EventBatch
 from common.core.events.transformations import Transformed
 from common.core.flow.measures import CodeCounts
 from common.core.flow.messages import Drain, EdgeHealth, Heartbeat
-from common.core.journal.append import NOT_ALLOWED, AppendRequest, PushedAppend, PushLane
+from common.core.journal.append import NOT_ALLOWED, AppendOutcome, AppendRequest, PushedAppend, PushLane
 from common.core.policy.credentials import TrustNow, always_trusted
 from common.core.policy.rules import EVERYTHING, Policy
 from common.core.push.filter_transition import NO_FILTER, PushFilter, PushFilterApplied
 from common.core.push.messages import FromCloud, Hello, PastQuestion, PushBatch, PushFilterUpdate, PushLimits, Start
 from common.core.push.receiver import Endpoint, fenced
 from common.fail_points import fail_point
-from common.journal.group_commit import AHEAD_MIN_EVENTS, GROUP_MAX_BYTES, GROUP_MAX_EVENTS, Submitted
+from common.journal.group_commit import AHEAD_MIN_EVENTS, GROUP_MAX_BYTES, GROUP_MAX_EVENTS, OnSettled
 from common.journal.stores.push_filters import PushFilterStore
 from common.transport.codec import push as codec
 from common.transport.link.live_peers import LivePeer
@@ -78,6 +91,28 @@ class OriginStream:
     journal_id: str = ""
 
 
+class AppendWriter(Protocol):
+    """The node's writer as a stream needs it: ``GroupCommit``."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it takes no request now."""
+
+    async def wait_room(self) -> None:
+        """Return when it does. Raises ``journal.closing`` once the service stops."""
+
+    def submit_nowait(self, request: AppendRequest, on_settled: OnSettled) -> bool:
+        """Take a request, unless it is full. Raises ``journal.closing``."""
+
+
+@dataclass(slots=True, eq=False)
+class _UnderWay:
+    """What the node's writer has of this stream, and what became of it."""
+
+    request: PushedAppend
+    result: outcome.Outcome[AppendOutcome] | None = None
+
+
 class EndpointStream:
     """One stream after its session was opened."""
 
@@ -88,7 +123,7 @@ class EndpointStream:
         state: OriginStream,
         journal: PushFilterStore,
         known: Callable[[str, Sequence[str]], Awaitable[list[int]]],
-        submit: Callable[[AppendRequest], Awaitable[Submitted]],
+        writer: AppendWriter,
         settings: EndpointSettings,
         now_us: Callable[[], int],
         parked: CodeCounts,
@@ -101,14 +136,15 @@ class EndpointStream:
         """The edge's end of the connection."""
         self._journal = journal
         self._known = known
-        self._submit = submit
+        self._writer = writer
         self._settings = settings
         self._now_us = now_us
         self._work = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
         self._peer_ended = False
-        self._taking = trio.Lock()
-        self._submitted: deque[tuple[PushedAppend, Submitted]] = deque()
+        self._under_way: deque[_UnderWay] = deque()
+        self._under_way_since_s = 0.0
+        """When the first of them was handed over, or the one before it settled."""
         self._fenced_by = 0
         self._end: BackhaulError | None = None
         self._requested = self._sent_request = NO_FILTER
@@ -169,29 +205,52 @@ class EndpointStream:
                     self._sent_request = self._requested
                     asked = self._sent_request
                     await self._send(PushFilterUpdate(asked.version, asked.criteria, asked.history))
+                elif self._under_way:
+                    result = self._under_way[0].result
+                    await (self._wait_for_work() if result is None else self._settle(result.unwrap()))
                 elif self._endpoint.question:
                     await self._answer()
                 elif self._endpoint.change:
                     await self._change_filter(self._endpoint.change)
-                elif self._is_idle:
+                elif self._endpoint.is_idle:
                     await self._wait_for_work()
                 else:
-                    await self._commit()
+                    await self._wait_for_room()
+                    self._hand_over()
             nursery.cancel_scope.cancel()
 
     @property
     def _is_idle(self) -> bool:
-        return self._endpoint.is_idle and not self._submitted and not self._taking.locked()
+        return self._endpoint.is_idle and not self._under_way
 
-    async def _take(self) -> None:
-        """Give what is queued its place in the node's queue."""
-        async with self._taking:
-            if self._endpoint.is_idle:
-                return  # it was given while we waited for our turn
-            self._look_at_policy()
-            request = self._endpoint.take(GROUP_MAX_EVENTS, GROUP_MAX_BYTES)
-            self._room.unpark_all()
-            self._submitted.append((request, await self._submit(request)))
+    def _hand_over(self) -> bool:
+        """Give what is queued its place in the node's queue, if nothing has to wait."""
+        endpoint, under_way = self._endpoint, self._under_way
+        is_much = len(under_way) == 1 and endpoint.queued_events >= AHEAD_MIN_EVENTS
+        if (under_way and not is_much) or not endpoint.may_take_at_once or self._writer.is_full:
+            return False
+        if self._end or self._fenced_by:
+            return False
+        self._look_at_policy()
+        taken = _UnderWay(endpoint.take(GROUP_MAX_EVENTS, GROUP_MAX_BYTES))
+        self._room.unpark_all()
+
+        def settled(result: outcome.Outcome[AppendOutcome]) -> None:
+            taken.result = result
+            self.wake()
+
+        if not under_way:
+            self._under_way_since_s = trio.current_time()
+        under_way.append(taken)
+        is_taken = self._writer.submit_nowait(taken.request, settled)
+        assert is_taken, "there is room: nothing was awaited since that was seen"
+        return True
+
+    async def _wait_for_room(self) -> None:
+        with trio.move_on_after(self._settings.progress_timeout_s) as deadline:
+            await self._writer.wait_room()
+        if deadline.cancelled_caught:
+            raise self._journal_is_slow("a batch")
 
     def _look_at_policy(self) -> None:
         """Judge by the policy that holds now."""
@@ -232,19 +291,12 @@ class EndpointStream:
         self.state.filter_version = place.new.version
         self.state.backfill_left = place.change_position - place.backfill_position
 
-    async def _commit(self) -> None:
+    async def _settle(self, stored: AppendOutcome) -> None:
+        """Acknowledge the first of what is under way, or end the stream."""
         endpoint, state = self._endpoint, self.state
-        with trio.move_on_after(self._settings.progress_timeout_s) as deadline:
-            if not self._submitted:
-                await self._take()
-            if not self._submitted:
-                return  # the writer is closing, and the receiver knows
-            request, submitted = self._submitted[0]
-            outcome = await submitted.wait()
-            self._submitted.popleft()
-        if deadline.cancelled_caught:
-            raise self._journal_is_slow("a batch")
-        ack = endpoint.settle(outcome, request.through.position, request.lane)
+        request = self._under_way.popleft().request
+        self._under_way_since_s = trio.current_time()
+        ack = endpoint.settle(stored, request.through.position, request.lane)
         if request.lane is PushLane.LIVE:
             state.stored_position = ack.position
         elif request.lane is PushLane.BACKFILL:
@@ -282,10 +334,11 @@ class EndpointStream:
         )
 
     async def _wait_for_work(self) -> None:
-        due_s = self._last_sent_s + self._settings.heartbeat_s
-        with trio.move_on_at(due_s) as silence:
+        heartbeat_s = self._settings.heartbeat_s
+        since_s = trio.current_time() if self._under_way else self._last_sent_s
+        with trio.move_on_at(since_s + heartbeat_s):
             await self._work.park()
-        if silence.cancelled_caught:
+        if not self._under_way and trio.current_time() >= self._last_sent_s + heartbeat_s:
             await self._send(Heartbeat(self._stream.bytes_received, self._now_us()))
 
     async def _send(self, message: FromCloud) -> None:
@@ -306,11 +359,10 @@ class EndpointStream:
                 match message:
                     case PushBatch():
                         endpoint.receive(message, len(data))
-                        if len(self._submitted) == 1 and endpoint.queued_events >= AHEAD_MIN_EVENTS:
-                            await self._take()
                         self.state.received_position = endpoint.received
                         self.state.head_position = max(self.state.head_position, endpoint.received)
-                        self._work.unpark_all()
+                        if not self._hand_over() and not self._under_way:
+                            self._work.unpark_all()
                     case PushFilterApplied():
                         endpoint.receive_change(message)
                         self._work.unpark_all()
@@ -333,11 +385,16 @@ class EndpointStream:
             state.head_position = max(state.head_position, health.head_position)
 
     async def _watch_progress(self) -> None:
-        """Leave an edge from which no byte has come for the timeout, unless it is we who owe it an ack."""
+        """Leave an edge from which no byte has come for the timeout, unless it is we who owe it an ack.
+
+        And a journal that has not stored for the timeout what is under way.
+        """
         timeout_s = self._settings.progress_timeout_s
         seen, since_s = -1, trio.current_time()
         while True:
             await trio.sleep(timeout_s / 10)
+            if self._under_way and trio.current_time() - self._under_way_since_s >= timeout_s:
+                raise self._journal_is_slow("a batch")
             busy = not self._is_idle
             if busy or self._stream.bytes_received != seen:
                 seen, since_s = self._stream.bytes_received, trio.current_time()

@@ -20,7 +20,7 @@ from common.core.events.ids import ALL_SLICES
 from common.core.journal.append import Appended, AppendRequest, Fenced, Pushed, PushedAppend, PushLane
 from common.core.journal.history import History
 from common.core.subscription.place import NO_FILTER, LogCursor, PlaceVerdict, ResumePoint, decide_resume_point
-from common.journal.group_commit import Submitted, open_group_commit
+from common.journal.group_commit import OnSettled, open_group_commit
 from common.journal.postgres import open_postgres_journal
 from common.journal.stores.journal import Journal
 from common.journal.stores.leases import Lease
@@ -256,19 +256,29 @@ async def test_a_past_that_the_replica_lacks_is_brought_again_before_the_page_th
         open_group_commit(journal.log) as commit,
     ):
 
-        async def submit(request: AppendRequest) -> Submitted:
-            assert isinstance(request, PushedAppend)
-            if request.lane is PushLane.PAST:
-                brought.append(len(request.events))
-            elif brought and replicas:  # the past is stored
-                await trio.to_thread.run_sync(own_postgres.fail_over, replicas.pop())
-                await answered(append_one, journal)
-            return await commit.submit(request)
+        class Writer:
+            """Takes nothing more, once the past is stored, before the server has failed over."""
+
+            @property
+            def is_full(self) -> bool:
+                return bool(brought and replicas) or commit.is_full
+
+            async def wait_room(self) -> None:
+                if brought and replicas:
+                    await trio.to_thread.run_sync(own_postgres.fail_over, replicas.pop())
+                    await answered(append_one, journal)
+                await commit.wait_room()
+
+            def submit_nowait(self, request: AppendRequest, on_settled: OnSettled) -> bool:
+                assert isinstance(request, PushedAppend)
+                if request.lane is PushLane.PAST:
+                    brought.append(len(request.events))
+                return commit.submit_nowait(request, on_settled)
 
         async def position() -> int:
             return max([state.stored.position for state in await journal.origins.rows()], default=0)
 
-        async with world.serve(journal, submit) as endpoint, world.edge() as (edge, link):
+        async with world.serve(journal, Writer()) as endpoint, world.edge() as (edge, link):
             await ask_for(journal, endpoint, RED)
             await push.append(edge, ["S|a"] * 3, tags="blue")
             await until_position(position, 3)
