@@ -106,6 +106,10 @@ def _acknowledge_and_hand_over(self: EndpointStream) -> bool:
     return is_handed_over
 
 
+def _leave_the_ack(_stream: EndpointStream, _taken: object) -> bool:
+    return False
+
+
 async def _settle_without_ack(self: EndpointStream, stored: AppendOutcome) -> None:
     self._endpoint.settle(stored, self._under_way.popleft().request.through.position)
     await trio.lowlevel.checkpoint()
@@ -238,6 +242,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         "AckIsDurable",
         _all_patched(
             _patched(EndpointStream, "_hand_over", _acknowledge_and_hand_over),
+            _patched(EndpointStream, "_acknowledge_at_once", _leave_the_ack),
             _patched(EndpointStream, "_settle", _settle_without_ack),
         ),
     ),

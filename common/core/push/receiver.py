@@ -292,6 +292,11 @@ class Endpoint:
             self._generation_id,
         )
 
+    @staticmethod
+    def is_plain(outcome: AppendOutcome, lane: PushLane) -> bool:
+        """Whether an outcome says no more than that all is stored: ``settle`` does not raise then, and only the ack is to do."""
+        return lane is PushLane.LIVE and isinstance(outcome, Pushed) and not outcome.parked
+
     def settle(self, outcome: AppendOutcome, through: int, lane: PushLane = PushLane.LIVE) -> Ack:
         """The ack that an append's outcome allows.
 

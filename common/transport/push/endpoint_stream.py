@@ -1,8 +1,9 @@
 """One push stream of a node after its session was opened: receive, commit, acknowledge; ask for filters and store changes.
 
 One nursery: a child receives into a bounded queue, and hands what is queued to the node's writer in the same turn where
-nothing has to wait; this task does what has to, and is the only one that sends. An ack leaves after the commit. What comes
-while an append commits is merged into the next one; much of it is handed over meanwhile.
+nothing has to wait; this task does what has to. An ack leaves after the commit: from the task that committed, if it says no
+more than that all is stored and the line takes it at once, else from this one, which sends all else. What comes while an
+append commits is merged into the next one; much of it is handed over meanwhile.
 
     what comes or is queued                       the receiving child        this task
     --------------------------------------------  -------------------------  ---------------------------------------
@@ -12,7 +13,8 @@ while an append commits is merged into the next one; much of it is handed over m
     a batch, an append under way                  hands it over if it is     hands it over when that one is settled
                                                   much, and the second
     a question, a change of filter                -                          deals with it, nothing being under way
-    an append is settled                          -                          acknowledges it, or ends the stream
+    an append is settled                          -                          acknowledges it where the committing task
+                                                                             could not, or ends the stream
 """
 
 from __future__ import annotations
@@ -36,7 +38,16 @@ from common.core.journal.append import NOT_ALLOWED, AppendOutcome, AppendRequest
 from common.core.policy.credentials import TrustNow, always_trusted
 from common.core.policy.rules import EVERYTHING, Policy
 from common.core.push.filter_transition import NO_FILTER, PushFilter, PushFilterApplied
-from common.core.push.messages import FromCloud, Hello, PastQuestion, PushBatch, PushFilterUpdate, PushLimits, Start
+from common.core.push.messages import (
+    Ack,
+    FromCloud,
+    Hello,
+    PastQuestion,
+    PushBatch,
+    PushFilterUpdate,
+    PushLimits,
+    Start,
+)
 from common.core.push.receiver import Endpoint, fenced
 from common.fail_points import fail_point
 from common.journal.group_commit import AHEAD_MIN_EVENTS, GROUP_MAX_BYTES, GROUP_MAX_EVENTS, OnSettled
@@ -150,6 +161,7 @@ class EndpointStream:
         self._requested = self._sent_request = NO_FILTER
         self._drain: Drain | None = None
         self._drain_sent = False
+        self._is_sending = False
         self._last_sent_s = trio.current_time()
         self._policy = EVERYTHING
 
@@ -237,7 +249,8 @@ class EndpointStream:
 
         def settled(result: outcome.Outcome[AppendOutcome]) -> None:
             taken.result = result
-            self.wake()
+            if not self._acknowledge_at_once(taken):
+                self.wake()
 
         if not under_way:
             self._under_way_since_s = trio.current_time()
@@ -291,6 +304,23 @@ class EndpointStream:
         self.state.filter_version = place.new.version
         self.state.backfill_left = place.change_position - place.backfill_position
 
+    def _acknowledge_at_once(self, taken: _UnderWay) -> bool:
+        """Called by the task that committed: whether the ack has left and nothing else is to do."""
+        endpoint, request, result = self._endpoint, taken.request, taken.result
+        if self._is_sending or self._end or self._fenced_by or taken is not self._under_way[0]:
+            return False
+        if not isinstance(result, outcome.Value) or not endpoint.is_plain(result.value, request.lane):
+            return False
+        fail_point("push.before_ack")
+        if not self._stream.send_nowait(codec.encode_from_cloud(Ack(request.through.position, (), request.lane))):
+            return False
+        self._last_sent_s = self._under_way_since_s = trio.current_time()
+        self._under_way.popleft()
+        endpoint.settle(result.value, request.through.position, request.lane)
+        self.state.stored_position = endpoint.stored
+        self.state.events += len(request.events)
+        return self._is_idle and not endpoint.question and not self._peer_ended
+
     async def _settle(self, stored: AppendOutcome) -> None:
         """Acknowledge the first of what is under way, or end the stream."""
         endpoint, state = self._endpoint, self.state
@@ -342,8 +372,10 @@ class EndpointStream:
             await self._send(Heartbeat(self._stream.bytes_received, self._now_us()))
 
     async def _send(self, message: FromCloud) -> None:
+        self._is_sending = True
         with trio.move_on_after(self._settings.progress_timeout_s) as deadline:
             await self._stream.send(codec.encode_from_cloud(message))
+        self._is_sending = False
         if deadline.cancelled_caught:
             raise self._stalled("the edge does not read its acks")
         self._last_sent_s = trio.current_time()

@@ -1,0 +1,284 @@
+"""What leaves a push stream's ends without another task being woken, and what must not: order, filters, questions, limits."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import cast
+
+import outcome
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from common.core.errors import BackhaulError
+from common.core.events.batch import new_events
+from common.core.flow.measures import CodeCounts
+from common.core.flow.messages import Drain, Heartbeat
+from common.core.journal.append import AppendOutcome, AppendRequest, ParkedEvent, Pushed, PushedAppend
+from common.core.journal.history import Offset, Resume
+from common.core.push.messages import Ack, FromCloud, FromEdge, PastKnown, PastQuestion, PushBatch, Start
+from common.core.push.receiver import Endpoint
+from common.journal.group_commit import AHEAD_MIN_EVENTS, OnSettled
+from common.journal.stores.push_filters import PushFilterStore
+from common.transport.codec import push as codec
+from common.transport.push.endpoint_stream import EndpointSettings, EndpointStream, OriginStream
+from common.transport.stream import MessageStream, PeerInfo
+from tests.support.builders import START_US
+from tests.support.push import LIMITS
+
+TIMEOUT_S = 30.0
+
+
+class Line:
+    """The cloud's end of a stream: what the edge says comes by ``says``, what is sent is kept."""
+
+    peer = PeerInfo("edge:1")
+    bytes_received = 0
+
+    def __init__(self) -> None:
+        self._to_cloud, self._arrived = trio.open_memory_channel[bytes](100)
+        self.sent: list[FromCloud] = []
+        self.is_full = False
+        self.is_slow = False
+
+    def says(self, message: FromEdge) -> None:
+        self.bytes_received += 1
+        self._to_cloud.send_nowait(codec.encode_from_edge(message))
+
+    async def receive(self) -> bytes:
+        return await self._arrived.receive()
+
+    async def send(self, message: bytes) -> None:
+        await trio.sleep(1 if self.is_slow else 0)
+        self.sent.append(codec.decode_from_cloud(message))
+
+    def send_nowait(self, message: bytes) -> bool:
+        if not self.is_full:
+            self.sent.append(codec.decode_from_cloud(message))
+        return not self.is_full
+
+    def abort(self) -> None: ...
+
+
+class Writer:
+    """Takes appends and says when they are settled."""
+
+    def __init__(self) -> None:
+        self.is_full = False
+        self.room = trio.Event()
+        self.taken: list[tuple[PushedAppend, OnSettled]] = []
+
+    async def wait_room(self) -> None:
+        if self.is_full:
+            await self.room.wait()
+
+    def submit_nowait(self, request: AppendRequest, on_settled: OnSettled) -> bool:
+        assert isinstance(request, PushedAppend)
+        self.taken.append((request, on_settled))
+        return True
+
+    def settle(self, index: int, *parked: ParkedEvent) -> None:
+        """As the task that commits does."""
+        request, on_settled = self.taken[index]
+        stored: AppendOutcome = Pushed(request.through.position, len(request.events), parked)
+        on_settled(outcome.Value(stored))
+
+    @property
+    def positions(self) -> list[int]:
+        return [request.through.position for request, _ in self.taken]
+
+
+class CloudsEnd:
+    """A stream after Start, over a line and a writer that the test holds in its hands."""
+
+    def __init__(self) -> None:
+        self.line, self.writer, self.known = Line(), Writer(), trio.Event()
+        stored = Offset("j", "g", 0)
+        self.start = Start(1, stored, Resume.RESUME, "cloud", "cg", LIMITS, 0)
+        self.stream = EndpointStream(
+            cast(MessageStream, self.line),
+            Endpoint("edge-1", 1, 1, stored, LIMITS, 10),
+            OriginStream("edge-1", 1, "edge:1", START_US, "resume", 0),
+            cast(PushFilterStore, None),
+            self._known,
+            self.writer,
+            EndpointSettings(LIMITS, 10, 10.0, 10.0, TIMEOUT_S, require_identity=False),
+            lambda: START_US,
+            CodeCounts(),
+        )
+
+    async def _known(self, _origin_id: str, names: object) -> list[int]:
+        await self.known.wait()
+        return [7] * len(cast(tuple[str, ...], names))
+
+    async def run(self) -> None:
+        await self.stream.run(self.start, self._draining)
+
+    def _draining(self) -> Drain | None:
+        return None
+
+    @property
+    def acks(self) -> list[int]:
+        return [message.position for message in self.line.sent if isinstance(message, Ack)]
+
+
+@asynccontextmanager
+async def clouds_end() -> AsyncIterator[CloudsEnd]:
+    end = CloudsEnd()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(end.run)
+        await wait_all_tasks_blocked()
+        yield end
+        nursery.cancel_scope.cancel()
+
+
+def batch(after: int, through: int) -> PushBatch:
+    n = through - after
+    events = new_events(["S|a"] * n, ["Read"] * n, [b"x"] * n)
+    events.position = list(range(after + 1, through + 1))
+    events.seq_nr = list(events.position)
+    events.prev_seq_nr = [number - 1 for number in events.position]
+    return PushBatch(after, through, "g", events)
+
+
+class OthersSteps(trio.abc.Instrument):
+    """Counts the steps of tasks by name, but for the one that installed it."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._own = trio.lowlevel.current_task()
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is not self._own:
+            self.names.append(task.name.rpartition(".")[2])
+
+
+async def test_a_batch_is_handed_over_by_who_receives_it_and_acknowledged_by_who_commits_it() -> None:
+    async with clouds_end() as end:
+        steps = OthersSteps()
+        trio.lowlevel.add_instrument(steps)
+        for number in range(5):
+            end.line.says(batch(2 * number, 2 * number + 2))
+            await wait_all_tasks_blocked()
+            assert end.writer.positions[number:] == [2 * number + 2]
+            end.writer.settle(number)
+            assert end.acks[number:] == [2 * number + 2]
+        trio.lowlevel.remove_instrument(steps)
+        assert steps.names == ["_receive"] * 5
+        assert (end.stream.state.stored_position, end.stream.state.events) == (10, 10)
+
+
+async def test_what_comes_during_a_commit_is_merged_into_the_next_and_much_of_it_does_not_wait() -> None:
+    async with clouds_end() as end:
+        end.line.says(batch(0, 2))
+        end.line.says(batch(2, 4))
+        end.line.says(batch(4, 7))
+        await wait_all_tasks_blocked()
+        assert end.writer.positions == [2]
+        end.writer.settle(0)
+        await wait_all_tasks_blocked()
+        assert end.writer.positions == [2, 7]
+        for first in range(7, 7 + 2 * AHEAD_MIN_EVENTS, 100):
+            end.line.says(batch(first, first + 100))
+            await wait_all_tasks_blocked()
+        # The window's bound on what waits is less than that here, so the rest is not read.
+        assert end.writer.positions == [2, 7]
+        end.writer.settle(1)
+        await wait_all_tasks_blocked()
+        assert end.acks == [2, 7]
+
+
+async def test_acks_leave_in_order_and_what_there_is_more_to_tell_of_leaves_from_the_streams_own_task() -> None:
+    async with clouds_end() as end:
+        end.line.says(batch(0, 1))
+        await wait_all_tasks_blocked()
+        end.line.is_full = True
+        end.writer.settle(0)
+        assert end.acks == []
+        end.line.is_full = False
+        await wait_all_tasks_blocked()
+        assert end.acks == [1]
+        end.line.says(batch(1, 2))
+        await wait_all_tasks_blocked()
+        end.writer.settle(1, ParkedEvent(2, "S|a", 2, "parked.gap"))
+        assert end.acks == [1]
+        await wait_all_tasks_blocked()
+        assert end.acks == [1, 2]
+        assert end.stream.state.parked == 1
+
+
+async def test_an_ack_does_not_overtake_one_that_is_being_sent(autojump_clock: MockClock) -> None:
+    async with clouds_end() as end:
+        end.line.is_slow = True
+        end.line.says(batch(0, 1))
+        await trio.sleep(0.1)
+        end.writer.settle(0, ParkedEvent(1, "S|a", 1, "parked.gap"))
+        await trio.sleep(0.1)
+        end.line.says(batch(1, 2))
+        await trio.sleep(0.1)
+        end.writer.settle(1)
+        await trio.sleep(3)
+        assert end.acks == [1, 2]
+
+
+async def test_a_batch_does_not_pass_a_question_that_came_before_it() -> None:
+    async with clouds_end() as end:
+        end.line.says(batch(0, 1))
+        await wait_all_tasks_blocked()
+        end.line.says(PastQuestion(("S|b",)))
+        end.line.says(batch(1, 2))
+        await wait_all_tasks_blocked()
+        end.writer.settle(0)
+        await wait_all_tasks_blocked()
+        assert end.writer.positions == [1]
+        end.line.says(batch(2, 3))
+        await wait_all_tasks_blocked()
+        assert end.writer.positions == [1]
+        end.known.set()
+        await wait_all_tasks_blocked()
+        assert end.line.sent[-1] == PastKnown((7,))
+        assert end.writer.positions == [1, 3]
+
+
+async def test_what_the_writer_has_no_room_for_waits_and_passes_nothing(autojump_clock: MockClock) -> None:
+    async with clouds_end() as end:
+        end.writer.is_full = True
+        end.line.says(batch(0, 1))
+        await trio.sleep(1)
+        assert end.writer.positions == []
+        end.writer.is_full = False
+        end.line.says(batch(1, 2))
+        await trio.sleep(1)
+        end.writer.room.set()
+        await trio.sleep(1)
+        assert end.writer.positions == [2], "one append of both, in order"
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+async def test_a_journal_that_does_not_store_is_left_within_the_timeout(
+    is_full: bool, autojump_clock: MockClock
+) -> None:
+    began_s = trio.current_time()
+    with pytest.RaisesGroup(
+        pytest.RaisesExc(BackhaulError, match="the journal did not take a batch"), flatten_subgroups=True
+    ):
+        async with clouds_end() as end:
+            end.writer.is_full = is_full
+            end.line.says(batch(0, 1))
+            while True:
+                await trio.sleep(1)
+                end.line.bytes_received += 1
+    assert TIMEOUT_S <= trio.current_time() - began_s <= 1.2 * TIMEOUT_S
+    assert not [message for message in end.line.sent if isinstance(message, Heartbeat)] or is_full
+
+
+async def test_an_idle_stream_still_has_heartbeats_after_acks_of_the_committing_task(autojump_clock: MockClock) -> None:
+    async with clouds_end() as end:
+        for number in range(12):
+            end.line.says(batch(number, number + 1))
+            await trio.sleep(5)
+            end.writer.settle(number)
+        assert not [message for message in end.line.sent if isinstance(message, Heartbeat)]
+        await trio.sleep(10.5)
+        assert [message for message in end.line.sent if isinstance(message, Heartbeat)]
