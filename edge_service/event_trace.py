@@ -11,7 +11,7 @@ from common.core.filters.past import Past
 from common.core.push.fate import Fate, fate_of
 from common.journal.entity_history import TO_THE_LAST
 from common.journal.stores.journal import Journal
-from common.transport.push.producer import LinkState
+from common.transport.push.link_state import LinkState
 from common.transport.push.stand_ins import load_stretch
 
 _PAGE_EVENTS = 200

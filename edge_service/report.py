@@ -22,7 +22,7 @@ from common.runtime.http.projections import projection_as_json
 from common.runtime.last_known import journal_status
 from common.runtime.metrics import MetricsRegistry
 from common.runtime.shared_metrics import register_journal, register_lags
-from common.transport.push.producer import LinkState
+from common.transport.push.link_state import LinkState
 from edge_service.retention import EdgeRetention
 
 _log = structlog.get_logger()

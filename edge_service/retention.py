@@ -16,7 +16,7 @@ from common.core.push.past import OwedPasts
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import JournalStats, TrimLimit
 from common.runtime.app.application import Application
-from common.transport.push.producer import LinkState
+from common.transport.push.link_state import LinkState
 from edge_service.settings import EdgeSettings
 
 _log = structlog.get_logger()

@@ -52,7 +52,8 @@ from common.runtime.stream_serving import ServedStreams, open_firehose, open_str
 from common.runtime.subscriptions import Subscriptions, all_followed
 from common.runtime.trust import TrustKeeper
 from common.transport.push.link import keep_push_link
-from common.transport.push.producer import LinkState, PushSettings
+from common.transport.push.link_state import LinkState
+from common.transport.push.producer import PushSettings
 from common.transport.stream import Methods
 from edge_service.event_trace import EventTrace
 from edge_service.report import EdgeReport

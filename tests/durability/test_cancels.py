@@ -36,7 +36,8 @@ from common.runtime.environment import Environment, real_environment, utc_now_us
 from common.runtime.stream_serving import open_firehose
 from common.transport.push.endpoint import EndpointSettings, PushEndpoint
 from common.transport.push.link import keep_push_link
-from common.transport.push.producer import LinkState, PushSettings
+from common.transport.push.link_state import LinkState
+from common.transport.push.producer import PushSettings
 from common.transport.stream import StreamMethod
 from examples.support.postgres import Databases
 from tests.support.push import append, same_story, wait_for_head, whole_log

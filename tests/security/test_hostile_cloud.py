@@ -35,7 +35,7 @@ from common.core.push.messages import (
 from common.journal.stores.journal import Journal
 from common.transport.codec.push import decode_from_edge, encode_from_cloud
 from common.transport.codec.wire import push as wire
-from common.transport.push.producer import LinkState
+from common.transport.push.link_state import LinkState
 from common.transport.stream import MessageStream, StreamMethod
 from tests.support.push import LIMITS, NAMES, PushWorld, append, now_us, same_story, wait_for_head, whole_log
 

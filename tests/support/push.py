@@ -24,7 +24,8 @@ from common.transport.memory.network import MemoryNetwork
 from common.transport.push.endpoint import EndpointSettings, PushEndpoint
 from common.transport.push.endpoint_stream import AppendWriter
 from common.transport.push.link import keep_push_link
-from common.transport.push.producer import LinkState, PushSettings
+from common.transport.push.link_state import LinkState
+from common.transport.push.producer import PushSettings
 from common.transport.stream import PeerInfo, StreamMethod
 from tests.support.builders import START_US, ids
 

@@ -12,7 +12,8 @@ from common.core.flow.messages import Drain
 from common.core.push.messages import PUSH_PATH
 from common.journal.stores.journal import Journal
 from common.transport.link.keep import Dial, keep_link
-from common.transport.push.producer import CURSOR, LinkState, PushSettings, push
+from common.transport.push.link_state import LinkState
+from common.transport.push.producer import CURSOR, PushSettings, push
 from common.transport.stream import DialledStream
 
 

@@ -31,7 +31,8 @@ from common.runtime.logs.setup import configure_logging
 from common.transport.grpc.client import open_channel
 from common.transport.link.dialler import PeerDialler
 from common.transport.push.link import keep_push_link
-from common.transport.push.producer import LinkState, PushSettings
+from common.transport.push.link_state import LinkState
+from common.transport.push.producer import PushSettings
 from common.transport.stream import Channel
 from tests.bench.processes import answer
 from tests.bench.workload import events

@@ -15,7 +15,7 @@ from common.core.journal.snapshot import NewSnapshot
 from common.core.push.filter_transition import EVERYTHING, PushFilter, PushFilterState
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import TrimLimit
-from common.transport.push.producer import LinkState
+from common.transport.push.link_state import LinkState
 from edge_service.event_trace import EventTrace
 from tests.component.transport.push.test_filters import A_AND_B, NOT_B, ONLY_A, RED, ask, settled, stories
 from tests.component.transport.push.test_past import NOT_SECRET

@@ -16,7 +16,7 @@ from common.core.journal.ages import JournalAge
 from common.core.journal.append import LocalAppend
 from common.journal.group_commit import open_group_commit
 from common.journal.stores.journal import Journal
-from common.transport.push.producer import LinkState
+from common.transport.push.link_state import LinkState
 from edge_service.retention import EdgeRetention, EdgeRetentionSettings
 
 CAP = 1000

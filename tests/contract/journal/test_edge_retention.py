@@ -16,7 +16,7 @@ from common.core.journal.snapshot import NewSnapshot
 from common.core.push.filter_transition import FilterTransition, PushFilter, PushFilterState
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import LogStore, TrimLimit
-from common.transport.push.producer import LinkState
+from common.transport.push.link_state import LinkState
 from edge_service.retention import EdgeRetention, EdgeRetentionSettings
 from tests.contract.journals import Storage
 from tests.support.builders import append, appended, events, local, pass_age, whole_log

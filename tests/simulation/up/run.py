@@ -30,7 +30,7 @@ from common.core.push.filter_transition import EVERYTHING, PushFilter
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import TrimLimit
 from common.transport.push.endpoint import PushEndpoint
-from common.transport.push.producer import LinkState
+from common.transport.push.link_state import LinkState
 from edge_service.retention import EdgeRetention, EdgeRetentionSettings
 from tests.simulation.up.mutations import MUTATIONS
 from tests.support.builders import pass_age

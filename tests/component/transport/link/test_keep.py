@@ -15,7 +15,7 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.core.flow.backoff import Backoff
 from common.core.flow.messages import Drain
 from common.transport.link.keep import _LONG_WAIT, _NEEDS_ROOM, keep_link
-from common.transport.push.producer import LinkState
+from common.transport.push.link_state import LinkState
 from common.transport.stream import DialledStream, PeerGone, PeerInfo, PeerRefused
 from tests.support.push import now_us
 
