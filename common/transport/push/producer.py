@@ -1,8 +1,9 @@
 """The edge's end of a push stream: from the local journal to the cloud, until the link breaks or has to leave.
 
-One nursery a stream: this task sends, one child receives acks, one watches that something moves, one keeps the acked
-position on disk. What may be sent and what an ack means is decided by ``core.push.producer.Producer``; here are only
-the journal, the stream and the clock.
+One nursery a stream: this task sends, one child receives acks, one watches that something moves, one keeps the acked position
+on disk. While this task waits at the log's end, the task that commits sends what it has stored, where nothing has to wait.
+What may be sent and what an ack means is decided by ``core.push.producer.Producer``; here are only the journal, the stream
+and the clock.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ _log = structlog.get_logger()
 
 CURSOR = "push"
 _CURSOR_SAVE_S = 1.0
+# Encoding more than this would keep a commit's callers from their answers.
+_AT_ONCE_MAX_EVENTS = 256
 _WRONG_PEER = "is the address that of a cloud service of ours?"
 
 
@@ -193,7 +196,7 @@ class _PushStream:
     async def run(self) -> Drain | None:
         """The stream's whole life; whichever child's end means "over" cancels the rest."""
         try:
-            with self._source.listening():
+            with self._source.listening(self._send_stored):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._receive, nursery.cancel_scope)
                     nursery.start_soon(self._watch_progress)
@@ -203,7 +206,7 @@ class _PushStream:
             self._state.in_flight_bytes = 0
         return self._drain
 
-    # -- sending: the only task that does ---------------------------------------------------------------------------
+    # -- sending: the only task that does, while it does not wait --------------------------------------------------------
     async def _send_journal(self) -> None:
         producer, source, settings = self._producer, self._source, self._settings
         await source.begin()
@@ -271,12 +274,35 @@ class _PushStream:
             # Behind a batch only: on a line that stands still nothing small may look like progress.
             await self._send_heartbeat()
 
+    def _send_stored(self, stored: EventBatch) -> None:
+        """Called in the commit's task: send what it has stored, if that is little and nothing has to wait.
+
+        Else the head signal wakes the sending task.
+        """
+        producer, source, settings = self._producer, self._source, self._settings
+        room = producer.room_bytes() if len(stored) <= _AT_ONCE_MAX_EVENTS else 0
+        if not room or (settings.health and trio.current_time() >= self._health_due_s):
+            return
+        batch = source.stored_now(room)
+        if batch is None:
+            return
+        message = codec.encode_from_edge(batch)
+        if len(message) > producer.message_bytes or not self._stream.send_nowait(message):
+            return
+        self._last_sent_s = trio.current_time()
+        source.sent(batch)
+        self._state.passed(batch.events.position, batch.events.position)
+        self._count(batch, message)
+
     async def _send_batch(self, batch: PushBatch, message: bytes) -> None:
         # Counted before the bytes leave: the ack may be there before `send` returns.
+        self._count(batch, message)
+        await self._send(message)
+
+    def _count(self, batch: PushBatch, message: bytes) -> None:
         self._producer.sent(batch, len(message), trio.current_time())
         self._state.sent_position = self._producer.position
         self._state.in_flight_bytes = self._producer.window.in_flight_bytes
-        await self._send(message)
 
     async def _send_change(self, change: PushFilterApplied) -> None:
         self._source.restart()

@@ -1,6 +1,7 @@
 """What of the edge's journal goes up next: pages of the lane that is served, and what is said of what is left out.
 
-At the log's end pages come from the commits themselves; else they are read, through an index where a filter allows it.
+At the log's end pages come from the commits themselves, and where nothing is chosen a commit's task may send them on
+(``stored_now``); else they are read, through an index where a filter allows it.
 Which events of a page are sent is decided by ``core.push.filter_transition``; what an index or retention left out of the log is
 stated here. A stretch from which nothing is sent is kept back for a moment, so that a filter that withholds all an edge
 does costs the cloud no commit for each event.
@@ -36,7 +37,7 @@ _LEAST_WAIT_S = 0.01
 
 
 class PushSource:
-    """The journal as one stream's producer sees it. Used by the sending task alone."""
+    """The journal as one stream's producer sees it. Used by the sending task, and while that waits by the tasks of commits."""
 
     def __init__(
         self,
@@ -90,9 +91,14 @@ class PushSource:
         """Find out where snapshots stand in; before the first page."""
         await self._stand_ins.begin(self._producer.position)
 
-    def listening(self) -> AbstractContextManager[None]:
-        """Hear of commits while the block runs."""
-        return self._journal.log.feed.listen(self._tail.add)
+    def listening(self, then: Callable[[EventBatch], None]) -> AbstractContextManager[None]:
+        """Hear of commits while the block runs; ``then`` is called after each, in the commit's task."""
+
+        def take(events: EventBatch) -> None:
+            self._tail.add(events)
+            then(events)
+
+        return self._journal.log.feed.listen(take)
 
     def restart(self) -> None:
         """The lane or its filter has changed: look again from where the lane is."""
@@ -137,16 +143,19 @@ class PushSource:
 
     async def wait(self, at_most_s: float) -> None:
         """Until there may be something new, or ``wake``."""
-        known = max(self._heard, self._producer.cursor, self._withheld_to)
+        before = self._known()
         if self._withheld_to > self._producer.cursor:
             due_s = self._stated_s + WITHHELD_TOLD_S
             at_most_s = min(at_most_s, max(_LEAST_WAIT_S, due_s - trio.current_time()))
         with trio.CancelScope() as self._waiting:
-            await self._journal.log.head_signal.wait_above(known, at_most_s)
+            await self._journal.log.head_signal.wait_news(self._known, at_most_s)
         self._waiting = None
-        self._must_look = (
-            self._must_look or self._journal.log.head_signal.position <= known
-        )  # a hint may have been lost
+        if self._journal.log.head_signal.position <= before:  # a hint may have been lost
+            self._must_look = True
+
+    def _known(self) -> int:
+        """A higher position of the log is news here."""
+        return max(self._heard, self._producer.cursor, self._withheld_to)
 
     @property
     def looked_through(self) -> int:
@@ -157,6 +166,30 @@ class PushSource:
         """End a ``wait``: something else is to be looked at."""
         if self._waiting:
             self._waiting.cancel()
+
+    def stored_now(self, room_bytes: int) -> PushBatch | None:
+        """What follows at the log's end, if the sending task waits for that and it takes neither a read nor a choice.
+
+        It is as ``batch_of`` would have it; ``sent`` is to be called when it was.
+        """
+        lanes, after = self._producer.lanes, self._producer.cursor
+        if (
+            self._waiting is None
+            or self._waiting.cancel_called
+            or self._must_look
+            or self._held is not None
+            or self._on_push is not None
+            or lanes.lane is not PushLane.LIVE
+            or not lanes.sends_everything
+            or after < max(self._holes_to, self._withheld_to)
+            or self._stand_ins.are_active(after)
+        ):
+            return None
+        events = self._tail.after(after, self._batch_max_events, room_bytes)
+        if events is None:
+            return None
+        self.page, self.entries, self._leaving = PushPage(), (), ()
+        return self._batch(events.position[-1], events, ())
 
     async def batch_of(self, page: PushPage, *, is_due: bool = False) -> PushBatch | None:
         """What is sent of a page; None when it is nothing and need not be stated yet, unless ``is_due``.
@@ -201,8 +234,13 @@ class PushSource:
         if self._on_push is not None and events:
             transformed = self._on_push(events)
             events, ranges = transformed.events, (*ranges, *transformed.ranges)
+        return self._batch(through, events, ranges)
+
+    def _batch(self, through: int, events: EventBatch, ranges: tuple[StatedRange, ...]) -> PushBatch:
         self._stated_s = trio.current_time()
-        return PushBatch(after, through, self._journal.log.history.generation_at(through), events, ranges, lane)
+        generation_id = self._journal.log.history.generation_at(through)
+        producer = self._producer
+        return PushBatch(producer.cursor, through, generation_id, events, ranges, producer.lanes.lane)
 
     def sent(self, batch: PushBatch) -> None:
         """What ``batch_of`` made was handed to the line."""

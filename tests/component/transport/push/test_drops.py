@@ -36,7 +36,7 @@ async def test_what_is_stated_as_gone_is_not_sent_from_memory(asked: PushFilter)
         source = PushSource(journal, producer, batch_max_events=10, batch_max_bytes=LIMITS.batch_bytes)
         stated: set[str] = set()
         sent: list[tuple[str, int]] = []
-        with source.listening():
+        with source.listening(lambda _: None):
             for name in ["S|b", "S|gone", "S|b"]:
                 await append(journal, [name])
             page = await source.next(1)

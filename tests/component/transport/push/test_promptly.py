@@ -25,7 +25,7 @@ from common.transport.codec import push as codec
 from common.transport.push.endpoint_stream import EndpointSettings, EndpointStream, OriginStream
 from common.transport.stream import MessageStream, PeerInfo
 from tests.support.builders import START_US
-from tests.support.push import LIMITS
+from tests.support.push import LIMITS, PushWorld, append, wait_for_head, whole_log
 
 TIMEOUT_S = 30.0
 
@@ -282,3 +282,40 @@ async def test_an_idle_stream_still_has_heartbeats_after_acks_of_the_committing_
         assert not [message for message in end.line.sent if isinstance(message, Heartbeat)]
         await trio.sleep(10.5)
         assert [message for message in end.line.sent if isinstance(message, Heartbeat)]
+
+
+# -- the edge's end ----------------------------------------------------------------------------------------------------
+
+
+async def test_what_is_stored_is_sent_in_the_commits_turn_while_nothing_is_chosen(autojump_clock: MockClock) -> None:
+    world = PushWorld(batch_events=400)
+    async with world.cloud() as (cloud, _), world.edge() as (edge, link):
+        await trio.sleep(1)
+        sent = list[int]()
+        with edge.log.feed.listen(lambda _: sent.append(link.sent_position)):
+            steps = OthersSteps()
+            trio.lowlevel.add_instrument(steps)
+            for _ in range(5):
+                await append(edge, ["S|a", "S|b"])
+                await trio.sleep(0.05)
+            trio.lowlevel.remove_instrument(steps)
+            assert sent == [2, 4, 6, 8, 10]
+            assert steps.names.count("keep") <= 1, "the task that sends polls"
+            await append(edge, ["S|a"] * 300)
+            assert sent[-1] == 10, "so much would keep the commit's callers waiting"
+        await wait_for_head(cloud, 310)
+        assert (await whole_log(cloud)).seq_nr == (await whole_log(edge)).seq_nr
+        assert link.connects == 1
+
+
+async def test_where_a_filter_chooses_the_sending_task_does(autojump_clock: MockClock) -> None:
+    world = PushWorld()
+    own_filter = '[{"exclude_ids":["S|b"]}]'
+    async with world.cloud() as (cloud, _), world.edge(own_filter=own_filter) as (edge, link):
+        await trio.sleep(1)
+        sent = list[int]()
+        with edge.log.feed.listen(lambda _: sent.append(link.sent_position)):
+            await append(edge, ["S|a", "S|b"])
+        assert sent == [0]
+        await wait_for_head(cloud, 1)
+        assert (await whole_log(cloud)).persistence_id == ["S|a"]
