@@ -55,5 +55,9 @@ class Pattern:
             at += len(part)
         return True
 
+    def expression(self, any_text: str) -> str | None:
+        """The regular expression in which ``any_text`` stands for a star; None with several: it would not be linear."""
+        return any_text.join(map(re.escape, self.parts)) if len(self.parts) <= 2 else None
+
     def __str__(self) -> str:
         return "*".join(self.parts)

@@ -127,6 +127,7 @@ def test_unfit_names_are_refused_in_both_halves(name: str) -> None:
         with pytest.raises(BackhaulError) as refused:
             persistence_id(*halves)
         assert refused.value.code == "entity.invalid_name"
+        assert persistence_id_problem("|".join(halves))
 
 
 @pytest.mark.parametrize("text", ["no separator", "|id", "Type|", "a|b|c", "a|\x00", ""])

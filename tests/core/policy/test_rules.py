@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.core.errors import BackhaulError
 from common.core.filters.predicates import parse_filter
 from common.core.policy.parsing import parse_policy
 from common.core.policy.patterns import Pattern
-from common.core.policy.rules import Policy, without_file
+from common.core.policy.rules import Policy, Rights, Rule, WriteGrant, without_file
 
 FLEET = """
 [[rule]]
@@ -65,6 +65,24 @@ class TestWrite:
         assert not gateway.may_write("Sensor")
         assert gateway.denied(["Sensor|g7/x", "Sensor|g2/x", "Sensor|g2/x"]) == {"Sensor|g2/x"}
         assert (fridge.parked_events, gateway.parked_events) == (7, None)
+
+    @given(
+        st.lists(st.tuples(st.text("a|*.", max_size=5), st.text("a|*.\n", max_size=5)), max_size=10),
+        st.lists(st.text("a|.b\n", max_size=8), max_size=20),
+    )
+    @example([("a*|b", "*")], ["a|b|c"])
+    @example([("*", "a")], ["b|a\n"])
+    def test_of_many_entities_the_same_are_denied_as_one_by_one(
+        self, grants: list[tuple[str, str]], names: list[str]
+    ) -> None:
+        patterns = [(Pattern.of(types), Pattern.of(ids)) for types, ids in grants]
+        rights = Rights("edge", Rule("all", (), tuple(WriteGrant(types, ids) for types, ids in patterns)))
+        expected = set(names)
+        for name in names:
+            entity_type, _, entity_id = name.partition("|")
+            if any(types.matches(entity_type) and ids.matches(entity_id) for types, ids in patterns):
+                expected.discard(name)
+        assert rights.denied(names) == expected == {name for name in names if not rights.may_write(name)}
 
     def test_an_exact_id_does_not_overtake_an_earlier_pattern(self) -> None:
         policy = parse_policy('[[rule]]\nwho="g*"\n[[rule]]\nwho="g7"\nwrite="*|*"', "p")
