@@ -31,9 +31,9 @@ from common.core.flow.moderation import Moderation
 from common.core.journal.append import AppendOutcome, AppendRequest, LocalAppend
 from common.journal.stores.log import LogStore
 
-GROUP_MAX_EVENTS = 4_000
+GROUP_MAX_ROWS = 4_000
 GROUP_MAX_BYTES = 8 * 1024 * 1024
-AHEAD_MIN_EVENTS = 1_000
+AHEAD_MIN_ROWS = 1_000
 QUEUE_MAX_REQUESTS = 10_000
 QUEUE_MAX_BYTES = 64 * 1024 * 1024
 _GROUPS_AT_A_TIME = 2
@@ -48,7 +48,7 @@ class CommitGroup:
     """The requests of one commit while it is being filled; pure."""
 
     def __init__(self) -> None:
-        self._events = 0
+        self._rows = 0
         self._bytes = 0
         self._exclusive: set[str] = set()
         self._plain: set[str] = set()
@@ -57,8 +57,8 @@ class CommitGroup:
 
     def admit(self, request: AppendRequest, weight: int) -> bool:
         """Take the request into the group, or say that it must wait for the next one."""
-        n = len(request.events)
-        if self._events and (self._events + n > GROUP_MAX_EVENTS or self._bytes + weight > GROUP_MAX_BYTES):
+        rows = request.rows
+        if self._rows and (self._rows + rows > GROUP_MAX_ROWS or self._bytes + weight > GROUP_MAX_BYTES):
             return False
         entities = set(request.events.persistence_id)
         if isinstance(request, LocalAppend):
@@ -78,7 +78,7 @@ class CommitGroup:
             self._append_ids.add(request.append_id)
         else:
             self._origins.add(request.origin_id)
-        self._events += n
+        self._rows += rows
         self._bytes += weight
         return True
 
@@ -138,7 +138,7 @@ class GroupCommit:
         """Requests of the groups that are with the journal."""
         self._queue: deque[Submitted] = deque()
         self._queued_bytes = 0
-        self._queued_events = 0
+        self._queued_rows = 0
         self._under_way: list[list[Submitted]] = []
         """The groups that are with the journal, in the order in which it stores them."""
         self._retrying = 0
@@ -202,7 +202,7 @@ class GroupCommit:
     def _enqueue(self, submitted: Submitted) -> None:
         self._queue.append(submitted)
         self._queued_bytes += submitted.weight
-        self._queued_events += len(submitted.request.events)
+        self._queued_rows += submitted.request.rows
         self.moderation.arrived(len(self._queue) + self._committing)
         if self._may_take():
             self._work.unpark()
@@ -225,7 +225,7 @@ class GroupCommit:
         if not self._queue or self._retrying or self._is_filling:
             return False
         committing = len(self._under_way)
-        return not committing or (committing < _GROUPS_AT_A_TIME and self._queued_events >= AHEAD_MIN_EVENTS)
+        return not committing or (committing < _GROUPS_AT_A_TIME and self._queued_rows >= AHEAD_MIN_ROWS)
 
     async def _commit_groups(self) -> NoReturn:
         while True:
@@ -238,11 +238,11 @@ class GroupCommit:
 
     @property
     def _is_enough(self) -> bool:
-        return self.moderation.is_enough(len(self._queue), self._queued_events)
+        return self.moderation.is_enough(len(self._queue), self._queued_rows)
 
     async def _let_group_fill(self) -> None:
         """Wait for more, if the service is busy and there is somebody to wait for."""
-        begin_at_s = self.moderation.begin_at_s(self._load(), len(self._queue), self._queued_events)
+        begin_at_s = self.moderation.begin_at_s(self._load(), len(self._queue), self._queued_rows)
         if begin_at_s <= trio.current_time():
             return
         self._is_filling = True
@@ -274,7 +274,7 @@ class GroupCommit:
         while self._queue and group.admit(self._queue[0].request, self._queue[0].weight):
             taken.append(self._queue.popleft())
             self._queued_bytes -= taken[-1].weight
-            self._queued_events -= len(taken[-1].request.events)
+            self._queued_rows -= taken[-1].request.rows
         assert taken, "the first request of a group is always admitted"
         self._room.unpark_all()
         return taken

@@ -37,6 +37,11 @@ class LocalAppend:
     digest: bytes = b""
     statements: tuple[Statement, ...] = ()
 
+    @property
+    def rows(self) -> int:
+        """How much there is to store."""
+        return len(self.events)
+
 
 class PushLane(Enum):
     """Which of an origin's cursors a stretch moves (``core.push.filter_transition``); the past moves none."""
@@ -70,6 +75,11 @@ class PushedAppend:
     parked_max: int = 10_000
     lane: PushLane = PushLane.LIVE
     generation_id: str = ""
+
+    @property
+    def rows(self) -> int:
+        """How much there is to store: a stated range costs about what an event does."""
+        return len(self.events) + len(self.ranges)
 
 
 AppendRequest = LocalAppend | PushedAppend

@@ -90,6 +90,11 @@ class PushBatch:
     ranges: tuple[StatedRange, ...] = ()
     lane: PushLane = PushLane.LIVE
 
+    @property
+    def rows(self) -> int:
+        """Events and stated ranges."""
+        return len(self.events) + len(self.ranges)
+
 
 @dataclass(frozen=True, slots=True)
 class Ack:

@@ -85,13 +85,14 @@ class Endpoint:
         self._backfill_received = place.backfill_position
         self._past_received = 0
         self._question: PastQuestion | None = None
-        self.queued_events = 0
+        self.queued_rows = 0
+        """Events and stated ranges."""
         self.queued_bytes = 0
 
     @property
     def is_full(self) -> bool:
         """Whether reading must wait until a commit made room; one batch is always admitted."""
-        over = self.queued_events >= self._limits.window_events or self.queued_bytes >= self._limits.window_bytes
+        over = self.queued_rows >= self._limits.window_events or self.queued_bytes >= self._limits.window_bytes
         return bool(self._queue) and over
 
     @property
@@ -147,7 +148,7 @@ class Endpoint:
             self._backfill_received = batch.through_position
         else:
             self._past_received = batch.through_position
-        self.queued_events += len(batch.events)
+        self.queued_rows += batch.rows
         self.queued_bytes += weight
 
     def _received(self, batch: PushBatch) -> tuple[int, bool]:
@@ -230,18 +231,18 @@ class Endpoint:
         self.change = None
         return Ack(self.place.backfill_position, lane=PushLane.BACKFILL)
 
-    def take(self, events_max: int, bytes_max: int) -> PushedAppend:
+    def take(self, rows_max: int, bytes_max: int) -> PushedAppend:
         """What is queued, merged into one append up to the bounds (at least one batch)."""
         batch, weight = self._queue.popleft()
-        taken, events = [batch], len(batch.events)
+        taken, rows = [batch], batch.rows
         while self._queue:
             batch, more = self._queue[0]
-            if events + len(batch.events) > events_max or weight + more > bytes_max or batch.lane is not taken[0].lane:
+            if rows + batch.rows > rows_max or weight + more > bytes_max or batch.lane is not taken[0].lane:
                 break
             taken.append(batch)
-            events, weight = events + len(batch.events), weight + more
+            rows, weight = rows + batch.rows, weight + more
             self._queue.popleft()
-        self.queued_events -= events
+        self.queued_rows -= rows
         self.queued_bytes -= weight
         merged = taken[0].events if len(taken) == 1 else concat(batch.events for batch in taken)
         last = taken[-1]

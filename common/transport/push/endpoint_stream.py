@@ -50,7 +50,7 @@ from common.core.push.messages import (
 )
 from common.core.push.receiver import Endpoint, fenced
 from common.fail_points import fail_point
-from common.journal.group_commit import AHEAD_MIN_EVENTS, GROUP_MAX_BYTES, GROUP_MAX_EVENTS, OnSettled
+from common.journal.group_commit import AHEAD_MIN_ROWS, GROUP_MAX_BYTES, GROUP_MAX_ROWS, OnSettled
 from common.journal.stores.push_filters import PushFilterStore
 from common.transport.codec import push as codec
 from common.transport.link.live_peers import LivePeer
@@ -238,13 +238,13 @@ class EndpointStream:
     def _hand_over(self) -> bool:
         """Give what is queued its place in the node's queue, if nothing has to wait."""
         endpoint, under_way = self._endpoint, self._under_way
-        is_much = len(under_way) == 1 and endpoint.queued_events >= AHEAD_MIN_EVENTS
+        is_much = len(under_way) == 1 and endpoint.queued_rows >= AHEAD_MIN_ROWS
         if (under_way and not is_much) or not endpoint.may_take_at_once or self._writer.is_full:
             return False
         if self._end or self._fenced_by:
             return False
         self._look_at_policy()
-        taken = _UnderWay(endpoint.take(GROUP_MAX_EVENTS, GROUP_MAX_BYTES))
+        taken = _UnderWay(endpoint.take(GROUP_MAX_ROWS, GROUP_MAX_BYTES))
         self._room.unpark_all()
 
         def settled(result: outcome.Outcome[AppendOutcome]) -> None:

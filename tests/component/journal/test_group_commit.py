@@ -96,8 +96,8 @@ class TestGroups:
             Origin("e2").batch(("C|1", 1)),
         )
 
-    def test_a_group_is_bounded_in_events_and_bytes_but_takes_any_first_request(self) -> None:
-        most = group_commit.GROUP_MAX_EVENTS
+    def test_a_group_is_bounded_in_rows_and_bytes_but_takes_any_first_request(self) -> None:
+        most = group_commit.GROUP_MAX_ROWS
         large = LocalAppend(events(*["A|1"] * (most + 1)))
         assert fit_in_one(large)
         assert not fit_in_one(large, local("B|1"))
@@ -140,12 +140,26 @@ class TestWriter:
         assert trio.current_time() - 2 * COMMIT_S < 0.1
         assert (commit.commits, commit.events) == (2, 4)
 
+    @pytest.mark.parametrize(
+        "large",
+        [
+            LocalAppend(events(*["A|2"] * group_commit.AHEAD_MIN_ROWS)),
+            Origin("e1").batch(
+                ("A|2", 1),
+                ranges=[StatedRange(f"B|{number}", 1, 2, "x") for number in range(group_commit.AHEAD_MIN_ROWS)],
+            ),
+        ],
+        ids=["events", "ranges"],
+    )
     async def test_a_large_group_is_handed_over_during_the_commit_before_it_and_a_small_one_is_not(
-        self, journal: SlowJournal, nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+        self,
+        large: AppendRequest,
+        journal: SlowJournal,
+        nursery: trio.Nursery,
+        autojump_clock: trio.testing.MockClock,
     ) -> None:
         commit = over(journal)
         nursery.start_soon(commit.run)
-        large = LocalAppend(events(*["A|2"] * group_commit.AHEAD_MIN_EVENTS))
         begun_s = trio.current_time()
         submitted = [await commit.submit(local("A|1"))]
         await trio.testing.wait_all_tasks_blocked()
@@ -380,15 +394,15 @@ class TestARequestTheStorageRefuses:
         submitted = [await commit.submit(local(name)) for name in ("A|1", "A|bad", "A|2")]
         nursery.start_soon(commit.run)
         await trio.testing.wait_all_tasks_blocked()
-        behind = await commit.submit(LocalAppend(events("A|1", *["A|3"] * group_commit.AHEAD_MIN_EVENTS)))
+        behind = await commit.submit(LocalAppend(events("A|1", *["A|3"] * group_commit.AHEAD_MIN_ROWS)))
         await trio.testing.wait_all_tasks_blocked()
         assert commit.queued == 0
-        last = await commit.submit(LocalAppend(events("A|2", *["A|4"] * group_commit.AHEAD_MIN_EVENTS)))
+        last = await commit.submit(LocalAppend(events("A|2", *["A|4"] * group_commit.AHEAD_MIN_ROWS)))
         with pytest.raises(BackhaulError, match=r"journal\.unavailable"):
             await submitted[0].wait()
         with pytest.raises(BackhaulError, match=r"projection\.statement_failed"):
             await submitted[1].wait()
-        assert await submitted[2].wait() == Appended(group_commit.AHEAD_MIN_EVENTS + 2, [0])
+        assert await submitted[2].wait() == Appended(group_commit.AHEAD_MIN_ROWS + 2, [0])
         await behind.wait()
         await last.wait()
         assert journal.names() == [["A|1"], ["A|2"], ["A|2"]]

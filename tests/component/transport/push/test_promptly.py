@@ -12,14 +12,15 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from common.core.errors import BackhaulError
-from common.core.events.batch import new_events
+from common.core.events.batch import EventBatch, new_events
+from common.core.events.stated_range import StatedRange
 from common.core.flow.measures import CodeCounts
 from common.core.flow.messages import Drain, Heartbeat
 from common.core.journal.append import AppendOutcome, AppendRequest, ParkedEvent, Pushed, PushedAppend
 from common.core.journal.history import Offset, Resume
 from common.core.push.messages import Ack, FromCloud, FromEdge, PastKnown, PastQuestion, PushBatch, Start
 from common.core.push.receiver import Endpoint
-from common.journal.group_commit import AHEAD_MIN_EVENTS, OnSettled
+from common.journal.group_commit import AHEAD_MIN_ROWS, OnSettled
 from common.journal.stores.push_filters import PushFilterStore
 from common.transport.codec import push as codec
 from common.transport.push.endpoint_stream import EndpointSettings, EndpointStream, OriginStream
@@ -142,6 +143,11 @@ def batch(after: int, through: int) -> PushBatch:
     return PushBatch(after, through, "g", events)
 
 
+def ranges(after: int, n: int) -> PushBatch:
+    stated = tuple(StatedRange(f"S|{number}", 1, 2, "dropped") for number in range(n))
+    return PushBatch(after, after + n, "g", EventBatch(), stated)
+
+
 class OthersSteps(trio.abc.Instrument):
     """Counts the steps of tasks by name, but for the one that installed it."""
 
@@ -179,7 +185,7 @@ async def test_what_comes_during_a_commit_is_merged_into_the_next_and_much_of_it
         end.writer.settle(0)
         await wait_all_tasks_blocked()
         assert end.writer.positions == [2, 7]
-        for first in range(7, 7 + 2 * AHEAD_MIN_EVENTS, 100):
+        for first in range(7, 7 + 2 * AHEAD_MIN_ROWS, 100):
             end.line.says(batch(first, first + 100))
             await wait_all_tasks_blocked()
         # The window's bound on what waits is less than that here, so the rest is not read.
@@ -187,6 +193,16 @@ async def test_what_comes_during_a_commit_is_merged_into_the_next_and_much_of_it
         end.writer.settle(1)
         await wait_all_tasks_blocked()
         assert end.acks == [2, 7]
+
+
+@pytest.mark.parametrize("much", [batch(2, 2 + AHEAD_MIN_ROWS), ranges(2, AHEAD_MIN_ROWS)], ids=["events", "ranges"])
+async def test_much_that_comes_during_a_commit_goes_to_the_writer_at_once(much: PushBatch) -> None:
+    async with clouds_end() as end:
+        end.line.says(batch(0, 2))
+        await wait_all_tasks_blocked()
+        end.line.says(much)
+        await wait_all_tasks_blocked()
+        assert end.writer.positions == [2, much.through_position]
 
 
 async def test_acks_leave_in_order_and_what_there_is_more_to_tell_of_leaves_from_the_streams_own_task() -> None:
