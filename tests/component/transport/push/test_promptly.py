@@ -18,6 +18,7 @@ from common.core.flow.measures import CodeCounts
 from common.core.flow.messages import Drain, Heartbeat
 from common.core.journal.append import AppendOutcome, AppendRequest, ParkedEvent, Pushed, PushedAppend
 from common.core.journal.history import Offset, Resume
+from common.core.push.filter_transition import PushFilter, PushFilterApplied
 from common.core.push.messages import Ack, FromCloud, FromEdge, PastKnown, PastQuestion, PushBatch, Start
 from common.core.push.receiver import Endpoint
 from common.journal.group_commit import AHEAD_MIN_ROWS, OnSettled
@@ -94,14 +95,14 @@ class CloudsEnd:
     """A stream after Start, over a line and a writer that the test holds in its hands."""
 
     def __init__(self) -> None:
-        self.line, self.writer, self.known = Line(), Writer(), trio.Event()
+        self.line, self.writer, self.known, self.changed = Line(), Writer(), trio.Event(), trio.Event()
         stored = Offset("j", "g", 0)
         self.start = Start(1, stored, Resume.RESUME, "cloud", "cg", LIMITS, 0)
         self.stream = EndpointStream(
             cast(MessageStream, self.line),
             Endpoint("edge-1", 1, 1, stored, LIMITS, 10),
             OriginStream("edge-1", 1, "edge:1", START_US, "resume", 0),
-            cast(PushFilterStore, None),
+            cast(PushFilterStore, self),
             self._known,
             self.writer,
             EndpointSettings(LIMITS, 10, 10.0, 10.0, TIMEOUT_S, require_identity=False),
@@ -112,6 +113,10 @@ class CloudsEnd:
     async def _known(self, _origin_id: str, names: object) -> list[int]:
         await self.known.wait()
         return [7] * len(cast(tuple[str, ...], names))
+
+    async def change(self, _origin_id: str, _session: int, _change: PushFilterApplied) -> None:
+        """As ``PushFilterStore.change``."""
+        await self.changed.wait()
 
     async def run(self) -> None:
         await self.stream.run(self.start, self._draining)
@@ -236,6 +241,17 @@ async def test_an_ack_does_not_overtake_one_that_is_being_sent(autojump_clock: M
         end.writer.settle(1)
         await trio.sleep(3)
         assert end.acks == [1, 2]
+
+
+async def test_a_batch_does_not_pass_a_change_of_filter_that_came_before_it() -> None:
+    async with clouds_end() as end:
+        end.line.says(PushFilterApplied(PushFilter(1), 0, needs_backfill=False))
+        end.line.says(batch(0, 2))
+        await wait_all_tasks_blocked()
+        assert end.writer.positions == []
+        end.changed.set()
+        await wait_all_tasks_blocked()
+        assert end.writer.positions == [2]
 
 
 async def test_a_batch_does_not_pass_a_question_that_came_before_it() -> None:
