@@ -276,8 +276,8 @@ class AgesAreElapsed(Checker):
     def edge_removed(self, disk: Disk, after: State, removed: list[Envelope]) -> None:
         for event in removed:
             age_s = trio.current_time() - self._stored_at[event.payload]
-            if age_s < self.facts.kept_s:
-                self.complain(f"{disk.name} removed {named(event.payload)} {age_s:.1f} s after it was stored")
+            if round(age_s, 6) < self.facts.kept_s:  # services count whole microseconds
+                self.complain(f"{disk.name} removed {named(event.payload)} {age_s:.6f} s after it was stored")
 
 
 class OldestGoFirst(Checker):
