@@ -55,7 +55,8 @@ def test_the_story_of_a_chaotic_run_is_in_the_lines(stage: Stage, relays: Relays
     cloud = stage.cloud().start()
     line = relays.open(cloud)
     edge = stage.edge(cloud=line.address, summary_interval_s=0.2, on_full="refuse").start()
-    other = stage.edge("e2", cloud=cloud, summary_interval_s=0.2).start()
+    other_line = relays.open(cloud)
+    other = stage.edge("e2", cloud=other_line.address, summary_interval_s=0.2).start()
     edge.wait_for("push.started")
     edge.append(40)
     other.append(10)
@@ -90,13 +91,15 @@ def test_the_story_of_a_chaotic_run_is_in_the_lines(stage: Stage, relays: Relays
     until_summary(other, head=10, acked=10)
 
     # The disk of `e2` is destroyed with three events on it that nobody else has.
-    cloud.send(signal.SIGSTOP)
+    mark = other.mark()
+    other_line.obey("refuse")
+    other.wait_for("link.disconnected", after=mark)
     other.append(3)
     until_summary(other, lag_events=3)
     other.kill()
     for path in other.folder.rglob("*.db*"):
         path.unlink()
-    cloud.send(signal.SIGCONT)
+    other_line.obey("pass")
     other.start()
     other.wait_for("push.started", process=other.process.pid, resume="new_journal")
     other.append(2)
