@@ -22,10 +22,7 @@ from common.core.filters.past import Past
 from common.core.flow.messages import Drain, EdgeHealth, Heartbeat
 from common.core.journal.append import PushLane
 from common.core.journal.history import Offset
-from common.core.push.filter_transition import (
-    EVERYTHING,
-    PushFilterApplied,
-)
+from common.core.push.filter_transition import EVERYTHING, PushFilterApplied
 from common.core.push.messages import Ack, Hello, PastKnown, PushBatch, PushFilterUpdate, PushLimits, Start
 from common.core.push.producer import Producer, StartVerdict, check_start
 from common.core.push.stand_ins import PushPage
