@@ -39,7 +39,7 @@ QUEUE_MAX_BYTES = 64 * 1024 * 1024
 _GROUPS_AT_A_TIME = 2
 _SEVERAL = 4
 # Larger groups cost more to store than to sync: who comes back late is better off with the next one.
-_RETURN_MAX_EVENTS = 256
+_RETURN_MAX_ROWS = 256
 # Turns of trio's loop until everybody who was answered has run: in the first, some run after the one who waits for them.
 _TURNS_TO_RETURN = 2
 
@@ -261,7 +261,7 @@ class GroupCommit:
         self.moderation.began(trio.current_time(), _events(taken))
         try:
             await self._commit(taken)
-            if len(self._under_way) == 1 and len(taken) >= _SEVERAL and _events(taken) <= _RETURN_MAX_EVENTS:
+            if len(self._under_way) == 1 and len(taken) >= _SEVERAL and _rows(taken) <= _RETURN_MAX_ROWS:
                 for _ in range(_TURNS_TO_RETURN):
                     await trio.lowlevel.checkpoint()
         finally:
@@ -329,6 +329,10 @@ def _is_plain(request: AppendRequest) -> bool:
 
 def _events(taken: Sequence[Submitted]) -> int:
     return sum(len(submitted.request.events) for submitted in taken)
+
+
+def _rows(taken: Sequence[Submitted]) -> int:
+    return sum(submitted.request.rows for submitted in taken)
 
 
 def _closing() -> BackhaulError:

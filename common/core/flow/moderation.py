@@ -24,8 +24,8 @@ _IDLE_LOAD: Final = 0.25
 _FULL_LOAD: Final = 0.6
 # Below this a wait is shorter than the clock of epoll, and groups are not larger for it.
 _LEAST_SPACING_S: Final = 0.001
-# The fixed cost of a group of so many events is a small part of it: it gains nothing by waiting.
-_ENOUGH_EVENTS: Final = 16
+# The fixed cost of a group of so many rows (events and stated ranges) is a small part of it: it gains nothing by waiting.
+_ENOUGH_ROWS: Final = 16
 # "Lately" is the present window of so many groups and the one before it.
 _WINDOW_GROUPS: Final = 8
 # How often the load is measured, and how much a measurement counts.
@@ -71,16 +71,16 @@ class Moderation:
         """A request came; with it so many are queued or being committed."""
         self._most = max(self._most, in_flight)
 
-    def begin_at_s(self, load: float, queued: int, events: int) -> float:
-        """When the next group may begin, with so many requests and events in the queue; -inf = now, whatever the time."""
+    def begin_at_s(self, load: float, queued: int, rows: int) -> float:
+        """When the next group may begin, with so many requests and rows in the queue; -inf = now, whatever the time."""
         self.spacing_s = self._spacing(load)
-        if not self.spacing_s or self.is_enough(queued, events):
+        if not self.spacing_s or self.is_enough(queued, rows):
             return float("-inf")
         return self._began_s + self.spacing_s
 
-    def is_enough(self, queued: int, events: int) -> bool:
+    def is_enough(self, queued: int, rows: int) -> bool:
         """Whether a group of these would gain nothing by waiting."""
-        return events >= _ENOUGH_EVENTS or queued >= max(self._most, self._most_before)
+        return rows >= _ENOUGH_ROWS or queued >= max(self._most, self._most_before)
 
     def began(self, now_s: float, events: int) -> None:
         """A group of so many events begins."""

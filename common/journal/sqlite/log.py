@@ -31,7 +31,7 @@ from common.journal.stores.log import JournalStats, LogPage, TrimLimit
 # Free pages are used again; what is beyond a quarter of the file goes back to the file system, some at each trim.
 _VACUUM_PAGES = 256
 # What is written without a thread: some hundred microseconds of work on pages that are mostly in memory.
-_HERE_MAX_EVENTS = 128
+_HERE_MAX_ROWS = 128
 _HERE_MAX_BYTES = 128 * 1024
 # Read at a time: as text it takes several times the room that it has as events.
 _STEP_EVENTS = 1_000
@@ -360,8 +360,8 @@ class SqliteLog:
 
     def _write_here(self, requests: Sequence[AppendRequest]) -> OpenAppend | None:
         """Do all but the sync at once, if it is little: that takes less than asking a thread to do it."""
-        events = sum(len(request.events) for request in requests)
-        if events > _HERE_MAX_EVENTS or sum(request.events.byte_size() for request in requests) > _HERE_MAX_BYTES:
+        rows = sum(request.rows for request in requests)
+        if rows > _HERE_MAX_ROWS or sum(request.events.byte_size() for request in requests) > _HERE_MAX_BYTES:
             return None
         with self._connections.file.coded_errors():
             if not begin_at_once(self._connections.file.writer):

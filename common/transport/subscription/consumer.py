@@ -48,7 +48,7 @@ from common.transport.subscription.state import SubscriptionSettings, Subscripti
 _log = structlog.get_logger()
 
 _WRONG_PEER = "is the address that of a service of ours that serves streams?"
-_GROUP_MAX_EVENTS = 4_000
+_GROUP_MAX_ROWS = 4_000
 _PLACE_ALONE_S = 5.0
 _UPDATE_PAUSE_S = 0.5
 _ALIVE_BYTES = 1_024
@@ -233,15 +233,15 @@ class _Session:
     async def _take(self) -> None:
         """Let what has queued take effect, in one commit, and acknowledge it when that is due."""
         taken: list[_Heard] = []
-        events = 0
-        while self._queue and events < _GROUP_MAX_EVENTS:
+        rows = 0
+        while self._queue and rows < _GROUP_MAX_ROWS:
             if self._queue[0].starts and taken:
                 break  # what came before it takes effect before it
             heard = self._queue.popleft()
             taken.append(heard)
             self._queued_bytes -= heard.size
             if isinstance(heard.message, Deliver):
-                events += len(heard.message.events)
+                rows += len(heard.message.events) + len(heard.message.ranges)
             if heard.starts:
                 break
         self._room.unpark_all()
