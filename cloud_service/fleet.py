@@ -65,7 +65,8 @@ class FleetKeeper:
         self._now_us = now_us
         self._node = node
         self._known: dict[str, _Known] = {}
-        self._ends: dict[str, tuple[OriginStream, str, str]] = {}
+        self._ends: dict[str, tuple[OriginStream, str, str, int]] = {}
+        """By edge: its last stream that is over, why, and since when."""
         self._notes: list[FleetNote] = []
         self._wrote_us = 0
         self._touched: set[str] = set()
@@ -73,7 +74,7 @@ class FleetKeeper:
 
     def _ended(self, state: OriginStream, code: str, reason: str) -> None:
         if len(self._ends) < ENDS_MAX:
-            self._ends[state.origin_id] = (state, code, reason)
+            self._ends[state.origin_id] = (state, code, reason, self._now_us())
 
     async def run(self) -> NoReturn:
         """Look and write again and again; what could not be written is written with the next look."""
@@ -99,8 +100,8 @@ class FleetKeeper:
         except BackhaulError:
             self._ends = ends | self._ends
             raise
-        for name, (state, code, reason) in ends.items():
-            self._end(name, state, code, reason, stored, now_us)
+        for name, (state, code, reason, at_us) in ends.items():
+            self._end(name, state, code, reason, stored, at_us)
         for number, (name, state) in enumerate(streams.items(), 1):
             self._go_on(name, state, stored, now_us)
             if number % _EDGES_AT_ONCE == 0:
@@ -130,7 +131,7 @@ class FleetKeeper:
             self._note(name, now_us, kind, known.facts)
 
     def _end(
-        self, name: str, state: OriginStream, code: str, reason: str, stored: dict[str, EdgeFacts], now_us: int
+        self, name: str, state: OriginStream, code: str, reason: str, stored: dict[str, EdgeFacts], at_us: int
     ) -> None:
         known = self._known.get(name)
         if known is None or known.session < state.session:  # it came and went between two looks
@@ -139,8 +140,8 @@ class FleetKeeper:
             self._note(name, state.since_us, CONNECTED, known.facts)
         self._touched.add(name)
         if known.session == state.session:
-            known.facts = ended(looked_at(known.facts, _look_at(state), now_us), code, reason, now_us)
-            self._note(name, now_us, "disconnected", known.facts)
+            known.facts = ended(looked_at(known.facts, _look_at(state), at_us), code, reason, at_us)
+            self._note(name, at_us, "disconnected", known.facts)
 
     def _note(self, name: str, at_us: int, kind: str, facts: EdgeFacts) -> None:
         if len(self._notes) < NOTES_WAITING_MAX:

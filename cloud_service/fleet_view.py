@@ -171,18 +171,19 @@ class FleetView:
                 for name, first, last in edge.facts.gone
             ],
             "timeline": [
-                {"at_us": note.at_us, "what": note.kind} | _shown(from_json(note.facts))
+                {"at_us": note.at_us, "what": note.kind} | _shown(note.kind, from_json(note.facts))
                 for note in await fleet.notes(edge.origin_id)
             ],
         }
 
 
-def _shown(facts: EdgeFacts) -> dict[str, object]:
+def _shown(kind: str, facts: EdgeFacts) -> dict[str, object]:
+    is_end = kind == "disconnected"  # the facts of what comes after it have the end before
     return {
         "stored": facts.stored,
         "lag_events": facts.lag,
-        "code": facts.end_code,
-        "reason": facts.end_reason,
+        "code": facts.end_code if is_end else "",
+        "reason": facts.end_reason if is_end else "",
         "used_bytes": facts.used_bytes,
     }
 

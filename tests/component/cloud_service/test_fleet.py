@@ -102,6 +102,24 @@ async def test_a_reconnect_between_two_looks_is_two_changes(world: World) -> Non
     assert from_json(world.fleet.stored["e1"].facts).connects == 2
 
 
+async def test_an_end_is_dated_when_it_was_and_not_when_it_was_written(world: World) -> None:
+    """Else the timeline has the end of a short cut, or of one while the database was away, behind the next beginning."""
+    first = world.connect("e1")
+    await world.look()
+    ended_us = world.now_us = world.now_us + SECOND
+    world.disconnect(first)
+    world.now_us += SECOND // 2
+    world.connect("e1", 2)
+    world.fleet.fails = True
+    with pytest.raises(BackhaulError):
+        await world.look()
+    world.fleet.fails = False
+    await world.look()
+    dated = {note.kind: note.at_us for note in world.fleet.notes}
+    assert dated["disconnected"] == ended_us
+    assert dated["connected"] == ended_us + SECOND // 2
+
+
 async def test_an_edge_that_comes_from_another_node_goes_on_with_what_was_known(world: World) -> None:
     before = World()
     before.disconnect(before.connect("e1"))
