@@ -124,12 +124,17 @@ class EdgeReport:
         events = max(0, head - self._link.acked_position)
         return {"events": events, "seconds": round(self._lag_s, 3), "bytes_estimated": self._lag_bytes}
 
+    @property
+    def _lags(self) -> bool:
+        """Whether the cloud lacks something now; age and weight of it are as of the last refresh."""
+        return self._head() > self._link.acked_position
+
     def health(self) -> EdgeHealth:
         """The report of a heartbeat; what the journal says is as of the last refresh."""
         return EdgeHealth(
             self._head(),
-            round(self._lag_s * 1e6),
-            self._lag_bytes,
+            round(self._lag_s * 1e6) if self._lags else 0,
+            self._lag_bytes if self._lags else 0,
             self._of("used_bytes"),
             self._cap_bytes or 0,
             self._volume_free() or 0,
@@ -204,8 +209,14 @@ class EdgeReport:
             lambda: link.last_progress_us / 1e6,
         )
         metrics.gauge("link_lag_events", "Events the cloud does not have.", lambda: self._head() - link.acked_position)
-        metrics.gauge("link_lag_seconds", "Age of the oldest event the cloud does not have.", lambda: self._lag_s)
-        metrics.gauge("link_lag_bytes", "Estimated bytes the cloud does not have.", lambda: self._lag_bytes)
+        metrics.gauge(
+            "link_lag_seconds",
+            "Age of the oldest event the cloud does not have.",
+            lambda: self._lag_s if self._lags else 0.0,
+        )
+        metrics.gauge(
+            "link_lag_bytes", "Estimated bytes the cloud does not have.", lambda: self._lag_bytes if self._lags else 0
+        )
         metrics.gauge("journal_used_bytes", "Bytes in use, with the write-ahead log.", lambda: self._of("used_bytes"))
         metrics.gauge("journal_wal_bytes", "Bytes of the write-ahead log.", lambda: self._of("wal_bytes"))
         if self._cap_bytes is not None:
