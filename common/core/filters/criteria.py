@@ -156,7 +156,10 @@ def _one_key(number: int, criterion: object) -> tuple[str, object]:
         raise _invalid(f"criterion {number} is not an object with one key")
     [(key, value)] = criterion.items()
     if key.removeprefix(_REMOVE) not in (_ALL, *_LISTS):
-        raise _invalid(f"criterion {number} has the unknown key {key[:40]!r}")
+        known = ", ".join((_ALL, *_LISTS))
+        raise _invalid(
+            f"criterion {number} has the unknown key {key[:40]!r}; known are {known}, each also behind {_REMOVE}"
+        )
     return key, value
 
 

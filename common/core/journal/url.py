@@ -49,7 +49,7 @@ _URL_WITHIN: Final = re.compile(r"(?i)\bpostgres(?:ql)?://\S+?(?=['\"),.;]*(?:\s
 _USER_INFO_WITHIN: Final = re.compile(r"(://[^/\s:@]*):\S*@")
 _KEYWORD_WITHIN: Final = re.compile(r"(?i)\b((?:ssl)?pass(?:word|file)?\s*=\s*)(?:'(?:[^'\\]|\\.)*'?\S*|\S+)")
 
-_EXPECTATION: Final = "write postgresql://user:password@host:port/database, or the path of a SQLite file"
+_EXPECTATION: Final = "write postgresql://user:password@host:5432/database, or the path of a SQLite file"
 _ENCODE: Final = "write # as %23, / as %2F, ? as %3F and @ as %40 in a user, password or value"
 
 

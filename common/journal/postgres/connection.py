@@ -421,7 +421,7 @@ def map_start_errors(server: str) -> Iterator[None]:
         raise ConfigurationError(
             "postgres.invalid_url",
             f"{server}: {reason_of(error)}",
-            "write postgresql://user:password@host:port/database",
+            "write postgresql://user:password@host:5432/database",
         ) from error
     except (asyncpg.ProtocolViolationError, asyncpg.FeatureNotSupportedError) as error:
         if "startup parameter" in str(error):

@@ -177,7 +177,7 @@ class StreamSettings(ServiceSettings):
         try:
             return {name: parse_filter(criteria).criteria for name, criteria in filters.items()}
         except BackhaulError as error:
-            raise _wrong("subscription_filters", error.message, error.hint) from None
+            raise _conflict("subscription_filters", error.message, error.hint) from None
 
     def pasts(self) -> dict[str, Past]:
         """How much of its past an entity brings into a filter, by subscription. Raises ``SettingsConflict``."""
@@ -243,4 +243,8 @@ def _criteria_by_name(key: str, entries: Sequence[str]) -> dict[str, str]:
 
 
 def _wrong(key: str, what: str, hint: str) -> SettingsConflict:
-    return SettingsConflict("settings.conflict", f"{key}: {what[:200]} cannot be used", hint, keys=(key,))
+    return _conflict(key, f"{what[:200]} cannot be used", hint)
+
+
+def _conflict(key: str, problem: str, hint: str) -> SettingsConflict:
+    return SettingsConflict("settings.conflict", f"{key}: {problem}", hint, keys=(key,))

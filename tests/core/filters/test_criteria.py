@@ -126,6 +126,11 @@ def test_what_is_wrong_is_refused(bad: object) -> None:
     assert refused(bad, FilterLimits()) == "filter.invalid"
 
 
+def test_an_unknown_key_is_answered_with_those_there_are() -> None:
+    with pytest.raises(BackhaulError, match=r"'exclude_topics'; known are exclude_all, .*, include_topics"):
+        parse_criteria('[{"exclude_topics": ["a"]}]')
+
+
 @pytest.mark.parametrize(
     "large",
     [

@@ -138,6 +138,7 @@ def test_what_names_no_place_is_refused_by_what_is_wrong(text: str, reason: str)
     with pytest.raises(ValueError, match=reason) as caught:
         parse_journal_url(text)
     assert "secret" not in str(caught.value)
+    assert "write ***" not in redact_within(str(caught.value))  # as the log has it
 
 
 @pytest.mark.parametrize(
