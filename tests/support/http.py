@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import orjson
 import trio
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,6 +20,16 @@ from common.runtime.http.serving.server import serve_http
 from common.runtime.metrics import MetricsRegistry
 
 BODY_MAX = 200_000
+JSON_FIELDS = ("host: localhost", "content-type: application/json")
+
+
+def request(
+    body: object, *fields: str, first: str = "POST /v1/events HTTP/1.1", usual: tuple[str, ...] = JSON_FIELDS
+) -> bytes:
+    """The bytes of a request with a Content-Length; bodies that are not bytes are sent as JSON."""
+    content = body if isinstance(body, bytes) else orjson.dumps(body)
+    lines = [first, *usual, f"content-length: {len(content)}", *fields, "", ""]
+    return "\r\n".join(lines).encode() + content
 
 
 @dataclass

@@ -9,9 +9,10 @@ and while it is read where it is not.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from typing import Final
+from functools import partial
+from typing import Any, Final, NoReturn
 
 import orjson
 import trio
@@ -25,9 +26,11 @@ from common.core.errors import FOREIGN, BackhaulError, ErrorKind
 from common.core.events import json_text
 from common.core.events.json_text import TOP_ONLY, Visits
 from common.core.flow.measures import CodeCounts
+from common.core.plain_http import PlainHead
 from common.core.policy.doors import Door
 from common.core.policy.rights import Access, is_audited, right_for
 from common.runtime.http.audited import TOKEN_KEY, Record, audited
+from common.runtime.http.promptly import Answer, Begin, prompt_routes
 from common.runtime.logs.fields import leaf_errors
 from common.runtime.logs.setup import get_logger
 
@@ -120,6 +123,7 @@ class HttpApp:
         access: Access | None = None,
     ) -> None:
         self._router = Router(routes, redirect_slashes=False)
+        self._prompt_routes = prompt_routes(routes)
         self._door = door or Door()
         self._access = access or Access()
         self._body_max_bytes = body_max_bytes
@@ -131,6 +135,33 @@ class HttpApp:
         other = copy(self)
         other._access = access
         return other
+
+    def promptly(self, head: PlainHead) -> Begin | None:
+        """What serves requests of this head without ASGI: none that would be refused for its head, and none that is audited."""
+        serve = self._prompt_routes.get(head.path)
+        if serve is None or is_audited("POST", head.path) or head.body_bytes > self._body_max_bytes:
+            return None
+        if _turned_away(self._door, self._access, "POST", head.path, head.headers, has_body=True) is not None:
+            return None
+        request = {"method": "POST", "path": head.path}
+
+        def begin(body: bytes, answer: Answer) -> bool:
+            def reply(make: Callable[[], Response]) -> None:
+                try:
+                    response = make()
+                except FOREIGN as error:
+                    response = self._refusal(error, request)[1]
+                answer(response.status_code, response.raw_headers, bytes(response.body))
+
+            try:
+                return serve(head.headers, body, reply)
+            except BackhaulError:
+                return False
+            except FOREIGN as error:  # not by ASGI: nobody knows what has happened already
+                reply(partial(_raise, error))
+                return True
+
+        return begin
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -151,15 +182,31 @@ class HttpApp:
         except ClientDisconnect:
             return
         except FOREIGN as error:  # a failing handler is answered 500 and logged, not our end
-            refusal, headers = _refuse(error, scope)
-            exchange.record.code = refusal.code
-            self.refusals.add(refusal.code)
+            exchange.record.code, response = self._refusal(error, scope)
             if exchange.is_answering:
                 return  # too late for another answer; the server closes the connection
-            await error_response(refusal, headers)(scope, exchange.receive, exchange.send)
+            await response(scope, exchange.receive, exchange.send)
+
+    def _refusal(self, error: BaseException, scope: Mapping[str, Any]) -> tuple[str, Response]:
+        """Log and count what went wrong; its code, and the answer."""
+        refusal, headers = _refuse(error, scope)
+        self.refusals.add(refusal.code)
+        return refusal.code, error_response(refusal, headers)
 
 
-def _refuse(error: BaseException, scope: Scope) -> tuple[BackhaulError, Mapping[str, str] | None]:
+def _raise(error: BaseException) -> NoReturn:
+    raise error
+
+
+def _turned_away(
+    door: Door, access: Access, method: str, path: str, headers: Mapping[bytes, bytes], *, has_body: bool
+) -> BackhaulError | None:
+    """Why a request may not come in at this door, by its head."""
+    refusal = door.refusal(method, path, headers, has_body=has_body)
+    return refusal or access.refusal(right_for(path), headers.get(b"authorization", b"").decode("latin-1"))
+
+
+def _refuse(error: BaseException, scope: Mapping[str, Any]) -> tuple[BackhaulError, Mapping[str, str] | None]:
     """Log what went wrong; the refusal to answer with, and its headers."""
     leaves = leaf_errors(error)
     found = leaves[0] if len(leaves) == 1 else error
@@ -223,11 +270,9 @@ class _Exchange:
     def check_head(self, door: Door, access: Access, scope: Scope) -> None:
         """Refuse what the door does not let in, and a body that says it is too large, before any of it is read."""
         method, path = scope["method"], scope["path"]
-        right = right_for(path)
-        refusal = door.refusal(method, path, self._headers, has_body=not self._is_body_over)
-        refusal = refusal or access.refusal(right, self._headers.get(b"authorization", b"").decode("latin-1"))
+        refusal = _turned_away(door, access, method, path, self._headers, has_body=not self._is_body_over)
         if refusal is None:
-            scope[TOKEN_KEY] = access.token_name(right)
+            scope[TOKEN_KEY] = access.token_name(right_for(path))
         else:
             self.record.is_turned_away = True
             raise refusal

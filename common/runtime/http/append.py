@@ -13,21 +13,22 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import outcome
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from common.core.errors import BackhaulError
 from common.core.events.batch import join_metadata, join_tags, new_events
 from common.core.events.ids import persistence_id
 from common.core.events.json_text import PAYLOAD_LEVELS_MAX, RawJson, UnfitJson, Visits, check_levels
-from common.core.journal.append import LocalAppend
+from common.core.journal.append import Appended, AppendOutcome, LocalAppend
 from common.core.schedule import time_us
 from common.runtime.http.app import json_response, parse_json, unfit_json
-from common.runtime.intake import Intake
+from common.runtime.http.promptly import PromptRoute, Reply
+from common.runtime.intake import Intake, appended
 
 _EVENT_KEYS = frozenset(
     {
@@ -47,27 +48,39 @@ _REQUEST_KEYS = frozenset({"events", "idempotency_key"})
 EVENT_VISITS = Visits(raw="payload", within=frozenset({"events"}), unique=frozenset({"metadata"}))
 
 
-def events_route(intake: Intake) -> Route:
-    """The route that takes events in."""
+def events_route(intake: Intake) -> PromptRoute:
+    """The route that takes events in. An append that has a place in the queue at once is answered by the committing task."""
 
     async def append(request: Request) -> Response:
         wanted = parse_request(await request.body(), request.headers.get("idempotency-key", ""))
         names = list(wanted.events.persistence_id)
-        stored = await intake.append(wanted)
-        return json_response(
-            {
-                "first_position": stored.first_position,
-                "repeated": stored.repeated,
-                "events": [
-                    {"entity_type": name.partition("|")[0], "entity_id": name.partition("|")[2], "seq_nr": seq_nr}
-                    for name, seq_nr in zip(names, stored.seq_nr, strict=True)
-                ],
-            },
-            status=200 if stored.repeated else 201,
-        )
+        return _stored(names, await intake.append(wanted))
 
-    handler: Callable[[Request], Awaitable[Response]] = append
-    return Route("/v1/events", handler, methods=["POST"])
+    def append_promptly(headers: Mapping[bytes, bytes], body: bytes, reply: Reply) -> bool:
+        wanted = parse_request(body, headers.get(b"idempotency-key", b"").decode("latin-1"))
+        names = list(wanted.events.persistence_id)
+
+        def settled(result: outcome.Outcome[AppendOutcome]) -> None:
+            reply(lambda: _stored(names, appended(result.unwrap())))
+
+        return intake.submit_nowait(wanted, settled)
+
+    return PromptRoute("/v1/events", append, append_promptly)
+
+
+def _stored(names: Sequence[str], stored: Appended) -> Response:
+    """The answer to an append of events of these entities, named as in the request."""
+    return json_response(
+        {
+            "first_position": stored.first_position,
+            "repeated": stored.repeated,
+            "events": [
+                {"entity_type": name.partition("|")[0], "entity_id": name.partition("|")[2], "seq_nr": seq_nr}
+                for name, seq_nr in zip(names, stored.seq_nr, strict=True)
+            ],
+        },
+        status=200 if stored.repeated else 201,
+    )
 
 
 def parse_request(text: bytes, key: str = "") -> LocalAppend:

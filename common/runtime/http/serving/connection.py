@@ -7,14 +7,15 @@
 
 A task for each request, and queues between it and its connection, cost as much as the rest of a small request. So the
 application reads its body from the socket and writes its answer to it; requests that are sent ahead wait in the kernel.
+
+What is between requests is read by `PlainRequests`, which serves those that need neither h11 nor ASGI, as if they had not
+been there; the bytes of any other are h11's, from the first on.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import suppress
-from email.utils import formatdate
 from typing import Final, TypeAlias
 from urllib.parse import unquote
 
@@ -22,13 +23,13 @@ import h11
 import trio
 from starlette.types import ASGIApp, Message, Scope
 
+from common.runtime.http.serving.plain_requests import KEEP_ALIVE_S, READ_BYTES, KnownHeads, PlainRequests, http_date
+
 Refuse: TypeAlias = Callable[[str, int, bool], bytes]
 """The JSON body of a refusal, from the peer's host, the status, and whether two headers contradict each other on the length."""
 
-KEEP_ALIVE_S: Final = 60.0
 SEND_TIMEOUT_S: Final = 20.0
 _HEAD_MAX_BYTES: Final = 16 * 1024
-_READ_BYTES: Final = 64 * 1024
 _LENGTHS: Final = {b"transfer-encoding", b"content-length"}
 _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 _DISCONNECT: Final[Message] = {"type": "http.disconnect"}
@@ -36,10 +37,16 @@ _GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class HttpConnection:
-    """``run`` is its task. ``client`` is who is at the other end of a Unix socket, which has no address."""
+    """``run`` is its task. ``client`` is who is at the other end of a Unix socket, which has no address; ``known`` has the
+    heads of requests that need no ASGI."""
 
     def __init__(
-        self, app: ASGIApp, stream: trio.SocketStream, refuse: Refuse, client: tuple[str, int] | None = None
+        self,
+        app: ASGIApp,
+        stream: trio.SocketStream,
+        refuse: Refuse,
+        client: tuple[str, int] | None = None,
+        known: KnownHeads | None = None,
     ) -> None:
         """Raises OSError if the peer is gone already."""
         self._app = app
@@ -48,6 +55,7 @@ class HttpConnection:
         self._client = client or stream.socket.getpeername()[:2]
         self._server = stream.socket.getsockname()[:2]
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_HEAD_MAX_BYTES)
+        self._plain = PlainRequests(stream, known, self.write)
         self._waiting = trio.CancelScope()
         self._is_idle = True
         self.is_ending = False
@@ -68,6 +76,7 @@ class HttpConnection:
     def end_when_idle(self) -> None:
         """Close: at once between requests, else after the answer."""
         self.is_ending = True
+        self._plain.end_when_idle()
         if self._is_idle:
             self._waiting.cancel()
 
@@ -84,7 +93,7 @@ class HttpConnection:
     async def read(self) -> bool:
         """Hand the next bytes, or the end, to h11; False when the connection is gone."""
         try:
-            self._http.receive_data(await self._stream.receive_some(_READ_BYTES))
+            self._http.receive_data(await self._stream.receive_some(READ_BYTES))
         except _GONE:
             return False
         return True
@@ -93,16 +102,18 @@ class HttpConnection:
         self._is_idle = True
         if self.is_ending:
             return None
+        if not self._http.trailing_data[0]:
+            data = await self._plain.until_other()
+            if data is None:
+                return None
+            self._http.receive_data(data)
         request, status, is_two_lengths = None, 0, False
-        with trio.CancelScope(deadline=trio.current_time() + KEEP_ALIVE_S) as self._waiting:
-            try:
-                while (event := self._http.next_event()) is h11.NEED_DATA:
-                    if not await self.read():
-                        return None
-            except h11.RemoteProtocolError as error:
-                status = error.error_status_hint
-            else:
-                request = event if isinstance(event, h11.Request) else None
+        try:
+            event = await self._next_event()
+        except h11.RemoteProtocolError as error:
+            status = error.error_status_hint
+        else:
+            request = event if isinstance(event, h11.Request) else None
         self._is_idle = False
         if request is not None and {name for name, _ in request.headers} >= _LENGTHS:
             # h11 believes one of the two, a proxy in between maybe the other.
@@ -110,6 +121,16 @@ class HttpConnection:
         if status:
             await self.refuse(status, is_two_lengths=is_two_lengths)
         return request
+
+    async def _next_event(self) -> object:
+        """The next of h11's events, between requests; None after too long a silence, or when the connection is gone or ends."""
+        event = self._http.next_event()
+        if event is not h11.NEED_DATA:
+            return event
+        with trio.CancelScope(deadline=self._plain.idle_since_s + KEEP_ALIVE_S) as self._waiting:
+            while event is h11.NEED_DATA and await self.read():
+                event = self._http.next_event()
+        return event
 
     async def refuse(self, status: int, *, is_two_lengths: bool = False) -> None:
         """Answer what is no request, or no longer one, and close."""
@@ -220,15 +241,3 @@ class _Exchange:
             return
         data = b"".join([self._http.send(part) or b"" for part in parts])
         self._is_gone = bool(data) and not await self._connection.write(data)
-
-
-_date = (-math.inf, b"")
-
-
-def http_date() -> bytes:
-    """Now, as the header ``date`` has it (RFC 9110, 6.6.1); formatted once a second."""
-    global _date  # noqa: PLW0603  a cache
-    now_s = trio.current_time()
-    if now_s - _date[0] >= 1.0:
-        _date = now_s, formatdate(usegmt=True).encode("ascii")
-    return _date[1]

@@ -21,7 +21,9 @@ from starlette.types import ASGIApp
 
 from common import unix_sockets
 from common.core.errors import BackhaulError, ConfigurationError
+from common.runtime.http.promptly import AnswersPromptly
 from common.runtime.http.serving.connection import HttpConnection
+from common.runtime.http.serving.plain_requests import KnownHeads, known_heads
 from common.runtime.logs.fields import leaf_errors
 from common.runtime.logs.setup import get_logger
 
@@ -111,6 +113,7 @@ class _Server:
         self._connections_max = connections_max
         self._uids = uids
         self._open: set[HttpConnection] = set()
+        self._known = _heads_known_to(app)
 
     async def handle(self, stream: trio.SocketStream) -> None:
         """Serve one connection until it ends. Never raises for what a client or a handler did."""
@@ -124,7 +127,7 @@ class _Server:
             if not unix_sockets.is_answered(uid, self._uids):
                 return
         try:
-            connection = HttpConnection(self._app, stream, _refuse, client)
+            connection = HttpConnection(self._app, stream, _refuse, client, self._known)
         except OSError:
             return  # gone before it was accepted
         self._open.add(connection)
@@ -140,6 +143,10 @@ class _Server:
         """Close idle connections now and busy ones after their answer."""
         for connection in self._open:
             connection.end_when_idle()
+
+
+def _heads_known_to(app: object) -> KnownHeads | None:
+    return known_heads(app) if isinstance(app, AnswersPromptly) else None
 
 
 def _refuse(peer: str, status: int, is_two_lengths: bool) -> bytes:
