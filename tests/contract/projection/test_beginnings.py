@@ -445,10 +445,10 @@ class TestFromNow:
     async def test_begins_at_the_end_of_the_log_and_there_again(self, journal: Journal) -> None:
         accounts, sums = Accounts(journal), Sums("each", start_from="now")
         await accounts.add(["A|x", "A|y"], [1, 2])
-        async with running(journal, sums.handler, settings=QUICK, decode=decode):
+        async with running(journal, sums.handler, settings=QUICK, decode=decode) as [progress]:
             await until_declared(journal, "sums")
             await accounts.add(["A|x", "A|z"], [3, 4])
-            await until(lambda: len(sums.seen) == 2)
+            await until(lambda: progress.position >= 4)
         commits = Commits()
         await accounts.add(["A|y"], [5])
         async with running(journal, sums.handler, settings=QUICK, decode=decode, commits=commits):
