@@ -1,11 +1,13 @@
 """The calls that one served connection runs: a trio task each, cancelled when its caller goes, ended with trailers.
 
 A handler's error hurts only its call. The carrier's own refusals (no such method, not gRPC, past its deadline) are
-answered in the same way as a handler's. A unary method that can do without a task is called as soon as its request is there.
+answered in the same way as a handler's. A unary method that can do without a task is called as soon as its request is there,
+if that came whole; such a call has no stream either, until it needs a task.
 
     state of a call     left by                                     then
-    accepted            `begin`, after all that came in at once     without a task, or in a task
-    without a task      its answer, if the line takes it at once    over
+    accepted            `begin`, after all that came in at once     in a task
+    whole               its handler, if it does not take it now     in a task
+                        its answer, if the line takes it at once    over
                         its answer, if it does not                  in a task, to send it
     in a task           the end of its handler, its deadline        over
     any                 a reset or the end of the connection        over
@@ -23,12 +25,18 @@ from h2.errors import ErrorCodes
 
 from common.core.errors import BackhaulError, ErrorKind
 from common.private.grpclib import AbstractHandler
+from common.private.h2 import RawHeaders, WholeRequest
+from common.private.hpack import constant_block
 from common.transport.grpc.inbound import PREFIX
+from common.transport.grpc.prompt_methods import PromptMethod, PromptMethods
+from common.transport.grpc.protocol import WireEvents
 from common.transport.grpc.status import Headers, trailers_of
-from common.transport.grpc.wire import CONTENT_TYPE, WireStream
+from common.transport.grpc.wire import CONTENT_TYPE, RESPONSE_HEADERS, WireStream
 from common.transport.link.call_status import outcome_of, stopping
 from common.transport.metadata import metadata_of
-from common.transport.stream import Caller, Methods, PeerGone, PeerInfo, StreamMethod, UnaryMethod
+from common.transport.stream import Caller, Methods, PeerGone, PeerInfo, StreamMethod
+
+_HEAD, _TAIL = constant_block(RESPONSE_HEADERS), constant_block(trailers_of(None))
 
 
 @dataclass(slots=True)
@@ -36,6 +44,7 @@ class CallService:
     """What the connections of one server share. `start` runs a call in the server's nursery, soon."""
 
     methods: Methods
+    prompt_methods: PromptMethods
     streams_max: int
     start: Callable[..., None]
     is_closing: bool = False
@@ -66,62 +75,86 @@ class IncomingCall:
             raise BackhaulError("link.not_grpc", f"a gRPC call is a POST of {CONTENT_TYPE}, not {content_type[:80]}")
         return metadata_of(self.headers)
 
-    def answer_now(self, message: bytes) -> bool:
-        """Send the only message and end the call, all in one write, if the line takes it; else do nothing."""
-        wire, connection, size = self.wire, self.wire.connection, PREFIX.size + len(message)
-        if wire.fault is None:
-            assert wire.id is not None
-            room = connection.frame_room(wire.id) if connection.writable.is_set() else 0
-            if size > min(room, connection.http2.max_outbound_frame_size):
-                return False
-            wire.accept(flush=False)
-            connection.http2.send_data(wire.id, PREFIX.pack(0, len(message)) + message)
-            self.finish(None)
-        return True
-
     def finish(self, outcome: BackhaulError | None) -> None:
         """End the call, well or with a refusal."""
         self.wire.finish(trailers_of(outcome))
 
 
+class WholeCall:
+    """One call of a connection that came whole and has no task."""
+
+    __slots__ = ("events", "request")
+
+    def __init__(self, request: WholeRequest, events: WireEvents) -> None:
+        self.request = request
+        self.events = events
+
+    @property
+    def message(self) -> bytes:
+        return self.request.body[PREFIX.size :]
+
+    def answer(self, message: bytes) -> bool:
+        """Send the only message and end the call, all in one write, if the line takes it; else do nothing."""
+        connection = self.events.connection
+        if not connection.writable.is_set():
+            return False
+        body = PREFIX.pack(0, len(message)) + message
+        data = connection.http2.answer_whole(self.request.stream_id, _HEAD, body, _TAIL)
+        if data is not None and not connection.is_closing():
+            connection.transport.write(data)
+        return data is not None
+
+    def refuse(self, refusal: BackhaulError | None) -> None:
+        """End the call with a refusal alone."""
+        connection = self.events.connection
+        connection.http2.refuse_whole(self.request.stream_id, RESPONSE_HEADERS + trailers_of(refusal))
+        connection.flush()
+
+    def adopt(self) -> IncomingCall:
+        """The call as one that has a stream."""
+        headers = [(name.decode(), value.decode()) for name, value in self.request.headers]
+        wire, release = self.events.adopt_whole(self.request)
+        return IncomingCall(wire, headers, dict(headers), release)
+
+
 class ConnectionCalls(AbstractHandler):
-    """The calls of one connection; grpclib calls `accept`, `cancel`, `close`, and `begin` comes after what was accepted."""
+    """The calls of one connection; grpclib calls `accept`, `cancel`, `close`, and `begin` comes after what was accepted.
+
+    Of requests that came whole the connection's events tell `begin_whole` and `forget_whole`.
+    """
 
     def __init__(self, service: CallService) -> None:
         self._service = service
         self._accepted: dict[object, IncomingCall] = {}
         self._in_tasks: dict[object, IncomingCall] = {}
-        self._without_task: dict[object, IncomingCall] = {}
+        self._whole: dict[int, WholeCall] = {}
         self.ended = trio.Event()
+
+    @property
+    def _is_full(self) -> bool:
+        running = len(self._accepted) + len(self._in_tasks) + len(self._whole)
+        return running >= self._service.streams_max or self._service.is_closing
 
     def accept(self, stream: object, headers: Headers, release_stream: Callable[[], None]) -> None:
         assert isinstance(stream, WireStream)
-        running = len(self._accepted) + len(self._in_tasks) + len(self._without_task)
-        if running >= self._service.streams_max or self._service.is_closing:
+        if self._is_full:
             stream.reset_if_open(ErrorCodes.REFUSED_STREAM)
             release_stream()
             return
         self._accepted[stream] = IncomingCall(stream, headers, dict(headers), release_stream)
 
     def begin(self) -> None:
-        """Start the calls that were accepted, in their order; by now a short request is whole."""
+        """Start the calls that were accepted, in their order."""
         accepted, self._accepted = self._accepted, {}
         for call in accepted.values():
-            if not self._begin_without_task(call):
-                self._begin(call, partial(self._serve, call, None))
+            self._begin(call, partial(self._serve, call, None))
 
     def cancel(self, stream: object) -> None:
         call = self._in_tasks.get(stream)
-        if call is None:
-            self._forget(stream)
-        elif call.scope is not None:
+        if call is not None and call.scope is not None:
             call.scope.cancel()
-
-    def _forget(self, stream: object) -> None:
-        """Let go of a call that has no task."""
-        call = self._accepted.pop(stream, None) or self._without_task.pop(stream, None)
-        if call is not None:
-            call.release()
+        elif (accepted := self._accepted.pop(stream, None)) is not None:
+            accepted.release()
 
     def close(self) -> None:
         self.cancel_all()
@@ -130,52 +163,70 @@ class ConnectionCalls(AbstractHandler):
         for call in self._in_tasks.values():
             if call.scope is not None:
                 call.scope.cancel()
-        for call in [*self._accepted.values(), *self._without_task.values()]:
+        accepted, self._accepted = self._accepted, {}
+        for call in accepted.values():
             call.finish(stopping())
-            self._forget(call.wire)
+            call.release()
+        whole, self._whole = self._whole, {}
+        for each in whole.values():
+            each.refuse(stopping())
         self._note_end()
 
     def _note_end(self) -> None:
-        if self._service.is_closing and not (self._in_tasks or self._without_task):
+        if self._service.is_closing and not (self._in_tasks or self._whole):
             self.ended.set()
 
-    # -- without a task ---------------------------------------------------------------------------------------------------
-    def _begin_without_task(self, call: IncomingCall) -> bool:
-        """Whether the call is begun. If not, nothing has happened, and its task will meet what is wrong."""
-        method = self._service.methods.get(call.path)
-        if not isinstance(method, UnaryMethod) or method.promptly is None:
-            return False
-        try:
-            metadata = call.check()
-            request = call.wire.take_now()
-        except BackhaulError:
-            return False
-        if request is None:
-            return False
-        self._without_task[call.wire] = call
+    # -- whole ------------------------------------------------------------------------------------------------------------
+    def admit_whole(self, headers: RawHeaders, body: bytes) -> PromptMethod | None:
+        """What a request is for, if it may be taken as a whole."""
+        return self._service.prompt_methods.find(headers, body)
+
+    def begin_whole(self, request: WholeRequest, events: WireEvents) -> None:
+        """Serve a request that was admitted."""
+        method = request.admitted
+        assert isinstance(method, PromptMethod)
+        if self._is_full:
+            events.connection.http2.reset_whole(request.stream_id, ErrorCodes.REFUSED_STREAM)
+            return
+        call = self._whole[request.stream_id] = WholeCall(request, events)
         answer = partial(self._answer, call)
         try:
-            is_taken = method.promptly(request, Caller(call.peer, metadata), answer)
+            is_taken = method.promptly(call.message, Caller(events.connection.peer, method.metadata), answer)
         except Exception as error:  # noqa: BLE001  a handler hurts only its call
             answer(error)
         else:
             if not is_taken:
-                del self._without_task[call.wire]
-                self._begin(call, partial(self._serve, call, request))
-        return True
+                self._begin_adopted(call, self._serve, call.message)
 
-    def _answer(self, call: IncomingCall, result: bytes | Exception) -> None:
-        """Answer a call that has no task, unless its caller has gone meanwhile."""
-        if call.wire not in self._without_task:
+    def forget_whole(self, stream_id: int) -> None:
+        """The caller has given up: it is not answered."""
+        self._whole.pop(stream_id, None)
+        self._note_end()
+
+    def _answer(self, call: WholeCall, result: bytes | Exception) -> None:
+        """Answer a whole call, unless its caller has gone meanwhile."""
+        stream_id = call.request.stream_id
+        if self._whole.get(stream_id) is not call:
             return
         if isinstance(result, Exception):
-            call.finish(outcome_of(result, peer=call.peer.address, path=call.path))
-        elif not call.answer_now(result):
-            del self._without_task[call.wire]
-            self._begin(call, partial(self._send, call, result))
+            method = call.request.admitted
+            assert isinstance(method, PromptMethod)
+            call.refuse(outcome_of(result, peer=call.events.connection.peer.address, path=method.path))
+        elif not call.answer(result):
+            self._begin_adopted(call, self._send, result)
             return
-        self._forget(call.wire)
+        del self._whole[stream_id]
         self._note_end()
+
+    def _begin_adopted(
+        self,
+        call: WholeCall,
+        work: Callable[[IncomingCall, bytes, trio.CancelScope], Awaitable[None]],
+        message: bytes,
+    ) -> None:
+        del self._whole[call.request.stream_id]
+        adopted = call.adopt()
+        self._begin(adopted, partial(work, adopted, message))
 
     # -- in a task --------------------------------------------------------------------------------------------------------
     def _begin(self, call: IncomingCall, work: Callable[[trio.CancelScope], Awaitable[None]]) -> None:

@@ -6,6 +6,7 @@ Garbage ends this connection and nothing else; frames we do not know are ignored
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import trio
 from h2.config import H2Configuration
@@ -18,8 +19,8 @@ from common.border import Transport
 from common.core.policy.identity import IdentityRule
 from common.private import grpclib
 from common.private.grpclib import AbstractHandler, EventsProcessor, H2Protocol
-from common.private.h2 import Http2, next_frame_bytes
-from common.transport.grpc.wire import WireConnection, WireLimits
+from common.private.h2 import Http2, RawHeaders, WholeRequest, WholeRequestReset, next_frame_bytes
+from common.transport.grpc.wire import WireConnection, WireLimits, WireStream
 from common.transport.link.gate import Gate
 from common.transport.stream import PeerGone
 
@@ -32,12 +33,43 @@ _HEADER_LIST_MAX_BYTES = 16 * 1024
 _FRAME_MAX_BYTES = 64 * 1024
 
 
+class WholeCalls(Protocol):
+    """The served end of calls that come as a `WholeRequest`."""
+
+    def admit_whole(self, headers: RawHeaders, body: bytes) -> object:
+        """`common.private.h2.Admit`."""
+
+    def begin_whole(self, request: WholeRequest, events: WireEvents) -> None:
+        """A request that was admitted has come."""
+
+    def forget_whole(self, stream_id: int) -> None:
+        """Its caller has given it up."""
+
+
 class WireEvents(EventsProcessor):
     """grpclib's dispatch of HTTP/2 events, without its faults for what we do not know."""
 
-    def __init__(self, handler: AbstractHandler, connection: WireConnection, on_settled: Callable[[], None]) -> None:
+    connection: WireConnection
+
+    def __init__(
+        self,
+        handler: AbstractHandler,
+        connection: WireConnection,
+        on_settled: Callable[[], None],
+        whole: WholeCalls | None,
+    ) -> None:
         super().__init__(handler, connection)
         self._on_settled = on_settled
+        if whole is not None:
+            connection.http2.admit = whole.admit_whole
+            self.processors[WholeRequest] = lambda event: whole.begin_whole(event, self)
+            self.processors[WholeRequestReset] = lambda event: whole.forget_whole(event.stream_id)
+
+    def adopt_whole(self, request: WholeRequest) -> tuple[WireStream, Callable[[], None]]:
+        """Give a whole request the stream that it has not; returns that, and what lets grpclib forget it."""
+        self.connection.http2.adopt_whole(request)
+        stream = self.connection.create_stream(stream_id=request.stream_id)
+        return stream, self.register(stream)
 
     def process(self, event: Event) -> None:
         if grpclib.knows(self, event):
@@ -48,7 +80,6 @@ class WireEvents(EventsProcessor):
         self._on_settled()
 
     def process_connection_terminated(self, event: ConnectionTerminated) -> None:
-        assert isinstance(self.connection, WireConnection)
         code = event.error_code or ErrorCodes.NO_ERROR
         self.connection.abort(PeerGone("link.lost", f"the peer closes the connection (GOAWAY, error {code})"))
         super().process_connection_terminated(event)
@@ -70,6 +101,7 @@ class WireProtocol(H2Protocol):
         *,
         is_client: bool,
         identity: IdentityRule,
+        whole: WholeCalls | None = None,
         on_read: Callable[[], None] | None = None,
         on_lost: Callable[[], None] | None = None,
     ) -> None:
@@ -80,6 +112,7 @@ class WireProtocol(H2Protocol):
         self.lost_by: BaseException | None = None
         self._limits = limits
         self._identity = identity
+        self._whole = whole
         self._on_read = on_read
         self._on_lost = on_lost
 
@@ -104,7 +137,7 @@ class WireProtocol(H2Protocol):
             http2.increment_flow_control_window(window - _HTTP2_INITIAL_WINDOW)
         self.connection = WireConnection(http2, transport, self._limits, self._identity)
         self.connection.flush()
-        self.processor = WireEvents(self.handler, self.connection, self._settle)
+        self.processor = WireEvents(self.handler, self.connection, self._settle, self._whole)
 
     def _settle(self) -> None:
         self.is_settled = True

@@ -25,6 +25,7 @@ from common.core.errors import ConfigurationError
 from common.core.policy.identity import IdentityRule
 from common.transport.grpc import tcp
 from common.transport.grpc.calls import CallService, ConnectionCalls
+from common.transport.grpc.prompt_methods import PromptMethods
 from common.transport.grpc.protocol import WireProtocol
 from common.transport.grpc.tls import ServerContext, TlsFiles, handshake_reason
 from common.transport.grpc.wire import WireLimits
@@ -169,7 +170,8 @@ class _Server:
         self._start_soon = start_soon
         # Handlers start from connections' callbacks; their log context is the server's, not the callback's.
         self._context = contextvars.copy_context()
-        self._service = CallService(methods, limits.streams_max, self._start_call)
+        prompt_methods = PromptMethods(methods, limits.message_max_bytes)
+        self._service = CallService(methods, prompt_methods, limits.streams_max, self._start_call)
         self._connecting = 0
         self._connections: dict[ConnectionCalls, WireProtocol] = {}
 
@@ -215,6 +217,7 @@ class _Server:
             self._limits,
             is_client=False,
             identity=self._identity,
+            whole=calls,
             on_read=calls.begin,
             on_lost=lambda: self._forget(calls),
         )

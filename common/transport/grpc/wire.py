@@ -311,14 +311,14 @@ class WireStream(grpclib.Stream):
         """Send the response headers, unless they have left; see `ServedStream.accept`."""
         if not self._has_sent_headers:
             self._has_sent_headers = True
-            self.send_headers_now(_RESPONSE_HEADERS, flush=flush)
+            self.send_headers_now(RESPONSE_HEADERS, flush=flush)
 
     def finish(self, trailers: Headers) -> None:
         """End the call at its serving end; a caller that still sends is asked to stop."""
         self._has_ended = True
         self._window_grew.set()
         if self.fault is None:
-            self.send_headers_now(trailers if self._has_sent_headers else _RESPONSE_HEADERS + trailers, end=True)
+            self.send_headers_now(trailers if self._has_sent_headers else RESPONSE_HEADERS + trailers, end=True)
             self._has_sent_headers = True
             self.reset_if_open(ErrorCodes.NO_ERROR)
 
@@ -361,10 +361,6 @@ class WireStream(grpclib.Stream):
         finally:
             self._is_receiving = False
 
-    def take_now(self) -> bytes | None:
-        """The next message if all of it is here. Raises as ``receive``, and will again."""
-        return self._inbound.take()
-
     async def wait_accepted(self) -> None:
         """Wait for the peer's response headers; see `DialledStream.wait_accepted`."""
         await trio.lowlevel.checkpoint()
@@ -389,4 +385,4 @@ class WireStream(grpclib.Stream):
             raise fault
 
 
-_RESPONSE_HEADERS: Headers = [(":status", "200"), ("content-type", CONTENT_TYPE)]
+RESPONSE_HEADERS: Headers = [(":status", "200"), ("content-type", CONTENT_TYPE)]

@@ -10,7 +10,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, Event, RequestReceived
 from h2.exceptions import ProtocolError
-from hyperframe.frame import DataFrame, Frame
+from hyperframe.frame import DataFrame, Frame, WindowUpdateFrame
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,6 +50,8 @@ _SENT = st.lists(
         st.tuples(st.just("data"), st.sampled_from([1, 3, 5]), st.binary(max_size=40)),
         st.tuples(st.just("padded"), st.sampled_from([1, 3]), st.binary(max_size=40)),
         st.tuples(st.just("credit"), st.sampled_from([1, 3]), st.just(b"")),
+        st.tuples(st.just("grant"), st.just(0), st.just(b"")),
+        st.tuples(st.just("ping"), st.just(0), st.binary(min_size=8, max_size=8)),
         st.tuples(st.just("end"), st.just(5), st.binary(max_size=9)),
         st.tuples(st.just("large"), st.sampled_from([1, 3]), st.just(bytes(16_000))),
     ),
@@ -71,6 +73,10 @@ def frames_of(sent: list[tuple[str, int, bytes]], content_length: str | None) ->
             continue
         if kind == "credit":
             client.increment_flow_control_window(1_000, stream_id)
+        elif kind == "grant":
+            frames.append(WindowUpdateFrame(0, window_increment=2**29).serialize())  # the fourth is too much
+        elif kind == "ping":
+            client.ping(data)
         elif len(data) < client.local_flow_control_window(stream_id):
             has_ended = has_ended or kind == "end"
             client.send_data(stream_id, data, end_stream=kind == "end", pad_length=3 if kind == "padded" else None)
@@ -92,9 +98,10 @@ def taken(server: H2Connection, pieces: list[bytes]) -> list[object]:
                     found.append(type(event))
             managers = [stream._inbound_window_manager for stream in server.streams.values()]
             found.append([dict(vars(each)) for each in (server._inbound_flow_control_window_manager, *managers)])
+            found.append(server.outbound_flow_control_window)
     except ProtocolError as error:
         found.append(type(error))
-    return [*found, server.data_to_send()]
+    return [*found, server.data_to_send(), server.outbound_flow_control_window]
 
 
 @given(

@@ -177,7 +177,7 @@ async def test_an_answer_waits_in_a_task_while_the_line_is_full(sent_by_tasks: l
 
         nursery.start_soon(call)
         _, answer = await later.next()
-        connection = cast("partial[None]", answer).args[0].wire.connection
+        connection = cast("partial[None]", answer).args[0].events.connection
         connection.pause_writing()
         answer(b"small")
         await trio.sleep(0.1)

@@ -1,0 +1,1 @@
+"""Calls over gRPC, from the bytes of a connection to the methods."""
