@@ -17,6 +17,8 @@ OF_PROGRAMS = {
     ("DELETE", "/v1/states/{entity_type}/{entity_id:path}"),
     ("PUT", "/v1/snapshots/{type}/{id:path}"),
 }
+# The classes of routes, and the method of one that names none.
+CLASSES = {"Route": "GET", "PromptRoute": "POST"}
 
 
 def changing_routes() -> set[tuple[str, str]]:
@@ -24,14 +26,17 @@ def changing_routes() -> set[tuple[str, str]]:
     found = set()
     for file in [*ROOT.glob("common/**/*.py"), *ROOT.glob("*_service/**/*.py")]:
         for node in ast.walk(ast.parse(file.read_text())):
-            if not isinstance(node, ast.Call) or getattr(node.func, "id", "") != "Route":
+            if isinstance(node, ast.ClassDef) and {getattr(base, "id", "") for base in node.bases} & CLASSES.keys():
+                assert node.name in CLASSES, f"{node.name}: which method does it have?"
+            made = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
+            if not isinstance(node, ast.Call) or made not in CLASSES:
                 continue
             path = "".join(
                 str(part.value) if isinstance(part, ast.Constant) else "{}"
                 for part in getattr(node.args[0], "values", [node.args[0]])
             )
             methods = next((word.value for word in node.keywords if word.arg == "methods"), None)
-            names = ast.literal_eval(methods) if methods is not None else ["GET"]
+            names = ast.literal_eval(methods) if methods is not None else [CLASSES[made]]
             found |= {(name, path) for name in names if name not in SAFE_METHODS}
     return found
 
