@@ -58,7 +58,9 @@ class LastKnown:
                 await self._done.wait()
             stale = self.reason
         if waiting.cancelled_caught:
-            stale = self.reason or f"the journal has not answered within {within_s} s"
+            # The last read that ended may be long over, and its reason with it.
+            before = f"; the last time it was asked: {self.reason}" if self.reason else ""
+            stale = f"the journal has not answered within {within_s} s{before}"
         age_s = (self._now_us() - self.as_of_us) / 1e6 if self.as_of_us else None
         return {
             "as_of": self.as_of_us / 1e6 if self.as_of_us else None,

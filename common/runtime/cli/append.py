@@ -121,7 +121,8 @@ def check_line(line_number: int, line: bytes, batch: LineBatch) -> None:
         is_object = isinstance(json_text.read(line), dict)
     except json_text.UnfitJson as unfit:
         place = f" at {unfit.place}" if unfit.place else ""
-        raise _bad_line(line_number, f"{unfit.what}{place}", batch) from None
+        what = unfit.what.replace(": line 1 column", ": column")  # the reader counts lines of what it was given
+        raise _bad_line(line_number, f"{what}{place}", batch) from None
     if not is_object:
         raise _bad_line(line_number, "is not a JSON object", batch)
 

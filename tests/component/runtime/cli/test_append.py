@@ -82,6 +82,7 @@ def test_append_names_a_line_that_is_no_event(
     assert answer.out == "2 events acknowledged\n"
     assert answer.err.startswith("cli.bad_line: line 4 is n")
     assert "line 3 before it" in answer.err
+    assert "line 1" not in answer.err
     assert len(service.requests) == 1
 
 
