@@ -25,7 +25,8 @@ class EventTrace:
     An acknowledged position says that the cloud needs nothing more up to there. What is withheld below it was neither sent
     nor acknowledged, unless its entity has come into the filter since and brought it as part of its past: `past_of` is the
     number with which it came in. Where a snapshot stood for it, `replaced_by` is that one's number, as far as it is known now.
-    Nothing is known (null) before this process has had a link; nor, beside `replaced_by`, of an event where snapshots stand in.
+    Nothing is known (null) before this process has had a link; nor, beside `replaced_by`, of an event where snapshots stand in;
+    nor, beside `withheld`, of one from before the last change of filters: one of before the last two may have sent it.
     """
 
     def __init__(self, journal: Journal, link: LinkState, on_push: Callable[[EventBatch], Transformed] | None) -> None:
@@ -46,7 +47,8 @@ class EventTrace:
         if fate is Fate.BY_REQUESTED_FILTER and (brought := await self._brought(page.events)) is not None:
             return brought
         if fate.is_withheld:
-            return _withheld(fate.value, link.filters.new.version)
+            is_known = position > link.filters.change_position
+            return _withheld(fate.value, link.filters.new.version, is_known=is_known)
         if self._is_withheld_by_code(page.events):
             return _withheld("on_push", None)
         progress = self._progress(fate, position)
@@ -117,6 +119,7 @@ class EventTrace:
             return False
 
 
-def _withheld(by: str, version: int | None) -> dict[str, object]:
+def _withheld(by: str, version: int | None, *, is_known: bool = True) -> dict[str, object]:
     more = {} if version is None else {"filter_version": version}
-    return {"sent": False, "acked": False, "withheld": {"by": by, **more}}
+    went = False if is_known else None
+    return {"sent": went, "acked": went, "withheld": {"by": by, **more}}
