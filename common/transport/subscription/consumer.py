@@ -224,8 +224,8 @@ class _Session:
 
     async def _leave(self) -> None:
         """End the stream; what still comes is sent again on the next one."""
+        self._is_leaving = True  # before anything waits: what were queued from now on would never be taken
         await self._intake.keep_place()
-        self._is_leaving = True
         await self._stream.end()
         while not self._peer_ended:
             await self._work.park()

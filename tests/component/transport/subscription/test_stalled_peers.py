@@ -13,12 +13,13 @@ from trio.testing import MockClock
 
 import common.transport.memory.network
 from common.core.events.batch import new_events
-from common.core.flow.messages import Heartbeat
+from common.core.flow.messages import Drain, Heartbeat
 from common.core.journal.history import Generation, History
 from common.core.subscription.messages import (
     SUBSCRIBE_PATH,
     Deliver,
     DeliveryLane,
+    Progress,
     StreamLimits,
     Subscribe,
     Subscribed,
@@ -181,6 +182,23 @@ async def test_of_both_ends_limits_the_narrower_hold(narrow: StreamLimits, autoj
                 assert narrow.window_bytes / 2 < sum(sizes) <= narrow.window_bytes
                 assert max(counts) <= narrow.batch_events
                 assert max(sizes) <= 1.3 * narrow.batch_bytes
+
+
+async def test_a_source_that_freezes_after_it_asked_to_leave_is_left(autojump_clock: MockClock) -> None:
+    """What comes while the place is stored is not taken any more: it is nothing that the consumer owes an ack for."""
+    world = SubscriptionWorld(commit_s=1.0)
+
+    async def ask_to_leave_and_freeze(stream: MessageStream) -> None:
+        await take(stream)
+        await stream.send(encode_from_source(Progress(DeliveryLane.LIVE, 0, 1)))
+        await stream.send(encode_from_source(Drain(1.0, "stopping")))
+        for through in range(2, 30):  # the consumer stores its place meanwhile
+            await trio.sleep(0.3)
+            await stream.send(encode_from_source(Progress(DeliveryLane.LIVE, through - 1, through)))
+        await trio.sleep_forever()
+
+    async with world.consumer() as (_, state), answered(world, ask_to_leave_and_freeze):
+        await wait_until(lambda: state.last_code == "link.stalled", at_most_s=120)
 
 
 class StandingSink:
