@@ -25,7 +25,7 @@ from common.journal.group_commit import AHEAD_MIN_ROWS, OnSettled
 from common.journal.stores.push_filters import PushFilterStore
 from common.transport.codec import push as codec
 from common.transport.push.endpoint_stream import EndpointSettings, EndpointStream, OriginStream
-from common.transport.stream import MessageStream, PeerInfo
+from common.transport.stream import MessageStream, PeerClosed, PeerInfo
 from tests.support.builders import START_US
 from tests.support.push import LIMITS, PushWorld, append, wait_for_head, whole_log
 
@@ -48,8 +48,15 @@ class Line:
         self.bytes_received += 1
         self._to_cloud.send_nowait(codec.encode_from_edge(message))
 
+    def ends(self) -> None:
+        """The edge has said all it had to say."""
+        self._to_cloud.close()
+
     async def receive(self) -> bytes:
-        return await self._arrived.receive()
+        try:
+            return await self._arrived.receive()
+        except trio.EndOfChannel:
+            raise PeerClosed from None
 
     async def send(self, message: bytes) -> None:
         await trio.sleep(1 if self.is_slow else 0)
@@ -208,6 +215,9 @@ async def test_much_that_comes_during_a_commit_goes_to_the_writer_at_once(much: 
         end.line.says(much)
         await wait_all_tasks_blocked()
         assert end.writer.positions == [2, much.through_position]
+        end.line.says(batch(much.through_position, much.through_position + AHEAD_MIN_ROWS))
+        await wait_all_tasks_blocked()
+        assert len(end.writer.positions) == 2, "one group ahead, and no more"
 
 
 async def test_acks_leave_in_order_and_what_there_is_more_to_tell_of_leaves_from_the_streams_own_task() -> None:
@@ -271,6 +281,48 @@ async def test_a_batch_does_not_pass_a_question_that_came_before_it() -> None:
         await wait_all_tasks_blocked()
         assert end.line.sent[-1] == PastKnown((7,))
         assert end.writer.positions == [1, 3]
+
+
+async def test_a_question_that_came_during_a_commit_is_answered_when_that_is_over() -> None:
+    async with clouds_end() as end:
+        end.known.set()
+        end.line.says(batch(0, 1))
+        end.line.says(PastQuestion(("S|b",)))
+        await wait_all_tasks_blocked()
+        end.writer.settle(0)
+        await wait_all_tasks_blocked()
+        assert end.line.sent[-1] == PastKnown((7,))
+
+
+async def test_an_edge_that_ended_during_a_commit_is_let_go_when_that_is_over() -> None:
+    end, is_over = CloudsEnd(), trio.Event()
+
+    async def run() -> None:
+        await end.run()
+        is_over.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run)
+        end.line.says(batch(0, 1))
+        end.line.ends()
+        await wait_all_tasks_blocked()
+        end.writer.settle(0)
+        await wait_all_tasks_blocked()
+        assert (end.acks, is_over.is_set()) == ([1], True)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_journal_that_always_has_the_next_group_is_not_slow_while_it_stores_each(
+    autojump_clock: MockClock,
+) -> None:
+    async with clouds_end() as end:
+        end.line.says(batch(0, AHEAD_MIN_ROWS))
+        for number in range(1, 10):
+            end.line.says(batch(number * AHEAD_MIN_ROWS, (number + 1) * AHEAD_MIN_ROWS))
+            await trio.sleep(TIMEOUT_S / 3)
+            assert len(end.writer.taken) == number + 1
+            end.writer.settle(number - 1)
+        assert len(end.acks) == 9
 
 
 async def test_what_the_writer_has_no_room_for_waits_and_passes_nothing(autojump_clock: MockClock) -> None:
