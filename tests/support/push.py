@@ -12,6 +12,7 @@ import trio
 from common.core.events.batch import EventBatch, new_events
 from common.core.filters.past import Past
 from common.core.flow.backoff import Backoff
+from common.core.flow.messages import EdgeHealth
 from common.core.journal.append import LocalAppend
 from common.core.push.filter_transition import EVERYTHING
 from common.core.push.messages import PUSH_PATH, PushLimits
@@ -50,6 +51,7 @@ class PushWorld:
     batch_events: int = 50
     poll_s: float = 0.5
     message_max_bytes: int = 4_000_000
+    health: Callable[[], EdgeHealth] | None = None
     endpoint: EndpointSettings = field(
         default_factory=lambda: EndpointSettings(LIMITS, 1_000, 10.0, 10.0, 30.0, require_identity=False)
     )
@@ -108,6 +110,7 @@ class PushWorld:
             own_filter,
             own_past,
             snapshots_if_behind,
+            health=self.health,
         )
         state = LinkState()
         async with (

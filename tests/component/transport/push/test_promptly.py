@@ -15,7 +15,7 @@ from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch, new_events
 from common.core.events.stated_range import StatedRange
 from common.core.flow.measures import CodeCounts
-from common.core.flow.messages import Drain, Heartbeat
+from common.core.flow.messages import Drain, EdgeHealth, Heartbeat
 from common.core.journal.append import AppendOutcome, AppendRequest, ParkedEvent, Pushed, PushedAppend
 from common.core.journal.history import Offset, Resume
 from common.core.push.filter_transition import PushFilter, PushFilterApplied
@@ -390,6 +390,19 @@ async def test_what_is_stored_is_sent_in_the_commits_turn_while_nothing_is_chose
         await wait_for_head(cloud, 310)
         assert (await whole_log(cloud)).seq_nr == (await whole_log(edge)).seq_nr
         assert link.connects == 1
+
+
+async def test_an_edge_whose_commits_send_without_end_still_says_how_it_is(autojump_clock: MockClock) -> None:
+    head = 0
+    world = PushWorld(health=lambda: EdgeHealth(head))
+    async with world.cloud() as (_, endpoint), world.edge() as (edge, _):
+        for _ in range(120):
+            await append(edge, ["S|a"])
+            head = edge.log.history.head_position
+            await trio.sleep(0.5)
+        [stream] = endpoint.streams
+        assert stream.health is not None
+        assert head - 25 <= stream.health.head_position
 
 
 async def test_where_a_filter_chooses_the_sending_task_does(autojump_clock: MockClock) -> None:
