@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from common.core.events.batch import EventBatch, new_events
+from common.core.events.transformations import Transformed
 from common.core.filters.past import Past
 from common.core.flow.backoff import Backoff
 from common.core.flow.messages import EdgeHealth
@@ -52,6 +53,7 @@ class PushWorld:
     poll_s: float = 0.5
     message_max_bytes: int = 4_000_000
     health: Callable[[], EdgeHealth] | None = None
+    on_push: Callable[[EventBatch], Transformed] | None = None
     endpoint: EndpointSettings = field(
         default_factory=lambda: EndpointSettings(LIMITS, 1_000, 10.0, 10.0, 30.0, require_identity=False)
     )
@@ -110,6 +112,7 @@ class PushWorld:
             own_filter,
             own_past,
             snapshots_if_behind,
+            on_push=self.on_push,
             health=self.health,
         )
         state = LinkState()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import cast
 
 import outcome
@@ -14,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from common.core.errors import BackhaulError
 from common.core.events.batch import EventBatch, new_events
 from common.core.events.stated_range import StatedRange
+from common.core.events.transformations import Transformed
 from common.core.flow.measures import CodeCounts
 from common.core.flow.messages import Drain, EdgeHealth, Heartbeat
 from common.core.journal.append import AppendOutcome, AppendRequest, ParkedEvent, Pushed, PushedAppend
@@ -22,6 +24,7 @@ from common.core.push.filter_transition import PushFilter, PushFilterApplied
 from common.core.push.messages import Ack, FromCloud, FromEdge, PastKnown, PastQuestion, PushBatch, Start
 from common.core.push.receiver import Endpoint
 from common.journal.group_commit import AHEAD_MIN_ROWS, OnSettled
+from common.journal.stores.log import LogPage
 from common.journal.stores.push_filters import PushFilterStore
 from common.transport.codec import push as codec
 from common.transport.push.endpoint_stream import EndpointSettings, EndpointStream, OriginStream
@@ -392,6 +395,19 @@ async def test_what_is_stored_is_sent_in_the_commits_turn_while_nothing_is_chose
         assert link.connects == 1
 
 
+async def test_nothing_passes_by_what_an_application_makes_of_events(autojump_clock: MockClock) -> None:
+    def redacted(events: EventBatch) -> Transformed:
+        return Transformed(replace(events, payload=[b"redacted"] * len(events)))
+
+    world = PushWorld(on_push=redacted)
+    async with world.cloud() as (cloud, _), world.edge() as (edge, _):
+        for _ in range(5):
+            await trio.sleep(1)
+            await append(edge, ["S|a"])
+        await wait_for_head(cloud, 5)
+        assert set((await whole_log(cloud)).payload) == {b"redacted"}
+
+
 async def test_an_edge_whose_commits_send_without_end_still_says_how_it_is(autojump_clock: MockClock) -> None:
     head = 0
     world = PushWorld(health=lambda: EdgeHealth(head))
@@ -403,6 +419,28 @@ async def test_an_edge_whose_commits_send_without_end_still_says_how_it_is(autoj
         [stream] = endpoint.streams
         assert stream.health is not None
         assert head - 25 <= stream.health.head_position
+
+
+async def test_a_commit_sends_nothing_while_the_sending_task_reads(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would go again with the page that is being read."""
+    world = PushWorld()
+    async with world.cloud() as (cloud, _), world.edge() as (edge, link):
+        await trio.sleep(1)
+        read = edge.log.read
+
+        async def read_slowly(after: int, **limits: object) -> LogPage:
+            await trio.sleep(1)
+            return await read(after, **limits)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(edge.log, "read", read_slowly)
+        for _ in range(40):
+            await append(edge, ["S|a"])
+            await trio.sleep(1.7)  # meanwhile it looks, and looks again
+        await wait_for_head(cloud, 40)
+        assert (await whole_log(cloud)).seq_nr == list(range(1, 41))
+        assert (link.connects, link.ends.total) == (1, 0)
 
 
 async def test_where_a_filter_chooses_the_sending_task_does(autojump_clock: MockClock) -> None:
