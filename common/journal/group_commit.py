@@ -18,7 +18,7 @@ In a busy service the next group begins no sooner than a few milliseconds after 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import NoReturn
 
@@ -83,13 +83,17 @@ class CommitGroup:
         return True
 
 
-OnSettled = Callable[[outcome.Outcome[AppendOutcome]], None]
+AfterGroup = Callable[[], object]
+"""What a request wants done when all of its group know their outcomes. Equal ones of a group are called once."""
+
+OnSettled = Callable[[outcome.Outcome[AppendOutcome]], AfterGroup | None]
 
 
 class Submitted:
     """A request in the queue; its place in the log's order is taken.
 
-    ``on_settled`` is called with the outcome by the task that committed: it must be quick and not raise.
+    ``on_settled`` is called with the outcome by the task that committed: it must be quick and not raise, and so must what
+    it returns.
     """
 
     def __init__(self, request: AppendRequest, on_settled: OnSettled | None = None) -> None:
@@ -114,14 +118,14 @@ class Submitted:
         assert self._result is not None
         return self._result.unwrap()
 
-    def settle(self, result: outcome.Outcome[AppendOutcome]) -> None:
-        """Tell who waits, once."""
-        if self._result is None:
-            self._result = result
-            if self._done is not None:
-                self._done.set()
-            if self._on_settled is not None:
-                self._on_settled(result)
+    def settle(self, result: outcome.Outcome[AppendOutcome]) -> AfterGroup | None:
+        """Tell who waits, once; returns what is to be called after the group."""
+        if self._result is not None:
+            return None
+        self._result = result
+        if self._done is not None:
+            self._done.set()
+        return self._on_settled(result) if self._on_settled is not None else None
 
 
 class GroupCommit:
@@ -218,8 +222,9 @@ class GroupCommit:
         finally:
             self._is_closed = True
             self._room.unpark_all()
-            while self._queue:
-                self._queue.popleft().settle(outcome.Error(_closing()))
+            left = [*self._queue]
+            self._queue.clear()
+            _settle((submitted, outcome.Error(_closing())) for submitted in left)
 
     def _may_take(self) -> bool:
         if not self._queue or self._retrying or self._is_filling:
@@ -286,21 +291,18 @@ class GroupCommit:
             self.commits += 1
             self.refused_bytes = None
             self.latency.add(trio.current_time() - began_s)
-            for submitted, answer in zip(taken, outcomes, strict=True):
-                self.events += len(submitted.request.events)
-                submitted.settle(outcome.Value(answer))
+            self.events += _events(taken)
+            _settle(zip(taken, map(outcome.Value, outcomes), strict=True))
         except BackhaulError as error:
             if error.code in {"journal.full", "journal.disk_full"}:
                 self.on_full()
             self.refused_bytes = min(submitted.weight for submitted in taken)
             if error.code in {"journal.broken", "projection.statement_failed"} and len(taken) > 1:
                 await self._commit_one_by_one(taken)
-            for submitted in taken:
-                submitted.settle(outcome.Error(error))
+            _settle((submitted, outcome.Error(error)) for submitted in taken)
         finally:
-            for submitted in taken:
-                if not submitted.is_settled:  # cancelled in the middle
-                    submitted.settle(outcome.Error(_closing()))
+            if any(not submitted.is_settled for submitted in taken):  # cancelled in the middle
+                _settle((submitted, outcome.Error(_closing())) for submitted in taken)
 
     async def _commit_one_by_one(self, taken: list[Submitted]) -> None:
         """The storage refused the group and kept nothing: it may be one request's fault, and only that one's.
@@ -315,11 +317,19 @@ class GroupCommit:
             for submitted in taken:
                 request = submitted.request
                 if _is_plain(request) and not overtaking.isdisjoint(request.events.persistence_id):
-                    submitted.settle(outcome.Error(_overtaken()))
+                    _settle([(submitted, outcome.Error(_overtaken()))])
                 else:
                     await self._commit([submitted])
         finally:
             self._retrying -= 1
+
+
+def _settle(settled: Iterable[tuple[Submitted, outcome.Outcome[AppendOutcome]]]) -> None:
+    """Tell who waits, and then do once what they want done after it."""
+    after = dict.fromkeys([submitted.settle(result) for submitted, result in settled])
+    for finish in after:
+        if finish is not None:
+            finish()
 
 
 def _is_plain(request: AppendRequest) -> bool:

@@ -15,7 +15,7 @@ from common.core.events.batch import EventBatch
 from common.core.events.ids import SEPARATOR, persistence_id_problem, text_problem
 from common.core.events.rules import KEY_MAX_BYTES, problems
 from common.core.journal.append import Appended, AppendOutcome, AppendRefused, LocalAppend
-from common.journal.group_commit import GroupCommit, OnSettled, Submitted
+from common.journal.group_commit import GroupCommit, OnSettled
 from common.runtime.admitted import ALL_ADMITTED, Admitted
 
 
@@ -40,16 +40,18 @@ class Intake:
         self._request_max_bytes = request_max_bytes
 
     async def append(self, request: LocalAppend) -> Appended:
-        """Store all events of the request or none; returns after the commit. Raises as ``submit`` and ``stored`` do."""
-        return await stored(await self.submit(request))
+        """Store all events of the request or none; returns after the commit. Raises as ``submit`` and ``appended`` do."""
+        return appended(await self._commit.append(self._checked(request)))
 
-    async def submit(self, request: LocalAppend) -> Submitted:
+    async def submit(self, request: LocalAppend, on_settled: OnSettled) -> None:
         """Check a request and give it its place in the log's order; the digest is computed here when there is a key.
 
         Raises BackhaulError: ``events.none``, ``events.too_many``, ``events.too_large``, ``events.invalid``,
         ``entity.invalid_name``, ``append.invalid_key``, ``journal.closing``.
         """
-        return await self._commit.submit(self._checked(request))
+        checked = self._checked(request)
+        while not self._commit.submit_nowait(checked, on_settled):
+            await self._commit.wait_room()
 
     def submit_nowait(self, request: LocalAppend, on_settled: OnSettled) -> bool:
         """As ``submit``, at once or not at all: false when there is no place. What comes of it is for ``appended`` to say."""
@@ -102,17 +104,11 @@ class Intake:
         return f"{entity_type}{separator}{self._prefix}{entity_id}" if separator and entity_id else persistence_id
 
 
-async def stored(submitted: Submitted) -> Appended:
-    """What became of a submitted request, once that is known.
-
-    Raises BackhaulError: ``append.wrong_expected_seq_nr``, ``append.foreign_owner``, ``append.id_reused``,
-    ``journal.full``, ``journal.unavailable``, ``journal.closing``.
-    """
-    return appended(await submitted.wait())
-
-
 def appended(outcome: AppendOutcome) -> Appended:
-    """What the journal says of a request, a refusal raised as ``stored`` does."""
+    """What became of a request.
+
+    Raises BackhaulError: ``append.wrong_expected_seq_nr``, ``append.foreign_owner``, ``append.id_reused``.
+    """
     match outcome:
         case Appended():
             return outcome

@@ -1,16 +1,18 @@
 """Intake for volume: columns over gRPC (``protos/backhaul/v1/intake.proto``), one append or a stream of them.
 
-A single append has no task of its own: the committing task answers it. On a stream the next requests are read while earlier
-ones wait for their commit, up to a bound; answers keep the order. A refused request is answered in its place and ends
-nothing.
+The committing task answers, and only what a line does not take at once is left to another. On a stream the next requests are
+read while earlier ones wait for their commit, up to a bound; answers keep the order. A refused request is answered in its
+place and ends nothing.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
-from itertools import takewhile
-from typing import TypeAlias
+from dataclasses import dataclass
+from functools import partial
+from typing import NoReturn
 
 import outcome
 import trio
@@ -19,8 +21,8 @@ from common import audit
 from common.core.errors import BackhaulError
 from common.core.journal.append import Appended, AppendOutcome
 from common.core.policy.rights import Access, Right
-from common.journal.group_commit import Submitted
-from common.runtime.intake import Intake, appended, stored
+from common.journal.group_commit import AfterGroup
+from common.runtime.intake import Intake, appended
 from common.transport.codec import intake as codec
 from common.transport.stream import (
     Answer,
@@ -68,73 +70,91 @@ def intake_methods(intake: Intake, access: Access | None = None) -> Methods:
 
     async def append_stream(stream: ServedStream) -> None:
         let_in(stream.metadata, stream.peer)
-        to_answer, answers = trio.open_memory_channel[Submitted | BackhaulError](_WAITING_MAX)
+        answers = _OrderedAnswers(stream)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_answer, answers, stream)
-            async with to_answer:
-                try:
-                    while True:
-                        submitted = await submit(await stream.receive())
-                        try:
-                            to_answer.send_nowait(submitted)
-                        except trio.WouldBlock:
-                            await to_answer.send(submitted)
-                except PeerClosed:
-                    pass
-
-    async def submit(request: bytes) -> Submitted | BackhaulError:
-        try:
-            return await intake.submit(codec.decode_append_request(request))
-        except BackhaulError as error:
-            return error
+            nursery.start_soon(answers.send_rest)
+            with suppress(PeerClosed):
+                while True:
+                    request = await stream.receive()
+                    place = await answers.wait_place()
+                    try:
+                        await intake.submit(codec.decode_append_request(request), partial(answers.settle, place))
+                    except BackhaulError as error:
+                        place.message = codec.encode_append_error(error)
+                        answers.send_ready()
+            await answers.wait_sent()
+            nursery.cancel_scope.cancel()
 
     return {APPEND_PATH: UnaryMethod(append, append_promptly), APPEND_STREAM_PATH: StreamMethod(append_stream)}
 
 
-_Waiting: TypeAlias = Submitted | BackhaulError
+@dataclass(slots=True, eq=False)
+class _Place:
+    """Where an answer belongs, and the answer once there is one."""
+
+    message: bytes | None = None
 
 
-async def _answer(answers: trio.MemoryReceiveChannel[_Waiting], stream: MessageStream) -> None:
-    """Answer in order; what one commit has settled leaves in one write."""
-    with suppress(trio.EndOfChannel):
-        behind: _Waiting | None = None
+class _OrderedAnswers:
+    """The answers of one stream in the order of its requests; what one commit has settled leaves in one write.
+
+    The committing task sends what the line takes at once; from the first answer that it does not take, ``send_rest`` goes on.
+    """
+
+    def __init__(self, stream: MessageStream) -> None:
+        self._stream = stream
+        self._places: deque[_Place] = deque()
+        self._is_stuck = False
+        self._stuck = trio.lowlevel.ParkingLot()
+        self._freed = trio.lowlevel.ParkingLot()
+
+    async def wait_place(self) -> _Place:
+        """The place behind the last one; waits while too many have no answer."""
+        while len(self._places) >= _WAITING_MAX:
+            await self._freed.park()
+        place = _Place()
+        self._places.append(place)
+        return place
+
+    def settle(self, place: _Place, result: outcome.Outcome[AppendOutcome]) -> AfterGroup:
+        """What became of the request of this place."""
+        try:
+            place.message = _reply(appended(result.unwrap()))
+        except BackhaulError as error:
+            place.message = codec.encode_append_error(error)
+        return self.send_ready
+
+    def send_ready(self) -> None:
+        """Send the answers at the front that are there, as far as the line takes them."""
+        if self._is_stuck:
+            return
+        self._stream.hold()
+        try:
+            while self._places and (message := self._places[0].message) is not None:
+                if not self._stream.send_nowait(message):
+                    self._is_stuck = True
+                    self._stuck.unpark()
+                    break
+                self._places.popleft()
+        finally:
+            self._stream.release()
+        self._freed.unpark_all()
+
+    async def send_rest(self) -> NoReturn:
+        """Send what the line does not take at once. Raises as ``MessageStream.send`` does."""
         while True:
-            # A turn of the loop for each of many that wait already would cost as much as the answer.
-            waiting = behind or _next_of(answers) or await answers.receive()
-            ready = [await _answer_to(waiting)]
-            while (behind := _next_of(answers)) is not None and _is_known(behind):
-                ready.append(await _answer_to(behind))
-            await _send_all(ready, stream)
+            while not self._is_stuck:
+                await self._stuck.park()
+            while self._places and (message := self._places[0].message) is not None:
+                await self._stream.send(message)
+                self._places.popleft()
+                self._freed.unpark_all()
+            self._is_stuck = False
 
-
-async def _send_all(messages: list[bytes], stream: MessageStream) -> None:
-    stream.hold()
-    try:
-        taken = sum(1 for _ in takewhile(stream.send_nowait, messages))
-    finally:
-        stream.release()
-    for message in messages[taken:]:
-        await stream.send(message)
-
-
-def _next_of(answers: trio.MemoryReceiveChannel[_Waiting]) -> _Waiting | None:
-    try:
-        return answers.receive_nowait()
-    except (trio.WouldBlock, trio.EndOfChannel):
-        return None
-
-
-def _is_known(waiting: _Waiting) -> bool:
-    return isinstance(waiting, BackhaulError) or waiting.is_settled
-
-
-async def _answer_to(waiting: Submitted | BackhaulError) -> bytes:
-    try:
-        if isinstance(waiting, BackhaulError):
-            raise waiting
-        return _reply(await stored(waiting))
-    except BackhaulError as error:
-        return codec.encode_append_error(error)
+    async def wait_sent(self) -> None:
+        """Return when every request has been answered."""
+        while self._places:
+            await self._freed.park()
 
 
 def _reply(done: Appended) -> bytes:
