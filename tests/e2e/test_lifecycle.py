@@ -54,6 +54,7 @@ def test_a_node_under_which_a_later_version_changes_the_tables_drains_and_says_w
         mark = edge.mark()
         Databases(url).run(
             "ALTER FUNCTION backhaul.append_batch RENAME TO append_batch_2;"
+            "ALTER FUNCTION backhaul.append_plain RENAME TO append_plain_2;"
             " INSERT INTO backhaul.schema_version SELECT max(version) + 1, 'next' FROM backhaul.schema_version"
         )
         status, body = outdated.try_append(1)
@@ -68,6 +69,7 @@ def test_a_node_under_which_a_later_version_changes_the_tables_drains_and_says_w
         # Another node, of a version that knows the tables, goes on with what this one has not taken.
         Databases(url).run(
             "ALTER FUNCTION backhaul.append_batch_2 RENAME TO append_batch;"
+            "ALTER FUNCTION backhaul.append_plain_2 RENAME TO append_plain;"
             " DELETE FROM backhaul.schema_version WHERE name = 'next'"
         )
         following = stage.cloud("following", journal=url, grpc_port=outdated.grpc_port).start()

@@ -15,19 +15,16 @@ from common.core.events.ids import ALL_SLICES, SEPARATOR, SliceRange
 from common.core.events.stated_range import StatedRange
 from common.core.filters.selection import BLOCK_BITS, EVERYTHING, Selection
 from common.core.journal.admission import EntityHead
-from common.core.journal.append import AppendOutcome, AppendRequest, LocalAppend
+from common.core.journal.append import AppendOutcome, AppendRequest
 from common.core.journal.history import History, Offset
 from common.fail_points import fail_point
 from common.journal.commit_feed import CommitFeed
 from common.journal.postgres import opening, selected
-from common.journal.postgres.append import APPEND_SQL, AppendCall, answers, only_asks
+from common.journal.postgres.appends.group import Appends
 from common.journal.postgres.connection import SCHEMA, refuse_newer
-from common.journal.postgres.offsets import load_cursor, run_statements, save_cursor
+from common.journal.postgres.offsets import load_cursor, save_cursor
 from common.journal.postgres.sessions import EntityNameCache, PostgresSessions
 from common.journal.stores.log import JournalStats, LogPage, TrimLimit
-
-_ENTITIES_MAX = 200_000
-
 
 _COLUMNS = (
     "position, timestamp_us, stored_us, event_time_us, entity_no, seq_nr, seq_nr - 1, origin_seq_nr,"
@@ -319,6 +316,7 @@ class PostgresLog:
         self.feed = CommitFeed()
         self.read_counts: Counter[str] = Counter()
         self.trims: int | None = None  # not known: other nodes may remove events, too
+        self._appends = Appends(sessions, self.feed)
 
     @property
     def history(self) -> History:
@@ -331,54 +329,8 @@ class PostgresLog:
         return self._sessions.place_key
 
     async def append_group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
-        """See ``LogStore.append_group``: one call of the server function ``append_batch``.
-
-        Its arguments are made before the writer's turn comes, while the server is busy with the group before.
-        """
-        if all(map(only_asks, requests)):
-            return await self._answer(requests)
-        before = self.history
-        call = self._sessions.append_call(requests, wants_all=self.feed.is_wanted)
-        outcomes, stored, head = await self._sessions.writer.run(self._append, call, self._sessions.writer_sessions)
-        self._sessions.check_answer(self._sessions.writer, before, head)
-        self.feed.give(stored)  # before the signal: to who has taken it from here the head is no news
-        self._sessions.saw_head(head)
-        self._sessions.hints.committed(head)
-        return outcomes
-
-    async def _answer(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
-        # The server function would write, and sync, what has not changed.
-        names = {name for request in requests if isinstance(request, LocalAppend) for name in request.expected}
-        before = self.history
-        position, heads = await self._sessions.writer.run(selected.entity_numbers, names)
-        self._sessions.saw_answer(self._sessions.writer, before, position)
-        return answers(requests, position, heads)
-
-    async def _append(
-        self, connection: asyncpg.Connection, call: AppendCall, made_for_session: int
-    ) -> tuple[list[AppendOutcome], EventBatch, int]:
-        # The session has settled the history: what was made before may be of another one, and build on what is lost.
-        is_of_history = call.generation_id == self.history.generation_id
-        if made_for_session != self._sessions.writer_sessions or not is_of_history:
-            call = self._sessions.append_call(call.requests, wants_all=call.wants_all)
-        fail_point("append.before_commit")
-        if call.has_statements:
-            # The head is held for as long as they take; what they touch nobody else writes.
-            async with connection.transaction():
-                answer = await connection.fetchrow(APPEND_SQL, *call.arguments)
-                await run_statements(connection, call.statements_of(call.outcomes(answer)))
-        else:
-            answer = await connection.fetchrow(APPEND_SQL, *call.arguments)
-        fail_point("append.after_commit")
-        numbers = answer["n_no"]
-        if numbers:
-            if len(self._sessions.entity_no) > _ENTITIES_MAX:
-                self._sessions.entity_no.clear()
-            self._sessions.entity_no.update(
-                (name, number) for name, number in zip(call.entities, numbers, strict=True) if number
-            )
-        stored = call.stored(answer) if call.wants_all else EventBatch()
-        return call.outcomes(answer), stored, answer["head_position"]
+        """See ``LogStore.append_group``."""
+        return await self._appends.group(requests)
 
     async def read(
         self,

@@ -20,7 +20,8 @@ from common.core.journal.server_choice import is_behind
 from common.core.journal.session_budget import COMMITTERS, HANDLER_TRANSACTIONS, READERS, SEARCHERS
 from common.journal.change_signal import ChangeSignal
 from common.journal.head_signal import HeadSignal
-from common.journal.postgres.append import AppendCall
+from common.journal.postgres.appends.batch import AppendCall
+from common.journal.postgres.appends.plain import PlainCall
 from common.journal.postgres.connection import NoWritableServerError, OwnedConnection, map_errors
 from common.journal.postgres.exchange import PreparedStatements
 from common.journal.postgres.nodes.hints import Hints
@@ -142,7 +143,7 @@ class PostgresSessions:
         self._group = group
         self._history = history
         self.entity_no: dict[str, int] = {}
-        self.writer_sessions = 0
+        self._writer_sessions = 0
         self.head_signal = HeadSignal(history.head_position)
         group.open(self)
         self.members_changed = ChangeSignal()
@@ -212,9 +213,18 @@ class PostgresSessions:
         generation_id = self._history.generation_id
         return AppendCall.of(requests, self.now_us(), self.entity_no, generation_id=generation_id, wants_all=wants_all)
 
+    @property
+    def writer_state(self) -> tuple[int, str]:
+        """The writer's session and the log's generation: arguments of an append are made for both."""
+        return self._writer_sessions, self._history.generation_id
+
+    def plain_call(self, requests: Sequence[AppendRequest]) -> PlainCall | None:
+        """``PlainCall.of``, likewise."""
+        return PlainCall.of(requests, self.now_us(), self.entity_no, generation_id=self._history.generation_id)
+
     async def _new_writer(self, _: asyncpg.Connection) -> None:
         self.entity_no.clear()
-        self.writer_sessions += 1
+        self._writer_sessions += 1
 
     async def watch_address(self) -> None:
         """Find out in time that the address leads to another server, until cancelled."""

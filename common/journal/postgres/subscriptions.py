@@ -16,7 +16,7 @@ from common.core.journal.append import OriginBlocked, PushedAppend
 from common.core.subscription.place import NO_RESUME_POINT, FilterState, Subscription, place_as_text, place_of_text
 from common.fail_points import fail_point
 from common.journal.postgres import leases
-from common.journal.postgres.append import APPEND_SQL, AppendCall
+from common.journal.postgres.appends.batch import APPEND_SQL, AppendCall
 from common.journal.postgres.connection import SCHEMA
 from common.journal.postgres.offsets import run_statements
 from common.journal.postgres.sessions import PostgresSessions

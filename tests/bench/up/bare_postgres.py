@@ -19,7 +19,7 @@ import trio
 from common import border
 from common.core.journal.history import Generation, History
 from common.journal.postgres import open_postgres_journal
-from common.journal.postgres.append import APPEND_SQL, AppendCall
+from common.journal.postgres.appends.batch import APPEND_SQL, AppendCall
 from common.journal.postgres.sessions import _WRITER_SETTINGS
 from common.runtime.environment import utc_now_us
 from tests.bench.processes import answer

@@ -48,8 +48,7 @@ def test_the_shipped_steps_are_well_formed(database: str) -> None:
     assert all(step.sql.strip() for step in steps)
 
 
-def test_a_server_function_stands_once() -> None:
-    answer = "".join(step.sql for step in load_migrations("postgres"))
-    function, _ = load_functions("postgres")
-    assert function.count("CREATE FUNCTION append_batch(") == 1
-    assert "FUNCTION append_batch" not in answer
+@pytest.mark.parametrize("name", ["append_batch", "append_plain"])
+def test_a_server_function_stands_once(name: str) -> None:
+    assert "".join(load_functions("postgres")).count(f"CREATE FUNCTION {name}(") == 1
+    assert f"FUNCTION {name}" not in "".join(step.sql for step in load_migrations("postgres"))

@@ -127,7 +127,7 @@ async def test_a_commit_whose_outcome_was_lost_is_left_out_and_its_repeat_too(
 
     with listening(journal) as given:
         with monkeypatch.context() as broken:
-            broken.setattr("common.journal.postgres.append.AppendCall.stored", lambda *_: lose(None))
+            broken.setattr("common.journal.postgres.appends.batch.AppendCall.stored", lambda *_: lose(None))
             with pytest.raises(BackhaulError, match="unavailable"):
                 await journal.log.append_group([request, pushed])
         await journal.log.append_group([request, pushed])

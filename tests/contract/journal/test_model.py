@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,6 +23,8 @@ from common.core.events.stated_range import StatedRange
 from common.core.filters.selection import Selection
 from common.core.journal.append import NOT_ALLOWED, AppendRequest, LocalAppend, Pushed, PushedAppend
 from common.journal.group_commit import CommitGroup
+from common.journal.postgres.appends import group
+from common.journal.postgres.appends.plain import PlainCall
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import TrimLimit
 from tests.contract.journals import Storage, open_storage
@@ -119,7 +122,7 @@ def names_for(writer: str) -> st.SearchStrategy[str]:
     return st.sampled_from([*OWN[writer] * 4, SHARED])
 
 
-appends = st.builds(
+local_appends = st.builds(
     Append,
     names=st.lists(names_for(""), min_size=1, max_size=5),
     off=st.lists(st.sampled_from([0, 0, 0, 0, -1, 1]), max_size=2),
@@ -148,7 +151,7 @@ def pushes(origin: str) -> st.SearchStrategy[Push]:
 
 
 steps: st.SearchStrategy[Step] = st.one_of(
-    appends,
+    local_appends,
     pushes("edge-1"),
     pushes("edge-1"),
     pushes("edge-2"),
@@ -364,3 +367,22 @@ def test_sqlite_answers_like_the_model(script: list[Step]) -> None:
 @given(script=st.lists(steps, min_size=25, max_size=50))
 def test_postgres_answers_like_the_model(emptied_postgres: Callable[[], str], script: list[Step]) -> None:
     trio.run(play_on, "postgres", Path(), emptied_postgres(), script)
+
+
+def untagged(script: list[Step]) -> list[Step]:
+    """The same without tags: groups of a log that has some are never plain."""
+    return [replace(step, tags=[""]) if isinstance(step, Append | Push) else step for step in script]
+
+
+@pytest.mark.parametrize("tries_plain", [True, False])
+@few
+@given(script=st.lists(steps, min_size=25, max_size=50))
+def test_both_ways_to_append_on_postgres_answer_like_the_model(
+    emptied_postgres: Callable[[], str], tries_plain: bool, script: list[Step]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if tries_plain:
+            patch.setattr(group, "GROUPS_AFTER_FAILURE", 0)
+        else:
+            patch.setattr(PlainCall, "of", lambda *_, **__: None)
+        trio.run(play_on, "postgres", Path(), emptied_postgres(), untagged(script))

@@ -12,10 +12,18 @@ import trio
 from common import border
 from common.core.errors import BackhaulError
 from common.core.events.ids import slice_ranges
-from common.core.journal.append import Appended, AppendOutcome, LocalAppend, OutOfStep, PushedAppend
+from common.core.journal.append import (
+    Appended,
+    AppendOutcome,
+    AppendRequest,
+    LocalAppend,
+    OutOfStep,
+    Pushed,
+    PushedAppend,
+)
 from common.core.journal.statement import Statement
 from common.journal.postgres import SessionLimits, open_postgres_journal
-from common.journal.postgres.append import APPEND_SQL, AppendCall
+from common.journal.postgres.appends.batch import APPEND_SQL, AppendCall
 from common.journal.postgres.connection import say_goodbye
 from common.journal.stores.journal import Journal
 from common.journal.stores.projections import ProjectionLease
@@ -106,7 +114,10 @@ async def test_a_commit_held_open_for_two_seconds_hides_nothing_from_tailing_rea
         ]  # fmt: skip
 
 
-async def test_two_nodes_that_append_to_the_same_entities_leave_no_hole(loop: None, postgres_url: str) -> None:
+@pytest.mark.parametrize("in_one_group", [True, False])
+async def test_two_nodes_that_append_to_the_same_entities_leave_no_hole(
+    loop: None, postgres_url: str, in_one_group: bool
+) -> None:
     rounds = 25
 
     async def write(journal: Journal, first: int, origin: Origin) -> None:
@@ -114,8 +125,10 @@ async def test_two_nodes_that_append_to_the_same_entities_leave_no_hole(loop: No
         for number in range(1, rounds + 1):
             shared = [f"A|{(first + number + k) % 7}" for k in range(5)]
             request = origin.batch((f"B|{origin.origin_id}", number), (f"C|{origin.origin_id}", number))
-            outcomes = await journal.log.append_group([local(*shared), request, local(*shared[::-1])])
-            assert isinstance(outcomes[0], Appended)
+            requests: list[AppendRequest] = [local(*shared), request, local(*shared[::-1])]
+            for group in [requests] if in_one_group else [[one] for one in requests]:  # those are plain, by and by
+                outcomes = await journal.log.append_group(group)
+                assert isinstance(outcomes[0], Appended | Pushed)
             origin.position = request.through.position
 
     async with opened(postgres_url) as one, opened(postgres_url) as two:

@@ -16,7 +16,10 @@ from tests.support.builders import START_US, append, ids, local
 
 # What a schema step may do to what the running version's statements say.
 STEPS = {
-    "a function takes something else": "ALTER FUNCTION backhaul.append_batch RENAME TO append_batch_2",
+    "functions take something else": (
+        "ALTER FUNCTION backhaul.append_batch RENAME TO append_batch_2;"
+        " ALTER FUNCTION backhaul.append_plain RENAME TO append_plain_2"
+    ),
     "columns are renamed": (
         "ALTER TABLE backhaul.head RENAME position TO place; ALTER TABLE backhaul.event RENAME payload TO bytes"
     ),

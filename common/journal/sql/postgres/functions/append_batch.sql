@@ -46,7 +46,7 @@ CREATE FUNCTION append_batch(
     OUT head_position bigint,  -- after the group
     OUT first_timestamp bigint,  -- of the first event stored; the others follow one by one
     OUT is_whole boolean,      -- everything was stored as it came
-    -- what became of each sub-batch: see the CASEs of postgres/append.py
+    -- what became of each sub-batch: see the CASEs of postgres/appends/batch.py
     OUT s_code int[], OUT s_first bigint[], OUT s_number bigint[], OUT s_entity int[], OUT s_owner text[],
     OUT s_seen text[],         -- digests of append ids that were used before
     OUT seen_seq bigint[],     -- the numbers stored with them, one after the other

@@ -57,13 +57,13 @@ APPEND_SQL = f"SELECT * FROM append_batch({', '.join(map(_parameter, range(1, le
 # s_lane of the function's arguments
 _LANES = {PushLane.LIVE: 0, PushLane.BACKFILL: 1, PushLane.PAST: 2}
 # s_session of a stream that began under another generation of the journal
-_NO_SESSION = -1
+NO_SESSION = -1
 # s_code of the function's answer
 _STORED, _WRONG_SEQ, _FOREIGN_OWNER, _SEEN, _FENCED, _OUT_OF_STEP, _BLOCKED = range(7)
 
 
 @dataclass(slots=True)
-class _Entities:
+class GroupEntities:
     """The distinct entities of a group, numbered from 1 in order of first appearance; a list per attribute."""
 
     index: dict[str, int] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class AppendCall:
         ``generation_id`` is the journal's newest: what was pushed to another one is refused as of no session. ``wants_all``
         asks for what ``stored`` needs.
         """
-        entities = _Entities()
+        entities = GroupEntities()
         event_entity: list[int] = []
         event_seq: list[int] = []
         regular = True
@@ -129,22 +129,22 @@ class AppendCall:
         poison: list[tuple[int, str]] = []
         for sub, request in enumerate(requests, start=1):
             if isinstance(request, LocalAppend):
-                _number_local(request, entities, event_entity, event_seq)
+                number_local(request, entities, event_entity, event_seq)
                 for name, seq_nr in request.expected.items():
                     ent = entities.number(name, 0)
                     entities.expect[ent - 1] = seq_nr
                     expectations.append((sub, ent))
                 continue
             poison += [(len(event_entity) + i + 1, request.poison[i]) for i in sorted(request.poison)]
-            continuous = _number_pushed(request, sub, entities, event_entity)
+            continuous = number_pushed(request, sub, entities, event_entity)
             event_seq += request.events.seq_nr
             leading = _chain_ranges(request, sub, entities, ranges, range_next)
             regular = regular and continuous and leading and not request.poison
         events = requests[0].events if len(requests) == 1 else concat(request.events for request in requests)
         names = list(entities.index)
         types, n_type = _types(entities)
-        columns = [_column(column) for column in (events.event_type, events.codec, events.tags, events.metadata)]
-        times, time = _column(events.event_time_us)
+        columns = [shared_column(values) for values in (events.event_type, events.codec, events.tags, events.metadata)]
+        times, time = shared_column(events.event_time_us)
         s_events, s_origin, *s_numbers, journal, generation, entity, append_id, digest = _sub_batches(
             requests, generation_id
         )
@@ -155,27 +155,27 @@ class AppendCall:
             now_us,
             regular,
             wants_all,
-            _ints(s_events),
-            *map(_texts, (s_origin, journal, generation, entity, append_id, digest)),
-            *map(_ints, s_numbers),
-            _texts(names),
-            _ints([entity_no.get(name, 0) for name in names]),
-            _ints([slice_of(name) if count else 0 for name, count in zip(names, entities.count, strict=True)]),
-            *map(_ints, (entities.sub, entities.count, entities.prev, entities.last)),
-            _ints(entities.expect if expectations else []),
-            _ints(entities.range if ranges else []),
-            _ints(n_type),
-            _texts(types),
-            *map(_ints, (x_sub, x_ent, r_sub, r_ent, r_from, r_to, range_next)),
-            _texts(r_reason),
-            _ints(p_event),
-            _texts(p_code),
-            _ints(event_entity),
-            _ints(event_seq),
-            _ints([] if regular else events.prev_seq_nr),
-            _ints(times),
-            *(_texts(values) for values, _ in columns),
-            _ints(list(accumulate(map(len, events.payload)))),
+            int_array(s_events),
+            *map(text_array, (s_origin, journal, generation, entity, append_id, digest)),
+            *map(int_array, s_numbers),
+            text_array(names),
+            int_array([entity_no.get(name, 0) for name in names]),
+            int_array([slice_of(name) if count else 0 for name, count in zip(names, entities.count, strict=True)]),
+            *map(int_array, (entities.sub, entities.count, entities.prev, entities.last)),
+            int_array(entities.expect if expectations else []),
+            int_array(entities.range if ranges else []),
+            int_array(n_type),
+            text_array(types),
+            *map(int_array, (x_sub, x_ent, r_sub, r_ent, r_from, r_to, range_next)),
+            text_array(r_reason),
+            int_array(p_event),
+            text_array(p_code),
+            int_array(event_entity),
+            int_array(event_seq),
+            int_array([] if regular else events.prev_seq_nr),
+            int_array(times),
+            *(text_array(values) for values, _ in columns),
+            int_array(list(accumulate(map(len, events.payload)))),
             b"".join(events.payload),
             time or 0,
             *(value or "" for _, value in columns),
@@ -268,7 +268,7 @@ def answers(requests: Sequence[AppendRequest], head_position: int, heads: Heads)
     return reported
 
 
-def _types(entities: _Entities) -> tuple[list[str], list[int]]:
+def _types(entities: GroupEntities) -> tuple[list[str], list[int]]:
     """The entity types of the events, and for each entity the place of its type (from 1); no places for a single type."""
     places: dict[str, int] = {}
     n_type = []
@@ -298,7 +298,7 @@ def _refused(code: int, name: str, owner: str, *, expected: int, actual: int) ->
     return AppendRefused("append.foreign_owner", f"{name} is owned by {owner}: only its owner writes it", name)
 
 
-def _number_local(request: LocalAppend, entities: _Entities, event_entity: list[int], event_seq: list[int]) -> None:
+def number_local(request: LocalAppend, entities: GroupEntities, event_entity: list[int], event_seq: list[int]) -> None:
     """Number the events 1, 2, 3 … within each entity of the group."""
     count = entities.count
     for persistence_id in request.events.persistence_id:
@@ -308,7 +308,7 @@ def _number_local(request: LocalAppend, entities: _Entities, event_entity: list[
         event_seq.append(count[ent - 1])
 
 
-def _number_pushed(request: PushedAppend, sub: int, entities: _Entities, event_entity: list[int]) -> bool:
+def number_pushed(request: PushedAppend, sub: int, entities: GroupEntities, event_entity: list[int]) -> bool:
     """Whether the events follow each other within each entity, from a first one that may follow something."""
     events = request.events
     index, owner, count, last = entities.index, entities.sub, entities.count, entities.last
@@ -333,7 +333,7 @@ def _number_pushed(request: PushedAppend, sub: int, entities: _Entities, event_e
 def _chain_ranges(
     request: PushedAppend,
     sub: int,
-    entities: _Entities,
+    entities: GroupEntities,
     ranges: list[tuple[int, int, int, int, str]],
     range_next: list[int],
 ) -> bool:
@@ -369,7 +369,7 @@ def _sub_batches(requests: Sequence[AppendRequest], generation_id: str) -> list[
         n = len(request.events)
         if isinstance(request, PushedAppend):
             to = request.through
-            session = request.session if request.generation_id in ("", generation_id) else _NO_SESSION
+            session = request.session if request.generation_id in ("", generation_id) else NO_SESSION
             rows.append((
                 n, request.origin_id, session, request.branch, request.after_position, request.parked_max,
                 to.position, to.timestamp_us, to.seq_nr, _LANES[request.lane],
@@ -385,7 +385,7 @@ def _transposed(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
 
 
-def _column(values: list[T]) -> tuple[list[T], T | None]:
+def shared_column(values: list[T]) -> tuple[list[T], T | None]:
     """A column as it travels: one value when all are equal, which is common and costs the server nothing."""
     if values and values.count(values[0]) == len(values):
         return [], values[0]
@@ -397,12 +397,13 @@ def _column(values: list[T]) -> tuple[list[T], T | None]:
 _SEPARATOR = "\x1e"
 
 
-def _ints(values: list[int]) -> str:
+def int_array(values: list[int]) -> str:
+    """The text of an array of integers."""
     # As JSON, which is written a dozen times faster than Python's own text of a list.
     return f"{{{orjson.dumps(values)[1:-1].decode()}}}"
 
 
-def _texts(values: Sequence[str]) -> str:
+def text_array(values: Sequence[str]) -> str:
     """Each text and a U+001E; nothing fit to be stored contains one, and what is to be parked anyway loses it."""
     if not values:
         return ""

@@ -1,0 +1,1 @@
+"""Appending: a group of requests as the call of a server function, and its answer as outcomes."""
