@@ -231,10 +231,10 @@ class Http2(H2Connection):
         return [], []
 
     # -- the end of a whole request ---------------------------------------------------------------------------------------
-    def answer_whole(self, stream_id: int, head: bytes, body: bytes, tail: bytes) -> bytes | None:
-        """What h2 has to send, and then the answer that ends the stream; to be written at once, in one piece.
+    def answer_whole(self, stream_id: int, head: bytes, body: bytes, tail: bytes) -> bool:
+        """End the stream with an answer, which leaves with what h2 has to send.
 
-        ``head`` and ``tail`` are constant header blocks, ``body`` is DATA. None, and nothing has happened, when the body does
+        ``head`` and ``tail`` are constant header blocks, ``body`` is DATA. False, and nothing has happened, when the body does
         not fit into a frame or into the windows.
         """
         window = min(
@@ -242,13 +242,12 @@ class Http2(H2Connection):
         )
         size = len(body)
         if size > min(window, self.max_outbound_frame_size):
-            return None
+            return False
         del self._whole[stream_id]
         self.outbound_flow_control_window -= size
         head = table_update(self.encoder) + head
-        return b"".join(
+        self._data_to_send += b"".join(
             (
-                self.data_to_send(),
                 _frame_header(len(head), _HEADERS, _END_HEADERS, stream_id),
                 head,
                 _frame_header(size, _DATA, 0, stream_id),
@@ -257,6 +256,7 @@ class Http2(H2Connection):
                 tail,
             )
         )
+        return True
 
     def refuse_whole(self, stream_id: int, headers: Sequence[tuple[str, str]]) -> None:
         """End the stream with headers alone, which leave with what h2 has to send. They must fit into one frame."""

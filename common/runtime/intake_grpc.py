@@ -58,13 +58,11 @@ def intake_methods(intake: Intake, access: Access | None = None) -> Methods:
     def append_promptly(request: bytes, caller: Caller, answer: Answer) -> bool:
         let_in(caller.metadata, caller.peer)
 
-        def settled(result: outcome.Outcome[AppendOutcome]) -> None:
+        def settled(result: outcome.Outcome[AppendOutcome]) -> AfterGroup:
             try:
-                reply = _reply(appended(result.unwrap()))
+                return answer(_reply(appended(result.unwrap())))
             except BackhaulError as error:
-                answer(error)
-            else:
-                answer(reply)
+                return answer(error)
 
         return intake.submit_nowait(codec.decode_append_request(request), settled)
 

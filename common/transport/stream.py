@@ -243,8 +243,12 @@ class Caller(NamedTuple):
     metadata: Mapping[str, str] = NO_METADATA
 
 
-Answer = Callable[[bytes | Exception], None]
-"""Called once with the answer to a call, or with what its handler would raise. When the caller has gone it does nothing."""
+Answer = Callable[[bytes | Exception], Callable[[], object]]
+"""Called once with the answer to a call, or with what its handler would raise; nobody is answered when the caller has gone.
+
+The answer leaves when what this returns is called, at the latest with what the line sends next. That is equal for all calls
+of one connection, so that what is answered together leaves in one write.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,21 +94,17 @@ class WholeCall:
         return self.request.body[PREFIX.size :]
 
     def answer(self, message: bytes) -> bool:
-        """Send the only message and end the call, all in one write, if the line takes it; else do nothing."""
+        """Have the only message and the end leave at the next flush, if the line takes them now; else do nothing."""
         connection = self.events.connection
-        if not connection.writable.is_set():
-            return False
         body = PREFIX.pack(0, len(message)) + message
-        data = connection.http2.answer_whole(self.request.stream_id, _HEAD, body, _TAIL)
-        if data is not None and not connection.is_closing():
-            connection.transport.write(data)
-        return data is not None
+        return connection.writable.is_set() and connection.http2.answer_whole(
+            self.request.stream_id, _HEAD, body, _TAIL
+        )
 
     def refuse(self, refusal: BackhaulError | None) -> None:
-        """End the call with a refusal alone."""
-        connection = self.events.connection
-        connection.http2.refuse_whole(self.request.stream_id, RESPONSE_HEADERS + trailers_of(refusal))
-        connection.flush()
+        """Have a refusal alone end the call, at the next flush."""
+        http2 = self.events.connection.http2
+        http2.refuse_whole(self.request.stream_id, RESPONSE_HEADERS + trailers_of(refusal))
 
     def adopt(self) -> IncomingCall:
         """The call as one that has a stream."""
@@ -170,6 +166,7 @@ class ConnectionCalls(AbstractHandler):
         whole, self._whole = self._whole, {}
         for each in whole.values():
             each.refuse(stopping())
+            each.events.connection.flush()
         self._note_end()
 
     def _note_end(self) -> None:
@@ -203,20 +200,21 @@ class ConnectionCalls(AbstractHandler):
         self._whole.pop(stream_id, None)
         self._note_end()
 
-    def _answer(self, call: WholeCall, result: bytes | Exception) -> None:
-        """Answer a whole call, unless its caller has gone meanwhile."""
-        stream_id = call.request.stream_id
+    def _answer(self, call: WholeCall, result: bytes | Exception) -> Callable[[], object]:
+        """Answer a whole call, unless its caller has gone meanwhile; see `common.transport.stream.Answer`."""
+        stream_id, flush = call.request.stream_id, call.events.connection.flush
         if self._whole.get(stream_id) is not call:
-            return
+            return flush
         if isinstance(result, Exception):
             method = call.request.admitted
             assert isinstance(method, PromptMethod)
             call.refuse(outcome_of(result, peer=call.events.connection.peer.address, path=method.path))
         elif not call.answer(result):
             self._begin_adopted(call, self._send, result)
-            return
+            return flush
         del self._whole[stream_id]
         self._note_end()
+        return flush
 
     def _begin_adopted(
         self,

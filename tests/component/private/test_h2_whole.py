@@ -213,8 +213,8 @@ def test_what_is_whole_has_no_stream_and_its_credit_goes_back() -> None:
         request = taken(server, client.data_to_send())
         assert request.admitted == PATH
         assert not server.streams
-        frames = server.answer_whole(request.stream_id, HEAD, b"answer", TAIL)
-        assert frames is not None
+        assert server.answer_whole(request.stream_id, HEAD, b"answer", TAIL)
+        frames = server.data_to_send()
         client.receive_data(frames)
         assert not client.open_outbound_streams
     assert server.inbound_flow_control_window > window - 40_000
@@ -225,8 +225,8 @@ def test_an_answer_is_what_a_stock_client_expects_and_keeps_the_windows_in_step(
     for number in range(3):
         stream_id = call(client, b"body", ("grpc-timeout", f"{number}S"))
         request = taken(server, client.data_to_send())
-        frames = server.answer_whole(stream_id, HEAD, b"answer", TAIL)
-        assert frames is not None
+        assert server.answer_whole(stream_id, HEAD, b"answer", TAIL)
+        frames = server.data_to_send()
         events = client.receive_data(frames)
         kinds = [type(event) for event in events]
         assert kinds == [ResponseReceived, DataReceived, TrailersReceived, StreamEnded]
@@ -287,7 +287,7 @@ def test_an_answer_that_does_not_fit_changes_nothing_and_the_call_can_be_adopted
     client.receive_data(server.data_to_send())
     stream_id = call(client)
     request = taken(server, client.data_to_send())
-    assert server.answer_whole(stream_id, HEAD, bytes(1_001), TAIL) is None
+    assert not server.answer_whole(stream_id, HEAD, bytes(1_001), TAIL)
     # What the peer grants while the call has no stream is not forgotten.
     client.increment_flow_control_window(500, stream_id)
     assert not any(isinstance(event, WindowUpdated) for event in server.process(client.data_to_send()))
@@ -307,10 +307,10 @@ def test_a_grant_makes_room_for_an_answer() -> None:
     server.process(client.data_to_send())
     stream_id = call(client)
     taken(server, client.data_to_send())
-    assert server.answer_whole(stream_id, HEAD, b"answer", TAIL) is None
+    assert not server.answer_whole(stream_id, HEAD, b"answer", TAIL)
     client.increment_flow_control_window(5, stream_id)
     server.process(client.data_to_send())
-    assert server.answer_whole(stream_id, HEAD, b"answer", TAIL) is not None
+    assert server.answer_whole(stream_id, HEAD, b"answer", TAIL)
 
 
 def test_an_adopted_call_lets_calls_that_came_after_it_go_on() -> None:
@@ -320,8 +320,8 @@ def test_an_adopted_call_lets_calls_that_came_after_it_go_on() -> None:
     assert [type(request) for request in requests] == [WholeRequest, WholeRequest]
     assert isinstance(requests[0], WholeRequest)
     server.adopt_whole(requests[0])
-    frames = server.answer_whole(second, HEAD, b"answer", TAIL)
-    assert frames is not None
+    assert server.answer_whole(second, HEAD, b"answer", TAIL)
+    frames = server.data_to_send()
     client.receive_data(frames)
     server.send_headers(first, [(":status", "200")], end_stream=True)
     assert [type(event) for event in client.receive_data(server.data_to_send())] == [ResponseReceived, StreamEnded]
@@ -337,8 +337,8 @@ def test_a_block_begins_with_the_new_table_size_when_the_peer_has_changed_it() -
     assert client.decoder.max_allowed_table_size == 50
     stream_id = call(client)
     taken(server, client.data_to_send())
-    frames = server.answer_whole(stream_id, HEAD, b"", TAIL)
-    assert frames is not None
+    assert server.answer_whole(stream_id, HEAD, b"", TAIL)
+    frames = server.data_to_send()
     assert ResponseReceived in [type(event) for event in client.receive_data(frames)]
     assert client.decoder.header_table_size == 50
 

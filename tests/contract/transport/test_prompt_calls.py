@@ -74,7 +74,7 @@ async def test_it_is_answered_at_once_or_later_and_in_any_order(loop: None) -> N
             nursery.start_soon(call, b"%d" % n)
         calls = [await later.next() for _ in range(3)]
         for request, answer in reversed(calls):
-            answer(b"answer to " + request)
+            answer(b"answer to " + request)()
     assert reported == {b"%d" % n: b"answer to %d" % n for n in range(3)}
 
     def at_once(request: bytes, _: Caller, answer: Answer) -> bool:
@@ -179,7 +179,7 @@ async def test_an_answer_waits_in_a_task_while_the_line_is_full(sent_by_tasks: l
         _, answer = await later.next()
         connection = cast("partial[None]", answer).args[0].events.connection
         connection.pause_writing()
-        answer(b"small")
+        answer(b"small")()
         await trio.sleep(0.1)
         assert (reported, sent_by_tasks) == ([], [5])
         connection.resume_writing()
@@ -202,7 +202,7 @@ async def test_whoever_gives_up_is_not_answered_and_takes_no_place(loop: None) -
                     if request == b"patient":
                         break
                 for answer in given_up:
-                    answer(b"late")
+                    answer(b"late")()
 
             nursery.start_soon(answer_all)
             assert await channel.unary(PATH, b"patient", 5) == b"late"
@@ -224,11 +224,11 @@ async def test_a_caller_whose_connection_breaks_is_let_go(loop: None) -> None:
             _, answer = await later.next()
             channel.abort()
         await trio.sleep(0.05)
-        answer(b"to nobody")
+        answer(b"to nobody")()
         async with dialled(address) as channel, trio.open_nursery() as nursery:  # the server is well
             nursery.start_soon(channel.unary, PATH, b"", 5)
             _, answer = await later.next()
-            answer(b"")
+            answer(b"")()
     assert lost == ["link.aborted"]
 
 
@@ -255,5 +255,5 @@ async def test_a_stopping_server_tells_those_who_still_wait(loop: None) -> None:
                 calls.start_soon(call)
                 _, answer = await later.next()
                 stop.set()
-        answer(b"too late")
+        answer(b"too late")()
     assert refused == ["link.stopping"]

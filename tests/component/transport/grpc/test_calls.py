@@ -9,8 +9,9 @@ import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.events import DataReceived, StreamReset
+from h2.events import DataReceived, StreamEnded, StreamReset
 
+from common.core.errors import BackhaulError
 from common.core.policy.identity import IdentityRule
 from common.transport.grpc.calls import CallService, ConnectionCalls
 from common.transport.grpc.inbound import PREFIX
@@ -117,7 +118,7 @@ def test_calls_beyond_the_bound_are_refused_and_an_answer_makes_room(line: Line)
     [reset] = [event for event in served.exchange() if isinstance(event, StreamReset)]
     assert (reset.stream_id, reset.error_code) == (refused, ErrorCodes.REFUSED_STREAM)
     assert len(served.answers) == STREAMS_MAX
-    served.answers.pop()(b"done")
+    served.answers.pop()(b"done")()
     served.exchange()
     served.send_call()
     assert not [event for event in served.exchange() if isinstance(event, StreamReset)]
@@ -132,14 +133,21 @@ def test_a_stopping_server_takes_no_call(line: Line) -> None:
     assert not served.answers
 
 
-def test_an_answer_is_one_write_and_takes_along_what_else_is_to_be_sent(line: Line) -> None:
+def test_what_is_answered_together_leaves_in_one_write(line: Line) -> None:
     served = Served(line)
-    served.send_call()
+    for _ in range(STREAMS_MAX):
+        served.send_call()
     served.exchange()
-    served.answers.pop()(b"done")
-    [piece] = line.written
-    assert [event.data[PREFIX.size :] for event in served.exchange() if isinstance(event, DataReceived)] == [b"done"]
-    assert len(piece) < 100
+    first, second, third = served.answers
+    after = {first(b"one"), second(BackhaulError("append.foreign_owner", "not yours", "")), third(b"three")}
+    assert line.written == []
+    [flush] = after
+    flush()
+    flush()
+    assert len(line.written) == 1
+    events = served.exchange()
+    assert [event.data[PREFIX.size :] for event in events if isinstance(event, DataReceived)] == [b"one", b"three"]
+    assert sum(isinstance(event, StreamEnded) for event in events) == STREAMS_MAX
 
 
 def test_a_ping_is_answered_at_once(line: Line) -> None:
