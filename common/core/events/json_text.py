@@ -11,7 +11,6 @@ other languages' readers stop between 100 and 1,000. Within the bound, what was 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -41,8 +40,6 @@ _SHALLOW: Final = re.compile(rb"\s*+" + _container(_SHALLOW_LEVELS))
 # An escaped letter, digit or punctuation mark of ASCII: what the name of a member could be hidden by.
 _ESCAPED_ASCII: Final = re.compile(rb"\\u00[2-7]")
 _CONTAINERS: Final = frozenset({dict, list})
-# Each is a search over all of the text.
-_FLAT_NAMES_MAX: Final = 32
 _KEY: Final = re.compile(rb"[,{\s]*+(" + _STRING + rb")\s*+:\s*+")
 _TOKEN: Final = re.compile(_STRING + rb"|[\[\]{}]")
 _SEPARATOR: Final = re.compile(rb"[,\s]*+")
@@ -144,9 +141,9 @@ def _keep_flat(text: bytes, value: object, visits: Visits) -> bool:
     """Keep the raw members of one object, or of the objects of one list, if a few searches over all the text prove where
     they are; False leaves ``value`` as it is, for the walk along the text.
 
-    A member's name in quotes stands in the text at least once for every object that has it, and oftener where it is given
-    twice, or is a text or a name elsewhere. So a name found exactly as often as objects have it is theirs alone, if no
-    letter of it is escaped.
+    The raw member's name in quotes stands in the text at least once for every object that has it, and oftener where it is
+    given twice, or is a text or a name elsewhere. So a name found exactly as often as objects have it is theirs alone, if
+    no letter of it is escaped. And of a member that is given twice one is not in what was read: the text has more strings.
     """
     if visits.raw is None or not isinstance(value, dict) or _ESCAPED_ASCII.search(text):
         return False
@@ -158,23 +155,29 @@ def _keep_flat(text: bytes, value: object, visits: Visits) -> bool:
         objects = [{key: member for key, member in value.items() if key != name}, *rows]
     holders = [row for row in rows if visits.raw in row]
     found = _members_named(visits.raw).findall(text)
-    if len(found) != len(holders):
+    if not len(found) == len(holders) == text.count(b'"%b"' % visits.raw.encode()):
         return False
     for row, raw in zip(holders, found, strict=True):
         row[visits.raw] = RawJson(raw)
-    inner = [member for each in objects for member in each.values() if type(member) in _CONTAINERS]
-    if not all(map(_is_of_scalars, inner)):
-        return False
-    counts = Counter(chain(value, *(rows if rows is not objects else ()), *(one for one in inner if type(one) is dict)))
-    return (
-        len(counts) <= _FLAT_NAMES_MAX
-        and counts[visits.raw] == len(holders)
-        and all(name.isascii() and text.count(b'"%b"' % name.encode()) == count for name, count in counts.items())
-    )
+    strings, quotes = sum(map(len, objects)) + (rows is not objects), 0
+    for member in chain.from_iterable(each.values() for each in objects):
+        kind = type(member)
+        if kind is str:
+            strings += 1
+        elif kind is RawJson:
+            quotes += _quotes(member)
+        elif kind in _CONTAINERS:
+            kinds = [type(one) for one in (member.values() if kind is dict else member)]
+            if not _CONTAINERS.isdisjoint(kinds):
+                return False
+            strings += kinds.count(str) + (len(member) if kind is dict else 0)
+    return _quotes(text) == 2 * strings + quotes
 
 
-def _is_of_scalars(member: list[object] | dict[str, object]) -> bool:
-    return _CONTAINERS.isdisjoint(map(type, member.values() if isinstance(member, dict) else member))
+def _quotes(text: bytes) -> int:
+    """How often strings begin or end in a text that is JSON."""
+    escaped = text.replace(b"\\\\", b"").count(b'\\"') if b"\\" in text else 0
+    return text.count(b'"') - escaped
 
 
 @cache
@@ -193,26 +196,27 @@ def _visit(text: bytes, start: int, value: object, visits: Visits, place: str) -
         return text.index(b"]", position) + 1
     if not isinstance(value, dict):
         return _end(text, start)
-    names: set[str] = set()
+    begins: dict[str, int] = {}
     position = start + 1
     while key_found := _KEY.match(text, position):
-        key, position = key_found[1], key_found.end()
+        key, begin = key_found[1], key_found.end()
         name: str = orjson.loads(key) if b"\\" in key else key[1:-1].decode()
-        path = f"{place}.{name}" if place else name
-        if name in names:
-            raise UnfitJson("is given twice", path)
-        names.add(name)
+        if name in begins:
+            raise UnfitJson("is given twice", _member_of(place, name))
+        begins[name], position = begin, _end(text, begin)
         if name == visits.raw:
-            end = _end(text, position)
-            value[name] = RawJson(text[position:end])
-            position = end
-        elif name in visits.within:
-            position = _visit(text, position, value[name], visits, path)
+            value[name] = RawJson(text[begin:position])
+    # Not before it is known that each is given once: ``value`` has the last one, the text may begin with another.
+    for name, begin in begins.items():
+        if name in visits.within:
+            _visit(text, begin, value[name], visits, _member_of(place, name))
         elif name in visits.unique:
-            position = _visit(text, position, value[name], TOP_ONLY, path)
-        else:
-            position = _end(text, position)
+            _visit(text, begin, value[name], TOP_ONLY, _member_of(place, name))
     return text.index(b"}", position) + 1
+
+
+def _member_of(place: str, name: str) -> str:
+    return f"{place}.{name}" if place else name
 
 
 def _end(text: bytes, start: int) -> int:

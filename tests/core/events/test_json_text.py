@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.core.events import json_text
@@ -64,6 +64,11 @@ def test_so_is_each_payload_of_a_list(payloads: list[str], other: str, is_escape
         '{"events":[{"p\\u0061yload":1},{"payload":"a\\"payload\\":"}]}',
         '{"events":[{"größe":1,"payload":{"a":1,"a":1}}],"events2":[]}',
         '{"a":[[1]],"payload":[1 , 2]}',
+        '{"p\\u0061yload":1,"metadata":{"payload":2}}',
+        # Too deep for one search, so that only the other of the two is found.
+        '{"payload":[[[[[[[1]]]]]]],"metadata":{"payload":1}}',
+        '{"payload":[[[[[[[1]]]]]]],"x\\"payload":1}',
+        '{"a\\\\":"\\\\\\"","payload":"\\"\\\\","b":"\\\\"}',
         '{"events":[]}',
         '{"events":[1]}',
         '{"payload":{}}',
@@ -77,17 +82,21 @@ def test_the_searches_keep_what_the_walk_keeps(text: str) -> None:
     assert repr(kept(text)) == repr(walked)  # bytes and texts are not equal, but say so
 
 
-@given(
-    st.lists(
-        st.dictionaries(st.sampled_from(["payload", "tags", "metadata", "a", "events"]), json_texts(), max_size=3)
-    ),
-    st.dictionaries(st.sampled_from(["payload", "a", "metadata"]), json_texts(), max_size=2),
+_MEMBERS = st.tuples(
+    st.sampled_from(["payload", "tags", "metadata", "a", "events", 'x\\"payload', "\\\\"]),
+    st.one_of(json_texts(), json_texts(), st.just('{"payload":1}'), st.just("[[[[[[[1]]]]]]]")),
 )
-def test_so_they_do_whatever_stands_where(rows: list[dict[str, str]], top: dict[str, str]) -> None:
-    def text_of(members: dict[str, str]) -> str:
-        return "{" + ",".join(f'"{name}":{value}' for name, value in members.items()) + "}"
 
-    text = text_of({**top, "events": "[" + ",".join(map(text_of, rows)) + "]"})
+
+@given(st.lists(st.lists(_MEMBERS, max_size=3), max_size=4), st.lists(_MEMBERS, max_size=2), st.booleans())
+@settings(max_examples=200)
+def test_so_they_do_whatever_stands_where_and_how_often(
+    rows: list[list[tuple[str, str]]], top: list[tuple[str, str]], is_listed: bool
+) -> None:
+    def text_of(members: list[tuple[str, str]]) -> str:
+        return "{" + ",".join(f'"{name}":{value}' for name, value in members) + "}"
+
+    text = text_of([*top, ("events", "[" + ",".join(map(text_of, rows)) + "]")] if is_listed else top)
     with patch.object(json_text, "_keep_flat", return_value=False):
         try:
             walked = repr(kept(text))
@@ -113,6 +122,7 @@ def test_a_usual_request_is_searched_and_not_walked() -> None:
     with patch.object(json_text, "_visit", side_effect=AssertionError):
         kept(text)
         kept('{"event_type":"Read","payload":{"celsius":21.5}}')
+        kept('{"event_type":"\\\\Re\\"ad\\\\","payload":{"by":"\\"\\\\"},"metadata":{"größe":"\\n"}}')
 
 
 @given(json_texts())
@@ -127,6 +137,8 @@ def test_what_is_not_looked_into_is_as_orjson_reads_it(text: str) -> None:
         ('{"payload":1,"payload":2}', "payload"),
         ('{"payload":1,"p\\u0061yload":2}', "payload"),
         ('{"events":[],"events":[]}', "events"),
+        ('{"events":[{"x":null}],"events":[{},{}]}', "events"),
+        ('{"metadata":[1],"metadata":{"a":"1"}}', "metadata"),
         ('{"events":[{},{"a":1,"a":1}]}', "events[1].a"),
         ('{"events":[{"metadata":{"a":"1","a":"2"}}]}', "events[0].metadata.a"),
         ('{"metadata":{"a":"1","a":"2"}}', "metadata.a"),
