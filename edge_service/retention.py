@@ -10,7 +10,7 @@ import trio
 from common.core.errors import BackhaulError
 from common.core.filters.past import Past
 from common.core.journal.ages import EVERY_POSITION
-from common.core.journal.retention import TIGHT_SHARE, deletable_through, least_age_s, must_drop
+from common.core.journal.retention import TIGHT_SHARE, deletable_through, drop_bytes, least_age_s, must_drop, room_for
 from common.core.push.filter_transition import FilterTransition, PushFilterState
 from common.core.push.past import OwedPasts
 from common.journal.stores.journal import Journal
@@ -78,6 +78,8 @@ class EdgeRetention:
         self._settings = settings
         self._dropping = False
         self._refused = trio.Event()
+        self._refused_bytes = 0
+        """Of the largest request that had no room since events were dropped last."""
         self._warned_share = 0.0
         self._owed = OwedPasts()
         self._owed_by: tuple[FilterTransition, PushFilterState] | None = None
@@ -100,8 +102,12 @@ class EdgeRetention:
             calm_s = min(_SOON_S, self._settings.interval_s) if self._is_tight() else self._settings.interval_s
             await self._rest(0 if more else calm_s)
 
-    def wake(self) -> None:
-        """An append was refused for want of room: look now, not at the end of the interval."""
+    def wake(self, refused_bytes: int = 0) -> None:
+        """An append was refused for want of room: look now, not at the end of the interval.
+
+        ``refused_bytes`` are those for which the cap left none.
+        """
+        self._refused_bytes = max(self._refused_bytes, refused_bytes)
         self._refused.set()
 
     async def _rest(self, calm_s: float) -> None:
@@ -193,17 +199,24 @@ class EdgeRetention:
 
     async def _drop(self, stats: JournalStats) -> int:
         """Remove the oldest plain events though nobody has them: allowed by setting only, and always stated."""
-        settings = self._settings
-        dropping = bool(settings.plain_types) and must_drop(stats.used_bytes, settings.cap_bytes, self._dropping)
+        settings, cap_bytes = self._settings, self._settings.cap_bytes
+        if not cap_bytes or not settings.plain_types:
+            return 0
+        room, self._refused_bytes = room_for(self._refused_bytes, cap_bytes), 0
+        dropping = must_drop(stats.used_bytes, cap_bytes, self._dropping) or room > 0
         if dropping != self._dropping:
             self._dropping = dropping
             if dropping:
-                _log.error("journal.dropping", used_bytes=stats.used_bytes, cap_bytes=settings.cap_bytes)
+                _log.error("journal.dropping", used_bytes=stats.used_bytes, cap_bytes=cap_bytes, repeat_key="cap")
             else:
-                _log.warning("journal.dropping_ended", used_bytes=stats.used_bytes, dropped=self.dropped)
+                _log.warning(
+                    "journal.dropping_ended", used_bytes=stats.used_bytes, dropped=self.dropped, repeat_key="cap"
+                )
         if not dropping:
             return 0
-        dropped = await self._journal.log.trim(self._limit(EVERY_POSITION, "dropped", settings.plain_types))
+        limit = self._limit(EVERY_POSITION, "dropped", settings.plain_types)
+        most = max(room, drop_bytes(stats.used_bytes, cap_bytes))
+        dropped = await self._journal.log.trim(replace(limit, max_bytes=most))
         self.dropped += dropped
         return dropped
 

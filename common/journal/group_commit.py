@@ -149,8 +149,8 @@ class GroupCommit:
         self._work = trio.lowlevel.ParkingLot()
         self._room = trio.lowlevel.ParkingLot()
         self._is_closed = False
-        self.on_full: Callable[[], object] = lambda: None
-        """Called when the journal had no room for a group."""
+        self.on_full: Callable[[int], object] = lambda _: None
+        """Called when there was no room for a group: bytes of its largest request, 0 if it was the disk that had none."""
         self.refused_bytes: int | None = None
         """Bytes of the smallest request of the last group, if the journal did not take it; None when it did."""
         self.commits = 0
@@ -295,7 +295,8 @@ class GroupCommit:
             _settle(zip(taken, map(outcome.Value, outcomes), strict=True))
         except BackhaulError as error:
             if error.code in {"journal.full", "journal.disk_full"}:
-                self.on_full()
+                is_capped = error.code == "journal.full"
+                self.on_full(max(submitted.weight for submitted in taken) if is_capped else 0)
             self.refused_bytes = min(submitted.weight for submitted in taken)
             if error.code in {"journal.broken", "projection.statement_failed"} and len(taken) > 1:
                 await self._commit_one_by_one(taken)

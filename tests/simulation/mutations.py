@@ -290,9 +290,10 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         (600779803, 600779814, 600779865), "NothingParked", _patched(PushSource, "_unstated", _unstated_so_far)
     ),
     "gone_is_gone_for_ever": Mutation(
-        (910000108, 600779865),
+        (5, 25, 61),
         "NothingParked",
         _patched(common.core.journal.admission, "_are_gone", lambda *_arguments: False),
+        plan_seed=910000108,
     ),
     "no_window": Mutation(
         (1, 9), "BoundsHeld", _patched(AdaptiveWindow, "room_bytes", property(lambda _window: 2**20))
@@ -367,7 +368,10 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         (12, 18), "FoldIsWhole", _patched(common.projection.pages, "_flags_of", lambda *_arguments: NO_MARKS)
     ),
     "returned_stays_gone": Mutation(
-        (910000108,), "GoneIsGone", _patched(MemoryState, "cut_ranges", lambda *_arguments: None)
+        (5, 25, 61),
+        "GoneIsGone",
+        _patched(MemoryState, "cut_ranges", lambda *_arguments: None),
+        plan_seed=910000108,
     ),
     "passed_is_passed": Mutation(
         (161, 53, 79),

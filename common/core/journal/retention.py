@@ -13,6 +13,10 @@ from collections.abc import Iterable
 TIGHT_SHARE = 0.80
 FULL_SHARE = 0.92
 RELIEVED_SHARE = 0.85
+# Of the cap: a hundredth of it more may go than has to.
+_LEAST_DROP = 100
+# An append may take its events' bytes twice: log and indexes are split pages.
+_ROOM_FACTOR = 2
 
 
 def deletable_through(acked_position: int | None, projection_positions: Iterable[int]) -> int:
@@ -32,6 +36,17 @@ def must_drop(used_bytes: int, cap_bytes: int | None, dropping: bool) -> bool:
     if not cap_bytes:
         return False
     return used_bytes >= cap_bytes * (RELIEVED_SHARE if dropping else FULL_SHARE)
+
+
+def drop_bytes(used_bytes: int, cap_bytes: int) -> int:
+    """How much to drop in one go: as much as there is too much, and not so little that it takes many goes."""
+    return max(round(used_bytes - cap_bytes * RELIEVED_SHARE), cap_bytes // _LEAST_DROP, 1)
+
+
+def room_for(refused_bytes: int, cap_bytes: int) -> int:
+    """How much to drop for a request that had no room; 0 for one for which half of the cap would not be enough."""
+    room = _ROOM_FACTOR * refused_bytes
+    return room if room <= cap_bytes // 2 else 0
 
 
 STRETCH_POSITIONS = 2_000

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import trio
 
@@ -214,7 +215,10 @@ class MemoryLog:
                 for index in range(bisect_right(log.position, limit.after), bisect_right(log.position, limit.through))
                 if log.persistence_id[index] not in older and _may_go(draft, index, limit)
             ]
-            removed = wanted[: limit.max_events]
+            weights = log.weights()
+            before = accumulate((weights[index] for index in wanted), initial=0)
+            weighed = [index for index, weight in zip(wanted, before, strict=False) if weight < limit.max_bytes]
+            removed = weighed[: limit.max_events]
             draft.trims += bool(removed)
             for index in removed:
                 head = heads[log.persistence_id[index]]

@@ -215,8 +215,12 @@ _OLDEST_IS_AFTER = (
 _KEPT = "SELECT h.entity_no FROM entity AS h WHERE h.persistence_id = ANY (${}::text[])"
 _TRIM = """
 WITH doomed AS MATERIALIZED (
-    SELECT position, entity_no, seq_nr FROM event
-    WHERE position > $4 AND position <= $1 {condition} ORDER BY position LIMIT $2
+    SELECT position, entity_no, seq_nr FROM (
+        SELECT *, sum(size) OVER (ORDER BY position) - size AS before FROM (
+            SELECT position, entity_no, seq_nr, octet_length(payload) + {EVENT_OVERHEAD_BYTES} AS size FROM event
+            WHERE position > $4 AND position <= $1 {condition} ORDER BY position LIMIT $2
+        ) AS oldest
+    ) AS weighed WHERE before < $5::bigint
 ), gone AS (
     DELETE FROM event USING doomed WHERE event.position = doomed.position
     RETURNING event.position, tags || E'\\x1f' || prev_tags AS tags
@@ -260,7 +264,7 @@ WHERE b.entity_type = types.entity_type AND b.block = lost.block
 
 async def trim(connection: asyncpg.Connection, limit: TrimLimit) -> int:
     """See ``LogStore.trim``. Never waits for appends, nor they for it: no row of theirs is touched."""
-    args: list[Any] = [limit.through, limit.max_events, limit.reason, limit.after]
+    args: list[Any] = [limit.through, limit.max_events, limit.reason, limit.after, limit.max_bytes]
     condition = ""
     if limit.entity_types:
         args.append(sorted(limit.entity_types))
@@ -276,7 +280,8 @@ async def trim(connection: asyncpg.Connection, limit: TrimLimit) -> int:
     async with connection.transaction():
         # One at a time: two nodes may want the same events.
         await connection.execute("SELECT FROM journal FOR UPDATE")
-        row = await connection.fetchrow(_TRIM.format(condition=condition, BLOCK_BITS=BLOCK_BITS), *args)
+        query = _TRIM.format(condition=condition, BLOCK_BITS=BLOCK_BITS, EVENT_OVERHEAD_BYTES=EVENT_OVERHEAD_BYTES)
+        row = await connection.fetchrow(query, *args)
         removed: int = row[0]
         if removed:
             await connection.execute(_TRIM_BLOCKS, row[1], row[2])

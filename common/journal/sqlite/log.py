@@ -264,11 +264,15 @@ def _may_go(limit: TrimLimit) -> tuple[str, list[str]]:
 def trim(writer: apsw.Connection, limit: TrimLimit) -> int:
     """See ``LogStore.trim``; the caller holds the transaction."""
     wanted, args = _may_go(limit)
+    oldest = (
+        f"SELECT position, tags, prev_tags, length(payload) + {EVENT_OVERHEAD_BYTES} AS size FROM event"
+        f" WHERE position > ? AND position <= ? AND {wanted} ORDER BY position LIMIT ?"
+    )
     old = select(
         writer,
-        "SELECT position, tags, prev_tags FROM event"
-        f" WHERE position > ? AND position <= ? AND {wanted} ORDER BY position LIMIT ?",
-        (limit.after, limit.through, *args, limit.max_events),
+        "SELECT position, tags, prev_tags FROM"
+        f" (SELECT *, sum(size) OVER (ORDER BY position) - size AS before FROM ({oldest})) WHERE before < ?",
+        (limit.after, limit.through, *args, limit.max_events, limit.max_bytes),
     )
     if not old:
         return 0

@@ -61,7 +61,7 @@ class TrimLimit:
     ``reason`` is kept with the entities ("trimmed" or "dropped"); ``entity_types`` limits it when not empty. Entities of
     ``covered_types`` lose only what is at or below their latest snapshot: without it, nothing. Positions up to ``after``
     are not looked at, so that a long log is gone through in stretches; entities with events there lose nothing. Nor do
-    the entities ``kept``, by persistence id.
+    the entities ``kept``, by persistence id. A chunk ends with the event that makes it weigh ``max_bytes``.
     """
 
     through: int
@@ -71,6 +71,7 @@ class TrimLimit:
     covered_types: frozenset[str] = field(default_factory=frozenset)
     after: int = 0
     kept: frozenset[str] = frozenset()
+    max_bytes: int = 1 << 62
 
 
 class LogStore(Protocol):

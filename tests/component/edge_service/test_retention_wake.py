@@ -11,11 +11,12 @@ from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from common.core.errors import BackhaulError, ErrorKind
-from common.core.events.batch import new_events
+from common.core.events.batch import EVENT_OVERHEAD_BYTES, new_events
 from common.core.journal.ages import JournalAge
 from common.core.journal.append import LocalAppend
 from common.journal.group_commit import open_group_commit
 from common.journal.stores.journal import Journal
+from common.journal.stores.log import TrimLimit
 from common.transport.push.link_state import LinkState
 from edge_service.retention import EdgeRetention, EdgeRetentionSettings
 
@@ -29,6 +30,7 @@ class FullJournal:
         self.used = [100]
         self.code = "journal.full"
         self.looks: list[float] = []
+        self.dropped: list[TrimLimit] = []
         self.log = self.projections = self.ages = self
 
     async def append_group(self, requests: object) -> object:
@@ -44,12 +46,16 @@ class FullJournal:
     async def load(self) -> JournalAge:
         return JournalAge()
 
+    async def trim(self, limit: TrimLimit) -> int:
+        self.dropped.append(limit)
+        return 1
+
     async def forget_append_ids(self, through: int, most: int) -> int:
         return 0
 
 
-def retention(journal: FullJournal) -> EdgeRetention:
-    settings = EdgeRetentionSettings(10.0, 60.0, 60.0, CAP, frozenset())
+def retention(journal: FullJournal, plain_types: frozenset[str] = frozenset()) -> EdgeRetention:
+    settings = EdgeRetentionSettings(10.0, 60.0, 60.0, CAP, plain_types)
     return EdgeRetention(cast(Journal, journal), LinkState(), settings)
 
 
@@ -79,3 +85,37 @@ async def test_a_cap_that_comes_near_is_said_once_a_share(autojump_clock: MockCl
     with capture_logs() as lines, trio.move_on_after(200):
         await retention(journal).run()
     assert [line["percent"] for line in lines if line["event"] == "journal.filling"] == [81, 90, 81]
+
+
+async def test_no_more_is_dropped_than_there_is_too_much_of() -> None:
+    journal = FullJournal()
+    journal.used = [930, 870, 840]
+    task = retention(journal, frozenset({"S"}))
+    assert [await task.round() for _ in range(3)] == [True, True, False]
+    assert [limit.max_bytes for limit in journal.dropped] == [80, 20]
+    assert task.dropped == 2
+
+
+async def test_for_a_request_that_has_no_room_some_is_made_below_the_share_at_which_dropping_begins() -> None:
+    journal = FullJournal()
+    journal.used = [880, 840]
+    task = retention(journal, frozenset({"S"}))
+    async with open_group_commit(cast(Journal, journal).log) as commit:
+        commit.on_full = task.wake
+        with pytest.raises(BackhaulError, match="no room"):
+            await commit.append(LocalAppend(new_events(["S|a"], ["R"], [bytes(80)])))
+    assert [await task.round() for _ in range(2)] == [True, False]
+    assert [limit.max_bytes for limit in journal.dropped] == [2 * (80 + EVENT_OVERHEAD_BYTES)]
+
+
+@pytest.mark.parametrize(("code", "payload_bytes"), [("journal.disk_full", 80), ("journal.full", CAP)])
+async def test_nothing_is_dropped_for_a_request_that_would_not_get_in_by_it(code: str, payload_bytes: int) -> None:
+    journal = FullJournal()
+    journal.used, journal.code = [880], code
+    task = retention(journal, frozenset({"S"}))
+    async with open_group_commit(cast(Journal, journal).log) as commit:
+        commit.on_full = task.wake
+        with pytest.raises(BackhaulError, match="no room"):
+            await commit.append(LocalAppend(new_events(["S|a"], ["R"], [bytes(payload_bytes)])))
+    assert not await task.round()
+    assert journal.dropped == []

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from common.core.errors import BackhaulError
-from common.core.events.batch import LEFT_TAGS
+from common.core.events.batch import EVENT_OVERHEAD_BYTES, LEFT_TAGS, new_events
 from common.core.events.stated_range import StatedRange
 from common.core.journal.ages import AGE_LEASE, AgeMark
-from common.core.journal.append import Appended
+from common.core.journal.append import Appended, LocalAppend
 from common.core.journal.tag_sets import TAG_SETS_MAX
 from common.journal.stores.journal import Journal
 from common.journal.stores.leases import Lease
@@ -30,6 +30,17 @@ class TestTrimming:
         assert (await whole_log(journal)).position == [6]
         stats = await journal.log.stats()
         assert (stats.head_position, stats.deleted_through, stats.first_position) == (6, 5, 6)
+
+    async def test_a_chunk_ends_with_the_event_that_makes_it_heavy_enough(self, journal: Journal) -> None:
+        names = ["A|1", "B|1"] * 3
+        await appended(journal, LocalAppend(new_events(names, ["E"] * 6, [bytes(1_000)] * 6)))
+        weight = 1_000 + EVENT_OVERHEAD_BYTES
+        assert await journal.log.trim(TrimLimit(6, 9, max_bytes=2 * weight)) == 2
+        assert await journal.log.trim(TrimLimit(6, 9, max_bytes=1)) == 1
+        assert await journal.log.trim(TrimLimit(6, 1, max_bytes=2 * weight)) == 1
+        only_a = TrimLimit(6, 9, entity_types=frozenset({"A"}), max_bytes=2 * weight)
+        assert await journal.log.trim(only_a) == 1
+        assert (await whole_log(journal)).position == [6]
 
     async def test_only_the_named_types_go(self, journal: Journal) -> None:
         await appended(journal, local("A|1", "B|1", "C|1", "AB|1"))
