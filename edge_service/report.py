@@ -72,10 +72,11 @@ class EdgeReport:
         waiting = page.events.stored_us
         self._lag_s = max(0.0, (self._now_us() - waiting[0]) / 1e6) if waiting else 0.0
         # The oldest stand for all: weighing a month's events would take longer than sending some.
-        events = max(0, stats.head_position - acked)
+        after = page.events.position[0] - 1 if waiting else stats.head_position  # what is deleted weighs nothing
+        events = max(0, stats.head_position - after)
         weighed = min(events, _WEIGHED_EVENTS)
         self._lag_bytes = (
-            await self._journal.log.event_bytes(acked, acked + weighed) * events // weighed if weighed else 0
+            await self._journal.log.event_bytes(after, after + weighed) * events // weighed if weighed else 0
         )
         self._projections = await projection_status(self._journal, self._now_us)
 
