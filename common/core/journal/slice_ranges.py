@@ -109,7 +109,7 @@ def changes(
 
 def still_ahead(ahead: Sequence[Ahead], position: int) -> tuple[Ahead, ...]:
     """What is still ahead once the range as a whole is at ``position``."""
-    return tuple(one for one in ahead if one.position > position)
+    return tuple(one for one in ahead if one.position > position) if ahead else ()
 
 
 def not_yet_done(ahead: Sequence[Ahead], persistence_ids: Sequence[str], positions: Sequence[int]) -> list[int]:

@@ -7,7 +7,6 @@ wants, and only those whose literal is beyond doubt; for anything else there is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import isnan
 from typing import Any, Final
 
@@ -32,7 +31,7 @@ class PreparedStatements:
     """The statements that one session has prepared; cleared when another session takes its place."""
 
     def __init__(self) -> None:
-        self._statements: dict[str, _Known] = {}
+        self._statements: dict[str, KnownStatement] = {}
 
     def clear(self) -> None:
         """Forget them all."""
@@ -49,29 +48,56 @@ class PreparedStatements:
         for statement in statements:
             known = self._statements.get(statement.sql) or await self._prepare(connection, statement.sql)
             for row in statement.rows:
-                call = _call(known.name, known.writers, row)
+                call = known.usual_call(row) or call_text(known.name, known.writers, row)
                 if call is None:
                     return None
                 calls.append(call)
         text = ";".join(calls)
         return text if len(text) <= _MAX_CHARACTERS and _has_utf8(text) else None
 
-    async def _prepare(self, connection: asyncpg.Connection, sql: str) -> _Known:
+    async def _prepare(self, connection: asyncpg.Connection, sql: str) -> KnownStatement:
         if len(self._statements) >= _PREPARED_MAX:
             self._statements.clear()
         prepared = await connection.prepare(sql)
-        writers = [_WRITERS.get(parameter.name) for parameter in prepared.get_parameters()]
-        known = self._statements[sql] = _Known(prepared, prepared.get_name(), writers)
+        types = [parameter.name for parameter in prepared.get_parameters()]
+        known = self._statements[sql] = KnownStatement(prepared, types)
         return known
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A statement, the server's name for it, and what writes each of its values. It lives as long as ``prepared``."""
+class _Nothing:
+    """No value's type: of columns whose literals have no format."""
 
-    prepared: asyncpg.prepared_stmt.PreparedStatement
-    name: str
-    writers: Sequence[_Writer | None]
+
+class KnownStatement:
+    """A statement, the server's name for it, and what writes its values. It lives as long as ``prepared``."""
+
+    def __init__(self, prepared: asyncpg.prepared_stmt.PreparedStatement, types: Sequence[str]) -> None:
+        self._prepared = prepared
+        self.name: str = prepared.get_name()
+        self.writers: Sequence[_Writer | None] = [_WRITERS.get(type_) for type_ in types]
+        usual = [_USUAL.get(type_, (_Nothing, "")) for type_ in types]
+        self._types = tuple(type_ for type_, _ in usual)
+        self._texts, self._bytes, self._floats = (
+            [index for index, type_ in enumerate(self._types) if type_ is kind] for kind in (str, bytes, float)
+        )
+        literals = ",".join(literal for _, literal in usual)
+        self._format = f"EXECUTE {self.name}({literals})" if types else f"EXECUTE {self.name}"
+
+    def usual_call(self, row: Sequence[Any]) -> str | None:
+        """As ``call_text`` with a sixth of the steps, for values that are all of their columns' own types; else None."""
+        if type(row) not in _ROWS or tuple(map(type, row)) != self._types:
+            return None
+        values = list(row)
+        for index in self._texts:
+            if "\0" in values[index]:
+                return None
+            values[index] = values[index].replace("'", "''")
+        for index in self._bytes:
+            values[index] = values[index].hex()
+        for index in self._floats:
+            if isnan(values[index]):
+                return None
+        return self._format % tuple(values)
 
 
 def _has_utf8(text: str) -> bool:
@@ -82,7 +108,8 @@ def _has_utf8(text: str) -> bool:
     return True
 
 
-def _call(name: str, writers: Sequence[_Writer | None], row: Sequence[Any]) -> str | None:
+def call_text(name: str, writers: Sequence[_Writer | None], row: Sequence[Any]) -> str | None:
+    """The call of a prepared statement for one row; None when a value has no literal that is beyond doubt."""
     if not isinstance(row, tuple | list) or len(writers) != len(row):
         return None
     literals = []
@@ -116,6 +143,19 @@ def _text(value: object) -> str | None:
 def _bytes(value: object) -> str | None:
     return f"'\\x{value.hex()}'" if isinstance(value, bytes) else None
 
+
+_ROWS: Final = (tuple, list)
+# For ``KnownStatement.usual_call``: the type that most values of a column have, and the format of its literal.
+_USUAL: Final[dict[str, tuple[type, str]]] = {
+    "int2": (int, "'%d'"),
+    "int4": (int, "'%d'"),
+    "int8": (int, "'%d'"),
+    "float8": (float, "'%r'"),
+    "bool": (bool, "'%s'"),
+    "text": (str, "'%s'"),
+    "varchar": (str, "'%s'"),
+    "bytea": (bytes, "'\\x%s'"),
+}
 
 _WRITERS: Final[dict[str, _Writer]] = {
     "int2": _integer,

@@ -17,7 +17,7 @@ from common.core.errors import BackhaulError
 from common.core.events.ids import SliceRange
 from common.core.journal.history import Offset
 from common.core.journal.range_failure import RangeFailure, failure_as_text, failure_of_text
-from common.core.journal.slice_ranges import ahead_as_text, ahead_of_text, check_ranges
+from common.core.journal.slice_ranges import ahead_as_text, ahead_of_text, check_ranges, still_ahead
 from common.core.journal.sql_text import read_sql
 from common.core.journal.statement import Statement, check_rows, statement_failed
 from common.core.members.assignment import RangeKey
@@ -217,8 +217,8 @@ async def commit_together(
 
 
 def _arguments(one: RangeCommit) -> tuple[object, ...]:
-    ahead = moved_to(one.lease, one.position).ahead
-    return (*_key(one.lease), one.position, float(one.lease_s), one.now_us, ahead_as_text(ahead))
+    ahead = ahead_as_text(still_ahead(one.lease.ahead, one.position))
+    return (*_key(one.lease), one.position, float(one.lease_s), one.now_us, ahead)
 
 
 async def _commit_in_one_exchange(

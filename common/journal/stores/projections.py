@@ -8,7 +8,7 @@ its owner (another node, a pause, an operator's change) raises the epoch: what t
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from typing import Any, Protocol
 
@@ -42,7 +42,9 @@ def moved_to(lease: ProjectionLease, position: int) -> ProjectionLease:
     A range that moves does not fail.
     """
     failing = lease.failing if position == lease.position else None
-    return replace(lease, position=position, ahead=still_ahead(lease.ahead, position), failing=failing)
+    ahead = still_ahead(lease.ahead, position)
+    # Not ``replace``, which takes three times as long.
+    return ProjectionLease(lease.name, lease.slices, lease.epoch, position, ahead, failing)
 
 
 def fenced(lease: ProjectionLease) -> BackhaulError:
