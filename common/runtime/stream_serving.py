@@ -124,7 +124,7 @@ async def open_streams(
 ) -> AsyncIterator[ServedStreams]:
     """The streams, over the service's firehose. ``on_serve`` is what an application makes of events."""
     if settings.policy is None and not settings.uses_tls and "*" not in settings.readers():
-        _log.warning("policy.streams_open", streams=settings.streams)
+        _log.warning("policy.streams_open", streams=settings.streams or ["*"])
     endpoint = SubscriptionEndpoint(
         journal,
         firehose,

@@ -12,6 +12,7 @@ import trio
 
 from common import border
 from common.core.errors import BackhaulError
+from common.core.journal.retention import TIGHT_SHARE
 from common.core.journal.url import JournalUrl
 from common.runtime.cli.client import ServiceClient
 from common.runtime.cli.commands import Question
@@ -95,6 +96,20 @@ def _service(client: ServiceClient) -> Iterator[Finding]:
         else:
             advice = link["last_hint"] or "docs/errors.md has the code"
             yield warning("link", f"{text}; it ended by {link['last_code']}: {link['last_reason']}", advice)
+    yield from _room(status.get("journal"))
+
+
+def _room(journal: object) -> Iterator[Finding]:
+    """How much of a cap is used, which the size of the file does not say: it has free pages."""
+    if not isinstance(journal, dict) or not journal.get("cap_bytes") or "used_bytes" not in journal:
+        return
+    share = journal["used_bytes"] / journal["cap_bytes"]
+    text = f"{share:.0%} of journal_max_bytes are used"
+    if share >= TIGHT_SHARE:
+        advice = "events leave when the cloud has acknowledged them: mend the link, or raise journal_max_bytes"
+        yield warning("journal", text, advice)
+    else:
+        yield ok("journal", text)
 
 
 def _policy(settings: StreamSettings) -> Iterator[Finding]:

@@ -83,3 +83,13 @@ def test_what_a_running_service_knows_of_itself_is_told(service: AnsweringServic
     assert [(one.check, one.verdict) for one in found] == [("service", Verdict.WARNING), ("link", Verdict.WARNING)]
     assert "journal: cannot be read" in found[0].text
     assert "link.refused: nothing listens" in found[1].text
+
+
+@pytest.mark.parametrize(("used", "verdict"), [(790, Verdict.OK), (800, Verdict.WARNING)])
+def test_a_journal_near_its_cap_is_told(used: int, verdict: Verdict, service: AnsweringService) -> None:
+    service.answer("GET", "/readyz", {"ready": True, "reasons": {}})
+    service.answer("GET", "/status", {"journal": {"used_bytes": used, "cap_bytes": 1_000}})
+    client = ServiceClient("127.0.0.1", int(service.port), 10)
+    found = list(command._service(client))
+    client.close()
+    assert [(one.check, one.verdict) for one in found] == [("service", Verdict.OK), ("journal", verdict)]
