@@ -148,8 +148,13 @@ class SqliteFile:
             self.writer.execute(f"PRAGMA max_page_count = {self.budget.append_pages}")
 
     def probe(self, append_bytes: int) -> None:
-        """See ``LogStore.probe``: one page is really written and synced; room for more is counted. Blocking."""
+        """See ``LogStore.probe``: one page is really written and synced; room for more is counted. Blocking.
+
+        A request for which a whole cap is not enough says nothing of the room that others have: none is counted for it.
+        """
         needed = _PROBE_FACTOR * append_bytes
+        if self.budget.is_capped and needed > self.budget.append_pages * PAGE_BYTES:
+            append_bytes = needed = 0
         with self.coded_errors():
             if self.budget.is_capped:
                 free_pages = self.budget.append_pages - _used_pages(self.writer)
