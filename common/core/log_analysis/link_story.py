@@ -169,6 +169,9 @@ class LinkStory:
         if head is not None:
             self.lag_now = max(head - (chapter.stored if stored is None else stored), 0)
             self.lag.add(at_us, self.lag_now)
+        elif self.lag_now > chapter.not_stored:
+            self.lag_now = chapter.not_stored
+            self.lag.add(at_us, self.lag_now)
 
     def resumed(self, at_us: int, resume: str, position: int, behind: int) -> None:
         """The cloud has answered how it found the edge's journal."""

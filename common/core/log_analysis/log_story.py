@@ -177,7 +177,8 @@ class LogStory:
             return self._serving_end(link, record)
         if record.fields.get("origin_id") and record.service == "cloud":
             return self._serving_end(self._link(record.text("origin_id"), ""), record)
-        if record.event.startswith(("link.", "push.", "subscription.", "journal.")):
+        is_dialling = record.service != "cloud" or bool(record.text("subscription"))  # a node's journal is no link's
+        if is_dialling and record.event.startswith(("link.", "push.", "subscription.", "journal.")):
             return self._dialling_end(self._link(record.instance, record.text("subscription")), record)
         return []
 

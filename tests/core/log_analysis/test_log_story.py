@@ -178,3 +178,18 @@ def test_no_lines_are_an_answer() -> None:
 )
 def test_durations_are_written_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_nodes_lines_about_its_journal_are_no_link(teller: Teller) -> None:
+    for event in ("journal.unreadable", "journal.server_changed", "journal.readable"):
+        teller.line("cloud", "n1", event, {})
+    assert not teller.story.links
+    teller.line("cloud", "n1", "subscription.started", {"subscription": "orders"})
+    assert list(teller.story.links) == [("n1", "orders")]
+
+
+def test_what_was_stored_by_the_end_of_a_link_lags_no_more(teller: Teller) -> None:
+    teller.cloud("push.connected", session=1, resume="resume", position=12, behind=3)
+    assert teller.link.lag_now == 3
+    teller.cloud("push.disconnected", session=1, code="link.ended", position=15)
+    assert (teller.link.lag_now, teller.link.lag.highest) == (0, 3)
