@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import trio
@@ -15,11 +16,13 @@ from common.core.errors import ConfigurationError
 from common.core.journal.statement import Statement
 from common.entity.decisions import Accepted
 from common.entity.durable_state import DurableState
+from common.journal.stores.journal import Journal
 from common.projection.handlers import Event, Handler, OnFailure
 from common.runtime.app.application import App, Follow, check_application
 from common.runtime.app.context import Running
+from common.runtime.environment import Environment
 from common.runtime.settings.loading import SettingsConflict
-from common.runtime.subscriptions import all_followed
+from common.runtime.subscriptions import Subscriptions, all_followed
 from common.testing import open_world
 from edge_service.settings import EdgeSettings
 from tests.support.entities import Add, Added, Counters, Taken
@@ -157,6 +160,18 @@ def test_a_subscription_is_the_settings_or_the_applications() -> None:
     with pytest.raises(ConfigurationError) as refused:
         all_followed(settings, edge_app().follows, settings.cloud)
     assert refused.value.code == "application.name_taken"
+
+
+@pytest.mark.parametrize(("is_shared", "lease_s"), [(True, 15.0), (False, 600.0)])
+def test_nothing_is_written_every_few_seconds_for_a_lease_that_no_other_process_can_take(
+    is_shared: bool, lease_s: float
+) -> None:
+    settings = EdgeSettings(id="e1", cloud=parse_peer("localhost:7443"), subscriptions=("Counter",))
+    journal = cast(Journal, SimpleNamespace(members=SimpleNamespace(holds_leases=is_shared)))
+    subscriptions = Subscriptions(
+        journal, settings, cast(Environment, None), consumer_id="e1", owner="e1", default=settings.cloud
+    )
+    assert subscriptions._settings_of(subscriptions._followed[0]).lease_s == lease_s
 
 
 async def test_a_cloud_must_say_whom_it_follows(autojump_clock: MockClock) -> None:
