@@ -80,3 +80,9 @@ class BackhaulError(Exception):
 
 class ConfigurationError(BackhaulError):
     """The operator must change something before the service can start: exit status 2."""
+
+
+def reason_of(error: OSError) -> str:
+    """The system's words for an error. Those that asyncio makes when a peer goes have none."""
+    gone = "the peer ended the connection" if isinstance(error, ConnectionError) else type(error).__name__
+    return error.strerror or str(error) or gone

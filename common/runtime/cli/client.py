@@ -18,7 +18,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from common.core.addresses import Address, SocketPath
-from common.core.errors import CODE_PATTERN, BackhaulError, ErrorKind
+from common.core.errors import CODE_PATTERN, BackhaulError, ErrorKind, reason_of
 from common.core.events import json_text
 from common.core.policy.rights import Right, right_for
 
@@ -195,7 +195,7 @@ def _leave_closed(connection: http.client.HTTPConnection) -> None:
 def _unreachable(where: str, error: OSError) -> BackhaulError:
     return BackhaulError(
         "cli.service_unreachable",
-        f"no service answers on {where}: {error.strerror or error}",
+        f"no service answers on {where}: {reason_of(error)}",
         "is it running? this command asks it at http_host and http_port, or at the door of its right",
         kind=ErrorKind.UNAVAILABLE,
     )

@@ -15,6 +15,7 @@ import trio
 
 from common import border
 from common.core.addresses import Address, SocketPath
+from common.core.errors import reason_of
 from common.core.policy.identity import IdentityRule
 from common.private.grpclib import AbstractHandler
 from common.transport.grpc import tcp
@@ -100,7 +101,7 @@ def _dial_failure(error: OSError, address: Address | SocketPath, *, is_connected
         return PeerGone("link.lost", f"{address} closed the connection during the handshake")
     if causes and all(cause.errno == errno.ECONNREFUSED for cause in causes):
         return PeerGone("link.refused", f"nothing listens at {address}", "is the service up, and the port right?")
-    reasons = sorted({cause.strerror or str(cause) for cause in causes})
+    reasons = sorted({reason_of(cause) for cause in causes})
     return PeerGone("link.unreachable", f"cannot connect to {address}: {', '.join(reasons)}")
 
 

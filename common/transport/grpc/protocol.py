@@ -16,6 +16,7 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 
 from common.border import Transport
+from common.core.errors import reason_of
 from common.core.policy.identity import IdentityRule
 from common.private import grpclib
 from common.private.grpclib import AbstractHandler, EventsProcessor, H2Protocol
@@ -172,7 +173,7 @@ class WireProtocol(H2Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.lost_by = exc
-        reason = f": {exc.strerror or exc}" if isinstance(exc, OSError) else ""
+        reason = f": {reason_of(exc)}" if isinstance(exc, OSError) else ""
         self.connection.abort(PeerGone("link.lost", f"the connection ended{reason}"))
         super().connection_lost(exc)
         self.settled.set()

@@ -21,7 +21,7 @@ import structlog
 import trio
 
 from common import border, unix_sockets
-from common.core.errors import ConfigurationError
+from common.core.errors import ConfigurationError, reason_of
 from common.core.policy.identity import IdentityRule
 from common.transport.grpc import tcp
 from common.transport.grpc.calls import CallService, ConnectionCalls
@@ -86,7 +86,7 @@ async def serve_grpc_socket(
     except OSError as error:
         raise ConfigurationError(
             "listen.failed",
-            f"cannot listen on {path}: {error.strerror or error}",
+            f"cannot listen on {path}: {reason_of(error)}",
             "does another process listen there? the folder must exist, and the path have at most 100 characters",
         ) from error
     limits = WireLimits(message_max_bytes, window_bytes, _STREAMS_MAX, user_timeout_s=0)
@@ -138,7 +138,7 @@ async def _listen(host: str, port: int) -> list[trio.SocketListener]:
     except OSError as error:
         raise ConfigurationError(
             "listen.failed",
-            f"cannot listen on {host}:{port}: {error.strerror or error}",
+            f"cannot listen on {host}:{port}: {reason_of(error)}",
             "is another process on this port, or the address not of this machine?",
         ) from error
     if port == 0:  # each address of a name would get a port of its own
@@ -235,7 +235,7 @@ class _Server:
             finally:
                 self._connecting -= 1
         except OSError as error:
-            reason = handshake_reason(error) if isinstance(error, ssl.SSLError) else str(error.strerror or error)
+            reason = handshake_reason(error) if isinstance(error, ssl.SSLError) else reason_of(error)
             kind = getattr(error, "verify_code", error.errno)  # the reason itself may have a clock in it
             log.warning("grpc.handshake_failed", peer=address, reason=reason, repeat_key=f"{_host(address)} {kind}")
             return

@@ -58,6 +58,7 @@ async def test_a_server_of_another_authority_is_not_believed(
             await trio.sleep(0.05)
     assert error.code == "link.tls_failed"
     assert [line["event"] for line in lines] == ["grpc.handshake_failed"]
+    assert lines[0]["reason"]
 
 
 async def test_a_server_of_another_name_is_not_believed(loop: None, authority: Authority) -> None:

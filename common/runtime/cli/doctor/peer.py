@@ -12,7 +12,7 @@ import trio
 
 from common import VERSION
 from common.core.addresses import Address, PeerAddress
-from common.core.errors import BackhaulError, ConfigurationError
+from common.core.errors import BackhaulError, ConfigurationError, reason_of
 from common.core.policy.der import DerError, certificate_facts
 from common.core.push.messages import CHECK_PATH, PROTOCOL_VERSION, CheckReply
 from common.runtime.cli.doctor.finding import Finding, failed, ok, refused, skipped, warning
@@ -81,7 +81,7 @@ def _lower_layers(
         advice = (
             "start the peer, or correct the port" if refused_there else "open the firewall for this port, both ways"
         )
-        yield failed("tcp", f"no connection to {address}: {error.strerror or error}", advice)
+        yield failed("tcp", f"no connection to {address}: {reason_of(error)}", advice)
         return
     with sock:
         yield ok("tcp", f"{address} accepts connections, from {sock.getsockname()[0]}")
@@ -105,7 +105,7 @@ def _tls(sock: socket.socket, address: Address, files: TlsFiles, now_s: float) -
         return
     except OSError as error:
         advice = "a proxy between may not pass TLS through; or the peer is full or stopping"
-        yield failed("tls", f"{address} ended the TLS handshake: {error.strerror or error}", advice)
+        yield failed("tls", f"{address} ended the TLS handshake: {reason_of(error)}", advice)
         return
     yield ok("tls", f"{version} with {address}, whose certificate carries {names}")
     try:

@@ -20,7 +20,7 @@ import trio
 from starlette.types import ASGIApp
 
 from common import unix_sockets
-from common.core.errors import BackhaulError, ConfigurationError
+from common.core.errors import BackhaulError, ConfigurationError, reason_of
 from common.runtime.http.promptly import AnswersPromptly
 from common.runtime.http.serving.connection import HttpConnection
 from common.runtime.http.serving.plain_requests import KnownHeads, known_heads
@@ -84,7 +84,7 @@ async def _listen(host: str, port: int) -> list[trio.SocketListener]:
     except OSError as error:
         raise ConfigurationError(
             "http.cannot_listen",
-            f"cannot listen on {host}:{port}: {error.strerror or error}",
+            f"cannot listen on {host}:{port}: {reason_of(error)}",
             "is another process using the port? set http_host and http_port",
         ) from error
     if port == 0:  # a name with two addresses would get two different ports: keep the first
@@ -100,7 +100,7 @@ async def _listen_on(path: Path, mode: int) -> trio.SocketListener:
     except OSError as error:
         raise ConfigurationError(
             "http.cannot_listen",
-            f"cannot listen on {path}: {error.strerror or error}",
+            f"cannot listen on {path}: {reason_of(error)}",
             "does another process listen there? the folder must exist, and the path have at most 100 characters",
         ) from error
 
