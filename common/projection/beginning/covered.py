@@ -87,6 +87,15 @@ async def settled(store: ProjectionStore, name: str, slices: SliceRange) -> tupl
     return (min(positions) if is_whole else 0), max(positions, default=0)
 
 
+async def any_of(store: ProjectionStore, name: str, slices: SliceRange) -> bool:
+    """Whether an entity of these slices has a number; the log of now may have it anywhere."""
+    rows = await store.query(
+        "SELECT seq_nr FROM projection_covered WHERE projection = $1 AND slice BETWEEN $2 AND $3 LIMIT 1",
+        (name, slices.first, slices.last),
+    )
+    return bool(rows)
+
+
 # -- statements -----------------------------------------------------------------------------------------------------
 def cover(name: str, events: EventBatch) -> Statement:
     """These events lead their entities to their numbers."""

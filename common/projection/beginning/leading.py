@@ -185,6 +185,9 @@ async def leading_of(
     least, most = await covered.settled(journal.projections, handler.name, lease.slices)
     starts = starts and not least
     if not starts and deleted_through <= max(lease.position, least):
+        # A wider range may have been led further than these slices were settled, and was split before its log.
+        if await covered.any_of(journal.projections, handler.name, lease.slices):
+            most = max(most, (await journal.log.stats()).head_position)
         return None, most
     return Leading(journal, handler, lease, deleted_through, starts, lease.position), most
 

@@ -313,6 +313,34 @@ class TestOwnLog:
             await until(lambda: not any(one.error_code for one in progress))
         assert await sums.rows(journal) == accounts.rows
 
+    async def test_a_wider_range_that_was_led_further_and_split_again_brings_nothing_twice(
+        self, journal: Journal
+    ) -> None:
+        accounts, sums = Accounts(journal), Sums("each")
+        low = next(name for name in (f"A|{number}x" for number in range(1_000, 2_000)) if slice_of(name) < 512)
+        high = next(name for name in (f"A|{number}x" for number in range(9_000, 10_000)) if slice_of(name) >= 512)
+        await accounts.add([low, low, high, high], [1, 2, 3, 4])
+        await accounts.snapshot(low, high)
+        await accounts.add([low], [5])
+        await journal.log.trim(TrimLimit(4, 100))
+        two = replace(QUICK, ranges=2, page_max_events=1)
+        sums.poison = {(low, 3), (high, 2)}
+        async with running(journal, sums.handler, settings=two, decode=decode) as [lower, upper]:
+            await until(lambda: lower.failures > 0 and upper.failures > 0)
+        # The lower range is led to the log and stands there. A snapshot of what the log has since is taken once both are one,
+        # and then the upper half's fault is met again.
+        await accounts.add([low], [6])
+        await accounts.snapshot(low)
+        await journal.projections.reshape("sums", [ALL_SLICES])
+        async with running(journal, sums.handler, settings=replace(two, ranges=1), decode=decode) as [whole]:
+            await until(lambda: whole.failures > 0)
+        assert (low, 4, True, 0) in sums.seen
+        await journal.projections.reshape("sums", slice_ranges(2))
+        sums.poison = set()
+        async with running(journal, sums.handler, settings=two, decode=decode) as [lower, upper]:
+            await until(lambda: lower.position >= 6 and upper.position >= 6)
+        assert await sums.rows(journal) == accounts.rows
+
     async def test_a_snapshot_is_taken_once_however_often_the_way_to_the_log_is_gone(self, journal: Journal) -> None:
         accounts, sums = Accounts(journal), Sums("each", start_from="snapshots")
         names = [f"A|{number:02}" for number in range(30)]
