@@ -260,7 +260,7 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         ),
     ),
     "offset_before_effect": Mutation(
-        (5, 12, 2, 23, 3), "TallyIsFold", _patched(MemoryProjections, "commit", _commit_offset_first)
+        (3, 12, 5, 2, 23), "TallyIsFold", _patched(MemoryProjections, "commit", _commit_offset_first)
     ),
     "no_epoch": Mutation(
         (2449, 3638, 2970, 3150), "TallyIsFold", _patched(MemoryProjections, "commit", _commit_of_any_owner)
@@ -303,10 +303,10 @@ MUTATIONS: Final[Mapping[str, Mutation]] = {
         "SkippedIsStated",
         _patched(common.transport.subscription.commits, "admit_received", down.admit_backfill_without_continuity),
     ),
-    "replay_goes_on_after_a_change": Mutation((64, 96, 140), "PlaceBehindEffect", _REPLAYS_GO_ON),
+    "replay_goes_on_after_a_change": Mutation((140, 64, 96), "PlaceBehindEffect", _REPLAYS_GO_ON),
     # Only a replay with a gap shows it, so its source is one of those that leave gaps.
     "replay_forgets_its_gaps": Mutation(
-        (64, 96, 140),
+        (140, 64, 96),
         "PlaceBehindEffect",
         _all_patched(
             _REPLAYS_GO_ON,
