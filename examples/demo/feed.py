@@ -100,7 +100,9 @@ class Feed:
         try:
             for index, start in enumerate(range(0, len(series.readings), batch)):
                 await trio.sleep_until(began_s + index * interval_s)
-                await self._may_post.wait()
+                # No checkpoint between the look and the POST: who pauses and sees none in flight may rely on it.
+                while not self._may_post.is_set():
+                    await self._may_post.wait()
                 await self._post(client, series, series.readings[start : start + batch])
         finally:
             client.close()
