@@ -211,12 +211,12 @@ class Follower:
 
     async def _read(self, after: int, *, max_events: int, through: int | None = None) -> LogPage:
         # A commit may extend the ring while a page is on its way that ends before it.
-        had = self._ring.through
+        had, found = self._ring.through, self._history
         page = await self._page(after, max_events, through)
-        is_another = self._is_another_log()
-        if is_another:
-            page = await self._page(after, max_events, None)  # the first may still be of the history before
-        if is_another or page.head < had:
+        while (now := _identity(self._journal)) != found:
+            found = now
+            page = await self._page(after, max_events, None)  # the one before may still be of the history before
+        if self._is_another_log() or page.head < had:
             self._another_log(page.head)
         return page
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from random import Random
+from typing import Any
 
 import pytest
 import structlog
@@ -11,13 +12,16 @@ import trio
 import trio.testing
 
 from common.core.errors import BackhaulError, ErrorKind
+from common.core.events.ids import ALL_SLICES
 from common.core.filters.predicates import EVERY_ENTITY
+from common.core.filters.selection import EVERYTHING
 from common.core.journal.place_digest import place_digest
 from common.firehose.firehose import Firehose
 from common.journal.feeds import Feed
 from common.journal.memory.journal import open_memory_journal
 from common.journal.memory.state import MemoryDatabase
 from common.journal.stores.journal import Journal
+from common.journal.stores.log import LogPage
 from tests.contract.journals import Storage
 from tests.support.builders import SettableClock, ids
 from tests.support.firehose import (
@@ -178,3 +182,45 @@ async def test_commits_of_another_log_are_not_taken_for_the_next_of_this_one(sto
                 with pytest.raises(BackhaulError) as raised:
                     await feed.next(**NEXT, at_most_s=60)
                 assert raised.value.code == "firehose.log_changed"
+
+
+class Changing(Muffled):
+    """A log that is another one each time a read of it has answered, as often as there are ``others``."""
+
+    def __init__(self, journal: Journal) -> None:
+        super().__init__(journal)
+        self.others: list[Journal] = []
+
+    async def read(self, after: int, **more: Any) -> LogPage:  # noqa: ANN401
+        page = await super().read(after, **more)
+        if self.others:
+            self.becomes(self.others.pop(0))
+        return page
+
+
+async def test_a_log_that_changes_again_while_it_is_looked_at_is_looked_at_again(storage: Storage) -> None:
+    """Two failovers in a row: what was read between the two is kept for nobody."""
+    other_ids, last_ids = ids("other").__next__, ids("last").__next__
+    async with (
+        storage.open() as journal,
+        open_memory_journal(MemoryDatabase(), now_us=SettableClock(), new_id=other_ids) as other,
+        open_memory_journal(MemoryDatabase(), now_us=SettableClock(), new_id=last_ids) as last,
+    ):
+        for number, (one, n) in enumerate([(journal, 30), (other, 40), (last, 50)]):
+            await store(one, Random(number), n)
+        changing = Changing(journal)
+        async with running(changing.journal) as firehose:
+            with ExitStack() as opened:
+                feed = opened.enter_context(firehose.subscribe("x", EVERY_ENTITY, ALL, 0))
+                await to_the_tail(feed)
+                for _ in range(2):  # so that blocks are kept for one while the other is behind
+                    late = opened.enter_context(firehose.follow(ALL_SLICES))
+                    await late.read(30, max_events=10, max_bytes=10_000, selection=EVERYTHING)
+                changing.others = [other, last]
+                changing.head_signal.raise_to(40)
+                with pytest.raises(BackhaulError) as raised:
+                    await _to_the_end(feed)
+                assert raised.value.code == "firehose.log_changed"
+                new = opened.enter_context(firehose.follow(ALL_SLICES))
+                page = await new.read(30, max_events=100, max_bytes=100_000, selection=EVERYTHING)
+        assert page.events.persistence_id == (await log_of(last)).persistence_id[30:]
