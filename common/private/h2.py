@@ -230,6 +230,10 @@ class Http2(H2Connection):
         self._whole[frame.stream_id] += frame.window_increment
         return [], []
 
+    def is_whole(self, stream_id: int) -> bool:
+        """Whether a whole request waits for its end: it has none, and the peer has not given it up in what was read."""
+        return stream_id in self._whole
+
     # -- the end of a whole request ---------------------------------------------------------------------------------------
     def answer_whole(self, stream_id: int, head: bytes, body: bytes, tail: bytes) -> bool:
         """End the stream with an answer, which leaves with what h2 has to send.

@@ -93,6 +93,11 @@ class WholeCall:
     def message(self) -> bytes:
         return self.request.body[PREFIX.size :]
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether its caller has gone: it is known to h2 before it is told, and what is told may be lost with the connection."""
+        return not self.events.connection.http2.is_whole(self.request.stream_id)
+
     def answer(self, message: bytes) -> bool:
         """Have the only message and the end leave at the next flush, if the line takes them now; else do nothing."""
         connection = self.events.connection
@@ -165,8 +170,9 @@ class ConnectionCalls(AbstractHandler):
             call.release()
         whole, self._whole = self._whole, {}
         for each in whole.values():
-            each.refuse(stopping())
-            each.events.connection.flush()
+            if not each.is_given_up:
+                each.refuse(stopping())
+                each.events.connection.flush()
         self._note_end()
 
     def _note_end(self) -> None:
@@ -182,10 +188,13 @@ class ConnectionCalls(AbstractHandler):
         """Serve a request that was admitted."""
         method = request.admitted
         assert isinstance(method, PromptMethod)
+        call = WholeCall(request, events)
+        if call.is_given_up:
+            return
         if self._is_full:
             events.connection.http2.reset_whole(request.stream_id, ErrorCodes.REFUSED_STREAM)
             return
-        call = self._whole[request.stream_id] = WholeCall(request, events)
+        self._whole[request.stream_id] = call
         answer = partial(self._answer, call)
         try:
             is_taken = method.promptly(call.message, Caller(events.connection.peer, method.metadata), answer)
@@ -203,7 +212,7 @@ class ConnectionCalls(AbstractHandler):
     def _answer(self, call: WholeCall, result: bytes | Exception) -> Callable[[], object]:
         """Answer a whole call, unless its caller has gone meanwhile; see `common.transport.stream.Answer`."""
         stream_id, flush = call.request.stream_id, call.events.connection.flush
-        if self._whole.get(stream_id) is not call:
+        if self._whole.get(stream_id) is not call or call.is_given_up:
             return flush
         if isinstance(result, Exception):
             method = call.request.admitted

@@ -22,6 +22,7 @@ from common.transport.stream import Answer, Caller, UnaryMethod
 
 STREAMS_MAX = 3
 PATH = "/test/Prompt"
+GARBAGE = bytes(9)  # an empty frame of DATA, of no stream
 HEADERS = [(":method", "POST"), (":scheme", "http"), (":path", PATH), (":authority", "x"), ("te", "trailers")]
 
 
@@ -30,6 +31,7 @@ class Line:
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
+        self.is_aborted = False
         self._socket, self._other = socket.socketpair()
 
     def get_extra_info(self, name: str, _: object = None) -> object:
@@ -43,7 +45,10 @@ class Line:
         return written
 
     def is_closing(self) -> bool:
-        return False
+        return self.is_aborted
+
+    def abort(self) -> None:
+        self.is_aborted = True
 
     def get_write_buffer_size(self) -> int:
         return 0
@@ -77,7 +82,7 @@ class Served:
         self.service = CallService(methods, PromptMethods(methods, 1_000), STREAMS_MAX, self._start)
         self.started = 0
         self.calls = ConnectionCalls(self.service)
-        self._protocol = WireProtocol(
+        self.protocol = WireProtocol(
             self.calls,
             WireLimits(1_000, 65_535, 100, user_timeout_s=0),
             is_client=False,
@@ -85,7 +90,7 @@ class Served:
             whole=self.calls,
             on_read=self.calls.begin,
         )
-        self._protocol.connection_made(line)  # type: ignore[arg-type]  # what is used of a transport
+        self.protocol.connection_made(line)  # type: ignore[arg-type]  # what is used of a transport
         self.client = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
         self.client.initiate_connection()
         self.exchange()
@@ -104,9 +109,12 @@ class Served:
         self.client.send_data(stream_id, PREFIX.pack(0, 1) + b"x", end_stream=True)
         return stream_id
 
+    def receive(self, data: bytes) -> None:
+        self.protocol.data_received(data)
+
     def exchange(self) -> list[object]:
         if data := self.client.data_to_send():
-            self._protocol.data_received(data)
+            self.receive(data)
         return [event for piece in self.line.take() for event in self.client.receive_data(piece)]
 
 
@@ -157,3 +165,29 @@ def test_a_ping_is_answered_at_once(line: Line) -> None:
     served.client.increment_flow_control_window(10)
     assert "PingAckReceived" in [type(event).__name__ for event in served.exchange()]
     assert len(served.answers) == 1
+
+
+def test_a_call_that_is_given_up_in_the_read_it_came_with_is_not_begun_and_the_connection_goes_on(line: Line) -> None:
+    served = Served(line)
+    served.client.reset_stream(served.send_call())
+    for _ in range(STREAMS_MAX):
+        served.send_call()
+    served.client.reset_stream(served.send_call())
+    assert not [event for event in served.exchange() if isinstance(event, StreamReset)]
+    assert len(served.answers) == STREAMS_MAX
+    served.answers[0](b"done")()
+    assert [event.data[PREFIX.size :] for event in served.exchange() if isinstance(event, DataReceived)] == [b"done"]
+
+
+def test_a_caller_that_gives_up_and_breaks_the_connection_in_one_read_harms_nobody(line: Line) -> None:
+    """What the connection had to tell of the call is lost with it, and who has the answer does not know."""
+    served = Served(line)
+    for _ in range(2):
+        served.send_call()
+    served.exchange()
+    served.client.reset_stream(1)
+    served.receive(served.client.data_to_send() + GARBAGE)
+    served.answers[0](b"to nobody")()
+    served.protocol.connection_lost(None)
+    served.answers[1](b"to nobody")()
+    assert (served.started, served.calls.ended.is_set()) == (0, False)
