@@ -7,7 +7,15 @@ from dataclasses import replace
 import pytest
 
 from common.core.errors import BackhaulError
-from common.core.journal.append import NOT_ALLOWED, OriginBlocked, ParkedEvent, Pushed, PushLane
+from common.core.journal.append import (
+    NOT_ALLOWED,
+    Appended,
+    AppendRequest,
+    OriginBlocked,
+    ParkedEvent,
+    Pushed,
+    PushLane,
+)
 from common.core.journal.ownership import Transfer
 from common.core.push.filter_transition import PushFilter, PushFilterApplied
 from common.journal.stores.journal import Journal
@@ -37,6 +45,23 @@ async def test_another_ones_entity_is_left_as_it_is(journal: Journal, edge: Orig
     assert await head_of(journal, "L|1") == before
     assert (await appended(journal, local("L|1"))).seq_nr == [2]
     assert await journal.parked.retry("L|1", accept_gap=False) == (0, NOT_ALLOWED)
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+async def test_what_is_pushed_to_the_journals_own_entity_is_set_aside_also_beside_local_appends(
+    journal: Journal, edge: Origin, *, is_first: bool
+) -> None:
+    """All in one commit, as groups mostly are: known entities, no tags, no ranges."""
+    await appended(journal, local("L|1", "L|2"))
+    before, position = await whole_log(journal), edge.position + 1
+    pushed = edge.batch(("L|2", 1))
+    requests: list[AppendRequest] = [pushed, local("L|1")] if is_first else [local("L|1"), pushed]
+    outcomes = await journal.log.append_group(requests)
+    parked = ParkedEvent(position, "L|2", 1, "parked.foreign_owner")
+    assert outcomes[requests.index(pushed)] == Pushed(position, 0, (parked,))
+    assert outcomes[requests.index(pushed) - 1] == Appended(len(before) + 1, [2])
+    assert seq_nrs(await whole_log(journal)) == [*seq_nrs(before), ("L|1", 2)]
+    assert (await edge.dial(journal)).state.stored.position == position
 
 
 async def test_without_a_head_a_retry_stores_nothing_and_a_discard_frees_the_row(

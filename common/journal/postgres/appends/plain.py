@@ -60,7 +60,9 @@ class PlainCall:
         cls, requests: Sequence[AppendRequest], now_us: int, entity_no: Mapping[str, int], *, generation_id: str
     ) -> PlainCall | None:
         """As ``AppendCall.of``; None when the group is not plain, or too large."""
-        if not all(map(_may_be_plain, requests)) or (len(requests) > 1 and isinstance(requests[0], PushedAppend)):
+        if not all(map(_may_be_plain, requests)):
+            return None
+        if len(requests) > 1 and any(isinstance(request, PushedAppend) for request in requests):
             return None
         events = requests[0].events if len(requests) == 1 else concat(request.events for request in requests)
         if not 0 < len(events) <= _MAX_EVENTS or any(events.tags):
