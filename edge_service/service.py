@@ -20,6 +20,7 @@ from common.core.filters.past import Past
 from common.core.filters.predicates import parse_filter
 from common.core.flow.backoff import Backoff
 from common.core.flow.messages import EdgeHealth
+from common.core.flow.moderation import Moderation
 from common.core.policy.rights import Access
 from common.firehose.firehose import Firehose
 from common.journal.group_commit import GroupCommit, open_group_commit
@@ -170,6 +171,7 @@ class _Edge:
         self._owner = owner
         self._transformations = running.application.app.transformations
         self._link = LinkState()
+        self._moderation = commit.moderation
         self._served: ServedStreams | None = None
         self._policy = PolicyKeeper(settings, environment.reloads)
         self._trust = TrustKeeper(settings, environment, journal.identities)
@@ -268,7 +270,12 @@ class _Edge:
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(
-                _push, settings, environment, self._journal, self._link, self._transformations, self._report.health
+                partial(_push, health=self._report.health, moderation=self._moderation),
+                settings,
+                environment,
+                self._journal,
+                self._link,
+                self._transformations,
             )
             nursery.start_soon(self.subscriptions.run)
             if settings.serve is not None:
@@ -349,7 +356,9 @@ async def _push(
     journal: Journal,
     link: LinkState,
     transformations: Transformations,
+    *,
     health: Callable[[], EdgeHealth],
+    moderation: Moderation,
 ) -> None:
     await keep_push_link(
         peer_dialler(settings, environment, settings.cloud),
@@ -368,6 +377,7 @@ async def _push(
             snapshots_if_behind=settings.push_snapshots_if_behind,
             on_push=transformations.pushed if transformations.on_push else None,
             health=health,
+            spacing_s=lambda: moderation.spacing_s,
         ),
         link,
         backoff=Backoff(settings.backoff_min_s, settings.backoff_max_s),

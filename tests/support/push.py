@@ -51,6 +51,7 @@ class PushWorld:
     commit_s: float = 0.001
     batch_events: int = 50
     poll_s: float = 0.5
+    spacing_s: float = 0.0
     message_max_bytes: int = 4_000_000
     health: Callable[[], EdgeHealth] | None = None
     on_push: Callable[[EventBatch], Transformed] | None = None
@@ -114,6 +115,7 @@ class PushWorld:
             snapshots_if_behind,
             on_push=self.on_push,
             health=self.health,
+            spacing_s=lambda: self.spacing_s,
         )
         state = LinkState()
         async with (

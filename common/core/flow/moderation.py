@@ -94,3 +94,23 @@ class Moderation:
         share = min(1.0, max(0.0, (load - _IDLE_LOAD) / (_FULL_LOAD - _IDLE_LOAD)))
         spacing_s = self._spacing_max_s * share
         return spacing_s if spacing_s >= _LEAST_SPACING_S else 0.0
+
+
+class Pacing:
+    """When the next message about committed groups may leave, so that in a busy service it takes several groups along.
+
+    Groups that are a spacing apart vary by their commits' times: a message waits only when it would leave within half a
+    spacing of the last one. A lone caller's groups do, since they wait for nothing (``Moderation``); each of them would be
+    a message, an ack and a commit of the receiver by itself.
+    """
+
+    def __init__(self) -> None:
+        self._left_s = float("-inf")
+
+    def left(self, now_s: float, positions: int) -> None:
+        """A message left that goes on by so many positions of the log; a large one gains nothing from more."""
+        self._left_s = now_s if positions < _ENOUGH_ROWS else float("-inf")
+
+    def due_s(self, now_s: float, spacing_s: float) -> float:
+        """When the next one may leave, with groups kept ``spacing_s`` apart; -inf = now, whatever the time."""
+        return self._left_s + spacing_s if now_s - self._left_s < spacing_s / 2 else float("-inf")

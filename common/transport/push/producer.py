@@ -20,6 +20,7 @@ from common.core.events.batch import EventBatch
 from common.core.events.transformations import Transformed
 from common.core.filters.past import Past
 from common.core.flow.messages import Drain, EdgeHealth, Heartbeat
+from common.core.flow.moderation import Pacing
 from common.core.journal.append import PushLane
 from common.core.journal.history import Offset
 from common.core.push.filter_transition import EVERYTHING, PushFilterApplied
@@ -65,6 +66,8 @@ class PushSettings:
     """What an application makes of events before they are sent."""
     health: Callable[[], EdgeHealth] | None = None
     """How this edge is, for heartbeats."""
+    spacing_s: Callable[[], float] = lambda: 0.0
+    """How far apart commits begin now: not 0 while this edge is busy."""
 
 
 async def push(
@@ -185,6 +188,7 @@ class _PushStream:
             answer_timeout_s=settings.progress_timeout_s,
             on_push=settings.on_push,
         )
+        self._pacing = Pacing()
         self._drain: Drain | None = None
         self._peer_received = 0
         self._last_sent_s = trio.current_time()
@@ -215,6 +219,9 @@ class _PushStream:
             room = producer.room_bytes()
             if not room:
                 await self._acked_or_asked.park()
+                continue
+            if self._due_s > trio.current_time():
+                await trio.sleep_until(self._due_s)
                 continue
             page = await source.next(room)
             if page:
@@ -278,7 +285,11 @@ class _PushStream:
         """
         producer, source, settings = self._producer, self._source, self._settings
         room = producer.room_bytes() if len(stored) <= _AT_ONCE_MAX_EVENTS else 0
-        if not room or (settings.health and trio.current_time() >= self._health_due_s):
+        if (
+            not room
+            or self._due_s > trio.current_time()
+            or (settings.health and trio.current_time() >= self._health_due_s)
+        ):
             return
         batch = source.stored_now(room)
         if batch is None:
@@ -296,7 +307,14 @@ class _PushStream:
         self._count(batch, message)
         await self._send(message)
 
+    @property
+    def _due_s(self) -> float:
+        """The next message may leave then."""
+        return self._pacing.due_s(trio.current_time(), self._settings.spacing_s())
+
     def _count(self, batch: PushBatch, message: bytes) -> None:
+        if batch.lane is PushLane.LIVE:
+            self._pacing.left(trio.current_time(), batch.through_position - batch.after_position)
         self._producer.sent(batch, len(message), trio.current_time())
         self._state.sent_position = self._producer.position
         self._state.in_flight_bytes = self._producer.window.in_flight_bytes

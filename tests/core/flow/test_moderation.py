@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.core.flow.moderation import LOAD_EVERY_S, LoadMeter, Moderation
+from common.core.flow.moderation import LOAD_EVERY_S, LoadMeter, Moderation, Pacing
 
 SPACING_S = 0.004
 COMMIT_S = 0.001
@@ -142,6 +142,37 @@ def test_without_a_spacing_nothing_waits(load: float) -> None:
     moderation.arrived(64)
     moderation.began(5.0, 1)
     assert moderation.begin_at_s(load, 1, 1) == float("-inf")
+
+
+@given(st.lists(st.tuples(st.floats(0, 0.01), st.integers(1, 20)), max_size=100), st.floats(0, 0.01))
+def test_what_follows_groups_waits_for_a_spacing_at_most(groups: list[tuple[float, int]], spacing_s: float) -> None:
+    pacing, now_s = Pacing(), 0.0
+    for pause_s, positions in groups:
+        now_s += pause_s
+        due_s = pacing.due_s(now_s, spacing_s)
+        assert due_s <= now_s + spacing_s
+        now_s = max(now_s, due_s)
+        assert pacing.due_s(now_s, spacing_s) <= now_s + 1e-9
+        pacing.left(now_s, positions)
+
+
+@given(st.lists(st.floats(-0.4, 0.4), max_size=100))
+def test_what_follows_groups_that_are_a_spacing_apart_waits_for_nothing(late: list[float]) -> None:
+    """Each group's commit takes a time of its own."""
+    pacing = Pacing()
+    left_s = 0.0
+    for number, share in enumerate(late):
+        left_s = max(left_s, (number + 1 + share / 2) * SPACING_S)
+        assert pacing.due_s(left_s, SPACING_S) <= left_s
+        pacing.left(left_s, 1)
+
+
+def test_a_large_message_keeps_the_next_one_from_nothing() -> None:
+    pacing = Pacing()
+    pacing.left(1.0, 400)
+    assert pacing.due_s(1.0, SPACING_S) == float("-inf")
+    pacing.left(1.0, 3)
+    assert pacing.due_s(1.0, SPACING_S) == pytest.approx(1.0 + SPACING_S)
 
 
 @given(st.lists(st.tuples(st.floats(2 * LOAD_EVERY_S, 10), st.floats(-0.5, 3)), min_size=1))

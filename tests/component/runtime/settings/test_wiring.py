@@ -11,7 +11,7 @@ import inspect
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial, reduce
 from typing import Any, NoReturn
 
@@ -22,12 +22,14 @@ from trio.testing import MockClock
 import cloud_service.service
 import edge_service.service
 from cloud_service.settings import CloudSettings
+from common.core.events.batch import new_events
 from common.core.filters.past import Past
+from common.core.journal.append import LocalAppend
 from common.journal.memory.journal import open_memory_journal
 from common.journal.memory.state import MemoryDatabase
 from common.journal.stores.journal import Journal
 from common.runtime.environment import Environment
-from common.runtime.settings.loading import load
+from common.runtime.settings.loading import load as load_settings
 from common.transport.stream import PeerGone
 from edge_service.settings import EdgeSettings
 from tests.support.builders import START_US, ids
@@ -192,6 +194,35 @@ class Parts:
         )
 
 
+@pytest.mark.parametrize(("load", "least_s"), [(0.0, 0.0), (1.0, 0.007)])
+async def test_a_busy_edge_keeps_commits_apart_and_what_it_pushes_of_them(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, load: float, least_s: float
+) -> None:
+    parts = Parts(monkeypatch)
+    environment = replace(parts.environment(), loop_load=lambda: load)
+    given = {"EDGE_ID": "e1", "EDGE_CLOUD": "localhost", "EDGE_MODERATION_S": "0.007"}
+    edge = load_settings(EdgeSettings, "EDGE", environ=given).settings
+    async with trio.open_nursery() as nursery:
+        ports = await nursery.start(edge_service.service.serve, edge, environment, trio.Event())
+        await ports.intake.append(LocalAppend(new_events(["Sensor|1"], ["Read"], [b"7"])))
+        [made] = parts.made[_PUSH]
+        spacing_s: Any = made["spacing_s"]
+        assert spacing_s() == least_s
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_busy_cloud_keeps_commits_apart(autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = Parts(monkeypatch)
+    environment = replace(parts.environment(), loop_load=lambda: 1.0)
+    cloud = load_settings(CloudSettings, "CLOUD", environ={"CLOUD_INSECURE": "true"}).settings
+    async with trio.open_nursery() as nursery:
+        await nursery.start(cloud_service.service.serve, cloud, environment, trio.Event())
+        [made] = parts.made[_CLOUD_COMMIT]
+        load: Any = made["load"]
+        assert load() == 1.0
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize(("service", "setting", "text", "part", "name", "value"), cases())
 async def test_a_setting_comes_to_where_it_is_obeyed(
     autojump_clock: MockClock,
@@ -214,10 +245,10 @@ async def test_a_setting_comes_to_where_it_is_obeyed(
     environ = {f"{prefix}_{key}": given for key, given in {**own, **common}.items()}
     async with trio.open_nursery() as nursery:
         if service == "edge":
-            edge = load(EdgeSettings, prefix, environ=environ).settings
+            edge = load_settings(EdgeSettings, prefix, environ=environ).settings
             await nursery.start(edge_service.service.serve, edge, parts.environment(), trio.Event())
         else:
-            cloud = load(CloudSettings, prefix, environ=environ).settings
+            cloud = load_settings(CloudSettings, prefix, environ=environ).settings
             await nursery.start(cloud_service.service.serve, cloud, parts.environment(), trio.Event())
         await trio.sleep(5)
         nursery.cancel_scope.cancel()

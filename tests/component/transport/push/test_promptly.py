@@ -395,6 +395,36 @@ async def test_what_is_stored_is_sent_in_the_commits_turn_while_nothing_is_chose
         assert link.connects == 1
 
 
+@pytest.mark.parametrize(("spacing_s", "most", "least"), [(0.0, 40, 40), (0.01, 9, 8)])
+async def test_groups_that_follow_each_other_closely_leave_together_in_a_busy_edge(
+    autojump_clock: MockClock, spacing_s: float, most: int, least: int
+) -> None:
+    world = PushWorld(spacing_s=spacing_s)
+    async with world.cloud() as (cloud, _), world.edge() as (edge, link):
+        await trio.sleep(1.2)  # the sending task waits, and has not just looked
+        sent = [link.sent_position]
+        for _ in range(40):
+            await append(edge, ["S|a"])
+            await trio.sleep(0.002)
+            sent += {link.sent_position} - {sent[-1]}
+        await trio.sleep(spacing_s)
+        assert link.sent_position == 40, "what waited leaves when the spacing is over, with no commit behind it"
+        assert least <= len({*sent, 40}) - 1 <= most
+        await wait_for_head(cloud, 40)
+        assert (await whole_log(cloud)).seq_nr == list(range(1, 41))
+
+
+async def test_a_backlog_leaves_in_full_pages_without_a_pause(autojump_clock: MockClock) -> None:
+    world = PushWorld(spacing_s=1.0)
+    async with world.edge() as (edge, link):
+        await append(edge, ["S|a"] * 340)
+        began_s = trio.current_time()
+        async with world.cloud() as (cloud, _):
+            await wait_for_head(cloud, 340)
+            assert link.sent_position == 340
+            assert trio.current_time() - began_s < 1.0
+
+
 async def test_nothing_passes_by_what_an_application_makes_of_events(autojump_clock: MockClock) -> None:
     def redacted(events: EventBatch) -> Transformed:
         return Transformed(replace(events, payload=[b"redacted"] * len(events)))
