@@ -94,9 +94,9 @@ class WholeCall:
         return self.request.body[PREFIX.size :]
 
     @property
-    def is_given_up(self) -> bool:
-        """Whether its caller has gone: it is known to h2 before it is told, and what is told may be lost with the connection."""
-        return not self.events.connection.http2.is_whole(self.request.stream_id)
+    def is_open(self) -> bool:
+        """Whether its end is to come. That its caller has given up is told later, or never if the connection breaks then."""
+        return self.events.connection.http2.is_whole(self.request.stream_id)
 
     def answer(self, message: bytes) -> bool:
         """Have the only message and the end leave at the next flush, if the line takes them now; else do nothing."""
@@ -170,7 +170,7 @@ class ConnectionCalls(AbstractHandler):
             call.release()
         whole, self._whole = self._whole, {}
         for each in whole.values():
-            if not each.is_given_up:
+            if each.is_open:
                 each.refuse(stopping())
                 each.events.connection.flush()
         self._note_end()
@@ -189,7 +189,7 @@ class ConnectionCalls(AbstractHandler):
         method = request.admitted
         assert isinstance(method, PromptMethod)
         call = WholeCall(request, events)
-        if call.is_given_up:
+        if not call.is_open:
             return
         if self._is_full:
             events.connection.http2.reset_whole(request.stream_id, ErrorCodes.REFUSED_STREAM)
@@ -212,7 +212,7 @@ class ConnectionCalls(AbstractHandler):
     def _answer(self, call: WholeCall, result: bytes | Exception) -> Callable[[], object]:
         """Answer a whole call, unless its caller has gone meanwhile; see `common.transport.stream.Answer`."""
         stream_id, flush = call.request.stream_id, call.events.connection.flush
-        if self._whole.get(stream_id) is not call or call.is_given_up:
+        if not call.is_open:
             return flush
         if isinstance(result, Exception):
             method = call.request.admitted

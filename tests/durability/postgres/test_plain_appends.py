@@ -15,8 +15,14 @@ from common.journal.postgres import open_postgres_journal
 from common.journal.stores.journal import Journal
 from examples.support.postgres import Databases, PostgresUnavailable
 from tests.support.builders import START_US, Origin, append, appended, ids, local, seq_nrs, whole_log
+from tests.support.internals import postgres_sessions
 
 HIDE = "ALTER FUNCTION backhaul.append_batch RENAME TO hidden"
+SWAP = (
+    "UPDATE backhaul.entity SET persistence_id = 'L|3' WHERE persistence_id = 'L|1';"
+    "UPDATE backhaul.entity SET persistence_id = 'L|1' WHERE persistence_id = 'L|2';"
+    "UPDATE backhaul.entity SET persistence_id = 'L|2' WHERE persistence_id = 'L|3'"
+)
 SHOW = "ALTER FUNCTION backhaul.hidden RENAME TO append_batch"
 
 
@@ -86,6 +92,21 @@ async def test_a_gap_is_judged_in_the_same_append(journal: Journal) -> None:
     await edge.push(journal, ("A|1", 1), ("A|2", 1))
     pushed = await edge.push(journal, ("A|1", 2), ("A|2", 3))
     assert [(parked.persistence_id, parked.code) for parked in pushed.parked] == [("A|2", "parked.gap")]
+
+
+@pytest.mark.parametrize("append_id", ["", "k1"], ids=["plain", "judged"])
+async def test_an_entitys_number_is_asked_for_again_in_a_new_session(
+    journal: Journal, postgres_url: str, append_id: str
+) -> None:
+    """It may be with a database that was put back, in which the number is another entity's."""
+    await appended(journal, local("L|1"))
+    await appended(journal, local("L|2", "L|2"))
+    postgres_sessions(journal).writer.cut()
+    Databases(postgres_url).run(SWAP)
+    for number in (3, 4):
+        assert (await appended(journal, local("L|1", append_id=append_id and f"{append_id}.{number}"))).seq_nr == [number]
+    heads = await journal.log.entity_heads(["L|1", "L|2"])
+    assert {name: head.seq_nr for name, head in heads.items()} == {"L|1": 4, "L|2": 1}
 
 
 async def test_single_events_of_several_types_are_found_by_type(journal: Journal) -> None:
