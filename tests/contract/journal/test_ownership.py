@@ -10,6 +10,7 @@ from common.core.errors import BackhaulError
 from common.core.journal.append import (
     NOT_ALLOWED,
     Appended,
+    AppendRefused,
     AppendRequest,
     OriginBlocked,
     ParkedEvent,
@@ -62,6 +63,27 @@ async def test_what_is_pushed_to_the_journals_own_entity_is_set_aside_also_besid
     assert outcomes[requests.index(pushed) - 1] == Appended(len(before) + 1, [2])
     assert seq_nrs(await whole_log(journal)) == [*seq_nrs(before), ("L|1", 2)]
     assert (await edge.dial(journal)).state.stored.position == position
+
+
+@pytest.mark.parametrize("name", ["B|1", "L|1"])
+async def test_what_would_follow_in_an_entity_of_another_owner_is_set_aside(
+    journal: Journal, edge: Origin, name: str
+) -> None:
+    """Its next number, in a commit of its own, by one whom the writer has just served."""
+    await (await dialled(journal)).push(journal, ("B|1", 1))
+    await appended(journal, local("L|1"))
+    before = await head_of(journal, name)
+    pushed = await edge.push(journal, (name, before.origin_seq_nr + 1))
+    assert [(parked.persistence_id, parked.code) for parked in pushed.parked] == [(name, "parked.foreign_owner")]
+    assert await head_of(journal, name) == before
+
+
+async def test_an_append_to_an_edges_entity_is_refused(journal: Journal) -> None:
+    await (await dialled(journal)).push(journal, ("B|1", 1))
+    refused = await append(journal, local("B|1"))
+    assert isinstance(refused, AppendRefused)
+    assert refused.code == "append.foreign_owner"
+    assert (await head_of(journal, "B|1")).seq_nr == 1
 
 
 async def test_without_a_head_a_retry_stores_nothing_and_a_discard_frees_the_row(

@@ -104,7 +104,9 @@ async def test_an_entitys_number_is_asked_for_again_in_a_new_session(
     postgres_sessions(journal).writer.cut()
     Databases(postgres_url).run(SWAP)
     for number in (3, 4):
-        assert (await appended(journal, local("L|1", append_id=append_id and f"{append_id}.{number}"))).seq_nr == [number]
+        assert (await appended(journal, local("L|1", append_id=append_id and f"{append_id}.{number}"))).seq_nr == [
+            number
+        ]
     heads = await journal.log.entity_heads(["L|1", "L|2"])
     assert {name: head.seq_nr for name, head in heads.items()} == {"L|1": 4, "L|2": 1}
 
