@@ -18,12 +18,14 @@ class ProjectionSettings:
 
     ``ranges`` is how many a new projection is divided into; those with offsets have the ranges that the store has for
     them (``ProjectionStore.reshape``). ``lease_s`` is how
-    long a dead owner's range rests before another takes it; ``poll_s`` bounds how late an event is seen when
-    no prompt arrives.
+    long a dead owner's range rests before another takes it; ``save_s`` how far behind a stored offset may be that moves
+    over events of other ranges only, or over effects that are no writes to this database; ``poll_s`` bounds how late an
+    event is seen when no prompt arrives.
     """
 
     ranges: int = 1
     lease_s: float = 10.0
+    save_s: float = 5.0
     poll_s: float = 0.5
     standby_poll_s: float = 1.0
     page_max_events: int = 2_000

@@ -85,6 +85,8 @@ class RangeTask:
         self._backoff = Backoff(settings.backoff_min_s, settings.backoff_max_s)
         self._lease = ProjectionLease(handler.name, slices, 0, 0)
         self._renew_at = 0.0
+        self._save_at = 0.0
+        """When an offset is due that no event's commit has saved."""
         self._fault = (0, 0)
         self._failure: RangeFailure | None = None
 
@@ -196,11 +198,11 @@ class RangeTask:
         )
         if leading is None:
             return True
-        self._renew_at = trio.current_time() + self._settings.lease_s / 3
+        self._held(trio.current_time())
         while (page := await leading.next(self._pages.max_events)) is not None:
             if page.events:
                 await self._take_leading(page)
-            elif trio.current_time() >= self._renew_at:
+            elif self._is_lease_due():
                 await self._store(self._lease.position, PreparedEffects())
             self._holder.check(self._lease)
             if self._holder.successor(self._lease) is not None:
@@ -233,14 +235,15 @@ class RangeTask:
 
     async def _follow(self) -> None:
         idle_s = min(self._settings.poll_s, self._settings.lease_s / 3)
-        self._renew_at = trio.current_time() + self._settings.lease_s / 3
+        self._held(trio.current_time())
         page = await self._prepare(self._lease.position)
         while True:
             if page.is_full:
                 self._story.behind()
                 page = await self._commit_and_prepare(page)
             else:
-                if page.events or page.parked or page.skipped or self._is_offset_due(page.through):
+                is_due = self._is_lease_due() or self._is_offset_due(page.through)
+                if page.events or page.parked or page.skipped or is_due:
                     await self._commit(page)
                 self._story.at_end_of_log()
                 if self._lease.failing is not None:  # it had nothing to commit since
@@ -253,13 +256,21 @@ class RangeTask:
             if self._holder.successor(self._lease) is not None:
                 return
 
+    def _held(self, now_s: float) -> None:
+        """The lease and the offset are as of now."""
+        self._renew_at = now_s + self._settings.lease_s / 3
+        self._save_at = now_s + self._settings.save_s
+
+    def _is_lease_due(self) -> bool:
+        """Whether to commit without events, to renew the lease."""
+        return self._holder.is_renewing and trio.current_time() >= self._renew_at
+
     def _is_offset_due(self, through: int) -> bool:
-        """Whether to commit without events: that moves the offset over what other ranges have, and renews the lease."""
-        is_time = trio.current_time() >= self._renew_at
-        return is_time and (self._holder.is_renewing or through > self._lease.position)
+        """Whether to commit without events, to move the offset over what other ranges have."""
+        return through > self._lease.position and trio.current_time() >= self._save_at
 
     async def _let_group_fill(self, after: int) -> None:
-        wait_s = min(self._handler.group_wait_s, self._settings.lease_s / 3)
+        wait_s = min(self._handler.group_wait_s, self._settings.lease_s / 3, self._settings.save_s)
         if wait_s and self._journal.log.head_signal.position > after:
             await self._journal.log.head_signal.wait_above(after + self._pages.group_events - 1, wait_s)
 
@@ -321,7 +332,7 @@ class RangeTask:
             )
         stored_s = trio.current_time()
         self._story.progress.commit_latency.add(stored_s - began_s)
-        self._renew_at = stored_s + lease_s / 3
+        self._held(stored_s)
 
     async def _let_effects_happen(self, page: ProjectionPage) -> EventBatch:
         """One event after the other; what is done is kept in time, and before the fault of one that follows.
@@ -339,7 +350,7 @@ class RangeTask:
                 error = fault
                 error.details.update(place_of(events.slice(index, index + 1)))
             done = index if error else index + 1
-            if kept < done and (error or trio.current_time() >= self._renew_at):
+            if kept < done and (error or self._is_lease_due() or trio.current_time() >= self._save_at):
                 await self._store(events.position[done - 1], PreparedEffects())
                 self._committed(events.slice(kept, done))
                 kept = done

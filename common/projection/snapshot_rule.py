@@ -8,6 +8,7 @@ now and then and not with each snapshot: at the end of the log that would double
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf
 from random import Random
 from typing import Final, NoReturn
 
@@ -69,8 +70,7 @@ async def _follow(
     kept: int,
 ) -> NoReturn:
     selection = Selection(entity_types=frozenset(every))
-    renew_s = settings.lease_s / 3
-    through, save_at = lease.position, trio.current_time() + renew_s
+    through, held_s = lease.position, trio.current_time()
     try:
         while True:
             heard = journal.log.head_signal.position
@@ -81,12 +81,14 @@ async def _follow(
             if wanted:
                 await journal.snapshots.put(wanted, keep=kept)
             through = max(through, page.through)
-            if page.through < page.head or trio.current_time() >= save_at:
+            due_s = held_s + min(settings.lease_s / 3, settings.save_s if through > lease.position else inf)
+            if page.through < page.head or trio.current_time() >= due_s:
                 lease = await journal.projections.commit(lease, through, (), settings.lease_s)
-                save_at = trio.current_time() + renew_s
+                held_s = trio.current_time()
+                due_s = held_s + settings.lease_s / 3
                 backoff.progressed()
             if page.through >= page.head:
-                wait_s = max(0.0, min(settings.poll_s, save_at - trio.current_time()))
+                wait_s = max(0.0, min(settings.poll_s, due_s - trio.current_time()))
                 await journal.log.head_signal.wait_above(max(through, heard), wait_s)
     finally:
         with trio.move_on_after(_RELEASE_DEADLINE_S, shield=True):

@@ -238,6 +238,28 @@ async def test_the_offset_of_a_range_without_events_moves_on(autojump_clock: Moc
         assert busy in range(4)
 
 
+async def test_a_lease_that_is_renewed_rarely_keeps_no_offset_back(autojump_clock: MockClock) -> None:
+    journal, commits = staged_journal(), Commits()
+    async with running(journal, settings=ProjectionSettings(ranges=4, lease_s=600), commits=commits):
+        await trio.sleep(10)
+        await store(journal, Random(14), 20, entities=1)
+        await trio.sleep(10)
+        assert [row.position for row in await journal.projections.rows()] == [20] * 4
+
+
+async def test_an_idle_range_commits_only_to_renew_its_lease(autojump_clock: MockClock) -> None:
+    journal, commits = staged_journal(), Commits()
+    await store(journal, Random(14), 20)
+    async with running(journal, settings=ProjectionSettings(lease_s=600), commits=commits):
+        await commits.reach(20)
+        await trio.sleep(2)
+        before = len(journal.stage.commits)
+        await trio.sleep(190)
+        assert len(journal.stage.commits) == before
+        await trio.sleep(20)
+        assert len(journal.stage.commits) == before + 1
+
+
 async def test_the_stored_ranges_are_run_whatever_the_setting_says(autojump_clock: MockClock) -> None:
     journal, commits = staged_journal(), Commits()
     await store(journal, Random(15), 100, entities=50)
