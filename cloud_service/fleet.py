@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Final, NoReturn
 
 import structlog
@@ -31,7 +32,7 @@ _log = structlog.get_logger()
 LOOK_S: Final = 2.0
 _IDLE_US: Final = 60 * 1_000_000
 _EDGES_AT_ONCE: Final = 200
-_ALIVE_US: Final = 10 * 1_000_000
+_ALIVE_S: Final = 10.0
 ENDS_MAX: Final = 10_000
 NOTES_WAITING_MAX: Final = 10_000
 
@@ -57,13 +58,22 @@ class _Known:
 
 
 class FleetKeeper:
-    """One a node; `run` is started by its owner."""
+    """One a node; `run` is started by its owner. ``is_alone``: no other node has to see that this one is alive."""
 
-    def __init__(self, fleet: FleetStore, endpoint: PushEndpoint, now_us: Callable[[], int], *, node: str) -> None:
+    def __init__(
+        self,
+        fleet: FleetStore,
+        endpoint: PushEndpoint,
+        now_us: Callable[[], int],
+        *,
+        node: str,
+        is_alone: bool = False,
+    ) -> None:
         self._fleet = fleet
         self._endpoint = endpoint
         self._now_us = now_us
         self._node = node
+        self._alive_us = inf if is_alone else _ALIVE_S * 1e6
         self._known: dict[str, _Known] = {}
         self._ends: dict[str, tuple[OriginStream, str, str, int]] = {}
         """By edge: its last stream that is over, why, and since when."""
@@ -156,7 +166,7 @@ class FleetKeeper:
         ]
         rows = [FleetRow(name, known.session, self._node, now_us, to_json(known.facts)) for name, known in due]
         notes = list(self._notes)
-        if not rows and not notes and now_us - self._wrote_us < _ALIVE_US:
+        if not rows and not notes and now_us - self._wrote_us < self._alive_us:
             self._touched.clear()
             return
         await self._fleet.record(self._node, now_us, rows, notes)

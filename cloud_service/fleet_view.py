@@ -18,6 +18,7 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.core.fleet.facts import EdgeFacts, from_json
 from common.core.fleet.losses import PARTS, parts_of, verdict
 from common.core.fleet.view import SORTS, FleetQuery, SeenEdge, page, shown, totals
+from common.journal.kept_lease import KeptLease
 from common.journal.stores.fleet import FleetRow
 from common.journal.stores.journal import Journal
 from common.runtime.http.app import json_response
@@ -33,11 +34,11 @@ _RANGES_SHOWN: Final = 200
 class FleetView:
     """What the routes show."""
 
-    def __init__(self, journal: Journal, now_us: Callable[[], int], *, owner: str, lease_s: float) -> None:
+    def __init__(self, journal: Journal, now_us: Callable[[], int], *, node: str, owner: str, lease_s: float) -> None:
         self._journal = journal
-        self._owner = owner
-        self._lease_s = lease_s
+        self._lease = KeptLease(journal.leases, LEASE, owner, lease_s)
         self._now_us = now_us
+        self._node = node
         self._edges: list[SeenEdge] = []
         self._nodes: Mapping[str, int] = {}
         self._as_of_us = 0
@@ -57,7 +58,7 @@ class FleetView:
 
         Raises what the journal raises; the numbers are the former ones then.
         """
-        if await self._journal.leases.acquire(LEASE, self._owner, self._lease_s) is None:
+        if not await self._lease.is_ours():
             self._parts = {}
             return
         await self._refresh()
@@ -76,7 +77,7 @@ class FleetView:
         with trio.move_on_after(ANSWER_WITHIN_S) as waiting:
             try:
                 rows = await self._journal.fleet.rows()
-                self._nodes = await self._journal.fleet.nodes()
+                self._nodes = await self._journal.fleet.nodes() | {self._node: self._now_us()}
                 self._edges, self._as_of_us = [_seen(row) for row in rows], self._now_us()
             except BackhaulError as error:
                 reason = error

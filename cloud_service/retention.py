@@ -17,8 +17,8 @@ import trio
 from cloud_service.settings import CloudSettings
 from common.core.errors import BackhaulError
 from common.core.journal.retention import LogSizes
+from common.journal.kept_lease import KeptLease
 from common.journal.stores.journal import Journal
-from common.journal.stores.leases import Lease
 from common.journal.stores.log import JournalStats, TrimLimit
 from common.journal.stores.projections import ProjectionRow
 from common.runtime.app.application import Application
@@ -49,6 +49,8 @@ class CloudRetentionSettings:
     keep_keys_s: float
     covered_types: frozenset[str] = frozenset()
     lease_s: float = 15.0
+    keeps_lease: bool = False
+    """Between the rounds too: there is no other node, and to give it back and to take it again are two synced commits."""
 
     @classmethod
     def of(cls, settings: CloudSettings, application: Application) -> CloudRetentionSettings:
@@ -80,10 +82,8 @@ class CloudRetention:
     def __init__(self, journal: Journal, settings: CloudRetentionSettings, *, owner: str) -> None:
         self._journal = journal
         self._settings = settings
-        self._owner = owner
         self._sizes = LogSizes()
-        self._lease: Lease | None = None
-        self._renew_at = 0.0
+        self._lease = KeptLease(journal.leases, LEASE, owner, settings.lease_s)
         self.trimmed = 0
         self.held_by = ""
         """The projection because of which events stay that should go, '' when none."""
@@ -98,27 +98,15 @@ class CloudRetention:
             await trio.sleep(self._settings.interval_s)
 
     async def _if_ours(self) -> None:
-        """A round, if no other node is at it; the lease is for as long as that takes."""
-        if not await self._is_ours():
+        """A round, if no other node is at it; the lease is for as long as that takes, unless it is kept."""
+        if not await self._lease.is_ours():
             return
         try:
             await self.round()
         finally:
-            with trio.move_on_after(_RELEASE_DEADLINE_S, shield=True):
-                await self._release()
-
-    async def _is_ours(self) -> bool:
-        """Take the lease, or renew it when it is time; False when another node has it."""
-        if self._lease is None or trio.current_time() >= self._renew_at:
-            self._lease = await self._journal.leases.acquire(LEASE, self._owner, self._settings.lease_s)
-            self._renew_at = trio.current_time() + self._settings.lease_s / 3
-        return self._lease is not None
-
-    async def _release(self) -> None:
-        lease, self._lease = self._lease, None
-        if lease is not None:
-            with suppress(BackhaulError):  # it lapses by itself
-                await self._journal.leases.release(lease)
+            if not self._settings.keeps_lease:
+                with trio.move_on_after(_RELEASE_DEADLINE_S, shield=True), suppress(BackhaulError):
+                    await self._lease.release()
 
     async def round(self) -> None:
         """Remove all that may go now."""
@@ -148,7 +136,7 @@ class CloudRetention:
     async def _remove(self, through: int) -> None:
         """Remove events up to ``through``, stretch by stretch."""
         after, removed_at_all = 0, 0
-        while after < through and await self._is_ours():
+        while after < through and await self._lease.is_ours():
             # From where something is: a long deleted beginning is no stretch.
             page = await self._journal.log.read(after, max_events=1, max_bytes=1)
             if not page.events or page.events.position[0] > through:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ from common.core.policy.rights import Right
 from common.core.push.messages import CHECK_PATH, PUSH_PATH
 from common.journal.feeds import RangeFeeds
 from common.journal.group_commit import GroupCommit, open_group_commit
+from common.journal.kept_lease import lease_length_s
 from common.journal.membership import Membership, MembershipSettings
 from common.projection.handlers import Handler
 from common.projection.progress import ProjectionSettings
@@ -172,6 +174,7 @@ class _Node:
         self._owner = owner
         self._handlers = [*built_in, *running.handlers]
         app = running.application.app
+        is_alone, lease_s = not journal.members.holds_leases, lease_length_s(journal.members, settings.lease_s)
         self.endpoint = PushEndpoint(
             journal, commit, _endpoint_settings(settings, app.transformations, policy, trust), environment.now_us
         )
@@ -187,11 +190,17 @@ class _Node:
             sinks=running.handler_sinks(environment.plain_calls),
             parked_max=settings.parked_max_events,
         )
-        retention = CloudRetentionSettings.of(settings, running.application)
+        retention = replace(
+            CloudRetentionSettings.of(settings, running.application), lease_s=lease_s, keeps_lease=is_alone
+        )
         self._retention = CloudRetention(journal, retention, owner=owner)
         self._ages = AgeKeeper(journal, retention.kept_s, environment.now_us, owner=owner)
         self._fleet_view = FleetView(
-            journal, environment.now_us, owner=owner, lease_s=max(settings.lease_s, 2 * settings.summary_interval_s)
+            journal,
+            environment.now_us,
+            node=name,
+            owner=owner,
+            lease_s=max(lease_s, 2 * settings.summary_interval_s),
         )
         self._report = CloudReport(
             journal,
@@ -204,7 +213,7 @@ class _Node:
             count_losses=self._fleet_view.count_losses,
         )
         self.watch = JournalWatch(journal, commit)
-        self._fleet = FleetKeeper(journal.fleet, self.endpoint, environment.now_us, node=name)
+        self._fleet = FleetKeeper(journal.fleet, self.endpoint, environment.now_us, node=name, is_alone=is_alone)
         self._known = LastKnown(self._refresh, environment.now_us)
         self._started_us = environment.now_us()
         self._name = name
@@ -212,11 +221,14 @@ class _Node:
             journal.members, self._as_member, MembershipSettings(lease_s=settings.member_lease_s)
         )
         self._assignment = RangeAssignment(
-            journal, self._membership, feeds, AssignmentSettings(lease_s=settings.lease_s)
+            journal,
+            self._membership,
+            feeds,
+            AssignmentSettings(lease_s=lease_s),
         )
         self._projecting = trio.CancelScope()
         self._working = trio.CancelScope()
-        self._tasks = TaskRunner(running, commit, owner=owner, is_alone=False, random=environment.chance)
+        self._tasks = TaskRunner(running, commit, owner=owner, is_alone=is_alone, random=environment.chance)
         self._spread = EdgeSpread(
             self.endpoint,
             self._membership,
@@ -345,7 +357,7 @@ class _Node:
         """Projections, subscriptions and housekeeping, until cancelled."""
         projecting = ProjectionSettings(
             ranges=self._settings.projection_ranges,
-            lease_s=self._settings.lease_s,
+            lease_s=lease_length_s(self._journal.members, self._settings.lease_s),
             poll_s=self._settings.poll_interval_s,
             summary_s=self._settings.summary_interval_s,
         )

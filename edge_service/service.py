@@ -24,6 +24,7 @@ from common.core.flow.moderation import Moderation
 from common.core.policy.rights import Access
 from common.firehose.firehose import Firehose
 from common.journal.group_commit import GroupCommit, open_group_commit
+from common.journal.kept_lease import lease_length_s
 from common.journal.stores.journal import Journal
 from common.projection.progress import ProjectionSettings
 from common.projection.snapshot_rule import SNAPSHOT_RULE, run_snapshot_rule
@@ -288,7 +289,7 @@ class _Edge:
                     self._transformations,
                 )
                 self._served.register(self._metrics)
-            projecting = _projecting(settings)
+            projecting = _projecting(settings, self._journal)
             nursery.start_soon(
                 partial(
                     project, running, firehose, running.handlers, environment, owner=self._owner, settings=projecting
@@ -386,9 +387,11 @@ async def _push(
     )
 
 
-def _projecting(settings: EdgeSettings) -> ProjectionSettings:
+def _projecting(settings: EdgeSettings, journal: Journal) -> ProjectionSettings:
     return ProjectionSettings(
-        lease_s=settings.lease_s, poll_s=settings.poll_interval_s, summary_s=settings.summary_interval_s
+        lease_s=lease_length_s(journal.members, settings.lease_s),
+        poll_s=settings.poll_interval_s,
+        summary_s=settings.summary_interval_s,
     )
 
 
@@ -408,7 +411,7 @@ async def _take_snapshots(settings: EdgeSettings, environment: Environment, jour
         journal,
         settings.snapshot_rule,
         owner=environment.new_id(),
-        settings=_projecting(settings),
+        settings=_projecting(settings, journal),
         random=environment.chance,
         kept=settings.snapshots_kept,
     )

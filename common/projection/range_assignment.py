@@ -49,6 +49,7 @@ class AssignmentSettings:
 class RangeAssignment:
     """``RangeHolder`` of a member. ``run`` is its task; ranges wait until it says that they are ours."""
 
+    changes = 0
     keeps_failing = True
     fenced_wait_s = _FENCED_WAIT_S
 

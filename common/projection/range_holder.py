@@ -37,6 +37,10 @@ class RangeHolder(Protocol):
         """Whether a lease has to be renewed by the range's own commits."""
 
     @property
+    def changes(self) -> int:
+        """Changes of ranges or owners so far, by which a lease may be another's: what ``check`` does not know a renewal does."""
+
+    @property
     def keeps_failing(self) -> bool:
         """Whether a range that fails is kept while it waits, instead of given back for another node to try."""
 
@@ -95,10 +99,16 @@ class LoneHolder:
     def __init__(self, journal: Journal, owner: str, *, lease_s: float, standby_poll_s: float, random: Random) -> None:
         self.start = RangeStart(journal)
         self._projections = journal.projections
+        self._changed = journal.members.changed
         self._owner = owner
         self._lease_s = lease_s
         self._random = random
         self.fenced_wait_s = standby_poll_s
+
+    @property
+    def changes(self) -> int:
+        """See ``RangeHolder.changes``: an operator's."""
+        return self._changed.count
 
     def prepared(self, name: str) -> None:
         """See ``RangeHolder.prepared``: they do not come, they are asked for."""

@@ -85,6 +85,7 @@ class RangeTask:
         self._backoff = Backoff(settings.backoff_min_s, settings.backoff_max_s)
         self._lease = ProjectionLease(handler.name, slices, 0, 0)
         self._renew_at = 0.0
+        self._seen_changes = 0
         self._save_at = 0.0
         """When an offset is due that no event's commit has saved."""
         self._fault = (0, 0)
@@ -160,6 +161,7 @@ class RangeTask:
     async def _hold(self) -> None:
         """Run the range for as long as it is ours; returns when it is to be another node's."""
         self._lease = await self._holder.acquire((self._handler.name, self._slices), self._story.not_ours)
+        self._seen_changes = self._holder.changes
         is_kept = False
         try:
             async with self._work.life.open():
@@ -198,7 +200,7 @@ class RangeTask:
         )
         if leading is None:
             return True
-        self._held(trio.current_time())
+        self._held(trio.current_time(), self._seen_changes)
         while (page := await leading.next(self._pages.max_events)) is not None:
             if page.events:
                 await self._take_leading(page)
@@ -235,7 +237,7 @@ class RangeTask:
 
     async def _follow(self) -> None:
         idle_s = min(self._settings.poll_s, self._settings.lease_s / 3)
-        self._held(trio.current_time())
+        self._held(trio.current_time(), self._seen_changes)
         page = await self._prepare(self._lease.position)
         while True:
             if page.is_full:
@@ -256,14 +258,16 @@ class RangeTask:
             if self._holder.successor(self._lease) is not None:
                 return
 
-    def _held(self, now_s: float) -> None:
-        """The lease and the offset are as of now."""
+    def _held(self, now_s: float, changes: int) -> None:
+        """The lease and the offset are as of now; ``changes`` were known before that was asked."""
+        self._seen_changes = changes
         self._renew_at = now_s + self._settings.lease_s / 3
         self._save_at = now_s + self._settings.save_s
 
     def _is_lease_due(self) -> bool:
-        """Whether to commit without events, to renew the lease."""
-        return self._holder.is_renewing and trio.current_time() >= self._renew_at
+        """Whether to commit without events, to renew the lease, or to learn that it is another's."""
+        is_time = trio.current_time() >= self._renew_at or self._holder.changes != self._seen_changes
+        return self._holder.is_renewing and is_time
 
     def _is_offset_due(self, through: int) -> bool:
         """Whether to commit without events, to move the offset over what other ranges have."""
@@ -321,7 +325,7 @@ class RangeTask:
     async def _store(self, through: int, prepared: PreparedEffects, more: Sequence[Statement] = ()) -> None:
         """Commit, and hold the range with what came of it."""
         lease_s, in_transaction = self._settings.lease_s, prepared.in_transaction
-        began_s = trio.current_time()
+        began_s, changes = trio.current_time(), self._holder.changes
         if in_transaction is None:
             self._lease = await self._journal.projections.commit(
                 self._lease, through, [*prepared.statements, *more], lease_s
@@ -332,7 +336,7 @@ class RangeTask:
             )
         stored_s = trio.current_time()
         self._story.progress.commit_latency.add(stored_s - began_s)
-        self._held(stored_s)
+        self._held(stored_s, changes)
 
     async def _let_effects_happen(self, page: ProjectionPage) -> EventBatch:
         """One event after the other; what is done is kept in time, and before the fault of one that follows.

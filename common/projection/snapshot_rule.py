@@ -70,7 +70,8 @@ async def _follow(
     kept: int,
 ) -> NoReturn:
     selection = Selection(entity_types=frozenset(every))
-    through, held_s = lease.position, trio.current_time()
+    changed = journal.members.changed
+    through, held_s, changes = lease.position, trio.current_time(), changed.count
     try:
         while True:
             heard = journal.log.head_signal.position
@@ -82,7 +83,8 @@ async def _follow(
                 await journal.snapshots.put(wanted, keep=kept)
             through = max(through, page.through)
             due_s = held_s + min(settings.lease_s / 3, settings.save_s if through > lease.position else inf)
-            if page.through < page.head or trio.current_time() >= due_s:
+            if page.through < page.head or trio.current_time() >= due_s or changes != changed.count:
+                changes = changed.count
                 lease = await journal.projections.commit(lease, through, (), settings.lease_s)
                 held_s = trio.current_time()
                 due_s = held_s + settings.lease_s / 3

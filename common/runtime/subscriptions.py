@@ -15,6 +15,7 @@ from common.core.errors import BackhaulError, ConfigurationError
 from common.core.filters.past import Past
 from common.core.flow.backoff import Backoff
 from common.core.subscription.messages import Begin
+from common.journal.kept_lease import lease_length_s
 from common.journal.stores.journal import Journal
 from common.journal.stores.subscriptions import InboxStats
 from common.runtime.app.application import Follow
@@ -28,9 +29,6 @@ from common.transport.subscription.state import SubscriptionSettings, Subscripti
 _log = structlog.get_logger()
 
 NO_SINKS: Final[Mapping[str, Sink]] = MappingProxyType({})
-# Of a journal that one process has: whoever opens it ends its leases, and each renewal (at a third) is a synced commit, which an
-# idle gateway's flash would have every few seconds.
-_FILE_LEASE_S: Final = 600.0
 
 
 def all_followed(settings: StreamSettings, follows: Sequence[Follow], default: PeerAddress | None) -> list[Followed]:
@@ -147,7 +145,7 @@ class Subscriptions:
             inbox_max_bytes=settings.inbox_max_bytes,
             heartbeat_s=settings.heartbeat_s,
             progress_timeout_s=settings.progress_timeout_s,
-            lease_s=settings.lease_s if self._journal.members.holds_leases else max(settings.lease_s, _FILE_LEASE_S),
+            lease_s=lease_length_s(self._journal.members, settings.lease_s),
         )
 
     async def refresh(self) -> None:

@@ -41,13 +41,13 @@ class CountingFleet:
 
 
 class World:
-    def __init__(self) -> None:
+    def __init__(self, *, is_alone: bool = False) -> None:
         self.now_us = 3_600 * 1_000 * SECOND
         self.fleet = CountingFleet()
         endpoint: Any = SimpleNamespace(streams=[], on_end=None)
         fleet: Any = self.fleet
         self.endpoint = endpoint
-        self.keeper = FleetKeeper(fleet, endpoint, lambda: self.now_us, node="n1")
+        self.keeper = FleetKeeper(fleet, endpoint, lambda: self.now_us, node="n1", is_alone=is_alone)
 
     def connect(self, name: str, session: int = 1) -> OriginStream:
         state = OriginStream(name, session, "", self.now_us, "resume", 5, stored_position=5, journal_id="j")
@@ -82,6 +82,14 @@ async def test_a_thousand_idle_edges_cost_five_rows_a_second_in_one_batch(world:
         await world.look()
     assert (world.fleet.calls - calls) / 600 < 1
     assert (world.fleet.rows_written - rows) / 600 < 5
+
+
+async def test_a_node_writes_that_it_is_alive_only_where_another_one_may_look() -> None:
+    for is_alone, calls in ((False, 12), (True, 0)):
+        world = World(is_alone=is_alone)
+        for _ in range(60):
+            await world.look()
+        assert world.fleet.calls == calls
 
 
 async def test_a_stream_that_came_and_went_between_two_looks_is_kept(world: World) -> None:

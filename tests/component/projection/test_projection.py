@@ -214,6 +214,24 @@ async def test_paused_projections_rest_and_go_on_where_they_were(autojump_clock:
     assert await all_tallies(journal.projections) == await expected_tallies(journal)
 
 
+async def test_an_idle_range_with_a_long_lease_hears_at_once_what_an_operator_decides(
+    autojump_clock: MockClock,
+) -> None:
+    journal, commits = staged_journal(), Commits()
+    await store(journal, Random(9), 10)
+    async with running(journal, settings=ProjectionSettings(lease_s=600), commits=commits) as [progress]:
+        await commits.reach(10)
+        await trio.sleep(60)
+        await journal.projections.set_paused("tally", True)
+        await trio.sleep(2)
+        assert progress.state is ProjectionState.PAUSED
+        await journal.projections.set_paused("tally", False)
+        await trio.sleep(60)
+        await journal.projections.intervene("tally", [Statement("DELETE FROM tally")], restart=True)
+        await trio.sleep(2)
+        assert commits.events == 20, "it has begun again"
+
+
 # -- ranges ------------------------------------------------------------------------------------------------------
 async def test_ranges_share_the_work_and_together_tally_every_event_once(autojump_clock: MockClock) -> None:
     journal, commits = staged_journal(), Commits()

@@ -203,10 +203,22 @@ class TestOneNode:
         self, storage: Storage, journal: Journal
     ) -> None:
         dead = retention(storage, journal, replace(kept(age_s=1), lease_s=0.3))
-        assert await dead._is_ours()
+        assert await dead._lease.is_ours()
         assert await journal.leases.acquire(LEASE, "node-2", 10) is None
         await storage.pass_time(0.4)
         assert await journal.leases.acquire(LEASE, "node-2", 10) is not None
+
+    async def test_a_node_that_is_alone_does_not_take_the_lease_for_each_round(
+        self, storage: Storage, journal: Journal
+    ) -> None:
+        for keeps_lease, least, most in ((True, 1, 1), (False, 3, 1_000)):
+            keeper = retention(storage, journal, replace(kept(), keeps_lease=keeps_lease))
+            taken = 0
+            while taken < 3:
+                await keeper._if_ours()
+                taken += 1
+            [lease] = await journal.leases.rows()
+            assert least <= lease.epoch <= most, "each release and taking is an epoch, and a synced commit"
 
     async def test_a_node_waits_while_another_holds_the_lease(self, storage: Storage, journal: Journal) -> None:
         await append(journal, local("Order|1"))

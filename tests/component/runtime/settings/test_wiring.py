@@ -26,6 +26,7 @@ from common.core.events.batch import new_events
 from common.core.filters.past import Past
 from common.core.journal.append import LocalAppend
 from common.journal.memory.journal import open_memory_journal
+from common.journal.memory.members import MemoryMembers
 from common.journal.memory.state import MemoryDatabase
 from common.journal.stores.journal import Journal
 from common.runtime.environment import Environment
@@ -142,9 +143,11 @@ def cases() -> list[Any]:
 class Parts:
     """What parts were made with, by the part's name: one dictionary of arguments a call."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *more: str) -> None:
         self.made: dict[str, list[Mapping[str, object]]] = {}
-        named = {part for table in (BOTH, EDGE, CLOUD) for _, _, places in table.values() for part, _ in places}
+        named = {*more} | {
+            part for table in (BOTH, EDGE, CLOUD) for _, _, places in table.values() for part, _ in places
+        }
         for part in sorted(one for one in named if "." in one):
             module, _, name = part.rpartition(".")
             original = getattr(importlib.import_module(module), name)
@@ -235,14 +238,28 @@ async def test_a_setting_comes_to_where_it_is_obeyed(
     value: object,
 ) -> None:
     parts = Parts(monkeypatch)
-    prefix = service.upper()
-    common = {"SUBSCRIPTIONS": "orders@localhost:7443", setting.upper(): text}
-    own = {"ID": "e1", "CLOUD": "localhost"} if service == "edge" else {"INSECURE": "true"}
+    given = {"SUBSCRIPTIONS": "orders@localhost:7443", setting.upper(): text}
     if setting == "window_max_bytes":
-        own["REQUEST_MAX_BYTES"] = "16MiB"
-    if service == "edge":
-        own["SERVE"] = "localhost:7544"
-    environ = {f"{prefix}_{key}": given for key, given in {**own, **common}.items()}
+        given["REQUEST_MAX_BYTES"] = "16MiB"
+    await start_and_stop(service, parts, given)
+    calls = parts.made[part]
+    assert calls
+    found = [get(call, name) for call in calls]
+    # An edge has two ports, one for programs with bounds of its own.
+    assert value in found if part == _SERVE else set(found) == {value}, found
+
+
+def get(call: Mapping[str, object], name: str) -> object:
+    """A part's argument, or a field of one."""
+    first, *rest = name.split(".")
+    return reduce(getattr, rest, call[first])
+
+
+async def start_and_stop(service: str, parts: Parts, given: Mapping[str, str]) -> None:
+    """Run a service with these settings for a while."""
+    prefix = service.upper()
+    own = {"ID": "e1", "CLOUD": "localhost", "SERVE": "localhost:7544"} if service == "edge" else {"INSECURE": "true"}
+    environ = {f"{prefix}_{key}": text for key, text in {**own, **given}.items()}
     async with trio.open_nursery() as nursery:
         if service == "edge":
             edge = load_settings(EdgeSettings, prefix, environ=environ).settings
@@ -252,12 +269,31 @@ async def test_a_setting_comes_to_where_it_is_obeyed(
             await nursery.start(cloud_service.service.serve, cloud, parts.environment(), trio.Event())
         await trio.sleep(5)
         nursery.cancel_scope.cancel()
-    calls = parts.made[part]
-    assert calls
-    first, *rest = name.split(".")
-    found = [reduce(getattr, rest, call[first]) for call in calls]
-    # An edge has two ports, one for programs with bounds of its own.
-    assert value in found if part == _SERVE else set(found) == {value}, found
+
+
+_FILE_LEASES: list[tuple[str, str, str, object]] = [
+    ("edge", _FOLLOWED, "lease_s", 600.0),
+    ("edge", _EDGE_RANGES, "lease_s", 600.0),
+    ("cloud", _FOLLOWED, "lease_s", 600.0),
+    ("cloud", _CLOUD_RANGES, "lease_s", 600.0),
+    ("cloud", "cloud_service.service.AssignmentSettings", "lease_s", 600.0),
+    ("cloud", "cloud_service.service.FleetView", "lease_s", 600.0),
+    ("cloud", "cloud_service.service.FleetKeeper", "is_alone", True),
+    ("cloud", "cloud_service.service.TaskRunner", "is_alone", True),
+    ("cloud", "cloud_service.service.CloudRetention", "settings.lease_s", 600.0),
+    ("cloud", "cloud_service.service.CloudRetention", "settings.keeps_lease", True),
+]
+
+
+@pytest.mark.parametrize(("service", "part", "name", "value"), _FILE_LEASES)
+async def test_nothing_is_written_every_few_seconds_for_what_no_other_process_can_take(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, service: str, part: str, name: str, value: object
+) -> None:
+    """Where one process has the journal, as a file."""
+    monkeypatch.setattr(MemoryMembers, "holds_leases", False)
+    parts = Parts(monkeypatch, part)
+    await start_and_stop(service, parts, {"SUBSCRIPTIONS": "orders@localhost:7443"})
+    assert {get(call, name) for call in parts.made[part]} == {value}
 
 
 @pytest.mark.parametrize(("settings", "table"), [(EdgeSettings, EDGE), (CloudSettings, CLOUD)])
