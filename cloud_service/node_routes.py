@@ -14,7 +14,7 @@ from common.core.errors import BackhaulError, ErrorKind
 from common.core.members.member import Member
 from common.journal.stores.journal import Journal
 from common.runtime.http.app import json_response
-from common.runtime.http.fields import check_query
+from common.runtime.http.fields import check_bare, check_query
 
 _log = structlog.get_logger()
 
@@ -39,6 +39,7 @@ def node_routes(journal: Journal, now_us: Callable[[], int]) -> Sequence[BaseRou
         return json_response({"node": node, "drained": False})
 
     async def _set_drained(request: Request, is_drained: bool) -> str:
+        await check_bare(request)
         node: str = request.path_params["node"]
         is_known = any(one.report.node == node for one in (await journal.members.look()).members)
         if is_drained and not is_known:

@@ -13,6 +13,7 @@ from common.projection.latest import latest_of
 from common.projection.tally import tally_of
 from common.runtime.http.app import json_response
 from common.runtime.http.event_json import event_as_json
+from common.runtime.http.fields import check_query
 
 
 def projection_query_routes(journal: Journal, projections: frozenset[str]) -> list[BaseRoute]:
@@ -51,6 +52,7 @@ def projection_query_routes(journal: Journal, projections: frozenset[str]) -> li
 
 
 def _entity(request: Request) -> tuple[str, str]:
+    check_query(request, ())
     return request.path_params["entity_type"], request.path_params["entity_id"]
 
 

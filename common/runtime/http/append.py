@@ -27,6 +27,7 @@ from common.core.events.json_text import PAYLOAD_LEVELS_MAX, RawJson, UnfitJson,
 from common.core.journal.append import Appended, AppendOutcome, LocalAppend
 from common.core.schedule import time_us
 from common.runtime.http.app import json_response, parse_json, unfit_json
+from common.runtime.http.fields import check_query
 from common.runtime.http.promptly import PromptRoute, Reply
 from common.runtime.intake import Intake, appended
 
@@ -52,6 +53,7 @@ def events_route(intake: Intake) -> PromptRoute:
     """The route that takes events in. An append that has a place in the queue at once is answered by the committing task."""
 
     async def append(request: Request) -> Response:
+        check_query(request, ())
         wanted = parse_request(await request.body(), request.headers.get("idempotency-key", ""))
         names = list(wanted.events.persistence_id)
         return _stored(names, await intake.append(wanted))

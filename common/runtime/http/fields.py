@@ -27,9 +27,13 @@ def check_query(request: Request, known: Collection[str]) -> None:
     """Refuse parameters nobody reads (a misspelt one would be silently without effect) and those given twice."""
     for name in request.query_params:
         if name not in known:
-            raise invalid(name[:80], f"is not a parameter here; known are {', '.join(sorted(known))}")
+            raise invalid(name[:80], f"is not a parameter here; {_listed(known)}")
         if len(request.query_params.getlist(name)) > 1:
             raise invalid(name, "is given twice")
+
+
+def _listed(known: Collection[str]) -> str:
+    return f"known are {', '.join(sorted(known))}" if known else "there are none"
 
 
 def whole_number(field: str, text: str, minimum: int, maximum: int = NUMBER_MAX) -> int:
@@ -73,12 +77,21 @@ def entity(value: object) -> str:
     return value
 
 
+async def check_bare(request: Request) -> None:
+    """Refuse parameters, and a body with fields, of a request that has neither; an empty object is no field."""
+    if await request.body():
+        await json_object(request, ())
+    else:
+        check_query(request, ())
+
+
 async def json_object(request: Request, known: Collection[str], visits: Visits = TOP_ONLY) -> dict[str, object]:
-    """The JSON object in the body, which has no other keys than the known ones."""
+    """The JSON object in the body, which has no other keys than the known ones, of a request without parameters."""
+    check_query(request, ())
     body = await read_json(request, visits)
     if not isinstance(body, dict):
         raise invalid("body", "must be a JSON object")
     for name in body:
         if name not in known:
-            raise invalid(str(name)[:80], f"is not known here; known are {', '.join(sorted(known))}")
+            raise invalid(str(name)[:80], f"is not known here; {_listed(known)}")
     return body

@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from common.runtime.http.app import json_response
+from common.runtime.http.fields import check_query
 from common.runtime.metrics import CONTENT_TYPE, MetricsRegistry
 
 Check = Callable[[], str | None]
@@ -39,7 +40,10 @@ class Readiness:
 def health_routes(
     readiness: Readiness, status: Callable[[], Awaitable[Mapping[str, object]]], metrics: MetricsRegistry
 ) -> list[BaseRoute]:
-    """The four routes. `status` gives what `/status` shows as JSON: small, without payloads and secrets."""
+    """The four routes. `status` gives what `/status` shows as JSON: small, without payloads and secrets.
+
+    Probes and scrapers may put parameters behind their three: no restart for that.
+    """
 
     async def livez(_: Request) -> Response:
         return json_response({"alive": True})
@@ -48,7 +52,8 @@ def health_routes(
         reasons = readiness.reasons()
         return json_response({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
 
-    async def show_status(_: Request) -> Response:
+    async def show_status(request: Request) -> Response:
+        check_query(request, ())
         return json_response(await status())
 
     async def show_metrics(_: Request) -> Response:

@@ -23,7 +23,7 @@ from common.journal.stores.parked import ParkedRow
 from common.runtime.http.app import json_response
 from common.runtime.http.event_json import event_as_json, event_place_as_json
 from common.runtime.http.events.reading import ROWS_MAX, read_events
-from common.runtime.http.fields import check_query, entity, invalid, json_object, query_number, whole_number
+from common.runtime.http.fields import check_bare, check_query, entity, invalid, json_object, query_number, whole_number
 from common.runtime.http.where import find_event
 
 _log = structlog.get_logger()
@@ -99,6 +99,7 @@ def parked_routes(journal: Journal, may_write: MayWrite | None = None) -> list[B
         return json_response({"entity": persistence_id, "stored": stored, "left": left or None})
 
     async def discard(request: Request) -> Response:
+        await check_bare(request)
         row_id = _row_id(request)
         row = await journal.parked.row(row_id)
         if row is None or not await journal.parked.discard(row_id):
@@ -168,6 +169,7 @@ def origin_routes(journal: Journal) -> list[BaseRoute]:
         return json_response({"origins": [_origin_as_json(state) for state in await journal.origins.rows()]})
 
     async def readmit(request: Request) -> Response:
+        await check_bare(request)
         origin_id = request.path_params["id"]
         if not await journal.origins.forget_superseded(origin_id):
             raise BackhaulError(

@@ -8,27 +8,22 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from common.core.errors import BackhaulError
-from common.runtime.http.app import json_response, read_json
+from common.runtime.http.app import json_response
+from common.runtime.http.fields import check_query, invalid, json_object
 from common.runtime.logs.setup import LEVELS, log_level, set_log_level
 
 
 def log_level_routes() -> Sequence[BaseRoute]:
     """`GET` and `PUT /v1/log-level`."""
 
-    async def show(_: Request) -> Response:
+    async def show(request: Request) -> Response:
+        check_query(request, ())
         return json_response({"level": log_level()})
 
     async def change(request: Request) -> Response:
-        body = await read_json(request)
-        level = body.get("level") if isinstance(body, dict) and len(body) == 1 else None
+        level = (await json_object(request, {"level"})).get("level")
         if level not in LEVELS:
-            raise BackhaulError(
-                "http.invalid_request",
-                "the body is not an object with a level alone",
-                f'send {{"level": "debug"}}; levels are {", ".join(LEVELS)}',
-                details={"field": "level"},
-            )
+            raise invalid("level", f"must be one of {', '.join(LEVELS)}")
         before = set_log_level(str(level), by="http")
         return json_response({"level": level, "before": before})
 

@@ -33,7 +33,7 @@ from common.projection.progress import ProjectionProgress, ProjectionState
 from common.projection.status import ProjectionStatus, projection_status
 from common.runtime.http.app import json_response
 from common.runtime.http.event_json import event_as_json, event_place_as_json
-from common.runtime.http.fields import check_query, entity, invalid, json_object, query_number, whole_number
+from common.runtime.http.fields import check_bare, check_query, entity, invalid, json_object, query_number, whole_number
 
 _log = structlog.get_logger()
 
@@ -70,6 +70,7 @@ def projection_routes(
         return json_response({"parked": [_parked_as_json(row) for row in rows], "through": through})
 
     async def parked_one(request: Request) -> Response:
+        check_query(request, ())
         position = whole_number("position", request.path_params["position"], 1)
         await parking.make_tables(journal.projections)
         rows = await parking.parked_events(journal.projections, _name(request), after=position - 1, max_rows=1)
@@ -115,6 +116,7 @@ class _Decisions:
         return json_response({"projection": name, "paused": False, "ranges": ranges})
 
     async def _set_paused(self, request: Request, paused: bool) -> tuple[str, int]:
+        await check_bare(request)
         name = _name(request)
         ranges = await self._journal.projections.set_paused(name, paused)
         if not ranges:
@@ -235,6 +237,7 @@ class _Decisions:
             raise _trimmed(deleted_through) from error
 
     async def forget(self, request: Request) -> Response:
+        await check_bare(request)
         name = _name(request)
         if name in self._handlers:
             raise BackhaulError(
@@ -259,6 +262,7 @@ class _Decisions:
         return json_response({"projection": name, "entity": persistence_id, "events": events})
 
     async def discard(self, request: Request) -> Response:
+        await check_bare(request)
         name, position = _name(request), whole_number("position", request.path_params["position"], 1)
         row = await parking.discard(self._journal.projections, name, position)
         _log.warning(

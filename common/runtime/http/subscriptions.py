@@ -28,7 +28,7 @@ from common.journal.stores.journal import Journal
 from common.journal.stores.subscriptions import InboxRow, InboxStats
 from common.runtime.http.app import json_response
 from common.runtime.http.event_json import event_as_json
-from common.runtime.http.fields import check_query, invalid, json_object, query_number, whole_number
+from common.runtime.http.fields import check_bare, check_query, invalid, json_object, query_number, whole_number
 from common.runtime.http.sse import HEARTBEAT, EventStreamResponse, EventStreams, as_event
 from common.transport.subscription.state import SubscriptionState
 
@@ -63,9 +63,9 @@ def subscription_routes(journal: Journal, states: States, stop: trio.Event, *, h
         return name
 
     async def inbox(request: Request) -> Response:
-        name = await known(request)
         live = "text/event-stream" in request.headers.get("accept", "")
         check_query(request, {"after"} if live else {"after", "max", "wait_s"})
+        name = await known(request)
         after = query_number(request, "after", 0)
         if live:
             last = request.headers.get("last-event-id")
@@ -76,8 +76,8 @@ def subscription_routes(journal: Journal, states: States, stop: trio.Event, *, h
         return json_response(await _page(journal, name, after, request, _committed(states, name)))
 
     async def ack(request: Request) -> Response:
-        name = await known(request)
         body = await json_object(request, {"through"})
+        name = await known(request)
         through = body.get("through")
         if type(through) is not int or not 0 <= through < 2**63:
             raise invalid("through", "must be the id of a row, a whole number from 0")
@@ -89,8 +89,8 @@ def subscription_routes(journal: Journal, states: States, stop: trio.Event, *, h
         return json_response({"subscriptions": await subscriptions_as_json(journal, states)})
 
     async def change(request: Request) -> Response:
-        name = await known(request)
         body = await json_object(request, {"criteria"})
+        name = await known(request)
         if "criteria" not in body:
             raise invalid("criteria", "is missing")
         wanted = parse_filter(orjson.dumps(body["criteria"]))
@@ -102,6 +102,7 @@ def subscription_routes(journal: Journal, states: States, stop: trio.Event, *, h
         return json_response({"subscription": name, "requested": _filter_as_json(requested)})
 
     async def forget(request: Request) -> Response:
+        await check_bare(request)
         name = await known(request)
         stats = await journal.subscriptions.inbox_stats(name)
         await journal.subscriptions.forget(name)
