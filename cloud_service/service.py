@@ -60,11 +60,21 @@ from common.runtime.journal_watch import JournalWatch
 from common.runtime.last_known import LastKnown
 from common.runtime.metrics import MetricsRegistry
 from common.runtime.policy import PolicyKeeper
-from common.runtime.service_parts import REDIAL_S, Ports, new_door, new_intake, new_readiness, project, push_limits
+from common.runtime.service_parts import (
+    LEAVE_S,
+    REDIAL_S,
+    Ports,
+    new_door,
+    new_intake,
+    new_readiness,
+    project,
+    push_limits,
+)
 from common.runtime.shared_metrics import register_http, register_running
 from common.runtime.stream_serving import ServedStreams, open_firehose, open_streams
 from common.runtime.subscriptions import Subscriptions, all_followed
 from common.runtime.trust import TrustKeeper
+from common.transport.link.departure import leave_links
 from common.transport.push.endpoint import EndpointSettings, PushEndpoint
 from common.transport.stream import StreamMethod, UnaryMethod
 
@@ -418,9 +428,10 @@ class _Node:
         self._working.cancel()
 
     async def drain(self, at_most_s: float) -> None:
-        """Ask edges and consumers to leave, and wait for those that still have something in flight."""
+        """End its own links, ask edges and consumers to leave, and wait for those that still have something in flight."""
         with trio.move_on_after(at_most_s):
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(leave_links, list(self.subscriptions.states.values()), LEAVE_S)
                 nursery.start_soon(self.endpoint.drain, REDIAL_S)
                 nursery.start_soon(self._streams.drain, REDIAL_S, at_most_s)
 

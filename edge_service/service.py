@@ -48,11 +48,21 @@ from common.runtime.journal_watch import JournalWatch
 from common.runtime.last_known import LastKnown
 from common.runtime.metrics import MetricsRegistry
 from common.runtime.policy import PolicyKeeper
-from common.runtime.service_parts import REDIAL_S, Ports, new_door, new_intake, new_readiness, project, push_limits
+from common.runtime.service_parts import (
+    LEAVE_S,
+    REDIAL_S,
+    Ports,
+    new_door,
+    new_intake,
+    new_readiness,
+    project,
+    push_limits,
+)
 from common.runtime.shared_metrics import register_http, register_running
 from common.runtime.stream_serving import ServedStreams, open_firehose, open_streams
 from common.runtime.subscriptions import Subscriptions, all_followed
 from common.runtime.trust import TrustKeeper
+from common.transport.link.departure import LeavingLink, leave_links
 from common.transport.push.link import keep_push_link
 from common.transport.push.link_state import LinkState
 from common.transport.push.producer import PushSettings
@@ -308,9 +318,12 @@ class _Edge:
             task_status.started()
 
     async def drain(self, at_most_s: float) -> None:
-        """Ask those who follow its streams to dial again, and wait for what is under way."""
-        if self._served:
-            await self._served.drain(REDIAL_S, at_most_s)
+        """End its own links, ask those who follow its streams to dial again, and wait for what is under way."""
+        links: list[LeavingLink] = [self._link, *self.subscriptions.states.values()]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leave_links, links, min(at_most_s, LEAVE_S))
+            if self._served:
+                await self._served.drain(REDIAL_S, at_most_s)
 
 
 async def _serve_streams(

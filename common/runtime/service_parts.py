@@ -30,6 +30,8 @@ from common.transport.subscription.state import SubscriptionState
 
 # When those that a stopping service sent on are to dial again.
 REDIAL_S: Final = 1.0
+# What is in flight on a line that moves is acknowledged within it; on one that stands still nothing is gained by waiting.
+LEAVE_S: Final = 2.0
 _EVERY_ADDRESS: Final = frozenset({"0.0.0.0", "::", ""})
 
 

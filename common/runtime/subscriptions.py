@@ -101,7 +101,7 @@ class Subscriptions:
             self.states[name].filter_changed()
 
     async def run(self) -> None:
-        """Follow all of them until cancelled."""
+        """Follow all of them until cancelled, or until they were asked to leave."""
         async with trio.open_nursery() as nursery:
             for one in self._followed:
                 nursery.start_soon(self._follow, one)

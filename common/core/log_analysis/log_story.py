@@ -196,6 +196,10 @@ class LogStory:
                 link.reached(at_us, stored=record.count("position"))
                 side.down(at_us, code, reason)
                 return _note(link, at_us, f"lost: {_because(code, reason)}")
+            case "link.left":
+                link.reached(at_us, stored=record.count("position"))
+                side.down(at_us, "link.ended", "this end stops")
+                return _note(link, at_us, "left: this end stops")
             case "link.unreachable":
                 side.failed(at_us, code, reason)
                 return _note(link, at_us, f"cannot be reached: {_because(code, reason)}")

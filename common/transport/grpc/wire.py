@@ -175,7 +175,7 @@ class WireStream(grpclib.Stream):
         self._inbound.eof()
 
     def __terminated__(self, reason: str) -> None:
-        self.break_off(self.connection.fault or PeerGone("link.reset", f"the peer gave up the call: {reason}"))
+        self.break_off(self.connection.fault or PeerGone("link.reset", f"the peer gave up the call: {_named(reason)}"))
 
     # -- state ------------------------------------------------------------------------------------------------------------
     def break_off(self, fault: BackhaulError) -> None:
@@ -383,6 +383,13 @@ class WireStream(grpclib.Stream):
         fault = self._fault or self.connection.fault
         if fault is not None:
             raise fault
+
+
+def _named(reason: str) -> str:
+    """grpclib's reason, with the name of HTTP/2's error code (RFC 9113, 7) in the place of its number."""
+    text, found, code = reason.rpartition("error_code: ")
+    names = {str(int(known)): known.name for known in ErrorCodes}
+    return f"{text}{found}{names.get(code, code)}"
 
 
 RESPONSE_HEADERS: Headers = [(":status", "200"), ("content-type", CONTENT_TYPE)]

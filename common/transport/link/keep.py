@@ -15,6 +15,7 @@ to do, and again after an hour.
     connected  no progress within the timeout            abort the connection                       dialling
     connected  Drain with a hint                         finish, wait as hinted                     dialling
     connected  ended or broken                           log with the reason, wait a backoff        dialling
+    connected  the own service stops                     finish, end the stream, log that           over
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from common.core.flow.backoff import Backoff
 from common.core.flow.measures import CODES_MAX, CodeCounts
 from common.core.flow.messages import Drain
 from common.transport.link.call_status import first_refusal
+from common.transport.link.departure import Departure
 from common.transport.stream import Channel, DialledStream
 
 _log = structlog.get_logger()
@@ -56,6 +58,10 @@ class LinkRecord(Protocol):
     last_reason: str
     last_hint: str
     ends: CodeCounts
+
+    @property
+    def departure(self) -> Departure:
+        """How the service asks the link to end for good."""
 
     @property
     def position(self) -> int:
@@ -119,7 +125,10 @@ async def keep_link(
     chance: random.Random,
     now_us: Callable[[], int],
 ) -> None:
-    """Keep a conversation on the stream ``path`` going until cancelled. ``record`` always says how the link is."""
+    """Keep a conversation on the stream ``path`` going until cancelled, or until it has ended because the service stops.
+
+    ``record`` always says how the link is.
+    """
     offline_since_us = now_us()
     reported = _ReportedRefusal()
     while True:
@@ -136,6 +145,11 @@ async def keep_link(
                 drain = await converse(stream, connected, backoff.progressed)
         except* BackhaulError as group:
             error = first_refusal(group)
+        if error is None and record.departure.asked.is_set():
+            _enter(record, "offline", now_us())
+            _log.info("link.left", acked_events=record.moved, position=record.position)
+            record.departure.over.set()
+            return
         was_connected = record.state == "connected"
         if was_connected:
             reported.forget()

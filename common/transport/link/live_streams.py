@@ -53,7 +53,7 @@ class LiveStreams(Mapping[K, S], Generic[K, S]):
         code, reason = "link.lost", "the connection is gone"
         try:
             await work
-            code, reason = "link.ended", f"the {self._peer} ended the stream"
+            code, reason = "link.ended", f"the {self._peer} ended the stream in good order: it stops, or dials again"
         except* BackhaulError as group:
             error = first_refusal(group)
             code, reason = error.code, error.message

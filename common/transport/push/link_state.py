@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from common.core.flow.measures import CodeCounts, LatencyHistogram
 from common.core.push.filter_transition import UNFILTERED, FilterTransition, PushFilterState
+from common.transport.link.departure import Departure
 
 
 @dataclass(slots=True)
@@ -47,6 +48,7 @@ class LinkState:
     last_code: str = ""
     last_reason: str = ""
     last_hint: str = ""
+    departure: Departure = field(default_factory=Departure)
 
     @property
     def position(self) -> int:

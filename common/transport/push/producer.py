@@ -80,7 +80,7 @@ async def push(
     on_start: Callable[[], None],
     on_progress: Callable[[], None],
 ) -> Drain | None:
-    """Push until the cloud asks to leave (its Drain is returned) or ends the stream well (None).
+    """Push until the cloud asks to leave (its Drain is returned) or ends the stream well, or this service stops (None).
 
     ``on_start`` is called when the cloud has taken the stream, ``on_progress`` whenever it has done useful work. Raises
     PeerGone (also for ``link.stalled`` and ``link.timeout``), PeerRefused, and BackhaulError ``push.history_mismatch``,
@@ -202,10 +202,18 @@ class _PushStream:
                     nursery.start_soon(self._receive, nursery.cancel_scope)
                     nursery.start_soon(self._watch_progress)
                     nursery.start_soon(self._keep_cursor)
+                    nursery.start_soon(self._leave_when_asked)
                     await self._send_journal()
         finally:
             self._state.in_flight_bytes = 0
         return self._drain
+
+    async def _leave_when_asked(self) -> None:
+        """This service stops: send nothing more, hear the acks of what is in flight, and end the stream."""
+        await self._state.departure.asked.wait()
+        self._producer.draining = True
+        self._source.wake()
+        self._acked_or_asked.unpark_all()
 
     # -- sending: the only task that does, while it does not wait --------------------------------------------------------
     async def _send_journal(self) -> None:

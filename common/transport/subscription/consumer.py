@@ -81,7 +81,7 @@ async def converse(
     on_start: Callable[[], None],
     on_progress: Callable[[], None],
 ) -> Drain | None:
-    """Follow the stream until the source asks to leave (its Drain) or ends it well (None).
+    """Follow the stream until the source asks to leave (its Drain) or ends it well (None), or this service stops (a Drain).
 
     ``on_start`` is called when the source has taken it, ``on_progress`` whenever something has taken effect.
 
@@ -192,6 +192,7 @@ class _Session:
                 nursery.start_soon(self._receive)
                 nursery.start_soon(self._watch_progress)
                 nursery.start_soon(self._watch_filter)
+                nursery.start_soon(self._leave_when_asked)
                 await self._work_off()
                 nursery.cancel_scope.cancel()
         except* BackhaulError as group:
@@ -203,6 +204,12 @@ class _Session:
         finally:
             self._intake.leave()
         return self._drain
+
+    async def _leave_when_asked(self) -> None:
+        """This service stops: end the stream as when the source asks to leave."""
+        await self._state.departure.asked.wait()
+        self._drain = self._drain or Drain(0.0, "this service stops")
+        self._work.unpark_all()
 
     # -- the one task that stores and sends ------------------------------------------------------------------------
     async def _work_off(self) -> None:

@@ -45,7 +45,7 @@ async def keep_subscription(
     chance: random.Random,
     now_us: Callable[[], int],
 ) -> None:
-    """Follow the stream until cancelled. ``state`` always says how it is."""
+    """Follow the stream until cancelled, or until it has ended because the service stops. ``state`` always says how it is."""
     with structlog.contextvars.bound_contextvars(subscription=settings.name):
         while True:
             lease = await _acquire(journal, settings, state, owner)
@@ -60,6 +60,8 @@ async def keep_subscription(
             finally:
                 with trio.move_on_after(_RELEASE_DEADLINE_S, shield=True):
                     await _release(journal, lease)
+            if state.departure.over.is_set():
+                return
 
 
 async def _while_held(
@@ -103,6 +105,7 @@ async def _while_held(
 
         nursery.start_soon(renew)
         await keep_link(dial, SUBSCRIBE_PATH, speak, state, backoff=backoff, chance=chance, now_us=now_us)
+        nursery.cancel_scope.cancel()
 
 
 async def _begin_anew(error: BackhaulError, journal: Journal, lease: Lease, settings: SubscriptionSettings) -> bool:

@@ -11,6 +11,7 @@ from common.core.filters.past import Past
 from common.core.flow.measures import CodeCounts
 from common.core.subscription.messages import Begin, OrderTime, StreamLimits
 from common.journal.head_signal import HeadSignal
+from common.transport.link.departure import Departure
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class SubscriptionState:
     timestamp_us: int = 0
     """Order time of the last event or place heard of, for the lag in seconds."""
     requested_changed: trio.lowlevel.ParkingLot = field(default_factory=trio.lowlevel.ParkingLot)
+    departure: Departure = field(default_factory=Departure)
     committed: HeadSignal = field(default_factory=HeadSignal)
     """Raised to the revision after each commit: who waits for an inbox looks."""
 

@@ -54,6 +54,17 @@ def test_an_outage_has_its_reason_its_tries_and_its_end(teller: Teller) -> None:
     assert outage.seconds(0) == 3
 
 
+def test_a_link_that_a_stopping_service_ended_is_down_for_that_reason(teller: Teller) -> None:
+    teller.edge("link.connected", attempts=1, offline_s=0)
+    teller.edge("link.left", position=7, acked_events=7)
+    teller.edge("service.stopped")
+    teller.edge("service.starting")
+    teller.edge("link.connected", attempts=1, offline_s=0)
+    [outage] = [one for one in teller.link.side.outages if one.was_up]
+    assert (outage.code, outage.reason, outage.seconds(0)) == ("link.ended", "this end stops", 3)
+    assert teller.link.stored == 7
+
+
 def test_a_service_that_starts_without_an_end_was_killed(teller: Teller) -> None:
     teller.edge("service.starting")
     teller.edge("link.connected", attempts=1, offline_s=0)

@@ -13,6 +13,7 @@ from trio.testing import MockClock
 from common.core.errors import BackhaulError
 from common.journal.memory.log import MemoryLog
 from common.journal.stores.log import LogPage
+from common.transport.link.departure import leave_links
 from common.transport.memory.line import Direction
 from tests.support.push import NAMES, PushWorld, append, live_connection, same_story, wait_for_head, whole_log
 
@@ -114,6 +115,41 @@ async def test_a_draining_node_is_left_without_loss(autojump_clock: MockClock) -
             await wait_for_head(cloud, 500)
             assert 0.5 <= trio.current_time() - left_s <= 21.0, "within the time that the node gave"
             assert same_story(await whole_log(edge), await whole_log(cloud))
+
+
+async def test_an_edge_that_stops_hears_its_acks_and_ends_the_stream(autojump_clock: MockClock) -> None:
+    """In the middle of a backlog: the cloud reads that it left in good order, and it does not dial again."""
+    world = PushWorld(commit_s=0.05)
+    with structlog.testing.capture_logs() as lines:
+        async with world.cloud() as (cloud, endpoint), world.edge() as (edge, link):
+            await append(edge, NAMES)
+            await wait_for_head(cloud, 50)
+            with trio.fail_after(2):
+                await leave_links([link], at_most_s=100)
+            head = (await cloud.log.stats()).head_position
+            assert 50 <= link.acked_position == link.sent_position == head < 500
+            await trio.sleep(60)
+            assert (link.connects, link.state, endpoint.streams) == (1, "offline", [])
+    assert [line["code"] for line in lines if line["event"] == "push.disconnected"] == ["link.ended"]
+    assert [line["event"] for line in lines if line["event"] in ("link.left", "link.disconnected")] == ["link.left"]
+
+
+async def test_stopping_does_not_wait_for_a_line_that_stands_still_or_is_down(autojump_clock: MockClock) -> None:
+    world = PushWorld()
+    async with world.edge() as (edge, link):
+        async with world.cloud():
+            await trio.sleep(5)
+            world.network.connections[-1].hold()
+            await append(edge, NAMES)
+            await trio.sleep(1)
+            began_s = trio.current_time()
+            await leave_links([link], at_most_s=2)
+            assert trio.current_time() - began_s == 2
+    async with world.edge() as (_, link):
+        await trio.sleep(5)
+        began_s = trio.current_time()
+        await leave_links([link], at_most_s=2)
+        assert trio.current_time() == began_s
 
 
 async def test_100_cancels_at_random_points_leave_nothing_behind(autojump_clock: MockClock) -> None:

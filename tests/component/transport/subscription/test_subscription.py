@@ -22,6 +22,7 @@ from common.journal.memory.state import MemoryDatabase
 from common.journal.memory.subscriptions import MemorySubscriptions
 from common.journal.stores.log import TrimLimit
 from common.runtime.http.where import find_event
+from common.transport.link.departure import leave_links
 from common.transport.memory.line import Direction
 from common.transport.subscription.catalogue import StreamCatalogue
 from common.transport.subscription.sinks import JournalSink
@@ -335,6 +336,22 @@ async def test_a_slow_line_moves_large_events(autojump_clock: MockClock) -> None
         await wait_for_position(state, 5, at_most_s=1000)
         await trio.sleep(30)
         assert state.connects == 1
+
+
+async def test_a_consumer_that_stops_stores_its_place_and_ends_the_stream(autojump_clock: MockClock) -> None:
+    world = SubscriptionWorld()
+    with structlog.testing.capture_logs() as lines:
+        async with world.source() as (source, endpoint), world.consumer() as (_, state):
+            await publish(source, NAMES)
+            await wait_for_position(state, 50)
+            with trio.fail_after(2):
+                await leave_links([state], at_most_s=100)
+            await trio.sleep(60)
+            assert (state.connects, state.state, endpoint.streams) == (1, "offline", [])
+    assert [line["code"] for line in lines if line["event"] == "consumer.disconnected"] == ["link.ended"]
+    async with world.source() as (source, _), world.consumer() as (consumer, state):
+        await wait_for_position(state, 200)
+        assert rows_of(await whole_inbox(consumer)) == log_of(await whole_log(source))
 
 
 async def test_a_draining_source_is_left_without_loss(autojump_clock: MockClock) -> None:
