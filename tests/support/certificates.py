@@ -51,8 +51,12 @@ class Authority:
         *,
         usages: Sequence[x509.ObjectIdentifier] | None = None,
         common_name: str = "",
+        signs: bool | None = None,
     ) -> TlsFiles:
-        """As `files`, with exactly these names and extended key usages; without either extension where there are none."""
+        """As `files`, with exactly these names and extended key usages; without either extension where there are none.
+
+        ``signs`` is whether the key usage allows signatures; None: there is no key usage.
+        """
         authority = x509.load_pem_x509_certificate(self.ca.cert_pem.bytes())
         signer = serialization.load_pem_private_key(self.ca.private_key_pem.bytes(), None)
         assert isinstance(signer, ec.EllipticCurvePrivateKey)
@@ -72,6 +76,8 @@ class Authority:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=not subject)
         if usages is not None:
             builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        if signs is not None:
+            builder = builder.add_extension(key_usage(signs=signs), critical=True)
         certificate = builder.sign(signer, hashes.SHA256())
         files = TlsFiles(self.folder / f"{name}.pem", self.folder / f"{name}.key", self.ca_file)
         files.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
@@ -98,6 +104,21 @@ class Authority:
             builder = builder.add_revoked_certificate(entry)
         path.write_bytes(builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
         return path
+
+
+def key_usage(*, signs: bool) -> x509.KeyUsage:
+    """Signatures, or what is of no use to TLS 1.3."""
+    return x509.KeyUsage(
+        digital_signature=signs,
+        content_commitment=False,
+        key_encipherment=not signs,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def day(offset: float) -> datetime.datetime:

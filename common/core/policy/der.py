@@ -18,6 +18,16 @@ _INTEGER: Final = 0x02
 _UTC_TIME: Final = 0x17
 _GENERALIZED_TIME: Final = 0x18
 _VERSION: Final = 0xA0
+_EXTENSIONS: Final = 0xA3
+# Object identifiers (RFC 5280, 4.2.1.3 and 4.2.1.12), without their tags.
+_KEY_USAGE: Final = bytes.fromhex("551d0f")
+_EXTENDED_KEY_USAGE: Final = bytes.fromhex("551d25")
+_ROLES: Final = {
+    "serverAuth": bytes.fromhex("2b06010505070301"),
+    "clientAuth": bytes.fromhex("2b06010505070302"),
+}
+# In the first octet of a key usage.
+_DIGITAL_SIGNATURE: Final = 0x80
 
 
 class DerError(ValueError):
@@ -64,6 +74,36 @@ def certificate_facts(der: bytes) -> CertificateFacts:
     if serial_tag != _INTEGER or len(times) != 2:
         raise DerError("a certificate has no serial number, or no time")
     return CertificateFacts(int.from_bytes(serial, "big", signed=True), issuer, _time(*times[1][:2]))
+
+
+def usage_problem(der: bytes, role: str) -> str:
+    """Why a peer would refuse a certificate in the role of serverAuth or clientAuth; '' where it would not. Raises DerError.
+
+    A usage is restricted by an extension alone (RFC 5280, 4.2.1.3 and 4.2.1.12); TLS proves the key by a signature.
+    """
+    values = _extensions(der)
+    if _EXTENDED_KEY_USAGE in values:
+        _, purposes, _ = next(_members(values[_EXTENDED_KEY_USAGE]), (0, b"", b""))
+        if _ROLES[role] not in {purpose for _, purpose, _ in _members(purposes)}:
+            return f"its extended key usage does not have {role}"
+    if _KEY_USAGE in values:
+        _, bits, _ = next(_members(values[_KEY_USAGE]), (0, b"", b""))
+        if len(bits) < 2 or not bits[1] & _DIGITAL_SIGNATURE:
+            return "its key usage does not have digitalSignature"
+    return ""
+
+
+def _extensions(der: bytes) -> dict[bytes, bytes]:
+    """A certificate's extensions: values in DER by object identifier."""
+    found = {}
+    for tag, content, _ in _members(_first(der)):
+        for _, listed, _ in _members(content) if tag == _EXTENSIONS else ():
+            for _, extension, _ in _members(listed):
+                parts = list(_members(extension))
+                if len(parts) < 2:
+                    raise DerError("an extension has no value")
+                found[parts[0][1]] = parts[-1][1]
+    return found
 
 
 def revocation_list(der: bytes) -> RevocationList:

@@ -132,7 +132,8 @@ def _settle_failure(protocol: WireProtocol, address: Address | SocketPath, tls: 
         return PeerGone(
             "link.tls_failed",
             f"{address} closed the connection after the TLS handshake: it probably refused our certificate",
-            f"is it signed by the CA that the peer believes, and in its time? {local_clock()}",
+            "is it signed by the CA that the peer believes, and in its time? does its extended key usage, if it has one, have"
+            f" clientAuth? {local_clock()}",
         )
     return PeerGone(
         "link.lost",

@@ -83,7 +83,8 @@ def tls_failure(error: ssl.SSLError, address: str) -> PeerGone:
         if error.verify_code in _OUT_OF_TIME:
             return PeerGone("link.tls_failed", message, "check this machine's clock first")
         if error.verify_code == _OTHER_PURPOSE:
-            return PeerGone("link.wrong_key_usage", message, "issue it with the extended key usage serverAuth")
+            hint = "issue it with the extended key usage serverAuth, and the key usage digitalSignature"
+            return PeerGone("link.wrong_key_usage", message, hint)
         return PeerGone("link.tls_failed", message, "is it signed by the CA file, and for this host name?")
     reason = handshake_reason(error)
     if "wrong version number" in reason or "http request" in reason or "record layer" in reason:
@@ -94,7 +95,7 @@ def tls_failure(error: ssl.SSLError, address: str) -> PeerGone:
             return PeerGone(
                 "link.wrong_key_usage",
                 f"{address} refused our certificate: {reason}",
-                "issue it with the extended key usage clientAuth",
+                "issue it with the extended key usage clientAuth, and the key usage digitalSignature",
             )
         if "expired" in reason:
             hint = "renew the certificate, or check the clock over there"

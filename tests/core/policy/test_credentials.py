@@ -9,11 +9,12 @@ import pytest
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.core.policy.credentials import Credential, Trust, credential_of, digest_of
-from common.core.policy.der import DerError, certificate_facts, pem_blocks, revocation_list
+from common.core.policy.der import DerError, certificate_facts, pem_blocks, revocation_list, usage_problem
 from tests.support.certificates import Authority, day
 
 ISSUER, OTHER, ANCHOR = b"i" * 16, b"o" * 16, b"a" * 16
@@ -41,6 +42,33 @@ def test_facts_of_a_certificate_are_those_that_were_issued(tmp_path: Path) -> No
     assert found is not None
     assert found.anchor == digest_of(anchor)
     assert found.links == ((digest_of(facts.issuer), facts.serial),)
+
+
+SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
+
+
+@pytest.mark.parametrize(
+    ("usages", "signs", "problems"),
+    [
+        (None, None, ("", "")),
+        ([SERVER, CLIENT], True, ("", "")),
+        ([SERVER], None, ("", "its extended key usage does not have clientAuth")),
+        ([CLIENT], True, ("its extended key usage does not have serverAuth", "")),
+        (None, False, ("its key usage does not have digitalSignature",) * 2),
+        ([SERVER, CLIENT], False, ("its key usage does not have digitalSignature",) * 2),
+        (
+            [ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE],
+            None,
+            ("its extended key usage does not have serverAuth", "its extended key usage does not have clientAuth"),
+        ),
+    ],
+)
+def test_what_a_certificate_may_be_used_for_is_what_was_issued(
+    tmp_path: Path, usages: list[x509.ObjectIdentifier] | None, signs: bool | None, problems: tuple[str, str]
+) -> None:
+    files = Authority(tmp_path / "ours").issued("g7", [x509.DNSName("g7")], usages=usages, signs=signs)
+    [der] = pem_blocks(files.certificate.read_bytes(), "CERTIFICATE")
+    assert (usage_problem(der, "serverAuth"), usage_problem(der, "clientAuth")) == problems
 
 
 @pytest.mark.parametrize("serials", [(), (1, 2**159 - 1, 77)])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
 
 from cloud_service.cli import main as cloud_main
 from common.transport.grpc import TlsFiles
@@ -16,6 +17,8 @@ from examples.support.postgres import Databases
 from tests.e2e.operating.asking import asked
 from tests.e2e.processes import Service, open_stage
 from tests.support.certificates import Authority, day
+
+SERVER = x509.oid.ExtendedKeyUsageOID.SERVER_AUTH
 
 Report = tuple[int, dict[str, str]]
 """Exit status, and by check the worst line of it with its advice."""
@@ -100,6 +103,16 @@ def test_each_fault_is_found_at_its_step(ward: Ward, doctor: Callable[..., Repor
         ),
         "another authority": (ward.words("doubter", doubter), "tls", "link.tls_failed"),
         "out of time": (ward.words("late", ours.files("late", "late", not_after=day(-1))), "certificate", "ran out on"),
+        "a server's certificate": (
+            ward.words("wrong", ours.issued("wrong", [x509.DNSName("wrong")], usages=[SERVER])),
+            "certificate",
+            "does not have clientAuth",
+        ),
+        "no signatures": (
+            ward.words("mute", ours.issued("unsigned", [x509.DNSName("mute")], signs=False)),
+            "certificate",
+            "does not have digitalSignature",
+        ),
         "another name": (ward.words("good", good, f"localhost:{port}"), "tls", "not valid for"),
         "plaintext": (ward.words("good", None), "http/2", "link."),
         "no such name": ([*ward.words("good", None, "nowhere.invalid:1"), "--insecure"], "dns", "does not resolve"),

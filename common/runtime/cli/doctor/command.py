@@ -61,7 +61,9 @@ def examine(
     files = tls_files(settings)
     findings = [ok("version", versions())]
     findings += _service(client)
-    findings += own_certificate(settings, files, now_us() / 1e6)
+    # A cloud is always dialled, an edge where it serves streams; who has peers dials them.
+    roles = (["clientAuth"] if peers else []) + (["serverAuth"] if getattr(settings, "serve", True) else [])
+    findings += own_certificate(settings, files, now_us() / 1e6, roles)
     findings += _policy(settings)
     if journal.is_file:
         findings += disk(journal, getattr(settings, "journal_max_bytes", None), measure_syncs)

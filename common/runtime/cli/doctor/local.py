@@ -6,7 +6,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,7 @@ from typing import Final
 from common import VERSION
 from common.core.errors import ConfigurationError
 from common.core.journal.url import JournalUrl
-from common.core.policy.der import DerError, certificate_facts, pem_blocks
+from common.core.policy.der import DerError, certificate_facts, pem_blocks, usage_problem
 from common.runtime.cli.doctor.finding import Finding, failed, ok, refused, skipped, warning
 from common.runtime.settings.service import ServiceSettings
 from common.transport.grpc.tls import TlsFiles, client_context
@@ -38,8 +38,10 @@ def versions() -> str:
     return f"backhaul {VERSION}, Python {platform.python_version()}, {platform.platform()}; {', '.join(found)}"
 
 
-def own_certificate(settings: ServiceSettings, files: TlsFiles | None, now_s: float) -> Iterator[Finding]:
-    """The three files: whether they can be used, and until when."""
+def own_certificate(
+    settings: ServiceSettings, files: TlsFiles | None, now_s: float, roles: Sequence[str]
+) -> Iterator[Finding]:
+    """The three files: whether they can be used, for what (``roles`` are clientAuth, serverAuth), and until when."""
     if files is None:
         advice = "set tls_ca, tls_cert and tls_key: plaintext is for trials"
         if settings.insecure:
@@ -49,9 +51,9 @@ def own_certificate(settings: ServiceSettings, files: TlsFiles | None, now_s: fl
         return
     try:
         client_context(files)
-        ends_s = min(
-            certificate_facts(der).not_after_s for der in pem_blocks(files.certificate.read_bytes(), "CERTIFICATE")
-        )
+        chain = pem_blocks(files.certificate.read_bytes(), "CERTIFICATE")
+        ends_s = min(certificate_facts(der).not_after_s for der in chain)
+        problems = {role: usage_problem(chain[0], role) for role in roles}
     except ConfigurationError as error:
         yield refused("certificate", error)
         return
@@ -59,6 +61,17 @@ def own_certificate(settings: ServiceSettings, files: TlsFiles | None, now_s: fl
         yield failed("certificate", f"{files.certificate} cannot be read: {error}", "replace it by a PEM file")
         return
     yield dates("certificate", f"the own certificate {files.certificate}", ends_s, now_s)
+    for role, problem in problems.items():
+        if problem:
+            yield failed("certificate", f"{files.certificate} will be refused: {problem}", usage_advice(role))
+
+
+def usage_advice(role: str) -> str:
+    """What a certificate for this role needs."""
+    who = "who dials" if role == "clientAuth" else "who is dialled"
+    return (
+        f"issue it with the extended key usage {role} (for {who}) and the key usage digitalSignature, or without both"
+    )
 
 
 def dates(check: str, what: str, ends_s: float, now_s: float) -> Finding:
