@@ -199,18 +199,15 @@ class AppendCall:
         kept = [index for index, number in enumerate(numbers) if number]
         events = self.events if len(kept) == len(numbers) else self.events.select(kept)
         numbers = numbers if events is self.events else [numbers[index] for index in kept]
-        n = len(events)
-        first, first_us = answer["head_position"] + 1 - n, answer["first_timestamp"]
         before: list[str] = answer["e_before"] or [""] * len(self.events)
         is_pushed = [sub > 0 for sub in self.entity_sub]
         pushed = (is_pushed[self.event_entity[index] - 1] for index in kept)
-        return replace(
+        return as_stored(
             events,
-            position=list(range(first, first + n)),
-            timestamp_us=list(range(first_us, first_us + n)),
-            stored_us=[self.now_us] * n,
-            seq_nr=numbers,
-            prev_seq_nr=[number - 1 for number in numbers],
+            numbers,
+            head_position=answer["head_position"],
+            first_us=answer["first_timestamp"],
+            stored_us=self.now_us,
             origin_seq_nr=[seq if was else 0 for seq, was in zip(events.seq_nr, pushed, strict=True)],
             prev_tags=[before[index] for index in kept],
         )
@@ -251,6 +248,31 @@ class AppendCall:
                 reported.append(_refused(code, name, answer["s_owner"][sub], expected=first, actual=number))
             start = stop
         return reported
+
+
+def as_stored(
+    events: EventBatch,
+    numbers: list[int],
+    *,
+    head_position: int,
+    first_us: int,
+    stored_us: int,
+    origin_seq_nr: list[int],
+    prev_tags: list[str],
+) -> EventBatch:
+    """A group's events as a reader will find them: at the end of a log whose head is at ``head_position`` after it."""
+    n = len(events)
+    first = head_position + 1 - n
+    return replace(
+        events,
+        position=list(range(first, first + n)),
+        timestamp_us=list(range(first_us, first_us + n)),
+        stored_us=[stored_us] * n,
+        seq_nr=numbers,
+        prev_seq_nr=[number - 1 for number in numbers],
+        origin_seq_nr=origin_seq_nr,
+        prev_tags=prev_tags,
+    )
 
 
 def only_asks(request: AppendRequest) -> bool:

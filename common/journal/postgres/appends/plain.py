@@ -7,7 +7,7 @@ What is plain is said in ``sql/postgres/functions/append_plain.sql``. The functi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -25,6 +25,7 @@ from common.core.journal.append import (
 from common.journal.postgres.appends.batch import (
     NO_SESSION,
     GroupEntities,
+    as_stored,
     int_array,
     number_local,
     number_pushed,
@@ -105,17 +106,15 @@ class PlainCall:
 
     def stored(self, answer: Mapping[str, Any]) -> EventBatch:
         """The events as a reader will find them."""
-        events, numbers = self.events, self._numbers(answer)
+        events = self.events
         n = len(events)
-        first, first_us = answer["head_position"] + 1 - n, answer["last_timestamp"] + 1 - n
         is_pushed = isinstance(self.requests[0], PushedAppend)
-        return replace(
+        return as_stored(
             events,
-            position=list(range(first, first + n)),
-            timestamp_us=list(range(first_us, first_us + n)),
-            stored_us=[self.now_us] * n,
-            seq_nr=numbers,
-            prev_seq_nr=[number - 1 for number in numbers],
+            self._numbers(answer),
+            head_position=answer["head_position"],
+            first_us=answer["last_timestamp"] + 1 - n,
+            stored_us=self.now_us,
             origin_seq_nr=list(events.seq_nr) if is_pushed else [0] * n,
             prev_tags=[""] * n,
         )
