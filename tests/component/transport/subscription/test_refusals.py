@@ -64,10 +64,12 @@ async def hear(stream: DialledStream) -> FromSource:
 
 @asynccontextmanager
 async def dialled(world: SubscriptionWorld, *first: FromConsumer) -> AsyncIterator[DialledStream]:
-    async with world.dial() as channel, channel.open_stream(SUBSCRIBE_PATH) as stream:
-        for message in first:
-            await say(stream, message)
-        yield stream
+    """A stream to the source, spoken by hand. What the source should end, and does not, ends here, by the mock clock."""
+    with trio.fail_after(10_000):
+        async with world.dial() as channel, channel.open_stream(SUBSCRIBE_PATH) as stream:
+            for message in first:
+                await say(stream, message)
+            yield stream
 
 
 async def hear_out(stream: DialledStream) -> None:

@@ -214,6 +214,45 @@ class StandingSink:
         return Effect(taken.events)
 
 
+class CountingSink:
+    """Takes nothing at first, so that all queues behind it; then notes how many events each commit has."""
+
+    takes_restarts = False
+
+    def __init__(self) -> None:
+        self.events: list[int] = []
+
+    def open(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+    async def prepare(self, taken: Taken) -> Effect:
+        await trio.sleep(0 if self.events else 10)
+        self.events.append(len(taken.events))
+        return Effect(taken.events)
+
+
+async def test_a_commit_takes_so_many_rows_of_what_has_queued_and_no_more(autojump_clock: MockClock) -> None:
+    """However little they weigh: a transaction holds the writer, and others' appends wait for it."""
+    world, sink, each, count = SubscriptionWorld(), CountingSink(), 500, 30
+
+    async def send(stream: MessageStream) -> None:
+        await take(stream)
+        for number in range(count):
+            events = new_events([f"O|{number}"] * each, ["C"] * each, [b""] * each)
+            events.position = [*range(number * each + 1, (number + 1) * each + 1)]
+            events.seq_nr = [*range(1, each + 1)]
+            events.prev_seq_nr = [*range(each)]
+            message = Deliver(DeliveryLane.LIVE, number * each, (number + 1) * each, events=events)
+            await stream.send(encode_deliver(message, encode_batch(events)))
+        await trio.sleep_forever()
+
+    limits = StreamLimits(window_bytes=10_000_000, batch_bytes=1_000_000, batch_events=each)
+    async with world.consumer(sink=sink, limits=limits) as (_, state), answered(world, send):
+        await wait_until(lambda: sum(sink.events) == count * each, at_most_s=120)
+        assert state.connects == 1
+    assert max(sink.events) == 4_000, sink.events
+
+
 async def test_a_consumer_receives_no_more_than_a_window_before_it_has_taken_it(autojump_clock: MockClock) -> None:
     """Whatever the source sends: the rest stays on the line."""
     world = SubscriptionWorld()
