@@ -1,9 +1,10 @@
-"""Our own message classes from the descriptors of protos/: slotted dataclasses that read and write themselves.
+"""Our own message classes from the descriptors of protos/: slotted classes that read and write themselves.
 
-A class of betterproto costs 30 to 150 us to make, and checks no types where it is read; these cost a few, and mypy sees
-every field. Fields of a message type that is encoded and decoded apart (`APART`) hold its bytes. Reading goes through
-the fields in the order in which they are written, so each is found by one comparison; anything else is read, skipped or
-refused by its number. What primitives there are is in common/transport/codec/framing.py.
+An object of betterproto costs 30 to 150 us to make, and its types are not checked where it is read; these cost a few,
+and mypy sees every field. They are written out: `dataclass` would compile the same at each start, for half a
+millisecond a class. Fields of a message type that is encoded and decoded apart (`APART`) hold its bytes. Reading goes
+through the fields in the order in which they are written, so each is found by one comparison; anything else is read,
+skipped or refused by its number. What primitives there are is in common/transport/codec/framing.py.
 """
 
 import subprocess
@@ -31,7 +32,6 @@ _HEADER = '''"""Generated from protos/{proto} by `make proto`: never edit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final
 
 {imports}
@@ -64,11 +64,21 @@ class _Field:
 
     @property
     def default(self) -> str:
-        if self.repeated:
-            return "field(default_factory=list)"
-        if self.message:
-            return f"field(default_factory={self.message})"
         return _DEFAULTS.get(self.kind, "0")
+
+    @property
+    def parameter(self) -> str:
+        if self.repeated or self.message:
+            return f"{self.name}: {self.type} | None = None"
+        return f"{self.name}: {self.type} = {self.default}"
+
+    @property
+    def assignment(self) -> str:
+        """Each object gets a list, and an inner message, of its own."""
+        if self.repeated or self.message:
+            made = "[]" if self.repeated else f"{self.message}()"
+            return f"self.{self.name} = {made} if {self.name} is None else {self.name}"
+        return f"self.{self.name} = {self.name}"
 
     @property
     def is_packed(self) -> bool:
@@ -168,13 +178,13 @@ def _module(file: FileDescriptorProto, places: dict[str, str]) -> str:
     for index, message in _in_order_of_use(file):
         bodies += _message(message, comments.get((4, index), ""))
     body = "\n".join(bodies)
-    names = {word for word in _PRIMITIVES if f"{word}(" in body}
+    names = {"has_same_fields", "shown"} | {word for word in _PRIMITIVES if f"{word}(" in body}
     imports = [f"from common.transport.codec.framing import {', '.join(sorted(names))}"]
     used = {field.message for message in file.message_type for field in map(_Field, message.field) if field.message}
     for module in sorted({places[name] for name in used} - {Path(file.name).stem}):
         theirs = sorted(name for name in used if places[name] == module)
         imports.append(f"from {PACKAGE}.{module} import {', '.join(theirs)}")
-    about = "Slotted dataclasses that write themselves and are read with `decode`, which raises MessageUnreadable."
+    about = "Slotted classes that write themselves and are read with `decode`, which raises MessageUnreadable."
     return _HEADER.format(proto=file.name, about=about, imports="\n".join(imports)) + body
 
 
@@ -186,7 +196,7 @@ _PRIMITIVES = (
 
 
 def _in_order_of_use(file: FileDescriptorProto) -> list[tuple[int, DescriptorProto]]:
-    """What a message holds comes before it, as a default factory needs it."""
+    """What a message holds comes before it."""
     numbered = {message.name: (index, message) for index, message in enumerate(file.message_type)}
     ordered: dict[str, tuple[int, DescriptorProto]] = {}
 
@@ -205,7 +215,7 @@ def _message(message: DescriptorProto, comment: str) -> list[str]:
     fields = [_Field(field) for field in message.field]
     assert [field.number for field in fields] == sorted(field.number for field in fields), message.name
     doc = comment or f"The message {message.name}."
-    head = ["", "", "@dataclass(slots=True)", f"class {message.name}:", f'    """{doc}"""', ""]
+    head = ["", "", f"class {message.name}:", f'    """{doc}"""', ""]
     if message.oneof_decl:
         assert all(field.HasField("oneof_index") for field in message.field), f"{message.name} mixes fields and a oneof"
         assert [field.number for field in fields] == list(range(1, len(fields) + 1)), message.name
@@ -228,7 +238,8 @@ def _keys(name: str, fields: list[_Field]) -> list[str]:
 
 
 def _one_of(name: str, fields: list[_Field]) -> list[str]:
-    lines = [f"    message: {' | '.join(field.message for field in fields)} | None = None", ""]
+    content = f"{' | '.join(field.message for field in fields)} | None = None"
+    lines = _frame(["message"], [f"message: {content}"], ["self.message = message"])
     lines += ["    def encode(self) -> bytes:", '        """Its bytes; none when nothing is set."""']
     lines += ["        message = self.message"]
     for field in fields:
@@ -248,9 +259,21 @@ def _one_of(name: str, fields: list[_Field]) -> list[str]:
     return [*lines, f"        return {name}()"]
 
 
+def _frame(names: list[str], parameters: list[str], assignments: list[str]) -> list[str]:
+    """What every class begins with."""
+    slots = "".join(f'"{name}", ' for name in names)
+    lines = [f"    __slots__ = ({slots})", "", f"    def __init__({', '.join(['self', *parameters])}) -> None:"]
+    lines += ["        " + assignment for assignment in assignments or ["pass"]]
+    return [*lines, "", "    __eq__ = has_same_fields", "    __repr__ = shown", ""]
+
+
 def _record(name: str, fields: list[_Field]) -> list[str]:
-    lines = [f"    {field.name}: {field.type} = {field.default}" for field in fields]
-    lines += ["", "    def encode(self) -> bytes:", '        """Its bytes, fields in the order of their numbers."""']
+    lines = _frame(
+        [field.name for field in fields],
+        [field.parameter for field in fields],
+        [field.assignment for field in fields],
+    )
+    lines += ["    def encode(self) -> bytes:", '        """Its bytes, fields in the order of their numbers."""']
     lines += ["        out: list[bytes] = []"]
     lines += ["        " + line for field in fields for line in field.write()]
     lines += ['        return b"".join(out)', "", "    @staticmethod", f"    def decode(data: bytes) -> {name}:"]

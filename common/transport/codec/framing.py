@@ -36,6 +36,20 @@ def undecoded(message: str, error: Exception) -> MessageUnreadable:
     return malformed(f"{message} does not decode: {type(error).__name__}")
 
 
+# -- what every message can -------------------------------------------------------------------------------------------
+def has_same_fields(message: object, other: object) -> bool:
+    """Equality of slotted messages: one class, equal fields."""
+    names: tuple[str, ...] = type(message).__slots__  # type: ignore[attr-defined]
+    return type(other) is type(message) and all(getattr(message, name) == getattr(other, name) for name in names)
+
+
+def shown(message: object) -> str:
+    """A message with its fields, as it is made; for failing tests and debuggers."""
+    names: tuple[str, ...] = type(message).__slots__  # type: ignore[attr-defined]
+    fields = ", ".join(f"{name}={getattr(message, name)!r}" for name in names)
+    return f"{type(message).__name__}({fields})"
+
+
 # -- writing -----------------------------------------------------------------------------------------------------------
 @lru_cache(1_024)
 def _long_varint(number: int) -> bytes:

@@ -1,16 +1,16 @@
 """Generated from protos/backhaul/v1/events.proto by `make proto`: never edit.
 
-Slotted dataclasses that write themselves and are read with `decode`, which raises MessageUnreadable.
+Slotted classes that write themselves and are read with `decode`, which raises MessageUnreadable.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final
 
 from common.transport.codec.framing import (
     blobs,
     delimited,
+    has_same_fields,
     number,
     numbers,
     read_blobs,
@@ -21,6 +21,7 @@ from common.transport.codec.framing import (
     read_key,
     read_text,
     read_texts,
+    shown,
     skip,
     texts,
     undecoded,
@@ -46,26 +47,66 @@ EVENT_BATCH_METADATA_KEY: Final = b"\x7a"
 EVENT_BATCH_METADATA_VALUE: Final = b"\x82\x01"
 
 
-@dataclass(slots=True)
 class EventBatch:
     """n events in the order of the sender's log."""
 
-    position: list[int] = field(default_factory=list)
-    timestamp_us: list[int] = field(default_factory=list)
-    stored_us: list[int] = field(default_factory=list)
-    event_time_us: list[int] = field(default_factory=list)
-    persistence_id: list[str] = field(default_factory=list)
-    seq_nr: list[int] = field(default_factory=list)
-    prev_seq_nr: list[int] = field(default_factory=list)
-    origin_seq_nr: list[int] = field(default_factory=list)
-    event_type: list[str] = field(default_factory=list)
-    codec: list[str] = field(default_factory=list)
-    payload: list[bytes] = field(default_factory=list)
-    tag_count: list[int] = field(default_factory=list)
-    tag: list[str] = field(default_factory=list)
-    metadata_count: list[int] = field(default_factory=list)
-    metadata_key: list[str] = field(default_factory=list)
-    metadata_value: list[str] = field(default_factory=list)
+    __slots__ = (
+        "position",
+        "timestamp_us",
+        "stored_us",
+        "event_time_us",
+        "persistence_id",
+        "seq_nr",
+        "prev_seq_nr",
+        "origin_seq_nr",
+        "event_type",
+        "codec",
+        "payload",
+        "tag_count",
+        "tag",
+        "metadata_count",
+        "metadata_key",
+        "metadata_value",
+    )
+
+    def __init__(
+        self,
+        position: list[int] | None = None,
+        timestamp_us: list[int] | None = None,
+        stored_us: list[int] | None = None,
+        event_time_us: list[int] | None = None,
+        persistence_id: list[str] | None = None,
+        seq_nr: list[int] | None = None,
+        prev_seq_nr: list[int] | None = None,
+        origin_seq_nr: list[int] | None = None,
+        event_type: list[str] | None = None,
+        codec: list[str] | None = None,
+        payload: list[bytes] | None = None,
+        tag_count: list[int] | None = None,
+        tag: list[str] | None = None,
+        metadata_count: list[int] | None = None,
+        metadata_key: list[str] | None = None,
+        metadata_value: list[str] | None = None,
+    ) -> None:
+        self.position = [] if position is None else position
+        self.timestamp_us = [] if timestamp_us is None else timestamp_us
+        self.stored_us = [] if stored_us is None else stored_us
+        self.event_time_us = [] if event_time_us is None else event_time_us
+        self.persistence_id = [] if persistence_id is None else persistence_id
+        self.seq_nr = [] if seq_nr is None else seq_nr
+        self.prev_seq_nr = [] if prev_seq_nr is None else prev_seq_nr
+        self.origin_seq_nr = [] if origin_seq_nr is None else origin_seq_nr
+        self.event_type = [] if event_type is None else event_type
+        self.codec = [] if codec is None else codec
+        self.payload = [] if payload is None else payload
+        self.tag_count = [] if tag_count is None else tag_count
+        self.tag = [] if tag is None else tag
+        self.metadata_count = [] if metadata_count is None else metadata_count
+        self.metadata_key = [] if metadata_key is None else metadata_key
+        self.metadata_value = [] if metadata_value is None else metadata_value
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -263,16 +304,32 @@ class EventBatch:
 _STATED_RANGES_KEYS: Final = frozenset({10, 18, 26, 34})
 
 
-@dataclass(slots=True)
 class StatedRanges:
     """Stretches of an entity's numbering that the sender will not deliver, and why. Every column has one entry a stretch.
     The receiver moves its expectation past `to_seq_nr` and keeps the statement.
     """
 
-    persistence_id: list[str] = field(default_factory=list)
-    from_seq_nr: list[int] = field(default_factory=list)
-    to_seq_nr: list[int] = field(default_factory=list)
-    reason: list[str] = field(default_factory=list)
+    __slots__ = (
+        "persistence_id",
+        "from_seq_nr",
+        "to_seq_nr",
+        "reason",
+    )
+
+    def __init__(
+        self,
+        persistence_id: list[str] | None = None,
+        from_seq_nr: list[int] | None = None,
+        to_seq_nr: list[int] | None = None,
+        reason: list[str] | None = None,
+    ) -> None:
+        self.persistence_id = [] if persistence_id is None else persistence_id
+        self.from_seq_nr = [] if from_seq_nr is None else from_seq_nr
+        self.to_seq_nr = [] if to_seq_nr is None else to_seq_nr
+        self.reason = [] if reason is None else reason
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -338,12 +395,20 @@ class StatedRanges:
 _GENERATION_KEYS: Final = frozenset({10, 16})
 
 
-@dataclass(slots=True)
 class Generation:
     """One start of a journal's history: positions from first_position on were written by this incarnation."""
 
-    id: str = ""
-    first_position: int = 0
+    __slots__ = (
+        "id",
+        "first_position",
+    )
+
+    def __init__(self, id: str = "", first_position: int = 0) -> None:
+        self.id = id
+        self.first_position = first_position
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -387,16 +452,36 @@ class Generation:
 _OFFSET_KEYS: Final = frozenset({10, 18, 24, 32, 42, 48})
 
 
-@dataclass(slots=True)
 class Offset:
     """A place in one journal's history, with the identity of the last event at or below it."""
 
-    journal_id: str = ""
-    generation_id: str = ""
-    position: int = 0
-    timestamp_us: int = 0
-    persistence_id: str = ""
-    seq_nr: int = 0
+    __slots__ = (
+        "journal_id",
+        "generation_id",
+        "position",
+        "timestamp_us",
+        "persistence_id",
+        "seq_nr",
+    )
+
+    def __init__(
+        self,
+        journal_id: str = "",
+        generation_id: str = "",
+        position: int = 0,
+        timestamp_us: int = 0,
+        persistence_id: str = "",
+        seq_nr: int = 0,
+    ) -> None:
+        self.journal_id = journal_id
+        self.generation_id = generation_id
+        self.position = position
+        self.timestamp_us = timestamp_us
+        self.persistence_id = persistence_id
+        self.seq_nr = seq_nr
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""

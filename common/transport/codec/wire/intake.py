@@ -1,15 +1,15 @@
 """Generated from protos/backhaul/v1/intake.proto by `make proto`: never edit.
 
-Slotted dataclasses that write themselves and are read with `decode`, which raises MessageUnreadable.
+Slotted classes that write themselves and are read with `decode`, which raises MessageUnreadable.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final
 
 from common.transport.codec.framing import (
     delimited,
+    has_same_fields,
     number,
     numbers,
     prefix,
@@ -20,6 +20,7 @@ from common.transport.codec.framing import (
     read_key,
     read_text,
     read_texts,
+    shown,
     skip,
     texts,
     undecoded,
@@ -30,14 +31,30 @@ _APPEND_REQUEST_KEYS: Final = frozenset({10, 18, 26, 34})
 APPEND_REQUEST_EVENTS: Final = b"\x0a"
 
 
-@dataclass(slots=True)
 class AppendRequest:
     """All events are stored or none."""
 
-    events: bytes = b""
-    expected_persistence_id: list[str] = field(default_factory=list)
-    expected_seq_nr: list[int] = field(default_factory=list)
-    idempotency_key: str = ""
+    __slots__ = (
+        "events",
+        "expected_persistence_id",
+        "expected_seq_nr",
+        "idempotency_key",
+    )
+
+    def __init__(
+        self,
+        events: bytes = b"",
+        expected_persistence_id: list[str] | None = None,
+        expected_seq_nr: list[int] | None = None,
+        idempotency_key: str = "",
+    ) -> None:
+        self.events = events
+        self.expected_persistence_id = [] if expected_persistence_id is None else expected_persistence_id
+        self.expected_seq_nr = [] if expected_seq_nr is None else expected_seq_nr
+        self.idempotency_key = idempotency_key
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -101,16 +118,36 @@ class AppendRequest:
 _APPEND_REPLY_KEYS: Final = frozenset({8, 18, 24, 34, 42, 50})
 
 
-@dataclass(slots=True)
 class AppendReply:
     """The message AppendReply."""
 
-    first_position: int = 0
-    seq_nr: list[int] = field(default_factory=list)
-    repeated_append: bool = False
-    error_code: str = ""
-    error_message: str = ""
-    error_hint: str = ""
+    __slots__ = (
+        "first_position",
+        "seq_nr",
+        "repeated_append",
+        "error_code",
+        "error_message",
+        "error_hint",
+    )
+
+    def __init__(
+        self,
+        first_position: int = 0,
+        seq_nr: list[int] | None = None,
+        repeated_append: bool = False,
+        error_code: str = "",
+        error_message: str = "",
+        error_hint: str = "",
+    ) -> None:
+        self.first_position = first_position
+        self.seq_nr = [] if seq_nr is None else seq_nr
+        self.repeated_append = repeated_append
+        self.error_code = error_code
+        self.error_message = error_message
+        self.error_hint = error_hint
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""

@@ -1,16 +1,16 @@
 """Generated from protos/backhaul/v1/push.proto by `make proto`: never edit.
 
-Slotted dataclasses that write themselves and are read with `decode`, which raises MessageUnreadable.
+Slotted classes that write themselves and are read with `decode`, which raises MessageUnreadable.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final
 
 from common.transport.codec.framing import (
     delimited,
     double,
+    has_same_fields,
     number,
     numbers,
     prefix,
@@ -24,6 +24,7 @@ from common.transport.codec.framing import (
     read_text,
     read_texts,
     read_uint32,
+    shown,
     skip,
     texts,
     undecoded,
@@ -34,18 +35,42 @@ from common.transport.codec.wire.events import Generation, Offset, StatedRanges
 _HELLO_KEYS: Final = frozenset({8, 18, 26, 34, 42, 48, 58, 64})
 
 
-@dataclass(slots=True)
 class Hello:
     """First message of the edge, exactly once."""
 
-    protocol_version: int = 0
-    origin_id: str = ""
-    instance: str = ""
-    journal_id: str = ""
-    generation: list[Generation] = field(default_factory=list)
-    head_position: int = 0
-    entity_type: list[str] = field(default_factory=list)
-    clock_us: int = 0
+    __slots__ = (
+        "protocol_version",
+        "origin_id",
+        "instance",
+        "journal_id",
+        "generation",
+        "head_position",
+        "entity_type",
+        "clock_us",
+    )
+
+    def __init__(
+        self,
+        protocol_version: int = 0,
+        origin_id: str = "",
+        instance: str = "",
+        journal_id: str = "",
+        generation: list[Generation] | None = None,
+        head_position: int = 0,
+        entity_type: list[str] | None = None,
+        clock_us: int = 0,
+    ) -> None:
+        self.protocol_version = protocol_version
+        self.origin_id = origin_id
+        self.instance = instance
+        self.journal_id = journal_id
+        self.generation = [] if generation is None else generation
+        self.head_position = head_position
+        self.entity_type = [] if entity_type is None else entity_type
+        self.clock_us = clock_us
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -140,19 +165,41 @@ _PUSH_BATCH_KEYS: Final = frozenset({8, 16, 26, 34, 42, 48, 56})
 PUSH_BATCH_EVENTS: Final = b"\x1a"
 
 
-@dataclass(slots=True)
 class PushBatch:
     """Positions after_position < p <= through_position of the edge's journal, without what is stated as missing. Equal positions:
     ranges alone, of what is gone ahead.
     """
 
-    after_position: int = 0
-    through_position: int = 0
-    events: bytes = b""
-    ranges: StatedRanges = field(default_factory=StatedRanges)
-    generation_id: str = ""
-    backfill: bool = False
-    past: bool = False
+    __slots__ = (
+        "after_position",
+        "through_position",
+        "events",
+        "ranges",
+        "generation_id",
+        "backfill",
+        "past",
+    )
+
+    def __init__(
+        self,
+        after_position: int = 0,
+        through_position: int = 0,
+        events: bytes = b"",
+        ranges: StatedRanges | None = None,
+        generation_id: str = "",
+        backfill: bool = False,
+        past: bool = False,
+    ) -> None:
+        self.after_position = after_position
+        self.through_position = through_position
+        self.events = events
+        self.ranges = StatedRanges() if ranges is None else ranges
+        self.generation_id = generation_id
+        self.backfill = backfill
+        self.past = past
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -246,18 +293,42 @@ class PushBatch:
 _EDGE_HEALTH_KEYS: Final = frozenset({8, 16, 24, 32, 40, 48, 58, 64})
 
 
-@dataclass(slots=True)
 class EdgeHealth:
     """How an edge is, for the cloud's view of the fleet; nothing depends on it. 0 and '' = not known."""
 
-    head_position: int = 0
-    lag_us: int = 0
-    lag_bytes: int = 0
-    used_bytes: int = 0
-    cap_bytes: int = 0
-    free_bytes: int = 0
-    version: str = ""
-    certificate_expires_us: int = 0
+    __slots__ = (
+        "head_position",
+        "lag_us",
+        "lag_bytes",
+        "used_bytes",
+        "cap_bytes",
+        "free_bytes",
+        "version",
+        "certificate_expires_us",
+    )
+
+    def __init__(
+        self,
+        head_position: int = 0,
+        lag_us: int = 0,
+        lag_bytes: int = 0,
+        used_bytes: int = 0,
+        cap_bytes: int = 0,
+        free_bytes: int = 0,
+        version: str = "",
+        certificate_expires_us: int = 0,
+    ) -> None:
+        self.head_position = head_position
+        self.lag_us = lag_us
+        self.lag_bytes = lag_bytes
+        self.used_bytes = used_bytes
+        self.cap_bytes = cap_bytes
+        self.free_bytes = free_bytes
+        self.version = version
+        self.certificate_expires_us = certificate_expires_us
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -351,13 +422,22 @@ class EdgeHealth:
 _HEARTBEAT_KEYS: Final = frozenset({8, 16, 26})
 
 
-@dataclass(slots=True)
 class Heartbeat:
     """The message Heartbeat."""
 
-    bytes_received: int = 0
-    clock_us: int = 0
-    health: EdgeHealth = field(default_factory=EdgeHealth)
+    __slots__ = (
+        "bytes_received",
+        "clock_us",
+        "health",
+    )
+
+    def __init__(self, bytes_received: int = 0, clock_us: int = 0, health: EdgeHealth | None = None) -> None:
+        self.bytes_received = bytes_received
+        self.clock_us = clock_us
+        self.health = EdgeHealth() if health is None else health
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -410,14 +490,24 @@ class Heartbeat:
 _PUSH_FILTER_KEYS: Final = frozenset({8, 18, 26, 34})
 
 
-@dataclass(slots=True)
 class PushFilter:
     """What of an edge's journal is pushed. Criteria are JSON, canonical; empty = everything."""
 
-    version: int = 0
-    criteria: str = ""
-    producer: str = ""
-    history: str = ""
+    __slots__ = (
+        "version",
+        "criteria",
+        "producer",
+        "history",
+    )
+
+    def __init__(self, version: int = 0, criteria: str = "", producer: str = "", history: str = "") -> None:
+        self.version = version
+        self.criteria = criteria
+        self.producer = producer
+        self.history = history
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -477,13 +567,22 @@ class PushFilter:
 _PUSH_FILTER_APPLIED_KEYS: Final = frozenset({10, 16, 24})
 
 
-@dataclass(slots=True)
 class PushFilterApplied:
     """Sent when everything before it is acknowledged. After `position` the live lane obeys `filter`."""
 
-    filter: PushFilter = field(default_factory=PushFilter)
-    position: int = 0
-    needs_backfill: bool = False
+    __slots__ = (
+        "filter",
+        "position",
+        "needs_backfill",
+    )
+
+    def __init__(self, filter: PushFilter | None = None, position: int = 0, needs_backfill: bool = False) -> None:
+        self.filter = PushFilter() if filter is None else filter
+        self.position = position
+        self.needs_backfill = needs_backfill
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -538,11 +637,16 @@ class PushFilterApplied:
 _PAST_QUESTION_KEYS: Final = frozenset({10})
 
 
-@dataclass(slots=True)
 class PastQuestion:
     """Up to which number are these entities known? One question at a time."""
 
-    persistence_id: list[str] = field(default_factory=list)
+    __slots__ = ("persistence_id",)
+
+    def __init__(self, persistence_id: list[str] | None = None) -> None:
+        self.persistence_id = [] if persistence_id is None else persistence_id
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -582,11 +686,16 @@ FROM_EDGE_FILTER_APPLIED: Final = b"\x22"
 FROM_EDGE_PAST_QUESTION: Final = b"\x2a"
 
 
-@dataclass(slots=True)
 class FromEdge:
     """The message FromEdge."""
 
-    message: Hello | PushBatch | Heartbeat | PushFilterApplied | PastQuestion | None = None
+    __slots__ = ("message",)
+
+    def __init__(self, message: Hello | PushBatch | Heartbeat | PushFilterApplied | PastQuestion | None = None) -> None:
+        self.message = message
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes; none when nothing is set."""
@@ -626,25 +735,63 @@ class FromEdge:
 _START_KEYS: Final = frozenset({8, 18, 26, 34, 42, 48, 56, 64, 72, 80, 90, 98, 104, 112, 122})
 
 
-@dataclass(slots=True)
 class Start:
     """First message of the cloud, exactly once."""
 
-    session: int = 0
-    stored: Offset = field(default_factory=Offset)
-    resume: str = ""
-    cloud_journal_id: str = ""
-    cloud_generation_id: str = ""
-    window_events: int = 0
-    window_bytes: int = 0
-    batch_bytes: int = 0
-    event_bytes: int = 0
-    clock_us: int = 0
-    old_filter: PushFilter = field(default_factory=PushFilter)
-    new_filter: PushFilter = field(default_factory=PushFilter)
-    change_position: int = 0
-    backfill_position: int = 0
-    desired_filter: PushFilter = field(default_factory=PushFilter)
+    __slots__ = (
+        "session",
+        "stored",
+        "resume",
+        "cloud_journal_id",
+        "cloud_generation_id",
+        "window_events",
+        "window_bytes",
+        "batch_bytes",
+        "event_bytes",
+        "clock_us",
+        "old_filter",
+        "new_filter",
+        "change_position",
+        "backfill_position",
+        "desired_filter",
+    )
+
+    def __init__(
+        self,
+        session: int = 0,
+        stored: Offset | None = None,
+        resume: str = "",
+        cloud_journal_id: str = "",
+        cloud_generation_id: str = "",
+        window_events: int = 0,
+        window_bytes: int = 0,
+        batch_bytes: int = 0,
+        event_bytes: int = 0,
+        clock_us: int = 0,
+        old_filter: PushFilter | None = None,
+        new_filter: PushFilter | None = None,
+        change_position: int = 0,
+        backfill_position: int = 0,
+        desired_filter: PushFilter | None = None,
+    ) -> None:
+        self.session = session
+        self.stored = Offset() if stored is None else stored
+        self.resume = resume
+        self.cloud_journal_id = cloud_journal_id
+        self.cloud_generation_id = cloud_generation_id
+        self.window_events = window_events
+        self.window_bytes = window_bytes
+        self.batch_bytes = batch_bytes
+        self.event_bytes = event_bytes
+        self.clock_us = clock_us
+        self.old_filter = PushFilter() if old_filter is None else old_filter
+        self.new_filter = PushFilter() if new_filter is None else new_filter
+        self.change_position = change_position
+        self.backfill_position = backfill_position
+        self.desired_filter = PushFilter() if desired_filter is None else desired_filter
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -812,17 +959,39 @@ class Start:
 _ACK_KEYS: Final = frozenset({8, 18, 26, 34, 42, 48, 56})
 
 
-@dataclass(slots=True)
 class Ack:
     """Every position <= position of the lane is durable in the cloud, or was withheld. Cumulative."""
 
-    position: int = 0
-    parked_position: list[int] = field(default_factory=list)
-    parked_persistence_id: list[str] = field(default_factory=list)
-    parked_seq_nr: list[int] = field(default_factory=list)
-    parked_code: list[str] = field(default_factory=list)
-    backfill: bool = False
-    past: bool = False
+    __slots__ = (
+        "position",
+        "parked_position",
+        "parked_persistence_id",
+        "parked_seq_nr",
+        "parked_code",
+        "backfill",
+        "past",
+    )
+
+    def __init__(
+        self,
+        position: int = 0,
+        parked_position: list[int] | None = None,
+        parked_persistence_id: list[str] | None = None,
+        parked_seq_nr: list[int] | None = None,
+        parked_code: list[str] | None = None,
+        backfill: bool = False,
+        past: bool = False,
+    ) -> None:
+        self.position = position
+        self.parked_position = [] if parked_position is None else parked_position
+        self.parked_persistence_id = [] if parked_persistence_id is None else parked_persistence_id
+        self.parked_seq_nr = [] if parked_seq_nr is None else parked_seq_nr
+        self.parked_code = [] if parked_code is None else parked_code
+        self.backfill = backfill
+        self.past = past
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -912,12 +1081,20 @@ class Ack:
 _DRAIN_KEYS: Final = frozenset({9, 18})
 
 
-@dataclass(slots=True)
 class Drain:
     """The node stops, or has too many: send nothing new, wait for the acks, end the stream, dial again within that time."""
 
-    redial_within_s: float = 0.0
-    reason: str = ""
+    __slots__ = (
+        "redial_within_s",
+        "reason",
+    )
+
+    def __init__(self, redial_within_s: float = 0.0, reason: str = "") -> None:
+        self.redial_within_s = redial_within_s
+        self.reason = reason
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -961,11 +1138,16 @@ class Drain:
 _PUSH_FILTER_UPDATE_KEYS: Final = frozenset({10})
 
 
-@dataclass(slots=True)
 class PushFilterUpdate:
     """The cloud asks for another filter. A later one takes the place of one that was not begun yet."""
 
-    filter: PushFilter = field(default_factory=PushFilter)
+    __slots__ = ("filter",)
+
+    def __init__(self, filter: PushFilter | None = None) -> None:
+        self.filter = PushFilter() if filter is None else filter
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -1002,11 +1184,16 @@ class PushFilterUpdate:
 _PAST_KNOWN_KEYS: Final = frozenset({10})
 
 
-@dataclass(slots=True)
 class PastKnown:
     """One entry an entity of the question: the last number that is stored, stated or parked; -1 = nothing is wanted of it."""
 
-    seq_nr: list[int] = field(default_factory=list)
+    __slots__ = ("seq_nr",)
+
+    def __init__(self, seq_nr: list[int] | None = None) -> None:
+        self.seq_nr = [] if seq_nr is None else seq_nr
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -1050,11 +1237,16 @@ FROM_CLOUD_FILTER_UPDATE: Final = b"\x2a"
 FROM_CLOUD_PAST_KNOWN: Final = b"\x32"
 
 
-@dataclass(slots=True)
 class FromCloud:
     """The message FromCloud."""
 
-    message: Start | Ack | Heartbeat | Drain | PushFilterUpdate | PastKnown | None = None
+    __slots__ = ("message",)
+
+    def __init__(self, message: Start | Ack | Heartbeat | Drain | PushFilterUpdate | PastKnown | None = None) -> None:
+        self.message = message
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes; none when nothing is set."""
@@ -1098,12 +1290,20 @@ class FromCloud:
 _CHECK_REQUEST_KEYS: Final = frozenset({8, 18})
 
 
-@dataclass(slots=True)
 class CheckRequest:
     """The message CheckRequest."""
 
-    protocol_version: int = 0
-    origin_id: str = ""
+    __slots__ = (
+        "protocol_version",
+        "origin_id",
+    )
+
+    def __init__(self, protocol_version: int = 0, origin_id: str = "") -> None:
+        self.protocol_version = protocol_version
+        self.origin_id = origin_id
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -1147,18 +1347,42 @@ class CheckRequest:
 _CHECK_REPLY_KEYS: Final = frozenset({8, 18, 26, 34, 42, 50, 56, 64})
 
 
-@dataclass(slots=True)
 class CheckReply:
     """The message CheckReply."""
 
-    clock_us: int = 0
-    error_code: str = ""
-    error_message: str = ""
-    error_hint: str = ""
-    version: str = ""
-    rule: str = ""
-    may_write: bool = False
-    connected: bool = False
+    __slots__ = (
+        "clock_us",
+        "error_code",
+        "error_message",
+        "error_hint",
+        "version",
+        "rule",
+        "may_write",
+        "connected",
+    )
+
+    def __init__(
+        self,
+        clock_us: int = 0,
+        error_code: str = "",
+        error_message: str = "",
+        error_hint: str = "",
+        version: str = "",
+        rule: str = "",
+        may_write: bool = False,
+        connected: bool = False,
+    ) -> None:
+        self.clock_us = clock_us
+        self.error_code = error_code
+        self.error_message = error_message
+        self.error_hint = error_hint
+        self.version = version
+        self.rule = rule
+        self.may_write = may_write
+        self.connected = connected
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""

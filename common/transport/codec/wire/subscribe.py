@@ -1,15 +1,15 @@
 """Generated from protos/backhaul/v1/subscribe.proto by `make proto`: never edit.
 
-Slotted dataclasses that write themselves and are read with `decode`, which raises MessageUnreadable.
+Slotted classes that write themselves and are read with `decode`, which raises MessageUnreadable.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final
 
 from common.transport.codec.framing import (
     delimited,
+    has_same_fields,
     number,
     numbers,
     prefix,
@@ -22,6 +22,7 @@ from common.transport.codec.framing import (
     read_one_of,
     read_text,
     read_uint32,
+    shown,
     skip,
     undecoded,
     unfit,
@@ -32,17 +33,39 @@ from common.transport.codec.wire.push import Drain, Heartbeat
 _STREAM_CURSOR_KEYS: Final = frozenset({8, 18, 24, 32, 40, 48, 58})
 
 
-@dataclass(slots=True)
 class StreamCursor:
     """A place of one lane in the source's log. Everything at or below position was dealt with."""
 
-    position: int = 0
-    digest: str = ""
-    timestamp_us: int = 0
-    in_snapshots: bool = False
-    scan_head: int = 0
-    scan_low: int = 0
-    scan_after: str = ""
+    __slots__ = (
+        "position",
+        "digest",
+        "timestamp_us",
+        "in_snapshots",
+        "scan_head",
+        "scan_low",
+        "scan_after",
+    )
+
+    def __init__(
+        self,
+        position: int = 0,
+        digest: str = "",
+        timestamp_us: int = 0,
+        in_snapshots: bool = False,
+        scan_head: int = 0,
+        scan_low: int = 0,
+        scan_after: str = "",
+    ) -> None:
+        self.position = position
+        self.digest = digest
+        self.timestamp_us = timestamp_us
+        self.in_snapshots = in_snapshots
+        self.scan_head = scan_head
+        self.scan_low = scan_low
+        self.scan_after = scan_after
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -126,13 +149,22 @@ class StreamCursor:
 _STREAM_FILTER_KEYS: Final = frozenset({8, 18, 26})
 
 
-@dataclass(slots=True)
 class StreamFilter:
     """A filter as canonical JSON and the number of its version; version 0 = no filter."""
 
-    version: int = 0
-    criteria: str = ""
-    wall: str = ""
+    __slots__ = (
+        "version",
+        "criteria",
+        "wall",
+    )
+
+    def __init__(self, version: int = 0, criteria: str = "", wall: str = "") -> None:
+        self.version = version
+        self.criteria = criteria
+        self.wall = wall
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -184,22 +216,54 @@ class StreamFilter:
 _STREAM_PLACE_KEYS: Final = frozenset({10, 18, 26, 34, 42, 50, 56, 64, 72, 80, 88, 98})
 
 
-@dataclass(slots=True)
 class StreamPlace:
     """The message StreamPlace."""
 
-    journal_id: str = ""
-    generation_id: str = ""
-    live: StreamCursor = field(default_factory=StreamCursor)
-    applied: StreamFilter = field(default_factory=StreamFilter)
-    backfill: StreamCursor = field(default_factory=StreamCursor)
-    next: StreamFilter = field(default_factory=StreamFilter)
-    change_position: int = 0
-    reached_position: int = 0
-    begin_position: int = 0
-    unstated_after: int = 0
-    unstated_to: int = 0
-    unstated_generation_id: str = ""
+    __slots__ = (
+        "journal_id",
+        "generation_id",
+        "live",
+        "applied",
+        "backfill",
+        "next",
+        "change_position",
+        "reached_position",
+        "begin_position",
+        "unstated_after",
+        "unstated_to",
+        "unstated_generation_id",
+    )
+
+    def __init__(
+        self,
+        journal_id: str = "",
+        generation_id: str = "",
+        live: StreamCursor | None = None,
+        applied: StreamFilter | None = None,
+        backfill: StreamCursor | None = None,
+        next: StreamFilter | None = None,
+        change_position: int = 0,
+        reached_position: int = 0,
+        begin_position: int = 0,
+        unstated_after: int = 0,
+        unstated_to: int = 0,
+        unstated_generation_id: str = "",
+    ) -> None:
+        self.journal_id = journal_id
+        self.generation_id = generation_id
+        self.live = StreamCursor() if live is None else live
+        self.applied = StreamFilter() if applied is None else applied
+        self.backfill = StreamCursor() if backfill is None else backfill
+        self.next = StreamFilter() if next is None else next
+        self.change_position = change_position
+        self.reached_position = reached_position
+        self.begin_position = begin_position
+        self.unstated_after = unstated_after
+        self.unstated_to = unstated_to
+        self.unstated_generation_id = unstated_generation_id
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -340,24 +404,60 @@ class StreamPlace:
 _SUBSCRIBE_KEYS: Final = frozenset({8, 18, 26, 34, 42, 50, 58, 66, 72, 80, 88, 96, 104, 114})
 
 
-@dataclass(slots=True)
 class Subscribe:
     """First message of the consumer, exactly once."""
 
-    protocol_version: int = 0
-    stream_id: str = ""
-    consumer_id: str = ""
-    subscription: str = ""
-    place: StreamPlace = field(default_factory=StreamPlace)
-    desired: StreamFilter = field(default_factory=StreamFilter)
-    start: str = ""
-    on_trimmed: str = ""
-    snapshots_if_behind: int = 0
-    window_bytes: int = 0
-    batch_bytes: int = 0
-    batch_events: int = 0
-    clock_us: int = 0
-    history: str = ""
+    __slots__ = (
+        "protocol_version",
+        "stream_id",
+        "consumer_id",
+        "subscription",
+        "place",
+        "desired",
+        "start",
+        "on_trimmed",
+        "snapshots_if_behind",
+        "window_bytes",
+        "batch_bytes",
+        "batch_events",
+        "clock_us",
+        "history",
+    )
+
+    def __init__(
+        self,
+        protocol_version: int = 0,
+        stream_id: str = "",
+        consumer_id: str = "",
+        subscription: str = "",
+        place: StreamPlace | None = None,
+        desired: StreamFilter | None = None,
+        start: str = "",
+        on_trimmed: str = "",
+        snapshots_if_behind: int = 0,
+        window_bytes: int = 0,
+        batch_bytes: int = 0,
+        batch_events: int = 0,
+        clock_us: int = 0,
+        history: str = "",
+    ) -> None:
+        self.protocol_version = protocol_version
+        self.stream_id = stream_id
+        self.consumer_id = consumer_id
+        self.subscription = subscription
+        self.place = StreamPlace() if place is None else place
+        self.desired = StreamFilter() if desired is None else desired
+        self.start = start
+        self.on_trimmed = on_trimmed
+        self.snapshots_if_behind = snapshots_if_behind
+        self.window_bytes = window_bytes
+        self.batch_bytes = batch_bytes
+        self.batch_events = batch_events
+        self.clock_us = clock_us
+        self.history = history
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -514,12 +614,20 @@ class Subscribe:
 _FILTER_UPDATE_KEYS: Final = frozenset({8, 18})
 
 
-@dataclass(slots=True)
 class FilterUpdate:
     """Another filter is wanted."""
 
-    version: int = 0
-    criteria: str = ""
+    __slots__ = (
+        "version",
+        "criteria",
+    )
+
+    def __init__(self, version: int = 0, criteria: str = "") -> None:
+        self.version = version
+        self.criteria = criteria
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -563,11 +671,16 @@ class FilterUpdate:
 _CONSUMER_ACK_KEYS: Final = frozenset({8})
 
 
-@dataclass(slots=True)
 class ConsumerAck:
     """The first `deliveries` Deliver messages of this stream have taken effect. Cumulative."""
 
-    deliveries: int = 0
+    __slots__ = ("deliveries",)
+
+    def __init__(self, deliveries: int = 0) -> None:
+        self.deliveries = deliveries
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -603,12 +716,20 @@ class ConsumerAck:
 _REPLAY_KEYS: Final = frozenset({10, 16})
 
 
-@dataclass(slots=True)
 class Replay:
     """Events of this entity are missing from from_seq_nr on."""
 
-    persistence_id: str = ""
-    from_seq_nr: int = 0
+    __slots__ = (
+        "persistence_id",
+        "from_seq_nr",
+    )
+
+    def __init__(self, persistence_id: str = "", from_seq_nr: int = 0) -> None:
+        self.persistence_id = persistence_id
+        self.from_seq_nr = from_seq_nr
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -656,11 +777,16 @@ FROM_CONSUMER_REPLAY: Final = b"\x22"
 FROM_CONSUMER_HEARTBEAT: Final = b"\x2a"
 
 
-@dataclass(slots=True)
 class FromConsumer:
     """The message FromConsumer."""
 
-    message: Subscribe | FilterUpdate | ConsumerAck | Replay | Heartbeat | None = None
+    __slots__ = ("message",)
+
+    def __init__(self, message: Subscribe | FilterUpdate | ConsumerAck | Replay | Heartbeat | None = None) -> None:
+        self.message = message
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes; none when nothing is set."""
@@ -700,19 +826,45 @@ class FromConsumer:
 _SUBSCRIBED_KEYS: Final = frozenset({10, 18, 24, 32, 42, 50, 56, 64, 72})
 
 
-@dataclass(slots=True)
 class Subscribed:
     """First message of the source, exactly once."""
 
-    journal_id: str = ""
-    generation: list[Generation] = field(default_factory=list)
-    head_position: int = 0
-    floor_position: int = 0
-    resume: str = ""
-    place: StreamPlace = field(default_factory=StreamPlace)
-    window_bytes: int = 0
-    replays_max: int = 0
-    clock_us: int = 0
+    __slots__ = (
+        "journal_id",
+        "generation",
+        "head_position",
+        "floor_position",
+        "resume",
+        "place",
+        "window_bytes",
+        "replays_max",
+        "clock_us",
+    )
+
+    def __init__(
+        self,
+        journal_id: str = "",
+        generation: list[Generation] | None = None,
+        head_position: int = 0,
+        floor_position: int = 0,
+        resume: str = "",
+        place: StreamPlace | None = None,
+        window_bytes: int = 0,
+        replays_max: int = 0,
+        clock_us: int = 0,
+    ) -> None:
+        self.journal_id = journal_id
+        self.generation = [] if generation is None else generation
+        self.head_position = head_position
+        self.floor_position = floor_position
+        self.resume = resume
+        self.place = StreamPlace() if place is None else place
+        self.window_bytes = window_bytes
+        self.replays_max = replays_max
+        self.clock_us = clock_us
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -824,27 +976,69 @@ _DELIVER_KEYS: Final = frozenset({10, 16, 24, 32, 42, 50, 58, 66, 72, 80, 88, 96
 DELIVER_EVENTS: Final = b"\x32"
 
 
-@dataclass(slots=True)
 class Deliver:
     """What a lane selects of the positions after_position < p <= through_position."""
 
-    lane: str = ""
-    after_position: int = 0
-    through_position: int = 0
-    timestamp_us: int = 0
-    digest: str = ""
-    events: bytes = b""
-    ranges: StatedRanges = field(default_factory=StatedRanges)
-    leaving: list[int] = field(default_factory=list)
-    snapshots: int = 0
-    in_snapshots: bool = False
-    scan_head: int = 0
-    scan_low: int = 0
-    scan_after: str = ""
-    replay_of: str = ""
-    replay_done: bool = False
-    reached_position: int = 0
-    unstated_to: int = 0
+    __slots__ = (
+        "lane",
+        "after_position",
+        "through_position",
+        "timestamp_us",
+        "digest",
+        "events",
+        "ranges",
+        "leaving",
+        "snapshots",
+        "in_snapshots",
+        "scan_head",
+        "scan_low",
+        "scan_after",
+        "replay_of",
+        "replay_done",
+        "reached_position",
+        "unstated_to",
+    )
+
+    def __init__(
+        self,
+        lane: str = "",
+        after_position: int = 0,
+        through_position: int = 0,
+        timestamp_us: int = 0,
+        digest: str = "",
+        events: bytes = b"",
+        ranges: StatedRanges | None = None,
+        leaving: list[int] | None = None,
+        snapshots: int = 0,
+        in_snapshots: bool = False,
+        scan_head: int = 0,
+        scan_low: int = 0,
+        scan_after: str = "",
+        replay_of: str = "",
+        replay_done: bool = False,
+        reached_position: int = 0,
+        unstated_to: int = 0,
+    ) -> None:
+        self.lane = lane
+        self.after_position = after_position
+        self.through_position = through_position
+        self.timestamp_us = timestamp_us
+        self.digest = digest
+        self.events = events
+        self.ranges = StatedRanges() if ranges is None else ranges
+        self.leaving = [] if leaving is None else leaving
+        self.snapshots = snapshots
+        self.in_snapshots = in_snapshots
+        self.scan_head = scan_head
+        self.scan_low = scan_low
+        self.scan_after = scan_after
+        self.replay_of = replay_of
+        self.replay_done = replay_done
+        self.reached_position = reached_position
+        self.unstated_to = unstated_to
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -1025,16 +1219,36 @@ class Deliver:
 _PROGRESS_KEYS: Final = frozenset({10, 16, 24, 32, 42})
 
 
-@dataclass(slots=True)
 class Progress:
     """Nothing of after_position < p <= through_position is for this lane."""
 
-    lane: str = ""
-    after_position: int = 0
-    through_position: int = 0
-    timestamp_us: int = 0
-    digest: str = ""
-    unstated_to: int = 0
+    __slots__ = (
+        "lane",
+        "after_position",
+        "through_position",
+        "timestamp_us",
+        "digest",
+        "unstated_to",
+    )
+
+    def __init__(
+        self,
+        lane: str = "",
+        after_position: int = 0,
+        through_position: int = 0,
+        timestamp_us: int = 0,
+        digest: str = "",
+        unstated_to: int = 0,
+    ) -> None:
+        self.lane = lane
+        self.after_position = after_position
+        self.through_position = through_position
+        self.timestamp_us = timestamp_us
+        self.digest = digest
+        self.unstated_to = unstated_to
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -1107,15 +1321,33 @@ class Progress:
 _FILTER_APPLIED_KEYS: Final = frozenset({8, 16, 24, 34, 42})
 
 
-@dataclass(slots=True)
 class FilterApplied:
     """From change_position on the live lane serves what the filter before and this one let through."""
 
-    version: int = 0
-    change_position: int = 0
-    backfill: bool = False
-    begin: StreamCursor = field(default_factory=StreamCursor)
-    wall: str = ""
+    __slots__ = (
+        "version",
+        "change_position",
+        "backfill",
+        "begin",
+        "wall",
+    )
+
+    def __init__(
+        self,
+        version: int = 0,
+        change_position: int = 0,
+        backfill: bool = False,
+        begin: StreamCursor | None = None,
+        wall: str = "",
+    ) -> None:
+        self.version = version
+        self.change_position = change_position
+        self.backfill = backfill
+        self.begin = StreamCursor() if begin is None else begin
+        self.wall = wall
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -1186,12 +1418,20 @@ class FilterApplied:
 _BACKFILL_DONE_KEYS: Final = frozenset({8, 16})
 
 
-@dataclass(slots=True)
 class BackfillDone:
     """The backfill lane is where the live lane is: the filter of this version is the applied one."""
 
-    version: int = 0
-    position: int = 0
+    __slots__ = (
+        "version",
+        "position",
+    )
+
+    def __init__(self, version: int = 0, position: int = 0) -> None:
+        self.version = version
+        self.position = position
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -1241,11 +1481,18 @@ FROM_SOURCE_HEARTBEAT: Final = b"\x32"
 FROM_SOURCE_DRAIN: Final = b"\x3a"
 
 
-@dataclass(slots=True)
 class FromSource:
     """The message FromSource."""
 
-    message: Subscribed | Deliver | Progress | FilterApplied | BackfillDone | Heartbeat | Drain | None = None
+    __slots__ = ("message",)
+
+    def __init__(
+        self, message: Subscribed | Deliver | Progress | FilterApplied | BackfillDone | Heartbeat | Drain | None = None
+    ) -> None:
+        self.message = message
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes; none when nothing is set."""
@@ -1293,12 +1540,20 @@ class FromSource:
 _LATEST_OFFSET_REQUEST_KEYS: Final = frozenset({10, 18})
 
 
-@dataclass(slots=True)
 class LatestOffsetRequest:
     """The message LatestOffsetRequest."""
 
-    stream_id: str = ""
-    consumer_id: str = ""
+    __slots__ = (
+        "stream_id",
+        "consumer_id",
+    )
+
+    def __init__(self, stream_id: str = "", consumer_id: str = "") -> None:
+        self.stream_id = stream_id
+        self.consumer_id = consumer_id
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -1342,15 +1597,33 @@ class LatestOffsetRequest:
 _LATEST_OFFSET_REPLY_KEYS: Final = frozenset({10, 18, 24, 32, 40})
 
 
-@dataclass(slots=True)
 class LatestOffsetReply:
     """The message LatestOffsetReply."""
 
-    journal_id: str = ""
-    generation_id: str = ""
-    head_position: int = 0
-    floor_position: int = 0
-    timestamp_us: int = 0
+    __slots__ = (
+        "journal_id",
+        "generation_id",
+        "head_position",
+        "floor_position",
+        "timestamp_us",
+    )
+
+    def __init__(
+        self,
+        journal_id: str = "",
+        generation_id: str = "",
+        head_position: int = 0,
+        floor_position: int = 0,
+        timestamp_us: int = 0,
+    ) -> None:
+        self.journal_id = journal_id
+        self.generation_id = generation_id
+        self.head_position = head_position
+        self.floor_position = floor_position
+        self.timestamp_us = timestamp_us
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -1418,15 +1691,33 @@ class LatestOffsetReply:
 _ENTITY_EVENTS_REQUEST_KEYS: Final = frozenset({10, 18, 26, 32, 40})
 
 
-@dataclass(slots=True)
 class EntityEventsRequest:
     """The message EntityEventsRequest."""
 
-    stream_id: str = ""
-    consumer_id: str = ""
-    persistence_id: str = ""
-    from_seq_nr: int = 0
-    to_seq_nr: int = 0
+    __slots__ = (
+        "stream_id",
+        "consumer_id",
+        "persistence_id",
+        "from_seq_nr",
+        "to_seq_nr",
+    )
+
+    def __init__(
+        self,
+        stream_id: str = "",
+        consumer_id: str = "",
+        persistence_id: str = "",
+        from_seq_nr: int = 0,
+        to_seq_nr: int = 0,
+    ) -> None:
+        self.stream_id = stream_id
+        self.consumer_id = consumer_id
+        self.persistence_id = persistence_id
+        self.from_seq_nr = from_seq_nr
+        self.to_seq_nr = to_seq_nr
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -1495,14 +1786,30 @@ _ENTITY_EVENTS_REPLY_KEYS: Final = frozenset({10, 16, 26, 32})
 ENTITY_EVENTS_REPLY_EVENTS: Final = b"\x0a"
 
 
-@dataclass(slots=True)
 class EntityEventsReply:
     """The message EntityEventsReply."""
 
-    events: bytes = b""
-    begins_with_snapshot: bool = False
-    ranges: StatedRanges = field(default_factory=StatedRanges)
-    next_seq_nr: int = 0
+    __slots__ = (
+        "events",
+        "begins_with_snapshot",
+        "ranges",
+        "next_seq_nr",
+    )
+
+    def __init__(
+        self,
+        events: bytes = b"",
+        begins_with_snapshot: bool = False,
+        ranges: StatedRanges | None = None,
+        next_seq_nr: int = 0,
+    ) -> None:
+        self.events = events
+        self.begins_with_snapshot = begins_with_snapshot
+        self.ranges = StatedRanges() if ranges is None else ranges
+        self.next_seq_nr = next_seq_nr
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -1569,14 +1876,24 @@ class EntityEventsReply:
 _EVENT_REQUEST_KEYS: Final = frozenset({10, 18, 26, 32})
 
 
-@dataclass(slots=True)
 class EventRequest:
     """The message EventRequest."""
 
-    stream_id: str = ""
-    consumer_id: str = ""
-    persistence_id: str = ""
-    seq_nr: int = 0
+    __slots__ = (
+        "stream_id",
+        "consumer_id",
+        "persistence_id",
+        "seq_nr",
+    )
+
+    def __init__(self, stream_id: str = "", consumer_id: str = "", persistence_id: str = "", seq_nr: int = 0) -> None:
+        self.stream_id = stream_id
+        self.consumer_id = consumer_id
+        self.persistence_id = persistence_id
+        self.seq_nr = seq_nr
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""
@@ -1637,11 +1954,16 @@ _EVENT_REPLY_KEYS: Final = frozenset({10})
 EVENT_REPLY_EVENTS: Final = b"\x0a"
 
 
-@dataclass(slots=True)
 class EventReply:
     """The message EventReply."""
 
-    events: bytes = b""
+    __slots__ = ("events",)
+
+    def __init__(self, events: bytes = b"") -> None:
+        self.events = events
+
+    __eq__ = has_same_fields
+    __repr__ = shown
 
     def encode(self) -> bytes:
         """Its bytes, fields in the order of their numbers."""

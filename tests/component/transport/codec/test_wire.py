@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import tracemalloc
 from dataclasses import fields
 from typing import Any, Protocol
@@ -58,6 +59,12 @@ def column(kind: str) -> st.SearchStrategy[list[Any]]:
     return st.lists(values, max_size=4) | runs | close
 
 
+def kinds_of(message: type) -> dict[str, str]:
+    """The types of a message's fields, as its class has them."""
+    parameters = list(inspect.signature(message).parameters.values())
+    return {parameter.name: parameter.annotation.removesuffix(" | None") for parameter in parameters}
+
+
 @st.composite
 def pairs(draw: st.DrawFn, name: str) -> tuple[Any, betterproto.Message]:
     """A message of ours and the reference with the same content. What has its default value is not given."""
@@ -68,28 +75,28 @@ def pairs(draw: st.DrawFn, name: str) -> tuple[Any, betterproto.Message]:
         mine.message, content = draw(pairs(_class_name(theirs, chosen)))
         return mine, theirs(**{chosen: content})
     given: dict[str, Any] = {}
-    for field in fields(MESSAGES[name]):
-        meta = about[field.name]
-        repeated = str(field.type).startswith("list[")
+    for field, kind in kinds_of(MESSAGES[name]).items():
+        meta = about[field]
+        repeated = kind.startswith("list[")
         if draw(st.booleans()):
             continue
         if meta.proto_type != betterproto.TYPE_MESSAGE:
             value = draw(column(meta.proto_type) if repeated else VALUES[meta.proto_type])
-            setattr(mine, field.name, value)
+            setattr(mine, field, value)
             if value:
-                given[field.name] = value
+                given[field] = value
             continue
-        inner = _class_name(theirs, field.name)
+        inner = _class_name(theirs, field)
         found = draw(st.lists(pairs(inner), max_size=3)) if repeated else [draw(pairs(inner))]
         if repeated:
-            setattr(mine, field.name, [ours for ours, _ in found])
+            setattr(mine, field, [ours for ours, _ in found])
             if found:
-                given[field.name] = [other for _, other in found]
+                given[field] = [other for _, other in found]
         else:
             [(ours, other)] = found
-            setattr(mine, field.name, ours.encode() if field.type == "bytes" else ours)
+            setattr(mine, field, ours.encode() if kind == "bytes" else ours)
             if bytes(other):
-                given[field.name] = other
+                given[field] = other
     return mine, theirs(**given)
 
 
