@@ -5,12 +5,14 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
+# The tests start some five hundred processes: where nothing compiled were kept, each would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 ARGS ?=
 N ?= 20
 SEEDS ?= 100
-WORKERS ?= 3
+WORKERS ?= 4
 
 .PHONY: help setup demo demo-drones test check bench crash sim images test-images manual newest advisories proto lock format clean
 
