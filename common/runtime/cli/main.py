@@ -44,6 +44,19 @@ _EPILOG: Final = """\
 exit status: 0 done; 1 failed or refused; 2 wrong settings or usage. Errors go to standard error as `code: message`,
 and docs/errors.md has every code. Settings come from defaults < TOML file (--config) < environment < flags."""
 
+# What each is for, and its usage where the flags of all settings would hide it.
+_OWN_COMMANDS: Final = {
+    "run": ("run the service until SIGTERM or SIGINT", "%(prog)s [--SETTING VALUE ...]"),
+    "check-config": (
+        "print every setting with its value and origin, secrets redacted",
+        "%(prog)s [--json] [--SETTING VALUE ...]",
+    ),
+    "migrate": (
+        "make or change the tables of `journal` and of the application, and end",
+        "%(prog)s [--SETTING VALUE ...]",
+    ),
+    "completion": ("print a script that completes commands and flags in a shell", None),
+}
 _GROUPS: Final = {
     "context": "services that are asked from here, by name",
     "parked": "events that were set aside",
@@ -185,8 +198,9 @@ def _usage(message: str, prog: str) -> BackhaulError:
 def parser_of(program: Program[Any], words: Sequence[str] | None = None) -> argparse.ArgumentParser:
     """All commands of a program, for parsing and for what is made of them: completion, manuals.
 
-    For ``words`` alone, commands that they do not name have no flags of settings: those of all take 0.1 s to add.
+    For ``words`` alone, only the command that they begin with is added, if there is such a one: each takes its time.
     """
+    asked = _asked_command(program, words or ())
     parser = _Parser(
         prog=program.name,
         description=program.about,
@@ -197,29 +211,14 @@ def parser_of(program: Program[Any], words: Sequence[str] | None = None) -> argp
     parser.add_argument("--version", action="version", version=f"{program.name} {VERSION}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command_word")
 
-    run = _add(commands, "run", "run the service until SIGTERM or SIGINT")
-    run.set_defaults(command="run")
-    check = _add(commands, "check-config", "print every setting with its value and origin, secrets redacted")
-    check.add_argument("--json", action="store_true", help="print one line of JSON")
-    check.set_defaults(command="check-config")
-    run.usage, check.usage = "%(prog)s [--SETTING VALUE ...]", "%(prog)s [--json] [--SETTING VALUE ...]"
-    described_whole = [run, check]
-    if program.migrate is not None:
-        migrate = _add(commands, "migrate", "make or change the tables of `journal` and of the application, and end")
-        migrate.set_defaults(command="migrate")
-        migrate.usage = "%(prog)s [--SETTING VALUE ...]"
-        described_whole.append(migrate)
-    for described in described_whole:
-        if words is None or described.prog.split()[-1] in words:
-            _add_settings(described, program, are_shown=True)
-
-    completion = _add(commands, "completion", "print a script that completes commands and flags in a shell")
-    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="for example: source <(… completion bash)")
-    completion.set_defaults(command="completion")
-
+    for own in _own_commands(program):
+        if asked in (own, None):
+            _add_own(commands, own, program, has_settings=words is None or asked == own)
     groups: dict[str, argparse._SubParsersAction[_Parser]] = {}
     for command in program.commands:
         *group, word = command.words
+        if asked not in (command.words[0], None):
+            continue
         level = commands
         if group:
             if group[0] not in groups:
@@ -234,6 +233,33 @@ def parser_of(program: Program[Any], words: Sequence[str] | None = None) -> argp
         if words is None or word in words:
             _add_settings(added, program, are_shown=False)
     return parser
+
+
+def _own_commands(program: Program[Any]) -> list[str]:
+    return [word for word in _OWN_COMMANDS if word != "migrate" or program.migrate is not None]
+
+
+def _asked_command(program: Program[Any], words: Sequence[str]) -> str | None:
+    """The command, or group of commands, that the words begin with; None if they begin with none."""
+    known = {*_own_commands(program), *(command.words[0] for command in program.commands)}
+    return words[0] if words and words[0] in known else None
+
+
+def _add_own(
+    commands: argparse._SubParsersAction[_Parser], word: str, program: Program[Any], *, has_settings: bool
+) -> None:
+    """A command that is not a question to the running service."""
+    help_text, usage = _OWN_COMMANDS[word]
+    added = _add(commands, word, help_text)
+    added.set_defaults(command=word)
+    if word == "completion":
+        added.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="for example: source <(… completion bash)")
+        return
+    if word == "check-config":
+        added.add_argument("--json", action="store_true", help="print one line of JSON")
+    added.usage = usage
+    if has_settings:
+        _add_settings(added, program, are_shown=True)
 
 
 def _add(level: argparse._SubParsersAction[_Parser], word: str, help_text: str) -> _Parser:

@@ -57,7 +57,7 @@ def run_from(service: str, load: Callable[[], Loaded[S]], instance: Callable[[S]
         level=settings.log_level,
         log_format=settings.log_format,
     )
-    log.info("service.starting", python=platform.python_version(), system=platform.platform(), process=os.getpid())
+    log.info("service.starting", python=platform.python_version(), system=_system(), process=os.getpid())
     chosen = {line.key: f"{line.value} ({line.origin})" for line in describe(loaded) if line.origin != _DEFAULT_ORIGIN}
     log.info("config.loaded", settings=chosen)
 
@@ -80,6 +80,12 @@ def run_from(service: str, load: Callable[[], Loaded[S]], instance: Callable[[S]
             await serve(settings, environment, stop)
 
     return run_service(main, drain_s=settings.drain_s, reload=reloads.run)
+
+
+def _system() -> str:
+    """Kernel, its release, machine and C library: as `platform.platform`, which runs a program to find out more."""
+    found = os.uname()
+    return "-".join((found.sysname, found.release, found.machine, *filter(None, platform.libc_ver())))
 
 
 def _reload_settings(load: Callable[[], Loaded[S]], running: S) -> str:

@@ -16,6 +16,8 @@ import pytest
 from cloud_service.cli import main as cloud_main
 from common.runtime.cli import output as cli_output
 from common.runtime.cli.client import ServiceClient
+from common.runtime.cli.main import parser_of
+from edge_service.cli import EDGE
 from edge_service.cli import main as edge_main
 from tests.support.answering import AnsweringService
 from tests.support.paths import ROOT
@@ -49,6 +51,7 @@ def test_version_and_help_name_the_command() -> None:
 
 def test_a_question_loads_nothing_heavy(closed_port: str) -> None:
     heavy = ["trio", "starlette", "h11", "structlog", "grpclib", "apsw", "asyncpg", "betterproto"]
+    heavy += ["importlib.metadata", "zipfile"]
     script = (
         "import sys; from edge_service.cli import main; "
         f"main(['healthcheck', '--http-port', '{closed_port}']); print([n for n in {heavy} if n in sys.modules])"
@@ -66,6 +69,16 @@ def test_a_command_adds_the_flags_of_its_own_settings_alone() -> None:
         "print(flags(['run']), flags(['status', '--http-port', '1']), len(flags(None)) > 10)"
     )
     assert run_script(script) == "['run'] ['status'] True\n"
+
+
+def test_only_the_command_that_is_asked_for_is_added() -> None:
+    def added(*words: str) -> set[str]:
+        usage = parser_of(EDGE, words).format_help()
+        return {word for word in ("run", "status", "parked", "completion") if f"\n    {word} " in usage}
+
+    assert added("status", "--json") == {"status"}
+    assert added("parked", "retry", "run") == {"parked"}
+    assert added("--help") == added("sttaus") == {"run", "status", "parked", "completion"}
 
 
 def test_a_running_service_collects_garbage_and_leaves_alone_what_was_loaded() -> None:
