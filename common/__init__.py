@@ -5,7 +5,6 @@ does not import on CPython 3.14). Only syntax that any Python 3 reads may be use
 """
 
 import sys
-from importlib.metadata import version
 
 
 def _refuse_other_pythons() -> None:
@@ -17,4 +16,5 @@ def _refuse_other_pythons() -> None:
 
 _refuse_other_pythons()
 
-VERSION = version("backhaul")
+# Read by the build, too (pyproject.toml): asking for the metadata of what is installed would be a twentieth of a start.
+VERSION = "0.1.0"

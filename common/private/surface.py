@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from types import CodeType, FunctionType
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -72,6 +71,8 @@ def _name_of(owner: object) -> str:
 
 
 def _version_of(library: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - slow to import, for a message alone
+
     try:
         return version(library)
     except PackageNotFoundError:
