@@ -8,6 +8,7 @@ no await after it: cancelled, it was handed over or it was not.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 
 import trio
@@ -51,6 +52,10 @@ class Hub(Protocol):
         """Log who was demoted and who came back."""
 
 
+# Consumers have few limits, again and again (rooms are powers of two), and a step is asked for each message.
+_limits_of = lru_cache(256)(FetchLimits)
+
+
 class CursorFeed:
     """``common.journal.feeds.Feed``. With ``through`` it is a scan: from the journal only, up to there."""
 
@@ -60,7 +65,6 @@ class CursorFeed:
         self._log_epoch = hub.log_epoch
         self._request: CatchUpRequest | None = None
         self._look_at_s = 0.0
-        self._limits = FetchLimits(0, 0)
         self.cursor = cursor
         self.serve: Callable[[float], bool] | None = None
         self.waiter = Waiter(hub.deadlines)
@@ -101,12 +105,12 @@ class CursorFeed:
     def next_nowait(self, *, max_events: int, max_bytes: int, now_s: float) -> FetchResult | None:
         """See ``Feed.next_nowait``."""
         self._check_log()
-        return self._take_from_ring(self._within(max_events, max_bytes), now_s)
+        return self._take_from_ring(_limits_of(max_events, max_bytes), now_s)
 
     async def next(self, *, max_events: int, max_bytes: int, at_most_s: float) -> FetchResult | None:
         """See ``Feed.next``."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        limits = self._within(max_events, max_bytes)
+        limits = _limits_of(max_events, max_bytes)
         deadline_s = trio.current_time() + at_most_s
         has_waited = False
         while True:
@@ -128,11 +132,6 @@ class CursorFeed:
                 return stretch
             await self._wait(limits, deadline_s)
             has_waited = True
-
-    def _within(self, max_events: int, max_bytes: int) -> FetchLimits:
-        if self._limits.max_events != max_events or self._limits.max_bytes != max_bytes:
-            self._limits = FetchLimits(max_events, max_bytes)
-        return self._limits
 
     def _take_from_ring(self, limits: FetchLimits, now_s: float) -> FetchResult | None:
         if self._through is not None:

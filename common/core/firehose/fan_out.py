@@ -26,8 +26,11 @@ from common.core.firehose.subscriber_cursor import SubscriberCursor
 # further behind the journal's index is the shorter way.
 JUDGE_MAX = 1_000
 JUDGE_FROM_MAX = 5_000
-# Stretches kept for those at the same place: newer ones make room.
+# Stretches kept for those at the same place: newer ones make room. Small ones may be many, since a consumer that takes a
+# few events at a time is seldom where the next one is.
 _SHARED_MAX = 16
+_SMALL_MAX = 256
+_SMALL_BYTES = 16_384
 
 
 @dataclass(slots=True)
@@ -46,6 +49,8 @@ class _View:
         self.selecting: dict[SubscriberCursor, None] = {}
         self.index: FilterIndex[SubscriberCursor] = FilterIndex()
         self.shared: dict[tuple[int, ...], FetchResult] = {}
+        self.small: dict[tuple[int, ...], FetchResult] = {}
+        """Those that have as many events as they may and end before the ring: for whoever has that much room."""
 
     @property
     def is_empty(self) -> bool:
@@ -175,17 +180,21 @@ class FanOut:
             return None
         if cursor.unstated_to:  # what it has to say of its way here is not for the others
             return cursor.take_plain(ring, limits)
-        shared = self._views[cursor.entity_types].shared
-        place = (cursor.position, seen, limits.max_events, limits.max_bytes)
-        stretch = shared.get(place)
+        view = self._views[cursor.entity_types]
+        begin = (cursor.position, seen, limits.max_events)
+        stretch = view.small.get(begin)
+        if stretch is None or stretch.weight > limits.max_bytes:
+            stretch = view.shared.get((*begin, limits.max_bytes))
         if stretch is not None:
             cursor.follow(stretch)
             return stretch
         stretch = cursor.take_plain(ring, limits)
         if stretch is not None:
-            if len(shared) >= _SHARED_MAX:
-                del shared[next(iter(shared))]
-            shared[place] = stretch
+            is_cut = stretch.n == limits.max_events and stretch.through < ring.through
+            if is_cut and stretch.weight <= _SMALL_BYTES:
+                _keep(view.small, begin, stretch, _SMALL_MAX)
+            else:
+                _keep(view.shared, (*begin, limits.max_bytes), stretch, _SHARED_MAX)
         return stretch
 
     # -- membership ----------------------------------------------------------------------------------------------
@@ -221,3 +230,11 @@ class FanOut:
 
     def _members_of(self, view: _View) -> Iterable[SubscriberCursor]:
         return [*view.plain, *view.selecting]
+
+
+def _keep(
+    stretches: dict[tuple[int, ...], FetchResult], place: tuple[int, ...], stretch: FetchResult, at_most: int
+) -> None:
+    if len(stretches) >= at_most:
+        del stretches[next(iter(stretches))]
+    stretches[place] = stretch

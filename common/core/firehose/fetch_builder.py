@@ -192,4 +192,5 @@ class FetchBuilder:
             from_ring=from_ring,
             reached=reached,
             unstated_to=unstated_to,
+            weight=self._size,
         )

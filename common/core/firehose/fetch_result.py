@@ -26,7 +26,8 @@ class FetchResult:
     a page's deletions are all stated with its first stretch. ``leaving`` are positions of events with which their entity
     leaves the selection. ``timestamp_us`` and ``digest`` tell the event at ``through``; 0 and '' when it is not known
     there. ``unstated_to`` is above ``through`` when deleted events of this stretch are stated only with later ones, up to
-    there at the latest. ``encoded`` and ``events`` are made when first asked for, once for all who share the stretch.
+    there at the latest. ``weight`` is the bytes that count against a step's bound. ``encoded`` and ``events`` are made when
+    first asked for, once for all who share the stretch.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class FetchResult:
         from_ring: bool = False,
         reached: int = 0,
         unstated_to: int = 0,
+        weight: int = 0,
     ) -> None:
         self.after = after
         self.through = through
@@ -59,6 +61,7 @@ class FetchResult:
         self.from_ring = from_ring
         self.reached = reached
         self.unstated_to = unstated_to
+        self.weight = weight
         self._encoded = encoded
         self._events = events
         self._shared: bytes | None = None

@@ -42,11 +42,23 @@ class AdaptiveWindow:
     @property
     def room_bytes(self) -> int:
         """Bytes that may still be sent now; 0 when the window is full; the whole limit when it is empty."""
-        if not self._sent:
-            return self.bytes_limit
-        if len(self._sent) >= self._batches_max or self.in_flight_events >= self._events_max:
-            return 0
-        return max(0, self.bytes_limit - self.in_flight_bytes)
+        sent, room = self._sent, self._limit - self.in_flight_bytes
+        if not sent:
+            return self._limit
+        is_full = room <= 0 or len(sent) >= self._batches_max or self.in_flight_events >= self._events_max
+        return 0 if is_full else room
+
+    def room_for(self, batch_bytes: int) -> int:
+        """Bytes for a batch of at most ``batch_bytes``; 0 = wait for an ack.
+
+        A sliver of room, less than a quarter of a batch, is left alone: on a full window it would make every batch small.
+        """
+        room, most = self.room_bytes, min(self._limit, batch_bytes)
+        return min(room, most) if room >= most // 4 else 0
+
+    def admits(self, weight: int) -> bool:
+        """Whether a batch of this weight may go now: beside what is in flight, or alone."""
+        return not self._sent or weight <= self.room_bytes
 
     @property
     def is_empty(self) -> bool:

@@ -142,15 +142,10 @@ class Producer:
         return applied
 
     def room_bytes(self) -> int:
-        """Size of the batch that may be sent now; 0 = wait for an ack.
-
-        A sliver of room is left alone: on a full window it would make every batch a small one.
-        """
+        """Size of the batch that may be sent now; 0 = wait for an ack."""
         if self.lanes.is_change_wanted or self.cursor == self.bound:
             return 0  # the other lane is next, when everything is acknowledged
-        room = self.window.room_bytes
-        is_sliver = not self.window.is_empty and room < min(self.window.bytes_limit, self._batch_bytes) // 4
-        return 0 if self.draining or is_sliver else min(room, self._batch_bytes)
+        return 0 if self.draining else self.window.room_for(self._batch_bytes)
 
     def sent(self, batch: PushBatch, weight: int, now_s: float) -> None:
         """The batch was handed to the line."""

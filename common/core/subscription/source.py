@@ -90,17 +90,15 @@ class Serving:
 
     # -- what to send ----------------------------------------------------------------------------------------------
     def room_bytes(self) -> int:
-        """Size of what may be sent now; 0 = wait for an ack. A sliver of room is left alone, as in push."""
-        room = self.window.room_bytes
-        is_sliver = not self.window.is_empty and room < min(self.window.bytes_limit, self.limits.batch_bytes) // 4
-        return 0 if is_sliver else min(room, self.limits.batch_bytes)
+        """Size of what may be sent now; 0 = wait for an ack."""
+        return self.window.room_for(self.limits.batch_bytes)
 
     def admits(self, size: int) -> bool:
         """Whether a message of this size may go now: beside what is in flight, or alone.
 
         Lanes look for room before they read, so several may have found the same: the sender checks again.
         """
-        return self.window.is_empty or size + _MESSAGE_OVERHEAD_BYTES <= self.window.room_bytes
+        return self.window.admits(size + _MESSAGE_OVERHEAD_BYTES)
 
     @property
     def holds_live(self) -> bool:

@@ -113,7 +113,12 @@ class World:
         return FetchLimits(self._chance.randint(1, 15), self._chance.choice([1, 500, 100_000]))
 
     def take(self, subscriber: Subscriber) -> None:
-        subscriber.took(self.fan_out.take(subscriber.cursor, self.limits(), self.now_s))
+        limits = self.limits()
+        stretch = self.fan_out.take(subscriber.cursor, limits, self.now_s)
+        if stretch is not None and self.fan_out.ring.through <= self.log.head and subscriber.cursor.is_member:
+            assert stretch.n <= limits.max_events
+            assert stretch.n <= 1 or stretch.events.byte_size() <= limits.max_bytes
+        subscriber.took(stretch)
 
     def take_page(self, subscriber: Subscriber) -> None:
         one = subscriber.cursor
@@ -207,6 +212,40 @@ def test_those_at_the_same_place_share_one_stretch() -> None:
     stretches = [hub.take(one, LIMITS, 0) for one in cursors]
     assert stretches[0] is not None
     assert all(stretch is stretches[0] for stretch in stretches)
+
+
+def test_small_stretches_are_shared_by_those_with_other_room_and_when_the_log_goes_on() -> None:
+    hub, log = fan_out(), GrowingLog()
+    quick, slow, slower = (cursor() for _ in range(3))
+    for one in (quick, slow, slower):
+        hub.take(one, LIMITS, 0)
+    hub.extend(log.append(*[("Pump|a", "")] * 4), 0)
+    taken = [hub.take(quick, FetchLimits(1, 1_000_000), 0) for _ in range(4)]
+    hub.extend(log.append(*[("Pump|a", "")] * 40), 0)
+
+    found = [hub.take(slow, FetchLimits(1, 65_536), 0) for _ in range(4)]
+    assert [stretch is before for stretch, before in zip(found, taken, strict=True)] == [True, True, True, False]
+    last = found[-1]
+    assert last is not None
+    assert (last.through, last.head) == (4, 44), (
+        "the one that had reached the ring's end did not say that there is more"
+    )
+    again = [hub.take(slower, FetchLimits(2, 65_536), 0) for _ in range(2)]
+    assert [stretch.n for stretch in again if stretch] == [2, 2]
+
+
+@pytest.mark.parametrize("rooms", [(100_000, 3_000), (3_000, 100_000)])
+def test_a_stretch_that_room_has_cut_is_not_shared_with_who_has_other_room(rooms: tuple[int, int]) -> None:
+    hub, log = fan_out(), GrowingLog()
+    cursors = [cursor() for _ in rooms]
+    for one in cursors:
+        hub.take(one, LIMITS, 0)
+    hub.extend(log.append(*[("Pump|a", "")] * 9, payload_bytes=1_000), 0)
+    for one, room in zip(cursors, rooms, strict=True):
+        expected = 3 if room > 3_500 else 2
+        stretch = hub.take(one, FetchLimits(3, room), 0)
+        assert stretch is not None
+        assert stretch.n == expected
 
 
 def test_an_event_wakes_only_whom_it_concerns() -> None:

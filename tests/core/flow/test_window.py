@@ -141,3 +141,29 @@ def test_bounds_hold_and_an_empty_window_admits_one_batch(
             assert tested.acked(acked, now_s) is None  # a repeat says nothing
         assert tested.in_flight_events == sum(entry[1] for entry in in_flight)
         assert tested.in_flight_bytes == sum(entry[2] for entry in in_flight)
+
+
+@given(st.lists(st.integers(1, 50_000), max_size=40), st.integers(1, 100_000), st.integers(1, 1 << 20))
+def test_a_batch_has_room_when_it_is_worth_one_and_an_empty_window_has_always(
+    weights: list[int], batch_bytes: int, bytes_max: int
+) -> None:
+    tested = window(bytes_max=bytes_max, batches_max=20)
+    assert tested.room_for(batch_bytes) == min(tested.bytes_limit, batch_bytes)
+    assert tested.admits(2 * bytes_max)
+    for number, weight in enumerate(weights, start=1):
+        tested.sent(number, 1, weight, 0.0)
+        room = tested.room_for(batch_bytes)
+        assert room == 0 or min(tested.bytes_limit, batch_bytes) // 4 <= room <= min(tested.room_bytes, batch_bytes)
+        assert tested.admits(room) or not room
+        assert not tested.admits(tested.room_bytes + 1)
+    tested.acked(len(weights), 0.0)
+    assert tested.room_for(batch_bytes)
+
+
+def test_a_sliver_of_room_is_left_alone() -> None:
+    tested = window()
+    tested.sent(1, 1, tested.bytes_limit - 2_500, 0.0)
+    assert tested.room_for(10_000) == 2_500
+    tested.sent(2, 1, 1, 0.0)
+    assert tested.room_for(10_000) == 0
+    assert tested.room_for(9_000) == 2_499
