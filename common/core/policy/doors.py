@@ -22,6 +22,8 @@ BODY_TYPES: Final = frozenset(
     {"application/json", "application/cloudevents+json", "application/cloudevents-batch+json"},
 )
 _READING: Final = frozenset({"GET", "HEAD"})
+# The "method" with which each HTTP/2 connection begins (RFC 9113, 3.4).
+_HTTP2_PREFACE: Final = "PRI"
 _SHOWN_CHARS: Final = 80
 
 
@@ -45,8 +47,10 @@ class Door:
     ) -> BackhaulError | None:
         """Why this request is not let in, or None. ``headers`` by lower-case name.
 
-        Codes: ``http.host_refused``, ``http.origin_refused``, ``http.body_type_refused``.
+        Codes: ``http.http2_refused``, ``http.host_refused``, ``http.origin_refused``, ``http.body_type_refused``.
         """
+        if method == _HTTP2_PREFACE:
+            return _http2_refused()
         host = _text(headers, b"host")
         if path not in PROBE_PATHS and not self._knows(host):
             return _host_refused(host)
@@ -93,10 +97,20 @@ def _is_same(origin: str, host: str) -> bool:
     return bool(separator) and scheme in ("http", "https") and authority == host.lower()
 
 
+def _http2_refused() -> BackhaulError:
+    return BackhaulError(
+        "http.http2_refused",
+        "HTTP/2 came to a port that speaks HTTP/1.1",
+        "an edge or a program with gRPC asks at the gRPC port",
+    )
+
+
 def _host_refused(host: str) -> BackhaulError:
     return BackhaulError(
         "http.host_refused",
-        f"this service is not asked under the name {host[:_SHOWN_CHARS]!r}",
+        f"this service is not asked under the name {host[:_SHOWN_CHARS]!r}"
+        if host
+        else "the request has no Host header",
         "ask it at localhost, or add the name to http_hosts",
         kind=ErrorKind.FORBIDDEN,
         details={"host": host[:_SHOWN_CHARS]},

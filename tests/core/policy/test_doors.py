@@ -31,6 +31,9 @@ class TestHost:
         assert [refusal("GET", path, host=host) for path in sorted(PROBE_PATHS)] == ["", "", ""]
         assert refusal("GET", "/metrics/..", host=host) == "http.host_refused"
 
+    def test_a_client_of_another_protocol_is_told_so(self) -> None:
+        assert refusal("PRI", "*", host="") == "http.http2_refused"
+
     def test_names_of_the_setting_are_let_in_and_a_star_is_every_name(self) -> None:
         assert refusal("GET", host="Cloud.Example.:7480", hosts=("cloud.example",)) == ""
         assert refusal("GET", host="a.cloud.example", hosts=("cloud.example",)) == "http.host_refused"
