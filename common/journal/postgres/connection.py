@@ -7,6 +7,7 @@ the server raise becomes one of our codes here (``map_errors``).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -395,6 +396,8 @@ def reason_of(error: BaseException) -> str:
     """The error in one line."""
     if isinstance(error, NoWritableServerError):
         return str(error)
+    if isinstance(error, ConnectionError) and error.errno:
+        return os.strerror(error.errno)
     # asyncpg appends DETAIL and HINT, and a detail may quote a row: the first line is enough to look it up.
     first_line = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__

@@ -50,9 +50,9 @@ def coded_error(error: apsw.Error, path: Path, *, is_capped: bool) -> BackhaulEr
     """What an error of SQLite means for users of the journal."""
     reason = f"{path.name}: {type(error).__name__}: {error}"
     if isinstance(error, apsw.FullError | apsw.IOError | apsw.CantOpenError) and is_disk_full(path):
-        return disk_full(reason)
+        return disk_full(path.name)
     if isinstance(error, apsw.FullError):
-        return cap_reached(reason) if is_capped else disk_full(reason)
+        return cap_reached(path.name) if is_capped else disk_full(path.name)
     if isinstance(error, apsw.IOError | apsw.CantOpenError):
         return io_error(error, path)
     if isinstance(error, _PASSING):

@@ -304,7 +304,7 @@ def _import(module_name: str) -> ModuleType:
         if error.name is not None and (module_name == error.name or module_name.startswith(f"{error.name}.")):
             raise ConfigurationError(
                 "application.no_module",
-                f"there is no module {module_name!r}: {error.name} was not found",
+                f"there is no module {module_name!r}: {error.name!r} was not found",
                 f"start in the directory it is in, or set PYTHONPATH; looked in {', '.join(sys.path[:3])} …",
             ) from error
         raise _import_failed(module_name, error) from error

@@ -201,3 +201,12 @@ class FullBeyond(Disk):
     def about_to_write(self, filename: str, end: int) -> None:
         if self.limit is not None and filename.endswith("-wal") and end > self.limit:
             raise apsw.FullError("no space left on purpose")
+
+
+@pytest.mark.parametrize("is_capped", [False, True])
+def test_a_lack_of_room_is_told_in_our_words_alone(is_capped: bool) -> None:
+    message = errors.coded_error(
+        apsw.FullError("database or disk is full"), Path("/data/j.db"), is_capped=is_capped
+    ).message
+    assert message.endswith("j.db")
+    assert "Error" not in message
