@@ -112,7 +112,7 @@ _NEEDS_ROOM = frozenset(
     }
 )
 # Not a line that is down: something answers, and it is not ours or does not trust us.
-_SUSPICIOUS = frozenset({"link.tls_failed", "link.not_backhaul"})
+_SUSPICIOUS = frozenset({"link.tls_failed", "link.wrong_key_usage", "link.not_backhaul"})
 
 
 async def keep_link(

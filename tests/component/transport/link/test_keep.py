@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
+import structlog
 import trio
 from trio.testing import MockClock
 
@@ -157,6 +158,23 @@ async def test_a_link_that_is_sent_away_dials_within_the_time_it_is_given(
 @pytest.mark.parametrize("code", sorted(_LONG_WAIT))
 async def test_what_dialling_again_soon_cannot_mend_waits_long(code: str, autojump_clock: MockClock) -> None:
     assert (await delays_of(refusal(BackhaulError(code, "no"))))[0] >= 150.0
+
+
+@pytest.mark.parametrize(
+    ("code", "level"),
+    [
+        ("link.refused", "info"),
+        ("link.not_backhaul", "warning"),
+        ("link.tls_failed", "warning"),
+        ("link.wrong_key_usage", "warning"),
+    ],
+)
+async def test_a_peer_that_answers_and_is_not_ours_is_no_line_that_is_down(
+    code: str, level: str, autojump_clock: MockClock
+) -> None:
+    with structlog.testing.capture_logs() as lines:
+        await delays_of(refusal(PeerGone(code, "no")))
+    assert {line["log_level"] for line in lines if line["event"] == "link.unreachable"} == {level}
 
 
 async def test_a_forbidden_peer_waits_long_and_one_that_needs_room_does_not(autojump_clock: MockClock) -> None:
