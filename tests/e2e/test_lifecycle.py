@@ -106,6 +106,15 @@ def test_an_edge_that_is_asked_to_stop_answers_what_it_was_asked_before(stage: S
     cloud.delivered(100)
 
 
+def test_an_edge_that_is_asked_to_stop_leaves_the_cloud_in_good_order(stage: Stage) -> None:
+    cloud, edge = stage.pair()
+    edge.append(5)
+    cloud.delivered(5)
+    assert edge.stop() < 8.0
+    assert cloud.wait_for("push.disconnected")["code"] == "link.ended"
+    assert edge.wait_for("link.left")["position"] == 5
+
+
 def test_a_second_signal_ends_a_service_at_once(stage: Stage) -> None:
     cloud = stage.cloud(drain_s=30).start()
     with socket.create_connection(("127.0.0.1", cloud.http_port)) as holding:
