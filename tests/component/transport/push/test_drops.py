@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from common.core.errors import BackhaulError, ErrorKind
 from common.core.journal.history import Offset, Resume
 from common.core.push.filter_transition import EVERYTHING, PushFilter, PushFilterState
 from common.core.push.messages import Start
@@ -18,9 +19,19 @@ from tests.support.push import LIMITS, append
 NOT_Z = PushFilter(1, '[{"exclude_ids":["z"]}]')
 
 
+async def refuse(_name: str, _offset: Offset) -> None:
+    raise BackhaulError("journal.disk_full", "no space left", "", kind=ErrorKind.FULL)
+
+
+@pytest.mark.parametrize("has_room", [True, False])
 @pytest.mark.parametrize("asked", [PushFilter(), NOT_Z])
-async def test_what_is_stated_as_gone_is_not_sent_from_memory(asked: PushFilter) -> None:
+async def test_what_is_stated_as_gone_is_not_sent_from_memory(
+    asked: PushFilter, has_room: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without room to keep where snapshots stand in, they do not, and pages are those of the log."""
     async with open_memory_journal(MemoryDatabase(), now_us=lambda: START_US, new_id=ids("drops").__next__) as journal:
+        if not has_room:
+            monkeypatch.setattr(journal.log, "save_cursor", refuse)
         start = Start(
             1,
             Offset(journal.log.history.journal_id, "g", 0),
