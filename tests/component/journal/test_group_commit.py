@@ -386,6 +386,8 @@ class TestCancellation:
             with trio.fail_after(1):
                 await caller("A|3")
         assert answer == ["journal.closing"] * 3
+        with pytest.raises(BackhaulError, match="stopping"):
+            commit.submit_nowait(local("A|4"), lambda _: None)
         assert journal.groups == []
 
     async def test_a_fault_of_the_journal_ends_the_writer_and_leaves_nobody_waiting(

@@ -156,6 +156,13 @@ async def test_a_refusal_is_answered_in_its_place(autojump_clock: trio.testing.M
         assert line.answers == ["journal.full", "entity.invalid_name", "link.malformed", 8, "entity.invalid_name"]
 
 
+async def test_a_refusal_waits_for_no_commit(autojump_clock: trio.testing.MockClock) -> None:
+    line = Line(BAD)
+    with trio.fail_after(5):
+        await serving(Held())(line)
+    assert line.answers == ["entity.invalid_name"]
+
+
 async def test_answers_that_the_line_does_not_take_wait_for_it_and_stay_in_order(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -173,6 +180,23 @@ async def test_answers_that_the_line_does_not_take_wait_for_it_and_stay_in_order
         assert line.answers == [1, 2, 3]
         writer.settle((3, stored(4)))
         assert line.answers == [1, 2, 3, 4]
+
+
+async def test_an_answer_that_is_being_sent_is_not_overtaken_nor_sent_again_nor_cut_off(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    writer, line = Held(), Line(*[GOOD] * 2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serving(writer), line)
+        await trio.testing.wait_all_tasks_blocked()
+        line.takes = False
+        writer.settle((0, stored(1)))
+        await trio.testing.wait_all_tasks_blocked()
+        line.takes = True
+        writer.settle((1, stored(2)))
+        assert line.answers == []
+        line.room.set()
+    assert line.answers == [1, 2]
 
 
 async def test_so_many_wait_for_their_commit_and_no_more_is_read(autojump_clock: trio.testing.MockClock) -> None:
