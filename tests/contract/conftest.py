@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
 from common.journal.stores.journal import Journal
 from examples.support.postgres import Databases
+from tests.contract.emptied import EmptiedDatabase
 from tests.contract.journals import Storage, open_storage
 from tests.support.builders import Origin
 
-# The journal's own schema, and the one in which projections make their tables.
-EMPTY = "DROP SCHEMA IF EXISTS backhaul CASCADE; DROP SCHEMA public CASCADE; CREATE SCHEMA public"
 STORAGES = ("memory", "sqlite", "postgres")
 
 
@@ -26,16 +24,10 @@ def storage_name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def emptied_postgres(postgres: Databases) -> Iterator[Callable[[], str]]:
-    """Gives the URL of one database, emptied each time: a hundred tests need not make a hundred databases."""
+def emptied_postgres(postgres: Databases) -> Iterator[EmptiedDatabase]:
+    """Gives the URL of one database, emptied each time: a thousand tests need not make a thousand databases."""
     with postgres.fresh() as url:
-        name = urlsplit(url).path.lstrip("/")
-
-        def empty() -> str:
-            postgres.run(EMPTY, database=name)
-            return url
-
-        yield empty
+        yield EmptiedDatabase(postgres, url)
 
 
 @pytest.fixture
@@ -43,7 +35,7 @@ def storage_url(storage_name: str, request: pytest.FixtureRequest) -> str:
     """An empty database's URL where the storage needs a server; a test that needs none starts none."""
     if storage_name != "postgres":
         return ""
-    empty: Callable[[], str] = request.getfixturevalue("emptied_postgres")
+    empty: EmptiedDatabase = request.getfixturevalue("emptied_postgres")
     return empty()
 
 
