@@ -28,6 +28,7 @@ from h2.exceptions import ProtocolError
 from h2.frame_buffer import FrameBuffer
 from h2.stream import H2Stream, StreamState
 from h2.utilities import HeaderValidationFlags, validate_headers
+from hpack import HeaderTuple
 from hyperframe.frame import Frame, RstStreamFrame, WindowUpdateFrame
 
 from common.private.hpack import silence, table_update
@@ -279,7 +280,8 @@ class Http2(H2Connection):
         highest, self.highest_inbound_stream_id = self.highest_inbound_stream_id, stream_id - 1
         stream = self._begin_new_stream(stream_id, AllowedStreamIDs.ODD)
         self.highest_inbound_stream_id = highest
-        stream.receive_headers(request.headers, end_stream=True, header_encoding=self.config.header_encoding)
+        headers = [HeaderTuple(*header) for header in request.headers]
+        stream.receive_headers(headers, end_stream=True, header_encoding=self.config.header_encoding)
         stream.outbound_flow_control_window += credit
 
 
