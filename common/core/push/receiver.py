@@ -246,19 +246,16 @@ class Endpoint:
         self.queued_bytes -= weight
         merged = taken[0].events if len(taken) == 1 else concat(batch.events for batch in taken)
         last = taken[-1]
-        through = Offset(self._journal_id, last.generation_id, last.through_position)
+        place = self._journal_id, last.generation_id, last.through_position
         if merged.position and merged.position[-1] == last.through_position:
-            through = replace(
-                through,
-                timestamp_us=merged.timestamp_us[-1],
-                persistence_id=merged.persistence_id[-1],
-                seq_nr=merged.seq_nr[-1],
-            )
+            through = Offset(*place, merged.timestamp_us[-1], merged.persistence_id[-1], merged.seq_nr[-1])
+        else:
+            through = Offset(*place)
         ranges, faults = _ranges_of(taken), set[int]()
         denied = self.rights.denied(merged.persistence_id)
         if ranges:
             denied |= self.rights.denied(stated.persistence_id for stated in ranges)
-        refused = EventBatch()
+        refused: EventBatch | None = None
         if denied:
             merged, refused = _parted(merged, denied)
             ranges = tuple(stated for stated in ranges if stated.persistence_id not in denied)
