@@ -369,11 +369,6 @@ def test_postgres_answers_like_the_model(emptied_postgres: Callable[[], str], sc
     trio.run(play_on, "postgres", Path(), emptied_postgres(), script)
 
 
-def untagged(script: list[Step]) -> list[Step]:
-    """The same without tags: groups of a log that has some are never plain."""
-    return [replace(step, tags=[""]) if isinstance(step, Append | Push) else step for step in script]
-
-
 @pytest.mark.parametrize("tries_plain", [True, False])
 @few
 @given(script=st.lists(steps, min_size=25, max_size=50))
@@ -385,4 +380,4 @@ def test_both_ways_to_append_on_postgres_answer_like_the_model(
             patch.setattr(group, "GROUPS_AFTER_FAILURE", 0)
         else:
             patch.setattr(PlainCall, "of", lambda *_, **__: None)
-        trio.run(play_on, "postgres", Path(), emptied_postgres(), untagged(script))
+        trio.run(play_on, "postgres", Path(), emptied_postgres(), script)

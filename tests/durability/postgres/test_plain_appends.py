@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from itertools import cycle, islice
 
 import pytest
@@ -10,11 +11,13 @@ import pytest
 from common import border
 from common.core.errors import BackhaulError
 from common.core.filters.selection import Selection
-from common.core.journal.append import PushedAppend
+from common.core.journal.append import Appended, AppendRequest, Pushed
 from common.journal.postgres import open_postgres_journal
+from common.journal.postgres.appends import group
+from common.journal.postgres.appends.plain import PlainCall
 from common.journal.stores.journal import Journal
 from examples.support.postgres import Databases, PostgresUnavailable
-from tests.support.builders import START_US, Origin, append, appended, ids, local, seq_nrs, whole_log
+from tests.support.builders import START_US, Origin, appended, ids, local, seq_nrs, whole_log
 from tests.support.internals import postgres_sessions
 
 HIDE = "ALTER FUNCTION backhaul.append_batch RENAME TO hidden"
@@ -24,6 +27,7 @@ SWAP = (
     "UPDATE backhaul.entity SET persistence_id = 'L|2' WHERE persistence_id = 'L|3'"
 )
 SHOW = "ALTER FUNCTION backhaul.hidden RENAME TO append_batch"
+HIDE_PLAIN = "ALTER FUNCTION backhaul.append_plain RENAME TO hidden"
 
 
 @pytest.fixture
@@ -45,16 +49,26 @@ async def stored(journal: Journal) -> list[object]:
     ]
 
 
-async def fails_alone(journal: Journal, url: str, request: PushedAppend) -> bool:
+async def fails_alone(journal: Journal, url: str, *group: AppendRequest) -> bool:
     """Whether the function stored nothing of it; nobody judges what it leaves."""
     Databases(url).run(HIDE)
     try:
-        await append(journal, request)
+        await journal.log.append_group(group)
     except BackhaulError as error:
         return error.code == "journal.broken"
     finally:
         Databases(url).run(SHOW)
     return False
+
+
+async def fleet(journal: Journal, *tags: str) -> list[Origin]:
+    """Two origins, each with an event of an entity: ``A|1`` and ``A|2``. The third of the log is of ``L|1``."""
+    edges = [Origin(f"edge-{number}") for number in (1, 2)]
+    for number, edge in enumerate(edges, start=1):
+        await edge.dial(journal)
+        await edge.push(journal, (f"A|{number}", 1), tags=tags or ("",))
+    await appended(journal, local("L|1", tags=tags or ("",)))
+    return edges
 
 
 async def test_known_entities_need_no_other_function(journal: Journal, postgres_url: str) -> None:
@@ -69,21 +83,69 @@ async def test_known_entities_need_no_other_function(journal: Journal, postgres_
     assert (await whole_log(journal)).position == list(range(1, 9))
 
 
-@pytest.mark.parametrize("kind", ["gap", "session", "position", "tags before"])
-async def test_what_is_not_plain_leaves_nothing_behind(journal: Journal, postgres_url: str, kind: str) -> None:
-    edge = Origin()
-    await edge.dial(journal)
-    await edge.push(journal, ("A|1", 1), ("A|2", 1))
+@pytest.mark.parametrize("tags", ["", "t:a\x1ft:b"])
+async def test_neither_do_several_origins_with_tags_and_append_ids(
+    journal: Journal, postgres_url: str, tags: str
+) -> None:
+    one, two = await fleet(journal, tags)
+    Databases(postgres_url).run(HIDE)
+    outcomes = await journal.log.append_group(
+        [
+            two.batch(("A|2", 2), tags=[tags]),
+            local("L|1", append_id="key", tags=[tags]),
+            one.batch(("A|1", 2), tags=[tags]),
+        ]
+    )
+    assert outcomes == [Pushed(2, 1), Appended(5, [2]), Pushed(2, 1)]
+
+
+@pytest.mark.parametrize(
+    "kind", ["gap", "parked", "session", "position", "generation", "owner", "tags before", "append id"]
+)
+async def test_what_is_not_plain_leaves_nothing_behind(
+    journal: Journal, postgres_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group, "GROUPS_AFTER_FAILURE", 0)
+    one, two = await fleet(journal)
     if kind == "tags before":
-        await appended(journal, local("L|1", tags=["t:x"]))
-    request = edge.batch(("A|1", 2), ("A|2", 3 if kind == "gap" else 2))
+        await two.push(journal, ("A|2", 2), tags=["t:x"])
+    if kind == "append id":
+        await appended(journal, local("L|1", append_id="key"))
+    name, seq_nr = "A|2", 3 if kind in ("gap", "tags before") else 2
+    if kind == "parked":
+        async with open_postgres_journal(postgres_url, now_us=lambda: START_US, new_id=ids().__next__) as other:
+            assert (await two.push(other, (name, 3))).parked
+    if kind == "owner":
+        name, seq_nr = "L|1", 1
+    request = two.batch((name, seq_nr))
     if kind == "session":
-        await edge.dial(journal)
+        await two.dial(journal)
     if kind == "position":
-        await edge.push(journal, withheld=1)
+        await two.push(journal, withheld=1)
+    if kind == "generation":
+        request = replace(request, generation_id="another")
     before = await stored(journal)
-    assert await fails_alone(journal, postgres_url, request)
+    others: list[AppendRequest] = [one.batch(("A|1", 2))]
+    if kind != "owner":
+        others.append(local("L|1", append_id="key"))
+    known = dict.fromkeys(["A|1", "A|2", "L|1"], 1)
+    assert PlainCall.of([*others, request], START_US, known, generation_id="now"), "it is not even tried"
+    assert await fails_alone(journal, postgres_url, *others, request)
     assert await stored(journal) == before
+
+
+async def test_groups_of_an_entity_with_parked_events_do_not_try(
+    journal: Journal, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group, "GROUPS_AFTER_FAILURE", 0)
+    one, two = await fleet(journal)
+    assert (await two.push(journal, ("A|2", 3))).parked
+    Databases(postgres_url).run(HIDE_PLAIN)
+    outcomes = await journal.log.append_group([one.batch(("A|1", 2)), two.batch(("A|2", 4))])
+    assert outcomes[0] == Pushed(2, 1)
+    one.position, two.position = 2, 3
+    with pytest.raises(BackhaulError, match=r"journal\.broken"):  # without that entity they do
+        await one.push(journal, ("A|1", 3))
 
 
 async def test_a_gap_is_judged_in_the_same_append(journal: Journal) -> None:
@@ -94,19 +156,19 @@ async def test_a_gap_is_judged_in_the_same_append(journal: Journal) -> None:
     assert [(parked.persistence_id, parked.code) for parked in pushed.parked] == [("A|2", "parked.gap")]
 
 
-@pytest.mark.parametrize("append_id", ["", "k1"], ids=["plain", "judged"])
+@pytest.mark.parametrize("is_plain", [True, False])
 async def test_an_entitys_number_is_asked_for_again_in_a_new_session(
-    journal: Journal, postgres_url: str, append_id: str
+    journal: Journal, postgres_url: str, is_plain: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be with a database that was put back, in which the number is another entity's."""
+    if not is_plain:
+        monkeypatch.setattr(PlainCall, "of", lambda *_, **__: None)
     await appended(journal, local("L|1"))
     await appended(journal, local("L|2", "L|2"))
     postgres_sessions(journal).writer.cut()
     Databases(postgres_url).run(SWAP)
     for number in (3, 4):
-        assert (await appended(journal, local("L|1", append_id=append_id and f"{append_id}.{number}"))).seq_nr == [
-            number
-        ]
+        assert (await appended(journal, local("L|1"))).seq_nr == [number]
     heads = await journal.log.entity_heads(["L|1", "L|2"])
     assert {name: head.seq_nr for name, head in heads.items()} == {"L|1": 4, "L|2": 1}
 

@@ -144,23 +144,57 @@ async def test_two_nodes_that_append_to_the_same_entities_leave_no_hole(
     assert all(numbers == list(range(1, len(numbers) + 1)) for numbers in by_entity.values())
 
 
-async def test_an_append_whose_answer_is_lost_is_repeated_without_a_second_copy(loop: None, postgres_url: str) -> None:
+@pytest.mark.parametrize("are_known", [True, False])
+async def test_an_append_whose_answer_is_lost_is_repeated_without_a_second_copy(
+    loop: None, postgres_url: str, are_known: bool
+) -> None:
     proxy = SwallowingProxy(postgres_url)
     async with trio.open_nursery() as nursery:
         await nursery.start(proxy.run)
         async with opened(proxy.url, notify=False) as journal:
-            origin = Origin()
-            await origin.dial(journal)
-            await origin.push(journal, ("A|1", 1))
-            pushed, keyed = origin.batch(("A|1", 2), ("A|2", 1)), local("B|1", append_id="key")
+            origin, other = Origin(), Origin("edge-2")
+            for edge, name in ((origin, "A|1"), (other, "A|2")):
+                await edge.dial(journal)
+                await edge.push(journal, (name, 1))
+            for _ in range(2):
+                await appended(journal, local("B|1"))  # both server functions have been called
+            known = ("A|1", 3) if are_known else ("A|3", 1)  # then all of the group is plain
+            group: list[AppendRequest] = [
+                origin.batch(("A|1", 2), known),
+                other.batch(("A|2", 2)),
+                local("B|1", append_id="key"),
+            ]
             proxy.swallow_next = True
             with pytest.raises(BackhaulError, match=r"journal\.unavailable"):
-                await journal.log.append_group([pushed, keyed])
+                await journal.log.append_group(group)
             assert proxy.swallowed == 1
-            outcomes = await journal.log.append_group([pushed, keyed])
-            assert outcomes == [OutOfStep(pushed.through.position), Appended(4, [1], repeated=True)]
-            assert seq_nrs(await whole_log(journal)) == [("A|1", 1), ("A|1", 2), ("A|2", 1), ("B|1", 1)]
+            outcomes = await journal.log.append_group(group)
+            assert outcomes == [OutOfStep(3), OutOfStep(2), Appended(8, [3], repeated=True)]
+            assert seq_nrs(await whole_log(journal))[4:] == [("A|1", 2), known, ("A|2", 2), ("B|1", 3)]
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("are_known", [True, False])
+async def test_origins_are_locked_in_one_order_whatever_that_of_the_group(
+    loop: None, postgres_url: str, are_known: bool
+) -> None:
+    async with opened(postgres_url) as journal, outsider(postgres_url) as other:
+        edges = [Origin(f"edge-{number}") for number in (1, 2)]
+        for edge in edges:
+            await edge.dial(journal)
+            await edge.push(journal, (f"A|{edge.origin_id}", 1))
+        await on(other, other.execute, "BEGIN; SELECT FROM origin WHERE origin_id = 'edge-1' FOR UPDATE")
+        name, number = ("A", 2) if are_known else ("B", 1)
+        group = [edge.batch((f"{name}|{edge.origin_id}", number)) for edge in reversed(edges)]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(journal.log.append_group, group)
+            waiting = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted"
+            with trio.fail_after(10):
+                while not await border.call_asyncio(lambda: other.fetchval(waiting)):  # noqa: ASYNC110  the server's
+                    await trio.sleep(0.01)
+            # It waits for the first one, and has not locked the second, for which a group of another node may hold the first.
+            await on(other, other.execute, "SELECT FROM origin WHERE origin_id = 'edge-2' FOR UPDATE NOWAIT; COMMIT")
+        assert [state.stored.position for state in await journal.origins.rows()] == [2, 2]
 
 
 async def test_a_server_that_is_killed_under_load_loses_nothing_acknowledged(

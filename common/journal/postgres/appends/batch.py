@@ -57,7 +57,7 @@ APPEND_SQL = f"SELECT * FROM append_batch({', '.join(map(_parameter, range(1, le
 # s_lane of the function's arguments
 _LANES = {PushLane.LIVE: 0, PushLane.BACKFILL: 1, PushLane.PAST: 2}
 # s_session of a stream that began under another generation of the journal
-NO_SESSION = -1
+_NO_SESSION = -1
 # s_code of the function's answer
 _STORED, _WRONG_SEQ, _FOREIGN_OWNER, _SEEN, _FENCED, _OUT_OF_STEP, _BLOCKED = range(7)
 
@@ -148,9 +148,9 @@ class AppendCall:
         s_events, s_origin, *s_numbers, journal, generation, entity, append_id, digest = _sub_batches(
             requests, generation_id
         )
-        r_sub, r_ent, r_from, r_to, r_reason = _transposed(ranges, 5)
-        x_sub, x_ent = _transposed(expectations, 2)
-        p_event, p_code = _transposed(poison, 2)
+        r_sub, r_ent, r_from, r_to, r_reason = transposed(ranges, 5)
+        x_sub, x_ent = transposed(expectations, 2)
+        p_event, p_code = transposed(poison, 2)
         arguments = (
             now_us,
             regular,
@@ -391,19 +391,24 @@ def _sub_batches(requests: Sequence[AppendRequest], generation_id: str) -> list[
         n = len(request.events)
         if isinstance(request, PushedAppend):
             to = request.through
-            session = request.session if request.generation_id in ("", generation_id) else NO_SESSION
             rows.append((
-                n, request.origin_id, session, request.branch, request.after_position, request.parked_max,
-                to.position, to.timestamp_us, to.seq_nr, _LANES[request.lane],
+                n, request.origin_id, session_of(request, generation_id), request.branch, request.after_position,
+                request.parked_max, to.position, to.timestamp_us, to.seq_nr, _LANES[request.lane],
                 to.journal_id, to.generation_id, to.persistence_id, "", "",
             ))  # fmt: skip
         else:
             local = ("", 0, 0, 0, 0, 0, 0, 0, 0, "", "", "")
             rows.append((n, *local, request.append_id, request.digest.hex()))
-    return _transposed(rows, 15)
+    return transposed(rows, 15)
 
 
-def _transposed(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
+def session_of(request: PushedAppend, generation_id: str) -> int:
+    """The session that the origin must have."""
+    return request.session if request.generation_id in ("", generation_id) else _NO_SESSION
+
+
+def transposed(rows: Sequence[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    """A list for each of so many columns."""
     return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
 
 

@@ -11,7 +11,7 @@ from typing import Final
 import asyncpg
 
 from common.core.events.batch import EventBatch
-from common.core.journal.append import AppendOutcome, AppendRequest, LocalAppend
+from common.core.journal.append import AppendOutcome, AppendRequest, LocalAppend, Pushed
 from common.fail_points import fail_point
 from common.journal.commit_feed import CommitFeed
 from common.journal.postgres import selected
@@ -34,8 +34,6 @@ class Appends:
         self._sessions = sessions
         self._feed = feed
         self._groups_before_plain = 0
-        self._tagged_log: tuple[int, str] | None = None
-        """The writer's session and the generation in which the log was found to have tags."""
 
     async def group(self, requests: Sequence[AppendRequest]) -> list[AppendOutcome]:
         """See ``LogStore.append_group``: one call of a server function, seldom two.
@@ -66,7 +64,7 @@ class Appends:
         if self._groups_before_plain:
             self._groups_before_plain -= 1
             return None
-        return None if self._tagged_log == self._sessions.writer_state else self._sessions.plain_call(requests)
+        return self._sessions.plain_call(requests)
 
     async def _append(
         self, connection: asyncpg.Connection, call: PlainCall | AppendCall, made_for: tuple[int, str]
@@ -88,8 +86,6 @@ class Appends:
         head: int | None = answer["head_position"]
         if head is None:
             self._groups_before_plain = GROUPS_AFTER_FAILURE
-            if answer["is_tagged"]:
-                self._tagged_log = self._sessions.writer_state
             return None
         fail_point("append.after_commit")
         return call.outcomes(answer), call.stored(answer) if self._feed.is_wanted else EventBatch(), head
@@ -110,5 +106,12 @@ class Appends:
             self._sessions.entity_no.update(
                 (name, number) for name, number in zip(call.entities, numbers, strict=True) if number
             )
+        outcomes = call.outcomes(answer)
+        for outcome in outcomes:
+            if isinstance(outcome, Pushed):
+                for (
+                    parked
+                ) in outcome.parked:  # what has events parked is not plain: without its number no group of it tries
+                    self._sessions.entity_no.pop(parked.persistence_id, None)
         stored = call.stored(answer) if call.wants_all else EventBatch()
-        return call.outcomes(answer), stored, answer["head_position"]
+        return outcomes, stored, answer["head_position"]

@@ -1,0 +1,1 @@
+"""Appending: single requests, and groups of several origins."""
