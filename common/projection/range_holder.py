@@ -99,7 +99,7 @@ class LoneHolder:
     def __init__(self, journal: Journal, owner: str, *, lease_s: float, standby_poll_s: float, random: Random) -> None:
         self.start = RangeStart(journal)
         self._projections = journal.projections
-        self._changed = journal.members.changed
+        self._members = journal.members
         self._owner = owner
         self._lease_s = lease_s
         self._random = random
@@ -107,8 +107,8 @@ class LoneHolder:
 
     @property
     def changes(self) -> int:
-        """See ``RangeHolder.changes``: an operator's."""
-        return self._changed.count
+        """See ``RangeHolder.changes``: an operator's. Where leases are short the next renewal is soon."""
+        return 0 if self._members.holds_leases else self._members.changed.count
 
     def prepared(self, name: str) -> None:
         """See ``RangeHolder.prepared``: they do not come, they are asked for."""

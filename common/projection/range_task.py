@@ -160,8 +160,8 @@ class RangeTask:
     # -- the lease -----------------------------------------------------------------------------------------------
     async def _hold(self) -> None:
         """Run the range for as long as it is ours; returns when it is to be another node's."""
+        self._seen_changes = self._holder.changes  # before it: what comes while it is taken is news
         self._lease = await self._holder.acquire((self._handler.name, self._slices), self._story.not_ours)
-        self._seen_changes = self._holder.changes
         is_kept = False
         try:
             async with self._work.life.open():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
+import pytest
 import structlog
 import trio
 import trio.testing
@@ -15,6 +16,7 @@ from common.core.events.batch import EventBatch
 from common.core.events.ids import slice_of, slice_ranges
 from common.core.journal.statement import Statement
 from common.journal.head_signal import HeadSignal
+from common.journal.memory.members import MemoryMembers
 from common.journal.memory.state import MemoryDatabase
 from common.journal.stores.journal import Journal
 from common.journal.stores.projections import ProjectionRow
@@ -215,8 +217,9 @@ async def test_paused_projections_rest_and_go_on_where_they_were(autojump_clock:
 
 
 async def test_an_idle_range_with_a_long_lease_hears_at_once_what_an_operator_decides(
-    autojump_clock: MockClock,
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(MemoryMembers, "holds_leases", False)
     journal, commits = staged_journal(), Commits()
     await store(journal, Random(9), 10)
     async with running(journal, settings=ProjectionSettings(lease_s=600), commits=commits) as [progress]:
