@@ -143,7 +143,8 @@ class PlainCall:
 def _may_be_plain(request: AppendRequest) -> bool:
     if isinstance(request, LocalAppend):
         return not request.statements
-    return request.lane is PushLane.LIVE and not (request.ranges or request.poison)
+    moves = request.through.position > request.after_position
+    return moves and request.lane is PushLane.LIVE and not (request.ranges or request.poison)
 
 
 def _numbered(requests: Sequence[AppendRequest]) -> tuple[GroupEntities, list[int], list[int]] | None:

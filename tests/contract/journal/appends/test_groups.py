@@ -24,6 +24,7 @@ from common.core.journal.append import (
     PushedAppend,
 )
 from common.journal.stores.journal import Journal
+from tests.contract.journals import Storage
 from tests.support.builders import Origin, appended, local, seq_nrs, whole_log
 
 
@@ -120,6 +121,17 @@ async def test_one_that_is_refused_leaves_the_others_as_they_are(
     assert seq_nrs(await whole_log(journal))[4:] == [("E|1", 2), *stored, ("E|3", 2)]
     places = [2, outcomes[1].position if isinstance(outcomes[1], Pushed) else 1, 2]
     assert [state.stored.position for state in await journal.origins.rows()] == places
+
+
+async def test_a_stretch_of_no_length_leaves_its_origin_as_it_is(
+    journal: Journal, storage: Storage, fleet: list[Origin], tags: Sequence[str]
+) -> None:
+    before = await journal.origins.rows()
+    storage.clock.advance(60)
+    fleet[0].generation = "g2"
+    outcomes = await journal.log.append_group([local("L|1", tags=tags), fleet[0].batch()])
+    assert outcomes == [Appended(5, [2]), Pushed(1, 0)]
+    assert await journal.origins.rows() == before
 
 
 @pytest.mark.parametrize(

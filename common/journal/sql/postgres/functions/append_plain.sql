@@ -2,9 +2,9 @@ DROP FUNCTION IF EXISTS append_plain;
 
 -- Store a small group that is as groups mostly are, or nothing: head_position is NULL then, and append_batch judges it.
 --
--- Plain is: pushed sub-batches of the live lane and local appends; regular, without stated ranges; all entities are known by
--- number and go on with the tags they have; no append id was seen before. The rules are those of append_batch, which see; what
--- costs the server there, statements and arguments, is fewer here.
+-- Plain is: pushed sub-batches of the live lane that move their origin, and local appends; regular, without stated ranges; all
+-- entities are known by number and go on with the tags they have; no append id was seen before. The rules are those of
+-- append_batch, which see; what costs the server there, statements and arguments, is fewer here.
 --
 -- Arrays come as texts, with the letters of append_batch:
 --   s_, t_  the n_subs pushed sub-batches, sorted by origin: whoever locks several origins does so in that order.
