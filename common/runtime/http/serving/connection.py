@@ -102,7 +102,9 @@ class HttpConnection:
         self._is_idle = True
         if self.is_ending:
             return None
-        if not self._http.trailing_data[0]:
+        if self._http.trailing_data[0]:
+            self._plain.idle_since_s = trio.current_time()  # what was sent ahead passes `until_other` by
+        else:
             data = await self._plain.until_other()
             if data is None:
                 return None

@@ -43,6 +43,19 @@ class Held:
         self.waiting.pop()(200, [(b"content-length", b"%d" % len(body))], body)
 
 
+class Slow(Held):
+    """One whose other answers wait until they may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_asked, self.may_answer = trio.Event(), trio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.is_asked.set()
+        await self.may_answer.wait()
+        await super().__call__(scope, receive, send)
+
+
 async def test_an_answer_that_the_line_does_not_take_at_once_is_sent_by_the_connection() -> None:
     app, large = Held(), b"x" * 20_000_000
     async with serve_http(app, "127.0.0.1", 0) as port:
@@ -177,5 +190,28 @@ async def test_a_connection_is_closed_after_a_silence_since_the_last_answer(
             await client.send(request(b"yes")[:30])
             await trio.testing.wait_all_tasks_blocked(0.01)
         await passes(2)
+        assert await client.is_closed()
+        await client.stream.aclose()
+
+
+async def test_the_silence_begins_anew_with_each_answer_also_where_requests_are_sent_ahead(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    """The first takes longer than a silence may last, and only half of the head behind it has come by then."""
+    app = Slow()
+    sent = request(b"no", first="POST /asked HTTP/1.1")
+    async with serve_http(app, "127.0.0.1", 0) as port:
+        client = Client(await trio.open_tcp_stream("127.0.0.1", port))
+        await client.send(sent + sent[:30])
+        await app.is_asked.wait()
+        mock_clock.jump(100)
+        app.may_answer.set()
+        assert (await client.answer()).body == b"/asked"
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await client.send(sent[30:])
+        assert (await client.answer()).body == b"/asked"
+        await client.send(sent[:30])
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(61)
         assert await client.is_closed()
         await client.stream.aclose()
