@@ -242,7 +242,7 @@ async def test_an_address_that_is_late_costs_time_and_nothing_else(stage: Stage,
     seen = stage.node.journal.log.history
     await away(stage.pair.primary.crash if is_synchronous else stage.pair.primary.stop)
     await away(stage.pair.promote)
-    await stage.node.is_not_ready("Error")
+    await stage.node.is_not_ready("Connection re")  # reset, then refused
     stage.address.lead_to(stage.pair.primary)
 
     await stage.node.goes_on()
