@@ -23,7 +23,13 @@ EDGE_HTTP = {"edge-1": 7581, "edge-2": 7582}
 EDGE_GRPC = {"edge-1": 7541, "edge-2": 7542}
 WAIT_S = 60.0
 NAMES = ["cloud", *EDGE_HTTP]
-
+# Modules of a service that each of its processes would compile.
+UNCOMPILED = """
+import os, sys
+import common.runtime.cli.run, {kind}_service.service
+files = [getattr(module, "__cached__", None) for module in list(sys.modules.values())]
+print([file for file in files if file and not os.path.exists(file)])
+"""
 
 passed: list[str] = []
 
@@ -150,6 +156,8 @@ def main() -> None:
     eventually("edge-2 has the order of its site and no other", partial(has_orders, "edge-2", [2]))
     for name in NAMES:
         holds(f"{name} runs without privileges", podman("exec", name, "id", "-u") == "10001")
+        uncompiled = podman("exec", name, "python", "-c", UNCOMPILED.format(kind=name.partition("-")[0]))
+        holds(f"all that {name} imports is compiled", uncompiled == "[]", uncompiled)
         podman("healthcheck", "run", name)
         holds(f"the health check of {name} passes", True)
     memory = podman("stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}")
