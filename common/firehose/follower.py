@@ -284,6 +284,7 @@ class Follower:
     def _another_log(self, head: int) -> None:
         _log.error("firehose.log_changed", position=self._ring.through, head=head)
         self._history = _identity(self._journal)
+        self._heard = head  # what was heard of the log before is no measure of what is news now
         self._forget_offered()
         self._changed()
         self._restart(head)

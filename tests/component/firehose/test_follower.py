@@ -17,6 +17,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from common.core.errors import BackhaulError, ErrorKind
+from common.core.events.batch import EventBatch
 from common.core.events.ids import ALL_SLICES
 from common.core.filters.predicates import EVERY_ENTITY
 from common.core.filters.selection import EVERYTHING
@@ -28,7 +30,7 @@ from common.journal.memory.state import MemoryDatabase
 from common.journal.stores.journal import Journal
 from common.journal.stores.log import LogPage
 from tests.support.builders import SettableClock, ids
-from tests.support.firehose import Muffled, muffled, running
+from tests.support.firehose import Muffled, log_of, muffled, running, to_the_tail
 from tests.support.projections import store, until
 
 POLL_S = 0.5
@@ -48,6 +50,53 @@ class Late(Muffled):
         await trio.sleep(self.delay_s)
         self.on_its_way -= 1
         return replace(page, head=page.head - self.becomes_shorter_by)
+
+
+class FailsOver(Muffled):
+    """A journal that is found to be another one by a read of it, as by a session that the read has opened."""
+
+    other: Journal | None = None
+    last: EventBatch | None = None
+    """What a commit of the log before hands over while that read is on its way."""
+
+    async def read(self, after: int, **more: Any) -> LogPage:  # noqa: ANN401
+        if self.other is not None and self.fails is None:
+            other, self.other = self.other, None
+            if self.last is not None:
+                self.feed.give(self.last)
+            self.becomes(other)
+            self.head_signal.put_back(other.log.history.head_position)
+        return await super().read(after, **more)
+
+
+@asynccontextmanager
+async def failed_over(
+    journal: Journal, other: Journal, *, lost: int = 0, is_away: bool = False
+) -> AsyncIterator[tuple[FailsOver, Firehose]]:
+    """A firehose that has just found that the log is the other one; ``is_away``: by the first read after a failure.
+
+    ``lost`` events are stored in the one before while that read is on its way.
+    """
+    over = FailsOver(journal)
+    async with running(over.journal, FirehoseSettings(poll_s=POLL_S)) as firehose:
+        with firehose.subscribe("x", EVERY_ENTITY, frozenset(), 0) as feed:
+            await to_the_tail(feed)
+            if is_away:
+                over.fails = BackhaulError("journal.unavailable", "away", kind=ErrorKind.UNAVAILABLE)
+                await until(lambda: not firehose.is_following)
+            if lost:
+                known = journal.log.history.head_position
+                await store(journal, Random(9), lost)
+                over.last = (await log_of(journal)).slice(known, known + lost)
+            over.other, over.fails = other, None
+            await until(lambda: firehose.log_epoch > 1)
+            yield over, firehose
+
+
+@pytest.fixture
+async def other() -> AsyncIterator[Journal]:
+    async with open_memory_journal(MemoryDatabase(), now_us=SettableClock(), new_id=ids("other").__next__) as other:
+        yield other
 
 
 @pytest.fixture
@@ -264,3 +313,34 @@ async def test_a_range_reads_what_is_at_hand_without_a_turn(journal: Journal) ->
                 scope.cancel()
                 await feed.read(5, max_events=9, max_bytes=9_999, selection=EVERYTHING)
             assert scope.cancelled_caught
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+async def test_what_was_committed_to_the_log_before_while_it_was_found_to_be_another_is_not_taken(
+    journal: Journal, other: Journal, autojump_clock: MockClock, *, is_away: bool
+) -> None:
+    """Its positions go on where the other log ends, but its events are none of that one's."""
+    await store(journal, Random(1), 30)
+    await store(other, Random(2), 33)
+    async with failed_over(journal, other, lost=5, is_away=is_away) as (_, firehose):
+        await trio.sleep(3 * POLL_S)
+        assert (firehose.ring.through, firehose.log_epoch) == (33, 2)
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+async def test_what_is_stored_after_a_failover_that_lost_commits_comes_at_once(
+    journal: Journal, other: Journal, autojump_clock: MockClock, *, is_away: bool
+) -> None:
+    """Its positions had been heard of before, in the log that was lost."""
+    await store(journal, Random(1), 30)
+    await store(other, Random(2), 12)
+    async with failed_over(journal, other, is_away=is_away) as (over, firehose):
+        with firehose.subscribe("y", EVERY_ENTITY, frozenset(), 12) as feed:
+            await to_the_tail(feed)
+            await store(other, Random(3), 3)
+            over.feed.give((await log_of(other)).slice(12, 15))
+            over.head_signal.raise_to(15)
+            began_s = trio.current_time()
+            found = await feed.next(max_events=9, max_bytes=9_999, at_most_s=60.0)
+            assert found is not None
+            assert (found.events.position, trio.current_time()) == ([13, 14, 15], began_s)
