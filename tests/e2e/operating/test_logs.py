@@ -82,12 +82,14 @@ def test_the_story_of_a_chaotic_run_is_in_the_lines(stage: Stage, relays: Relays
     until_summary(edge, acked=75)
 
     port = {"grpc_port": cloud.grpc_port, "http_port": cloud.http_port}
+    mark = other.mark()
     cloud.kill()
     edge.wait_for("link.unreachable", process=edge.process.pid)
     edge.append(7)
     cloud.start(**port)
     cloud.delivered(92)
     until_summary(edge, head=82, acked=82)
+    other.wait_for("link.connected", after=mark)
     until_summary(other, head=10, acked=10)
 
     # The disk of `e2` is destroyed with three events on it that nobody else has.
